@@ -1,0 +1,30 @@
+# make pretrain   sets up .venv, trains the demo on the embedded phantom, writes a report page
+# make test       sets up .venv with the test tools, lints and runs the suite
+# PYTHON=python3.12 make ...   another interpreter; ARGS="--config.steps=100" passes settings on
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: pretrain test clean
+
+pretrain: .venv/run.txt
+	$(BIN)/python main.py --config=configs/pretrain.py:demo $(ARGS)
+
+test: .venv/dev.txt
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest $(ARGS)
+
+# A stamp beside the packages: installed again only when the list has changed.
+.venv/run.txt: requirements.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	cp requirements.txt $@
+
+.venv/dev.txt: requirements.txt requirements-dev.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	cp requirements-dev.txt $@
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache

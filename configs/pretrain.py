@@ -1,0 +1,158 @@
+"""Pre-training. No argument: ViT-B/16 with the paper's recipe (METHOD of docs/method.md); `:demo`: the small run.
+
+The embedded phantom is trained on until `config.data` names built sets, such as "mine" or "mine,phantom:0.5".
+"""
+
+import ml_collections
+
+PRESETS = ("", "demo")
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """The paper's recipe, or a preset of it."""
+    if arg not in PRESETS:
+        raise ValueError(f"configs/pretrain.py:{arg}: the presets are {', '.join(PRESETS[1:])}")
+    config = _paper()
+    if arg == "demo":
+        _demo(config)
+    return config
+
+
+def _paper() -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+    config.job = "pretrain"
+    config.seed = 42
+    config.steps = steps = ml_collections.FieldReference(113_000)  # 50 epochs of 217k X-rays at 96 a step
+    config.log_every = 50
+
+    config.data = "phantom"  # built sets in data_dir, comma-separated, each with an optional :weight
+    config.data_dir = "records"
+    config.tokenizer = ""  # a folder or hub id; none: the sets' own WordPiece vocabulary
+    config.input = ml_collections.ConfigDict(
+        {
+            "report_length": 112,  # tokens, as MGCA
+            "crop": 224,  # pixels of the 256 x 256 record
+            "ct_shift": (0, 0, 0),  # voxels of the record's grid by which a CT may move
+            "threads": 4,
+        }
+    )
+    # Per device: 16 on each of 8 devices is the paper's global batch of 128.
+    config.batch = ml_collections.ConfigDict({"xray": 12, "ct": 4})
+
+    config.model = ml_collections.ConfigDict(
+        {
+            "vision_size": "B",
+            "report_size": "B",
+            "image_size": 224,
+            "image_patch": (16, 16),
+            "volume_size": (32, 128, 128),
+            "volume_patch": (4, 16, 16),  # also (1, 32, 32) or (16, 8, 8): all give 512 tokens
+            "window_hu": (-1000.0, 1000.0),
+            "slices": 2,  # k of the top-k, in depth layers of volume_patch[0] slices
+            "slices_per_layer": 1,
+            "slice_size": 224,
+            "type_embedding": False,
+            "slice_embedding": False,
+            "cls_key": True,
+            "embedding": 128,
+            "projection": "mlp",  # or "linear"
+            "projection_hidden": 2048,
+            "prototypes_cls": 65536,
+            "prototypes_patch": 8192,
+            "head_hidden": 2048,
+            "head_bottleneck": 256,
+            "report_positions": 512,
+            "report_dropout": 0.1,
+            "report_pooling": "cls",
+            "attention": "xla",  # or "cudnn" on NVIDIA
+            "remat": "none",  # "dots" and "full" trade arithmetic for memory
+            "dtype": "bfloat16",  # of the arithmetic; parameters, softmax and losses are float32
+        }
+    )
+    config.objective = ml_collections.ConfigDict(
+        {
+            "weight_vl": 1.0,
+            "weight_icl": 1.0,
+            "weight_pcl": 1.0,
+            "temperature": 0.07,
+            "identical_reports": False,
+            "student_temperature": 0.1,
+            "teacher_temperature_cls": (0.04, 0.04),
+            "teacher_temperature_patch": (0.04, 0.07),
+            "temperature_warmup_steps": _share(steps, 0.6),  # iBOT: 30 of 50 epochs
+            "centre_momentum": 0.9,
+            "mask_ratio": 0.5,
+            "mask_mode": "drop",  # or "mask_token"
+            "mask_by": "attention",  # or "random"
+            "mask_scope": "sequence",  # or "part"
+            "mask_block": 1,  # 2: A-CLIP's 2 x 2 blocks on X-rays
+            "slices_by": "attention",  # or "random"
+        }
+    )
+    config.optim = ml_collections.ConfigDict(
+        {
+            "peak_lr": 2e-5,
+            "start_lr": 1e-8,
+            "end_lr": 1e-8,
+            "warmup_steps": _share(steps, 0.4),  # MGCA: 20 of 50 epochs
+            "weight_decay": 0.05,
+            "decay": r"(kernel|embedding|last_layer)$",  # paths that decay; MGCA decays ".*"
+            "b1": 0.9,
+            "b2": 0.999,
+            "clip_norm": 3.0,
+        }
+    )
+    config.ema = ml_collections.ConfigDict({"base": 0.996, "final": 1.0})
+    config.freeze_last_layer_steps = _share(steps, 0.02)  # DINO: the first epoch
+    config.freeze_patch_embed = False
+
+    config.mesh = ml_collections.ConfigDict({"data": -1, "fsdp": 1})
+    config.sharding = ((".*", "fsdp"),)  # first path that matches: "fsdp" or "replicate"
+
+    config.checkpoint = ml_collections.ConfigDict({"every": 1000, "keep": 2, "keep_every": 0})
+    config.evals = ml_collections.ConfigDict(
+        {
+            "every": 5000,
+            "network": "student",  # or "teacher"
+            "ct_slices": True,  # CTs as trained, with their chosen slices; False: the volume alone
+            "rows": 16,  # a device, per batch
+            "limit": 2000,  # records a split and modality, 0 = all
+        }
+    )
+    config.show_reports = "auto"  # report texts on the page: "yes", "no", "auto" = the phantom's alone
+    return config
+
+
+def _share(steps: ml_collections.FieldReference, share: float) -> ml_collections.FieldReference:
+    """A share of the run's steps that follows --config.steps."""
+    return (steps * share).to_int()
+
+
+def _demo(config: ml_collections.ConfigDict) -> None:
+    """Small enough for two CPU cores: about a quarter of an hour with the evaluation."""
+    config.steps = 1400
+    config.log_every = 10
+    config.input.report_length = 64
+    config.input.ct_shift = (1, 6, 6)
+    config.batch.xray, config.batch.ct = 48, 16
+    config.model.update(
+        {
+            "vision_size": "Mu",
+            "report_size": "Mu",
+            "image_size": 112,
+            "volume_size": (32, 64, 64),
+            "slice_size": 112,
+            "projection_hidden": 256,
+            "prototypes_cls": 1024,
+            "prototypes_patch": 512,
+            "head_hidden": 256,
+            "head_bottleneck": 64,
+            "report_positions": 64,
+            "report_dropout": 0.0,
+            "dtype": "float32",
+        }
+    )
+    config.optim.peak_lr = 1e-3
+    config.checkpoint.every = 200
+    config.evals.every = 350
+    config.evals.limit = 400

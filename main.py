@@ -1,0 +1,110 @@
+"""One command for every job: python main.py --config=configs/<job>.py[:arg] [--config.key=value ...]."""
+
+import logging
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import absl.logging
+from absl import app, flags
+from ml_collections import config_flags
+
+from unimedi_jax.errors import UserError
+
+# The C++ side of JAX otherwise logs about compilers and missing accelerators before our first line.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Job and settings: configs/<job>.py, with :arg where the job takes one."
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run; by default runs/ and the config's name."
+)
+
+
+def build(config: Any, workdir: pathlib.Path) -> None:
+    """Raw source to records."""
+    from data import build as job
+
+    job.run(config)
+
+
+def pretrain(config: Any, workdir: pathlib.Path) -> None:
+    """UniMedI pre-training."""
+    if "phantom" in config.data.split(","):
+        from data import build as records
+
+        records.ensure_phantom(config.data_dir)  # embedded: made on the spot the first time
+    from unimedi_jax.train import loop
+
+    loop.run(config, workdir)
+
+
+# A job imports what it needs when it runs, so that --help and building never wait for JAX.
+JOBS: dict[str, Callable[[Any, pathlib.Path], None]] = {"build": build, "pretrain": pretrain}
+
+
+def main(argv: Sequence[str]) -> None:
+    """Picks the job and calls it."""
+    if len(argv) > 1:
+        raise UserError(f"unknown argument {argv[1]!r}: settings are given as --config.key=value")
+    if _CONFIG.value is None:
+        raise UserError("no --config given: try --config=configs/pretrain.py:demo")
+    config = _CONFIG.value
+    if config.get("job") not in JOBS:
+        raise UserError(f"the config's job is {config.get('job')!r}: one of {', '.join(JOBS)}")
+    _log_ours_alone()
+    JOBS[config.job](config, _workdir())
+
+
+def _log_ours_alone() -> None:
+    # The libraries tell at length what they do; our own lines would drown in theirs.
+    absl.logging.set_verbosity(absl.logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    for name in ("unimedi_jax", "data"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
+        logger.propagate = False
+
+
+def _workdir() -> pathlib.Path:
+    if _WORKDIR.value:
+        return pathlib.Path(_WORKDIR.value)
+    path, _, argument = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+    name = pathlib.Path(path).stem + (f"-{argument}" if argument else "")
+    return pathlib.Path("runs") / name.replace(",", "-").replace("=", "")
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS(list(argv))
+        _ = flags.FLAGS.config and flags.FLAGS.config.to_dict()  # a missing file is noticed on first use
+        return rest
+    except (AttributeError, KeyError) as error:  # ml_collections: an override of no existing key
+        name, _, hint = str(error).replace("\\n", "\n").strip("'\"").partition("\n")
+        name = name.strip("'\"\\")
+        _refuse(f"the config has no setting {name!r}. {hint}".strip())
+    except OSError:
+        _refuse(f"no config file {config_flags.get_config_filename(flags.FLAGS['config'])!r}: see configs/")
+    except (flags.Error, TypeError, ValueError) as error:
+        # A config file that raises arrives as a whole traceback; its last line is the message.
+        _refuse(str(error).strip().splitlines()[-1].removeprefix("ValueError: "))
+
+
+def _refuse(message: str) -> None:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    try:
+        app.run(main, flags_parser=_parse)
+    except UserError as error:
+        _refuse(str(error))
+    except KeyboardInterrupt:
+        print("stopped: the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)

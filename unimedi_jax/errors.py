@@ -1,0 +1,8 @@
+"""The one exception a user sees as one line."""
+
+
+class UserError(Exception):
+    """A mistake in the input or the configuration: what is wrong, where, and what to do.
+
+    `main.py` prints the message alone and exits with code 2.
+    """

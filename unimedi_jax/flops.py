@@ -1,0 +1,98 @@
+"""Analytic count of the floating-point operations of a training step: matrix products alone, 2 per multiply-add."""
+
+from unimedi_jax import selection
+from unimedi_jax.models import heads, sizes, unimedi
+
+BACKWARD = 3  # forward once, backward twice the forward
+
+
+def transformer(size: sizes.Size, tokens: int) -> float:
+    """Forward pass of one sequence through all layers of a transformer."""
+    projections = 2 * tokens * size.width * (4 * size.width + 2 * size.mlp_width)
+    attention = 4 * tokens**2 * size.width
+    return size.depth * (projections + attention)
+
+
+def training_step(
+    model: unimedi.UniMedI, *, xrays: int, cts: int, report_length: int, mask_ratio: float,
+    mask_mode: str = "drop",
+) -> float:  # fmt: skip
+    """One step of UniMedI on `xrays` X-rays and `cts` CTs with their reports; nothing recomputed.
+
+    The student's forward counts three times (backward included), each pass of the teacher once: one over an X-ray, two
+    over a CT (the volume alone for its slices, then the joint sequence).
+    """
+    tower, read = model.vision, model.report
+    seen = sizes.Size(tower.width, tower.depth, tower.heads, tower.mlp_width)
+    image = tower.image_grid[0] * tower.image_grid[1]
+    volume = model.volume_grid[0] * model.volume_grid[1] * model.volume_grid[2]
+    per_slice = (model.slice_size // model.image_patch[0]) ** 2
+    slices = model.slices * model.slices_per_layer * per_slice
+
+    total = 0.0
+    for samples, n, alone in ((xrays, image, 0), (cts, slices + volume, volume)):
+        kept = selection.kept(n, mask_ratio)
+        distilled = kept if mask_mode == "drop" else n - kept
+        student = 1 + (kept if mask_mode == "drop" else n)
+        passes = BACKWARD * transformer(seen, student) + transformer(seen, 1 + n)
+        passes += transformer(seen, 1 + alone) if alone else 0.0
+        passes += (BACKWARD + 1) * _head(model.head_cls, tower.width)
+        passes += (BACKWARD + 1) * distilled * _head(model.head_patch, tower.width)
+        total += samples * passes
+    # The tokenizers' inputs need no gradient: 2 instead of 3 for the student, and 1 for each teacher pass.
+    pixels = model.image_patch[0] * model.image_patch[1]
+    voxels = pixels_of(model.volume_patch)
+    total += xrays * 3 * 2 * image * pixels * tower.width
+    total += cts * 3 * 2 * slices * pixels * tower.width
+    total += cts * 4 * 2 * volume * voxels * tower.width
+    report = transformer(
+        sizes.Size(read.width, read.depth, read.heads, read.mlp_width), report_length
+    )
+    samples = xrays + cts
+    joined = 2 * samples * model.project_image.width  # one row of the similarity matrix, both ways once
+    project = _projection(model.project_image, tower.width)
+    project += _projection(model.project_report, read.width)
+    return total + BACKWARD * samples * (report + project + joined)
+
+
+def pixels_of(patch: tuple[int, ...]) -> int:
+    """Pixels or voxels of one patch."""
+    count = 1
+    for length in patch:
+        count *= length
+    return count
+
+
+def _head(head: heads.DinoHead, width: int) -> float:
+    return 2 * (
+        width * head.hidden
+        + head.hidden**2
+        + head.hidden * head.bottleneck
+        + head.bottleneck * head.prototypes
+    )
+
+
+def _projection(head: heads.Projection, width: int) -> float:
+    if head.kind == "linear":
+        return 2 * width * head.width
+    return 2 * (width * head.hidden + head.hidden * head.width)
+
+
+PEAK = {  # dense bf16 FLOP/s of one device, from the vendors' data sheets
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA A100": 312e12,
+}
+
+
+def peak(device_kind: str) -> float | None:
+    """Peak of a device by the name JAX gives it; None where it is not known (a CPU, say)."""
+    # Longest first: "TPU v5 lite" is no "TPU v5".
+    for name in sorted(PEAK, key=len, reverse=True):
+        if device_kind.startswith(name):
+            return PEAK[name]
+    return None

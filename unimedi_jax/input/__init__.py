@@ -1,0 +1,1 @@
+"""The input pipeline: records to batches of integer tokens. numpy only, no jax."""

@@ -1,0 +1,103 @@
+"""grain pipelines: records to batches, in an order that depends on the seed alone and whose position can be saved."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from unimedi_jax.errors import UserError
+from unimedi_jax.input import records, transforms
+
+HostBatch = dict[str, dict[str, np.ndarray]]
+MODALITIES = ("xray", "ct")
+
+
+def train(
+    sets: Sequence[tuple[records.RecordSet, float]],
+    samplers: Mapping[str, transforms.ToSample],
+    batch: Mapping[str, int],
+    *,
+    seed: int,
+    host: int = 0,
+    hosts: int = 1,
+    threads: int = 4,
+) -> grain.IterDataset[HostBatch]:
+    """Endless batches {"xray": {...}, "ct": {...}} with `batch[modality]` rows each for this host.
+
+    `sets` come with mixing weights. Each set is shuffled anew every epoch, hosts read disjoint shares, and a
+    modality with 0 rows is left out of the batch.
+    """
+    parts = {}
+    for number, modality in enumerate(MODALITIES):
+        if batch[modality]:
+            parts[modality] = _endless(
+                sets, samplers[modality], batch[modality], seed=2 * seed + number, host=host, hosts=hosts
+            )
+    if not parts:
+        raise UserError("config.batch asks for neither X-rays nor CTs")
+    # "Endless" is sys.maxsize records, so the number of batches differs with their size; zip wants one length.
+    length = min(map(len, parts.values()))
+    joined = grain.experimental.ZipMapDataset([part[:length] for part in parts.values()])
+    joined = joined.map(lambda rows: dict(zip(parts, rows, strict=True)))
+    # Threads, not processes: decoding a volume costs less than copying it between processes.
+    return joined.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=8))
+
+
+def _endless(
+    sets: Sequence[tuple[records.RecordSet, float]],
+    sampler: transforms.ToSample,
+    rows: int,
+    *,
+    seed: int,
+    host: int,
+    hosts: int,
+) -> grain.MapDataset[Any]:
+    datasets, weights = [], []
+    for number, (found, weight) in enumerate(sets):
+        size = found.size(sampler.modality, "train")
+        if not size:
+            continue
+        if size < hosts:
+            raise UserError(
+                f"the set {found.name} has {size} training {sampler.modality} records for {hosts} hosts"
+            )
+        source = found.source(sampler.modality, "train", records.TRAINED_ON[sampler.modality])
+        dataset = grain.MapDataset.source(source).seed(seed * 1000 + number).shuffle()
+        datasets.append(dataset[host::hosts].repeat().random_map(sampler))
+        weights.append(weight)
+    if not datasets:
+        names = ", ".join(found.name for found, _ in sets)
+        raise UserError(
+            f"no training {sampler.modality} records in {names}: "
+            f"set config.batch.{sampler.modality}=0 to train without them"
+        )
+    mixed = datasets[0] if len(datasets) == 1 else grain.MapDataset.mix(datasets, weights)
+    return mixed.batch(rows, drop_remainder=True)
+
+
+def evaluation(
+    found: records.RecordSet,
+    sampler: transforms.ToSample,
+    split: str,
+    rows: int,
+    *,
+    limit: int = 0,
+) -> Iterator[dict[str, Any]]:
+    """Every record of a split once, in order, in batches of `rows`; at most `limit` records (0 = all).
+
+    The last batch is filled up with copies of its last record; `mask` (rows,) is False there. Fields that do not
+    stack, such as boxes, come as lists.
+    """
+    source = found.source(sampler.modality, split)
+    size = min(len(source), limit) if limit else len(source)
+    for start in range(0, size, rows):
+        samples = [sampler(source[i]) for i in range(start, min(start + rows, size))]
+        mask = np.arange(rows) < len(samples)
+        samples += [samples[-1]] * (rows - len(samples))
+        yield {"mask": mask, **{name: _stack([s[name] for s in samples]) for name in samples[0]}}
+
+
+def _stack(values: list[Any]) -> Any:
+    shapes = {np.shape(value) for value in values}
+    return np.stack(values) if len(shapes) == 1 and not isinstance(values[0], bytes) else values

@@ -1,0 +1,85 @@
+"""Built sets on disk: `<data_dir>/<name>/`, written by `data/`, read here at random access."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from unimedi_jax.errors import UserError
+
+VERSION = "1.0.0"
+TRAINED_ON = {"xray": ("id", "report", "image"), "ct": ("id", "report", "volume")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields(Sequence[dict[str, Any]]):
+    """Records of which only some features are decoded."""
+
+    raw: Sequence[bytes]
+    features: tfds.features.FeaturesDict
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.features.deserialize_example_np(self.raw[index])
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordSet:
+    """One built set: where it is and its preprocessing contract."""
+
+    name: str
+    folder: pathlib.Path
+    contract: dict[str, Any]
+
+    def size(self, modality: str, split: str) -> int:
+        """Number of records; 0 for a modality or split that the set lacks."""
+        builder = self._builder(modality)
+        if builder is None or split not in builder.info.splits:
+            return 0
+        return builder.info.splits[split].num_examples
+
+    def source(
+        self, modality: str, split: str, fields: Sequence[str] | None = None
+    ) -> Sequence[dict[str, Any]]:
+        """Random access to the records of a split; `fields` limits what is decoded (masks are large)."""
+        builder = self._builder(modality)
+        if builder is None or split not in builder.info.splits:
+            raise UserError(f"the set {self.name} in {self.folder} has no {split} {modality} records")
+        features = builder.info.features
+        names = features if fields is None else [name for name in fields if name in features]
+        chosen = tfds.features.FeaturesDict({name: features[name] for name in names})
+        raw = builder.as_data_source(
+            split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+        )
+        return Fields(raw, chosen)
+
+    def _builder(self, modality: str) -> tfds.core.DatasetBuilder | None:
+        folder = self.folder / modality / VERSION
+        return tfds.builder_from_directory(folder) if folder.exists() else None
+
+
+def open_set(data_dir: str | pathlib.Path, name: str) -> RecordSet:
+    """A built set by name.
+
+    Raises:
+        UserError: there is none.
+    """
+    folder = pathlib.Path(data_dir) / name
+    contract = folder / "contract.json"
+    if not contract.exists():
+        raise UserError(
+            f"no built set named {name} in {pathlib.Path(data_dir)}: build it first, for example "
+            f"python main.py --config=configs/build.py:manifest --config.source=YOUR.csv "
+            f"--config.data_dir={data_dir} --config.name={name}"
+        )
+    return RecordSet(name, folder, json.loads(contract.read_text(encoding="utf-8")))
+
+
+def text(value: bytes | str) -> str:
+    """Text of a record's field: TFDS hands out bytes."""
+    return value.decode("utf-8") if isinstance(value, bytes) else value

@@ -1,0 +1,133 @@
+"""Report text to token ids: a WordPiece vocabulary of one's own reports, or a published tokenizer."""
+
+import collections
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from unimedi_jax import errors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# The order gives the ids: padding is 0, as everywhere in BERT's family.
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+MAX_ALPHABET = 1000
+FILES = "tokenizer.json and tokenizer_config.json (or vocab.txt)"
+
+
+def train(texts: Iterable[str], *, vocab_size: int = 4096) -> Tokenizer:
+    """A lower-case BERT WordPiece tokenizer whose vocabulary comes from `texts`; equal texts give equal bytes.
+
+    A piece must occur twice: a word that stands in one report only, a name say, gets no entry of its own in a
+    file that travels with the set. Raises UserError where the texts hold no word.
+    """
+    texts = sorted(texts)
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+    counts = collections.Counter("".join(normalizer.normalize_str(text) for text in texts))
+    letters = sorted(c for c, _ in counts.most_common(MAX_ALPHABET) if not c.isspace())
+    if not letters:
+        raise errors.UserError("the training reports hold no word: no vocabulary can be made of them")
+    # The trainer numbers the pieces "##a" in the order of a hash table that differs from run to run, and breaks
+    # ties by number. Named up front they have fixed numbers. That makes "special tokens" of them, so only the
+    # vocabulary is taken over.
+    fixed = [*SPECIAL_TOKENS, *letters, *(f"##{letter}" for letter in letters)]
+    trained = _tokenizer(models.WordPiece(unk_token="[UNK]"), normalizer)
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size, min_frequency=2, special_tokens=fixed, show_progress=False
+    )
+    trained.train_from_iterator(texts, trainer)
+    model = models.WordPiece(trained.get_vocab(), unk_token="[UNK]", max_input_chars_per_word=100)
+    tokenizer = _tokenizer(model, normalizer)
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
+    )
+    return tokenizer
+
+
+def _tokenizer(model: models.WordPiece, normalizer: normalizers.Normalizer) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    return tokenizer
+
+
+def save(tokenizer: Tokenizer, folder: Path) -> None:
+    """Writes `tokenizer.json` and its config into `folder`, in the layout that transformers loads."""
+    transformers = _transformers()
+    names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+    wrapped = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, **dict(zip(names, SPECIAL_TOKENS, strict=True))
+    )
+    wrapped.save_pretrained(folder)
+
+
+def load(name: str | Path) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a folder (a built set's `tokenizer/`, a Hugging Face one) or of a Hugging Face hub id.
+
+    Raises UserError where there is none, where the hub can't be reached, and where it lacks one of the
+    tokens [PAD], [CLS], [SEP] that the report tower stands on.
+    """
+    files = f"Put {FILES} into a folder and name that folder"
+    if Path(name).is_dir() and not any((Path(name) / f).is_file() for f in ("tokenizer.json", "vocab.txt")):
+        raise errors.UserError(f"no tokenizer in the folder {name}. {files}")
+    transformers = _transformers()
+    try:
+        if not Path(name).is_dir():
+            _fetch(str(name))
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(name), local_files_only=True)
+    except Exception as error:  # the hub client raises a dozen unrelated types
+        raise errors.UserError(
+            f"no tokenizer '{name}': no such folder, and the Hugging Face hub and its cache do not have it or "
+            f"cannot be reached ({type(error).__name__}). {files}"
+        ) from error
+    missing = [t for t in ("pad_token", "cls_token", "sep_token") if getattr(tokenizer, t) is None]
+    if missing:
+        raise errors.UserError(f"the tokenizer '{name}' has no {', '.join(missing)}: choose a BERT-like one")
+    return tokenizer
+
+
+def encode(
+    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], max_length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ids int32 (n, max_length) and mask bool (n, max_length), True = token; longer texts lose their end, not [SEP]."""
+    if not len(texts):
+        return np.zeros((0, max_length), np.int32), np.zeros((0, max_length), bool)
+    batch = tokenizer(
+        list(texts),
+        padding="max_length",
+        truncation=True,
+        max_length=max_length,
+        return_tensors="np",
+        return_token_type_ids=False,
+    )
+    return batch["input_ids"].astype(np.int32), batch["attention_mask"].astype(bool)
+
+
+def _fetch(name: str) -> None:
+    """Brings a hub tokenizer's files into the cache, unless they are there; raises what the hub's client raises."""
+    import huggingface_hub
+
+    wanted = ["tokenizer*.json", "vocab.*", "special_tokens_map.json", "config.json"]
+    try:
+        huggingface_hub.snapshot_download(name, allow_patterns=wanted, local_files_only=True)
+    except huggingface_hub.errors.LocalEntryNotFoundError:
+        # One request that fails at once: the download itself tries again for half a minute when offline.
+        huggingface_hub.model_info(name, timeout=10)
+        huggingface_hub.snapshot_download(name, allow_patterns=wanted)
+
+
+def _transformers():  # noqa: ANN202 (a module)
+    """The transformers module, imported late: it takes a second, and advises to install PyTorch."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    import transformers
+
+    return transformers

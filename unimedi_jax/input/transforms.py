@@ -1,0 +1,89 @@
+"""From a record to one sample of a batch. Augmentation moves and crops; it never mirrors: reports name sides."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int16, UInt8
+
+from unimedi_jax import patches
+from unimedi_jax.errors import UserError
+from unimedi_jax.input import records, tokenizer
+
+AIR_HU = -1024
+Sample = dict[str, Any]
+
+
+def crop(
+    image: UInt8[np.ndarray, "y x"], size: int, rng: np.random.Generator | None
+) -> UInt8[np.ndarray, "size size"]:
+    """A square of `size` pixels: anywhere with an `rng`, from the centre without (MGCA: 224 out of 256)."""
+    spare = np.array(image.shape) - size
+    y, x = spare // 2 if rng is None else rng.integers(0, spare + 1)
+    return image[y : y + size, x : x + size]
+
+
+def shift(
+    volume: Int16[np.ndarray, "z y x"], most: tuple[int, int, int], rng: np.random.Generator
+) -> Int16[np.ndarray, "z y x"]:
+    """Moves a volume by up to `most` voxels along each axis; air comes in from outside."""
+    moved = np.full_like(volume, AIR_HU)
+    by = [int(rng.integers(-m, m + 1)) for m in most]
+    target = tuple(slice(max(b, 0), n + min(b, 0)) for b, n in zip(by, volume.shape, strict=True))
+    origin = tuple(slice(max(-b, 0), n + min(-b, 0)) for b, n in zip(by, volume.shape, strict=True))
+    moved[target] = volume[origin]
+    return moved
+
+
+def shrink(x: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Block mean down to `size`, rounded, in the dtype of `x`; each length is a multiple of its new one."""
+    if x.shape == tuple(size):
+        return x
+    if any(old % new for old, new in zip(x.shape, size, strict=True)):
+        raise UserError(
+            f"records of {x.shape} do not shrink to {tuple(size)}: choose sizes in config.model that divide them"
+        )
+    blocks = [length for old, new in zip(x.shape, size, strict=True) for length in (new, old // new)]
+    mean = x.reshape(blocks).mean(axis=tuple(range(1, 2 * x.ndim, 2)), dtype=np.float32)
+    return np.rint(mean).astype(x.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class ToSample:
+    """Record to sample: `tokens` (n, v), `text` (l,) int32, `text_mask` (l,) bool, `id`.
+
+    Called with a generator it augments, without one it takes the centre. `keep` names further fields of the record that
+    travel along untouched (evaluation: labels, masks).
+    """
+
+    modality: str
+    reports: Any  # a tokenizer of transformers
+    length: int
+    crop: int  # X-rays: pixels cut out of 256
+    image_size: int
+    image_patch: tuple[int, int]
+    volume_size: tuple[int, int, int]
+    volume_patch: tuple[int, int, int]
+    shift: tuple[int, int, int] = (0, 0, 0)  # CTs: voxels of the record's grid
+    keep: tuple[str, ...] = ()
+
+    def __call__(self, record: dict[str, Any], rng: np.random.Generator | None = None) -> Sample:
+        if self.modality == "xray":
+            pixels = crop(record["image"], self.crop, rng)
+            pixels = shrink(pixels, (self.image_size,) * 2)
+            tokens = patches.patchify(pixels[None], self.image_patch)[0]
+        else:
+            voxels = record["volume"]
+            if rng is not None and any(self.shift):
+                voxels = shift(voxels, self.shift, rng)
+            tokens = patches.patchify(shrink(voxels, self.volume_size)[None], self.volume_patch)[0]
+        report = records.text(record["report"])
+        text, mask = tokenizer.encode(self.reports, [report], self.length)
+        kept = {name: record[name] for name in self.keep if name in record}
+        return {
+            "tokens": np.ascontiguousarray(tokens),
+            "text": text[0],
+            "text_mask": mask[0],
+            "id": records.text(record["id"]),
+            **kept,
+        }

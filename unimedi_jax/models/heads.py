@@ -1,0 +1,64 @@
+"""Heads on top of the towers: projection into the joint space, and DINO's prototypes."""
+
+from typing import Any
+
+import flax.linen as nn
+from jax import numpy as jnp
+
+from unimedi_jax.models import transformer
+from unimedi_jax.typing import Array, Float
+
+
+def unit(x: Float[Array, "*b e"]) -> Float[Array, "*b e"]:
+    """Vectors of unit length, in float32."""
+    x = x.astype(jnp.float32)
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-8)
+
+
+class Projection(nn.Module):
+    """CLS to a unit vector of the joint space.
+
+    "mlp": Dense, BatchNorm, ReLU, Dense, BatchNorm without scale (MGCA's global embedding). Under `jit` the batch
+    statistics are those of the global batch. "linear": one Dense without bias (CLIP, A-CLIP).
+    """
+
+    width: int
+    hidden: int = 2048
+    kind: str = "mlp"
+    dtype: Any = jnp.bfloat16
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b d"], train: bool = False) -> Float[Array, "b e"]:
+        dense = dict(dtype=self.dtype, kernel_init=nn.initializers.lecun_normal())
+        if self.kind == "linear":
+            return unit(nn.Dense(self.width, use_bias=False, name="fc", **dense)(x))
+        if self.kind != "mlp":
+            raise ValueError(f"projection is mlp or linear, not {self.kind!r}")
+        # Statistics in float32: a batch mean in bfloat16 keeps three digits.
+        norm = dict(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=jnp.float32)
+        x = nn.Dense(self.hidden, name="fc1", **dense)(x)
+        x = nn.relu(nn.BatchNorm(name="norm1", **norm)(x))
+        x = nn.Dense(self.width, name="fc2", **dense)(x)
+        return unit(nn.BatchNorm(use_bias=False, use_scale=False, name="norm2", **norm)(x))
+
+
+class DinoHead(nn.Module):
+    """MLP, unit length, weight-normalised linear map to prototype logits (DINO, arXiv 2104.14294, appendix C).
+
+    The gain of the weight normalisation is fixed to 1, as in DINO's default. Logits are float32.
+    """
+
+    prototypes: int
+    hidden: int = 2048
+    bottleneck: int = 256
+    dtype: Any = jnp.bfloat16
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b p"]:
+        dense = dict(dtype=self.dtype, kernel_init=transformer.init)
+        x = nn.gelu(nn.Dense(self.hidden, name="fc1", **dense)(x), approximate=False)
+        x = nn.gelu(nn.Dense(self.hidden, name="fc2", **dense)(x), approximate=False)
+        x = unit(nn.Dense(self.bottleneck, name="fc3", **dense)(x)).astype(self.dtype)
+        kernel = self.param("last_layer", transformer.init, (self.bottleneck, self.prototypes))
+        kernel = kernel / jnp.linalg.norm(kernel, axis=0, keepdims=True)
+        return jnp.dot(x, kernel.astype(self.dtype), preferred_element_type=jnp.float32)

@@ -1,0 +1,84 @@
+"""The report tower: BERT's architecture, so that Bio_ClinicalBERT's weights fit."""
+
+from typing import Any
+
+import flax.linen as nn
+from jax import numpy as jnp
+
+from unimedi_jax.models import transformer
+from unimedi_jax.typing import Array, Bool, Float, Int
+
+EPSILON = 1e-12  # LayerNorm of BERT
+
+
+class Layer(nn.Module):
+    """Post-norm transformer layer: LayerNorm(x + sublayer(x))."""
+
+    heads: int
+    mlp_width: int
+    dtype: Any
+    dropout: float
+    train: bool
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b l d"], mask: Bool[Array, "b l"]) -> tuple[Array, None]:
+        x = transformer.over_batch(x)
+        norm = dict(epsilon=EPSILON, dtype=self.dtype)
+        drop = nn.Dropout(self.dropout, deterministic=not self.train)
+        attended, _ = transformer.Attention(
+            self.heads, self.dtype, dropout=self.dropout, name="attention"
+        )(x, mask, self.train)
+        x = nn.LayerNorm(name="norm1", **norm)(x + drop(attended))
+        hidden = transformer.Mlp(self.mlp_width, self.dtype, name="mlp")(x)
+        return nn.LayerNorm(name="norm2", **norm)(x + drop(hidden)), None
+
+
+class ReportTower(nn.Module):
+    """Token ids to one vector a report: CLS of the last layer, or the mean of the last hidden states.
+
+    Padding (mask False) is never attended to. BERT's pooler is left out, as in MGCA.
+    """
+
+    vocab_size: int
+    width: int
+    depth: int
+    heads: int
+    mlp_width: int
+    max_positions: int = 512
+    dropout: float = 0.1
+    pooling: str = "cls"  # "cls" or "mean"
+    dtype: Any = jnp.bfloat16
+    remat: str = "none"
+
+    @nn.compact
+    def __call__(
+        self, text: Int[Array, "b l"], text_mask: Bool[Array, "b l"], train: bool = False
+    ) -> Float[Array, "b d"]:
+        if text.shape[1] > self.max_positions:
+            raise ValueError(
+                f"reports of {text.shape[1]} tokens exceed the {self.max_positions} positions"
+            )
+        embed = dict(embedding_init=transformer.init, dtype=self.dtype)
+        words = nn.Embed(self.vocab_size, self.width, name="words", **embed)(text)
+        positions = nn.Embed(self.max_positions, self.width, name="positions", **embed)(
+            jnp.arange(text.shape[1])
+        )
+        # Two segments exist in BERT's weights; a report is one, always segment 0.
+        segment = self.param("segments", transformer.init, (2, self.width))[0].astype(self.dtype)
+        x = nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name="norm")(
+            words + positions[None] + segment
+        )
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        layers = transformer.over_layers(Layer, self.depth, self.remat)
+        x, _ = layers(
+            self.heads, self.mlp_width, self.dtype, self.dropout, train, name="layers"
+        )(x, text_mask)  # fmt: skip
+        return self._pool(x, text_mask)
+
+    def _pool(self, x: Float[Array, "b l d"], mask: Bool[Array, "b l"]) -> Float[Array, "b d"]:
+        if self.pooling == "cls":
+            return x[:, 0]
+        if self.pooling == "mean":
+            weight = mask.astype(x.dtype)[..., None]
+            return jnp.sum(x * weight, axis=1) / jnp.sum(weight, axis=1)
+        raise ValueError(f"pooling is cls or mean, not {self.pooling!r}")

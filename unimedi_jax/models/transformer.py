@@ -1,0 +1,115 @@
+"""Self-attention, MLP and the scan over layers that both towers share."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax import numpy as jnp
+
+from unimedi_jax.typing import Array, Bool, Float
+
+# Initialisation of ViT and BERT alike: truncated normal of 0.02, zero biases.
+init = nn.initializers.truncated_normal(stddev=0.02)
+
+REMAT = {
+    "none": None,  # keep every activation
+    "dots": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,  # recompute all but matmuls
+    "full": jax.checkpoint_policies.nothing_saveable,  # keep only the input of each layer
+}
+
+
+def over_layers(block: type[nn.Module], depth: int, remat: str) -> Callable[..., nn.Module]:
+    """A stack of `depth` equal blocks as one scanned module: parameters get a leading layer axis.
+
+    `remat` names what the backward pass recomputes, see `REMAT`.
+    """
+    if remat not in REMAT:
+        raise ValueError(f"remat is one of {sorted(REMAT)}, not {remat!r}")
+    if REMAT[remat] is not None:
+        # CSE cannot undo rematerialisation inside a scan, so its costly prevention is not needed.
+        block = nn.remat(block, policy=REMAT[remat], prevent_cse=False)
+    return nn.scan(
+        block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=nn.broadcast,
+        length=depth,
+    )
+
+
+def over_batch(x: Array) -> Array:
+    """Pins the batch axis of activations to the mesh, so that fsdp gathers weights and never splits activations.
+
+    Without a mesh (inference, most tests) it does nothing.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, jax.P(("data", "fsdp")))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with q, k, v as thirds of one projection, heads contiguous inside each (timm).
+
+    Returns the attended tokens and, if `scores`, the attention of the CLS row over the other tokens, averaged over
+    the heads: one layer's part of eq. 1. Only that row is computed, never a (heads, n, n) array for it.
+    """
+
+    heads: int
+    dtype: Any
+    scores: bool = False
+    cls_key: bool = True  # eq. 1's softmax runs over CLS and patches; False leaves CLS out and renormalises
+    implementation: str | None = None  # of jax.nn.dot_product_attention: None lets XLA decide, "cudnn"
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b n d"], mask: Bool[Array, "b n"] | None = None, train: bool = False
+    ) -> tuple[Float[Array, "b n d"], Float[Array, "b m"] | None]:
+        batch, n, width = x.shape
+        if width % self.heads:
+            raise ValueError(f"width {width} is not divisible by {self.heads} heads")
+        dense = dict(dtype=self.dtype, kernel_init=init)
+        qkv = nn.Dense(3 * width, name="qkv", **dense)(x)
+        q, k, v = jnp.moveaxis(qkv.reshape(batch, n, 3, self.heads, width // self.heads), 2, 0)
+        if self.dropout and train:
+            out = self._attend_with_dropout(q, k, v, mask)
+        else:
+            keys = None if mask is None else mask[:, None, None, :]
+            out = jax.nn.dot_product_attention(
+                q, k, v, mask=keys, implementation=self.implementation
+            )
+        out = nn.Dense(width, name="out", **dense)(out.reshape(batch, n, width))
+        return out, self._cls_row(q, k) if self.scores else None
+
+    def _cls_row(self, q: Array, k: Array) -> Float[Array, "b m"]:
+        logits = jnp.einsum("bhk,bnhk->bhn", q[:, 0], k, preferred_element_type=jnp.float32)
+        logits *= q.shape[-1] ** -0.5
+        row = (
+            jax.nn.softmax(logits)[..., 1:] if self.cls_key else jax.nn.softmax(logits[..., 1:])
+        )
+        return jnp.mean(row, axis=1)
+
+    def _attend_with_dropout(self, q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+        # BERT drops attention probabilities, which the fused kernels do not offer.
+        logits = jnp.einsum("bqhk,bnhk->bhqn", q, k, preferred_element_type=jnp.float32)
+        logits *= q.shape[-1] ** -0.5
+        if mask is not None:
+            logits = jnp.where(mask[:, None, None, :], logits, jnp.finfo(logits.dtype).min)
+        weights = jax.nn.softmax(logits).astype(self.dtype)
+        weights = nn.Dropout(self.dropout, deterministic=False)(weights)
+        return jnp.einsum("bhqn,bnhk->bqhk", weights, v)
+
+
+class Mlp(nn.Module):
+    """Dense, exact GELU, Dense."""
+
+    hidden: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        dense = dict(dtype=self.dtype, kernel_init=init)
+        hidden = nn.Dense(self.hidden, name="fc1", **dense)(x)
+        # approximate=False: flax's default is the tanh form, ViT and BERT weights expect erf.
+        return nn.Dense(x.shape[-1], name="fc2", **dense)(nn.gelu(hidden, approximate=False))

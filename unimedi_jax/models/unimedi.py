@@ -1,0 +1,229 @@
+"""UniMedI: vision tower, report tower and heads, and the ways of X-rays, CTs and reports through them."""
+
+import math
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+from jax import numpy as jnp
+
+from unimedi_jax import patches, selection
+from unimedi_jax.models import heads, inputs, sizes, text, vision
+from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Num, UInt8
+
+
+class Features(NamedTuple):
+    """What inference gives for a batch of X-rays or CTs."""
+
+    cls: Float[Array, "b d"]  # the representation probes and decoders use
+    z: Float[Array, "b e"]  # unit vector in the space shared with the reports
+    scores: Float[Array, "b n"]  # eq. 1 over the tokens of the sequence
+    slice_scores: Float[Array, "b layers"] | None  # eq. 2; None for X-rays
+    layers: Int[Array, "b k"] | None  # the depth layers chosen by eq. 2; None for X-rays
+
+
+class UniMedI(nn.Module):
+    """The whole model. Build it with `make`; call its methods through `apply(..., method="...")`.
+
+    X-ray tokens are uint8 patches (b, n, 256), CT tokens int16 HU patches (b, n, 1024); both are normalised here.
+    """
+
+    vision: vision.VisionTower
+    report: text.ReportTower
+    project_image: heads.Projection
+    project_report: heads.Projection
+    head_cls: heads.DinoHead
+    head_patch: heads.DinoHead
+    image_patch: tuple[int, int]
+    volume_patch: tuple[int, int, int]
+    window_hu: tuple[float, float]
+    slice_size: int
+    slices_per_layer: int
+    slices: int  # k of the top-k: depth layers chosen; 0 = volume tokens alone
+
+    @property
+    def volume_grid(self) -> tuple[int, int, int]:
+        """Tokens along z, y, x."""
+        return self.vision.volume_grid
+
+    def embed_xray(
+        self, tokens: UInt8[Array, "b n v"], hidden: Bool[Array, "b n"] | None = None
+    ) -> Float[Array, "b n d"]:
+        """X-ray patches to tokens with positions."""
+        return self.vision.embed_image(inputs.image(tokens), hidden=hidden)
+
+    def embed_volume(self, tokens: Num[Array, "b n v"]) -> Float[Array, "b n d"]:
+        """CT patches to tokens with positions: the volume alone, what slice selection looks at."""
+        return self.vision.embed_volume(inputs.hounsfield(tokens, self.window_hu))
+
+    def embed_ct(
+        self,
+        tokens: Num[Array, "b n v"],
+        layers: Int[Array, "b k"],
+        hidden: Bool[Array, "b m"] | None = None,
+    ) -> Float[Array, "b m d"]:
+        """The joint sequence of a CT: tokens of the chosen slices, then those of the volume."""
+        n = tokens.shape[1]
+        hide_slices, hide_volume = (None, None) if hidden is None else (hidden[:, :-n], hidden[:, -n:])
+        voxels = inputs.hounsfield(tokens, self.window_hu)
+        volume = self.vision.embed_volume(voxels, hidden=hide_volume)
+        if not layers.shape[1]:
+            return volume
+        slices = selection.take_slices(
+            tokens, layers, self.volume_grid, self.volume_patch, self.slices_per_layer
+        )
+        pixels = inputs.slice_patches(slices, self.slice_size, self.image_patch, self.window_hu)
+        cells = patches.grid((self.slice_size,) * 2, self.image_patch)
+        of_slice = jnp.repeat(layers, self.slices_per_layer, axis=1)
+        return jnp.concatenate(
+            [self.vision.embed_slices(pixels, of_slice, cells, hide_slices), volume], axis=1
+        )
+
+    def encode(self, tokens: Float[Array, "b n d"], scores: bool = False) -> vision.Encoded:
+        """Tokens through the shared ViT."""
+        return self.vision.encode(tokens, scores)
+
+    def choose_layers(
+        self, scores: Float[Array, "b n"]
+    ) -> tuple[Float[Array, "b layers"], Int[Array, "b k"]]:
+        """Eq. 2 and the top-k: scores of the volume's tokens to layer scores and the chosen layers."""
+        by_layer = selection.slice_scores(scores, self.volume_grid[0])
+        return by_layer, selection.top(by_layer, self.slices)
+
+    def join(
+        self,
+        cls: Float[Array, "b d"],
+        tokens: Int[Array, "b l"],
+        mask: Bool[Array, "b l"],
+        train: bool = False,
+    ) -> tuple[Float[Array, "b e"], Float[Array, "b e"]]:
+        """Image CLS and reports into the joint space."""
+        return self.project_image(cls, train), self.embed_report(tokens, mask, train)
+
+    def embed_report(
+        self, tokens: Int[Array, "b l"], mask: Bool[Array, "b l"], train: bool = False
+    ) -> Float[Array, "b e"]:
+        """Reports into the joint space."""
+        return self.project_report(self.report(tokens, mask, train), train)
+
+    def prototypes_cls(self, cls: Float[Array, "b d"]) -> Float[Array, "b p"]:
+        """DINO logits of CLS."""
+        return self.head_cls(cls)
+
+    def prototypes_patch(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b n p"]:
+        """DINO logits of patch tokens."""
+        return self.head_patch(tokens)
+
+    def xray_features(self, tokens: UInt8[Array, "b n v"]) -> Features:
+        """Inference on X-rays: all tokens, nothing masked."""
+        encoded = self.encode(self.embed_xray(tokens), scores=True)
+        return Features(encoded.cls, self.project_image(encoded.cls), encoded.scores, None, None)
+
+    def ct_features(self, tokens: Num[Array, "b n v"], with_slices: bool = True) -> Features:
+        """Inference on CTs: the volume picks its slices, then the joint sequence, nothing masked.
+
+        `with_slices=False` keeps to the volume's tokens (METHOD 6, no. 22); scores and choice are given all the same.
+        """
+        volume = self.encode(self.embed_volume(tokens), scores=True)
+        by_layer, layers = self.choose_layers(volume.scores)
+        encoded = self.encode(self.embed_ct(tokens, layers), scores=True) if with_slices else volume
+        z = self.project_image(encoded.cls)
+        return Features(encoded.cls, z, encoded.scores, by_layer, layers)
+
+    def touch_all(self, batch: Batch) -> None:
+        """Runs every part once, so that `init` makes every parameter whatever the batch's modalities."""
+        x = self.embed_xray(batch["xray"]["tokens"])
+        layers = jnp.zeros((len(batch["ct"]["tokens"]), self.slices), jnp.int32)
+        self.embed_ct(batch["ct"]["tokens"], layers)
+        encoded = self.encode(x)
+        self.join(encoded.cls, batch["xray"]["text"], batch["xray"]["text_mask"])
+        self.prototypes_cls(encoded.cls)
+        self.prototypes_patch(encoded.patches)
+
+
+def make(
+    *,
+    vision_size: str = "B",
+    report_size: str = "B",
+    vocab_size: int,
+    image_size: int = 224,
+    image_patch: tuple[int, int] = (16, 16),
+    volume_size: tuple[int, int, int] = (32, 128, 128),
+    volume_patch: tuple[int, int, int] = (4, 16, 16),
+    window_hu: tuple[float, float] = (-1000.0, 1000.0),
+    slices: int = 2,
+    slices_per_layer: int = 1,
+    slice_size: int = 224,
+    type_embedding: bool = False,
+    slice_embedding: bool = False,
+    cls_key: bool = True,
+    embedding: int = 128,
+    projection: str = "mlp",
+    projection_hidden: int = 2048,
+    prototypes_cls: int = 65536,
+    prototypes_patch: int = 8192,
+    head_hidden: int = 2048,
+    head_bottleneck: int = 256,
+    report_positions: int = 512,
+    report_dropout: float = 0.1,
+    report_pooling: str = "cls",
+    attention: str | None = None,
+    remat: str = "none",
+    dtype: str = "bfloat16",
+) -> UniMedI:
+    """UniMedI from plain settings, the ones of `config.model`.
+
+    Sizes are names of `sizes.VISION` and `sizes.REPORT`; sizes in pixels and voxels are those the pipeline delivers
+    (`volume_size` and `volume_patch` in z, y, x). `slices` is the k of the top-k over depth layers, `slice_size` the
+    pixels a slice is resized to before T_2D. Parameters are float32 whatever `dtype` the arithmetic uses.
+    """
+    kind = jnp.dtype(dtype)
+    seen, read = sizes.VISION[vision_size], sizes.REPORT[report_size]
+    tower = vision.VisionTower(
+        seen.width, seen.depth, seen.heads, seen.mlp_width,
+        image_grid=patches.grid((image_size,) * 2, tuple(image_patch)),
+        volume_grid=patches.grid(tuple(volume_size), tuple(volume_patch)),
+        dtype=kind, type_embedding=type_embedding, slice_embedding=slice_embedding,
+        cls_key=cls_key, attention=attention, remat=remat,
+    )  # fmt: skip
+    report = text.ReportTower(
+        vocab_size, read.width, read.depth, read.heads, read.mlp_width, report_positions,
+        report_dropout, report_pooling, kind, remat,
+    )  # fmt: skip
+    project = dict(hidden=projection_hidden, kind=projection, dtype=kind)
+    dino = dict(hidden=head_hidden, bottleneck=head_bottleneck, dtype=kind)
+    return UniMedI(
+        vision=tower,
+        report=report,
+        project_image=heads.Projection(embedding, **project),
+        project_report=heads.Projection(embedding, **project),
+        head_cls=heads.DinoHead(prototypes_cls, **dino),
+        head_patch=heads.DinoHead(prototypes_patch, **dino),
+        image_patch=tuple(image_patch),
+        volume_patch=tuple(volume_patch),
+        window_hu=tuple(window_hu),
+        slice_size=slice_size,
+        slices_per_layer=slices_per_layer,
+        slices=slices,
+    )
+
+
+def example_batch(model: UniMedI, length: int = 8) -> dict[str, dict[str, Any]]:
+    """One X-ray and one CT of zeros in the batch's format, for `init` and for shapes."""
+    cells = model.vision.image_grid
+    volume = model.volume_grid
+
+    def part(n: int, patch: tuple[int, ...], dtype: Any) -> dict[str, Any]:
+        pixels = jnp.zeros((1, n, math.prod(patch)), dtype)
+        text = jnp.zeros((1, length), jnp.int32)
+        return {"tokens": pixels, "text": text, "text_mask": jnp.ones((1, length), bool)}
+
+    return {
+        "xray": part(cells[0] * cells[1], model.image_patch, jnp.uint8),
+        "ct": part(volume[0] * volume[1] * volume[2], model.volume_patch, jnp.int16),
+    }
+
+
+def init(model: UniMedI, key: jax.Array) -> dict[str, Any]:
+    """Fresh variables: {"params": ..., "batch_stats": ...} (no batch_stats with linear projections)."""
+    return model.init(key, example_batch(model), method="touch_all")

@@ -1,0 +1,171 @@
+"""The vision tower: one tokenizer for images, one for volumes, one ViT for both."""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+from jax import numpy as jnp
+
+from unimedi_jax.models import transformer
+from unimedi_jax.typing import Array, Bool, Float, Int
+
+EPSILON = 1e-6  # LayerNorm of ViT (timm)
+
+
+class Encoded(NamedTuple):
+    """What the ViT says about a sequence of tokens."""
+
+    cls: Float[Array, "b d"]  # after the final norm
+    patches: Float[Array, "b n d"]  # after the final norm, CLS left out
+    scores: Float[Array, "b n"] | None  # eq. 1: CLS attention, mean over layers and heads
+
+
+class Block(nn.Module):
+    """Pre-norm transformer layer; hands out its part of eq. 1 as the scan's output."""
+
+    heads: int
+    mlp_width: int
+    dtype: Any
+    scores: bool
+    cls_key: bool
+    attention: str | None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"], _: None) -> tuple[Array, Array | None]:
+        x = transformer.over_batch(x)
+        norm = dict(epsilon=EPSILON, dtype=self.dtype)
+        attended, scores = transformer.Attention(
+            self.heads, self.dtype, self.scores, self.cls_key, self.attention, name="attention"
+        )(nn.LayerNorm(name="norm1", **norm)(x))
+        x = x + attended
+        x = x + transformer.Mlp(self.mlp_width, self.dtype, name="mlp")(
+            nn.LayerNorm(name="norm2", **norm)(x)
+        )
+        return x, scores
+
+
+class Trunk(nn.Module):
+    """The shared ViT: CLS and tokens through all layers and the final norm."""
+
+    width: int
+    depth: int
+    heads: int
+    mlp_width: int
+    dtype: Any
+    cls_key: bool = True
+    attention: str | None = None
+    remat: str = "none"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"], scores: bool) -> tuple[Array, Array | None]:
+        layers = transformer.over_layers(Block, self.depth, self.remat)
+        x, rows = layers(
+            self.heads, self.mlp_width, self.dtype, scores, self.cls_key, self.attention,
+            name="blocks",
+        )(x, None)  # fmt: skip
+        x = nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name="norm")(x)
+        return x, None if rows is None else jnp.mean(rows, axis=0)
+
+
+class VisionTower(nn.Module):
+    """T_2D, T_3D, position tables, CLS and the shared ViT.
+
+    The tokenizers are linear maps of flattened patches, which is what a convolution with kernel = stride does.
+    X-rays have one channel: an RGB kernel on replicated grey equals its sum over the channels.
+    Positions are learned tables, added before any token is dropped; another grid than the one they were
+    made for gets the interpolated table.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    mlp_width: int
+    image_grid: tuple[int, int]
+    volume_grid: tuple[int, int, int]
+    dtype: Any = jnp.bfloat16
+    type_embedding: bool = False  # tells 2D from 3D; the paper names none
+    slice_embedding: bool = False  # tells from which depth layer a slice was taken; the paper names none
+    cls_key: bool = True
+    attention: str | None = None
+    remat: str = "none"
+
+    def setup(self) -> None:
+        init, width = transformer.init, self.width
+        dense = dict(dtype=self.dtype, kernel_init=init)
+        self.patch_2d = nn.Dense(width, **dense)
+        self.patch_3d = nn.Dense(width, **dense)
+        image, volume = self.image_grid, self.volume_grid
+        self.cls = self.param("cls", init, (width,))
+        self.position_cls = self.param("position_cls", init, (width,))
+        self.position_2d = self.param("position_2d", init, (*image, width))
+        self.position_3d = self.param("position_3d", init, (*volume, width))
+        self.mask_token = self.param("mask_token", init, (width,))
+        if self.type_embedding:
+            self.type_2d = self.param("type_2d", init, (width,))
+            self.type_3d = self.param("type_3d", init, (width,))
+        if self.slice_embedding:
+            self.depth_of_slice = self.param("depth_of_slice", init, (volume[0], width))
+        self.trunk = Trunk(
+            width, self.depth, self.heads, self.mlp_width, self.dtype, self.cls_key,
+            self.attention, self.remat,
+        )  # fmt: skip
+
+    def embed_image(
+        self,
+        pixels: Float[Array, "b n v"],
+        grid: tuple[int, int] | None = None,
+        hidden: Bool[Array, "b n"] | None = None,
+    ) -> Float[Array, "b n d"]:
+        """T_2D: patches of an X-ray or of a CT slice, normalised to [-1, 1], as tokens with positions.
+
+        Where `hidden`, the mask token stands for the content (iBOT); the position stays.
+        """
+        tokens = self._hide(self.patch_2d(pixels), hidden)
+        tokens += self._position(self.position_2d, grid or self.image_grid)
+        return tokens + self.type_2d.astype(self.dtype) if self.type_embedding else tokens
+
+    def embed_slices(
+        self,
+        pixels: Float[Array, "b s n v"],
+        layers: Int[Array, "b s"],
+        grid: tuple[int, int] | None = None,
+        hidden: Bool[Array, "b sn"] | None = None,
+    ) -> Float[Array, "b sn d"]:
+        """T_2D on each of s slices, put one behind the other; `layers`: the depth layer each was taken from."""
+        batch, slices, n, _ = pixels.shape
+        hidden = None if hidden is None else hidden.reshape(batch * slices, n)
+        tokens = self.embed_image(pixels.reshape(batch * slices, n, -1), grid, hidden)
+        tokens = tokens.reshape(batch, slices, n, -1)
+        if self.slice_embedding:
+            tokens += self.depth_of_slice.astype(self.dtype)[layers][:, :, None]
+        return tokens.reshape(batch, slices * n, -1)
+
+    def embed_volume(
+        self,
+        voxels: Float[Array, "b n v"],
+        grid: tuple[int, int, int] | None = None,
+        hidden: Bool[Array, "b n"] | None = None,
+    ) -> Float[Array, "b n d"]:
+        """T_3D: patches of a volume, normalised to [-1, 1], as tokens with positions."""
+        tokens = self._hide(self.patch_3d(voxels), hidden)
+        tokens += self._position(self.position_3d, grid or self.volume_grid)
+        return tokens + self.type_3d.astype(self.dtype) if self.type_embedding else tokens
+
+    def encode(self, tokens: Float[Array, "b n d"], scores: bool = False) -> Encoded:
+        """CLS and the tokens through the shared ViT; with `scores`, eq. 1 beside them."""
+        cls = (self.cls + self.position_cls).astype(self.dtype)
+        cls = jnp.broadcast_to(cls, (tokens.shape[0], 1, self.width))
+        x, rows = self.trunk(jnp.concatenate([cls, tokens], axis=1), scores)
+        return Encoded(x[:, 0], x[:, 1:], rows)
+
+    def _hide(self, tokens: Array, hidden: Array | None) -> Float[Array, "b n d"]:
+        if hidden is None:
+            return tokens
+        return jnp.where(hidden[..., None], self.mask_token.astype(self.dtype), tokens)
+
+    def _position(self, table: Array, grid: tuple[int, ...]) -> Float[Array, "n d"]:
+        if tuple(grid) != table.shape[:-1]:
+            # Corners stay half a cell from the border (align_corners=False), as for any resized image.
+            method = "cubic" if len(grid) == 2 else "linear"
+            table = jax.image.resize(table, (*grid, self.width), method, antialias=False)
+        return table.reshape(-1, self.width).astype(self.dtype)

@@ -1,0 +1,77 @@
+"""What the teacher's CLS attention decides: which slices of a CT and which tokens the student sees.
+
+Everything here works on detached scores: a hard top-k has no gradient, and the method uses no estimator for one.
+Shapes are static: the number of slices and of kept tokens is a setting, only *which* ones follows the scores.
+"""
+
+import math
+
+import jax
+from jax import numpy as jnp
+
+from unimedi_jax.typing import Array, Float, Int, Key, Num
+
+
+def slice_scores(scores: Float[Array, "b n"], layers: int) -> Float[Array, "b layers"]:
+    """Eq. 2: the score of a depth layer is the mean over its tokens (tokens of a layer are contiguous)."""
+    return jnp.mean(scores.reshape(scores.shape[0], layers, -1), axis=-1)
+
+
+def top(scores: Float[Array, "b n"], count: int) -> Int[Array, "b count"]:
+    """Indices of the `count` highest scores, in ascending order of index: anatomy keeps its order."""
+    _, index = jax.lax.top_k(scores, count)
+    return jnp.sort(index, axis=-1)
+
+
+def top_blocks(
+    scores: Float[Array, "b n"], cells: tuple[int, int], block: int, count: int
+) -> Int[Array, "b m"]:
+    """Keeps the `count` best blocks of `block` x `block` tokens of an image (A-CLIP, arXiv 2212.08653).
+
+    A block's score is the mean over its tokens. Returns sorted token indices, m = count * block**2.
+    """
+    rows, columns = cells
+    if rows % block or columns % block:
+        raise ValueError(f"a grid of {cells} tokens does not divide into blocks of {block}")
+    token = jnp.arange(rows * columns).reshape(rows // block, block, columns // block, block)
+    token = token.transpose(0, 2, 1, 3).reshape(-1, block * block)
+    best = top(jnp.mean(scores[:, token], axis=-1), count)
+    return jnp.sort(token[best].reshape(scores.shape[0], -1), axis=-1)
+
+
+def kept(tokens: int, mask_ratio: float) -> int:
+    """How many of `tokens` the student sees: ceil((1 - mask_ratio) * tokens)."""
+    # Rounded first: (1 - 0.9) * 10 is a hair above 1 in binary, and its ceiling would be 2.
+    return math.ceil(round((1 - mask_ratio) * tokens, 6))
+
+
+def random_scores(key: Key[Array, ""], like: Float[Array, "b n"]) -> Float[Array, "b n"]:
+    """Scores that carry no information, for the random-mask and random-slice ablations."""
+    return jax.random.uniform(key, like.shape)
+
+
+def gather(x: Num[Array, "b n ..."], index: Int[Array, "b m"]) -> Num[Array, "b m ..."]:
+    """Rows `index[i]` of every `x[i]`."""
+    return jnp.take_along_axis(x, index.reshape(index.shape + (1,) * (x.ndim - 2)), axis=1)
+
+
+def take_slices(
+    tokens: Num[Array, "b n v"],
+    layers: Int[Array, "b k"],
+    cells: tuple[int, int, int],
+    patch: tuple[int, int, int],
+    per_layer: int,
+) -> Num[Array, "b s y x"]:
+    """Axial slices of the chosen depth layers, straight from the volume's tokens.
+
+    `per_layer` = 1 takes the layer's centre slice, = patch depth takes all of them; s = k * per_layer.
+    """
+    batch, depth = tokens.shape[0], patch[0]
+    if per_layer not in (1, depth):
+        raise ValueError(f"slices_per_layer is 1 or the patch depth {depth}, not {per_layer}")
+    chosen = gather(tokens.reshape(batch, cells[0], -1), layers)  # whole layers, then cut
+    chosen = chosen.reshape(batch, -1, *cells[1:], *patch)  # b k gy gx pz py px
+    if per_layer == 1:
+        chosen = chosen[..., depth // 2 : depth // 2 + 1, :, :]
+    chosen = chosen.transpose(0, 1, 4, 2, 5, 3, 6)  # b k pz gy py gx px
+    return chosen.reshape(batch, -1, cells[1] * patch[1], cells[2] * patch[2])

@@ -1,0 +1,70 @@
+"""Mesh, the layout of the state by path rules, and the way of a host's batch onto the devices."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from unimedi_jax import trees
+from unimedi_jax.errors import UserError
+from unimedi_jax.typing import PyTree
+
+AXES = ("data", "fsdp")
+SMALLEST_SHARDED = 4 * 2**20  # bytes; below, gathering costs more than the memory it saves
+
+
+def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
+    """A ("data", "fsdp") mesh over all devices; `data` = -1 takes what `fsdp` leaves. One device is the trivial mesh."""
+    devices = jax.device_count()
+    data = devices // fsdp if data == -1 else data
+    if data * fsdp != devices:
+        raise UserError(
+            f"mesh of data={data} x fsdp={fsdp} does not fill {devices} devices: "
+            "set config.mesh.data and config.mesh.fsdp so that their product does"
+        )
+    # Auto axes on purpose: linen's embedding and concatenations do not work under Explicit ones.
+    return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def layout(tree: PyTree, mesh: Mesh, rules: Sequence[tuple[str, str]]) -> PyTree:
+    """A NamedSharding for every leaf of an abstract state.
+
+    `rules` are (regular expression, "fsdp" or "replicate"), first match wins; unmatched leaves and unused rules raise.
+    "fsdp" splits the largest dimension that the axis divides, of leaves of at least 4 MiB. Optimiser moments and the
+    teacher end in the same paths as the parameters, so one rule reaches all three.
+    """
+    kinds = trees.first_match(tuple(tuple(rule) for rule in rules), tree, "sharding")
+
+    def one(kind: str, leaf: Any) -> NamedSharding:
+        if kind not in ("fsdp", "replicate"):
+            raise UserError(f"config.sharding: {kind!r} is neither 'fsdp' nor 'replicate'")
+        spec = P() if kind == "replicate" else _largest_dimension(leaf, mesh.shape["fsdp"])
+        return NamedSharding(mesh, spec)
+
+    return jax.tree.map(one, kinds, tree)
+
+
+def _largest_dimension(leaf: Any, size: int) -> P:
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return P()
+    if size == 1 or math.prod(leaf.shape) * leaf.dtype.itemsize < SMALLEST_SHARDED:
+        return P()
+    candidates = [axis for axis, length in enumerate(leaf.shape) if length % size == 0]
+    if not candidates:
+        return P()
+    best = max(candidates, key=lambda axis: leaf.shape[axis])
+    return P(*(None,) * best, "fsdp")
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows of a batch are spread over every device."""
+    return NamedSharding(mesh, P(AXES))
+
+
+def put_batch(batch: PyTree, mesh: Mesh) -> PyTree:
+    """This host's rows of a batch as global arrays."""
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)

@@ -1,0 +1,1 @@
+"""Training: the objective, the state, one step, one loop."""

@@ -1,0 +1,48 @@
+"""What a person sees while training: speed, time left, waiting for data, MFU."""
+
+import time
+
+from unimedi_jax import flops
+
+
+class Progress:
+    """Clocks of the loop. `waited` brackets the wait for data; `report` gives the rates since the last report."""
+
+    def __init__(
+        self, *, first: int, last: int, samples: int, flops_per_step: float, device_kind: str, devices: int
+    ) -> None:
+        self._first, self._last = first, last
+        self._samples, self._flops = samples, flops_per_step
+        peak = flops.peak(device_kind)
+        self._peak = None if peak is None else peak * devices
+        # The first step compiles: its time says nothing about the steps to come.
+        self._started = self._mark = time.perf_counter()
+        self._mark_step, self._waited = first, 0.0
+
+    def restart(self, step: int) -> None:
+        """Forgets the time up to `step`: after compilation or an evaluation."""
+        self._mark, self._mark_step, self._waited = time.perf_counter(), step, 0.0
+
+    def waited(self, seconds: float) -> None:
+        """Adds time that the loop spent waiting for a batch."""
+        self._waited += seconds
+
+    def report(self, step: int) -> dict[str, float]:
+        """Scalars since the last report: `samples_per_s`, `wait_share`, and `mfu` where the device's peak is known."""
+        now = time.perf_counter()
+        steps, seconds = step - self._mark_step, max(now - self._mark, 1e-9)
+        rate = steps / seconds
+        scalars = {
+            "speed/samples_per_s": rate * self._samples,
+            "speed/wait_share": self._waited / seconds,
+        }
+        if self._peak:
+            scalars["speed/mfu"] = rate * self._flops / self._peak
+        self._rate = rate
+        self.restart(step)
+        return scalars
+
+    def eta(self, step: int) -> str:
+        """Time left at the rate of the last report, as h:mm:ss."""
+        seconds = int((self._last - step) / self._rate) if self._rate else 0
+        return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"

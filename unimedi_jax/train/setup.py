@@ -1,0 +1,216 @@
+"""From the configuration to the objects of a run. With `loop.py` the only reader of the config."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import ml_collections
+from jax.sharding import Mesh
+
+from unimedi_jax import optim, sharding
+from unimedi_jax.errors import UserError
+from unimedi_jax.evals import features, suite
+from unimedi_jax.input import pipeline, records, tokenizer, transforms
+from unimedi_jax.models import unimedi
+from unimedi_jax.train import objective, state, step
+from unimedi_jax.typing import PyTree
+
+# What may differ when a run goes on: how often it speaks and saves, never what it computes.
+FREE = ("log_every", "data_dir", "checkpoint", "evals", "show_reports", "mesh", "sharding")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Everything a run is made of."""
+
+    sets: tuple[tuple[records.RecordSet, float], ...]
+    reports: Any  # tokenizer
+    model: unimedi.UniMedI
+    mesh: Mesh
+    init: Callable[[jax.Array], state.TrainState]  # jitted, onto the mesh
+    abstract: PyTree  # ShapeDtypeStructs with shardings: the restore target
+    step: Callable[..., Any]  # jitted
+    samplers: dict[str, transforms.ToSample]
+    batch: dict[str, int]  # global rows a step
+    config: dict[str, Any]  # plain, as it goes into config.json
+
+
+def make(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Run:
+    """Builds the run; writes `config.json` and `tokenizer/` into a new workdir, reads them from an old one."""
+    plain = json.loads(config.to_json_best_effort())
+    _check(config)
+    sets = open_sets(config.data, config.data_dir)
+    mesh = sharding.make_mesh(**config.mesh)
+    plain["global_batch"] = {name: rows * mesh.size for name, rows in plain["batch"].items()}
+    plain = _same_run(plain, workdir)
+    batch = plain["global_batch"]
+    if any(rows % mesh.size for rows in batch.values()):
+        raise UserError(f"the run's global batch {batch} does not divide over {mesh.size} devices")
+    reports = _tokenizer(config.tokenizer, sets, workdir)
+    attention = {"xla": None, "cudnn": "cudnn"}[config.model.attention]
+    settings = {**config.model, "attention": attention, "vocab_size": len(reports)}
+    try:
+        model = unimedi.make(**settings)
+        goal = objective.Objective(**config.objective)
+    except (ValueError, KeyError) as error:
+        raise UserError(f"config.model or config.objective: {error}") from error
+    _check_records(sets, model)
+    tx, schedule = optim.make(steps=config.steps, **config.optim)
+    init = state.make_init(model, tx)
+    abstract = jax.eval_shape(init, jax.random.key(config.seed))
+    try:
+        layout = sharding.layout(abstract, mesh, config.sharding)
+    except ValueError as error:
+        raise UserError(f"config.sharding: {error}") from error
+    train_step = step.make_train_step(
+        model, tx, objective=goal, schedule=schedule,
+        ema=optim.ema_schedule(**config.ema, steps=config.steps),
+        freeze_last_layer_steps=config.freeze_last_layer_steps,
+        freeze_patch_embed=config.freeze_patch_embed,
+    )  # fmt: skip
+    return Run(
+        sets=sets,
+        reports=reports,
+        model=model,
+        mesh=mesh,
+        init=jax.jit(init, out_shardings=layout),
+        abstract=jax.tree.map(
+            lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+            abstract,
+            layout,
+        ),
+        step=jax.jit(train_step, donate_argnames="state", out_shardings=(layout, None)),
+        samplers=_samplers(config, reports),
+        batch=batch,
+        config=plain,
+    )
+
+
+def make_suite(run: Run, config: ml_collections.ConfigDict) -> suite.Suite:
+    """The evaluations of a run, on the first of its sets."""
+    keep = ("report", "labels", "lesion_mask", "volume", "image")
+    return suite.Suite(
+        found=run.sets[0][0],
+        samplers={k: dataclasses.replace(v, keep=keep) for k, v in run.samplers.items()},
+        embedder=features.Embedder.of(
+            run.model, run.mesh, rows=config.evals.rows, ct_slices=config.evals.ct_slices
+        ),
+        reports=run.reports,
+        length=config.input.report_length,
+        limit=config.evals.limit,
+        slices=run.model.slices,
+    )
+
+
+def open_sets(
+    data: str, data_dir: str | pathlib.Path
+) -> tuple[tuple[records.RecordSet, float], ...]:
+    """Sets and mixing weights of `config.data`: "mine", or "mine,phantom:0.5"."""
+    sets = []
+    for part in filter(None, (part.strip() for part in data.split(","))):
+        name, _, weight = part.partition(":")
+        try:
+            share = float(weight or 1)
+        except ValueError:
+            share = 0.0
+        if not 0 < share < float("inf"):
+            raise UserError(f"config.data: the weight of {name!r} is {weight!r}, not a number above 0")
+        sets.append((records.open_set(data_dir, name), share))
+    if not sets:
+        raise UserError("config.data names no set: give built sets, such as phantom or mine,phantom:0.5")
+    return tuple(sets)
+
+
+def _samplers(
+    config: ml_collections.ConfigDict, reports: Any
+) -> dict[str, transforms.ToSample]:
+    model, given = config.model, config.input
+    return {
+        modality: transforms.ToSample(
+            modality, reports, given.report_length, given.crop, model.image_size,
+            tuple(model.image_patch), tuple(model.volume_size), tuple(model.volume_patch),
+            tuple(given.ct_shift),
+        )
+        for modality in pipeline.MODALITIES
+    }  # fmt: skip
+
+
+def _tokenizer(
+    name: str, sets: tuple[tuple[records.RecordSet, float], ...], workdir: pathlib.Path
+) -> Any:
+    """The run's own copy if it has one; else the named one, the only set's, or one trained on all sets' reports."""
+    folder = workdir / "tokenizer"
+    if (folder / "tokenizer.json").exists():
+        return tokenizer.load(folder)
+    if name or len(sets) == 1:
+        found = tokenizer.load(name or sets[0][0].folder / "tokenizer")
+        found.save_pretrained(folder)
+        return found
+    texts = [
+        records.text(record["report"])
+        for found, _ in sets
+        for modality in pipeline.MODALITIES
+        if found.size(modality, "train")
+        for record in found.source(modality, "train", ("report",))
+    ]
+    tokenizer.save(tokenizer.train(texts), folder)
+    return tokenizer.load(folder)
+
+
+def _check(config: ml_collections.ConfigDict) -> None:
+    if config.steps < 1 or config.log_every < 1 or config.checkpoint.every < 1:
+        raise UserError("config.steps, config.log_every and config.checkpoint.every are at least 1")
+    if config.input.report_length > config.model.report_positions:
+        raise UserError(
+            f"config.input.report_length={config.input.report_length} exceeds "
+            f"config.model.report_positions={config.model.report_positions}"
+        )
+    if config.input.crop > 256 or config.input.crop % config.model.image_size:
+        raise UserError(
+            f"config.input.crop={config.input.crop} is at most 256 and a multiple of "
+            f"config.model.image_size={config.model.image_size}"
+        )
+
+
+def _check_records(
+    sets: tuple[tuple[records.RecordSet, float], ...], model: unimedi.UniMedI
+) -> None:
+    if not 0 <= model.slices <= model.volume_grid[0]:
+        raise UserError(
+            f"config.model.slices={model.slices}, but volumes have {model.volume_grid[0]} depth layers"
+        )
+    if not any(found.size(m, "train") for found, _ in sets for m in pipeline.MODALITIES):
+        raise UserError("the sets of config.data hold no training records")
+
+
+def _same_run(plain: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
+    """The config a workdir was started with, if it says the same of what is computed; else refuses."""
+    path = workdir / "config.json"
+    if not path.exists():
+        workdir.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+        return plain
+    before = json.loads(path.read_text(encoding="utf-8"))
+    old, new = _flat(before), _flat(plain)
+    free = (*FREE, "global_batch")  # the run keeps the global batch it began with on any device count
+    changed = [
+        f"{key}: {old.get(key)!r} then, {new.get(key)!r} now"
+        for key in sorted(old.keys() | new.keys())
+        if key.split(".")[0] not in free and old.get(key) != new.get(key)
+    ]
+    if changed:
+        raise UserError(
+            f"{workdir} holds a run with other settings ({'; '.join(changed[:6])}): "
+            "give the same ones to go on, or another --workdir to start anew"
+        )
+    return before
+
+
+def _flat(tree: dict[str, Any], start: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{start}{key}.") if isinstance(value, dict) else {start + key: value}
+    return flat

@@ -1,0 +1,59 @@
+"""The training state: arrays only, so that it shards, saves and compares like any tree."""
+
+from collections.abc import Callable
+
+import jax
+import optax
+from flax import struct
+from jax import numpy as jnp
+
+from unimedi_jax.models import unimedi
+from unimedi_jax.typing import Array, Key, Params, PyTree
+
+TEACHER_PARTS = ("vision", "head_cls", "head_patch")  # the visual side; reports have no teacher
+
+
+@struct.dataclass
+class TrainState:
+    """Everything a run needs to go on, apart from its place in the data."""
+
+    step: Array  # int32 scalar, the only truth about progress
+    params: Params
+    teacher: Params  # moving average of the visual side of `params`
+    opt_state: optax.OptState
+    stats: PyTree  # batch_stats of the projections, centres of the distillation
+    key: Key[Array, ""]  # constant for the run; a step uses fold_in(key, step)
+
+
+def make_init(
+    model: unimedi.UniMedI, tx: optax.GradientTransformation
+) -> Callable[[Key[Array, ""]], TrainState]:
+    """A function from a key to the state before the first step."""
+
+    def init(key: Key[Array, ""]) -> TrainState:
+        init_key, run_key = jax.random.split(key)
+        variables = unimedi.init(model, init_key)
+        params = variables["params"]
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            # Copied: donating the state must not hand the same buffer over twice.
+            teacher=jax.tree.map(jnp.copy, {part: params[part] for part in TEACHER_PARTS}),
+            opt_state=tx.init(params),
+            stats={
+                "batch_stats": variables.get("batch_stats", {}),
+                "centre_cls": jnp.zeros(model.head_cls.prototypes),
+                "centre_patch": jnp.zeros(model.head_patch.prototypes),
+            },
+            key=run_key,
+        )
+
+    return init
+
+
+def variables(state: TrainState, network: str = "student") -> PyTree:
+    """What `model.apply` takes for inference with the student or with the teacher's visual side."""
+    if network not in ("student", "teacher"):
+        raise ValueError(f"network is student or teacher, not {network!r}")
+    params = state.params if network == "student" else {**state.params, **state.teacher}
+    return {"params": params, "batch_stats": state.stats["batch_stats"]}

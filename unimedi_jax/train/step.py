@@ -1,0 +1,63 @@
+"""One training step: loss, gradients, optimiser, moving averages. Pure; jitted in the loop."""
+
+from collections.abc import Callable
+
+import jax
+import optax
+from jax import numpy as jnp
+
+from unimedi_jax import optim, trees
+from unimedi_jax.metrics import Mean
+from unimedi_jax.models import unimedi
+from unimedi_jax.train import objective as objectives
+from unimedi_jax.train.state import TrainState
+from unimedi_jax.typing import Array, Batch, Metrics
+
+
+def make_train_step(
+    model: unimedi.UniMedI,
+    tx: optax.GradientTransformation,
+    *,
+    objective: objectives.Objective,
+    schedule: Callable[[Array], Array],
+    ema: Callable[[Array], Array],
+    freeze_last_layer_steps: int = 0,
+    freeze_patch_embed: bool = False,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """`step(state, batch) -> (state, metrics)`; `schedule` and `ema` map a step to learning rate and momentum.
+
+    The teacher follows after the optimiser: teacher = m teacher + (1 - m) student. `freeze_last_layer_steps` keeps the
+    prototypes still at the start (DINO), `freeze_patch_embed` keeps both tokenizers' projections (A-CLIP).
+    """
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(state.key, state.step)
+        grad_fn = jax.value_and_grad(objectives.unimedi_loss, has_aux=True)
+        (_, (metrics, stats)), grads = grad_fn(
+            state.params, state.teacher, state.stats, batch, key, state.step,
+            model=model, objective=objective,
+        )  # fmt: skip
+        moving = (state.step >= freeze_last_layer_steps).astype(jnp.float32)
+
+        def still(name: str, grad: Array) -> Array:
+            if name.endswith("last_layer"):
+                return grad * moving
+            frozen = freeze_patch_embed and "/patch_" in name
+            return jnp.zeros_like(grad) if frozen else grad
+
+        grads = trees.map_with_name(still, grads)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        momentum = ema(state.step)
+        teacher = optim.average(state.teacher, {k: params[k] for k in state.teacher}, momentum)
+        scalars = {
+            "lr": schedule(state.step),
+            "ema": momentum,
+            "norm/grads": optax.tree.norm(grads),
+            "norm/params": optax.tree.norm(params),
+        }
+        metrics |= {name: Mean.of(value) for name, value in scalars.items()}
+        after = TrainState(state.step + 1, params, teacher, opt_state, stats, state.key)
+        return after, metrics
+
+    return step

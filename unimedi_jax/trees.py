@@ -1,0 +1,53 @@
+"""Parameter trees by path: names like `vision/blocks/attention/qkv/kernel`, and rules that match them."""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+
+from unimedi_jax.typing import PyTree
+
+T = TypeVar("T")
+
+
+def names(tree: PyTree) -> list[str]:
+    """Slash-joined path of every leaf, in the order of `jax.tree.leaves`."""
+    return [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def map_with_name(function: Callable[[str, Any], Any], tree: PyTree) -> PyTree:
+    """`function(name, leaf)` over a tree, `name` being the leaf's slash-joined path."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: function(_name(path), leaf), tree)
+
+
+def first_match(rules: Sequence[tuple[str, T]], tree: PyTree, what: str) -> PyTree:
+    """Value of the first rule whose regular expression is found in each leaf's path.
+
+    Raises:
+        ValueError: a leaf that no rule matches, or a rule that no leaf reaches: both are typing errors in a
+            configuration, and silence would replicate, decay or freeze the wrong parameters.
+    """
+    used: set[str] = set()
+
+    def value(name: str, _: Any) -> T:
+        for pattern, result in rules:
+            if re.search(pattern, name):
+                used.add(pattern)
+                return result
+        raise ValueError(f"no {what} rule matches the parameter {name}")
+
+    result = map_with_name(value, tree)
+    if unused := [pattern for pattern, _ in rules if pattern not in used]:
+        raise ValueError(f"{what} rules that match no parameter: {unused}")
+    return result
+
+
+def count(tree: PyTree) -> int:
+    """Number of scalars in a tree."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -1,0 +1,31 @@
+"""Names of dimensions and of the nested structures that travel through the house.
+
+Dimension letters, the same in every annotation:
+
+    b batch       n image tokens      l report tokens    d width         h heads
+    k head width  e joint embedding   p prototypes       v voxels/pixels of one patch
+    s slices      m kept tokens       z y x  space, in LPS order (Left, Posterior, Superior grow)
+"""
+
+from typing import Any
+
+from jaxtyping import Array, Bool, Float, Int, Key, Num, UInt8
+
+PyTree = Any  # nested dict of arrays
+Params = dict[str, Any]  # linen parameters of one network
+Batch = dict[str, dict[str, Any]]  # {"xray": {"tokens", "text", "text_mask"}, "ct": {...}}
+Metrics = dict[str, Any]  # name -> metrics.Mean on the device, float on the host
+
+__all__ = [
+    "Array",
+    "Batch",
+    "Bool",
+    "Float",
+    "Int",
+    "Key",
+    "Metrics",
+    "Num",
+    "Params",
+    "PyTree",
+    "UInt8",
+]
