@@ -1,4 +1,4 @@
-"""Pre-training. No argument: ViT-B/16 with the paper's recipe (METHOD of docs/method.md); `:demo`: the small run.
+"""Pre-training. No argument: ViT-B/16 with the paper's recipe (docs/method.md); `:demo`: the small run.
 
 The embedded phantom is trained on until `config.data` names built sets, such as "mine" or "mine,phantom:0.5".
 """

@@ -4,6 +4,9 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+MODALITIES = ("xray", "ct")
+SPLITS = ("train", "val", "test")
+
 Example = dict[str, Any]
 
 

@@ -11,7 +11,6 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from unimedi_jax import trees
 from unimedi_jax.errors import UserError
-from unimedi_jax.train.state import TrainState
 from unimedi_jax.typing import PyTree
 
 
@@ -39,7 +38,7 @@ def manager(
 
 def save(
     manager: ocp.CheckpointManager,
-    state: TrainState,
+    state: PyTree,
     iterator: Iterator[Any],
     meta: dict[str, Any],
     *,
@@ -62,7 +61,7 @@ def save(
 
 def restore(
     manager: ocp.CheckpointManager, abstract: PyTree, iterator: Iterator[Any], *, step: int
-) -> tuple[TrainState, dict[str, Any]]:
+) -> tuple[PyTree, dict[str, Any]]:
     """State of `step` straight onto its devices, with the run's meta; sets `iterator` to where it was.
 
     `abstract` is a tree of ShapeDtypeStructs with shardings.

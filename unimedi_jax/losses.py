@@ -54,7 +54,8 @@ def self_distillation(
 
     `student` and `teacher` are prototype logits of the same positions. No gradient reaches the teacher.
     """
-    target = jax.nn.softmax((teacher.astype(jnp.float32) - centre) / teacher_temperature)
+    centred = teacher.astype(jnp.float32) - jnp.broadcast_to(centre, teacher.shape)
+    target = jax.nn.softmax(centred / teacher_temperature)
     log_student = jax.nn.log_softmax(student.astype(jnp.float32) / student_temperature)
     return -jnp.sum(jax.lax.stop_gradient(target) * log_student, axis=-1)
 

@@ -25,6 +25,8 @@ class Fields(Sequence[dict[str, Any]]):
         return len(self.raw)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < len(self.raw):
+            raise IndexError(index)  # ends a loop over the records; array_record raises something else
         return self.features.deserialize_example_np(self.raw[index])
 
 

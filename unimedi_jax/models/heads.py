@@ -5,7 +5,6 @@ from typing import Any
 import flax.linen as nn
 from jax import numpy as jnp
 
-from unimedi_jax.models import transformer
 from unimedi_jax.typing import Array, Float
 
 
@@ -55,10 +54,11 @@ class DinoHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b p"]:
-        dense = dict(dtype=self.dtype, kernel_init=transformer.init)
+        init = nn.initializers.truncated_normal(0.02)  # unit length follows: the scale does not matter
+        dense = dict(dtype=self.dtype, kernel_init=init)
         x = nn.gelu(nn.Dense(self.hidden, name="fc1", **dense)(x), approximate=False)
         x = nn.gelu(nn.Dense(self.hidden, name="fc2", **dense)(x), approximate=False)
         x = unit(nn.Dense(self.bottleneck, name="fc3", **dense)(x)).astype(self.dtype)
-        kernel = self.param("last_layer", transformer.init, (self.bottleneck, self.prototypes))
+        kernel = self.param("last_layer", init, (self.bottleneck, self.prototypes))
         kernel = kernel / jnp.linalg.norm(kernel, axis=0, keepdims=True)
         return jnp.dot(x, kernel.astype(self.dtype), preferred_element_type=jnp.float32)

@@ -58,15 +58,16 @@ class ReportTower(nn.Module):
             raise ValueError(
                 f"reports of {text.shape[1]} tokens exceed the {self.max_positions} positions"
             )
-        embed = dict(embedding_init=transformer.init, dtype=self.dtype)
+        init = transformer.init(self.width)
+        embed = dict(embedding_init=init, dtype=self.dtype)
         words = nn.Embed(self.vocab_size, self.width, name="words", **embed)(text)
         positions = nn.Embed(self.max_positions, self.width, name="positions", **embed)(
             jnp.arange(text.shape[1])
         )
         # Two segments exist in BERT's weights; a report is one, always segment 0.
-        segment = self.param("segments", transformer.init, (2, self.width))[0].astype(self.dtype)
+        segment = self.param("segments", init, (2, self.width)).astype(self.dtype)
         x = nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name="norm")(
-            words + positions[None] + segment
+            words + positions[None] + segment[None, :1]
         )
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         layers = transformer.over_layers(Layer, self.depth, self.remat)

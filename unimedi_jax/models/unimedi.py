@@ -122,7 +122,7 @@ class UniMedI(nn.Module):
     def ct_features(self, tokens: Num[Array, "b n v"], with_slices: bool = True) -> Features:
         """Inference on CTs: the volume picks its slices, then the joint sequence, nothing masked.
 
-        `with_slices=False` keeps to the volume's tokens (METHOD 6, no. 22); scores and choice are given all the same.
+        `with_slices=False` keeps to the volume's tokens (docs/method.md, no. 22); scores and choice are given all the same.
         """
         volume = self.encode(self.embed_volume(tokens), scores=True)
         by_layer, layers = self.choose_layers(volume.scores)

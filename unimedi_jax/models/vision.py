@@ -90,7 +90,8 @@ class VisionTower(nn.Module):
     remat: str = "none"
 
     def setup(self) -> None:
-        init, width = transformer.init, self.width
+        width = self.width
+        init = transformer.init(width)
         dense = dict(dtype=self.dtype, kernel_init=init)
         self.patch_2d = nn.Dense(width, **dense)
         self.patch_3d = nn.Dense(width, **dense)
@@ -122,7 +123,7 @@ class VisionTower(nn.Module):
         """
         tokens = self._hide(self.patch_2d(pixels), hidden)
         tokens += self._position(self.position_2d, grid or self.image_grid)
-        return tokens + self.type_2d.astype(self.dtype) if self.type_embedding else tokens
+        return tokens + self._everywhere(self.type_2d) if self.type_embedding else tokens
 
     def embed_slices(
         self,
@@ -149,7 +150,7 @@ class VisionTower(nn.Module):
         """T_3D: patches of a volume, normalised to [-1, 1], as tokens with positions."""
         tokens = self._hide(self.patch_3d(voxels), hidden)
         tokens += self._position(self.position_3d, grid or self.volume_grid)
-        return tokens + self.type_3d.astype(self.dtype) if self.type_embedding else tokens
+        return tokens + self._everywhere(self.type_3d) if self.type_embedding else tokens
 
     def encode(self, tokens: Float[Array, "b n d"], scores: bool = False) -> Encoded:
         """CLS and the tokens through the shared ViT; with `scores`, eq. 1 beside them."""
@@ -161,11 +162,14 @@ class VisionTower(nn.Module):
     def _hide(self, tokens: Array, hidden: Array | None) -> Float[Array, "b n d"]:
         if hidden is None:
             return tokens
-        return jnp.where(hidden[..., None], self.mask_token.astype(self.dtype), tokens)
+        return jnp.where(hidden[..., None], self._everywhere(self.mask_token), tokens)
 
-    def _position(self, table: Array, grid: tuple[int, ...]) -> Float[Array, "n d"]:
+    def _everywhere(self, vector: Float[Array, " d"]) -> Float[Array, "1 1 d"]:
+        return vector.astype(self.dtype)[None, None]
+
+    def _position(self, table: Array, grid: tuple[int, ...]) -> Float[Array, "1 n d"]:
         if tuple(grid) != table.shape[:-1]:
             # Corners stay half a cell from the border (align_corners=False), as for any resized image.
             method = "cubic" if len(grid) == 2 else "linear"
             table = jax.image.resize(table, (*grid, self.width), method, antialias=False)
-        return table.reshape(-1, self.width).astype(self.dtype)
+        return table.reshape(1, -1, self.width).astype(self.dtype)

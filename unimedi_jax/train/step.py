@@ -39,15 +39,15 @@ def make_train_step(
         )  # fmt: skip
         moving = (state.step >= freeze_last_layer_steps).astype(jnp.float32)
 
-        def still(name: str, grad: Array) -> Array:
+        def hold(name: str, x: Array) -> Array:
             if name.endswith("last_layer"):
-                return grad * moving
-            frozen = freeze_patch_embed and "/patch_" in name
-            return jnp.zeros_like(grad) if frozen else grad
+                return x * moving
+            return jnp.zeros_like(x) if freeze_patch_embed and "/patch_" in name else x
 
-        grads = trees.map_with_name(still, grads)
+        # Gradients, so that no moments gather; updates, because decoupled weight decay needs no gradient.
+        grads = trees.map_with_name(hold, grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = optax.apply_updates(state.params, trees.map_with_name(hold, updates))
         momentum = ema(state.step)
         teacher = optim.average(state.teacher, {k: params[k] for k in state.teacher}, momentum)
         scalars = {

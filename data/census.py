@@ -1,0 +1,68 @@
+"""What has come out of a build so far: counts, hashes, rejects."""
+
+import collections
+import dataclasses
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from data.source import MODALITIES, SPLITS, Example, Rejected, Row
+
+
+@dataclasses.dataclass
+class Census:
+    """Takes note of every row; splits of one modality may come interleaved, each in its own order."""
+
+    rejected: list[Rejected]
+    accepted: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    reports: set[str] = dataclasses.field(default_factory=set)  # of the training split
+    _digests: dict[tuple[str, str], Any] = dataclasses.field(default_factory=dict)
+    _pictures: dict[bytes, set[str]] = dataclasses.field(default_factory=dict)  # hash -> splits
+
+    def add(self, row: Row, example: Example) -> None:
+        """An accepted row: `example` as it will be stored."""
+        place = (row.modality, row.split)
+        self.accepted[place] += 1
+        digest = self._digests.setdefault(place, hashlib.sha256())
+        for name in sorted(example):
+            value = example[name]
+            array = (
+                np.frombuffer(value.encode(), np.uint8)
+                if isinstance(value, str)
+                else np.asarray(value)
+            )
+            digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+            digest.update(array.tobytes())
+        picture = example["image" if row.modality == "xray" else "volume"]
+        key = hashlib.blake2b(picture.tobytes(), digest_size=16).digest()
+        self._pictures.setdefault(key, set()).add(row.split)
+        if row.split == "train":
+            self.reports.add(example["report"])
+
+    def content_hash(self) -> str:
+        """sha256 over all fields of all examples, in the order they are stored."""
+        places = [(m, s) for m in MODALITIES for s in SPLITS if (m, s) in self._digests]
+        return hashlib.sha256(
+            b"".join(self._digests[place].digest() for place in places)
+        ).hexdigest()
+
+    def leaked(self) -> int:
+        """How many pictures are, pixel by pixel, in more than one split."""
+        return sum(len(splits) > 1 for splits in self._pictures.values())
+
+    def total(self) -> int:
+        """Accepted rows."""
+        return sum(self.accepted.values())
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Accepted rows by modality and split; a modality without any is absent."""
+        return {
+            modality: {split: self.accepted[modality, split] for split in SPLITS}
+            for modality in MODALITIES
+            if any(self.accepted[modality, split] for split in SPLITS)
+        }
+
+    def in_order(self) -> tuple[Rejected, ...]:
+        """The rejected rows as the source counts them."""
+        return tuple(sorted(self.rejected, key=lambda one: one.row))

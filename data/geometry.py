@@ -1,0 +1,189 @@
+"""One geometry for everything: axes (z, y, x) growing to Superior, Posterior, Left, and exact separable resampling."""
+
+import dataclasses
+
+import cv2
+import numpy as np
+from nibabel import affines, orientations
+from scipy import ndimage
+
+FILM_SIZE = 256
+VOLUME_SHAPE = (32, 128, 128)
+AIR_HU = -1024
+HIGHEST_HU = (
+    3071  # the end of 12 bits; only metal is denser, and would outshine its neighbours in a mean
+)
+
+MIN_TILT_DEGREES = 1.0  # below it a scan counts as lying along the axes
+MAX_TILT_DEGREES = 30.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Scan:
+    """A volume as it was read. `voxels` (i, j, k); `affine` (4, 4): index to millimetres toward L, P, S."""
+
+    voxels: np.ndarray
+    affine: np.ndarray
+
+
+class TiltError(ValueError):
+    """The scan's axes are too far from the patient's."""
+
+
+def tilt_degrees(affine: np.ndarray) -> float:
+    """The largest angle between an index axis of an (already reoriented) affine and its patient axis."""
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return float(np.degrees(np.arccos(np.clip(np.diag(directions), -1.0, 1.0))).max())
+
+
+def reorient(scan: Scan) -> Scan:
+    """The same scan with axes (x, y, z) that grow toward L, P, S as nearly as its own axes allow; a view."""
+    change = orientations.io_orientation(scan.affine)
+    voxels = orientations.apply_orientation(scan.voxels, change)
+    return Scan(voxels, scan.affine @ orientations.inv_ornt_aff(change, scan.voxels.shape))
+
+
+def straighten(scan: Scan, *, order: int, outside: float) -> Scan:
+    """Lays a reoriented scan along the patient's axes, if it is tilted (gantry tilt, oblique series).
+
+    `order` 1 interpolates linearly, 0 takes the nearest voxel; what the scan does not reach becomes `outside`.
+    Raises TiltError above MAX_TILT_DEGREES.
+    """
+    tilt = tilt_degrees(scan.affine)
+    if tilt <= MIN_TILT_DEGREES:
+        return scan
+    if tilt > MAX_TILT_DEGREES:
+        raise TiltError(
+            f"the axes lie {tilt:.0f} degrees off the patient's, at most {MAX_TILT_DEGREES:.0f}"
+        )
+    last = np.array(scan.voxels.shape) - 1
+    corners = affines.apply_affine(scan.affine, np.array(list(np.ndindex(2, 2, 2))) * last)
+    spacing = affines.voxel_sizes(scan.affine)
+    low, high = corners.min(0), corners.max(0)
+    shape = np.floor((high - low) / spacing + 1e-6).astype(int) + 1
+    grid = affines.from_matvec(np.diag(spacing), low)
+    pull = np.linalg.inv(scan.affine) @ grid
+    voxels = ndimage.affine_transform(
+        scan.voxels.astype(np.float32 if order else scan.voxels.dtype),
+        pull[:3, :3],
+        pull[:3, 3],
+        output_shape=tuple(shape),
+        order=order,
+        cval=outside,
+    )
+    if np.issubdtype(scan.voxels.dtype, np.integer):
+        voxels = np.rint(voxels).astype(scan.voxels.dtype)
+    return Scan(voxels, grid)
+
+
+def axis_weights(size: int, spacing: float, out_size: int, field: float) -> np.ndarray:
+    """The matrix (out_size, size) that resamples one axis onto a field of `field` mm with the same centre.
+
+    Shrinking, an output cell is the mean of what it covers, by exact overlap, so nothing is aliased; growing, it
+    is linear between the centres of the source cells. Where the source covers the cell, the row's sum is 1; what
+    is missing to 1 is the share outside the source.
+    """
+    out_spacing = field / out_size
+    start = (field - size * spacing) / 2  # where the source's first edge lies in the field
+    edges = np.arange(out_size + 1) * out_spacing - start
+    if out_spacing > spacing:
+        source = np.arange(size + 1) * spacing
+        low = np.maximum(edges[:-1, None], source[None, :-1])
+        high = np.minimum(edges[1:, None], source[None, 1:])
+        weights = np.clip(high - low, 0, None) / out_spacing
+    else:
+        position = (edges[:-1] + edges[1:]) / 2 / spacing - 0.5
+        inside = (position >= -0.5 - 1e-9) & (position <= size - 0.5 + 1e-9)
+        nearest = np.clip(position, 0, size - 1)  # half a cell at the rim has one neighbour only
+        weights = np.clip(1 - np.abs(nearest[:, None] - np.arange(size)), 0, None) * inside[:, None]
+    # Rounding must not leave a row at 0.9999999 and let a trace of the outside in.
+    total = weights.sum(1, keepdims=True)
+    weights = np.where(np.abs(total - 1) < 1e-6, weights / np.where(total == 0, 1, total), weights)
+    return weights.astype(np.float32)
+
+
+def canonical_weights(
+    shape: tuple[int, ...], spacing: tuple[float, ...]
+) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
+    """The three matrices that bring a (z, y, x) scan of `spacing` mm onto the canonical grid, and its new spacing (3,).
+
+    In plane the field is a square around the scan, as large as its longer side: both spacings agree.
+    """
+    extent = np.array(shape) * np.array(spacing)
+    field = (extent[0], max(extent[1:]), max(extent[1:]))
+    axes = zip(shape, spacing, VOLUME_SHAPE, field, strict=True)
+    weights = tuple(axis_weights(*axis) for axis in axes)
+    return weights, np.array([f / n for f, n in zip(field, VOLUME_SHAPE, strict=True)], np.float32)
+
+
+def resample(volume: np.ndarray, weights: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
+    """Applies one matrix an axis to a (z, y, x) volume; float32. The outside counts as zero.
+
+    Slab by slab: a scan of 1,500 slices never stands in memory as floats.
+    """
+    along_z, along_y, along_x = weights
+    out = np.empty(tuple(len(w) for w in weights), np.float32)
+    for index, row in enumerate(along_z):
+        used = np.flatnonzero(row)
+        low, high = (used[0], used[-1] + 1) if len(used) else (0, 1)
+        slab = volume[low:high].astype(np.float32)
+        plane = (row[low:high] @ slab.reshape(high - low, -1)).reshape(slab.shape[1:])
+        out[index] = along_y @ plane @ along_x.T
+    return out
+
+
+def canonical_volume(
+    volume: np.ndarray, spacing: tuple[float, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """HU (z, y, x) of any size -> int16 HU of VOLUME_SHAPE, and its spacing float32 (3,) in mm.
+
+    What the square field has more than the scan is AIR_HU.
+    """
+    weights, spacing_mm = canonical_weights(volume.shape, spacing)
+    covered = np.einsum("i,j,k->ijk", *(w.sum(1) for w in weights))
+    hu = resample(volume, weights) + AIR_HU * (1 - covered)
+    return np.rint(hu).astype(np.int16), spacing_mm
+
+
+def canonical_mask(mask: np.ndarray, weights: tuple[np.ndarray, ...], value: int) -> np.ndarray:
+    """Non-zero voxels of a mask, (z, y, x) or (y, x), on the canonical grid as uint8 0 or `value`.
+
+    Each number in the mask is one object. A cell belongs to it from half of the object's best coverage on: that is
+    the majority rule for what is larger than a cell, and keeps what is smaller.
+    """
+    out = np.zeros(tuple(len(w) for w in weights), np.uint8)
+    for number in np.unique(mask):
+        if number == 0:
+            continue
+        shape = (1,) * (3 - mask.ndim) + mask.shape
+        ones = (np.eye(1, dtype=np.float32),) * (3 - mask.ndim)
+        covered = resample((mask == number).reshape(shape), (*ones, *weights)).reshape(out.shape)
+        out[covered >= max(covered.max() / 2, 1e-6)] = value
+    return out
+
+
+def canonical_film(film: np.ndarray) -> np.ndarray:
+    """A film (y, x), uint8, -> uint8 (FILM_SIZE, FILM_SIZE): longest side fitted, aspect kept, zeros around it."""
+    height, width = film.shape
+    longest = max(height, width)
+    size = tuple(max(1, round(n * FILM_SIZE / longest)) for n in (width, height))
+    method = cv2.INTER_AREA if longest > FILM_SIZE else cv2.INTER_LINEAR
+    return pad_film(cv2.resize(film, size, interpolation=method))
+
+
+def canonical_film_mask(mask: np.ndarray, value: int) -> np.ndarray:
+    """The mask of a film (y, x) in the place where `canonical_film` puts the film; uint8 0 or `value`."""
+    longest = max(mask.shape)
+    sizes = [max(1, round(n * FILM_SIZE / longest)) for n in mask.shape]
+    weights = tuple(
+        axis_weights(n, 1.0, out, float(n)) for n, out in zip(mask.shape, sizes, strict=True)
+    )
+    return pad_film(canonical_mask(mask, weights, value))
+
+
+def pad_film(film: np.ndarray) -> np.ndarray:
+    """Centres a (y, x) picture of at most FILM_SIZE in a square of zeros."""
+    top, left = ((FILM_SIZE - n) // 2 for n in film.shape)
+    out = np.zeros((FILM_SIZE, FILM_SIZE), film.dtype)
+    out[top : top + film.shape[0], left : left + film.shape[1]] = film
+    return out

@@ -1,0 +1,176 @@
+"""The phantom's chest film: X-rays through a thorax from back to front, onto a detector."""
+
+import dataclasses
+
+import cv2
+import numpy as np
+
+from data.phantom_patient import Patient, Thorax
+from data.phantom_shapes import Grid, Occupancy
+
+FILM = 256  # pixels of the longer side
+WATER_PER_MM = 0.0185  # attenuation of water at the mean energy of a chest film
+THRESHOLD_MM = {  # path from which a finding counts as projected onto a pixel
+    "nodule": 3.0,
+    "consolidation": 12.0,
+    "pleural effusion": 10.0,
+    "cardiomegaly": 8.0,
+    "pneumothorax": 12.0,
+}
+
+
+def film_grid(patient: Patient) -> Grid:
+    """176 x 44 x 176 voxels of 2.2 x 6.6 x 2.2 mm around the lungs.
+
+    Coarser along the beam, where the film sums anyway.
+    """
+    z, y, x = (
+        (step * (np.arange(n) - (n - 1) / 2)).astype(np.float32)
+        for n, step in ((176, 2.2), (44, 6.6), (176, 2.2))
+    )
+    return Grid(z + np.float32(0.47 * patient.height), y + np.float32(4.0), x)
+
+
+@dataclasses.dataclass(frozen=True)
+class Exposure:
+    """How one film was taken."""
+
+    turn: float  # mm of shift to the left per mm of depth: rotation of the patient
+    tilt: float  # mm of shift upwards per mm of depth
+    field_mm: tuple[float, float]  # (height, width) that the film covers
+    offset_mm: tuple[float, float]
+    scatter: float  # share of the primary beam, spread broadly
+    photons: float
+    blur: float  # pixels
+    detail: float  # enhancement of fine structure
+    contrast: float  # strength of the film's S-shaped curve
+    marker: bool
+
+
+def draw_exposure(patient: Patient, rng: np.random.Generator) -> Exposure:
+    """Draws pose, collimation, beam and processing of one film."""
+    aspect = float(rng.choice([1.0, 1.0, 0.84, 1.18]))
+    need = 2 * patient.half_width + rng.uniform(46, 80)
+    width = float(np.clip(need, 300, 378))
+    height = float(np.clip(width / aspect, 318, 378))
+    return Exposure(
+        turn=rng.normal(0, 0.025),
+        tilt=rng.normal(0.02, 0.03),
+        field_mm=(height, width),
+        offset_mm=(rng.uniform(-6, 6), rng.uniform(-7, 7)),
+        scatter=rng.uniform(0.25, 0.6),
+        photons=rng.uniform(2500, 9000),
+        blur=rng.uniform(0.4, 0.8),
+        detail=rng.uniform(0.4, 1.1),
+        contrast=rng.uniform(0.1, 0.6),
+        marker=rng.random() < 0.5,
+    )
+
+
+def project(values: np.ndarray, grid: Grid, exposure: Exposure) -> np.ndarray:
+    """Sums `values` (z, y, x) along y, in units times mm, each depth shifted by the pose."""
+    total = np.zeros((values.shape[0], values.shape[2]), np.float32)
+    for i, depth in enumerate(grid.y):
+        up = round(exposure.tilt * depth / grid.step[0])
+        left = round(exposure.turn * depth / grid.step[2])
+        into_z, from_z = overlap(total.shape[0], up)
+        into_x, from_x = overlap(total.shape[1], left)
+        total[into_z, into_x] += values[from_z, i, from_x]
+    return total * np.float32(grid.step[1])
+
+
+def overlap(length: int, shift: int) -> tuple[slice, slice]:
+    """Where a row moved by `shift` lands, and what part of it stays inside."""
+    return (
+        slice(max(shift, 0), length + min(shift, 0)),
+        slice(max(-shift, 0), length - max(shift, 0)),
+    )
+
+
+def attenuation(hu: np.ndarray) -> np.ndarray:
+    """Linear attenuation in 1/mm; bone counts more than in CT units, by its calcium."""
+    mu = hu * np.float32(WATER_PER_MM / 1000)
+    mu += np.float32(WATER_PER_MM)
+    bone = hu - np.float32(120)
+    np.maximum(bone, 0, out=bone)
+    bone *= np.float32(0.8 * WATER_PER_MM / 1000)
+    mu += bone
+    return np.maximum(mu, 0, out=mu)
+
+
+def place(path: np.ndarray, grid: Grid, exposure: Exposure) -> np.ndarray:
+    """A projection (z, x) as seen on the film: head up, zero outside the exposed field."""
+    scale = max(exposure.field_mm) / FILM
+    shape = [min(FILM, round(side / scale)) for side in exposure.field_mm]
+    top = (FILM - shape[0]) // 2, (FILM - shape[1]) // 2
+    # film pixel (row, col) -> voxel (z, x); rows run down while z runs up
+    zc = (len(grid.z) - 1) / 2 + exposure.offset_mm[0] / grid.step[0]
+    xc = (len(grid.x) - 1) / 2 + exposure.offset_mm[1] / grid.step[2]
+    k = scale / grid.step[0]
+    half = (FILM - 1) / 2
+    matrix = np.array([[k, 0, xc - k * half], [0, -k, zc + k * half]])
+    film = cv2.warpAffine(
+        path,
+        matrix,
+        (FILM, FILM),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    result = np.zeros_like(film)
+    field = (slice(top[0], top[0] + shape[0]), slice(top[1], top[1] + shape[1]))
+    result[field] = film[field]
+    return result
+
+
+def exposed(exposure: Exposure) -> tuple[slice, slice]:
+    """The part of the film that is not padding."""
+    scale = max(exposure.field_mm) / FILM
+    shape = [min(FILM, round(side / scale)) for side in exposure.field_mm]
+    return tuple(slice((FILM - n) // 2, (FILM - n) // 2 + n) for n in shape)
+
+
+def develop(depth: np.ndarray, exposure: Exposure, rng: np.random.Generator) -> np.ndarray:
+    """Optical depth on the film's pixels -> uint8 picture, bright = dense."""
+    field = exposed(exposure)
+    primary = np.exp(-depth[field])
+    # What the body removes from the beam comes back in part as a broad veil.
+    height, width = primary.shape
+    coarse = cv2.resize(primary, (width // 8, height // 8), interpolation=cv2.INTER_AREA)
+    coarse = cv2.GaussianBlur(coarse, (0, 0), 3.5, borderType=cv2.BORDER_REFLECT)
+    scatter = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
+    signal = primary + np.float32(exposure.scatter) * scatter
+    signal = cv2.GaussianBlur(signal, (0, 0), exposure.blur)
+    noise = rng.standard_normal(signal.shape, dtype=np.float32)
+    signal += noise * np.sqrt(signal / np.float32(exposure.photons * 12))
+    shade = -np.log(np.maximum(signal, 1e-4))
+    # Digital films are shown with their fine structure raised over the broad shades.
+    broad = cv2.GaussianBlur(shade, (0, 0), 7.0, borderType=cv2.BORDER_REFLECT)
+    shade += np.float32(exposure.detail) * (shade - broad)
+    body = shade[depth[field] > 0.6]
+    low, high = np.percentile(body[::7], (1.0, 99.0))
+    span = high - low
+    tone = np.clip((shade - low + 0.10 * span) / (1.13 * span), 0, 1)
+    # Film answers least at its darkest and brightest: an S-shaped curve.
+    tone -= np.float32(exposure.contrast / (2 * np.pi)) * np.sin(np.float32(2 * np.pi) * tone)
+    image = np.zeros(depth.shape, np.uint8)
+    image[field] = np.rint(tone * 255).astype(np.uint8)
+    if exposure.marker:  # the lead letter at the patient's left
+        spot = (field[1].stop - 26, field[0].start + 22)
+        cv2.putText(image, "L", spot, cv2.FONT_HERSHEY_SIMPLEX, 0.6, 245, 2, cv2.LINE_AA)
+    return image
+
+
+def take_film(thorax: Thorax, exposure: Exposure, rng: np.random.Generator) -> np.ndarray:
+    """The film of a thorax: (256, 256) uint8."""
+    depth = project(attenuation(thorax.hu), thorax.grid, exposure)
+    return develop(place(depth, thorax.grid, exposure), exposure, rng)
+
+
+def shadow(
+    thorax: Thorax, occupancy: Occupancy, exposure: Exposure, threshold_mm: float
+) -> np.ndarray:
+    """Where on the film a structure of the box lies in the way for `threshold_mm`: bool mask."""
+    path = project(occupancy, thorax.inner, exposure)
+    whole = np.zeros((len(thorax.grid.z), len(thorax.grid.x)), np.float32)
+    whole[thorax.box[0], thorax.box[2]] = path
+    return place(whole, thorax.grid, exposure) >= threshold_mm

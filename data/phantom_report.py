@@ -1,0 +1,112 @@
+"""Reports of the phantom: a small grammar that says what the truth says, in many ways."""
+
+from typing import Any
+
+import numpy as np
+
+from data.phantom_findings import CARDIOMEGALY, LABELS, NODULE, Lesion
+from data.phantom_words import LANGUAGES
+
+DENIED_SHARE = 0.6  # of the absent findings that a report speaks of
+SHORTEST, LONGEST = 15, 60  # words
+
+
+def size_word(share: float) -> str:
+    """Small, moderate or large, by the part of the hemithorax that is filled."""
+    return "small" if share < 0.12 else "moderate" if share < 0.28 else "large"
+
+
+def write_report(
+    lesions: list[Lesion],
+    *,
+    modality: str,
+    heart_ratio: float,
+    language: str,
+    rng: np.random.Generator,
+) -> str:
+    """One report of 15 to 60 words: technique, findings in any order, impression.
+
+    `heart_ratio` is the cardiothoracic ratio as the masks show it. The same `rng` state gives
+    reports of the same structure in every language.
+    """
+    words = LANGUAGES[language]
+    said, concluded = [], []
+    for lesion in lesions:
+        slots = fill(lesion, words, modality, heart_ratio, rng)
+        kind = "nodules" if lesion.label == NODULE and lesion.count > 1 else lesion.label
+        options = words["present"][kind]
+        said.append(pick(options["any"] + options.get(modality, []), rng).format(**slots))
+        concluded.append(pick(words["conclude"][kind], rng).format(**slots))
+    present = {lesion.label for lesion in lesions}
+    said += denials([label for label in LABELS if label not in present], words, rng)
+    asides = words["aside"]["any"] + words["aside"][modality]
+    chosen = list(rng.permutation(len(asides)))
+    said += [asides[i] for i in chosen[: rng.integers(0, 3)]]
+    findings = [said[i] for i in rng.permutation(len(said))]
+    technique = [pick(words["technique"][modality], rng)] if rng.random() < 0.5 else []
+    impression = concluded or [pick(words["clean"], rng)]
+    heading = words["headings"][rng.integers(len(words["headings"]))]
+    spare = iter(asides[i] for i in chosen[2:])
+    while len(join(technique, heading, findings, impression).split()) < SHORTEST:
+        findings.append(next(spare))
+    if len(join(technique, heading, findings, impression).split()) > LONGEST:
+        findings = [sentence for sentence in findings if sentence not in asides]
+        technique = []
+    return join(technique, heading, findings, impression)
+
+
+def join(
+    technique: list[str], heading: tuple[str, str], findings: list[str], impression: list[str]
+) -> str:
+    """One line from the parts of a report."""
+    return " ".join(filter(None, [*technique, heading[0], *findings, heading[1], *impression]))
+
+
+def pick(options: list[str], rng: np.random.Generator) -> str:
+    """One of the options, all equally likely."""
+    return options[rng.integers(len(options))]
+
+
+def fill(
+    lesion: Lesion, words: dict[str, Any], modality: str, ratio: float, rng: np.random.Generator
+) -> dict[str, str]:
+    """The slots of the sentences about one finding."""
+    size = pick(words["size"][size_word(lesion.share)], rng)
+    side = words["side"].get(lesion.side, "")
+    level = ""
+    if modality == "xray" and lesion.zone == "middle":
+        level = words["levels"]["middle zone"]
+    elif lesion.lobe:
+        part = lesion.zone if modality == "xray" else lesion.lobe
+        level = words["levels"][modality].format(level=words["level"][part])
+    rim = words["rim"][lesion.calcified]
+    return {
+        "side": side,
+        "side_c": side.capitalize(),
+        "level": level,
+        "size": size,
+        "Size": size.capitalize(),
+        "rim": rim,
+        "Rim": rim.capitalize(),
+        "mm": f"{lesion.size_mm:.0f}",
+        "cm": f"{lesion.size_mm / 10:.1f}",
+        "share": f"{max(5, 5 * round(20 * lesion.share))}",
+        "ratio": f"{ratio:.2f}",
+    }
+
+
+def denials(absent: list[str], words: dict[str, Any], rng: np.random.Generator) -> list[str]:
+    """Sentences that deny a random part of the absent findings, alone or in pairs."""
+    chosen = [label for label in absent if rng.random() < DENIED_SHARE]
+    chosen = [chosen[i] for i in rng.permutation(len(chosen))]
+    sentences = []
+    while chosen:
+        label = chosen.pop()
+        if rng.random() < (0.7 if label == CARDIOMEGALY else 0.3):
+            sentences.append(pick(words["fine"][label], rng))
+            continue
+        names = [pick(words["absent"][label], rng)]
+        if chosen and rng.random() < 0.6:
+            names.append(pick(words["absent"][chosen.pop()], rng))
+        sentences.append(pick(words["deny"], rng).format(list=words["or"].join(names)))
+    return sentences

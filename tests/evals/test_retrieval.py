@@ -1,0 +1,95 @@
+"""Recall against a slow count and scikit-learn, chance against random rankings."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import top_k_accuracy_score
+
+from unimedi_jax.evals import retrieval
+
+
+def _pairs(n: int, seed: int = 0, noise: float = 1.5) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=(n, 16))
+    return z + noise * rng.normal(size=z.shape), 7 * (z + noise * rng.normal(size=z.shape))
+
+
+@pytest.mark.parametrize("k", [1, 5, 10])
+def test_distinct_reports_equal_sklearn(k: int) -> None:
+    z_image, z_text = _pairs(80)
+    similarity = (z_image @ z_text.T) / np.outer(
+        np.linalg.norm(z_image, axis=1), np.linalg.norm(z_text, axis=1)
+    )
+    found = retrieval.recall(z_image, z_text, np.arange(80), ks=(k,))
+    truth = np.arange(80)
+    assert found[f"i2t_r{k}"] == top_k_accuracy_score(truth, similarity, k=k)
+    assert found[f"t2i_r{k}"] == top_k_accuracy_score(truth, similarity.T, k=k)
+    assert found[f"chance_r{k}"] == pytest.approx(k / 80, abs=1e-12)
+
+
+def test_identical_reports_are_right_answers_to_each_other() -> None:
+    z_text = np.eye(4)
+    z_image = np.eye(4)[[1, 0, 2, 2]]  # 0 and 1 swapped, 3 finds 2
+    reports = ["clear lungs", "clear lungs", "left nodule", "right effusion"]
+    found = retrieval.recall(z_image, z_text, reports, ks=(1,))
+    assert found["i2t_r1"] == 0.75
+    # Report 2 ties images 2 and 3, report 3 is orthogonal to all four images.
+    assert found["t2i_r1"] == pytest.approx((1 + 1 + 1 / 2 + 1 / 4) / 4)
+    assert (found["pairs"], found["distinct"]) == (4, 3)
+
+
+def test_chance_equals_random_rankings() -> None:
+    rng = np.random.default_rng(3)
+    groups = rng.integers(0, 12, 40) ** 2  # groups of very different sizes
+    exact = retrieval.recall(np.ones((40, 2)), np.ones((40, 2)), groups)
+    for k in (1, 5, 10):
+        hits = [
+            (
+                groups[rng.permuted(np.tile(np.arange(40), (40, 1)), axis=1)[:, :k]]
+                == groups[:, None]
+            )
+            .any(axis=1)
+            .mean()
+            for _ in range(1500)
+        ]
+        assert exact[f"chance_r{k}"] == pytest.approx(
+            np.mean(hits), abs=5 * np.std(hits) / 1500**0.5
+        )
+
+
+def test_collapsed_embeddings_get_exactly_chance() -> None:
+    z = np.full((30, 8), 0.1, np.float32)
+    found = retrieval.recall(z, z, [f"report {i % 11}" for i in range(30)])
+    for k in (1, 5, 10):
+        assert found[f"i2t_r{k}"] == pytest.approx(found[f"chance_r{k}"], abs=1e-12)
+        assert found[f"t2i_r{k}"] == pytest.approx(found[f"chance_r{k}"], abs=1e-12)
+
+
+def test_none_and_one_pair() -> None:
+    none = retrieval.recall(np.zeros((0, 3)), np.zeros((0, 3)), [], resamples=5)
+    assert none["pairs"] == 0
+    assert all(np.isnan(none[key]) for key in ("i2t_r1", "t2i_r5", "chance_r10", "i2t_r1/low"))
+    one = retrieval.recall(np.ones((1, 3)), -np.ones((1, 3)), ["x"])
+    assert one["i2t_r1"] == one["t2i_r1"] == one["chance_r1"] == 1.0
+
+
+def test_blocks_of_queries_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    z_image, z_text = _pairs(50)
+    groups = np.arange(50) // 3
+    whole = retrieval.recall(z_image, z_text, groups, resamples=50)
+    monkeypatch.setattr(retrieval, "ROWS", 7)
+    assert retrieval.recall(z_image, z_text, groups, resamples=50) == whole
+    assert whole["i2t_r5/low"] <= whole["i2t_r5"] <= whole["i2t_r5/high"]
+
+
+def test_nearest_lists_the_best_first_and_keeps_the_order_of_ties() -> None:
+    order, similarity = retrieval.nearest(
+        np.array([[1.0, 0.0]]), np.array([[0, 1], [2, 0], [1, 1], [9, 0.0]]), 3
+    )
+    assert order.tolist() == [[1, 3, 2]]
+    np.testing.assert_allclose(similarity, [[1, 1, 0.5**0.5]])
+
+
+@pytest.mark.parametrize("bad", [np.ones((2, 3)), np.full((3, 3), np.nan), np.ones(3)])
+def test_refuses_what_does_not_fit(bad: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"texts|finite"):
+        retrieval.recall(np.ones((3, 3)), bad, [0, 1, 2])

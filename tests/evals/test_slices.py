@@ -1,0 +1,75 @@
+"""Slice hit rates: the paper's random figures, Monte Carlo and hand-made cases."""
+
+import numpy as np
+import pytest
+
+from unimedi_jax.evals import slices
+
+
+def test_random_rates_of_the_paper() -> None:
+    assert slices.luna_random_rate(slices=32, span=3, chosen=7) == pytest.approx(0.5363, abs=5e-5)
+    grouped = slices.luna_random_rate(slices=32, span=7, chosen=2, group=4)
+    assert grouped == pytest.approx(0.5467, abs=5e-5)
+    # The other readings of the paper's check, which do not give its .5373.
+    assert slices.luna_random_rate(slices=32, span=3, chosen=6) == pytest.approx(0.476, abs=5e-4)
+    assert slices.luna_random_rate(slices=32, span=7, chosen=6) == pytest.approx(0.805, abs=5e-4)
+    one = slices.luna_random_rate(slices=32, span=7, chosen=1, group=4)
+    assert one == pytest.approx(0.308, abs=5e-4)
+
+
+def test_random_rate_equals_random_choice() -> None:
+    rng = np.random.default_rng(0)
+    lesion = rng.random((60, 32)) < rng.choice([0, 0.03, 0.1, 0.6], size=(60, 1))
+    exact = slices.hit_rate(rng.random((60, 8)), lesion, 2)
+    rates = [slices.hit_rate(rng.random((60, 8)), lesion, 2).measured for _ in range(1500)]
+    assert exact.random == pytest.approx(np.mean(rates), abs=5 * np.std(rates) / 1500**0.5)
+    flat = slices.hit_rate(np.ones((60, 8)), lesion, 2)
+    assert flat.measured == pytest.approx(flat.random, abs=1e-12)
+
+
+def test_a_hit_is_any_slice_of_a_chosen_layer() -> None:
+    scores = np.array([[0.1, 0.9, 0.2, 0.3]] * 5)
+    lesion = np.zeros((5, 8), bool)
+    lesion[0, 3] = True  # in layer 1, the best
+    lesion[1, 6] = True  # in layer 3, the second
+    lesion[2, 4] = True  # in layer 2, not chosen
+    lesion[3] = True  # everywhere: nothing to miss; 4: nowhere, nothing to hit
+    found = slices.hit_rate(scores, lesion, 2, resamples=100)
+    assert found.measured == pytest.approx(2 / 3)
+    assert found.random == pytest.approx(0.5)
+    assert (found.cases, found.without_lesion, found.all_lesion) == (3, 1, 1)
+    assert 0 <= found.low <= found.measured <= found.high <= 1
+    assert found.scalars()["hit_rate/low"] == found.low
+
+
+def test_by_finding_takes_only_the_cts_of_that_finding() -> None:
+    mask = np.zeros((3, 8, 2, 2), np.uint8)
+    mask[0, 0] = 1  # nodule in layer 0
+    mask[1, 7, 1, 1] = 2  # effusion in layer 3
+    mask[2] = 255  # not annotated
+    lesion = slices.lesion_slices(mask, 2)
+    assert lesion.sum() == 2
+    scores = np.array([[1, 0, 0, 0.5]] * 3)
+    found = slices.by_finding(scores, lesion, 1, ["nodule", "effusion"])
+    assert [found[name].measured for name in ("any", "nodule", "effusion")] == [0.5, 1.0, 0.0]
+    assert [found[name].cases for name in ("any", "nodule", "effusion")] == [2, 1, 1]
+    assert found["nodule"].without_lesion == 2
+
+
+@pytest.mark.parametrize("n", [0, 3])
+def test_no_lesion_at_all(n: int) -> None:
+    found = slices.hit_rate(np.ones((n, 4)), np.zeros((n, 8), bool), 1, resamples=10)
+    assert np.isnan([found.measured, found.random, found.low]).all()
+    assert (found.cases, found.without_lesion) == (0, n)
+    assert "hit_rate/low" not in found.scalars()
+
+
+def test_refuses_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="layers"):
+        slices.hit_rate(np.ones((2, 3)), np.ones((2, 8), bool), 1)
+    with pytest.raises(ValueError, match="rows"):
+        slices.hit_rate(np.ones((2, 4)), np.ones((3, 8), bool), 1)
+    with pytest.raises(ValueError, match="names"):
+        slices.by_finding(np.ones((2, 4)), np.ones((2, 2, 8), bool), 1, ["nodule"])
+    with pytest.raises(ValueError, match="fit"):
+        slices.luna_random_rate(slices=32, span=33, chosen=1)

@@ -1,0 +1,126 @@
+"""Batches: their order, their shapes, hosts, mixing, and saving the place."""
+
+import numpy as np
+import pytest
+
+from unimedi_jax.errors import UserError
+from unimedi_jax.input import pipeline
+
+
+class Set:
+    """A record set in memory, of what the pipeline asks a set for."""
+
+    def __init__(self, name: str, xrays: int, cts: int) -> None:
+        self.name = name
+        self._counts = {"xray": xrays, "ct": cts}
+
+    def size(self, modality, split):
+        return self._counts[modality] if split == "train" else 0
+
+    def source(self, modality, split, fields=None):
+        count = self._counts[modality]
+        return [{"id": f"{self.name}-{modality}-{i}"} for i in range(count)]
+
+
+class Sampler:
+    """Passes the id on, with a number drawn from the sample's own generator."""
+
+    def __init__(self, modality: str) -> None:
+        self.modality = modality
+
+    def __call__(self, record, rng=None):
+        drawn = 0.0 if rng is None else rng.random()
+        return {"id": record["id"], "drawn": np.float64(drawn)}
+
+
+SAMPLERS = {modality: Sampler(modality) for modality in pipeline.MODALITIES}
+
+
+def batches(sets, counts, number, **settings):
+    settings = {"seed": 0, **settings}
+    iterator = iter(pipeline.train(sets, SAMPLERS, counts, **settings))
+    return [next(iterator) for _ in range(number)]
+
+
+def ids(found, modality):
+    return [one for batch in found for one in batch[modality]["id"].tolist()]
+
+
+def test_fixed_counts_and_whole_epochs():
+    found = batches([(Set("a", 10, 6), 1.0)], {"xray": 5, "ct": 2}, 6)
+    assert all(len(batch["xray"]["id"]) == 5 and len(batch["ct"]["id"]) == 2 for batch in found)
+    seen = ids(found, "xray")
+    first, second = seen[:10], seen[10:20]
+    assert sorted(first) == sorted(second) == [f"a-xray-{i}" for i in range(10)]
+    assert first != second, "every epoch is shuffled anew"
+
+
+def test_the_seed_decides_everything():
+    sets = [(Set("a", 30, 9), 1.0)]
+    one, same = (batches(sets, {"xray": 4, "ct": 2}, 5, seed=3) for _ in range(2))
+    other = batches(sets, {"xray": 4, "ct": 2}, 5, seed=4)
+    assert ids(one, "xray") == ids(same, "xray") != ids(other, "xray")
+    for a, b in zip(one, same, strict=True):
+        np.testing.assert_array_equal(a["ct"]["drawn"], b["ct"]["drawn"])
+    drawn = np.concatenate([batch["xray"]["drawn"] for batch in one])
+    assert len(np.unique(drawn)) == len(drawn), "each sample has a generator of its own"
+
+
+def test_the_place_can_be_saved_and_found_again():
+    dataset = pipeline.train([(Set("a", 30, 9), 1.0)], SAMPLERS, {"xray": 4, "ct": 2}, seed=0)
+    iterator = iter(dataset)
+    for _ in range(3):
+        next(iterator)
+    state = iterator.get_state()
+    rest = [next(iterator) for _ in range(4)]
+    again = iter(dataset)
+    again.set_state(state)
+    for a, b in zip(rest, [next(again) for _ in range(4)], strict=True):
+        assert a["xray"]["id"].tolist() == b["xray"]["id"].tolist()
+        np.testing.assert_array_equal(a["ct"]["drawn"], b["ct"]["drawn"])
+
+
+def test_hosts_read_disjoint_shares_that_cover_all():
+    sets = [(Set("a", 12, 0), 1.0)]
+    shares = [
+        set(ids(batches(sets, {"xray": 3, "ct": 0}, 2, host=host, hosts=2), "xray"))
+        for host in range(2)
+    ]
+    assert not shares[0] & shares[1]
+    assert shares[0] | shares[1] == {f"a-xray-{i}" for i in range(12)}
+
+
+def test_sets_mix_by_weight():
+    sets = [(Set("a", 50, 5), 3.0), (Set("b", 50, 5), 1.0)]
+    seen = ids(batches(sets, {"xray": 10, "ct": 1}, 40), "xray")
+    share = sum(one.startswith("a") for one in seen) / len(seen)
+    assert share == pytest.approx(0.75, abs=0.02)
+
+
+def test_a_modality_may_be_absent():
+    found = batches([(Set("a", 10, 0), 1.0)], {"xray": 2, "ct": 0}, 1)
+    assert set(found[0]) == {"xray"}
+    with pytest.raises(UserError, match=r"no training ct records in a: set config.batch.ct=0"):
+        batches([(Set("a", 10, 0), 1.0)], {"xray": 2, "ct": 1}, 1)
+    with pytest.raises(UserError, match="neither X-rays nor CTs"):
+        batches([(Set("a", 10, 0), 1.0)], {"xray": 0, "ct": 0}, 1)
+
+
+def test_small_sets_fill_batches_across_epochs():
+    found = batches([(Set("a", 3, 0), 1.0)], {"xray": 8, "ct": 0}, 3)
+    seen = ids(found, "xray")
+    assert {one: seen.count(one) for one in set(seen)} == {f"a-xray-{i}": 8 for i in range(3)}
+
+
+def test_evaluation_sees_every_record_once():
+    class Held(Set):
+        def source(self, modality, split, fields=None):
+            return super().source(modality, split)
+
+    found = list(pipeline.evaluation(Held("a", 10, 0), Sampler("xray"), "test", 4))
+    assert [batch["mask"].sum() for batch in found] == [4, 4, 2]
+    real = [one for batch in found for one in batch["id"][batch["mask"]].tolist()]
+    assert real == [f"a-xray-{i}" for i in range(10)]
+    assert all(len(batch["id"]) == 4 for batch in found), "the last batch is filled up"
+    limited = list(pipeline.evaluation(Held("a", 10, 0), Sampler("xray"), "test", 4, limit=5))
+    assert sum(batch["mask"].sum() for batch in limited) == 5

@@ -1,0 +1,216 @@
+"""The report page: one file, no network, the metrics' own numbers, reports only if asked for."""
+
+import base64
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from unimedi_jax.report import content, figures, page, tables
+
+SECRET = "Nodule <script>alert(1)</script> of Mrs. Doe & son"
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+class _Parsed(HTMLParser):
+    """Tags, attributes and text of a page; fails where tags do not nest."""
+
+    def __init__(self, page_text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.numbers: list[tuple[str, str, str]] = []  # key, exact value, text shown
+        self.text: list[str] = []
+        self._open: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page_text)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop()[0] == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+        attributes = self._open[-1][1] if self._open else {}
+        if "data-key" in attributes:
+            self.numbers.append((attributes["data-key"], attributes["data-value"], data))
+
+
+def _metrics() -> list[dict]:
+    rng = np.random.default_rng(0)
+    lines = [{"step": 0, "time": 1e9, "untrained/xray/zeroshot/macro": 0.5}]
+    for step in range(1, 9):
+        parts = {f"loss/{name}": float(rng.random()) for name in ("vl", "icl", "pcl")}
+        lines.append({"step": step, "time": 1e9 + 60 * step, "loss": sum(parts.values()), **parts})
+        lines[-1] |= {"lr": 1e-4 * step, "xray/vl": 0.3, "ct/vl": 0.4, "speed/samples_per_s": 41.25}
+    final = {
+        "test/xray/zeroshot/macro": 0.8123456789012345,
+        "test/xray/zeroshot/macro/low": 1 / 3,
+        "test/xray/zeroshot/macro/high": 0.9,
+        "test/xray/zeroshot/nodule": 0.8123456789012345,
+        "test/xray/zeroshot/nodule/positives": 37.0,
+        "test/xray/zeroshot/a<b": None,
+        "test/ct/slices/any/hit_rate": 0.75,
+        "test/ct/slices/any/random_rate": 0.46428571428571425,
+        "test/ct/slices/any/cases": 41.0,
+    }
+    for k in (1, 5, 10):
+        final |= {f"test/ct/retrieval/i2t_r{k}": k / 17, f"test/ct/retrieval/chance_r{k}": k / 170}
+    return [*lines, {"step": 8, "time": 1e9 + 500, **final}]
+
+
+@pytest.fixture(scope="module")
+def filled() -> content.PageContent:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (32, 32), dtype=np.uint8)
+    lesion = np.zeros((8, 16, 16), bool)
+    lesion[3, 4:8, 4:8] = True
+    metrics = _metrics()
+    return content.PageContent(
+        name="run <1>",
+        config={"seed": 0, "data": {"name": "a&b", "path": "https://example.org/x"}},
+        contract={
+            "labels": ["nodule", "a<b"],
+            "counts": {"xray": {"train": 12, "test": 3}, "ct": {"train": 4}},
+        },
+        metrics=metrics,
+        tables=tables.result_tables(metrics, ["nodule", "a<b"]),
+        embedding=content.EmbeddingMap(
+            rng.normal(size=(12, 2)), ["X-ray", "CT"] * 6, ["nodule", "normal", "normal"] * 4
+        ),
+        attention=[content.AttentionExample(image, rng.random((2, 2)), ["a<b"], SECRET)],
+        slices=[
+            content.SliceExample(
+                volume=rng.integers(-1000, 400, (8, 16, 16)).astype(np.int16),
+                scores=rng.random(4),
+                chosen_layers=np.array([1, 2]),
+                chosen_slices=np.array([3, 5]),
+                findings=["nodule"],
+                report=SECRET,
+                lesion=lesion,
+            )
+        ],
+        retrieval=[
+            content.RetrievalExample(
+                "X-ray",
+                image,
+                SECRET,
+                [
+                    content.Retrieved(SECRET, 0.9, True),
+                    content.Retrieved("Clear lungs.", 0.4, False),
+                ],
+            )
+        ],
+        notes=["X-ray, a<b: the prompt pair may be inverted."],
+    )
+
+
+@pytest.fixture(scope="module")
+def shown(filled: content.PageContent) -> str:
+    return page.render(filled, show_reports=True)
+
+
+def test_numbers_are_those_of_the_metrics(filled: content.PageContent, shown: str) -> None:
+    numbers = _Parsed(shown).numbers
+    written = {}
+    for line in filled.metrics:
+        for key, value in line.items():
+            written.setdefault(key, []).append(value)
+    for key, exact, text in numbers:
+        value = json.loads(exact)
+        assert value in written[key]
+        digits = len(text.partition(".")[2])
+        assert text == ("n/a" if value is None else f"{value:.{digits}f}")
+    last = {key: values[-1] for key, values in written.items()}
+    table_keys = {key for key in last if key.startswith(("test/", "untrained/"))}
+    assert {key for key, *_ in numbers} >= table_keys  # none is left out
+    assert all(json.loads(exact) == last[key] for key, exact, _ in numbers if key in table_keys)
+    texts = {key: text for key, _, text in numbers}
+    assert texts["test/xray/zeroshot/macro"] == "0.812"
+    assert texts["test/xray/zeroshot/nodule/positives"] == "37"
+    assert texts["test/xray/zeroshot/a<b"] == "n/a"
+
+
+def test_page_loads_nothing_and_runs_nothing(shown: str) -> None:
+    parsed = _Parsed(shown)
+    names = {tag for tag, _ in parsed.tags}
+    assert not names & {"script", "link", "iframe", "object", "embed", "form", "base"}
+    for _, attributes in parsed.tags:
+        assert not any(name.startswith("on") for name in attributes)
+        for name in ("src", "href", "srcset", "action", "poster"):
+            target = attributes.get(name) or "#"
+            assert target.startswith(("#", "data:image/png;base64,"))
+    style = re.search(r"<style>(.*?)</style>", shown, re.DOTALL)
+    assert style is not None
+    assert "url(" not in style[1]
+    assert "@import" not in style[1]
+    assert any("default-src 'none'" in (a.get("content") or "") for _, a in parsed.tags)
+
+
+def test_links_and_pictures_are_whole(shown: str) -> None:
+    parsed = _Parsed(shown)
+    ids = {attributes["id"] for _, attributes in parsed.tags if "id" in attributes}
+    links = [attributes["href"] for tag, attributes in parsed.tags if tag == "a"]
+    assert len(links) == 8
+    assert {str(link)[1:] for link in links} == ids
+    pictures = [attributes for tag, attributes in parsed.tags if tag == "img"]
+    assert len(pictures) == 5 + 2 + 2 + 3 + 1  # curves, maps, X-ray, CT, query
+    for picture in pictures:
+        data = base64.b64decode(str(picture["src"]).partition(",")[2])
+        assert cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) is not None
+        assert picture["alt"]
+
+
+def test_reports_are_hidden_unless_asked_for(filled: content.PageContent, shown: str) -> None:
+    parsed = _Parsed(page.render(filled))
+    text = " ".join([*parsed.text, *(attributes.get("alt") or "" for _, attributes in parsed.tags)])
+    for word in ("Doe", "Clear lungs", "alert"):
+        assert word not in text
+    assert text.count("hidden") == 5 + 1  # every report, and the note that says how to show them
+    assert "show_reports=True" in text
+    assert "show_reports=True" not in shown
+
+
+def test_texts_are_escaped(shown: str) -> None:
+    assert "<script" not in shown
+    text = _Parsed(shown).text
+    assert text.count(SECRET) == 4
+    assert "run <1>" in text
+    assert "a<b" in text
+    assert '"a&b"' in text
+
+
+def test_counts_of_the_data_set(shown: str) -> None:
+    text = "|".join(_Parsed(shown).text)
+    assert "Cases|train|test|xray|12|3|ct|4|0" in text
+
+
+def test_empty_run_still_gives_a_page() -> None:
+    empty = content.PageContent("empty", config={}, contract={}, metrics=[], tables=[])
+    parsed = _Parsed(page.render(empty))
+    assert not [tag for tag, _ in parsed.tags if tag in ("section", "img", "table")]
+
+
+def test_write_makes_folders_and_leaves_nothing_half(
+    tmp_path: Path, filled: content.PageContent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "report" / "index.html"
+    assert page.write(path, filled, show_reports=True) == path
+    before = path.read_text(encoding="utf-8")
+    assert [entry.name for entry in path.parent.iterdir()] == ["index.html"]
+
+    def fails(*_: object, **__: object) -> bytes:
+        raise RuntimeError("no picture")
+
+    monkeypatch.setattr(figures, "curves", fails)
+    with pytest.raises(RuntimeError, match="no picture"):
+        page.write(path, filled)
+    assert path.read_text(encoding="utf-8") == before

@@ -1,0 +1,72 @@
+"""Result tables: built from metric names alone, and only from those that exist."""
+
+import math
+
+import numpy as np
+
+from unimedi_jax.evals import auroc, gap, retrieval, slices
+from unimedi_jax.report import tables
+
+LABELS = ["nodule", "pleural_effusion"]
+
+
+def _named(prefix: str, scalars: dict[str, float]) -> dict[str, float]:
+    return {f"{prefix}/{name}": value for name, value in scalars.items()}
+
+
+def _evaluated(prefix: str) -> dict[str, float]:
+    """One of every evaluation's scalars, as the evaluations name them."""
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 2, (40, 2)).astype(float)
+    z = rng.normal(size=(40, 4))
+    found = auroc.per_label(rng.normal(size=(40, 2)), targets, resamples=20).scalars(LABELS)
+    scalars = _named(f"{prefix}/gap/xray_ct", gap.modality_gap(z, z + 1).scalars())
+    scalars[f"{prefix}/gap/images/separation"] = gap.class_separation(z, np.arange(40) % 2)
+    for modality in ("xray", "ct"):
+        scalars |= _named(f"{prefix}/{modality}/zeroshot", found)
+        scalars |= _named(f"{prefix}/{modality}/probe", found)
+        scalars |= _named(f"{prefix}/{modality}/retrieval", retrieval.recall(z, z, np.arange(40)))
+    lesion = rng.random((40, 2, 8)) < 0.2
+    rates = slices.by_finding(rng.random((40, 4)), lesion, 1, LABELS)
+    for name, rate in rates.items():
+        scalars |= _named(f"{prefix}/ct/slices/{name}", rate.scalars())
+    return scalars
+
+
+def test_every_cell_of_a_whole_run_has_its_number() -> None:
+    line = {"step": 1} | _evaluated("test") | _evaluated("untrained")
+    found = tables.result_tables([line], LABELS)
+    assert len(found) == 6
+    cells = [cell for table in found for row in table.rows for cell in row.cells if cell]
+    measured = [cell for cell in cells if cell.key in line]
+    absent = {cell.key for cell in cells} - set(line)
+    # X-rays have no slices, a mean has no cases, a gap has no separation and the other way round.
+    assert absent == {
+        "test/xray/slices/any/hit_rate",
+        *(f"test/xray/zeroshot/macro/{sign}" for sign in ("positives", "negatives")),
+        *(f"test/ct/zeroshot/macro/{sign}" for sign in ("positives", "negatives")),
+        "test/gap/xray_ct/separation",
+        "test/gap/images/distance",
+        "test/gap/images/accuracy",
+    }  # fmt: skip
+    assert len(measured) == 7 + 2 * (3 * 2 + 2 * 2) + 4 * 5 + 3 * 3 + 3
+    assert all(cell.beside in line for cell in measured if cell.beside)
+
+
+def test_only_what_was_measured_is_shown() -> None:
+    found = tables.result_tables([{"step": 1, "test/xray/zeroshot/macro": 0.7}], LABELS)
+    assert [table.title for table in found] == [
+        "Held-out patients at a glance",
+        "X-ray: AUC by finding",
+    ]
+    assert found[0].columns == ("", "Zero-shot AUC")
+    assert [row.name for row in found[0].rows] == ["X-ray"]
+    assert tables.result_tables([{"step": 1, "loss": 2.0}], LABELS) == []
+    assert tables.result_tables([], []) == []
+
+
+def test_the_last_line_counts() -> None:
+    lines = [{"step": 0, "a": 1.0, "b": 5.0}, {"step": 1, "a": 2.0}, {"step": 2, "b": None}]
+    assert tables.latest(lines, "a") == 2.0
+    assert math.isnan(tables.latest(lines, "b") or 0.0)
+    assert tables.latest(lines, "c") is None

@@ -1,0 +1,44 @@
+"""main.py as a stranger meets it: one line for every mistake, exit code 2, help at once."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "main.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "no --config given"),
+        (["--config=configs/nothere.py"], "no config file 'configs/nothere.py'"),
+        (["--config=configs/pretrain.py:dmo"], "the presets are"),
+        (["--config=configs/pretrain.py", "--config.stpes=3"], 'Did you mean "steps"'),
+        (["--config=configs/pretrain.py", "--config.model.slces=3"], 'Did you mean "slices"'),
+        (["--config=configs/pretrain.py", "--config.steps=x"], "--config.steps=x"),
+        (["--config=configs/pretrain.py", "stray"], "unknown argument 'stray'"),
+        (["--config=configs/pretrain.py", "--config.data=nothere"], "no built set named nothere"),
+        (["--config=configs/build.py:manifest"], "config.source"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, words, tmp_path):
+    done = run(*arguments, f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: ")
+    assert not done.stdout
+
+
+def test_help_needs_no_jax():
+    done = run("--help")
+    assert "--workdir" in done.stdout
+    probe = "import sys, main; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", probe], cwd=ROOT).returncode == 0

@@ -1,0 +1,200 @@
+"""The whole way: records to checkpoint, metrics and page, and on from where it stopped."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from orbax import checkpoint as ocp
+
+from unimedi_jax import checkpoint, writers
+from unimedi_jax.errors import UserError
+from unimedi_jax.train import loop, setup
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def arrays(workdir: pathlib.Path) -> list[np.ndarray]:
+    with ocp.CheckpointManager(workdir / "checkpoints") as manager:
+        step = manager.latest_step()
+        state = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))
+    key = jax.dtypes.prng_key
+    return [
+        np.asarray(jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, key) else leaf)
+        for leaf in jax.tree.leaves(state["state"])
+    ]
+
+
+def start(*arguments: str) -> subprocess.Popen:
+    # One device, whatever this process simulates.
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    return subprocess.Popen(
+        [sys.executable, "main.py", *arguments], cwd=ROOT, env=environment,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def lines(workdir: pathlib.Path) -> list[dict]:
+    """metrics.jsonl without what differs from run to run: clocks."""
+    return [
+        {k: v for k, v in line.items() if k != "time" and not k.startswith("speed/")}
+        for line in writers.read(workdir)
+    ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(records_dir, tmp_path_factory):
+    """A finished run, its workdir and config."""
+    workdir = tmp_path_factory.mktemp("runs") / "undisturbed"
+    from configs import pretrain  # the module-scoped twin of the `config` fixture
+
+    config = pretrain.get_config("demo")
+    config.data_dir = str(records_dir)
+    config.steps, config.log_every = 3, 1
+    config.batch.xray, config.batch.ct = 1, 1
+    config.model.update(projection_hidden=32, prototypes_cls=32, prototypes_patch=16)
+    config.model.update(head_hidden=32, head_bottleneck=16)
+    config.checkpoint.every = 2
+    config.evals.update(every=2, rows=1, limit=4)
+    loop.run(config, workdir)
+    return workdir, config
+
+
+def test_run_folder_has_what_the_contract_says(undisturbed):
+    workdir, config = undisturbed
+    assert json.loads((workdir / "config.json").read_text())["steps"] == config.steps
+    assert (workdir / "tokenizer" / "tokenizer.json").exists()
+    assert (workdir / "report" / "index.html").exists()
+    assert list((workdir / "tensorboard").iterdir())
+    steps = [line["step"] for line in lines(workdir) if "loss" in line]
+    assert steps == [1, 2, 3]
+    meta = checkpoint.meta(workdir)
+    assert meta["contracts"]["phantom"]["labels"]
+    assert meta["versions"]["jax"] == jax.__version__
+
+
+def test_every_loss_is_there_for_every_modality(undisturbed):
+    line = next(line for line in lines(undisturbed[0]) if "loss" in line)
+    for name in ("vl", "icl", "pcl"):
+        assert np.isfinite(line[f"xray/{name}"])
+        assert np.isfinite(line[f"ct/{name}"])
+        # Equal numbers of X-rays and CTs in this batch: the loss is the mean of the two.
+        mean = (line[f"xray/{name}"] + line[f"ct/{name}"]) / 2
+        assert line[f"loss/{name}"] == pytest.approx(mean, abs=1e-5)
+
+
+def test_the_same_seed_gives_the_same_bits_after_a_crash(undisturbed, tmp_path, monkeypatch):
+    workdir, config = undisturbed
+    crashed = tmp_path / "crashed"
+    make = setup.make
+
+    class Crash(Exception):
+        pass
+
+    def make_fragile(*args):
+        run = make(*args)
+        step, calls = run.step, []
+
+        def fragile(state, batch):
+            calls.append(1)
+            if len(calls) == 3:
+                raise Crash
+            return step(state, batch)
+
+        object.__setattr__(run, "step", fragile)
+        return run
+
+    monkeypatch.setattr(setup, "make", make_fragile)
+    with pytest.raises(Crash):
+        loop.run(config, crashed)
+    monkeypatch.setattr(setup, "make", make)
+    loop.run(config, crashed)
+    for one, other in zip(arrays(workdir), arrays(crashed), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert lines(workdir) == lines(crashed)
+
+
+def test_a_finished_run_says_so_and_changes_nothing(undisturbed, capsys):
+    workdir, config = undisturbed
+    before = (workdir / "metrics.jsonl").read_bytes()
+    loop.run(config, workdir)
+    assert "nothing left to do" in capsys.readouterr().out
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+
+
+def test_other_settings_are_refused_by_name(undisturbed):
+    workdir, config = undisturbed
+    config = config.copy_and_resolve_references()
+    config.objective.mask_ratio = 0.75
+    with pytest.raises(UserError, match=r"objective.mask_ratio: 0.5 then, 0.75 now"):
+        loop.run(config, workdir)
+
+
+def test_the_page_says_what_the_metrics_say(undisturbed):
+    workdir, _ = undisturbed
+    final = next(line for line in lines(workdir) if any(k.startswith("test/") for k in line))
+    html = (workdir / "report" / "index.html").read_text()
+    shown = dict(re.findall(r'data-key="([^"]+)" data-value="([^"]+)"', html))
+    assert len(shown) > 20
+    for key, value in shown.items():
+        assert final[key] == pytest.approx(float(value), abs=0, rel=0, nan_ok=True), key
+
+
+def test_not_a_number_stops_the_run(config, tmp_path):
+    config.optim.peak_lr = float("nan")
+    with pytest.raises(UserError, match="step 2: .* not finite"):
+        loop.run(config, tmp_path / "nan")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"data": "nothere"}, "no built set named nothere"),
+        ({"data": "phantom:x"}, "weight of 'phantom' is 'x'"),
+        ({"data": ""}, "names no set"),
+        ({"steps": 0}, "config.steps"),
+    ],
+)
+def test_user_errors_are_one_sentence(config, tmp_path, change, words):
+    config.update(change)
+    with pytest.raises(UserError, match=words):
+        loop.run(config, tmp_path / "run")
+
+
+def test_sigkill_at_any_moment_changes_no_bit(records_dir, tmp_path):
+    """The command, killed at a random moment and given again until it ends, against one that was left alone."""
+    arguments = [
+        "--config=configs/pretrain.py:demo", f"--config.data_dir={records_dir}", "--config.steps=8",
+        "--config.batch.xray=2", "--config.batch.ct=1", "--config.log_every=1", "--config.checkpoint.every=2",
+        "--config.evals.every=3", "--config.evals.limit=4", "--config.evals.rows=4",
+        "--config.model.prototypes_cls=32", "--config.model.prototypes_patch=16",
+    ]  # fmt: skip
+    alone = tmp_path / "alone"
+    started = time.monotonic()
+    assert start(*arguments, f"--workdir={alone}").wait() == 0
+    whole = time.monotonic() - started
+
+    killed = tmp_path / "killed"
+    rng = np.random.default_rng()
+    kills = 0
+    for attempt in range(4):
+        process = start(*arguments, f"--workdir={killed}")
+        try:
+            # Two kills anywhere in the life of a run, then it may end.
+            limit = rng.uniform(0.3, 0.9) * whole if attempt < 2 else None
+            assert process.wait(limit) == 0
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+    for one, other in zip(arrays(alone), arrays(killed), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert lines(alone) == lines(killed), f"after {kills} kills"

@@ -1,0 +1,363 @@
+"""The objective: what the student sees, what is distilled, and where gradients go (METHOD 5.7, items 9, 10, 12)."""
+
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax import numpy as jnp
+
+from unimedi_jax import losses
+from unimedi_jax.models import sizes, vision
+from unimedi_jax.train import objective as objectives
+from unimedi_jax.train.objective import Objective
+
+IMAGE, VOLUME, JOINT = 16, 16, 48  # tokens of the tiny model: an X-ray, a volume, slices and volume
+VIEWS = {"xray": objectives.xray_views, "ct": objectives.ct_views}
+
+
+@pytest.fixture(scope="module")
+def networks(tiny, random_params, random_tree):
+    """(student, teacher, stats): two networks that disagree."""
+    student = random_params(tiny)
+    teacher = {part: student[part] for part in ("vision", "head_cls", "head_patch")}
+    teacher = jax.tree.map(lambda x, noise: 0.8 * x + noise, teacher, random_tree(teacher))
+    return student, teacher, fresh_stats()
+
+
+def fresh_stats():
+    sides = ("project_image", "project_report")
+    widths = {"norm1": 32, "norm2": 16}
+    norms = {k: {"mean": jnp.zeros(w), "var": jnp.ones(w)} for k, w in widths.items()}
+    return {
+        "batch_stats": {side: norms for side in sides},
+        "centre_cls": jnp.linspace(-0.1, 0.1, 24),
+        "centre_patch": jnp.linspace(-0.1, 0.1, 16),
+    }
+
+
+def loss(model, objective: Objective):
+    """The objective as a jitted function of (student, teacher, stats, batch)."""
+
+    def run(params, teacher, stats, batch):
+        return objectives.unimedi_loss(
+            params, teacher, stats, batch, jax.random.key(3), jnp.int32(0),
+            model=model, objective=objective,
+        )  # fmt: skip
+
+    return jax.jit(run)
+
+
+def views(name: str, model, objective: Objective):
+    def run(params, teacher, tokens):
+        see = VIEWS[name]
+        return see(params, teacher, tokens, jax.random.key(3), model=model, objective=objective)
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["xray", "ct"])
+@pytest.mark.parametrize(
+    ("settings", "share"),
+    [
+        ({}, 1 / 2),
+        ({"mask_ratio": 0.75}, 1 / 4),
+        ({"mask_ratio": 0.3}, 0.7),
+        ({"mask_ratio": 0.0}, 1),
+        ({"mask_block": 2}, 1 / 2),
+        ({"mask_scope": "part"}, 1 / 2),
+        ({"mask_by": "random"}, 1 / 2),
+        ({"mask_mode": "mask_token"}, 1 / 2),
+    ],
+)
+def test_lengths_of_the_sequences(
+    tiny, networks, make_batch, name: str, settings: dict, share: float
+) -> None:
+    lengths = []
+
+    def record(call, args, kwargs, context):
+        if isinstance(context.module, vision.Trunk) and context.method_name == "__call__":
+            lengths.append(args[0].shape[1])
+        return call(*args, **kwargs)
+
+    tokens = make_batch(tiny, 2, 2)[name]["tokens"]
+    with nn.intercept_methods(record):
+        found = jax.eval_shape(views(name, tiny, Objective(**settings)), *networks[:2], tokens)
+    whole = {"xray": IMAGE, "ct": JOINT}[name]
+    kept = int(np.ceil(round(share * whole, 6)))
+    drops = settings.get("mask_mode") != "mask_token"
+    teachers = [1 + whole] if name == "xray" else [1 + VOLUME, 1 + whole]
+    assert lengths == [*teachers, 1 + kept if drops else 1 + whole]
+    paired = kept if drops else whole - kept
+    assert found.student_cls.shape == found.teacher_cls.shape == (2, 32)
+    assert found.student_patches.shape == found.teacher_patches.shape == (2, paired, 32)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("xray", {}),
+        ("xray", {"mask_mode": "mask_token"}),
+        ("ct", {"mask_ratio": 0.75}),
+        ("ct", {"mask_scope": "part"}),
+    ],
+)
+def test_the_student_sees_cls_and_the_best_scored_tokens(
+    tiny, networks, make_batch, name: str, settings: dict
+) -> None:
+    student, teacher, _ = networks
+    objective = Objective(**settings)
+    tokens = make_batch(tiny, 3, 3)[name]["tokens"]
+    found = jax.jit(views(name, tiny, objective))(student, teacher, tokens)
+
+    def apply(params, *args, method):
+        return jax.jit(lambda p: tiny.apply({"params": p}, *args, method=method))(params)
+
+    if name == "xray":
+        embed, args = "embed_xray", (tokens,)
+    else:
+        volume = apply(
+            teacher, apply(teacher, tokens, method="embed_volume"), True, method="encode"
+        )
+        by_layer = np.asarray(volume.scores).reshape(3, 4, 4).mean(axis=2)
+        layers = np.sort(np.argsort(-by_layer, axis=1)[:, :2], axis=1)
+        embed, args = "embed_ct", (tokens, jnp.asarray(layers))
+    judge = apply(teacher, apply(teacher, *args, method=embed), True, method="encode")
+    scores = np.asarray(judge.scores)
+    parts = [(0, 32), (32, 48)] if "mask_scope" in settings else [(0, scores.shape[1])]
+    keep = [
+        start + np.argsort(-scores[:, start:end], axis=1)[:, : round((end - start) * (1 - ratio))]
+        for start, end in parts
+        for ratio in [objective.mask_ratio]
+    ]
+    keep = np.sort(np.concatenate(keep, axis=1), axis=1)
+    rows = np.arange(3)[:, None]
+    if objective.mask_mode == "drop":
+        seen = apply(student, *args, method=embed)[rows, keep]
+        expected = apply(student, seen, method="encode")
+        patches, where = expected.patches, keep
+    else:
+        hidden = np.ones(scores.shape, bool)
+        hidden[rows, keep] = False
+        seen = apply(student, *args, jnp.asarray(hidden), method=embed)
+        expected = apply(student, seen, method="encode")
+        where = np.nonzero(hidden)[1].reshape(3, -1)
+        patches = expected.patches[rows, where]
+    np.testing.assert_allclose(found.student_cls, expected.cls, atol=1e-4)
+    np.testing.assert_allclose(found.student_patches, patches, atol=1e-4)
+    np.testing.assert_allclose(found.teacher_cls, judge.cls, atol=1e-4)
+    np.testing.assert_allclose(found.teacher_patches, judge.patches[rows, where], atol=1e-4)
+
+
+def test_nothing_masked_and_one_network_is_one_view(tiny, networks, make_batch) -> None:
+    student = networks[0]
+    see = jax.jit(views("ct", tiny, Objective(mask_ratio=0.0)))
+    found = see(student, student, make_batch(tiny, 0, 2)["ct"]["tokens"])
+    np.testing.assert_allclose(found.student_cls, found.teacher_cls, atol=1e-4)
+    np.testing.assert_allclose(found.student_patches, found.teacher_patches, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def shallow(make_tiny):
+    """`shallow(**settings)`: one layer, for what has to compile often."""
+    size = sizes.Size(32, 1, 4, 64)
+    return lambda **settings: make_tiny(size=size, **settings)
+
+
+@pytest.mark.parametrize(
+    ("model_settings", "settings"),
+    [
+        ({}, {"mask_mode": "mask_token"}),
+        ({}, {"mask_by": "random", "slices_by": "random"}),
+        ({}, {"mask_scope": "part", "mask_block": 2}),
+        ({"slices": 0}, {"mask_scope": "part"}),
+        ({"slices_per_layer": 4}, {}),
+        ({"volume_size": (8, 64, 64), "volume_patch": (1, 32, 32), "slices": 7}, {}),
+        ({"dtype": "bfloat16", "report_dropout": 0.1, "report_pooling": "mean"}, {}),
+    ],
+)
+def test_every_mode_gives_a_finite_loss(
+    shallow, random_params, make_batch, model_settings: dict, settings: dict
+) -> None:
+    model = shallow(**model_settings)
+    params = random_params(model)
+    value, (metrics, stats) = loss(model, Objective(**settings))(
+        params, params, fresh_stats(), make_batch(model, 3, 2)
+    )
+    assert value.dtype == jnp.float32
+    assert np.isfinite(value)
+    names = {f"{part}/{kind}" for part in ("xray", "ct", "loss") for kind in ("vl", "icl", "pcl")}
+    assert metrics.keys() == {"loss", *names}
+    assert all(np.isfinite(mean.value) for mean in metrics.values())
+    assert jax.tree.structure(stats) == jax.tree.structure(fresh_stats())
+
+
+@pytest.mark.parametrize(
+    ("xrays", "cts", "slices", "unused"),
+    [
+        (3, 0, 2, ("patch_3d", "position_3d")),
+        (0, 3, 2, ()),  # the slices go through T_2D
+        (0, 3, 0, ("patch_2d", "position_2d")),
+        (3, 2, 2, ()),
+    ],
+)
+def test_gradients_reach_the_modalities_at_hand(
+    shallow, random_params, make_batch, xrays: int, cts: int, slices: int, unused: tuple[str, ...]
+) -> None:
+    model = shallow(slices=slices)
+    params = random_params(model)
+    grad = jax.jit(jax.value_and_grad(loss(model, Objective()), argnums=(0, 1), has_aux=True))
+    (value, _), (student, teacher) = grad(
+        params, params, fresh_stats(), make_batch(model, xrays, cts)
+    )
+    assert np.isfinite(value)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(student))
+    assert not any(leaf.any() for leaf in jax.tree.leaves(teacher)), (
+        "teacher and scores are detached"
+    )
+    for name in ("patch_2d", "position_2d", "patch_3d", "position_3d"):
+        reached = any(leaf.any() for leaf in jax.tree.leaves(student["vision"][name]))
+        assert reached == (name not in unused), name
+    for part in ("report", "project_image", "project_report", "head_cls", "head_patch"):
+        assert all(
+            leaf.any() for leaf in jax.tree.leaves(student[part]["fc1" if "_" in part else "words"])
+        )
+
+
+def test_what_only_selects_has_an_effect_and_no_gradient(
+    shallow, random_params, make_batch
+) -> None:
+    model = shallow()
+    params = random_params(model)
+    run = loss(model, Objective(weight_icl=0.0, weight_pcl=0.0))
+    batch = make_batch(model, 3, 3)
+    teacher = {"vision": params["vision"]}
+    other = jax.tree.map(lambda x: -x, teacher)
+    value, again = (run(params, t, fresh_stats(), batch)[0] for t in (teacher, other))
+    assert abs(value - again) > 1e-3, "another choice of tokens is another loss"
+    grads = jax.jit(jax.grad(run, argnums=1, has_aux=True))(params, teacher, fresh_stats(), batch)[
+        0
+    ]
+    assert not any(leaf.any() for leaf in jax.tree.leaves(grads))
+
+
+def test_the_loss_is_put_together_from_its_parts(tiny, networks, make_batch) -> None:
+    """Sums, means and centres once more, in numpy, from what student and teacher say."""
+    student, teacher, stats = networks
+    objective = Objective(
+        weight_vl=0.5, weight_icl=2.0, weight_pcl=3.0, teacher_temperature_patch=(0.05, 0.07)
+    )
+    batch = make_batch(tiny, 3, 2)
+    value, (metrics, after) = loss(tiny, objective)(student, teacher, stats, batch)
+
+    _, *keys = jax.random.split(jax.random.key(3), 3)
+    seen = {
+        name: jax.jit(
+            lambda p, t, x, k, name=name: VIEWS[name](p, t, x, k, model=tiny, objective=objective)
+        )(student, teacher, batch[name]["tokens"], key)
+        for name, key in zip(("xray", "ct"), keys, strict=True)
+    }
+
+    def put(pick):
+        return jnp.concatenate([pick(name) for name in ("xray", "ct")])
+
+    def heads(params, x, method):
+        return tiny.apply({"params": params}, x, method=method)
+
+    (image, text), norms = tiny.apply(
+        {"params": student, "batch_stats": stats["batch_stats"]},
+        put(lambda n: seen[n].student_cls), put(lambda n: batch[n]["text"]),
+        put(lambda n: batch[n]["text_mask"]), True, method="join", mutable=["batch_stats"],
+    )  # fmt: skip
+    vl = losses.contrastive(image, text, 0.07).mean(axis=0)
+    icl, pcl, logits_cls, logits_patch = [], [], [], []
+    for view in seen.values():
+        logits_cls.append(heads(teacher, view.teacher_cls, "prototypes_cls"))
+        logits_patch.append(heads(teacher, view.teacher_patches, "prototypes_patch"))
+        ours = heads(student, view.student_cls, "prototypes_cls")
+        icl.append(losses.self_distillation(ours, logits_cls[-1], stats["centre_cls"], 0.1, 0.04))
+        ours = heads(student, view.student_patches, "prototypes_patch")
+        each = losses.self_distillation(ours, logits_patch[-1], stats["centre_patch"], 0.1, 0.07)
+        pcl.append(each.mean(axis=1))
+    expected = {"vl": vl, "icl": np.concatenate(icl), "pcl": np.concatenate(pcl)}
+    for kind, per_sample in expected.items():
+        for name, rows in (("xray", slice(0, 3)), ("ct", slice(3, 5)), ("loss", slice(0, 5))):
+            found = metrics[f"{name}/{kind}"]
+            assert float(found.value) == pytest.approx(float(per_sample[rows].mean()), rel=1e-3)
+            assert float(found.weight) == len(per_sample[rows])
+    total = sum(w * expected[k].mean() for k, w in (("vl", 0.5), ("icl", 2.0), ("pcl", 3.0)))
+    assert float(value) == pytest.approx(float(total), rel=1e-3)
+    assert float(metrics["loss"].value) == float(value)
+    centre = 0.9 * stats["centre_cls"] + 0.1 * np.concatenate(logits_cls).mean(axis=0)
+    np.testing.assert_allclose(after["centre_cls"], centre, atol=1e-4)
+    per_sample = np.concatenate([np.asarray(x).mean(axis=1) for x in logits_patch])
+    centre = 0.9 * stats["centre_patch"] + 0.1 * per_sample.mean(axis=0)
+    np.testing.assert_allclose(after["centre_patch"], centre, atol=1e-4)
+    for a, b in zip(
+        *map(jax.tree.leaves, (after["batch_stats"], norms["batch_stats"])), strict=True
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_a_loss_without_weight_is_left_out(shallow, random_params, make_batch) -> None:
+    model = shallow()
+    params = random_params(model)
+    value, (metrics, after) = loss(model, Objective(weight_icl=0.0, weight_pcl=0.0))(
+        params, params, fresh_stats(), make_batch(model, 3, 0)
+    )
+    assert metrics.keys() == {"loss", "loss/vl", "xray/vl"}
+    assert float(value) == float(metrics["loss/vl"].value)
+    np.testing.assert_array_equal(after["centre_cls"], fresh_stats()["centre_cls"])
+
+
+def test_random_draws_do_not_depend_on_the_other_modality(
+    shallow, random_params, make_batch
+) -> None:
+    model = shallow()
+    params = random_params(model)
+    run = loss(model, Objective(mask_by="random", slices_by="random"))
+    mixed = make_batch(model, 3, 3)
+    both = run(params, params, fresh_stats(), mixed)[1][0]
+    for name in ("xray", "ct"):
+        alone = run(params, params, fresh_stats(), {name: mixed[name]})[1][0]
+        for kind in ("icl", "pcl"):
+            found = float(alone[f"{name}/{kind}"].value)
+            assert found == pytest.approx(float(both[f"{name}/{kind}"].value), rel=1e-5)
+
+
+def test_identical_reports_may_be_positives(shallow, random_params, make_batch) -> None:
+    # Dropout: equal embeddings of equal reports would make the two targets cost the same on average.
+    model = shallow(report_dropout=0.5)
+    params = random_params(model)
+    batch = make_batch(model, 4, 0)
+    copied = jax.tree.map(lambda x: x, batch)
+    for name in ("text", "text_mask"):
+        copied["xray"][name] = batch["xray"][name].at[2].set(batch["xray"][name][0])
+    only = dict(weight_icl=0.0, weight_pcl=0.0)
+    plain, treated = (
+        loss(model, Objective(identical_reports=option, **only)) for option in (False, True)
+    )
+    values = {
+        (run, kind): float(function(params, params, fresh_stats(), given)[0])
+        for run, function in (("plain", plain), ("treated", treated))
+        for kind, given in (("different", batch), ("copied", copied))
+    }
+    assert values["plain", "different"] == pytest.approx(values["treated", "different"], rel=1e-5)
+    assert abs(values["plain", "copied"] - values["treated", "copied"]) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("warmup", "step", "patch"), [(0, 0, 0.07), (10, 0, 0.04), (10, 5, 0.055), (10, 30, 0.07)]
+)
+def test_the_teachers_temperature_warms_up(warmup: int, step: int, patch: float) -> None:
+    found = Objective(temperature_warmup_steps=warmup).temperatures(jnp.int32(step))
+    assert [float(x) for x in found] == pytest.approx([0.04, patch], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"mask_mode": "x"}, {"mask_by": "x"}, {"mask_scope": "x"}, {"slices_by": "x"},
+     {"mask_ratio": 1.0}, {"mask_ratio": -0.1}],
+)  # fmt: skip
+def test_settings_that_do_not_exist_are_refused(settings: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        Objective(**settings)

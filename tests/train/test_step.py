@@ -1,0 +1,164 @@
+"""The step: pure, the teacher follows, frozen means frozen, and eight pairs are learnt by heart."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+from jax import numpy as jnp
+
+from unimedi_jax import optim, trees
+from unimedi_jax.models import sizes
+from unimedi_jax.train import state as states
+from unimedi_jax.train import step as steps
+from unimedi_jax.train.objective import Objective
+
+STEPS = 50
+OPTIMISER = dict(steps=STEPS, warmup_steps=5, peak_lr=3e-3, start_lr=1e-4)
+
+
+def make(model, **settings):
+    """State before the first step and the jitted step."""
+    tx, schedule = optim.make(**OPTIMISER)
+    step = steps.make_train_step(
+        model, tx, objective=Objective(), schedule=schedule,
+        ema=optim.ema_schedule(base=0.9, final=1.0, steps=STEPS), **settings,
+    )  # fmt: skip
+    return jax.jit(states.make_init(model, tx))(jax.random.key(0)), jax.jit(step)
+
+
+@pytest.fixture(scope="module")
+def start(tiny, make_batch):
+    """(state before the first step, step, batch)."""
+    return *make(tiny), make_batch(tiny, 4, 4)
+
+
+@pytest.fixture(scope="module")
+def run(start):
+    """(state after two steps, step, batch): student and teacher already differ."""
+    state, step, batch = start
+    for _ in range(2):
+        state, _ = step(state, batch)
+    return state, step, batch
+
+
+def unmoved(a, b) -> set[str]:
+    """Names of the leaves that are the same to the bit."""
+
+    def bits(leaf):
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+
+    leaves = zip(trees.names(a), *map(jax.tree.leaves, (a, b)), strict=True)
+    return {name for name, x, y in leaves if np.array_equal(bits(x), bits(y))}
+
+
+def same(a, b) -> bool:
+    return unmoved(a, b) == set(trees.names(a))
+
+
+def test_the_state_begins_with_teacher_equal_to_student(start) -> None:
+    state = start[0]
+    assert state.teacher.keys() == {"vision", "head_cls", "head_patch"}
+    assert same(state.teacher, {part: state.params[part] for part in state.teacher})
+    assert state.step == 0
+    assert not state.stats["centre_cls"].any()
+    assert not state.stats["centre_patch"].any()
+
+
+def test_the_step_is_pure(run) -> None:
+    state, step, batch = run
+    before = jax.tree.map(jnp.copy, state)
+    (first, metrics), (second, metrics_again) = step(state, batch), step(state, batch)
+    assert same(first, second)
+    assert same(metrics, metrics_again)
+    assert same(state, before)
+    assert first.step == state.step + 1
+    assert same(first.key, state.key)
+
+
+def test_the_teacher_follows_every_leaf_of_the_student(run) -> None:
+    state, step, batch = run
+    after, metrics = step(state, batch)
+    momentum = 1.0 - 0.1 * 0.5 * (1 + np.cos(np.pi * 2 / STEPS))
+    assert float(metrics["ema"].value) == pytest.approx(momentum, rel=1e-5)
+    student = {part: after.params[part] for part in after.teacher}
+    expected = jax.tree.map(lambda t, s: momentum * t + (1 - momentum) * s, state.teacher, student)
+    for name, found, wanted in zip(
+        trees.names(expected), *map(jax.tree.leaves, (after.teacher, expected)), strict=True
+    ):
+        np.testing.assert_allclose(found, wanted, atol=1e-6, err_msg=name)
+    assert unmoved(after.teacher, state.teacher) <= {"vision/mask_token"}, (
+        "all but what this objective does not use moves"
+    )
+
+
+def test_the_optimiser_knows_no_teacher(run) -> None:
+    state = run[0]
+    sizes_of = sorted(leaf.shape for leaf in jax.tree.leaves(state.params))
+    moments = [leaf.shape for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim]
+    assert sorted(moments) == sorted(2 * sizes_of)
+    assert not any("teacher" in name for name in trees.names(state.opt_state))
+
+
+def test_metrics_of_a_step(run) -> None:
+    state, step, batch = run
+    after, metrics = step(state, batch)
+    _, schedule = optim.make(**OPTIMISER)
+    assert float(metrics["lr"].value) == pytest.approx(float(schedule(state.step)))
+    norm = np.sqrt(sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(after.params)))
+    assert float(metrics["norm/params"].value) == pytest.approx(norm, rel=1e-4)
+    assert float(metrics["norm/grads"].value) > 0
+    assert float(metrics["xray/vl"].weight) == float(metrics["ct/vl"].weight) == 4
+
+
+def test_eight_pairs_are_learnt_by_heart(start) -> None:
+    state, step, batch = start
+    history = []
+    for _ in range(STEPS):
+        state, metrics = step(state, batch)
+        history.append(float(metrics["loss/vl"].value))
+    assert np.isfinite(history).all()
+    assert history[0] > 1.5, "eight candidates: near log 8 at the start"
+    assert np.mean(history[-5:]) < 0.5 * history[0]
+
+
+def test_frozen_parameters_do_not_move_at_all(make_tiny, make_batch) -> None:
+    model = make_tiny(size=sizes.Size(32, 1, 4, 64))
+    state, step = make(model, freeze_last_layer_steps=2, freeze_patch_embed=True)
+    batch, still = make_batch(model, 2, 2), []
+    for _ in range(3):
+        before, (state, _) = state, step(state, batch)
+        still.append(unmoved(before.params, state.params))
+    tokenizers = {f"vision/patch_{rank}d/{part}" for rank in (2, 3) for part in ("kernel", "bias")}
+    prototypes = {"head_cls/last_layer", "head_patch/last_layer"}
+    unused = {"vision/mask_token"}
+    assert still == [tokenizers | prototypes | unused] * 2 + [tokenizers | unused]
+
+
+def test_variables_for_inference(run) -> None:
+    state = run[0]
+    student, teacher = (states.variables(state, name) for name in ("student", "teacher"))
+    assert student["params"] is state.params
+    assert teacher["params"]["vision"] is state.teacher["vision"]
+    assert teacher["params"]["report"] is state.params["report"]
+    assert teacher["params"].keys() == state.params.keys()
+    assert teacher["batch_stats"] is student["batch_stats"] is state.stats["batch_stats"]
+    with pytest.raises(ValueError, match="student or teacher"):
+        states.variables(state, "tutor")
+
+
+def test_scores_make_no_second_attention_array(tiny, random_params) -> None:
+    """Eq. 1 needs one row of the attention: asking for it adds no array with n x n entries to the program."""
+    params = random_params(tiny)["vision"]
+    tokens = jnp.zeros((2, 36, 32))
+    n = 37  # tokens and CLS, a length that no other dimension has
+
+    def arrays(scores: bool) -> int:
+        def teacher(params, x):
+            return tiny.vision.apply({"params": params}, x, scores, method="encode")
+
+        program = jax.jit(teacher).lower(params, tokens).compile().as_text()
+        return len(re.findall(rf"= \w+\[(?:\d+,)*{n},{n}(?:,\d+)*\]", program))
+
+    assert 0 < arrays(True) <= arrays(False)

@@ -1,0 +1,125 @@
+"""Area under the ROC curve per label, by ranks, with unknown labels skipped."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy import stats
+
+from unimedi_jax.evals import bootstrap, vectors
+
+INVERTED_BELOW = 0.4
+
+
+class LabelAuc(NamedTuple):
+    """AUC of c labels. `macro` is the mean over the labels that have one."""
+
+    per_label: Float[np.ndarray, " c"]  # NaN: a class is absent among the known labels
+    macro: float
+    positives: Int[np.ndarray, " c"]
+    negatives: Int[np.ndarray, " c"]
+    low: Float[np.ndarray, " c"]  # 95 % interval per label, NaN without resamples
+    high: Float[np.ndarray, " c"]
+    macro_low: float
+    macro_high: float
+
+    @property
+    def undefined(self) -> int:
+        """How many labels had no AUC and are not in `macro`."""
+        return int(np.isnan(self.per_label).sum())
+
+    def inverted(self, names: Sequence[str]) -> list[str]:
+        """Labels with AUC < 0.4: their prompt pair may be the wrong way round."""
+        low = np.nan_to_num(self.per_label, nan=0.5) < INVERTED_BELOW
+        return [name for name, flag in zip(names, low, strict=True) if flag]
+
+    def scalars(self, names: Sequence[str]) -> dict[str, float]:
+        """`<name>`, `<name>/positives`, `<name>/negatives`, `macro`, `undefined`, intervals."""
+        result = {"macro": self.macro, "undefined": float(self.undefined)}
+        if not np.isnan(self.macro_low):
+            result |= {"macro/low": self.macro_low, "macro/high": self.macro_high}
+        for index, name in enumerate(_checked(names, self.per_label)):
+            result[name] = float(self.per_label[index])
+            result[f"{name}/positives"] = float(self.positives[index])
+            result[f"{name}/negatives"] = float(self.negatives[index])
+            if not np.isnan(self.low[index]):
+                result[f"{name}/low"] = float(self.low[index])
+                result[f"{name}/high"] = float(self.high[index])
+        return result
+
+
+def auroc(scores: Float[np.ndarray, " n"], targets: Float[np.ndarray, " n"]) -> float:
+    """Chance that a positive scores above a negative, ties counting half (Mann-Whitney U).
+
+    Targets are 0, 1 or NaN (skipped); NaN if a class is absent. Raises ValueError for other targets
+    and for scores that are not finite.
+    """
+    scores, targets = np.asarray(scores, np.float64), np.asarray(targets, np.float64)
+    known = ~np.isnan(targets)
+    scores, targets = scores[known], targets[known]
+    if not np.isin(targets, (0, 1)).all():
+        raise ValueError("labels must be 0, 1 or NaN")
+    if not np.isfinite(scores).all():
+        raise ValueError("scores must be finite")
+    positives = int(targets.sum())
+    negatives = len(targets) - positives
+    if not positives or not negatives:
+        return float("nan")
+    ranks = stats.rankdata(scores)  # tied scores share their mean rank
+    above = ranks[targets == 1].sum() - positives * (positives + 1) / 2
+    return float(above / (positives * negatives))
+
+
+def per_label(
+    scores: Float[np.ndarray, "n c"],
+    targets: Float[np.ndarray, "n c"],
+    *,
+    resamples: int = 0,
+    seed: int = 0,
+) -> LabelAuc:
+    """`auroc` of every column. A column of NaN scores (nothing could be fitted) has no AUC."""
+    scores, targets = np.asarray(scores, np.float64), np.asarray(targets, np.float64)
+    if scores.ndim != 2 or scores.shape != targets.shape:
+        raise ValueError(f"scores {scores.shape} and labels {targets.shape} do not fit")
+    values = _columns(scores, targets)
+    low = high = np.full(scores.shape[1], np.nan)
+    macro_low = macro_high = float("nan")
+    if resamples and len(scores) > 1:
+        rows = bootstrap.draws(len(scores), resamples=resamples, seed=seed)
+        tries = np.array([_columns(scores[row], targets[row]) for row in rows])
+        bounds = [bootstrap.percentiles(column) for column in tries.T]
+        low, high = np.array(bounds, np.float64).reshape(-1, 2).T
+        # A resample without a rare label's positives would be a macro over other labels: left out.
+        macro = tries[:, ~np.isnan(values)]
+        if macro.size:
+            macro_low, macro_high = bootstrap.percentiles(macro.mean(axis=1))
+    return LabelAuc(
+        values,
+        vectors.nan_mean(values),
+        (targets == 1).sum(axis=0),
+        (targets == 0).sum(axis=0),
+        low,
+        high,
+        macro_low,
+        macro_high,
+    )
+
+
+def _columns(
+    scores: Float[np.ndarray, "n c"], targets: Float[np.ndarray, "n c"]
+) -> Float[np.ndarray, " c"]:
+    unfitted = np.isnan(scores).all(axis=0)
+    return np.array(
+        [
+            float("nan") if missing else auroc(column, target)
+            for column, target, missing in zip(scores.T, targets.T, unfitted, strict=True)
+        ],
+        np.float64,
+    )
+
+
+def _checked(names: Sequence[str], values: Float[np.ndarray, " c"]) -> Sequence[str]:
+    if len(names) != len(values):
+        raise ValueError(f"{len(names)} names for {len(values)} labels")
+    return names

@@ -1,0 +1,118 @@
+"""The pass that embeds a split: records through the model to arrays on the host. All other evaluations start here."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from unimedi_jax import sharding
+from unimedi_jax.evals import slices
+from unimedi_jax.input import pipeline, records, tokenizer, transforms
+from unimedi_jax.models import unimedi
+from unimedi_jax.typing import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedder:
+    """The model's inference functions, jitted once for a run, and the batch size they were made for."""
+
+    xray: Callable[..., unimedi.Features]
+    ct: Callable[..., unimedi.Features]
+    report: Callable[..., jax.Array]
+    rows: int
+    mesh: Mesh
+
+    @classmethod
+    def of(cls, model: unimedi.UniMedI, mesh: Mesh, *, rows: int, ct_slices: bool) -> "Embedder":
+        """`rows` a batch and device; `ct_slices`: CTs as trained, or by their volume alone."""
+
+        def method(name: str, *static: Any) -> Callable[..., Any]:
+            return jax.jit(lambda variables, *x: model.apply(variables, *x, *static, method=name))
+
+        return cls(
+            method("xray_features"),
+            method("ct_features", ct_slices),
+            method("embed_report"),
+            rows * mesh.size,
+            mesh,
+        )
+
+    def __call__(self, function: Callable[..., Any], variables: PyTree, *arrays: Any) -> Any:
+        """One batch on the devices, the result as host arrays (on every host the whole of it)."""
+        placed = jax.device_put(arrays, sharding.batch_sharding(self.mesh))
+        return multihost_utils.process_allgather(function(variables, *placed), tiled=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Embeddings of one modality of one split, row i being record i."""
+
+    cls: np.ndarray  # (n, d)
+    z: np.ndarray  # (n, e) unit vectors
+    z_report: np.ndarray  # (n, e)
+    labels: np.ndarray  # (n, c) 1, 0, NaN unknown
+    reports: tuple[str, ...]
+    slice_scores: np.ndarray | None = None  # (n, layers), CTs
+    lesions: np.ndarray | None = None  # (n, c, slices) bool, CTs with masks
+    examples: tuple[
+        dict[str, Any], ...
+    ] = ()  # the first few records with their scores, for the page
+
+
+def embed(
+    embedder: Embedder,
+    variables: PyTree,
+    found: records.RecordSet,
+    sampler: transforms.ToSample,
+    split: str,
+    *,
+    limit: int,
+    examples: int = 0,
+) -> Split:
+    """Every record of a split through the network, at most `limit` (0 = all); keeps `examples` whole."""
+    of_image = embedder.xray if sampler.modality == "xray" else embedder.ct
+    parts: dict[str, list[Any]] = {}
+    shown: list[dict[str, Any]] = []
+    count = len(found.contract["labels"])
+    for batch in pipeline.evaluation(found, sampler, split, embedder.rows, limit=limit):
+        seen = embedder(of_image, variables, batch["tokens"])
+        z_report = embedder(embedder.report, variables, batch["text"], batch["text_mask"])
+        real = int(batch["mask"].sum())
+        gathered = {
+            "cls": seen.cls,
+            "z": seen.z,
+            "z_report": z_report,
+            "labels": batch["labels"],
+            "reports": [records.text(report) for report in batch["report"]],
+        }
+        if seen.slice_scores is not None:
+            gathered["slice_scores"] = seen.slice_scores
+            if "lesion_mask" in batch:
+                gathered["lesions"] = slices.lesion_slices(batch["lesion_mask"], count)
+        for name, values in gathered.items():
+            parts.setdefault(name, []).extend(values[:real])
+        for i in range(min(real, examples - len(shown))):
+            fields = seen._asdict() | {name: batch[name] for name in sampler.keep if name in batch}
+            shown.append({name: value[i] for name, value in fields.items() if value is not None})
+    reports = tuple(parts.pop("reports"))
+    arrays = {
+        name: np.stack(values).astype(bool if name == "lesions" else np.float32)
+        for name, values in parts.items()
+    }
+    return Split(reports=reports, examples=tuple(shown), **arrays)
+
+
+def embed_reports(
+    embedder: Embedder, variables: PyTree, reports: Any, texts: Sequence[str], length: int
+) -> np.ndarray:
+    """Texts (prompts, say) into the joint space, (n, e)."""
+    text, mask = tokenizer.encode(reports, texts, length)
+    rows = []
+    for start in range(0, len(texts), embedder.rows):
+        part = np.arange(start, start + embedder.rows).clip(max=len(texts) - 1)
+        rows.append(embedder(embedder.report, variables, text[part], mask[part]))
+    return np.concatenate(rows)[: len(texts)]

@@ -1,0 +1,81 @@
+"""Report retrieval: recall at k from image to report and from report to image.
+
+Cosine similarity, ranked over all pairs of the split. Pairs with the same report are correct
+answers to each other: the report of a normal film has hundreds of equals.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from unimedi_jax.evals import bootstrap, chance, vectors
+
+ROWS = 1024  # queries ranked at a time: bounds memory at ROWS x n float64
+# Equal embeddings give similarities that differ in the last bits of a product: to 1e-9, ties.
+DECIMALS = 9
+
+
+def recall(
+    z_image: Float[np.ndarray, "n e"],
+    z_text: Float[np.ndarray, "n e"],
+    groups: Sequence[str] | Int[np.ndarray, " n"],
+    *,
+    ks: Sequence[int] = (1, 5, 10),
+    resamples: int = 0,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Recall at k of n image-report pairs, row i of both being one pair.
+
+    `groups`: the reports themselves or any group ids; equal entries are correct for each other.
+    Returns `i2t_r{k}`, `t2i_r{k}`, `chance_r{k}` (the exact expectation of a random ranking for
+    these groups, the same both ways), `pairs` and `distinct`; with `resamples` also `.../low` and
+    `.../high` of the recalls.
+    Ties count by the expectation over their random order. No pairs: NaN. One pair: 1, and chance 1.
+    """
+    z_image, z_text = vectors.unit_rows(z_image), vectors.unit_rows(z_text)
+    if z_image.shape != z_text.shape or len(groups) != len(z_image):
+        raise ValueError(f"{z_image.shape} images, {z_text.shape} texts, {len(groups)} groups")
+    names, group = np.unique(np.asarray(groups), return_inverse=True)
+    members = np.bincount(group, minlength=1)[group]
+    result = {"pairs": float(len(group)), "distinct": float(len(names))}
+    for k in ks:
+        hits = {
+            f"i2t_r{k}": _hits(z_image, z_text, group, k),
+            f"t2i_r{k}": _hits(z_text, z_image, group, k),
+        }
+        for name, hit in hits.items():
+            result[name] = vectors.nan_mean(hit)
+            if resamples:
+                low, high = bootstrap.mean_interval(hit, resamples=resamples, seed=seed)
+                result |= {f"{name}/low": low, f"{name}/high": high}
+        lucky = chance.hit_probability(np.full(len(group), len(group)), members, np.array(k))
+        result[f"chance_r{k}"] = vectors.nan_mean(lucky)
+    return result
+
+
+def nearest(
+    z_query: Float[np.ndarray, "q e"], z_candidate: Float[np.ndarray, "c e"], k: int
+) -> tuple[Int[np.ndarray, "q k"], Float[np.ndarray, "q k"]]:
+    """The k most similar candidates of every query and their cosine similarities, best first.
+
+    Ties keep the order of the candidates; k beyond c counts as c.
+    """
+    similarity = vectors.unit_rows(z_query) @ vectors.unit_rows(z_candidate).T
+    order = np.argsort(-np.round(similarity, DECIMALS), axis=1, kind="stable")[:, :k]
+    return order, np.take_along_axis(similarity, order, axis=1)
+
+
+def _hits(
+    query: Float[np.ndarray, "n e"],
+    candidate: Float[np.ndarray, "n e"],
+    group: Int[np.ndarray, " n"],
+    k: int,
+) -> Float[np.ndarray, " n"]:
+    """Per query, whether one of its group is among the k nearest candidates."""
+    hits = np.zeros(len(query))
+    for start in range(0, len(query), ROWS):
+        rows = slice(start, start + ROWS)
+        similarity = np.round(query[rows] @ candidate.T, DECIMALS)
+        hits[rows] = chance.top_k_hit(similarity, group[rows, None] == group[None, :], k)
+    return hits

@@ -1,0 +1,125 @@
+"""All evaluations that held-out patients allow, from one set of embeddings to one flat dict of scalars."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from unimedi_jax.evals import features, gap, probe, retrieval, slices, zeroshot
+from unimedi_jax.input import records, transforms
+from unimedi_jax.typing import PyTree
+
+RESAMPLES = 1000  # of the bootstrap intervals in final tables
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+    """What is evaluated and how: fixed for a run, called with the network's variables."""
+
+    found: records.RecordSet
+    samplers: Mapping[str, transforms.ToSample]
+    embedder: features.Embedder
+    reports: Any  # tokenizer
+    length: int
+    limit: int
+    slices: int  # k of the top-k
+
+    def __call__(
+        self, variables: PyTree, split: str, *, final: bool = False, examples: int = 0
+    ) -> tuple[dict[str, float], dict[str, features.Split]]:
+        """Scalars without a prefix (`xray/zeroshot/macro`, ...) and the embeddings they come from.
+
+        `final` adds the linear probes, which embed the training patients too, and bootstrap intervals.
+        """
+        embedded = {
+            modality: self._embed(variables, modality, split, examples)
+            for modality in self.samplers
+            if self.found.size(modality, split)
+        }
+        resamples = RESAMPLES if final else 0
+        scalars: dict[str, float] = {}
+        for modality, part in embedded.items():
+            results = self._alignment(variables, part, resamples)
+            if final and self.found.size(modality, "train"):
+                results |= _named("probe", self._probe(variables, modality, part, resamples))
+            if part.lesions is not None:
+                for name, rate in slices.by_finding(
+                    part.slice_scores, part.lesions, self.slices, self._labels, resamples=resamples
+                ).items():
+                    results |= _named(f"slices/{name}", rate.scalars())
+            scalars |= _named(modality, results)
+        return scalars | _named("gap", _gaps(embedded)), embedded
+
+    @property
+    def _labels(self) -> list[str]:
+        return self.found.contract["labels"]
+
+    def _embed(
+        self, variables: PyTree, modality: str, split: str, examples: int = 0
+    ) -> features.Split:
+        return features.embed(
+            self.embedder, variables, self.found, self.samplers[modality], split,
+            limit=self.limit, examples=examples,
+        )  # fmt: skip
+
+    def _alignment(
+        self, variables: PyTree, part: features.Split, resamples: int
+    ) -> dict[str, float]:
+        found = retrieval.recall(part.z, part.z_report, part.reports, resamples=resamples)
+        results = _named("retrieval", found)
+        prompts = [self.found.contract["prompts"].get(label) for label in self._labels]
+        if prompts and all(prompts):
+            positive, negative = (
+                [
+                    features.embed_reports(
+                        self.embedder, variables, self.reports, pair[side], self.length
+                    )
+                    for pair in prompts
+                ]
+                for side in ("positive", "negative")
+            )
+            auc = zeroshot.auc(part.z, positive, negative, part.labels, resamples=resamples)
+            results |= _named("zeroshot", auc.scalars(self._labels))
+        return results
+
+    def _probe(
+        self, variables: PyTree, modality: str, part: features.Split, resamples: int
+    ) -> dict[str, float]:
+        train = self._embed(variables, modality, "train")
+        # The validation patients choose the strength of the regularisation, where there are any.
+        val = self._embed(variables, modality, "val") if self.found.size(modality, "val") else None
+        auc = probe.auc(
+            train.cls, train.labels, part.cls, part.labels,
+            val_x=val and val.cls, val_y=val and val.labels, resamples=resamples,
+        )  # fmt: skip
+        return auc.scalars(self._labels)
+
+
+def _gaps(embedded: Mapping[str, features.Split]) -> dict[str, float]:
+    """Gaps between the clouds, and how well single findings separate across modalities."""
+    clouds = {modality: part.z for modality, part in embedded.items()}
+    clouds |= {f"{modality}_report": part.z_report for modality, part in embedded.items()}
+    pairs = [("xray", "ct"), ("xray", "xray_report"), ("ct", "ct_report")]
+    scalars: dict[str, float] = {}
+    for a, b in pairs:
+        if a in clouds and b in clouds:
+            scalars |= _named(f"{a}_{b}", gap.modality_gap(clouds[a], clouds[b]).scalars())
+    z = np.concatenate([part.z for part in embedded.values()])
+    finding = np.concatenate([single_finding(part.labels) for part in embedded.values()])
+    return scalars | {"images/separation": gap.class_separation(z, finding)}
+
+
+def single_finding(labels: np.ndarray) -> np.ndarray:
+    """Index of the only finding of a row, number of findings for none at all, -1 for several or unknown."""
+    if not labels.shape[1]:
+        return np.full(len(labels), -1)
+    present = np.nansum(labels, axis=1)
+    finding = np.where(present == 1, np.nan_to_num(labels).argmax(axis=1), -1)
+    finding[present == 0] = labels.shape[1]
+    finding[np.isnan(labels).any(axis=1)] = -1
+    return finding
+
+
+def _named(prefix: str, scalars: Mapping[str, float]) -> dict[str, float]:
+    return {f"{prefix}/{name}": value for name, value in scalars.items()}

@@ -1,0 +1,102 @@
+"""What goes into a report page: plain arrays, texts and the lines of metrics.jsonl."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Int16, UInt8
+
+
+class Cell(NamedTuple):
+    """A number of the result tables, named by its key in metrics.jsonl."""
+
+    key: str
+    beside: str | None = None  # key of the number to hold it against
+    beside_name: str = ""  # what that number is: "untrained", "chance", "random"
+    digits: int = 3
+
+
+class Row(NamedTuple):
+    """One line of a table: its name and a cell for every column after the first."""
+
+    name: str
+    cells: Sequence[Cell | None]  # None leaves the cell empty
+
+
+class Table(NamedTuple):
+    """Every number is looked up in the metrics, so the page can say nothing they do not say."""
+
+    title: str
+    columns: Sequence[str]  # the first heads the row names
+    rows: Sequence[Row]
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingMap:
+    """Points of the t-SNE map, from `figures.tsne` on the joint embeddings."""
+
+    points: Float[np.ndarray, "n 2"]
+    modality: Sequence[str]  # n names, e.g. "X-ray", "CT", "report"
+    finding: Sequence[str]  # n names, e.g. "nodule", "normal"
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionExample:
+    """Attention of CLS over one X-ray."""
+
+    image: UInt8[np.ndarray, "y x"]  # as the model saw it
+    scores: Float[np.ndarray, "gy gx"]  # eq.1 on the patch grid
+    findings: Sequence[str]  # label names of the case
+    report: str = ""
+    lesion: Bool[np.ndarray, "y x"] | None = None  # outlined where known
+
+
+@dataclasses.dataclass(frozen=True)
+class SliceExample:
+    """Slice scores of one CT and the slices they chose."""
+
+    volume: Int16[np.ndarray, "z y x"]  # HU
+    scores: Float[np.ndarray, " layers"]  # eq.2; layers divides z
+    chosen_layers: Int[np.ndarray, " k"]
+    chosen_slices: Int[np.ndarray, " s"]  # the slices shown to the model, as indices of z
+    findings: Sequence[str]
+    report: str = ""
+    lesion: Bool[np.ndarray, "z y x"] | None = None
+
+
+class Retrieved(NamedTuple):
+    """One report that was found for an image."""
+
+    report: str
+    similarity: float
+    correct: bool  # the same report as the true one
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrievalExample:
+    """A held-out image, its true report and the reports found for it, best first."""
+
+    modality: str
+    image: UInt8[np.ndarray, "y x"]  # X-ray, or one slice of the CT (`figures.lung_window`)
+    true_report: str
+    retrieved: Sequence[Retrieved]
+
+
+@dataclasses.dataclass(frozen=True)
+class PageContent:
+    """Everything a report page shows; sections without content are left out."""
+
+    name: str  # of the run
+    config: Mapping[str, Any]  # config.json
+    contract: Mapping[str, Any]  # contract.json of the built set
+    metrics: Sequence[Mapping[str, Any]]  # the lines of metrics.jsonl, oldest first
+    tables: Sequence[Table]  # `tables.result_tables(...)` or own ones
+    embedding: EmbeddingMap | None = None
+    attention: Sequence[AttentionExample] = ()
+    slices: Sequence[SliceExample] = ()
+    retrieval: Sequence[RetrievalExample] = ()
+    notes: Sequence[
+        str
+    ] = ()  # plain sentences under the headline, e.g. labels whose prompts look inverted
