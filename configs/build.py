@@ -8,7 +8,7 @@ SOURCES = ("manifest", "phantom")
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """The settings of one source."""
     if arg not in SOURCES:
-        raise ValueError(f"configs/build.py:{arg}: name the source, {' or '.join(SOURCES)}")
+        raise ValueError(f"configs/build.py:{arg} has no source named '{arg}': give {' or '.join(SOURCES)}")
     config = ml_collections.ConfigDict()
     config.job = "build"
     config.kind = arg

@@ -87,6 +87,7 @@ def _paper() -> ml_collections.ConfigDict:
             "mask_scope": "sequence",  # or "part"
             "mask_block": 1,  # 2: A-CLIP's 2 x 2 blocks on X-rays
             "slices_by": "attention",  # or "random"
+            "random_until_step": 0,  # choose blindly at first, where the ViT starts from scratch
         }
     )
     config.optim = ml_collections.ConfigDict(

@@ -29,9 +29,7 @@ def run(config: Any) -> None:
     )
     print(summary(built, dry_run=config.dry_run))
     if config.dry_run and config.strict and built.rejected:
-        raise errors.UserError(
-            f"{len(built.rejected)} rows would be rejected and config.strict is set"
-        )
+        raise errors.UserError(f"{len(built.rejected)} rows would be rejected and config.strict is set")
 
 
 def ensure_phantom(data_dir: str | Path) -> None:
@@ -45,9 +43,7 @@ def ensure_phantom(data_dir: str | Path) -> None:
 def _source(config: Any) -> Source:
     """The source that a config names."""
     if config.kind == "phantom":
-        return phantom.source(
-            xrays=config.xrays, cts=config.cts, seed=config.seed, language=config.language
-        )
+        return phantom.source(xrays=config.xrays, cts=config.cts, seed=config.seed, language=config.language)
     if not config.source:
         raise errors.UserError(
             "config.source is empty: name the CSV, as in --config.source=films.csv "
@@ -65,9 +61,7 @@ def summary(built: records.Built, *, dry_run: bool) -> str:
     lines.append(f"{'rejected':<16}{len(built.rejected):>8}")
     lines += [f"  {code:<14}{count:>8}" for code, count in codes.most_common()]
     if built.leaked:
-        lines.append(
-            f"warning: {built.leaked} pictures are, pixel by pixel, in more than one split"
-        )
+        lines.append(f"warning: {built.leaked} pictures are, pixel by pixel, in more than one split")
     if dry_run:
         lines += [f"  row {r.row}: {r.path}: {r.reason}" for r in built.rejected[:SHOWN_REJECTS]]
         if len(built.rejected) > SHOWN_REJECTS:

@@ -27,11 +27,7 @@ class Census:
         digest = self._digests.setdefault(place, hashlib.sha256())
         for name in sorted(example):
             value = example[name]
-            array = (
-                np.frombuffer(value.encode(), np.uint8)
-                if isinstance(value, str)
-                else np.asarray(value)
-            )
+            array = np.frombuffer(value.encode(), np.uint8) if isinstance(value, str) else np.asarray(value)
             digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
             digest.update(array.tobytes())
         picture = example["image" if row.modality == "xray" else "volume"]
@@ -43,9 +39,7 @@ class Census:
     def content_hash(self) -> str:
         """sha256 over all fields of all examples, in the order they are stored."""
         places = [(m, s) for m in MODALITIES for s in SPLITS if (m, s) in self._digests]
-        return hashlib.sha256(
-            b"".join(self._digests[place].digest() for place in places)
-        ).hexdigest()
+        return hashlib.sha256(b"".join(self._digests[place].digest() for place in places)).hexdigest()
 
     def leaked(self) -> int:
         """How many pictures are, pixel by pixel, in more than one split."""

@@ -8,6 +8,7 @@ import numpy as np
 import pydicom
 from nibabel import affines
 
+from data import dicom_pixels
 from data.files import BadInput, check_file
 from data.geometry import AIR_HU, Scan
 
@@ -53,9 +54,7 @@ def read(folder: Path) -> Scan:
 
 def _headers(folder: Path) -> list[tuple[Path, pydicom.Dataset]]:
     """Every file of the folder with its header, in the order of names; refuses files that are no DICOM."""
-    files = sorted(
-        p for p in folder.iterdir() if p.name != "DICOMDIR" and not p.name.startswith(".")
-    )
+    files = sorted(p for p in folder.iterdir() if p.name != "DICOMDIR" and not p.name.startswith("."))
     files = [p for p in files if p.suffix.lower() not in UNRELATED and not p.is_dir()]
     if not files:
         raise BadInput("empty_folder", "the folder holds no DICOM file")
@@ -71,9 +70,7 @@ def _headers(folder: Path) -> list[tuple[Path, pydicom.Dataset]]:
         except pydicom.errors.InvalidDicomError as error:
             raise BadInput("not_dicom", "a file in the folder has no DICOM header") from error
         except Exception as error:  # pydicom raises whatever the damage leads to
-            raise BadInput(
-                "dicom_damaged", f"a header cannot be read ({type(error).__name__})"
-            ) from error
+            raise BadInput("dicom_damaged", f"a header cannot be read ({type(error).__name__})") from error
         found.append((path, header))
     return found
 
@@ -92,9 +89,7 @@ def _one_series(found: list[tuple[Path, pydicom.Dataset]]) -> list[tuple[Path, p
         if header.get("Modality") != "CT" or "LOCALIZER" in kinds or not header.get("Rows"):
             continue
         if int(header.get("NumberOfFrames") or 1) > 1:
-            raise BadInput(
-                "enhanced_unsupported", "a multi-frame CT: convert it to single frames or NIfTI"
-            )
+            raise BadInput("enhanced_unsupported", "a multi-frame CT: convert it to single frames or NIfTI")
         series.setdefault(str(header.get("SeriesInstanceUID")), []).append((path, header))
     volumes = [images for images in series.values() if len(images) >= MIN_SERIES]
     if not volumes:
@@ -111,14 +106,10 @@ def _check_alike(images: list[tuple[Path, pydicom.Dataset]]) -> None:
     for _, header in images:
         for name in ("RescaleSlope", "RescaleIntercept"):
             if header.get(name) is None:
-                raise BadInput(
-                    "no_rescale", f"a slice has no {name}: its numbers are not Hounsfield units"
-                )
+                raise BadInput("no_rescale", f"a slice has no {name}: its numbers are not Hounsfield units")
         if (header.get("Rows"), header.get("Columns")) != (first.get("Rows"), first.get("Columns")):
             raise BadInput("mixed_size", "the slices differ in rows or columns")
-        if not np.allclose(
-            _numbers(header, "PixelSpacing", 2), _numbers(first, "PixelSpacing", 2), rtol=1e-3
-        ):
+        if not np.allclose(_numbers(header, "PixelSpacing", 2), _numbers(first, "PixelSpacing", 2), rtol=1e-3):
             raise BadInput("bad_spacing", "the slices differ in pixel spacing")
         directions = (_numbers(h, "ImageOrientationPatient", 6) for h in (header, first))
         if not np.allclose(*directions, atol=1e-3):
@@ -172,12 +163,9 @@ def _hounsfield(one: Slice) -> np.ndarray:
     """One slice's HU, float32 (row, column)."""
     try:
         dataset = pydicom.dcmread(one.path)
-        stored = dataset.pixel_array
-    except Exception as error:  # each decoder raises its own
-        raise BadInput(
-            "dicom_pixels",
-            f"a slice is truncated, damaged or in an unknown coding ({type(error).__name__})",
-        ) from error
+    except Exception as error:  # pydicom raises whatever the damage leads to
+        raise BadInput("dicom_damaged", f"a slice cannot be read ({type(error).__name__})") from error
+    stored = dicom_pixels.decode(dataset)
     slope, intercept = float(one.header.RescaleSlope), float(one.header.RescaleIntercept)
     if not np.isfinite([slope, intercept]).all() or slope == 0:
         raise BadInput("no_rescale", f"slope {slope:g} and intercept {intercept:g}")

@@ -10,9 +10,7 @@ from scipy import ndimage
 FILM_SIZE = 256
 VOLUME_SHAPE = (32, 128, 128)
 AIR_HU = -1024
-HIGHEST_HU = (
-    3071  # the end of 12 bits; only metal is denser, and would outshine its neighbours in a mean
-)
+HIGHEST_HU = 3071  # the end of 12 bits; only metal is denser, and would outshine its neighbours in a mean
 
 MIN_TILT_DEGREES = 1.0  # below it a scan counts as lying along the axes
 MAX_TILT_DEGREES = 30.0
@@ -53,9 +51,7 @@ def straighten(scan: Scan, *, order: int, outside: float) -> Scan:
     if tilt <= MIN_TILT_DEGREES:
         return scan
     if tilt > MAX_TILT_DEGREES:
-        raise TiltError(
-            f"the axes lie {tilt:.0f} degrees off the patient's, at most {MAX_TILT_DEGREES:.0f}"
-        )
+        raise TiltError(f"the axes lie {tilt:.0f} degrees off the patient's, at most {MAX_TILT_DEGREES:.0f}")
     last = np.array(scan.voxels.shape) - 1
     corners = affines.apply_affine(scan.affine, np.array(list(np.ndindex(2, 2, 2))) * last)
     spacing = affines.voxel_sizes(scan.affine)
@@ -132,9 +128,7 @@ def resample(volume: np.ndarray, weights: tuple[np.ndarray, np.ndarray, np.ndarr
     return out
 
 
-def canonical_volume(
-    volume: np.ndarray, spacing: tuple[float, ...]
-) -> tuple[np.ndarray, np.ndarray]:
+def canonical_volume(volume: np.ndarray, spacing: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
     """HU (z, y, x) of any size -> int16 HU of VOLUME_SHAPE, and its spacing float32 (3,) in mm.
 
     What the square field has more than the scan is AIR_HU.
@@ -175,9 +169,7 @@ def canonical_film_mask(mask: np.ndarray, value: int) -> np.ndarray:
     """The mask of a film (y, x) in the place where `canonical_film` puts the film; uint8 0 or `value`."""
     longest = max(mask.shape)
     sizes = [max(1, round(n * FILM_SIZE / longest)) for n in mask.shape]
-    weights = tuple(
-        axis_weights(n, 1.0, out, float(n)) for n, out in zip(mask.shape, sizes, strict=True)
-    )
+    weights = tuple(axis_weights(n, 1.0, out, float(n)) for n, out in zip(mask.shape, sizes, strict=True))
     return pad_film(canonical_mask(mask, weights, value))
 
 

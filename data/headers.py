@@ -40,9 +40,7 @@ def nifti_affine(header: nibabel.Nifti1Header) -> np.ndarray:
         raise BadInput("bad_spacing", f"pixdim is {', '.join(f'{s:g}' for s in sizes)}")
     has_sform, has_qform = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
     if not has_sform and not has_qform:
-        raise BadInput(
-            "no_orientation", "neither sform nor qform is set: left and right are unknown"
-        )
+        raise BadInput("no_orientation", "neither sform nor qform is set: left and right are unknown")
     try:
         sform = header.get_sform() if has_sform else None
         qform = header.get_qform() if has_qform else None
@@ -106,9 +104,7 @@ def _meta_facts(fields: dict[str, str]) -> tuple[str, int, bool]:
         expected *= int(fields.get("elementnumberofchannels", "1"))
         name = fields["elementdatafile"]
     except (KeyError, ValueError) as error:
-        raise BadInput(
-            "bad_header", "DimSize, ElementType or ElementDataFile is missing or unknown"
-        ) from error
+        raise BadInput("bad_header", "DimSize, ElementType or ElementDataFile is missing or unknown") from error
     if name.upper().startswith("LIST") or "%" in name:
         raise BadInput("unsupported_header", "MetaImage with one data file a slice")
     if fields.get("binarydata", "true").lower() != "true":

@@ -58,9 +58,7 @@ def read(manifest: Path) -> Source:
         row = dict(zip(header, (field.strip() for field in fields), strict=False))
         try:
             if len(fields) != len(header):
-                raise BadInput(
-                    "wrong_fields", f"{len(fields)} fields, the header has {len(header)}"
-                )
+                raise BadInput("wrong_fields", f"{len(fields)} fields, the header has {len(header)}")
             case, split = _case(row, names, manifest.parent)
             earlier = seen.setdefault(case.file, row)
             if earlier is not row:
@@ -104,12 +102,8 @@ def convert(row: Row, *, masks: bool) -> Example | Rejected:
         return Rejected(row.number, row.path, str(error))
     except MemoryError:
         return Rejected(row.number, row.path, "too_large: not enough memory to read the file")
-    except (
-        Exception
-    ) as error:  # damage that no check above knows; one file must not stop a build of thousands
-        return Rejected(
-            row.number, row.path, f"unreadable: the reader failed with {type(error).__name__}"
-        )
+    except Exception as error:  # damage that no check above knows; one file must not stop a build of thousands
+        return Rejected(row.number, row.path, f"unreadable: the reader failed with {type(error).__name__}")
     labels = np.array(row.info.labels, np.float32)
     return {
         "id": row.key,
@@ -133,9 +127,7 @@ def _film(case: Case, masks: bool) -> Example:
 
 def _volume(case: Case, masks: bool) -> Example:
     if case.mask:
-        volume, spacing, mask = volumes.read_volume_with_mask(
-            case.file, case.mask, LESION_OF_ANY_KIND
-        )
+        volume, spacing, mask = volumes.read_volume_with_mask(case.file, case.mask, LESION_OF_ANY_KIND)
         return {"volume": volume, "spacing_mm": spacing, "lesion_mask": mask}
     volume, spacing = volumes.read_volume(case.file)
     pixels = {"volume": volume, "spacing_mm": spacing}
@@ -169,9 +161,7 @@ def _table(manifest: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
         raise errors.UserError(f"{manifest} has the columns {', '.join(twice)} more than once")
     if f"{LABEL}" in header:
         raise errors.UserError(f"{manifest} has a column '{LABEL}' without a label's name")
-    unused = [
-        name for name in header if name not in (*REQUIRED, *OPTIONAL) and not name.startswith(LABEL)
-    ]
+    unused = [name for name in header if name not in (*REQUIRED, *OPTIONAL) and not name.startswith(LABEL)]
     if unused:
         logging.warning("columns of %s that are not used: %s", manifest, ", ".join(unused))
     return header, enumerate(rows[1:], start=1)
@@ -184,9 +174,7 @@ def _text(manifest: Path) -> str:
     except OSError as error:
         raise errors.UserError(f"cannot read the manifest {manifest}: {error.strerror}") from error
     if data.startswith(LFS_MAGIC):
-        raise errors.UserError(
-            f"{manifest} is a Git LFS pointer: run `git lfs pull` where it comes from"
-        )
+        raise errors.UserError(f"{manifest} is a Git LFS pointer: run `git lfs pull` where it comes from")
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16")
     try:
@@ -243,9 +231,7 @@ def _locate(path: str, folder: Path, *, folder_allowed: bool) -> Path:
         base = folder.resolve()
         target = (base / path).resolve(strict=True)
         if not Path(path).is_absolute() and not target.is_relative_to(base):
-            raise BadInput(
-                "path_outside", "the path leads out of the manifest's folder; absolute paths may"
-            )
+            raise BadInput("path_outside", "the path leads out of the manifest's folder; absolute paths may")
         if target.is_dir() and not folder_allowed:
             raise BadInput("not_a_file", "a folder, where a file is wanted")
     except FileNotFoundError as error:
@@ -255,9 +241,7 @@ def _locate(path: str, folder: Path, *, folder_allowed: bool) -> Path:
         RuntimeError,
         ValueError,
     ) as error:  # a loop of links, a NUL or too long a name
-        raise BadInput(
-            "io_error", f"the path cannot be followed ({type(error).__name__})"
-        ) from error
+        raise BadInput("io_error", f"the path cannot be followed ({type(error).__name__})") from error
     return target
 
 

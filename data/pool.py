@@ -17,9 +17,7 @@ IN_FLIGHT = 3  # rows waiting per worker: enough to keep it busy, few enough to 
 
 
 @contextlib.contextmanager
-def opened(
-    source: Source, workers: int
-) -> Iterator[Callable[[Iterable[Row]], Iterator[Converted]]]:
+def opened(source: Source, workers: int) -> Iterator[Callable[[Iterable[Row]], Iterator[Converted]]]:
     """Yields a function that converts rows lazily; several of its iterators may be open at once.
 
     `workers` 0 means one per core, 1 works in this process. Workers are spawned: a forked one would inherit the
@@ -30,9 +28,7 @@ def opened(
         yield lambda rows: ((row, source.convert(row)) for row in rows)
         return
     context = multiprocessing.get_context("spawn")
-    executor = concurrent.futures.ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_one_thread
-    )
+    executor = concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread)
     try:
         yield lambda rows: _in_order(executor, source.convert, rows, ahead=IN_FLIGHT * workers)
     finally:
@@ -49,15 +45,11 @@ def _in_order(
     rows = iter(rows)
     waiting: collections.deque = collections.deque()
     try:
-        waiting.extend(
-            (row, executor.submit(convert, row)) for row in itertools.islice(rows, ahead)
-        )
+        waiting.extend((row, executor.submit(convert, row)) for row in itertools.islice(rows, ahead))
         while waiting:
             row, future = waiting.popleft()
             yield row, future.result()
-            waiting.extend(
-                (row, executor.submit(convert, row)) for row in itertools.islice(rows, 1)
-            )
+            waiting.extend((row, executor.submit(convert, row)) for row in itertools.islice(rows, 1))
     except BrokenProcessPool as error:
         raise errors.UserError(
             "a worker process died while reading (out of memory?): try a smaller config.workers"

@@ -68,7 +68,10 @@ def build(
     if dry_run:
         census = _examine(source, workers)
         return Built(folder, False, census.counts(), census.in_order(), census.leaked())
-    data_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise errors.UserError(f"config.data_dir {data_dir} cannot be made: {error.strerror}") from error
     with _alone_in(data_dir):
         known = _built_before(folder, _fingerprint(source))
         if known is not None:
@@ -93,9 +96,7 @@ def build(
 
 def _check_name(name: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
-        raise errors.UserError(
-            f"config.name is '{name}': use letters, digits, '_', '-' and '.', not '.' first"
-        )
+        raise errors.UserError(f"config.name is '{name}': use letters, digits, '_', '-' and '.', not '.' first")
 
 
 @contextlib.contextmanager
@@ -103,7 +104,8 @@ def _alone_in(data_dir: Path) -> Iterator[None]:
     """Waits for other builds in the same folder; the system lifts the lock however the process ends."""
     handle = os.open(data_dir, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # network drives may know no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
         os.close(handle)
@@ -152,9 +154,7 @@ def _write(source: Source, staging: Path, *, name: str, workers: int) -> Census:
         for modality in MODALITIES:
             streams = {}
             for split in SPLITS:
-                rows = [
-                    row for row in source.rows if (row.modality, row.split) == (modality, split)
-                ]
+                rows = [row for row in source.rows if (row.modality, row.split) == (modality, split)]
                 stream = _accepted(convert(rows), census, tick)
                 # A split must be declared before it is written, and may turn out empty.
                 first = list(itertools.islice(stream, 1))
@@ -163,15 +163,11 @@ def _write(source: Source, staging: Path, *, name: str, workers: int) -> Census:
             if streams:
                 writer.write(staging, modality, writer.features(source, modality), streams)
     if not any(census.accepted[modality, "train"] for modality in MODALITIES):
-        raise errors.UserError(
-            f"no row is left to train on, so no set was made. {_why_not(census)}"
-        )
+        raise errors.UserError(f"no row is left to train on, so no set was made. {_why_not(census)}")
     tokenizer.save(tokenizer.train(census.reports), staging / "tokenizer")
     _write_ledger(staging / LEDGER, census.in_order())
     contract = _contract(source, census, name=name, staging=staging)
-    (staging / CONTRACT).write_text(
-        json.dumps(contract, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    (staging / CONTRACT).write_text(json.dumps(contract, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return census
 
 
@@ -242,10 +238,7 @@ def _write_ledger(path: Path, rejected: Iterable[Rejected]) -> None:
 def _why_not(census: Census) -> str:
     """The commonest reasons, in one line."""
     codes = collections.Counter(one.reason.partition(":")[0] for one in census.rejected)
-    reasons = (
-        ", ".join(f"{count} {code}" for code, count in codes.most_common(5))
-        or "the source is empty"
-    )
+    reasons = ", ".join(f"{count} {code}" for code, count in codes.most_common(5)) or "the source is empty"
     return f"Accepted for val and test: {census.total()}; rejected: {reasons}. config.dry_run=True lists the rows"
 
 

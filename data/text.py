@@ -10,9 +10,7 @@ def clean(text: str) -> str:
     """The report as it is stored: one line, NFC, visible characters."""
     text = unicodedata.normalize("NFC", " ".join(text.split()))
     # Cc controls, Cf format characters (byte-order mark, bidi), Co private use, Cs halves of pairs.
-    return " ".join(
-        "".join(c for c in text if unicodedata.category(c) not in ("Cc", "Cf", "Co", "Cs")).split()
-    )
+    return " ".join("".join(c for c in text if unicodedata.category(c) not in ("Cc", "Cf", "Co", "Cs")).split())
 
 
 def is_empty(text: str) -> bool:

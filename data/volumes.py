@@ -27,6 +27,7 @@ RULES = {
 MIN_SLICES = 4
 MAX_VOXELS = 1 << 31
 SPACING_MM = (0.05, 30.0)
+SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)  # it prints to the terminal, file names included
 SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr")
 
 
@@ -43,9 +44,7 @@ def read_ct(path: Path) -> Scan:
     return _along_axes(scan, order=1, outside=AIR_HU)
 
 
-def read_volume_with_mask(
-    path: Path, mask_path: Path, value: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def read_volume_with_mask(path: Path, mask_path: Path, value: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What `read_volume` gives, and the mask on the same grid as uint8 0 or `value`. Raises BadInput."""
     scan = read_ct(path)
     mask = _read_file(mask_path)
@@ -53,9 +52,7 @@ def read_volume_with_mask(
     mask = _along_axes(Scan(_whole_numbers(mask.voxels), mask.affine), order=0, outside=0)
     last = np.array(scan.voxels.shape) - 1
     if mask.voxels.shape != scan.voxels.shape:
-        raise BadInput(
-            "mask_geometry", f"the mask is {mask.voxels.shape}, its scan {scan.voxels.shape}"
-        )
+        raise BadInput("mask_geometry", f"the mask is {mask.voxels.shape}, its scan {scan.voxels.shape}")
     apart = max(
         np.abs(affines.apply_affine(mask.affine, at) - affines.apply_affine(scan.affine, at)).max()
         for at in (np.zeros(3), last)
@@ -141,9 +138,7 @@ def _nifti_shape(header: nibabel.Nifti1Header) -> tuple[int, int, int]:
     try:
         shape, dtype = header.get_data_shape(), header.get_data_dtype()
     except Exception as error:
-        raise BadInput(
-            "nifti_header", "dimensions or data type are none that NIfTI knows"
-        ) from error
+        raise BadInput("nifti_header", "dimensions or data type are none that NIfTI knows") from error
     if dtype.kind not in "iuf":
         raise BadInput("not_scalar", "one number a voxel is wanted, not colours or complex numbers")
     if len(shape) < 3 or any(n != 1 for n in shape[3:]):
@@ -159,9 +154,7 @@ def _read_itk(path: Path) -> Scan:
     try:
         image = SimpleITK.ReadImage(str(path))
     except RuntimeError as error:  # its text holds memory addresses
-        raise BadInput(
-            "unreadable", "SimpleITK cannot read the file (a sheared or unknown header?)"
-        ) from error
+        raise BadInput("unreadable", "SimpleITK cannot read the file (a sheared or unknown header?)") from error
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise BadInput("not_scalar", "one number a voxel is wanted")
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
@@ -214,7 +207,5 @@ def _whole_numbers(voxels: np.ndarray) -> np.ndarray:
         raise BadInput("mask_values", "the mask does not hold whole numbers")
     numbers = np.unique(voxels)
     if len(numbers) > 256 or numbers[0] < 0:
-        raise BadInput(
-            "mask_values", f"the mask holds {len(numbers)} different values from {numbers[0]} on"
-        )
+        raise BadInput("mask_values", f"the mask holds {len(numbers)} different values from {numbers[0]} on")
     return voxels.astype(np.int32)

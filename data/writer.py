@@ -14,9 +14,7 @@ from data import geometry
 from data.source import Example, Source
 
 VERSION = "1.0.0"
-Streams = dict[
-    str, Iterable[tuple[str, Example]]
-]  # split -> key and example, in the order of the file
+Streams = dict[str, Iterable[tuple[str, Example]]]  # split -> key and example, in the order of the file
 
 
 def features(source: Source, modality: str) -> tfds.features.FeaturesDict:
@@ -40,9 +38,7 @@ def features(source: Source, modality: str) -> tfds.features.FeaturesDict:
     return tfds.features.FeaturesDict(fields)
 
 
-def write(
-    folder: Path, modality: str, schema: tfds.features.FeaturesDict, streams: Streams
-) -> None:
+def write(folder: Path, modality: str, schema: tfds.features.FeaturesDict, streams: Streams) -> None:
     """Writes `<folder>/<modality>/<VERSION>/`, one stream after the other; no stream may be empty."""
     tfds.disable_progress_bar()
     builder = RecordBuilder(modality=modality, schema=schema, streams=streams, data_dir=folder)
@@ -56,9 +52,7 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     VERSION = tfds.core.Version(VERSION)
 
-    def __init__(
-        self, *, modality: str, schema: tfds.features.FeaturesDict, streams: Streams, data_dir: Path
-    ) -> None:
+    def __init__(self, *, modality: str, schema: tfds.features.FeaturesDict, streams: Streams, data_dir: Path) -> None:
         self.name = modality
         self._schema, self._streams = schema, streams
         super().__init__(file_format="array_record", data_dir=data_dir)

@@ -39,9 +39,7 @@ def train(texts: Iterable[str], *, vocab_size: int = 4096) -> Tokenizer:
     counts = collections.Counter("".join(normalizer.normalize_str(text) for text in texts))
     letters = sorted(c for c, _ in counts.most_common(MAX_ALPHABET) if not c.isspace())
     if not letters:
-        raise errors.UserError(
-            "the training reports hold no word: no vocabulary can be made of them"
-        )
+        raise errors.UserError("the training reports hold no word: no vocabulary can be made of them")
     # The trainer numbers the pieces "##a" in the order of a hash table that differs from run to run, and breaks
     # ties by number. Named up front they have fixed numbers. That makes "special tokens" of them, so only the
     # vocabulary is taken over.
@@ -87,9 +85,7 @@ def load(name: str | Path) -> "PreTrainedTokenizerBase":
     tokens [PAD], [CLS], [SEP] that the report tower stands on.
     """
     files = f"Put {FILES} into a folder and name that folder"
-    if Path(name).is_dir() and not any(
-        (Path(name) / f).is_file() for f in ("tokenizer.json", "vocab.txt")
-    ):
+    if Path(name).is_dir() and not any((Path(name) / f).is_file() for f in ("tokenizer.json", "vocab.txt")):
         raise errors.UserError(f"no tokenizer in the folder {name}. {files}")
     transformers = _transformers()
     try:
@@ -103,9 +99,7 @@ def load(name: str | Path) -> "PreTrainedTokenizerBase":
         ) from error
     missing = [t for t in ("pad_token", "cls_token", "sep_token") if getattr(tokenizer, t) is None]
     if missing:
-        raise errors.UserError(
-            f"the tokenizer '{name}' has no {', '.join(missing)}: choose a BERT-like one"
-        )
+        raise errors.UserError(f"the tokenizer '{name}' has no {', '.join(missing)}: choose a BERT-like one")
     return tokenizer
 
 

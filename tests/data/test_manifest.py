@@ -1,0 +1,352 @@
+import csv
+import json
+import os
+from pathlib import Path
+
+import cv2
+import nibabel
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from configs import build as build_config
+from data import build, manifest, text
+from data.source import Rejected
+from unimedi_jax.errors import UserError
+
+SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
+KNOWN = {"a": "train", "g": "val", "h": "train", "2": "val", "5": "test", "6": "test"}
+HEADER = (
+    "path",
+    "modality",
+    "report",
+    "patient",
+    "split",
+    "label:nodule",
+    "label:effusion",
+    "mask",
+)
+# Patients whose hashed split is known, so that every test has rows to train on.
+TRAIN = [p for p in map(str, range(40)) if manifest.hashed_split(p) == "train"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with films f0.png ... f7.png, a CT ct.nii.gz and a mask of each kind."""
+    rng = np.random.default_rng(0)
+    for number in range(8):
+        picture = cv2.GaussianBlur(rng.normal(size=(90, 120)), (0, 0), 5)
+        cv2.imwrite(str(tmp_path / f"f{number}.png"), cv2.normalize(picture, None, 0, 255, cv2.NORM_MINMAX))
+    mask = np.zeros((90, 120), np.uint8)
+    mask[10:40, 20:60] = 255
+    cv2.imwrite(str(tmp_path / "m0.png"), mask)
+    hu = np.where(rng.random((30, 30, 20)) < 0.5, -900, 40).astype(np.int16)
+    affine = np.diag([-1.0, -1.0, 2.0, 1.0])
+    nibabel.save(nibabel.Nifti1Image(hu, affine), tmp_path / "ct.nii.gz")
+    cube = np.zeros(hu.shape, np.uint8)
+    cube[5:20, 5:20, 5:15] = 3
+    nibabel.save(nibabel.Nifti1Image(cube, affine), tmp_path / "mct.nii.gz")
+    return tmp_path
+
+
+@pytest.fixture
+def table(folder):
+    """`table(rows, header=HEADER)`: writes a CSV of rows given as dicts and reads it."""
+
+    def write(rows, header=HEADER, **dialect):
+        path = folder / "films.csv"
+        with path.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, header, restval="", **dialect)
+            writer.writeheader()
+            writer.writerows(rows)
+        return manifest.read(path)
+
+    return write
+
+
+def film(number=0, **changes):
+    row = {
+        "path": f"f{number}.png",
+        "modality": "xray",
+        "report": f"Film {number}.",
+        "patient": TRAIN[number],
+    }
+    return {**row, **changes}
+
+
+def codes(rejected):
+    return [(one.row, one.reason.partition(":")[0]) for one in rejected]
+
+
+def test_rows_become_examples(table):
+    rows = [
+        film(0, **{"label:nodule": "1", "label:effusion": "0", "mask": "m0.png"}),
+        film(1, **{"label:nodule": "-1"}),
+        {
+            **film(2),
+            "path": "ct.nii.gz",
+            "modality": "CT",
+            "label:nodule": "1.0",
+            "mask": "mct.nii.gz",
+        },
+    ]
+    source = table(rows)
+    assert source.labels == ("nodule", "effusion")
+    assert source.rejected == ()
+    examples = [source.convert(row) for row in source.rows]
+    np.testing.assert_array_equal([example["labels"] for example in examples], [[1, 0], [np.nan, np.nan], [1, np.nan]])
+    assert source.contract["uncertain"] == {"nodule": 1, "effusion": 0}
+    assert [example["report"] for example in examples] == ["Film 0.", "Film 1.", "Film 2."]
+    assert examples[0]["image"].dtype == np.uint8
+    assert set(np.unique(examples[0]["lesion_mask"])) == {0, manifest.LESION_OF_ANY_KIND}
+    assert (examples[0]["lesion_mask"] > 0).sum() == pytest.approx(30 * 40 * (256 / 120) ** 2, rel=0.05)
+    assert (examples[1]["lesion_mask"] == manifest.UNANNOTATED).all()
+    assert examples[2]["volume"].shape == examples[2]["lesion_mask"].shape == (32, 128, 128)
+    assert (examples[2]["lesion_mask"] == manifest.LESION_OF_ANY_KIND).any()
+    assert source.truth == {"lesion_mask"}
+    assert len({row.key for row in source.rows}) == 3
+
+
+def test_bad_rows_are_named_and_stop_nothing(table, folder):
+    outside = folder.parent / "outside.png"
+    cv2.imwrite(str(outside), np.arange(10000, dtype=np.uint8).reshape(100, 100))
+    (folder / "link.png").symlink_to(outside)
+    (folder / "loop.png").symlink_to(folder / "loop.png")
+    rows = [
+        (film(0), None),
+        (film(1, report=""), "empty_report"),
+        (film(1, report=" \n\t "), "empty_report"),
+        (film(1, report="nan"), "empty_report"),
+        (film(1, report="___ 12 ."), "empty_report"),
+        (film(1, report="version https://git-lfs.github.com/spec/v1 oid"), "lfs_pointer"),
+        (film(1, modality="mri"), "bad_modality"),
+        (film(1, split="dev"), "bad_split"),
+        (film(1, patient=" "), "no_patient"),
+        (film(1, **{"label:nodule": "0.5"}), "bad_label"),
+        (film(1, **{"label:nodule": "2"}), "bad_label"),
+        (film(1, **{"label:nodule": "yes"}), "bad_label"),
+        (film(1, path=""), "missing_file"),
+        (film(1, path="none.png"), "missing_file"),
+        (film(1, path="../outside.png"), "path_outside"),
+        (film(1, path="link.png"), "path_outside"),
+        (film(1, path="loop.png"), "io_error"),
+        (film(1, path="x" * 5000), "io_error"),
+        (film(1, path="."), "not_a_file"),
+        (film(1, mask="../outside.png"), "path_outside"),
+        (film(1, mask="none.png"), "missing_file"),
+        (film(1, path=str(outside)), None),
+        (film(0), "duplicate_row"),
+        (film(0, path="./f0.png", report="Another."), "duplicate_path"),
+        (film(2), None),
+    ]
+    source = table([row for row, _ in rows])
+    assert codes(source.rejected) == [(n, code) for n, (_, code) in enumerate(rows, 1) if code]
+    assert [row.number for row in source.rows] == [n for n, (_, code) in enumerate(rows, 1) if not code]
+
+
+def test_a_bad_file_is_a_reject_that_says_nothing_of_the_report(table, folder):
+    (folder / "f1.png").write_bytes(b"<html>")
+    source = table([film(1, report="John Smith has a secret")])
+    result = source.convert(source.rows[0])
+    assert result == Rejected(1, "f1.png", "not_an_image: neither a picture nor DICOM")
+
+
+def test_an_unknown_failure_is_a_reject_too(table, monkeypatch):
+    source = table([film(0)])
+
+    def fail(path):
+        raise KeyError("0x7f at John Smith")
+
+    monkeypatch.setattr(manifest.films, "read_full_film", fail)
+    assert source.convert(source.rows[0]).reason == "unreadable: the reader failed with KeyError"
+
+
+def test_a_row_with_too_few_fields(folder):
+    path = folder / "films.csv"
+    path.write_text("path,modality,report,patient\nf0.png,xray,Film.,1\nf1.png,xray\nf2.png,xray,a,b,c\n")
+    source = manifest.read(path)
+    assert codes(source.rejected) == [(2, "wrong_fields"), (3, "wrong_fields")]
+    assert source.rejected[0].path == "f1.png"
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "encoding", "newline"),
+    [
+        (",", "utf-8", "\n"),
+        (",", "utf-8-sig", "\r\n"),
+        (";", "cp1252", "\r\n"),
+        ("\t", "utf-16", "\n"),
+    ],
+)
+def test_dialects_of_csv(folder, delimiter, encoding, newline):
+    lines = [
+        delimiter.join(("Path", " modality", "report", "patient")),
+        delimiter.join(("f0.png", "xray", '"Año; una línea,\notra ""más"""', "1")),
+        "",
+        delimiter.join(("f1.png", "xray", "No effusion.", "2")),
+    ]
+    (folder / "films.csv").write_bytes((newline.join(lines) + newline).encode(encoding))
+    source = manifest.read(folder / "films.csv")
+    assert [row.number for row in source.rows] == [1, 2]
+    assert source.convert(source.rows[0])["report"] == 'Año; una línea, otra "más"'
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "lacks the columns path, modality, report, patient"),
+        ("path,modality,patient\n", "lacks the columns report"),
+        ("path,modality,report,patient,patient\n", "patient more than once"),
+        ("path,modality,report,patient,label:\n", "without a label's name"),
+        (
+            'path,modality,report,patient\na.png,xray,"never closed,1\nb.png,xray,x,2\n',
+            "not valid CSV",
+        ),
+        ("version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+    ],
+)
+def test_tables_that_are_none(folder, content, message):
+    (folder / "films.csv").write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        manifest.read(folder / "films.csv")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_table(tmp_path):
+    with pytest.raises(UserError, match="cannot read the manifest"):
+        manifest.read(tmp_path / "none.csv")
+
+
+def test_a_patient_in_two_splits_is_left_out(table):
+    rows = [
+        film(0, patient="a", split="train"),
+        film(1, patient="a", split="test"),
+        film(2, patient="a"),
+        film(3, patient="b", split="val"),
+        film(4, patient="b"),
+        film(5, patient="c"),
+    ]
+    source = table(rows)
+    assert codes(source.rejected) == [(1, "leak_patient"), (2, "leak_patient"), (3, "leak_patient")]
+    assert [row.split for row in source.rows] == ["val", "val", manifest.hashed_split("c")]
+
+
+def test_hashed_splits_are_stable_and_in_proportion():
+    splits = [manifest.hashed_split(f"patient {n}") for n in range(4000)]
+    shares = [splits.count(split) / 4000 for split in ("train", "val", "test")]
+    np.testing.assert_allclose(shares, [0.8, 0.1, 0.1], atol=0.02)
+    # sha256sum's first 16 digits over 2**64, computed without this code.
+    assert [manifest.hashed_split(name) for name in KNOWN] == list(KNOWN.values())
+
+
+def test_prompts_assert_and_deny(table):
+    prompts = table([film(0)]).prompts["nodule"]
+    assert prompts["positive"][:2] == ["nodule", "there is nodule"]
+    assert prompts["negative"][0] == "no nodule"
+    assert len(prompts["positive"]) == len(prompts["negative"])
+    assert manifest.prompts("Pleural_Effusion")["positive"][0] == "pleural effusion"
+
+
+def test_a_changed_file_is_another_source(table, folder):
+    before = repr(table([film(0)]).rows)
+    assert repr(table([film(0)]).rows) == before
+    os.utime(folder / "f0.png", (1, 1))
+    assert repr(table([film(0)]).rows) != before
+
+
+@pytest.mark.parametrize(
+    ("raw", "cleaned"),
+    [
+        ("  two \r\n lines\t.", "two lines ."),
+        ("nul\x00 bell\x07 \ufeffmark", "nul bell mark"),
+        ("cafe\u0301", "café"),
+        ("a\u200bb \u202ec", "ab c"),
+    ],
+)
+def test_text_is_cleaned(raw, cleaned):
+    assert text.clean(raw) == cleaned
+
+
+def test_the_job_from_its_config(table, folder, capsys):
+    rows = [film(n) for n in range(8)]
+    rows[3]["report"] = ""
+    table(rows)
+    config = build_config.get_config("manifest")
+    config.source, config.data_dir, config.name = (
+        str(folder / "films.csv"),
+        str(folder / "out"),
+        "mine",
+    )
+    config.workers = 2
+    config.dry_run = True
+    build.run(config)
+    shown = capsys.readouterr().out
+    assert "row 4: f3.png: empty_report" in shown
+    assert "nothing was written" in shown
+    assert not (folder / "out").exists()
+    config.dry_run = False
+    build.run(config)
+    shown = capsys.readouterr().out
+    assert "empty_report" in shown
+    assert "--config.data=mine" in shown
+    ledger = (folder / "out" / "mine" / "rejected.jsonl").read_text()
+    assert json.loads(ledger) == {
+        "row": 4, "path": "f3.png", "reason": "empty_report: the report has no words"
+    }  # fmt: skip
+    assert len(tfds.builder_from_directory(folder / "out/mine/xray/1.0.0").as_data_source("train")) == 7
+    config.name, config.strict = "strict", True
+    with pytest.raises(UserError, match=r"config\.strict"):
+        build.run(config)
+    assert not (folder / "out" / "strict").exists()
+
+
+def test_a_job_without_a_table_says_so():
+    with pytest.raises(UserError, match=r"config\.source is empty"):
+        build.run(build_config.get_config("manifest"))
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="no real data beside the project (../shared/data)")
+def test_the_real_manifest(tmp_path):
+    source = manifest.read(SHARED / "manifest.csv")
+    assert (len(source.rows), source.rejected) == (118, ())
+    config = build_config.get_config("manifest")
+    config.source, config.data_dir, config.name = (
+        str(SHARED / "manifest.csv"),
+        str(tmp_path),
+        "real",
+    )
+    build.run(config)
+    contract = json.loads((tmp_path / "real" / "contract.json").read_text())
+    assert contract["rejected"] == 0
+    assert sum(sum(splits.values()) for splits in contract["splits"].values()) == 118
+    marks = {mark["case"]: mark for mark in _nodule_marks()}
+    found = 0
+    for split in contract["splits"]["ct"]:
+        if not contract["splits"]["ct"][split]:
+            continue
+        for record in tfds.builder_from_directory(tmp_path / "real/ct/1.0.0").as_data_source(split):
+            _check_chest(record["volume"])
+            side = marks.get(record["patient"].decode())
+            if side:
+                _, _, x = np.nonzero(record["lesion_mask"] == manifest.LESION_OF_ANY_KIND)
+                assert (x.mean() > 64) == (side["side"] == "left")
+                found += 1
+    assert found == 2
+
+
+def _nodule_marks():
+    """The side of the nodule in the reports of the real CTs that are marked."""
+    for row in csv.DictReader((SHARED / "manifest.csv").read_text().splitlines(keepends=True)):
+        if row["modality"] == "ct" and "nodule" in row["report"]:
+            yield {"case": row["patient"], "side": "left" if "left" in row["report"] else "right"}
+
+
+def _check_chest(volume):
+    """Whether a chest lies as the contract says: spine behind, lungs beside, heart to the left."""
+    middle = volume[:, :, 54:74]
+    body = np.flatnonzero((middle > -300).mean((0, 2)) > 0.3)
+    slices_with_bone = (middle > 150).any(2).sum(0)  # only the spine is in nearly all of them
+    assert slices_with_bone.argmax() > (body[0] + body[-1]) / 2
+    inner = volume[12:20, 20:108]
+    assert (inner[..., 20:60] < -600).any()
+    assert (inner[..., 68:108] < -600).any()
