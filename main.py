@@ -33,7 +33,7 @@ def build(config: Any, workdir: pathlib.Path) -> None:
 
 def pretrain(config: Any, workdir: pathlib.Path) -> None:
     """UniMedI pre-training."""
-    if "phantom" in config.data.split(","):
+    if "phantom" in (part.partition(":")[0].strip() for part in config.data.split(",")):
         from data import build as records
 
         records.ensure_phantom(config.data_dir)  # embedded: made on the spot the first time

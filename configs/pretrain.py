@@ -33,6 +33,7 @@ def _paper() -> ml_collections.ConfigDict:
             "report_length": 112,  # tokens, as MGCA
             "crop": 224,  # pixels of the 256 x 256 record
             "ct_shift": (0, 0, 0),  # voxels of the record's grid by which a CT may move
+            "shuffle_sentences": False,  # PRIOR's augmentation of reports
             "threads": 4,
         }
     )
@@ -131,11 +132,12 @@ def _share(steps: ml_collections.FieldReference, share: float) -> ml_collections
 
 def _demo(config: ml_collections.ConfigDict) -> None:
     """Small enough for two CPU cores: about a quarter of an hour with the evaluation."""
-    config.steps = 1400
+    config.steps = 1500
     config.log_every = 10
     config.input.report_length = 64
     config.input.ct_shift = (1, 6, 6)
-    config.batch.xray, config.batch.ct = 48, 16
+    config.input.shuffle_sentences = True
+    config.batch.xray, config.batch.ct = 40, 24
     config.model.update(
         {
             "vision_size": "Mu",
@@ -150,10 +152,17 @@ def _demo(config: ml_collections.ConfigDict) -> None:
             "head_bottleneck": 64,
             "report_positions": 64,
             "report_dropout": 0.0,
+            "report_pooling": "mean",
             "dtype": "float32",
         }
     )
-    config.optim.peak_lr = 1e-3
-    config.checkpoint.every = 200
-    config.evals.every = 350
-    config.evals.limit = 400
+    # Everything starts from scratch here, on two thousand films: the reports have to teach first, and attention
+    # has to be learnt before it may decide what the student sees.
+    config.objective.update(
+        {"weight_icl": 0.1, "weight_pcl": 0.1, "mask_ratio": 0.25, "random_until_step": 300}
+    )
+    config.optim.update({"peak_lr": 1e-3, "warmup_steps": 100})
+    config.ema.base = 0.99  # 0.996 averages over more steps than this run can spare
+    config.freeze_last_layer_steps = 0
+    config.checkpoint.every = 250
+    config.evals.update({"every": 250, "rows": 35, "limit": 0})

@@ -1,19 +1,19 @@
 """Writes examples as TFDS record files (array_record) without TensorFlow, byte for byte the same every time."""
 
-import contextlib
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import writer as tfds_writer
+from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
 from data import geometry
 from data.source import Example, Source
 
 VERSION = "1.0.0"
+SHARD_BYTES = 256 * 2**20
+TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 Streams = dict[str, Iterable[tuple[str, Example]]]  # split -> key and example, in the order of the file
 
 
@@ -39,46 +39,52 @@ def features(source: Source, modality: str) -> tfds.features.FeaturesDict:
 
 
 def write(folder: Path, modality: str, schema: tfds.features.FeaturesDict, streams: Streams) -> None:
-    """Writes `<folder>/<modality>/<VERSION>/`, one stream after the other; no stream may be empty."""
-    tfds.disable_progress_bar()
-    builder = RecordBuilder(modality=modality, schema=schema, streams=streams, data_dir=folder)
-    # Its messages name a folder that will be renamed.
-    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
-        builder.download_and_prepare()
+    """Writes `<folder>/<modality>/<VERSION>/`, one stream after the other; no stream may be empty.
+
+    array_record shards with TFDS's metadata beside them, not through a TFDS builder: its writer holds a split in memory
+    and, above 1 GB, needs TensorFlow. Here memory is bounded by one example.
+    """
+    folder = folder / modality / VERSION
+    folder.mkdir(parents=True)
+    splits = []
+    for split, stream in streams.items():
+        template = tfds.core.ShardedFileTemplate(
+            data_dir=folder, dataset_name=modality, split=split, filetype_suffix="array_record", template=TEMPLATE
+        )
+        lengths, size = _write_shards(template, (_serialized(schema, example) for _, example in stream))
+        splits.append(
+            tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=size, filename_template=template)
+        )
+    tfds.folder_dataset.write_metadata(
+        data_dir=folder, features=schema, split_infos=splits, filename_template=TEMPLATE, check_data=False
+    )
 
 
-class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """A TFDS builder whose splits are streams of examples."""
-
-    VERSION = tfds.core.Version(VERSION)
-
-    def __init__(self, *, modality: str, schema: tfds.features.FeaturesDict, streams: Streams, data_dir: Path) -> None:
-        self.name = modality
-        self._schema, self._streams = schema, streams
-        super().__init__(file_format="array_record", data_dir=data_dir)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(builder=self, features=self._schema, disable_shuffling=True)
-
-    def _split_generators(self, download_manager: object) -> Streams:
-        del download_manager
-        return self._streams
-
-    def _generate_examples(self) -> None:
-        raise AssertionError("the splits are given as streams")
-
-    def _example_writer(self) -> tfds_writer.ExampleWriter:
-        return OrderedWriter(self.info.file_format)
+def _serialized(schema: tfds.features.FeaturesDict, example: Example) -> bytes:
+    # TFDS leaves the order of a record's fields to a hash that differs from process to process.
+    message = tf_example_pb2.Example.FromString(schema.serialize_example(example))
+    return message.SerializeToString(deterministic=True)
 
 
-class OrderedWriter(tfds_writer.ExampleWriter):
-    """Puts a record's fields into one order: TFDS leaves it to a hash that differs from process to process."""
-
-    def write(self, path: os.PathLike, examples: Iterable[tuple[str, bytes]]) -> object:
-        """Writes one file, as TFDS does."""
-        return super().write(path, self._ordered(examples))
-
-    def _ordered(self, examples: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
-        for key, serialized in examples:
-            example = tf_example_pb2.Example.FromString(serialized)
-            yield key, example.SerializeToString(deterministic=True)
+def _write_shards(template: tfds.core.ShardedFileTemplate, records: Iterable[bytes]) -> tuple[list[int], int]:
+    """Shards of about `SHARD_BYTES`; returns the number of records in each and the bytes of all."""
+    folder, lengths, size, room = Path(template.data_dir), [], 0, 0
+    writer = None
+    for record in records:
+        if room < len(record):
+            if writer is not None:
+                writer.close()
+            # How many there are is part of their names, and known at the end only.
+            writer = ArrayRecordWriter(str(folder / f"{template.split}.{len(lengths)}"), "group_size:1")
+            lengths.append(0)
+            room = SHARD_BYTES
+        writer.write(record)
+        lengths[-1] += 1
+        room -= len(record)
+        size += len(record)
+    if writer is not None:
+        writer.close()
+    for index in range(len(lengths)):
+        name = template.sharded_filepath(shard_index=index, num_shards=len(lengths))
+        (folder / f"{template.split}.{index}").rename(name)
+    return lengths, size

@@ -41,7 +41,7 @@ def top_blocks(
 
 def kept(tokens: int, mask_ratio: float) -> int:
     """How many of `tokens` the student sees: ceil((1 - mask_ratio) * tokens)."""
-    # Rounded first: (1 - 0.9) * 10 is a hair above 1 in binary, and its ceiling would be 2.
+    # Rounded first: (1 - 0.7) * 10 is a hair above 3 in binary, and its ceiling would be 4.
     return math.ceil(round((1 - mask_ratio) * tokens, 6))
 
 

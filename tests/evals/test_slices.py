@@ -50,7 +50,7 @@ def test_by_finding_takes_only_the_cts_of_that_finding() -> None:
     lesion = slices.lesion_slices(mask, 2)
     assert lesion.sum() == 2
     scores = np.array([[1, 0, 0, 0.5]] * 3)
-    found = slices.by_finding(scores, lesion, 1, ["nodule", "effusion"])
+    found = slices.by_finding(scores, lesion, 1, ["nodule", "effusion", "unstated"])
     assert [found[name].measured for name in ("any", "nodule", "effusion")] == [0.5, 1.0, 0.0]
     assert [found[name].cases for name in ("any", "nodule", "effusion")] == [2, 1, 1]
     assert found["nodule"].without_lesion == 2

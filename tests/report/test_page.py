@@ -79,7 +79,7 @@ def filled() -> content.PageContent:
         config={"seed": 0, "data": {"name": "a&b", "path": "https://example.org/x"}},
         contract={
             "labels": ["nodule", "a<b"],
-            "counts": {"xray": {"train": 12, "test": 3}, "ct": {"train": 4}},
+            "splits": {"xray": {"train": 12, "test": 3}, "ct": {"train": 4}},
         },
         metrics=metrics,
         tables=tables.result_tables(metrics, ["nodule", "a<b"]),

@@ -29,7 +29,7 @@ def fresh_stats():
     widths = {"norm1": 32, "norm2": 16}
     norms = {k: {"mean": jnp.zeros(w), "var": jnp.ones(w)} for k, w in widths.items()}
     return {
-        "batch_stats": {side: norms for side in sides},
+        "batch_stats": dict.fromkeys(sides, norms),
         "centre_cls": jnp.linspace(-0.1, 0.1, 24),
         "centre_patch": jnp.linspace(-0.1, 0.1, 16),
     }
@@ -48,9 +48,9 @@ def loss(model, objective: Objective):
 
 
 def views(name: str, model, objective: Objective):
-    def run(params, teacher, tokens):
-        see = VIEWS[name]
-        return see(params, teacher, tokens, jax.random.key(3), model=model, objective=objective)
+    def run(params, teacher, tokens, step=0):
+        key = jax.random.key(3)
+        return VIEWS[name](params, teacher, tokens, key, jnp.int32(step), model=model, objective=objective)
 
     return run
 
@@ -69,9 +69,7 @@ def views(name: str, model, objective: Objective):
         ({"mask_mode": "mask_token"}, 1 / 2),
     ],
 )
-def test_lengths_of_the_sequences(
-    tiny, networks, make_batch, name: str, settings: dict, share: float
-) -> None:
+def test_lengths_of_the_sequences(tiny, networks, make_batch, name: str, settings: dict, share: float) -> None:
     lengths = []
 
     def record(call, args, kwargs, context):
@@ -101,9 +99,7 @@ def test_lengths_of_the_sequences(
         ("ct", {"mask_scope": "part"}),
     ],
 )
-def test_the_student_sees_cls_and_the_best_scored_tokens(
-    tiny, networks, make_batch, name: str, settings: dict
-) -> None:
+def test_the_student_sees_cls_and_the_best_scored_tokens(tiny, networks, make_batch, name: str, settings: dict) -> None:
     student, teacher, _ = networks
     objective = Objective(**settings)
     tokens = make_batch(tiny, 3, 3)[name]["tokens"]
@@ -115,9 +111,7 @@ def test_the_student_sees_cls_and_the_best_scored_tokens(
     if name == "xray":
         embed, args = "embed_xray", (tokens,)
     else:
-        volume = apply(
-            teacher, apply(teacher, tokens, method="embed_volume"), True, method="encode"
-        )
+        volume = apply(teacher, apply(teacher, tokens, method="embed_volume"), True, method="encode")
         by_layer = np.asarray(volume.scores).reshape(3, 4, 4).mean(axis=2)
         layers = np.sort(np.argsort(-by_layer, axis=1)[:, :2], axis=1)
         embed, args = "embed_ct", (tokens, jnp.asarray(layers))
@@ -180,9 +174,7 @@ def test_every_mode_gives_a_finite_loss(
 ) -> None:
     model = shallow(**model_settings)
     params = random_params(model)
-    value, (metrics, stats) = loss(model, Objective(**settings))(
-        params, params, fresh_stats(), make_batch(model, 3, 2)
-    )
+    value, (metrics, stats) = loss(model, Objective(**settings))(params, params, fresh_stats(), make_batch(model, 3, 2))
     assert value.dtype == jnp.float32
     assert np.isfinite(value)
     names = {f"{part}/{kind}" for part in ("xray", "ct", "loss") for kind in ("vl", "icl", "pcl")}
@@ -206,26 +198,18 @@ def test_gradients_reach_the_modalities_at_hand(
     model = shallow(slices=slices)
     params = random_params(model)
     grad = jax.jit(jax.value_and_grad(loss(model, Objective()), argnums=(0, 1), has_aux=True))
-    (value, _), (student, teacher) = grad(
-        params, params, fresh_stats(), make_batch(model, xrays, cts)
-    )
+    (value, _), (student, teacher) = grad(params, params, fresh_stats(), make_batch(model, xrays, cts))
     assert np.isfinite(value)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(student))
-    assert not any(leaf.any() for leaf in jax.tree.leaves(teacher)), (
-        "teacher and scores are detached"
-    )
+    assert not any(leaf.any() for leaf in jax.tree.leaves(teacher)), "teacher and scores are detached"
     for name in ("patch_2d", "position_2d", "patch_3d", "position_3d"):
         reached = any(leaf.any() for leaf in jax.tree.leaves(student["vision"][name]))
         assert reached == (name not in unused), name
     for part in ("report", "project_image", "project_report", "head_cls", "head_patch"):
-        assert all(
-            leaf.any() for leaf in jax.tree.leaves(student[part]["fc1" if "_" in part else "words"])
-        )
+        assert all(leaf.any() for leaf in jax.tree.leaves(student[part]["fc1" if "_" in part else "words"]))
 
 
-def test_what_only_selects_has_an_effect_and_no_gradient(
-    shallow, random_params, make_batch
-) -> None:
+def test_what_only_selects_has_an_effect_and_no_gradient(shallow, random_params, make_batch) -> None:
     model = shallow()
     params = random_params(model)
     run = loss(model, Objective(weight_icl=0.0, weight_pcl=0.0))
@@ -234,25 +218,21 @@ def test_what_only_selects_has_an_effect_and_no_gradient(
     other = jax.tree.map(lambda x: -x, teacher)
     value, again = (run(params, t, fresh_stats(), batch)[0] for t in (teacher, other))
     assert abs(value - again) > 1e-3, "another choice of tokens is another loss"
-    grads = jax.jit(jax.grad(run, argnums=1, has_aux=True))(params, teacher, fresh_stats(), batch)[
-        0
-    ]
+    grads = jax.jit(jax.grad(run, argnums=1, has_aux=True))(params, teacher, fresh_stats(), batch)[0]
     assert not any(leaf.any() for leaf in jax.tree.leaves(grads))
 
 
 def test_the_loss_is_put_together_from_its_parts(tiny, networks, make_batch) -> None:
     """Sums, means and centres once more, in numpy, from what student and teacher say."""
     student, teacher, stats = networks
-    objective = Objective(
-        weight_vl=0.5, weight_icl=2.0, weight_pcl=3.0, teacher_temperature_patch=(0.05, 0.07)
-    )
+    objective = Objective(weight_vl=0.5, weight_icl=2.0, weight_pcl=3.0, teacher_temperature_patch=(0.05, 0.07))
     batch = make_batch(tiny, 3, 2)
     value, (metrics, after) = loss(tiny, objective)(student, teacher, stats, batch)
 
     _, *keys = jax.random.split(jax.random.key(3), 3)
     seen = {
         name: jax.jit(
-            lambda p, t, x, k, name=name: VIEWS[name](p, t, x, k, model=tiny, objective=objective)
+            lambda p, t, x, k, name=name: VIEWS[name](p, t, x, k, jnp.int32(0), model=tiny, objective=objective)
         )(student, teacher, batch[name]["tokens"], key)
         for name, key in zip(("xray", "ct"), keys, strict=True)
     }
@@ -292,9 +272,7 @@ def test_the_loss_is_put_together_from_its_parts(tiny, networks, make_batch) -> 
     per_sample = np.concatenate([np.asarray(x).mean(axis=1) for x in logits_patch])
     centre = 0.9 * stats["centre_patch"] + 0.1 * per_sample.mean(axis=0)
     np.testing.assert_allclose(after["centre_patch"], centre, atol=1e-4)
-    for a, b in zip(
-        *map(jax.tree.leaves, (after["batch_stats"], norms["batch_stats"])), strict=True
-    ):
+    for a, b in zip(*map(jax.tree.leaves, (after["batch_stats"], norms["batch_stats"])), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
@@ -309,19 +287,30 @@ def test_a_loss_without_weight_is_left_out(shallow, random_params, make_batch) -
     np.testing.assert_array_equal(after["centre_cls"], fresh_stats()["centre_cls"])
 
 
-def test_random_draws_do_not_depend_on_the_other_modality(
-    shallow, random_params, make_batch
-) -> None:
+def test_random_draws_do_not_depend_on_the_other_modality(shallow, random_params, make_batch) -> None:
     model = shallow()
     params = random_params(model)
     run = loss(model, Objective(mask_by="random", slices_by="random"))
     mixed = make_batch(model, 3, 3)
     both = run(params, params, fresh_stats(), mixed)[1][0]
-    for name in ("xray", "ct"):
-        alone = run(params, params, fresh_stats(), {name: mixed[name]})[1][0]
-        for kind in ("icl", "pcl"):
-            found = float(alone[f"{name}/{kind}"].value)
-            assert found == pytest.approx(float(both[f"{name}/{kind}"].value), rel=1e-5)
+    alone = run(params, params, fresh_stats(), {"ct": mixed["ct"]})[1][0]
+    for name in ("ct/icl", "ct/pcl"):
+        assert float(alone[name].value) == pytest.approx(float(both[name].value), rel=1e-5)
+
+
+def test_choices_are_random_until_a_step(shallow, random_params, make_batch) -> None:
+    model = shallow()
+    params, tokens = random_params(model), make_batch(model, 0, 3)["ct"]["tokens"]
+
+    def student(**settings):
+        see = jax.jit(views("ct", model, Objective(**settings)))
+        return lambda step: np.asarray(see(params, params, tokens, step).student_cls)
+
+    blind, telling = student(mask_by="random", slices_by="random")(0), student()(0)
+    assert np.abs(blind - telling).max() > 1e-3
+    both = student(random_until_step=2)
+    for step, expected in ((0, blind), (1, blind), (2, telling)):
+        np.testing.assert_allclose(both(step), expected, atol=1e-4)
 
 
 def test_identical_reports_may_be_positives(shallow, random_params, make_batch) -> None:
@@ -333,9 +322,7 @@ def test_identical_reports_may_be_positives(shallow, random_params, make_batch) 
     for name in ("text", "text_mask"):
         copied["xray"][name] = batch["xray"][name].at[2].set(batch["xray"][name][0])
     only = dict(weight_icl=0.0, weight_pcl=0.0)
-    plain, treated = (
-        loss(model, Objective(identical_reports=option, **only)) for option in (False, True)
-    )
+    plain, treated = (loss(model, Objective(identical_reports=option, **only)) for option in (False, True))
     values = {
         (run, kind): float(function(params, params, fresh_stats(), given)[0])
         for run, function in (("plain", plain), ("treated", treated))
@@ -345,9 +332,7 @@ def test_identical_reports_may_be_positives(shallow, random_params, make_batch) 
     assert abs(values["plain", "copied"] - values["treated", "copied"]) > 1e-3
 
 
-@pytest.mark.parametrize(
-    ("warmup", "step", "patch"), [(0, 0, 0.07), (10, 0, 0.04), (10, 5, 0.055), (10, 30, 0.07)]
-)
+@pytest.mark.parametrize(("warmup", "step", "patch"), [(0, 0, 0.07), (10, 0, 0.04), (10, 5, 0.055), (10, 30, 0.07)])
 def test_the_teachers_temperature_warms_up(warmup: int, step: int, patch: float) -> None:
     found = Objective(temperature_warmup_steps=warmup).temperatures(jnp.int32(step))
     assert [float(x) for x in found] == pytest.approx([0.04, patch], rel=1e-5)

@@ -13,6 +13,9 @@ from jaxtyping import Bool, Float, UInt8
 from unimedi_jax.evals import bootstrap, chance, vectors
 
 
+UNSTATED = 254  # of a lesion mask: somebody drew a lesion and did not say which finding it is
+
+
 class HitRate(NamedTuple):
     """Hit rate of the chosen layers and the exact rate of random choice for the same CTs."""
 
@@ -99,11 +102,12 @@ def by_finding(
 def lesion_slices(
     lesion_mask: UInt8[np.ndarray, "n z y x"], findings: int
 ) -> Bool[np.ndarray, "n c z"]:
-    """Which axial slices hold which finding; mask: 1 + finding, 0 none, 255 not annotated."""
-    found = np.zeros((len(lesion_mask), findings, lesion_mask.shape[1]), bool)
-    for finding in range(findings):
-        found[:, finding] = (lesion_mask == finding + 1).any(axis=(2, 3))
-    return found
+    """Which axial slices hold which finding; c = findings + 1, the last row being lesions of unstated kind.
+
+    Mask: 1 + finding, 254 unstated, 0 none, 255 not annotated.
+    """
+    values = [*range(1, findings + 1), UNSTATED]
+    return np.stack([(lesion_mask == value).any(axis=(2, 3)) for value in values], axis=1)
 
 
 def luna_random_rate(*, slices: int, span: int, chosen: int, group: int = 1) -> float:

@@ -44,10 +44,12 @@ class Suite:
             if final and self.found.size(modality, "train"):
                 results |= _named("probe", self._probe(variables, modality, part, resamples))
             if part.lesions is not None:
-                for name, rate in slices.by_finding(
-                    part.slice_scores, part.lesions, self.slices, self._labels, resamples=resamples
-                ).items():
-                    results |= _named(f"slices/{name}", rate.scalars())
+                rates = slices.by_finding(
+                    part.slice_scores, part.lesions, self.slices, [*self._labels, "unstated"],
+                    resamples=resamples,
+                )  # fmt: skip
+                for name, rate in rates.items():
+                    results |= _named(f"slices/{name}", rate.scalars()) if rate.cases else {}
             scalars |= _named(modality, results)
         return scalars | _named("gap", _gaps(embedded)), embedded
 

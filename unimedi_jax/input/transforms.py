@@ -1,6 +1,7 @@
 """From a record to one sample of a batch. Augmentation moves and crops; it never mirrors: reports name sides."""
 
 import dataclasses
+import re
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,12 @@ def shrink(x: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     return np.rint(total / np.float32(cells)).astype(x.dtype)
 
 
+def shuffle_sentences(report: str, rng: np.random.Generator) -> str:
+    """The report's sentences in another order (PRIOR, arXiv 2307.12577); "12.1 cm" is no end of a sentence."""
+    sentences = re.split(r"(?<=[.!?])\s+", report)
+    return " ".join(sentences[i] for i in rng.permutation(len(sentences)))
+
+
 @dataclasses.dataclass(frozen=True)
 class ToSample:
     """Record to sample: `tokens` (n, v), `text` (l,) int32, `text_mask` (l,) bool, `id`.
@@ -69,6 +76,7 @@ class ToSample:
     volume_size: tuple[int, int, int]
     volume_patch: tuple[int, int, int]
     shift: tuple[int, int, int] = (0, 0, 0)  # CTs: voxels of the record's grid
+    shuffle: bool = False  # sentences of reports
     keep: tuple[str, ...] = ()
 
     def __call__(self, record: dict[str, Any], rng: np.random.Generator | None = None) -> Sample:
@@ -82,6 +90,8 @@ class ToSample:
                 voxels = shift(voxels, self.shift, rng)
             tokens = patches.patchify(shrink(voxels, self.volume_size)[None], self.volume_patch)[0]
         report = records.text(record["report"])
+        if rng is not None and self.shuffle:
+            report = shuffle_sentences(report, rng)
         text, mask = tokenizer.encode(self.reports, [report], self.length)
         kept = {name: record[name] for name in self.keep if name in record}
         return {

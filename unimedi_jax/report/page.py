@@ -147,7 +147,7 @@ def _data(contract: Mapping[str, Any]) -> str:
         return ""
     labels = ", ".join(html.escape(str(name)) for name in contract.get("labels", ()))
     text = f"<p>Findings: {labels}.</p>" if labels else ""
-    counts = contract.get("counts")
+    counts = contract.get("splits")
     if isinstance(counts, Mapping) and all(isinstance(row, Mapping) for row in counts.values()):
         columns = list(dict.fromkeys(name for row in counts.values() for name in row))
         head = "".join(f'<th scope="col">{html.escape(str(name))}</th>' for name in columns)

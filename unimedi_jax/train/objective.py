@@ -1,6 +1,7 @@
 """UniMedI's objective: one batch to one loss. Read `unimedi_loss` first, it is the method on one screen."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -32,6 +33,7 @@ class Objective:
     mask_scope: str = "sequence"  # "sequence", or "part": slices and volume keep their own share
     mask_block: int = 1  # 2 keeps 2x2 blocks of an X-ray's tokens (A-CLIP)
     slices_by: str = "attention"  # "attention" (eq. 2) or "random"
+    random_until_step: int = 0  # both choices are random before: attention from scratch tells nothing yet
 
     def __post_init__(self) -> None:
         for name, allowed in {
@@ -53,6 +55,15 @@ class Objective:
         pairs = self.teacher_temperature_cls, self.teacher_temperature_patch
         cls, patch = (start + (end - start) * done for start, end in pairs)
         return cls, patch
+
+
+    def scores(self, by: str, attention: Array, draw: Array, step: Int[Array, ""]) -> Array:
+        """Attention or a random draw, as `by` and `random_until_step` say. What is not used is never computed."""
+        if by == "random":
+            return draw
+        if not self.random_until_step:
+            return attention
+        return jnp.where(step < self.random_until_step, draw, attention)
 
 
 class Views(NamedTuple):
@@ -83,7 +94,9 @@ def unimedi_loss(
     # Every random draw has a key of its own, which does not depend on the modalities at hand.
     key_dropout, *keys = jax.random.split(key, 1 + len(see))
     views = {
-        name: see[name](params, teacher, batch[name]["tokens"], k, model=model, objective=objective)
+        name: see[name](
+            params, teacher, batch[name]["tokens"], k, step, model=model, objective=objective
+        )
         for name, k in zip(see, keys, strict=True)
         if name in batch
     }
@@ -113,6 +126,7 @@ def xray_views(
     teacher: Params,
     tokens: Array,
     key: Key[Array, ""],
+    step: Int[Array, ""],
     *,
     model: unimedi.UniMedI,
     objective: Objective,
@@ -129,7 +143,7 @@ def xray_views(
             return selection.top_blocks(scores, cells, block, blocks)
         return selection.top(scores, selection.kept(scores.shape[1], objective.mask_ratio))
 
-    return _views(params, teacher, embed, choose, key, model=model, objective=objective)
+    return _views(params, teacher, embed, choose, key, step, model=model, objective=objective)
 
 
 def ct_views(
@@ -137,6 +151,7 @@ def ct_views(
     teacher: Params,
     tokens: Array,
     key: Key[Array, ""],
+    step: Int[Array, ""],
     *,
     model: unimedi.UniMedI,
     objective: Objective,
@@ -144,13 +159,12 @@ def ct_views(
     """CTs: the teacher picks slices from the volume, then [CLS, slices, volume] goes the way of an X-ray."""
     key, key_slices = jax.random.split(key)
     volume = model.apply({"params": teacher}, tokens, method="embed_volume")
-    if objective.slices_by == "attention":
-        scores = model.apply({"params": teacher}, volume, True, method="encode").scores
-    else:
-        # One draw per layer, spread over its tokens, so that eq. 2 returns just that draw.
-        layers = model.volume_grid[0]
-        draw = selection.random_scores(key_slices, jnp.zeros((len(tokens), layers)))
-        scores = jnp.repeat(draw, volume.shape[1] // layers, axis=1)
+    scores = model.apply({"params": teacher}, volume, True, method="encode").scores
+    # One random draw per layer, spread over its tokens, so that eq. 2 returns just that draw.
+    layers = model.volume_grid[0]
+    draw = selection.random_scores(key_slices, jnp.zeros((len(tokens), layers)))
+    draw = jnp.repeat(draw, volume.shape[1] // layers, axis=1)
+    scores = objective.scores(objective.slices_by, scores, draw, step)
     _, layers = model.choose_layers(scores)
 
     def embed(params: Params, hidden: Array | None = None) -> Array:
@@ -165,16 +179,25 @@ def ct_views(
         second = selection.top(volume, selection.kept(n, share)) + slices.shape[1]
         return jnp.concatenate([first, second], axis=1)
 
-    return _views(params, teacher, embed, choose, key, model=model, objective=objective)
+    return _views(params, teacher, embed, choose, key, step, model=model, objective=objective)
 
 
-def _views(params, teacher, embed, choose, key, *, model, objective) -> Views:
+def _views(
+    params: Params,
+    teacher: Params,
+    embed: Callable[..., Array],
+    choose: Callable[[Array], Array],
+    key: Key[Array, ""],
+    step: Int[Array, ""],
+    *,
+    model: unimedi.UniMedI,
+    objective: Objective,
+) -> Views:
     """Teacher on all tokens, student on the kept ones; patches paired where the patch loss looks."""
     seen = model.apply({"params": teacher}, embed(teacher), True, method="encode")
     seen = jax.lax.stop_gradient(seen)
-    scores = seen.scores
-    if objective.mask_by == "random":
-        scores = selection.random_scores(key, scores)
+    draw = selection.random_scores(key, seen.scores)
+    scores = objective.scores(objective.mask_by, seen.scores, draw, step)
     keep = choose(scores)
     if objective.mask_mode == "drop":
         tokens, where = selection.gather(embed(params), keep), keep
@@ -189,7 +212,16 @@ def _views(params, teacher, embed, choose, key, *, model, objective) -> Views:
     return Views(student.cls, seen.cls, patches, selection.gather(seen.patches, where))
 
 
-def _contrast(params, batch_stats, batch, views, key, *, model, objective):
+def _contrast(
+    params: Params,
+    batch_stats: PyTree,
+    batch: Batch,
+    views: dict[str, Views],
+    key: Key[Array, ""],
+    *,
+    model: unimedi.UniMedI,
+    objective: Objective,
+) -> tuple[dict[str, dict[str, Array]], PyTree]:
     """L_vl over all samples of the batch, CTs' and X-rays' reports being negatives of each other."""
     order = list(views)
     cls = jnp.concatenate([views[name].student_cls for name in order])
@@ -205,7 +237,16 @@ def _contrast(params, batch_stats, batch, views, key, *, model, objective):
     return {"vl": _split(each, views)}, updated.get("batch_stats", {})
 
 
-def _distil(params, teacher, stats, views, step, *, model, objective):
+def _distil(
+    params: Params,
+    teacher: Params,
+    stats: PyTree,
+    views: dict[str, Views],
+    step: Int[Array, ""],
+    *,
+    model: unimedi.UniMedI,
+    objective: Objective,
+) -> tuple[dict[str, dict[str, Array]], PyTree]:
     """L_icl on CLS and L_pcl on patches, and the centres after this batch."""
     temperature_cls, temperature_patch = objective.temperatures(step)
     parts, centres = {}, {}

@@ -132,7 +132,7 @@ def _samplers(
         modality: transforms.ToSample(
             modality, reports, given.report_length, given.crop, model.image_size,
             tuple(model.image_patch), tuple(model.volume_size), tuple(model.volume_patch),
-            tuple(given.ct_shift),
+            tuple(given.ct_shift), given.shuffle_sentences,
         )
         for modality in pipeline.MODALITIES
     }  # fmt: skip

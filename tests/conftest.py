@@ -1,0 +1,122 @@
+"""Settings that must stand before jax is imported, and the tiny model most tests share."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # tiny models compile far longer than they run
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"  # broadcasting over a new axis is written out
+os.environ["JAX_DEBUG_KEY_REUSE"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from jaxtyping import install_import_hook
+
+# Before the first import of these modules: their annotations are checked at every call from here on.
+CHECKED = ("models", "losses", "selection", "patches")
+install_import_hook([f"unimedi_jax.{name}" for name in CHECKED], "beartype.beartype")
+
+import hypothesis  # noqa: E402
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from absl import flags  # noqa: E402
+from jax import numpy as jnp  # noqa: E402
+
+from unimedi_jax.models import sizes, unimedi  # noqa: E402
+
+flags.FLAGS(["pytest"])
+hypothesis.settings.register_profile("proof", database=None, deadline=None, derandomize=True, max_examples=25)
+hypothesis.settings.load_profile("proof")
+
+TINY = sizes.Size(width=32, depth=2, heads=4, mlp_width=64)
+SETTINGS = dict(
+    vision_size="tiny",
+    report_size="tiny",
+    vocab_size=50,
+    image_size=64,  # 4 x 4 tokens
+    volume_size=(16, 32, 32),
+    volume_patch=(4, 16, 16),  # 4 x 2 x 2 tokens
+    slices=2,
+    slice_size=64,
+    embedding=16,
+    projection_hidden=32,
+    prototypes_cls=24,
+    prototypes_patch=16,
+    head_hidden=32,
+    head_bottleneck=8,
+    report_positions=16,
+    report_dropout=0.0,
+    dtype="float32",
+)
+
+
+@pytest.fixture(scope="session")
+def make_tiny():
+    """`make_tiny(**settings)`: UniMedI at width 32, depth 2 (or another `size`), with the settings given."""
+
+    def make(*, size: sizes.Size = TINY, **settings) -> unimedi.UniMedI:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(sizes.VISION, "tiny", size)
+            patch.setitem(sizes.REPORT, "tiny", size)
+            return unimedi.make(**SETTINGS | settings)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny(make_tiny):
+    return make_tiny()
+
+
+@pytest.fixture(scope="session")
+def tiny_variables(tiny):
+    return jax.jit(lambda: unimedi.init(tiny, jax.random.key(0)))()
+
+
+@pytest.fixture(scope="session")
+def make_batch():
+    """`make_batch(model, xrays, cts)`: random pairs in the batch's format."""
+
+    def make(model: unimedi.UniMedI, xrays: int, cts: int, seed: int = 0) -> dict:
+        rng = np.random.default_rng(seed)
+        example = unimedi.example_batch(model)
+
+        def pairs(name: str, rows: int, low: int, high: int) -> dict:
+            _, n, v = example[name]["tokens"].shape
+            tokens = rng.integers(low, high, (rows, n, v)).astype(example[name]["tokens"].dtype)
+            length = rng.integers(3, 9, (rows, 1))
+            text = rng.integers(1, model.report.vocab_size, (rows, 8)).astype(np.int32)
+            mask = np.arange(8)[None] < length
+            part = {"tokens": tokens, "text": np.where(mask, text, 0), "text_mask": mask}
+            return jax.tree.map(jnp.asarray, part)
+
+        batch = {}
+        if xrays:
+            batch["xray"] = pairs("xray", xrays, 0, 256)
+        if cts:
+            batch["ct"] = pairs("ct", cts, -1000, 1000)
+        return batch
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def random_tree():
+    """`random_tree(tree)`: noise in the same shapes, so that zero biases and unit scales cannot hide."""
+
+    def make(tree, scale: float = 0.3):
+        rng = np.random.default_rng(0)
+        return jax.tree.map(lambda leaf: jnp.asarray(scale * rng.standard_normal(leaf.shape), jnp.float32), tree)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def random_params(random_tree):
+    """`random_params(model)`: weights far from their initialisation, and nothing to compile for them."""
+
+    def make(model: unimedi.UniMedI):
+        shapes = jax.eval_shape(lambda: unimedi.init(model, jax.random.key(0)))
+        return random_tree(shapes["params"])
+
+    return make

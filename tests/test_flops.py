@@ -1,0 +1,101 @@
+"""The analytic count against the one XLA makes of its own program."""
+
+import jax
+import numpy as np
+import pytest
+from jax import numpy as jnp
+
+from unimedi_jax import flops
+from unimedi_jax.models import sizes, unimedi
+from unimedi_jax.train import objective
+
+# One layer: XLA counts the body of a scan once, however often it runs. Wide, so that matrix products dominate.
+WIDE = sizes.Size(width=256, depth=1, heads=4, mlp_width=1024)
+
+
+@pytest.fixture(scope="module")
+def wide(make_tiny) -> unimedi.UniMedI:
+    return make_tiny(
+        size=WIDE, projection_hidden=512, prototypes_cls=512, prototypes_patch=256,
+        head_hidden=256, head_bottleneck=128, slices=1,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shapes(wide):
+    return jax.eval_shape(lambda: unimedi.init(wide, jax.random.key(0)))
+
+
+def counted_by_xla(function, *args) -> float:
+    return jax.jit(function).lower(*args).compile().cost_analysis()["flops"]
+
+
+@pytest.mark.parametrize("tokens", [16, 120])
+def test_forward_of_the_vision_tower(wide, shapes, tokens: int) -> None:
+    x = jax.ShapeDtypeStruct((2, tokens - 1, WIDE.width), jnp.float32)
+
+    def encode(params, x):
+        return wide.vision.apply({"params": params}, x, method="encode").patches
+
+    found = counted_by_xla(encode, shapes["params"]["vision"], x)
+    assert 2 * flops.transformer(WIDE, tokens) == pytest.approx(found, rel=0.05)
+
+
+def test_forward_of_the_report_tower(wide, shapes) -> None:
+    text = jax.ShapeDtypeStruct((2, 16), jnp.int32)
+    mask = jax.ShapeDtypeStruct((2, 16), bool)
+
+    def read(params, text, mask):
+        return wide.report.apply({"params": params}, text, mask)
+
+    found = counted_by_xla(read, shapes["params"]["report"], text, mask)
+    assert 2 * flops.transformer(WIDE, 16) == pytest.approx(found, rel=0.05)
+
+
+@pytest.mark.parametrize(("xrays", "cts", "mode"), [(4, 0, "drop"), (4, 0, "mask_token"), (0, 4, "drop")])
+def test_a_whole_training_step(wide, shapes, make_batch, xrays: int, cts: int, mode: str) -> None:
+    # Random slices: of a teacher's pass that only scores, XLA drops all but the attention, the whole of one layer.
+    goal = objective.Objective(mask_mode=mode, slices_by="random")
+    params = shapes["params"]
+    teacher = {name: params[name] for name in ("vision", "head_cls", "head_patch")}
+    centres = {"centre_cls": jnp.zeros(512), "centre_patch": jnp.zeros(256)}
+    stats = {"batch_stats": shapes["batch_stats"], **centres}
+    batch = make_batch(wide, xrays, cts)
+
+    def loss(params, teacher, stats, batch, key):
+        return objective.unimedi_loss(params, teacher, stats, batch, key, jnp.int32(0), model=wide, objective=goal)
+
+    grads = jax.grad(loss, has_aux=True)
+    found = counted_by_xla(grads, params, teacher, stats, batch, jax.random.key(0))
+    expected = flops.training_step(wide, xrays=xrays, cts=cts, report_length=8, mask_ratio=0.5, mask_mode=mode)
+    volume = 16
+    expected -= cts * (flops.transformer(WIDE, 1 + volume) + 2 * volume * 1024 * WIDE.width)
+    assert expected == pytest.approx(found, rel=0.05)
+
+
+def test_a_step_grows_with_its_batch(wide) -> None:
+    def count(**settings) -> float:
+        rest = {"xrays": 4, "cts": 2, "report_length": 8, "mask_ratio": 0.5} | settings
+        return flops.training_step(wide, **rest)
+
+    assert count(cts=0) + count(xrays=0) == pytest.approx(count(), rel=1e-3)
+    assert count(mask_ratio=0.75) < count() < count(report_length=16)
+
+
+def test_pixels_of_a_patch() -> None:
+    assert flops.pixels_of((4, 16, 16)) == 1024 == np.prod((4, 16, 16))
+
+
+@pytest.mark.parametrize(
+    ("kind", "peak"),
+    [
+        ("TPU v5 lite", 197e12),
+        ("TPU v5", 459e12),
+        ("TPU v5p", 459e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA A100-SXM4-40GB", 312e12),
+        ("cpu", None),
+    ],
+)
+def test_peak_by_the_name_of_the_device(kind: str, peak: float | None) -> None:
+    assert flops.peak(kind) == peak

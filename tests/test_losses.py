@@ -1,0 +1,136 @@
+"""The losses against PyTorch and against slow loops in numpy (METHOD 5.7, items 7 and 8)."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+from jax import numpy as jnp
+
+from unimedi_jax import losses
+
+TAU = 0.07
+
+
+@pytest.fixture
+def pairs() -> tuple[jax.Array, jax.Array]:
+    image, text = np.random.default_rng(0).standard_normal((2, 7, 16), np.float32)
+    return tuple(jnp.asarray(z / np.linalg.norm(z, axis=1, keepdims=True)) for z in (image, text))
+
+
+def test_contrastive_equals_torch_both_ways(pairs) -> None:
+    torch = pytest.importorskip("torch")
+    image, text = (torch.tensor(np.array(z), requires_grad=True) for z in pairs)
+    logits, target = image @ text.T / TAU, torch.arange(7)
+    ways = [torch.nn.functional.cross_entropy(x, target) for x in (logits, logits.T)]
+    loss = sum(ways) / 2
+    loss.backward()
+    ours = losses.contrastive(*pairs, TAU)
+    np.testing.assert_allclose(ours.mean(axis=1), [way.item() for way in ways], rtol=1e-5)
+    grads = jax.grad(lambda i, t: losses.contrastive(i, t, TAU).mean(), argnums=(0, 1))(*pairs)
+    for ours, theirs in zip(grads, (image.grad, text.grad), strict=True):
+        np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-5)
+
+
+def test_contrastive_equals_a_loop(pairs) -> None:
+    image, text = (np.float64(z) for z in pairs)
+    for way, (a, b) in enumerate([(image, text), (text, image)]):
+        for i in range(7):
+            likeness = [np.exp(a[i] @ b[j] / TAU) for j in range(7)]
+            expected = -np.log(likeness[i] / sum(likeness))
+            assert losses.contrastive(*pairs, TAU)[way, i] == pytest.approx(expected, rel=1e-4)
+
+
+def test_contrastive_of_one_pair_is_zero(pairs) -> None:
+    assert losses.contrastive(pairs[0][:1], pairs[1][:1], TAU).tolist() == [[0.0], [0.0]]
+
+
+def test_contrastive_follows_a_joint_permutation(pairs) -> None:
+    order = np.array([3, 1, 6, 0, 2, 5, 4])
+    expected = losses.contrastive(*pairs, TAU)[:, order]
+    found = losses.contrastive(pairs[0][order], pairs[1][order], TAU)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_contrastive_of_perfect_alignment_is_near_zero() -> None:
+    z = jnp.eye(8)
+    assert losses.contrastive(z, z, TAU).max() < 1e-5
+    assert losses.contrastive(z, jnp.roll(z, 1, axis=0), TAU).min() > 10.0
+
+
+def test_identical_reports_share_the_target(pairs) -> None:
+    image, text = pairs
+    groups = np.array([0, 1, 2, 0, 3, 4, 0])
+    positives = groups[:, None] == groups[None]
+    found = losses.contrastive(image, text, TAU, jnp.asarray(positives))
+    logits = np.float64(image) @ np.float64(text).T / TAU
+    for way, scores in enumerate((logits, logits.T)):
+        log_share = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+        expected = [-log_share[i, groups == groups[i]].mean() for i in range(7)]
+        np.testing.assert_allclose(found[way], expected, rtol=1e-4)
+    alone = losses.contrastive(image, text, TAU, jnp.eye(7, dtype=bool))
+    np.testing.assert_allclose(alone, losses.contrastive(image, text, TAU))
+
+
+def test_same_report_ignores_padding() -> None:
+    text = np.array([[5, 6, 0], [5, 6, 9], [5, 6, 9], [5, 0, 6]], np.int32)
+    mask = np.array([[1, 1, 0], [1, 1, 0], [1, 1, 1], [1, 1, 1]], bool)
+    expected = np.eye(4, dtype=bool)
+    expected[0, 1] = expected[1, 0] = True
+    np.testing.assert_array_equal(losses.same_report(jnp.asarray(text), jnp.asarray(mask)), expected)
+
+
+@pytest.fixture
+def logits() -> tuple[jax.Array, jax.Array, jax.Array]:
+    student, teacher = np.random.default_rng(1).standard_normal((2, 4, 5, 12), np.float32)
+    return jnp.asarray(student), jnp.asarray(teacher), jnp.linspace(-1.0, 1.0, 12)
+
+
+def test_self_distillation_equals_torch(logits) -> None:
+    torch = pytest.importorskip("torch")
+    student, teacher, centre = (torch.tensor(np.array(x)) for x in logits)
+    student.requires_grad_()
+    target = torch.nn.functional.softmax((teacher - centre) / 0.04, dim=-1)
+    loss = -(target * torch.nn.functional.log_softmax(student / 0.1, dim=-1)).sum(dim=-1)
+    loss.mean().backward()
+    ours = losses.self_distillation(*logits, 0.1, 0.04)
+    assert ours.shape == (4, 5)
+    np.testing.assert_allclose(ours, loss.detach().numpy(), rtol=1e-5)
+    grad = jax.grad(lambda s: losses.self_distillation(s, *logits[1:], 0.1, 0.04).mean())
+    np.testing.assert_allclose(grad(logits[0]), student.grad.numpy(), atol=1e-6)
+
+
+def test_self_distillation_equals_a_loop(logits) -> None:
+    student, teacher, centre = (np.float64(x) for x in logits)
+    ours = losses.self_distillation(*logits, 0.1, 0.07)
+    for i, j in np.ndindex(4, 5):
+        p = np.exp((teacher[i, j] - centre) / 0.07)
+        q = np.exp(student[i, j] / 0.1)
+        expected = -sum(a * np.log(b) for a, b in zip(p / p.sum(), q / q.sum(), strict=True))
+        assert ours[i, j] == pytest.approx(expected, rel=1e-4)
+
+
+def test_no_gradient_reaches_the_teacher(logits) -> None:
+    def loss(teacher, centre):
+        return losses.self_distillation(logits[0], teacher, centre, 0.1, 0.04).sum()
+
+    for grad in jax.grad(loss, argnums=(0, 1))(*logits[1:]):
+        assert not grad.any()
+
+
+def test_self_distillation_is_least_where_the_student_agrees(logits) -> None:
+    _, teacher, centre = logits
+    agreeing = 0.1 * (teacher - centre[None, None]) / 0.04
+    least = losses.self_distillation(agreeing, teacher, centre, 0.1, 0.04)
+    sharpened = (teacher - centre[None, None]) / 0.04
+    entropy = optax.softmax_cross_entropy(sharpened, jax.nn.softmax(sharpened))
+    np.testing.assert_allclose(least, entropy, rtol=1e-4, atol=1e-5)
+    assert (losses.self_distillation(logits[0], teacher, centre, 0.1, 0.04) > least).all()
+
+
+@pytest.mark.parametrize("shape", [(6, 12), (3, 4, 12)])
+def test_centre_is_a_running_mean(shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(2)
+    teacher, centre = rng.standard_normal(shape), rng.standard_normal(12)
+    expected = 0.9 * centre + 0.1 * teacher.reshape(-1, 12).mean(axis=0)
+    found = losses.update_centre(jnp.float32(centre), jnp.float32(teacher))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
