@@ -19,9 +19,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Job and settings: configs/<job>.py, with :arg where the job takes one."
 )
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run; by default runs/ and the config's name."
-)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/ and the config's name.")
 
 
 def build(config: Any, workdir: pathlib.Path) -> None:

@@ -78,9 +78,7 @@ def convert(row: Row) -> Example:
     return {"id": row.key, "patient": row.key, "report": report, "labels": known, **example}
 
 
-def xray(
-    patient: patients.Patient, labels: tuple[str, ...], rng: np.random.Generator
-) -> tuple[list[Lesion], Example]:
+def xray(patient: patients.Patient, labels: tuple[str, ...], rng: np.random.Generator) -> tuple[list[Lesion], Example]:
     """Image, masks and boxes of a film of the patient standing."""
     thorax = phantom_anatomy.build(patient, phantom_film.film_grid(patient), rng)
     lungs = {side: patients.hemithorax(thorax, side) for side in ("right", "left")}
@@ -102,18 +100,13 @@ def xray(
     return lesions, {"image": image, **truth(organs, masks)}
 
 
-def ct(
-    patient: patients.Patient, labels: tuple[str, ...], rng: np.random.Generator
-) -> tuple[list[Lesion], Example]:
+def ct(patient: patients.Patient, labels: tuple[str, ...], rng: np.random.Generator) -> tuple[list[Lesion], Example]:
     """Volume, spacing, masks and boxes of a scan of the patient lying on the back."""
     scan = phantom_scan.draw_scan(patient, rng)
     thorax = phantom_anatomy.build(patient, phantom_scan.scan_grid(scan), rng)
     lungs = {side: patients.hemithorax(thorax, side) for side in ("right", "left")}
     lesions = phantom_findings.draw_lesions(thorax, labels, rng)
-    organs = [
-        phantom_scan.scan_mask(thorax, organ, scan)
-        for organ in (lungs["right"], lungs["left"], thorax.heart)
-    ]
+    organs = [phantom_scan.scan_mask(thorax, organ, scan) for organ in (lungs["right"], lungs["left"], thorax.heart)]
     masks = [(lesion, phantom_scan.scan_mask(thorax, lesion.occupancy, scan)) for lesion in lesions]
     volume = phantom_scan.take_scan(thorax, scan, rng)
     spacing = np.array(scan.spacing_mm, np.float32)

@@ -25,8 +25,7 @@ def film_grid(patient: Patient) -> Grid:
     Coarser along the beam, where the film sums anyway.
     """
     z, y, x = (
-        (step * (np.arange(n) - (n - 1) / 2)).astype(np.float32)
-        for n, step in ((176, 2.2), (44, 6.6), (176, 2.2))
+        (step * (np.arange(n) - (n - 1) / 2)).astype(np.float32) for n, step in ((176, 2.2), (44, 6.6), (176, 2.2))
     )
     return Grid(z + np.float32(0.47 * patient.height), y + np.float32(4.0), x)
 
@@ -166,9 +165,7 @@ def take_film(thorax: Thorax, exposure: Exposure, rng: np.random.Generator) -> n
     return develop(place(depth, thorax.grid, exposure), exposure, rng)
 
 
-def shadow(
-    thorax: Thorax, occupancy: Occupancy, exposure: Exposure, threshold_mm: float
-) -> np.ndarray:
+def shadow(thorax: Thorax, occupancy: Occupancy, exposure: Exposure, threshold_mm: float) -> np.ndarray:
     """Where on the film a structure of the box lies in the way for `threshold_mm`: bool mask."""
     path = project(occupancy, thorax.inner, exposure)
     whole = np.zeros((len(thorax.grid.z), len(thorax.grid.x)), np.float32)

@@ -93,9 +93,7 @@ def nodules(thorax: Thorax, side: str, rng: np.random.Generator) -> Lesion:
     )
 
 
-def clear_place(
-    thorax: Thorax, lung: Occupancy, reach: float, rng: np.random.Generator
-) -> np.ndarray:
+def clear_place(thorax: Thorax, lung: Occupancy, reach: float, rng: np.random.Generator) -> np.ndarray:
     """A point (z, y, x) in mm with `reach` of lung on all sides; on films not behind the heart."""
     inner, step = thorax.inner, np.array(thorax.inner.step)
     shift = np.concatenate([np.eye(3), -np.eye(3)]) * reach / step
@@ -138,9 +136,7 @@ def consolidation(thorax: Thorax, side: str, rng: np.random.Generator) -> Lesion
     lobe = str(rng.choice(list(parts)))
     region = hemithorax(thorax, side) * shapes.step_up(parts[lobe], thorax.inner.step[0])
     if thorax.patient.upright:  # a film shows little of what lies behind heart and diaphragm
-        seen = (thorax.heart.max(1) < 0.1)[:, None] & (thorax.inner.z > thorax.dome.max() - 15)[
-            :, None, None
-        ]
+        seen = (thorax.heart.max(1) < 0.1)[:, None] & (thorax.inner.z > thorax.dome.max() - 15)[:, None, None]
     else:
         seen = True
     spots = np.argwhere((region * seen)[::2, ::2, ::2] > 0.9) * 2
@@ -149,9 +145,7 @@ def consolidation(thorax: Thorax, side: str, rng: np.random.Generator) -> Lesion
     centre = np.array([axis[i] for axis, i in zip(axes, spot, strict=True)])
     radii = rng.uniform(30, 55, 3) * (1.0, 0.9, 1.0)
     window = thorax.inner.window(tuple(centre - 1.4 * radii), tuple(centre + 1.4 * radii))
-    z, y, x = (
-        (a - c) / r for a, c, r in zip(thorax.inner.crop(window).open(), centre, radii, strict=True)
-    )
+    z, y, x = ((a - c) / r for a, c, r in zip(thorax.inner.crop(window).open(), centre, radii, strict=True))
     noise = cloud(tuple(s.stop - s.start for s in window), rng)
     field = 1 - np.sqrt(z * z + y * y + x * x) + 0.22 * noise
     patch = np.clip(0.5 + 2.2 * field, 0, 1).astype(np.float32) * region[window]
@@ -179,9 +173,7 @@ def cloud(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     return 1.4 * ndimage.zoom(coarse, zoom, order=1, mode="nearest", grid_mode=True)
 
 
-def open_bronchi(
-    thorax: Thorax, patch: Occupancy, centre: np.ndarray, side: str, rng: np.random.Generator
-) -> None:
+def open_bronchi(thorax: Thorax, patch: Occupancy, centre: np.ndarray, side: str, rng: np.random.Generator) -> None:
     """Air-filled branches that run from the hilum through the patch."""
     patient = thorax.patient
     sign = -1 if side == "right" else 1
@@ -189,9 +181,7 @@ def open_bronchi(
     for _ in range(4):
         end = centre + rng.normal(0, 16, 3) + 0.35 * (centre - hilum)
         start = hilum + 0.4 * (centre - hilum) + rng.normal(0, 5, 3)
-        window, lumen = shapes.capsule(
-            thorax.inner, start.astype(np.float32), end.astype(np.float32), (2.8, 1.6)
-        )
+        window, lumen = shapes.capsule(thorax.inner, start.astype(np.float32), end.astype(np.float32), (2.8, 1.6))
         shapes.paint(thorax.hu_box[window], lumen * patch[window], -900.0)
 
 

@@ -21,9 +21,7 @@ def place(thorax: Thorax, window: Window, occupancy: Occupancy, value: float) ->
 def tube(thorax: Thorax, points: list[tuple[float, ...]], radii: list[float], value: float) -> None:
     """A chain of capsules through `points` (z, y, x) in mm."""
     nodes = [np.array(p, np.float32) for p in points]
-    for (start, end), radius in zip(
-        itertools.pairwise(nodes), itertools.pairwise(radii), strict=True
-    ):
+    for (start, end), radius in zip(itertools.pairwise(nodes), itertools.pairwise(radii), strict=True):
         place(thorax, *shapes.capsule(thorax.inner, start, end, radius), value)
 
 
@@ -91,9 +89,7 @@ def heart(thorax: Thorax) -> None:
     for window, occupancy in bodies:
         view = thorax.heart[window]
         np.maximum(view, occupancy, out=view)
-    window = inner.window(
-        (bottom - 30, -inner.y[-1], -width), (bottom + 2.4 * tall, inner.y[-1], width)
-    )
+    window = inner.window((bottom - 30, -inner.y[-1], -width), (bottom + 2.4 * tall, inner.y[-1], width))
     wall = shapes.step_up((0.93 - thorax.cage[window]) * np.float32(40), inner.step[2])
     thorax.heart[window] *= wall
     place(thorax, window, thorax.heart[window], BLOOD_HU)
@@ -176,9 +172,7 @@ def vessel_tree(thorax: Thorax, rng: np.random.Generator) -> None:
     deposit(thorax, np.concatenate(points), np.concatenate(areas), rng)
 
 
-def deposit(
-    thorax: Thorax, points: np.ndarray, volume: np.ndarray, rng: np.random.Generator
-) -> None:
+def deposit(thorax: Thorax, points: np.ndarray, volume: np.ndarray, rng: np.random.Generator) -> None:
     """Adds blood lumps inside the lung; thick ones are spread over their own cross-section."""
     radius = np.sqrt(volume / (STRIDE * math.pi))
     copies = np.clip((radius / 1.2) ** 2, 1, 9).astype(int)

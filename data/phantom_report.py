@@ -55,9 +55,7 @@ def write_report(
     return join(technique, heading, findings, impression)
 
 
-def join(
-    technique: list[str], heading: tuple[str, str], findings: list[str], impression: list[str]
-) -> str:
+def join(technique: list[str], heading: tuple[str, str], findings: list[str], impression: list[str]) -> str:
     """One line from the parts of a report."""
     return " ".join(filter(None, [*technique, heading[0], *findings, heading[1], *impression]))
 

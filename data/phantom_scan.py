@@ -57,9 +57,7 @@ def turned(volume: np.ndarray, degrees: float) -> np.ndarray:
     """Turns every slice of (z, y, x) about its centre."""
     matrix = cv2.getRotationMatrix2D(((SHAPE[2] - 1) / 2, (SHAPE[1] - 1) / 2), degrees, 1.0)
     size = (SHAPE[2], SHAPE[1])
-    return np.stack(
-        [cv2.warpAffine(plane, matrix, size, borderMode=cv2.BORDER_REPLICATE) for plane in volume]
-    )
+    return np.stack([cv2.warpAffine(plane, matrix, size, borderMode=cv2.BORDER_REPLICATE) for plane in volume])
 
 
 def take_scan(thorax: Thorax, scan: Scan, rng: np.random.Generator) -> np.ndarray:
@@ -83,9 +81,7 @@ def lay_table(volume: np.ndarray, thorax: Thorax, scan: Scan) -> None:
     x = grid.x[None, :]
     lower = grid.y[back] + 4 - x**2 / 900.0
     inside = grid.y[:, None] - lower
-    upper, lower = (
-        np.clip((inside - depth) / scan.spacing_mm[1] + 0.5, 0, 1) for depth in (0.0, 9.0)
-    )
+    upper, lower = (np.clip((inside - depth) / scan.spacing_mm[1] + 0.5, 0, 1) for depth in (0.0, 9.0))
     shell = ((upper - lower) * (np.abs(x) < 190)).astype(np.float32)
     volume += (volume < -950) * shell * np.float32(350.0)
 

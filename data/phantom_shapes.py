@@ -30,8 +30,7 @@ class Grid:
         """The slices that hold all voxels between two corners (z, y, x) in mm."""
         axes = zip((self.z, self.y, self.x), low, high, strict=True)
         return tuple(
-            slice(int(np.searchsorted(a, lo)), int(np.searchsorted(a, hi, side="right")))
-            for a, lo, hi in axes
+            slice(int(np.searchsorted(a, lo)), int(np.searchsorted(a, hi, side="right"))) for a, lo, hi in axes
         )
 
     def crop(self, window: Window) -> "Grid":
@@ -74,18 +73,14 @@ def smoothstep(value: np.ndarray, low: float, high: float) -> np.ndarray:
     return t * t * (3 - 2 * t)
 
 
-def superellipse(
-    grid: Grid, width: np.ndarray, depth: np.ndarray, centre: np.ndarray, power: float
-) -> np.ndarray:
+def superellipse(grid: Grid, width: np.ndarray, depth: np.ndarray, centre: np.ndarray, power: float) -> np.ndarray:
     """|x/width|^p + |(y - centre)/depth|^p on the grid, each profile given per z. float32."""
     across = (np.abs(grid.x)[None] / width[:, None]) ** power
     along = (np.abs(grid.y[None] - centre[:, None]) / depth[:, None]) ** power
     return along.astype(np.float32)[:, :, None] + across.astype(np.float32)[:, None, :]
 
 
-def inside(
-    field: np.ndarray, grid: Grid, width: np.ndarray, depth: np.ndarray, power: float
-) -> Occupancy:
+def inside(field: np.ndarray, grid: Grid, width: np.ndarray, depth: np.ndarray, power: float) -> Occupancy:
     """Occupancy of a `superellipse` below 1, its border one voxel wide; profiles per z in mm.
 
     Voxels may be longer along y than along x. A ramp as long as the voxel in the direction of
@@ -100,9 +95,7 @@ def inside(
     return np.clip(result, 0, 1, out=result)
 
 
-def ellipsoid(
-    grid: Grid, centre: np.ndarray, axes: np.ndarray, radii: np.ndarray
-) -> tuple[Window, Occupancy]:
+def ellipsoid(grid: Grid, centre: np.ndarray, axes: np.ndarray, radii: np.ndarray) -> tuple[Window, Occupancy]:
     """A rotated ellipsoid: `axes` rows are its unit axes in (z, y, x), `radii` in mm."""
     reach = np.sqrt(((axes * np.asarray(radii)[:, None]) ** 2).sum(0)) + np.array(grid.step)
     window = grid.window(tuple(centre - reach), tuple(centre + reach))
@@ -115,21 +108,15 @@ def ellipsoid(
     return window, step_up((1 - square) * np.float32(edge), grid.edge)
 
 
-def ball(
-    grid: Grid, centre: tuple[float, ...], radii: tuple[float, ...]
-) -> tuple[Window, Occupancy]:
+def ball(grid: Grid, centre: tuple[float, ...], radii: tuple[float, ...]) -> tuple[Window, Occupancy]:
     """An ellipsoid along the axes; centre and radii (z, y, x) in mm."""
     return ellipsoid(grid, np.array(centre), np.eye(3), np.array(radii))
 
 
-def capsule(
-    grid: Grid, start: np.ndarray, end: np.ndarray, radius: tuple[float, float]
-) -> tuple[Window, Occupancy]:
+def capsule(grid: Grid, start: np.ndarray, end: np.ndarray, radius: tuple[float, float]) -> tuple[Window, Occupancy]:
     """A round tube from `start` to `end` (z, y, x) in mm; the radius runs from one to the other."""
     reach = max(radius) + max(grid.step) / 2
-    window = grid.window(
-        tuple(np.minimum(start, end) - reach), tuple(np.maximum(start, end) + reach)
-    )
+    window = grid.window(tuple(np.minimum(start, end) - reach), tuple(np.maximum(start, end) + reach))
     z, y, x = (a - c for a, c in zip(grid.crop(window).open(), start, strict=True))
     line = np.asarray(end - start, np.float32)
     along = (z * line[0] + y * line[1] + x * line[2]) / (line @ line)
@@ -141,9 +128,7 @@ def capsule(
     return window, step_up(radius[0] + (radius[1] - radius[0]) * along - distance, grid.edge)
 
 
-def splat(
-    shape: tuple[int, ...], grid: Grid, points: np.ndarray, volume: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def splat(shape: tuple[int, ...], grid: Grid, points: np.ndarray, volume: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Spreads small lumps over the eight nearest voxels.
 
     `points` (n, 3) in mm, `volume` (n,) in mm^3. Returns flat voxel indices and shares (8n,).

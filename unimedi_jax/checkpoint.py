@@ -14,9 +14,7 @@ from unimedi_jax.errors import UserError
 from unimedi_jax.typing import PyTree
 
 
-def manager(
-    workdir: pathlib.Path, *, every: int, keep: int = 2, keep_every: int = 0
-) -> ocp.CheckpointManager:
+def manager(workdir: pathlib.Path, *, every: int, keep: int = 2, keep_every: int = 0) -> ocp.CheckpointManager:
     """Saves asynchronously to `workdir/checkpoints`, keeps the latest `keep` and one each `keep_every` steps."""
     preserve = [policies.LatestN(keep)]
     if keep_every:
@@ -31,9 +29,7 @@ def manager(
         "data": grain.checkpoint.CheckpointHandler(),
         "meta": ocp.JsonCheckpointHandler(),
     }
-    return ocp.CheckpointManager(
-        (workdir / "checkpoints").absolute(), options=options, item_handlers=handlers
-    )
+    return ocp.CheckpointManager((workdir / "checkpoints").absolute(), options=options, item_handlers=handlers)
 
 
 def save(

@@ -45,9 +45,7 @@ def training_step(
     total += xrays * 3 * 2 * image * pixels * tower.width
     total += cts * 3 * 2 * slices * pixels * tower.width
     total += cts * 4 * 2 * volume * voxels * tower.width
-    report = transformer(
-        sizes.Size(read.width, read.depth, read.heads, read.mlp_width), report_length
-    )
+    report = transformer(sizes.Size(read.width, read.depth, read.heads, read.mlp_width), report_length)
     samples = xrays + cts
     joined = 2 * samples * model.project_image.width  # one row of the similarity matrix, both ways once
     project = _projection(model.project_image, tower.width)
@@ -65,10 +63,7 @@ def pixels_of(patch: tuple[int, ...]) -> int:
 
 def _head(head: heads.DinoHead, width: int) -> float:
     return 2 * (
-        width * head.hidden
-        + head.hidden**2
-        + head.hidden * head.bottleneck
-        + head.bottleneck * head.prototypes
+        width * head.hidden + head.hidden**2 + head.hidden * head.bottleneck + head.bottleneck * head.prototypes
     )
 
 

@@ -32,9 +32,7 @@ def make(
     Linear warm-up from `start_lr` to `peak_lr`, then half a cosine to `end_lr` at `steps`. Weight decay reaches the
     parameters whose path matches `decay`; MGCA decays all of them, `decay=".*"`.
     """
-    schedule = optax.warmup_cosine_decay_schedule(
-        start_lr, peak_lr, warmup_steps, max(steps, warmup_steps + 1), end_lr
-    )
+    schedule = optax.warmup_cosine_decay_schedule(start_lr, peak_lr, warmup_steps, max(steps, warmup_steps + 1), end_lr)
 
     def decayed(params: PyTree) -> PyTree:
         return trees.map_with_name(lambda name, _: bool(re.search(decay, name)), params)

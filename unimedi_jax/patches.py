@@ -37,6 +37,4 @@ def unpatchify(tokens: A, cells: tuple[int, ...], patch: tuple[int, ...]) -> A:
     rank = len(patch)
     x = tokens.reshape(tokens.shape[0], *cells, *patch)
     order = [axis for i in range(rank) for axis in (1 + i, 1 + rank + i)]
-    return x.transpose(0, *order).reshape(
-        tokens.shape[0], *(c * p for c, p in zip(cells, patch, strict=True))
-    )
+    return x.transpose(0, *order).reshape(tokens.shape[0], *(c * p for c, p in zip(cells, patch, strict=True)))

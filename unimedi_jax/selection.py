@@ -23,9 +23,7 @@ def top(scores: Float[Array, "b n"], count: int) -> Int[Array, "b count"]:
     return jnp.sort(index, axis=-1)
 
 
-def top_blocks(
-    scores: Float[Array, "b n"], cells: tuple[int, int], block: int, count: int
-) -> Int[Array, "b m"]:
+def top_blocks(scores: Float[Array, "b n"], cells: tuple[int, int], block: int, count: int) -> Int[Array, "b m"]:
     """Keeps the `count` best blocks of `block` x `block` tokens of an image (A-CLIP, arXiv 2212.08653).
 
     A block's score is the mean over its tokens. Returns sorted token indices, m = count * block**2.

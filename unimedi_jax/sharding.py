@@ -17,7 +17,7 @@ SMALLEST_SHARDED = 4 * 2**20  # bytes; below, gathering costs more than the memo
 
 
 def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
-    """A ("data", "fsdp") mesh over all devices; `data` = -1 takes what `fsdp` leaves. One device is the trivial mesh."""
+    """A ("data", "fsdp") mesh of all devices; `data` = -1 takes what `fsdp` leaves; one device is the trivial mesh."""
     devices = jax.device_count()
     data = devices // fsdp if data == -1 else data
     if data * fsdp != devices:

@@ -102,9 +102,7 @@ def test_records_keep_the_contract(examples):
 
 
 def test_prevalence_is_as_promised():
-    draws = [
-        phantom.phantom_findings.draw_labels(np.random.default_rng([0, i])) for i in range(4000)
-    ]
+    draws = [phantom.phantom_findings.draw_labels(np.random.default_rng([0, i])) for i in range(4000)]
     assert np.mean([not d for d in draws]) == pytest.approx(0.30, abs=0.03)
     for label in LABELS:
         assert 0.15 < np.mean([label in d for d in draws]) < 0.25
@@ -321,9 +319,7 @@ def test_shadow_is_the_volume_seen_from_the_front(thorax):
     direct = (whole.sum(1) * thorax.grid.step[1] >= 8.0)[::-1]  # head up
     scale = 380 / 256 / thorax.grid.step[0]
     centre = (np.array(direct.shape) - 1) / 2 - scale * 127.5
-    again = ndimage.affine_transform(
-        direct.astype(np.float32), [scale, scale], centre, (256, 256), order=1
-    )
+    again = ndimage.affine_transform(direct.astype(np.float32), [scale, scale], centre, (256, 256), order=1)
     assert ((again > 0.5) ^ mask).sum() < 0.02 * mask.sum()
 
 
@@ -395,9 +391,7 @@ def read(report, language):
 
 @pytest.fixture(scope="module")
 def spanish(rows):
-    return [
-        phantom.convert(dataclasses.replace(row, info=(*row.info[:2], "es"))) for row in rows[::2]
-    ]
+    return [phantom.convert(dataclasses.replace(row, info=(*row.info[:2], "es"))) for row in rows[::2]]
 
 
 @pytest.mark.parametrize("language", ["en", "es"])

@@ -45,9 +45,7 @@ def test_regularisation_is_chosen_where_it_matters() -> None:
     x, y = rng.normal(size=(500, 200)), np.zeros((500, 1))
     y[:, 0] = x[:, :40].sum(axis=1) > 0
     parts = (x[:60], y[:60], x[200:], y[200:])
-    alone = [
-        probe.auc(*parts, val_x=x[60:200], val_y=y[60:200], grid=(c,)).macro for c in probe.GRID
-    ]
+    alone = [probe.auc(*parts, val_x=x[60:200], val_y=y[60:200], grid=(c,)).macro for c in probe.GRID]
     chosen = probe.auc(*parts, val_x=x[60:200], val_y=y[60:200]).macro
     assert max(alone) - min(alone) > 0.005
     assert chosen >= sorted(alone)[1]

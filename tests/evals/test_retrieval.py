@@ -16,9 +16,7 @@ def _pairs(n: int, seed: int = 0, noise: float = 1.5) -> tuple[np.ndarray, np.nd
 @pytest.mark.parametrize("k", [1, 5, 10])
 def test_distinct_reports_equal_sklearn(k: int) -> None:
     z_image, z_text = _pairs(80)
-    similarity = (z_image @ z_text.T) / np.outer(
-        np.linalg.norm(z_image, axis=1), np.linalg.norm(z_text, axis=1)
-    )
+    similarity = (z_image @ z_text.T) / np.outer(np.linalg.norm(z_image, axis=1), np.linalg.norm(z_text, axis=1))
     found = retrieval.recall(z_image, z_text, np.arange(80), ks=(k,))
     truth = np.arange(80)
     assert found[f"i2t_r{k}"] == top_k_accuracy_score(truth, similarity, k=k)
@@ -43,17 +41,10 @@ def test_chance_equals_random_rankings() -> None:
     exact = retrieval.recall(np.ones((40, 2)), np.ones((40, 2)), groups)
     for k in (1, 5, 10):
         hits = [
-            (
-                groups[rng.permuted(np.tile(np.arange(40), (40, 1)), axis=1)[:, :k]]
-                == groups[:, None]
-            )
-            .any(axis=1)
-            .mean()
+            (groups[rng.permuted(np.tile(np.arange(40), (40, 1)), axis=1)[:, :k]] == groups[:, None]).any(axis=1).mean()
             for _ in range(1500)
         ]
-        assert exact[f"chance_r{k}"] == pytest.approx(
-            np.mean(hits), abs=5 * np.std(hits) / 1500**0.5
-        )
+        assert exact[f"chance_r{k}"] == pytest.approx(np.mean(hits), abs=5 * np.std(hits) / 1500**0.5)
 
 
 def test_collapsed_embeddings_get_exactly_chance() -> None:
@@ -82,9 +73,7 @@ def test_blocks_of_queries_do_not_change_the_result(monkeypatch: pytest.MonkeyPa
 
 
 def test_nearest_lists_the_best_first_and_keeps_the_order_of_ties() -> None:
-    order, similarity = retrieval.nearest(
-        np.array([[1.0, 0.0]]), np.array([[0, 1], [2, 0], [1, 1], [9, 0.0]]), 3
-    )
+    order, similarity = retrieval.nearest(np.array([[1.0, 0.0]]), np.array([[0, 1], [2, 0], [1, 1], [9, 0.0]]), 3)
     assert order.tolist() == [[1, 3, 2]]
     np.testing.assert_allclose(similarity, [[1, 1, 0.5**0.5]])
 

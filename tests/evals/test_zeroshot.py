@@ -42,8 +42,6 @@ def test_a_finding_needs_prompts() -> None:
 
 
 def test_no_images() -> None:
-    found = zeroshot.auc(
-        np.zeros((0, 3)), np.ones((1, 1, 3)), -np.ones((1, 1, 3)), np.zeros((0, 1))
-    )
+    found = zeroshot.auc(np.zeros((0, 3)), np.ones((1, 1, 3)), -np.ones((1, 1, 3)), np.zeros((0, 1)))
     assert np.isnan(found.macro)
     assert found.undefined == 1

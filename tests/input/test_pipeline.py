@@ -82,10 +82,7 @@ def test_the_place_can_be_saved_and_found_again():
 
 def test_hosts_read_disjoint_shares_that_cover_all():
     sets = [(Set("a", 12, 0), 1.0)]
-    shares = [
-        set(ids(batches(sets, {"xray": 3, "ct": 0}, 2, host=host, hosts=2), "xray"))
-        for host in range(2)
-    ]
+    shares = [set(ids(batches(sets, {"xray": 3, "ct": 0}, 2, host=host, hosts=2), "xray")) for host in range(2)]
     assert not shares[0] & shares[1]
     assert shares[0] | shares[1] == {f"a-xray-{i}" for i in range(12)}
 

@@ -44,8 +44,7 @@ def start(*arguments: str) -> subprocess.Popen:
 def lines(workdir: pathlib.Path) -> list[dict]:
     """metrics.jsonl without what differs from run to run: clocks."""
     return [
-        {k: v for k, v in line.items() if k != "time" and not k.startswith("speed/")}
-        for line in writers.read(workdir)
+        {k: v for k, v in line.items() if k != "time" and not k.startswith("speed/")} for line in writers.read(workdir)
     ]
 
 
@@ -95,7 +94,7 @@ def test_the_same_seed_gives_the_same_bits_after_a_crash(undisturbed, tmp_path, 
     crashed = tmp_path / "crashed"
     make = setup.make
 
-    class Crash(Exception):
+    class CrashError(Exception):
         pass
 
     def make_fragile(*args):
@@ -105,14 +104,14 @@ def test_the_same_seed_gives_the_same_bits_after_a_crash(undisturbed, tmp_path, 
         def fragile(state, batch):
             calls.append(1)
             if len(calls) == 3:
-                raise Crash
+                raise CrashError
             return step(state, batch)
 
         object.__setattr__(run, "step", fragile)
         return run
 
     monkeypatch.setattr(setup, "make", make_fragile)
-    with pytest.raises(Crash):
+    with pytest.raises(CrashError):
         loop.run(config, crashed)
     monkeypatch.setattr(setup, "make", make)
     loop.run(config, crashed)
@@ -149,7 +148,7 @@ def test_the_page_says_what_the_metrics_say(undisturbed):
 
 def test_not_a_number_stops_the_run(config, tmp_path):
     config.optim.peak_lr = float("nan")
-    with pytest.raises(UserError, match="step 2: .* not finite"):
+    with pytest.raises(UserError, match=r"step 2: .* not finite"):
         loop.run(config, tmp_path / "nan")
 
 

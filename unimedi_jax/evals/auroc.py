@@ -106,9 +106,7 @@ def per_label(
     )
 
 
-def _columns(
-    scores: Float[np.ndarray, "n c"], targets: Float[np.ndarray, "n c"]
-) -> Float[np.ndarray, " c"]:
+def _columns(scores: Float[np.ndarray, "n c"], targets: Float[np.ndarray, "n c"]) -> Float[np.ndarray, " c"]:
     unfitted = np.isnan(scores).all(axis=0)
     return np.array(
         [

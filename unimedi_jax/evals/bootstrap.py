@@ -42,12 +42,8 @@ def interval(
     return percentiles(np.array([statistic(row) for row in rows], np.float64))
 
 
-def mean_interval(
-    values: Float[np.ndarray, " n"], *, resamples: int = 1000, seed: int = 0
-) -> tuple[float, float]:
+def mean_interval(values: Float[np.ndarray, " n"], *, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
     """Interval of the mean of one number per case (a hit, a rank); NaN values are left out."""
     values = np.asarray(values, np.float64)
     values = values[~np.isnan(values)]
-    return interval(
-        lambda row: vectors.nan_mean(values[row]), len(values), resamples=resamples, seed=seed
-    )
+    return interval(lambda row: vectors.nan_mean(values[row]), len(values), resamples=resamples, seed=seed)

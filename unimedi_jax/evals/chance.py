@@ -29,9 +29,7 @@ def hit_probability(
     return 1.0 - miss
 
 
-def top_k_hit(
-    scores: Float[np.ndarray, "q c"], correct: Bool[np.ndarray, "q c"], k: int
-) -> Float[np.ndarray, " q"]:
+def top_k_hit(scores: Float[np.ndarray, "q c"], correct: Bool[np.ndarray, "q c"], k: int) -> Float[np.ndarray, " q"]:
     """Per row, the chance in [0, 1] that a correct candidate is among the k highest scores.
 
     It is 0 or 1 unless candidates tie across the k-th place. k beyond c counts as c.

@@ -58,9 +58,7 @@ class Split:
     reports: tuple[str, ...]
     slice_scores: np.ndarray | None = None  # (n, layers), CTs
     lesions: np.ndarray | None = None  # (n, c, slices) bool, CTs with masks
-    examples: tuple[
-        dict[str, Any], ...
-    ] = ()  # the first few records with their scores, for the page
+    examples: tuple[dict[str, Any], ...] = ()  # the first few records with their scores, for the page
 
 
 def embed(
@@ -100,15 +98,12 @@ def embed(
             shown.append({name: value[i] for name, value in fields.items() if value is not None})
     reports = tuple(parts.pop("reports"))
     arrays = {
-        name: np.stack(values).astype(bool if name == "lesions" else np.float32)
-        for name, values in parts.items()
+        name: np.stack(values).astype(bool if name == "lesions" else np.float32) for name, values in parts.items()
     }
     return Split(reports=reports, examples=tuple(shown), **arrays)
 
 
-def embed_reports(
-    embedder: Embedder, variables: PyTree, reports: Any, texts: Sequence[str], length: int
-) -> np.ndarray:
+def embed_reports(embedder: Embedder, variables: PyTree, reports: Any, texts: Sequence[str], length: int) -> np.ndarray:
     """Texts (prompts, say) into the joint space, (n, e)."""
     text, mask = tokenizer.encode(reports, texts, length)
     rows = []

@@ -23,9 +23,7 @@ class Gap(NamedTuple):
     """Distance of the centroids (0 to 2), accuracy of a linear classifier between the clouds."""
 
     distance: float
-    accuracy: (
-        float  # balanced: 0.5 is a merged pair of clouds whatever their sizes, 1 a separable one
-    )
+    accuracy: float  # balanced: 0.5 is a merged pair of clouds whatever their sizes, 1 a separable one
 
     def scalars(self) -> dict[str, float]:
         """`distance` and `accuracy`."""
@@ -52,9 +50,7 @@ def modality_gap(a: Float[np.ndarray, "n e"], b: Float[np.ndarray, "m e"], *, se
     return Gap(distance, float(found.mean()))
 
 
-def class_separation(
-    z: Float[np.ndarray, "n e"], finding: Int[np.ndarray, " n"], *, seed: int = 0
-) -> float:
+def class_separation(z: Float[np.ndarray, "n e"], finding: Int[np.ndarray, " n"], *, seed: int = 0) -> float:
     """Mean silhouette (cosine) of embeddings grouped by finding: 1 apart, 0 mixed, -1 crossed.
 
     A negative `finding` (none, several, unknown) leaves its row out. NaN unless there are two

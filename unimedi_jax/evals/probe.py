@@ -71,9 +71,7 @@ def _known(
     return x[keep], y[keep]
 
 
-def _strength(
-    train: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np.ndarray], grid: Sequence[float]
-) -> float:
+def _strength(train: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np.ndarray], grid: Sequence[float]) -> float:
     """The C with the best validation AUC; the middle of the grid where validation cannot tell."""
     if len(np.unique(train[1])) < 2 or len(np.unique(val[1])) < 2:
         return grid[len(grid) // 2]
@@ -81,9 +79,7 @@ def _strength(
     return grid[int(np.argmax(found))]
 
 
-def _fit(
-    x: Float[np.ndarray, "n d"], y: Float[np.ndarray, " n"], strength: float
-) -> LogisticRegression:
+def _fit(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, " n"], strength: float) -> LogisticRegression:
     classifier = LogisticRegression(C=strength, solver="lbfgs", max_iter=300)
     with warnings.catch_warnings():
         # Separable data at weak regularisation crawls: the ranking settles long before the weights.

@@ -12,7 +12,6 @@ from jaxtyping import Bool, Float, UInt8
 
 from unimedi_jax.evals import bootstrap, chance, vectors
 
-
 UNSTATED = 254  # of a lesion mask: somebody drew a lesion and did not say which finding it is
 
 
@@ -61,9 +60,7 @@ def hit_rate(
     some, full = touched.any(axis=1), touched.all(axis=1)
     keep = some & ~full
     hits = chance.top_k_hit(np.asarray(slice_scores, np.float64)[keep], touched[keep], k)
-    lucky = chance.hit_probability(
-        np.array(touched.shape[1]), touched[keep].sum(axis=1), np.array(k)
-    )
+    lucky = chance.hit_probability(np.array(touched.shape[1]), touched[keep].sum(axis=1), np.array(k))
     low, high = bootstrap.mean_interval(hits, resamples=resamples, seed=seed)
     return HitRate(
         vectors.nan_mean(hits),
@@ -93,15 +90,10 @@ def by_finding(
         raise ValueError(f"{len(names)} names for {lesion.shape[1]} findings")
     marks = {"any": lesion.any(axis=1)}
     marks |= {name: lesion[:, index] for index, name in enumerate(names)}
-    return {
-        name: hit_rate(slice_scores, mark, k, resamples=resamples, seed=seed)
-        for name, mark in marks.items()
-    }
+    return {name: hit_rate(slice_scores, mark, k, resamples=resamples, seed=seed) for name, mark in marks.items()}
 
 
-def lesion_slices(
-    lesion_mask: UInt8[np.ndarray, "n z y x"], findings: int
-) -> Bool[np.ndarray, "n c z"]:
+def lesion_slices(lesion_mask: UInt8[np.ndarray, "n z y x"], findings: int) -> Bool[np.ndarray, "n c z"]:
     """Which axial slices hold which finding; c = findings + 1, the last row being lesions of unstated kind.
 
     Mask: 1 + finding, 254 unstated, 0 none, 255 not annotated.
@@ -125,9 +117,7 @@ def luna_random_rate(*, slices: int, span: int, chosen: int, group: int = 1) -> 
     return float(rates.mean())
 
 
-def _touched_layers(
-    lesion: Bool[np.ndarray, "n slices"], *, layers: int
-) -> Bool[np.ndarray, "n layers"]:
+def _touched_layers(lesion: Bool[np.ndarray, "n slices"], *, layers: int) -> Bool[np.ndarray, "n layers"]:
     if layers < 1 or lesion.shape[1] % layers:
         raise ValueError(f"{lesion.shape[1]} slices do not divide into {layers} layers")
     return lesion.reshape(len(lesion), layers, lesion.shape[1] // layers).any(axis=2)

@@ -57,26 +57,20 @@ class Suite:
     def _labels(self) -> list[str]:
         return self.found.contract["labels"]
 
-    def _embed(
-        self, variables: PyTree, modality: str, split: str, examples: int = 0
-    ) -> features.Split:
+    def _embed(self, variables: PyTree, modality: str, split: str, examples: int = 0) -> features.Split:
         return features.embed(
             self.embedder, variables, self.found, self.samplers[modality], split,
             limit=self.limit, examples=examples,
         )  # fmt: skip
 
-    def _alignment(
-        self, variables: PyTree, part: features.Split, resamples: int
-    ) -> dict[str, float]:
+    def _alignment(self, variables: PyTree, part: features.Split, resamples: int) -> dict[str, float]:
         found = retrieval.recall(part.z, part.z_report, part.reports, resamples=resamples)
         results = _named("retrieval", found)
         prompts = [self.found.contract["prompts"].get(label) for label in self._labels]
         if prompts and all(prompts):
             positive, negative = (
                 [
-                    features.embed_reports(
-                        self.embedder, variables, self.reports, pair[side], self.length
-                    )
+                    features.embed_reports(self.embedder, variables, self.reports, pair[side], self.length)
                     for pair in prompts
                 ]
                 for side in ("positive", "negative")
@@ -85,9 +79,7 @@ class Suite:
             results |= _named("zeroshot", auc.scalars(self._labels))
         return results
 
-    def _probe(
-        self, variables: PyTree, modality: str, part: features.Split, resamples: int
-    ) -> dict[str, float]:
+    def _probe(self, variables: PyTree, modality: str, part: features.Split, resamples: int) -> dict[str, float]:
         train = self._embed(variables, modality, "train")
         # The validation patients choose the strength of the regularisation, where there are any.
         val = self._embed(variables, modality, "val") if self.found.size(modality, "val") else None

@@ -59,9 +59,7 @@ def _endless(
         if not size:
             continue
         if size < hosts:
-            raise UserError(
-                f"the set {found.name} has {size} training {sampler.modality} records for {hosts} hosts"
-            )
+            raise UserError(f"the set {found.name} has {size} training {sampler.modality} records for {hosts} hosts")
         source = found.source(sampler.modality, "train", records.TRAINED_ON[sampler.modality])
         dataset = grain.MapDataset.source(source).seed(seed * 1000 + number).shuffle()
         datasets.append(dataset[host::hosts].repeat().random_map(sampler))

@@ -45,9 +45,7 @@ class RecordSet:
             return 0
         return builder.info.splits[split].num_examples
 
-    def source(
-        self, modality: str, split: str, fields: Sequence[str] | None = None
-    ) -> Sequence[dict[str, Any]]:
+    def source(self, modality: str, split: str, fields: Sequence[str] | None = None) -> Sequence[dict[str, Any]]:
         """Random access to the records of a split; `fields` limits what is decoded (masks are large)."""
         builder = self._builder(modality)
         if builder is None or split not in builder.info.splits:
@@ -55,9 +53,7 @@ class RecordSet:
         features = builder.info.features
         names = features if fields is None else [name for name in fields if name in features]
         chosen = tfds.features.FeaturesDict({name: features[name] for name in names})
-        raw = builder.as_data_source(
-            split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
-        )
+        raw = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
         return Fields(raw, chosen)
 
     def _builder(self, modality: str) -> tfds.core.DatasetBuilder | None:

@@ -15,9 +15,7 @@ AIR_HU = -1024
 Sample = dict[str, Any]
 
 
-def crop(
-    image: UInt8[np.ndarray, "y x"], size: int, rng: np.random.Generator | None
-) -> UInt8[np.ndarray, "size size"]:
+def crop(image: UInt8[np.ndarray, "y x"], size: int, rng: np.random.Generator | None) -> UInt8[np.ndarray, "size size"]:
     """A square of `size` pixels: anywhere with an `rng`, from the centre without (MGCA: 224 out of 256)."""
     spare = np.array(image.shape) - size
     y, x = spare // 2 if rng is None else rng.integers(0, spare + 1)

@@ -25,9 +25,9 @@ class Layer(nn.Module):
         x = transformer.over_batch(x)
         norm = dict(epsilon=EPSILON, dtype=self.dtype)
         drop = nn.Dropout(self.dropout, deterministic=not self.train)
-        attended, _ = transformer.Attention(
-            self.heads, self.dtype, dropout=self.dropout, name="attention"
-        )(x, mask, self.train)
+        attended, _ = transformer.Attention(self.heads, self.dtype, dropout=self.dropout, name="attention")(
+            x, mask, self.train
+        )
         x = nn.LayerNorm(name="norm1", **norm)(x + drop(attended))
         hidden = transformer.Mlp(self.mlp_width, self.dtype, name="mlp")(x)
         return nn.LayerNorm(name="norm2", **norm)(x + drop(hidden)), None
@@ -55,20 +55,14 @@ class ReportTower(nn.Module):
         self, text: Int[Array, "b l"], text_mask: Bool[Array, "b l"], train: bool = False
     ) -> Float[Array, "b d"]:
         if text.shape[1] > self.max_positions:
-            raise ValueError(
-                f"reports of {text.shape[1]} tokens exceed the {self.max_positions} positions"
-            )
+            raise ValueError(f"reports of {text.shape[1]} tokens exceed the {self.max_positions} positions")
         init = transformer.init(self.width)
         embed = dict(embedding_init=init, dtype=self.dtype)
         words = nn.Embed(self.vocab_size, self.width, name="words", **embed)(text)
-        positions = nn.Embed(self.max_positions, self.width, name="positions", **embed)(
-            jnp.arange(text.shape[1])
-        )
+        positions = nn.Embed(self.max_positions, self.width, name="positions", **embed)(jnp.arange(text.shape[1]))
         # Two segments exist in BERT's weights; a report is one, always segment 0.
         segment = self.param("segments", init, (2, self.width)).astype(self.dtype)
-        x = nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name="norm")(
-            words + positions[None] + segment[None, :1]
-        )
+        x = nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name="norm")(words + positions[None] + segment[None, :1])
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         layers = transformer.over_layers(Layer, self.depth, self.remat)
         x, _ = layers(

@@ -9,6 +9,7 @@ from jax import numpy as jnp
 
 from unimedi_jax.typing import Array, Bool, Float
 
+
 def init(width: int) -> nn.initializers.Initializer:
     """Truncated normal of 0.02 at ViT-B's and BERT-base's width of 768, and as 1 / sqrt(width) at others.
 
@@ -82,18 +83,14 @@ class Attention(nn.Module):
             out = self._attend_with_dropout(q, k, v, mask)
         else:
             keys = None if mask is None else mask[:, None, None, :]
-            out = jax.nn.dot_product_attention(
-                q, k, v, mask=keys, implementation=self.implementation
-            )
+            out = jax.nn.dot_product_attention(q, k, v, mask=keys, implementation=self.implementation)
         out = nn.Dense(width, name="out", **dense)(out.reshape(batch, n, width))
         return out, self._cls_row(q, k) if self.scores else None
 
     def _cls_row(self, q: Array, k: Array) -> Float[Array, "b m"]:
         logits = jnp.einsum("bhk,bnhk->bhn", q[:, 0], k, preferred_element_type=jnp.float32)
         logits *= q.shape[-1] ** -0.5
-        row = (
-            jax.nn.softmax(logits)[..., 1:] if self.cls_key else jax.nn.softmax(logits[..., 1:])
-        )
+        row = jax.nn.softmax(logits)[..., 1:] if self.cls_key else jax.nn.softmax(logits[..., 1:])
         return jnp.mean(row, axis=1)
 
     def _attend_with_dropout(self, q: Array, k: Array, v: Array, mask: Array | None) -> Array:

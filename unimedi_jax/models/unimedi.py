@@ -69,23 +69,17 @@ class UniMedI(nn.Module):
         volume = self.vision.embed_volume(voxels, hidden=hide_volume)
         if not layers.shape[1]:
             return volume
-        slices = selection.take_slices(
-            tokens, layers, self.volume_grid, self.volume_patch, self.slices_per_layer
-        )
+        slices = selection.take_slices(tokens, layers, self.volume_grid, self.volume_patch, self.slices_per_layer)
         pixels = inputs.slice_patches(slices, self.slice_size, self.image_patch, self.window_hu)
         cells = patches.grid((self.slice_size,) * 2, self.image_patch)
         of_slice = jnp.repeat(layers, self.slices_per_layer, axis=1)
-        return jnp.concatenate(
-            [self.vision.embed_slices(pixels, of_slice, cells, hide_slices), volume], axis=1
-        )
+        return jnp.concatenate([self.vision.embed_slices(pixels, of_slice, cells, hide_slices), volume], axis=1)
 
     def encode(self, tokens: Float[Array, "b n d"], scores: bool = False) -> vision.Encoded:
         """Tokens through the shared ViT."""
         return self.vision.encode(tokens, scores)
 
-    def choose_layers(
-        self, scores: Float[Array, "b n"]
-    ) -> tuple[Float[Array, "b layers"], Int[Array, "b k"]]:
+    def choose_layers(self, scores: Float[Array, "b n"]) -> tuple[Float[Array, "b layers"], Int[Array, "b k"]]:
         """Eq. 2 and the top-k: scores of the volume's tokens to layer scores and the chosen layers."""
         by_layer = selection.slice_scores(scores, self.volume_grid[0])
         return by_layer, selection.top(by_layer, self.slices)
@@ -122,7 +116,7 @@ class UniMedI(nn.Module):
     def ct_features(self, tokens: Num[Array, "b n v"], with_slices: bool = True) -> Features:
         """Inference on CTs: the volume picks its slices, then the joint sequence, nothing masked.
 
-        `with_slices=False` keeps to the volume's tokens (docs/method.md, no. 22); scores and choice are given all the same.
+        `with_slices=False` keeps to the volume's tokens (docs/method.md, no. 22); scores and choice come all the same.
         """
         volume = self.encode(self.embed_volume(tokens), scores=True)
         by_layer, layers = self.choose_layers(volume.scores)

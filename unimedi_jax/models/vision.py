@@ -38,9 +38,7 @@ class Block(nn.Module):
             self.heads, self.dtype, self.scores, self.cls_key, self.attention, name="attention"
         )(nn.LayerNorm(name="norm1", **norm)(x))
         x = x + attended
-        x = x + transformer.Mlp(self.mlp_width, self.dtype, name="mlp")(
-            nn.LayerNorm(name="norm2", **norm)(x)
-        )
+        x = x + transformer.Mlp(self.mlp_width, self.dtype, name="mlp")(nn.LayerNorm(name="norm2", **norm)(x))
         return x, scores
 
 

@@ -97,6 +97,4 @@ class PageContent:
     attention: Sequence[AttentionExample] = ()
     slices: Sequence[SliceExample] = ()
     retrieval: Sequence[RetrievalExample] = ()
-    notes: Sequence[
-        str
-    ] = ()  # plain sentences under the headline, e.g. labels whose prompts look inverted
+    notes: Sequence[str] = ()  # plain sentences under the headline, e.g. labels whose prompts look inverted

@@ -34,9 +34,7 @@ def slices(examples: Sequence[SliceExample], *, show: bool) -> str:
         strip = "".join(
             '<figure class="slice">'
             + markup.picture(
-                figures.axial_slice(
-                    example.volume[z], None if example.lesion is None else example.lesion[z]
-                ),
+                figures.axial_slice(example.volume[z], None if example.lesion is None else example.lesion[z]),
                 f"CT {index}, slice {z}",
             )
             + f"<figcaption>slice {int(z)}</figcaption></figure>"

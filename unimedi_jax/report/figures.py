@@ -37,9 +37,7 @@ STYLE = {
 }
 
 
-def curves(
-    metrics: Sequence[Mapping[str, Any]], keys: Sequence[str], *, title: str, log: bool = False
-) -> bytes:
+def curves(metrics: Sequence[Mapping[str, Any]], keys: Sequence[str], *, title: str, log: bool = False) -> bytes:
     """One panel of the scalars `keys` against the step; values that are not finite leave a gap."""
     with mpl.rc_context(STYLE):
         # Many names go under the curves, where they hide none.
@@ -111,8 +109,7 @@ def embedding_map(
         handles = [axes.scatter([], [], color=colour_of[name], s=18, label=name) for name in names]
         if names != kinds:
             handles += [
-                axes.scatter([], [], color="#555555", marker=marker_of[kind], s=18, label=kind)
-                for kind in kinds
+                axes.scatter([], [], color="#555555", marker=marker_of[kind], s=18, label=kind) for kind in kinds
             ]
         axes.set(title=title, xticks=[], yticks=[])
         axes.spines[["left", "bottom"]].set_visible(False)
@@ -150,9 +147,7 @@ def lung_window(slice_hu: Int16[np.ndarray, "*space"]) -> UInt8[np.ndarray, "*sp
     return np.round((clipped - low) * (255 / (high - low))).astype(np.uint8)
 
 
-def axial_slice(
-    slice_hu: Int16[np.ndarray, "y x"], lesion: Bool[np.ndarray, "y x"] | None = None
-) -> bytes:
+def axial_slice(slice_hu: Int16[np.ndarray, "y x"], lesion: Bool[np.ndarray, "y x"] | None = None) -> bytes:
     """An axial slice in the lung window at twice its size, the patient's right at left."""
     picture = cv2.resize(lung_window(slice_hu), None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR)
     return film(picture, None if lesion is None else lesion.repeat(2, axis=0).repeat(2, axis=1))
@@ -165,9 +160,7 @@ def slice_scores(example: SliceExample) -> bytes:
     chosen = np.isin(np.arange(layers), example.chosen_layers)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 2.3), layout="constrained")
-        bars, strip = figure.subplots(
-            2, sharex=True, height_ratios=(8, 1), gridspec_kw={"hspace": 0.02}
-        )
+        bars, strip = figure.subplots(2, sharex=True, height_ratios=(8, 1), gridspec_kw={"hspace": 0.02})
         centre = (np.arange(layers) + 0.5) * depth - 0.5
         colours = np.where(chosen, COLOURS[0], "#cfd6dc")
         bars.bar(centre, example.scores, width=0.9 * depth, color=colours)

@@ -63,8 +63,7 @@ def number(value: float, key: str, *, digits: int = 3) -> str:
 def details(title: str, tree: Mapping[str, Any]) -> str:
     """A nested dict as a table that opens on a click."""
     rows = "".join(
-        f"<tr><th scope='row'>{html.escape(key)}</th><td>{html.escape(value)}</td></tr>"
-        for key, value in _leaves(tree)
+        f"<tr><th scope='row'>{html.escape(key)}</th><td>{html.escape(value)}</td></tr>" for key, value in _leaves(tree)
     )
     return (
         f"<details><summary>{title}</summary>"

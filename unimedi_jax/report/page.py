@@ -20,9 +20,7 @@ VALIDATION = re.compile(r"val/.*(loss|macro|i2t_r5|any/hit_rate)")
 CURVES_PER_PANEL = 8
 
 
-def write(
-    path: str | os.PathLike[str], content: PageContent, *, show_reports: bool = False
-) -> Path:
+def write(path: str | os.PathLike[str], content: PageContent, *, show_reports: bool = False) -> Path:
     """Writes the page to `path`, folders included, and returns its path.
 
     `show_reports=False` replaces every report text by "hidden". The file appears whole or not.
@@ -48,9 +46,7 @@ def render(content: PageContent, *, show_reports: bool = False) -> str:
     )
     shown = [(title, body) for title, body in sections if body]
     links = "".join(f'<a href="#{_anchor(title)}">{title}</a>' for title, _ in shown)
-    bodies = "".join(
-        f'<section id="{_anchor(title)}"><h2>{title}</h2>{body}</section>' for title, body in shown
-    )
+    bodies = "".join(f'<section id="{_anchor(title)}"><h2>{title}</h2>{body}</section>' for title, body in shown)
     warning = "" if show_reports else f'<p class="note">{HIDDEN_NOTE}</p>'
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -109,9 +105,7 @@ def _panels(metrics: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[st
     for line in metrics:
         for key in line:
             count[key] = count.get(key, 0) + 1
-    keys = [
-        key for key in count if count[key] > 1 and isinstance(latest(metrics, key), int | float)
-    ]
+    keys = [key for key in count if count[key] > 1 and isinstance(latest(metrics, key), int | float)]
     groups = (
         ("Total loss", [key for key in keys if key == "loss"]),
         ("Parts of the loss", [key for key in keys if key.startswith("loss/")]),

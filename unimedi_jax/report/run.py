@@ -38,9 +38,7 @@ def final(
     path = workdir / "report" / "index.html"
     metrics = [*writers.read(workdir), {"step": step, **line}]
     shown = show == "yes" or (show == "auto" and evaluations.found.name == "phantom")
-    page.write(
-        path, _content(workdir.name, config, evaluations, metrics, embedded), show_reports=shown
-    )
+    page.write(path, _content(workdir.name, config, evaluations, metrics, embedded), show_reports=shown)
     writer.scalars(step, line)
     return path
 
@@ -95,9 +93,7 @@ def _as_text(table: content.Table, metrics: Sequence[Mapping[str, Any]]) -> str:
 
     lines = [list(table.columns), *([row.name, *map(words, row.cells)] for row in table.rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(table.columns))]
-    body = [
-        "  ".join(word.ljust(w) for word, w in zip(line, widths, strict=True)) for line in lines
-    ]
+    body = ["  ".join(word.ljust(w) for word, w in zip(line, widths, strict=True)) for line in lines]
     return "\n".join([table.title, *(line.rstrip() for line in body)])
 
 
@@ -141,9 +137,7 @@ def _content(
 class _Case:
     """One record of the page with the network's view of it."""
 
-    def __init__(
-        self, example: Mapping[str, Any], evaluations: suite.Suite, modality: str, labels: list[str]
-    ) -> None:
+    def __init__(self, example: Mapping[str, Any], evaluations: suite.Suite, modality: str, labels: list[str]) -> None:
         self._example = example
         self._sampler = evaluations.samplers[modality]
         self._k = evaluations.slices
@@ -202,9 +196,7 @@ def _map(embedded: Mapping[str, features.Split], labels: list[str]) -> content.E
     return content.EmbeddingMap(figures.tsne(points), modality, finding)
 
 
-def _retrieved(
-    modality: str, case: _Case, row: int, part: features.Split
-) -> content.RetrievalExample:
+def _retrieved(modality: str, case: _Case, row: int, part: features.Split) -> content.RetrievalExample:
     order, similarity = retrieval.nearest(part.z[row : row + 1], part.z_report, 3)
     found = [
         content.Retrieved(part.reports[i], float(s), part.reports[i] == case.report)

@@ -144,10 +144,7 @@ def _progress(config: ml_collections.ConfigDict, job: setup.Run, first: int) -> 
 
 def _arrays(batch: pipeline.HostBatch) -> dict[str, dict[str, np.ndarray]]:
     """What the device sees of a batch: record ids stay on the host."""
-    return {
-        modality: {name: value for name, value in part.items() if name != "id"}
-        for modality, part in batch.items()
-    }
+    return {modality: {name: value for name, value in part.items() if name != "id"} for modality, part in batch.items()}
 
 
 def _log(
@@ -183,6 +180,5 @@ def facts(job: setup.Run) -> dict[str, Any]:
     return {
         "config": job.config,
         "contracts": {found.name: found.contract for found, _ in job.sets},
-        "versions": {name: metadata.version(name) for name in packages}
-        | {"python": platform.python_version()},
+        "versions": {name: metadata.version(name) for name in packages} | {"python": platform.python_version()},
     }

@@ -56,7 +56,6 @@ class Objective:
         cls, patch = (start + (end - start) * done for start, end in pairs)
         return cls, patch
 
-
     def scores(self, by: str, attention: Array, draw: Array, step: Int[Array, ""]) -> Array:
         """Attention or a random draw, as `by` and `random_until_step` say. What is not used is never computed."""
         if by == "random":
@@ -94,18 +93,14 @@ def unimedi_loss(
     # Every random draw has a key of its own, which does not depend on the modalities at hand.
     key_dropout, *keys = jax.random.split(key, 1 + len(see))
     views = {
-        name: see[name](
-            params, teacher, batch[name]["tokens"], k, step, model=model, objective=objective
-        )
+        name: see[name](params, teacher, batch[name]["tokens"], k, step, model=model, objective=objective)
         for name, k in zip(see, keys, strict=True)
         if name in batch
     }
     parts, batch_stats = _contrast(
         params, stats["batch_stats"], batch, views, key_dropout, model=model, objective=objective
     )
-    distilled, centres = _distil(
-        params, teacher, stats, views, step, model=model, objective=objective
-    )
+    distilled, centres = _distil(params, teacher, stats, views, step, model=model, objective=objective)
     weights = {
         "vl": objective.weight_vl,
         "icl": objective.weight_icl,
@@ -265,18 +260,12 @@ def _distil(
         for modality, view in views.items():
             student, target = pick(view)
             student = model.apply({"params": params}, student, method=method)
-            target = jax.lax.stop_gradient(
-                model.apply({"params": teacher}, target, method=method)
-            )
-            loss = losses.self_distillation(
-                student, target, centre, objective.student_temperature, temperature
-            )
+            target = jax.lax.stop_gradient(model.apply({"params": teacher}, target, method=method))
+            loss = losses.self_distillation(student, target, centre, objective.student_temperature, temperature)
             # Patches: mean within a sample first, so that a CT does not outweigh an X-ray by its length.
             parts[name][modality] = loss.reshape(len(loss), -1).mean(axis=1)
             means.append(target.reshape(len(target), -1, target.shape[-1]).mean(axis=1))
-        centres[centre_name] = losses.update_centre(
-            centre, jnp.concatenate(means), objective.centre_momentum
-        )
+        centres[centre_name] = losses.update_centre(centre, jnp.concatenate(means), objective.centre_momentum)
     return parts, centres
 
 

@@ -95,9 +95,7 @@ def make_suite(run: Run, config: ml_collections.ConfigDict) -> suite.Suite:
     return suite.Suite(
         found=run.sets[0][0],
         samplers={k: dataclasses.replace(v, keep=keep) for k, v in run.samplers.items()},
-        embedder=features.Embedder.of(
-            run.model, run.mesh, rows=config.evals.rows, ct_slices=config.evals.ct_slices
-        ),
+        embedder=features.Embedder.of(run.model, run.mesh, rows=config.evals.rows, ct_slices=config.evals.ct_slices),
         reports=run.reports,
         length=config.input.report_length,
         limit=config.evals.limit,
@@ -105,9 +103,7 @@ def make_suite(run: Run, config: ml_collections.ConfigDict) -> suite.Suite:
     )
 
 
-def open_sets(
-    data: str, data_dir: str | pathlib.Path
-) -> tuple[tuple[records.RecordSet, float], ...]:
+def open_sets(data: str, data_dir: str | pathlib.Path) -> tuple[tuple[records.RecordSet, float], ...]:
     """Sets and mixing weights of `config.data`: "mine", or "mine,phantom:0.5"."""
     sets = []
     for part in filter(None, (part.strip() for part in data.split(","))):
@@ -124,9 +120,7 @@ def open_sets(
     return tuple(sets)
 
 
-def _samplers(
-    config: ml_collections.ConfigDict, reports: Any
-) -> dict[str, transforms.ToSample]:
+def _samplers(config: ml_collections.ConfigDict, reports: Any) -> dict[str, transforms.ToSample]:
     model, given = config.model, config.input
     return {
         modality: transforms.ToSample(
@@ -138,9 +132,7 @@ def _samplers(
     }  # fmt: skip
 
 
-def _tokenizer(
-    name: str, sets: tuple[tuple[records.RecordSet, float], ...], workdir: pathlib.Path
-) -> Any:
+def _tokenizer(name: str, sets: tuple[tuple[records.RecordSet, float], ...], workdir: pathlib.Path) -> Any:
     """The run's own copy if it has one; else the named one, the only set's, or one trained on all sets' reports."""
     folder = workdir / "tokenizer"
     if (folder / "tokenizer.json").exists():
@@ -175,13 +167,9 @@ def _check(config: ml_collections.ConfigDict) -> None:
         )
 
 
-def _check_records(
-    sets: tuple[tuple[records.RecordSet, float], ...], model: unimedi.UniMedI
-) -> None:
+def _check_records(sets: tuple[tuple[records.RecordSet, float], ...], model: unimedi.UniMedI) -> None:
     if not 0 <= model.slices <= model.volume_grid[0]:
-        raise UserError(
-            f"config.model.slices={model.slices}, but volumes have {model.volume_grid[0]} depth layers"
-        )
+        raise UserError(f"config.model.slices={model.slices}, but volumes have {model.volume_grid[0]} depth layers")
     if not any(found.size(m, "train") for found, _ in sets for m in pipeline.MODALITIES):
         raise UserError("the sets of config.data hold no training records")
 

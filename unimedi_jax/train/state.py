@@ -25,9 +25,7 @@ class TrainState:
     key: Key[Array, ""]  # constant for the run; a step uses fold_in(key, step)
 
 
-def make_init(
-    model: unimedi.UniMedI, tx: optax.GradientTransformation
-) -> Callable[[Key[Array, ""]], TrainState]:
+def make_init(model: unimedi.UniMedI, tx: optax.GradientTransformation) -> Callable[[Key[Array, ""]], TrainState]:
     """A function from a key to the state before the first step."""
 
     def init(key: Key[Array, ""]) -> TrainState:
