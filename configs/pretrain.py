@@ -58,6 +58,7 @@ def _paper() -> ml_collections.ConfigDict:
             "embedding": 128,
             "projection": "mlp",  # or "linear"
             "projection_hidden": 2048,
+            "norm_by_modality": False,  # BatchNorms of the image projection of their own for films and scans
             "prototypes_cls": 65536,
             "prototypes_patch": 8192,
             "head_hidden": 2048,
@@ -145,6 +146,7 @@ def _demo(config: ml_collections.ConfigDict) -> None:
             "volume_size": (32, 64, 64),
             "slice_size": 112,
             "projection_hidden": 256,
+            "norm_by_modality": True,
             "prototypes_cls": 1024,
             "prototypes_patch": 512,
             "head_hidden": 256,

@@ -245,7 +245,7 @@ def test_the_loss_is_put_together_from_its_parts(tiny, networks, make_batch) -> 
 
     (image, text), norms = tiny.apply(
         {"params": student, "batch_stats": stats["batch_stats"]},
-        put(lambda n: seen[n].student_cls), put(lambda n: batch[n]["text"]),
+        {n: seen[n].student_cls for n in ("xray", "ct")}, put(lambda n: batch[n]["text"]),
         put(lambda n: batch[n]["text_mask"]), True, method="join", mutable=["batch_stats"],
     )  # fmt: skip
     vl = losses.contrastive(image, text, 0.07).mean(axis=0)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import flax.linen as nn
+import jax
 from jax import numpy as jnp
 
 from unimedi_jax.typing import Array, Float
@@ -11,7 +12,8 @@ from unimedi_jax.typing import Array, Float
 def unit(x: Float[Array, "*b e"]) -> Float[Array, "*b e"]:
     """Vectors of unit length, in float32."""
     x = x.astype(jnp.float32)
-    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-8)
+    # The floor stands under the root: a zero vector, what BatchNorm makes of a batch of one, then has a gradient.
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-16))
 
 
 class Projection(nn.Module):
@@ -24,21 +26,23 @@ class Projection(nn.Module):
     width: int
     hidden: int = 2048
     kind: str = "mlp"
+    by_modality: bool = False  # BatchNorms of their own for films and scans
     dtype: Any = jnp.bfloat16
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b d"], train: bool = False) -> Float[Array, "b e"]:
+    def __call__(self, x: Float[Array, "b d"], train: bool = False, modality: str = "") -> Float[Array, "b e"]:
         dense = dict(dtype=self.dtype, kernel_init=nn.initializers.lecun_normal())
         if self.kind == "linear":
             return unit(nn.Dense(self.width, use_bias=False, name="fc", **dense)(x))
         if self.kind != "mlp":
             raise ValueError(f"projection is mlp or linear, not {self.kind!r}")
+        own = f"_{modality}" if self.by_modality and modality else ""
         # Statistics in float32: a batch mean in bfloat16 keeps three digits.
         norm = dict(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=jnp.float32)
         x = nn.Dense(self.hidden, name="fc1", **dense)(x)
-        x = nn.relu(nn.BatchNorm(name="norm1", **norm)(x))
+        x = nn.relu(nn.BatchNorm(name=f"norm1{own}", **norm)(x))
         x = nn.Dense(self.width, name="fc2", **dense)(x)
-        return unit(nn.BatchNorm(use_bias=False, use_scale=False, name="norm2", **norm)(x))
+        return unit(nn.BatchNorm(use_bias=False, use_scale=False, name=f"norm2{own}", **norm)(x))
 
 
 class DinoHead(nn.Module):

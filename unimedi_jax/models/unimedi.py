@@ -86,13 +86,21 @@ class UniMedI(nn.Module):
 
     def join(
         self,
-        cls: Float[Array, "b d"],
+        cls: dict[str, Float[Array, "_ d"]],
         tokens: Int[Array, "b l"],
         mask: Bool[Array, "b l"],
         train: bool = False,
     ) -> tuple[Float[Array, "b e"], Float[Array, "b e"]]:
-        """Image CLS and reports into the joint space."""
-        return self.project_image(cls, train), self.embed_report(tokens, mask, train)
+        """CLS of each modality, in turn, and the reports of them all into the joint space.
+
+        With BatchNorms by modality each is normalised by itself. A mixed batch otherwise spends most of its unit
+        variance on telling films from scans, and what distinguishes one film from another is left small.
+        """
+        if self.project_image.by_modality:
+            images = jnp.concatenate([self.project_image(x, train, name) for name, x in cls.items()])
+        else:
+            images = self.project_image(jnp.concatenate(list(cls.values())), train)
+        return images, self.embed_report(tokens, mask, train)
 
     def embed_report(
         self, tokens: Int[Array, "b l"], mask: Bool[Array, "b l"], train: bool = False
@@ -111,7 +119,8 @@ class UniMedI(nn.Module):
     def xray_features(self, tokens: UInt8[Array, "b n v"]) -> Features:
         """Inference on X-rays: all tokens, nothing masked."""
         encoded = self.encode(self.embed_xray(tokens), scores=True)
-        return Features(encoded.cls, self.project_image(encoded.cls), encoded.scores, None, None)
+        z = self.project_image(encoded.cls, modality="xray")
+        return Features(encoded.cls, z, encoded.scores, None, None)
 
     def ct_features(self, tokens: Num[Array, "b n v"], with_slices: bool = True) -> Features:
         """Inference on CTs: the volume picks its slices, then the joint sequence, nothing masked.
@@ -121,7 +130,7 @@ class UniMedI(nn.Module):
         volume = self.encode(self.embed_volume(tokens), scores=True)
         by_layer, layers = self.choose_layers(volume.scores)
         encoded = self.encode(self.embed_ct(tokens, layers), scores=True) if with_slices else volume
-        z = self.project_image(encoded.cls)
+        z = self.project_image(encoded.cls, modality="ct")
         return Features(encoded.cls, z, encoded.scores, by_layer, layers)
 
     def touch_all(self, batch: Batch) -> None:
@@ -130,7 +139,8 @@ class UniMedI(nn.Module):
         layers = jnp.zeros((len(batch["ct"]["tokens"]), self.slices), jnp.int32)
         self.embed_ct(batch["ct"]["tokens"], layers)
         encoded = self.encode(x)
-        self.join(encoded.cls, batch["xray"]["text"], batch["xray"]["text_mask"])
+        for name in ("xray", "ct"):  # one after the other: their numbers of samples may differ
+            self.join({name: encoded.cls}, batch["xray"]["text"], batch["xray"]["text_mask"])
         self.prototypes_cls(encoded.cls)
         self.prototypes_patch(encoded.patches)
 
@@ -154,6 +164,7 @@ def make(
     embedding: int = 128,
     projection: str = "mlp",
     projection_hidden: int = 2048,
+    norm_by_modality: bool = False,
     prototypes_cls: int = 65536,
     prototypes_patch: int = 8192,
     head_hidden: int = 2048,
@@ -189,7 +200,7 @@ def make(
     return UniMedI(
         vision=tower,
         report=report,
-        project_image=heads.Projection(embedding, **project),
+        project_image=heads.Projection(embedding, by_modality=norm_by_modality, **project),
         project_report=heads.Projection(embedding, **project),
         head_cls=heads.DinoHead(prototypes_cls, **dino),
         head_patch=heads.DinoHead(prototypes_patch, **dino),

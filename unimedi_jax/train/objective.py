@@ -219,7 +219,7 @@ def _contrast(
 ) -> tuple[dict[str, dict[str, Array]], PyTree]:
     """L_vl over all samples of the batch, CTs' and X-rays' reports being negatives of each other."""
     order = list(views)
-    cls = jnp.concatenate([views[name].student_cls for name in order])
+    cls = {name: views[name].student_cls for name in order}
     text = jnp.concatenate([batch[name]["text"] for name in order])
     mask = jnp.concatenate([batch[name]["text_mask"] for name in order])
     (z_image, z_text), updated = model.apply(
