@@ -139,12 +139,12 @@ def test_other_settings_are_refused_by_name(undisturbed):
 
 def test_the_page_says_what_the_metrics_say(undisturbed):
     workdir, _ = undisturbed
-    metrics = lines(workdir)
+    metrics = writers.read(workdir)
     html = (workdir / "report" / "index.html").read_text()
     shown = dict(re.findall(r'data-key="([^"]+)" data-value="([^"]+)"', html))
     assert len(shown) > 20
     for key, value in shown.items():
-        assert tables.latest(metrics, key) == float(value), key
+        assert tables.latest(metrics, key) == json.loads(value), key
 
 
 def test_not_a_number_stops_the_run(config, tmp_path):
