@@ -11,13 +11,12 @@ class Progress:
     def __init__(
         self, *, first: int, last: int, samples: int, flops_per_step: float, device_kind: str, devices: int
     ) -> None:
-        self._first, self._last = first, last
+        self._last = last
         self._samples, self._flops = samples, flops_per_step
         peak = flops.peak(device_kind)
         self._peak = None if peak is None else peak * devices
-        # The first step compiles: its time says nothing about the steps to come.
-        self._started = self._mark = time.perf_counter()
-        self._mark_step, self._waited = first, 0.0
+        self._rate = 0.0  # steps a second
+        self.restart(first)
 
     def restart(self, step: int) -> None:
         """Forgets the time up to `step`: after compilation or an evaluation."""
