@@ -32,6 +32,7 @@ def _paper() -> ml_collections.ConfigDict:
         {
             "report_length": 112,  # tokens, as MGCA
             "crop": 224,  # pixels of the 256 x 256 record
+            "crop_shift": 16,  # pixels by which the cut may leave the centre: here, anywhere
             "ct_shift": (0, 0, 0),  # voxels of the record's grid by which a CT may move
             "shuffle_sentences": False,  # PRIOR's augmentation of reports
             "threads": 4,
@@ -54,6 +55,7 @@ def _paper() -> ml_collections.ConfigDict:
             "slice_size": 224,
             "type_embedding": False,
             "slice_embedding": False,
+            "position_init": "normal",  # of the learned tables; or "sincos"
             "cls_key": True,
             "embedding": 128,
             "projection": "mlp",  # or "linear"
@@ -136,7 +138,7 @@ def _demo(config: ml_collections.ConfigDict) -> None:
     config.steps = 900
     config.log_every = 10
     config.input.report_length = 64
-    config.input.ct_shift = (0, 2, 2)
+    config.input.crop_shift, config.input.ct_shift = 4, (0, 2, 2)
     config.batch.xray, config.batch.ct = 40, 24
     config.model.update(
         {
@@ -144,7 +146,9 @@ def _demo(config: ml_collections.ConfigDict) -> None:
             "report_size": "Mu",
             "image_size": 112,
             "volume_size": (32, 64, 64),
+            "window_hu": (-1000.0, 200.0),  # lung and fluid; the phantom's findings are not in the bones
             "slice_size": 112,
+            "position_init": "sincos",
             "projection_hidden": 256,
             "norm_by_modality": True,
             "prototypes_cls": 1024,

@@ -10,7 +10,7 @@ from unimedi_jax.input import transforms
 
 def test_crop_takes_the_centre_without_a_generator():
     image = np.arange(256 * 256, dtype=np.uint32).astype(np.uint8).reshape(256, 256)
-    np.testing.assert_array_equal(transforms.crop(image, 224, None), image[16:240, 16:240])
+    np.testing.assert_array_equal(transforms.crop(image, 224, 16, None), image[16:240, 16:240])
 
 
 def test_random_crops_reach_every_corner_and_stay_inside():
@@ -19,10 +19,16 @@ def test_random_crops_reach_every_corner_and_stay_inside():
     rng = np.random.default_rng(0)
     corners = set()
     for _ in range(200):
-        part = transforms.crop(image, 7, rng)
-        assert part.shape == (7, 7)
+        part = transforms.crop(image, 6, 1, rng)
+        assert part.shape == (6, 6)
         corners |= set(np.unique(part))
     assert corners == {0, 1, 2, 3, 4}
+
+
+def test_a_crop_stays_as_near_to_the_centre_as_it_is_told():
+    image = np.tile(np.arange(12, dtype=np.uint8), (12, 1))
+    rng = np.random.default_rng(0)
+    assert {int(transforms.crop(image, 8, 1, rng)[0, 0]) for _ in range(60)} == {1, 2, 3}
 
 
 def test_shift_moves_and_fills_with_air():

@@ -236,3 +236,24 @@ def test_width_must_divide_by_the_heads(make_tiny, tokens) -> None:
         model.vision.init(jax.random.key(0), tokens, method="encode")
     with pytest.raises(ValueError, match="remat is one of"):
         make_tiny(remat="some").vision.init(jax.random.key(0), tokens, method="encode")
+
+
+@pytest.mark.parametrize("grid", [(3, 5), (2, 3, 4)])
+def test_sincos_positions_are_alike_by_their_distance_alone(grid: tuple[int, ...]) -> None:
+    table = np.asarray(vision.sincos(grid, 26)).reshape(-1, 26)
+    where = np.stack(np.meshgrid(*map(np.arange, grid), indexing="ij"), -1).reshape(-1, len(grid))
+    count = 26 // (2 * len(grid))
+    frequencies = 100.0 ** -(np.arange(count) / count)
+    apart = (where[:, None] - where[None])[..., None] * frequencies
+    np.testing.assert_allclose(table @ table.T, np.cos(apart).sum((-2, -1)), atol=1e-5)
+    np.testing.assert_array_equal(table[:, 2 * count * len(grid) :], 0)
+
+
+def test_position_tables_start_as_told(make_tiny) -> None:
+    batch = unimedi.example_batch(make_tiny())
+    model = make_tiny(size=sizes.Size(WIDTH, 1, 4, 64), position_init="sincos")
+    params = model.init(jax.random.key(0), batch, method="touch_all")["params"]["vision"]
+    for name, grid in (("position_2d", model.vision.image_grid), ("position_3d", model.vision.volume_grid)):
+        np.testing.assert_array_equal(params[name], vision.sincos(grid, WIDTH))
+    with pytest.raises(ValueError, match="position_init is one of"):
+        make_tiny(position_init="cosine").init(jax.random.key(0), batch, method="touch_all")

@@ -15,10 +15,18 @@ AIR_HU = -1024
 Sample = dict[str, Any]
 
 
-def crop(image: UInt8[np.ndarray, "y x"], size: int, rng: np.random.Generator | None) -> UInt8[np.ndarray, "size size"]:
-    """A square of `size` pixels: anywhere with an `rng`, from the centre without (MGCA: 224 out of 256)."""
+def crop(
+    image: UInt8[np.ndarray, "y x"], size: int, most: int, rng: np.random.Generator | None
+) -> UInt8[np.ndarray, "size size"]:
+    """A square of `size` pixels: from the centre without an `rng`, up to `most` pixels beside it with one.
+
+    MGCA cuts 224 pixels anywhere out of 256: most = 16.
+    """
     spare = np.array(image.shape) - size
-    y, x = spare // 2 if rng is None else rng.integers(0, spare + 1)
+    corner = spare // 2
+    if rng is not None:
+        corner = rng.integers(np.maximum(corner - most, 0), np.minimum(corner + most, spare) + 1)
+    y, x = corner
     return image[y : y + size, x : x + size]
 
 
@@ -73,13 +81,14 @@ class ToSample:
     image_patch: tuple[int, int]
     volume_size: tuple[int, int, int]
     volume_patch: tuple[int, int, int]
+    crop_shift: int = 16  # X-rays: pixels by which the cut may leave the centre
     shift: tuple[int, int, int] = (0, 0, 0)  # CTs: voxels of the record's grid
     shuffle: bool = False  # sentences of reports
     keep: tuple[str, ...] = ()
 
     def __call__(self, record: dict[str, Any], rng: np.random.Generator | None = None) -> Sample:
         if self.modality == "xray":
-            pixels = crop(record["image"], self.crop, rng)
+            pixels = crop(record["image"], self.crop, self.crop_shift, rng)
             pixels = shrink(pixels, (self.image_size,) * 2)
             tokens = patches.patchify(pixels[None], self.image_patch)[0]
         else:

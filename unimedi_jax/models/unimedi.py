@@ -160,6 +160,7 @@ def make(
     slice_size: int = 224,
     type_embedding: bool = False,
     slice_embedding: bool = False,
+    position_init: str = "normal",
     cls_key: bool = True,
     embedding: int = 128,
     projection: str = "mlp",
@@ -189,7 +190,7 @@ def make(
         image_grid=patches.grid((image_size,) * 2, tuple(image_patch)),
         volume_grid=patches.grid(tuple(volume_size), tuple(volume_patch)),
         dtype=kind, type_embedding=type_embedding, slice_embedding=slice_embedding,
-        cls_key=cls_key, attention=attention, remat=remat,
+        cls_key=cls_key, attention=attention, remat=remat, position_init=position_init,
     )  # fmt: skip
     report = text.ReportTower(
         vocab_size, read.width, read.depth, read.heads, read.mlp_width, report_positions,

@@ -12,6 +12,25 @@ from unimedi_jax.typing import Array, Bool, Float, Int
 EPSILON = 1e-6  # LayerNorm of ViT (timm)
 
 
+def sincos(grid: tuple[int, ...], width: int, longest: float = 100.0) -> Float[Array, "*grid d"]:
+    """Sines and cosines of the position along each axis, in equal shares of the width (MoCo v3, arXiv 2104.02057).
+
+    Neighbours start alike and distances are told apart, which small noise has to learn first. Periods run from 2 pi
+    to 2 pi `longest` cells. What does not divide over the axes stays zero.
+    """
+    count = width // (2 * len(grid))
+    frequencies = longest ** -(jnp.arange(count) / count)
+    parts = []
+    for axis, cells in enumerate(grid):
+        angles = jnp.outer(jnp.arange(cells), frequencies)
+        waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
+        shape = [1] * len(grid) + [2 * count]
+        shape[axis] = cells
+        parts.append(jnp.broadcast_to(waves.reshape(shape), (*grid, 2 * count)))
+    table = jnp.concatenate(parts, axis=-1)
+    return jnp.pad(table, [(0, 0)] * len(grid) + [(0, width - table.shape[-1])])
+
+
 class Encoded(NamedTuple):
     """What the ViT says about a sequence of tokens."""
 
@@ -71,7 +90,7 @@ class VisionTower(nn.Module):
     The tokenizers are linear maps of flattened patches, which is what a convolution with kernel = stride does.
     X-rays have one channel: an RGB kernel on replicated grey equals its sum over the channels.
     Positions are learned tables, added before any token is dropped; another grid than the one they were
-    made for gets the interpolated table.
+    made for gets the interpolated table. They start as small noise ("normal") or as `sincos` ("sincos").
     """
 
     width: int
@@ -86,18 +105,23 @@ class VisionTower(nn.Module):
     cls_key: bool = True
     attention: str | None = None
     remat: str = "none"
+    position_init: str = "normal"
 
     def setup(self) -> None:
         width = self.width
         init = transformer.init(width)
+        starts = {"normal": init, "sincos": lambda _, shape: sincos(shape[:-1], width)}
+        if self.position_init not in starts:
+            raise ValueError(f"position_init is one of {sorted(starts)}, not {self.position_init!r}")
+        start = starts[self.position_init]
         dense = dict(dtype=self.dtype, kernel_init=init)
         self.patch_2d = nn.Dense(width, **dense)
         self.patch_3d = nn.Dense(width, **dense)
         image, volume = self.image_grid, self.volume_grid
         self.cls = self.param("cls", init, (width,))
         self.position_cls = self.param("position_cls", init, (width,))
-        self.position_2d = self.param("position_2d", init, (*image, width))
-        self.position_3d = self.param("position_3d", init, (*volume, width))
+        self.position_2d = self.param("position_2d", start, (*image, width))
+        self.position_3d = self.param("position_3d", start, (*volume, width))
         self.mask_token = self.param("mask_token", init, (width,))
         if self.type_embedding:
             self.type_2d = self.param("type_2d", init, (width,))

@@ -126,7 +126,7 @@ def _samplers(config: ml_collections.ConfigDict, reports: Any) -> dict[str, tran
         modality: transforms.ToSample(
             modality, reports, given.report_length, given.crop, model.image_size,
             tuple(model.image_patch), tuple(model.volume_size), tuple(model.volume_patch),
-            tuple(given.ct_shift), given.shuffle_sentences,
+            given.crop_shift, tuple(given.ct_shift), given.shuffle_sentences,
         )
         for modality in pipeline.MODALITIES
     }  # fmt: skip
