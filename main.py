@@ -26,7 +26,7 @@ def build(config: Any, workdir: pathlib.Path) -> None:
     """Raw source to records."""
     from data import build as job
 
-    job.run(config)
+    job.run(config, workdir)
 
 
 def pretrain(config: Any, workdir: pathlib.Path) -> None:
@@ -93,16 +93,16 @@ def _parse(argv: Sequence[str]) -> list[str]:
         _refuse(str(error).strip().splitlines()[-1].removeprefix("ValueError: "))
 
 
-def _refuse(message: str) -> None:
+def _refuse(message: str, code: int = UserError.exit_code) -> None:
     print("error: " + " ".join(message.split()), file=sys.stderr)
-    sys.exit(2)
+    sys.exit(code)
 
 
 if __name__ == "__main__":
     try:
         app.run(main, flags_parser=_parse)
     except UserError as error:
-        _refuse(str(error))
+        _refuse(str(error), error.exit_code)
     except KeyboardInterrupt:
         print("stopped: the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)

@@ -11,7 +11,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from configs import build as build_config
-from data import build, phantom, records
+from data import build, contracts, phantom, records
 from data.source import Rejected, Row, Source
 from unimedi_jax.errors import UserError
 from unimedi_jax.input import tokenizer
@@ -263,7 +263,7 @@ def test_names_that_are_no_folder_s(tmp_path, name):
 def test_the_phantom_s_config_is_the_embedded_set(tmp_path, monkeypatch, capsys):
     config = build_config.get_config("phantom")
     wanted = {name: config[name] for name in ("xrays", "cts", "seed", "language")}
-    assert records._fingerprint(phantom.source(**wanted)) == records._fingerprint(phantom.source())
+    assert contracts.fingerprint(phantom.source(**wanted)) == contracts.fingerprint(phantom.source())
     assert config.name == build.PHANTOM_NAME
     small = phantom.source(xrays=10, cts=0)
     monkeypatch.setattr(phantom, "source", lambda **_: small)
