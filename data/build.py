@@ -23,6 +23,7 @@ def run(config: Any, workdir: Path) -> None:
     if config.dry_run:
         _examine(config, workdir, budget)
         return
+    records.make_folder(data_dir)
     built = records.build(
         _source(config, data_dir), data_dir=data_dir, name=config.name, max_rejected=budget, workers=config.workers
     )

@@ -50,10 +50,7 @@ def build(
     """
     _check_name(name)
     folder = data_dir / name
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise errors.UserError(f"config.data_dir {data_dir} cannot be made: {error.strerror}") from error
+    make_folder(data_dir)
     staging = data_dir / f".{name}.building"
     with _alone_in(data_dir):
         known = _built_before(folder, contracts.fingerprint(source))
@@ -69,6 +66,14 @@ def build(
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     return Built(folder, True, census.counts(), rejected, census.leaked(), dict(census.notes))
+
+
+def make_folder(data_dir: Path) -> None:
+    """Makes the folder of sets. Raises UserError where it cannot be."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise errors.UserError(f"config.data_dir {data_dir} cannot be made: {error.strerror}") from error
 
 
 def over_budget(rejected: int, total: int, max_rejected: float) -> str:

@@ -279,13 +279,13 @@ def test_the_job_from_its_config(table, folder, capsys):
     )
     config.workers = 2
     config.dry_run = True
-    build.run(config)
+    build.run(config, folder / "run")
     shown = capsys.readouterr().out
     assert "row 4: f3.png: empty_report" in shown
-    assert "nothing was written" in shown
+    assert "no set was written" in shown
     assert not (folder / "out").exists()
     config.dry_run = False
-    build.run(config)
+    build.run(config, folder / "run")
     shown = capsys.readouterr().out
     assert "empty_report" in shown
     assert "--config.data=mine" in shown
@@ -296,13 +296,13 @@ def test_the_job_from_its_config(table, folder, capsys):
     assert len(tfds.builder_from_directory(folder / "out/mine/xray/1.0.0").as_data_source("train")) == 7
     config.name, config.strict = "strict", True
     with pytest.raises(UserError, match=r"config\.strict"):
-        build.run(config)
+        build.run(config, folder / "run")
     assert not (folder / "out" / "strict").exists()
 
 
-def test_a_job_without_a_table_says_so():
+def test_a_job_without_a_table_says_so(tmp_path):
     with pytest.raises(UserError, match=r"config\.source is empty"):
-        build.run(build_config.get_config("manifest"))
+        build.run(build_config.get_config("manifest"), tmp_path)
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="no real data beside the project (../shared/data)")
@@ -316,7 +316,7 @@ def test_the_real_manifest(tmp_path):
         "real",
     )
     config.keep_ids = True
-    build.run(config)
+    build.run(config, tmp_path / "run")
     contract = json.loads((tmp_path / "real" / "contract.json").read_text())
     assert contract["rejected"] == 0
     assert sum(sum(splits.values()) for splits in contract["splits"].values()) == 118
