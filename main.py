@@ -40,8 +40,27 @@ def pretrain(config: Any, workdir: pathlib.Path) -> None:
     loop.run(config, workdir)
 
 
+def inspect(config: Any, workdir: pathlib.Path) -> None:
+    """What a set, a run or an export holds, and its preprocessing contract."""
+    from unimedi_jax.report import inspection
+
+    inspection.run(config.path)
+
+
+def audit(config: Any, workdir: pathlib.Path) -> None:
+    """Whether names or report text of a raw source are in a folder."""
+    from data import audit as job
+
+    job.run(config)
+
+
 # A job imports what it needs when it runs, so that --help and building never wait for JAX.
-JOBS: dict[str, Callable[[Any, pathlib.Path], None]] = {"build": build, "pretrain": pretrain}
+JOBS: dict[str, Callable[[Any, pathlib.Path], None]] = {
+    "build": build,
+    "pretrain": pretrain,
+    "inspect": inspect,
+    "audit": audit,
+}
 
 
 def main(argv: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ def run(config: Any, workdir: Path) -> None:
     """Builds (or with `config.dry_run` only examines) the set of a `configs/build.py` config and prints a summary.
 
     A rejected row is listed in the set's `rejected.jsonl` and stops nothing, up to a share of `config.max_rejected`
-    (none with `config.strict`). Above it no set is made, and OverBudget is raised.
+    (none with `config.strict`). Above it no set is made, and OverBudgetError is raised.
     """
     data_dir = Path(config.data_dir).expanduser()
     budget = 0.0 if config.strict else config.max_rejected
@@ -48,7 +48,7 @@ def _examine(config: Any, workdir: Path, budget: float) -> None:
     if rows := found["patients_in_two_splits"]:
         raise errors.UserError(f"{len(rows)} rows belong to patients in two splits: give each patient one, see {page}")
     if reason := records.over_budget(found["rejected"], found["rows"], budget):
-        raise errors.OverBudget(reason)
+        raise errors.OverBudgetError(reason)
 
 
 def _source(config: Any, data_dir: Path | None) -> Source:

@@ -46,7 +46,7 @@ def build(
 
     An interrupted build leaves its finished shards in `<data_dir>/.<name>.building`; the next one goes on from them.
     Above a share of `max_rejected` no set is made, and only the ledger written, to `<data_dir>/<name>.rejected.jsonl`.
-    Raises UserError for a name taken by another source and for no training row, OverBudget for too many rejects.
+    Raises UserError for a name taken by another source and for no training row, OverBudgetError for too many rejects.
     """
     _check_name(name)
     folder = data_dir / name
@@ -91,7 +91,7 @@ def _check_outcome(census: Census, rejected: int, max_rejected: float, ledger: P
         raise errors.UserError(f"no row is left to train on, so no set was made. {_why_not(census)}")
     if reason := over_budget(rejected, census.total() + rejected, max_rejected):
         _write_ledger(ledger, census.in_order())
-        raise errors.OverBudget(f"{reason}: no set was made; see {ledger}")
+        raise errors.OverBudgetError(f"{reason}: no set was made; see {ledger}")
 
 
 def _take_up(staging: Path, source: Source) -> None:

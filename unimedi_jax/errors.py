@@ -10,7 +10,7 @@ class UserError(Exception):
     exit_code = 2
 
 
-class OverBudget(UserError):
+class OverBudgetError(UserError):
     """More rows are rejected than the user allows."""
 
     exit_code = 3
