@@ -25,6 +25,7 @@ MIN_SIDE = 32
 MAX_PIXELS = 80_000_000
 PERCENTILES = (0.5, 99.5)
 PICTURE_FORMATS = ("PNG", "JPEG", "MPO", "BMP", "WEBP", "TIFF")
+MAGIC = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"RIFF", b"II*\0", b"MM\0*")
 SUFFIXES = {"PNG": ("png",), "BMP": ("bmp",), "WEBP": ("webp",), "TIFF": ("tif", "tiff")}
 JPEG_SUFFIXES = ("jpg", "jpeg", "jpe", "jfif", "mpo")
 # A film may be tinted and have coloured marks. What its brightness does not tell of a pixel's colour, as a share of
@@ -83,6 +84,10 @@ def _decode(data: bytes) -> tuple[np.ndarray, str, int]:
     except Image.DecompressionBombError as error:
         raise BadInput("too_large", "the header claims more pixels than any film has") from error
     except Exception as error:  # damaged EXIF blocks raise whatever they lead to
+        if data.startswith(b"\xff\xd8\xff") and not jpeg.look(data).ended:
+            raise BadInput("jpeg_truncated", "the JPEG ends before its end marker") from error
+        if data.startswith(MAGIC):
+            raise BadInput("truncated", "the picture ends early or is damaged") from error
         raise BadInput("not_an_image", "neither a picture nor DICOM") from error
     if kind not in PICTURE_FORMATS:
         raise BadInput("unsupported_format", f"{kind} is none of {', '.join(PICTURE_FORMATS)}")

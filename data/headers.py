@@ -26,6 +26,8 @@ BYTES = {
     "longlong": 8, "long long": 8, "int64": 8, "int64_t": 8, "ulonglong": 8, "uint64": 8, "uint64_t": 8,
     "float": 4, "double": 8,
 }  # fmt: skip
+META_VECTORS = ("offset", "origin", "position", "elementspacing", "elementsize", "centerofrotation")
+META_MATRICES = ("transformmatrix", "rotation", "orientation")
 MAX_HEADER = 1 << 20
 MAX_BYTES = 1 << 33
 
@@ -117,6 +119,7 @@ def _meta_facts(fields: dict[str, str]) -> tuple[str, int, bool]:
     """The data file's name ("" = this file), bytes of voxels, and whether they are compressed."""
     try:
         sizes = [int(n) for n in fields["dimsize"].split()]
+        _check_meta_numbers(fields, len(sizes))
         expected = math.prod(sizes) * BYTES[fields["elementtype"].lower()]
         expected *= int(fields.get("elementnumberofchannels", "1"))
         name = fields["elementdatafile"]
@@ -130,10 +133,24 @@ def _meta_facts(fields: dict[str, str]) -> tuple[str, int, bool]:
     return "" if name.upper() == "LOCAL" else name, expected, packed
 
 
+def _check_meta_numbers(fields: dict[str, str], dimensions: int) -> None:
+    """Raises ValueError unless the header has as many numbers as dimensions: on some of them SimpleITK crashes."""
+    if fields.get("ndims") != str(dimensions) or not 2 <= dimensions <= 5:
+        raise ValueError("NDims")
+    counts = dict.fromkeys(META_VECTORS, dimensions) | dict.fromkeys(META_MATRICES, dimensions**2)
+    for name, count in counts.items():
+        if name in fields and len([float(n) for n in fields[name].split()]) != count:
+            raise ValueError(name)
+    for name in ("headersize", "compresseddatasize", "elementnumberofchannels"):
+        int(fields.get(name, "0"))
+
+
 def _nrrd_facts(fields: dict[str, str]) -> tuple[str, int, bool]:
     """The same of an NRRD header."""
     try:
         sizes = [int(n) for n in fields["sizes"].split()]
+        if fields["dimension"] != str(len(sizes)) or not 2 <= len(sizes) <= 5:
+            raise ValueError("dimension")
         expected = math.prod(sizes) * BYTES[fields["type"].lower()]
         coding = fields["encoding"].lower()
     except (KeyError, ValueError) as error:

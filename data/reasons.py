@@ -13,6 +13,7 @@ REJECTED = {
     "hash_mismatch": ("the bytes are not those of the manifest's sha256", "copy or download it again"),
     "too_large": ("more bytes, pixels or voxels than any film or scan has", "see what the file is"),
     "unsupported_format": ("a kind of file that is not read", "convert it: PNG or DICOM, NIfTI or NRRD"),
+    "reader_crashed": ("reading it ended the worker process: memory, or a fault in a decoder", "convert it"),
     "unreadable": ("damage that no other code names", "open it with another program"),
     # films
     "not_an_image": ("neither a picture nor DICOM, such as a saved error page", "download it again"),

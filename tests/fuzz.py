@@ -72,7 +72,7 @@ def seeds() -> dict[str, bytes]:
             RescaleIntercept=-1024, ImageOrientationPatient=[1, 0, 0, 0, 1, 0], ImagePositionPatient=[0, 0, 0],
             PixelSpacing=[2, 2], ImageType=["ORIGINAL", "PRIMARY", "AXIAL"],
         ),
-        "rows.csv": b'path,modality,report,patient,label:nodule\nx.png,xray,"A nodule, left",p1,1\nct.nii,ct,None,p2,-1\n',
+        "rows.csv": b'path,modality,report,patient,label:a\nx.png,xray,"A nodule, left",p1,1\nct.nii,ct,None,p2,-1\n',
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         for name in ("ct.nrrd", "ct.mha"):
@@ -197,22 +197,22 @@ def _table(data: bytes, folder: Path) -> str:
     try:
         source = manifest.read(folder / "rows.csv")
     except UserError as error:
-        assert "\n" not in str(error)
-        return "refused"
+        return "refused" if "\n" not in str(error) else "FAILED: a message of several lines"
     for one in source.rejected:
         assert one.reason.partition(":")[0] in reasons.REJECTED
     return "accepted"
 
 
 def _series(data: bytes, whole: bytes, folder: Path, rng: random.Random) -> Path:
-    """Six slices of which one is mutated."""
+    """Six slices of which the lowest is mutated; where it stands among the names is drawn."""
     folder.mkdir(exist_ok=True)
-    bad = rng.randrange(6)
-    for index in range(6):
+    for index in range(1, 6):
         slice_ = pydicom.dcmread(io.BytesIO(whole))
         slice_.ImagePositionPatient = [0, 0, 3 * index]
         slice_.save_as(folder / f"{index}.dcm")
-    (folder / f"{bad}.dcm").write_bytes(data)
+    for name in ("0.dcm", "9.dcm"):
+        (folder / name).unlink(missing_ok=True)
+    (folder / rng.choice(("0.dcm", "9.dcm"))).write_bytes(data)
     return folder
 
 

@@ -614,7 +614,14 @@ def test_every_code_has_its_line_in_the_documented_table():
             if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
                 name = getattr(node.func, "id", getattr(node.func, "attr", ""))
                 (used if name == "BadInput" else noted if name == "note" else set()).add(node.args[0].value)
-    used |= {"missing_image", "missing_mask", "duplicate_row", "duplicate_path", "leak_patient"}  # passed on as names
+    used |= {
+        "reader_crashed",
+        "missing_image",
+        "missing_mask",
+        "duplicate_row",
+        "duplicate_path",
+        "leak_patient",
+    }  # passed on as names
     noted |= set(signs.suspicions({"film/corners_over_middle": 255.0, "ct/lung_share": 0.0}))
     assert used == set(reasons.REJECTED)
     assert noted == set(reasons.NOTES)
