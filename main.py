@@ -26,7 +26,7 @@ def build(config: Any, workdir: pathlib.Path) -> None:
     """Raw source to records."""
     from data import build as job
 
-    job.run(config)
+    job.run(config, workdir)
 
 
 def pretrain(config: Any, workdir: pathlib.Path) -> None:
@@ -40,8 +40,27 @@ def pretrain(config: Any, workdir: pathlib.Path) -> None:
     loop.run(config, workdir)
 
 
+def inspect(config: Any, workdir: pathlib.Path) -> None:
+    """What a set, a run or an export holds, and its preprocessing contract."""
+    from unimedi_jax.report import inspection
+
+    inspection.run(config.path)
+
+
+def audit(config: Any, workdir: pathlib.Path) -> None:
+    """Whether names or report text of a raw source are in a folder."""
+    from data import audit as job
+
+    job.run(config)
+
+
 # A job imports what it needs when it runs, so that --help and building never wait for JAX.
-JOBS: dict[str, Callable[[Any, pathlib.Path], None]] = {"build": build, "pretrain": pretrain}
+JOBS: dict[str, Callable[[Any, pathlib.Path], None]] = {
+    "build": build,
+    "pretrain": pretrain,
+    "inspect": inspect,
+    "audit": audit,
+}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -93,16 +112,16 @@ def _parse(argv: Sequence[str]) -> list[str]:
         _refuse(str(error).strip().splitlines()[-1].removeprefix("ValueError: "))
 
 
-def _refuse(message: str) -> None:
+def _refuse(message: str, code: int = UserError.exit_code) -> None:
     print("error: " + " ".join(message.split()), file=sys.stderr)
-    sys.exit(2)
+    sys.exit(code)
 
 
 if __name__ == "__main__":
     try:
         app.run(main, flags_parser=_parse)
     except UserError as error:
-        _refuse(str(error))
+        _refuse(str(error), error.exit_code)
     except KeyboardInterrupt:
         print("stopped: the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)

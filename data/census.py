@@ -3,11 +3,12 @@
 import collections
 import dataclasses
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from data.source import MODALITIES, SPLITS, Example, Rejected, Row
+from data.source import MODALITIES, SPLITS, Example, Rejected
 
 
 @dataclasses.dataclass
@@ -16,13 +17,15 @@ class Census:
 
     rejected: list[Rejected]
     accepted: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    notes: collections.Counter = dataclasses.field(default_factory=collections.Counter)  # codes of reasons.NOTES
     reports: set[str] = dataclasses.field(default_factory=set)  # of the training split
     _digests: dict[tuple[str, str], Any] = dataclasses.field(default_factory=dict)
     _pictures: dict[bytes, set[str]] = dataclasses.field(default_factory=dict)  # hash -> splits
 
-    def add(self, row: Row, example: Example) -> None:
+    def add(self, modality: str, split: str, example: Example, notes: Iterable[str] = ()) -> None:
         """An accepted row: `example` as it will be stored."""
-        place = (row.modality, row.split)
+        place = (modality, split)
+        self.notes.update(notes)
         self.accepted[place] += 1
         digest = self._digests.setdefault(place, hashlib.sha256())
         for name in sorted(example):
@@ -30,10 +33,8 @@ class Census:
             array = np.frombuffer(value.encode(), np.uint8) if isinstance(value, str) else np.asarray(value)
             digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
             digest.update(array.tobytes())
-        picture = example["image" if row.modality == "xray" else "volume"]
-        key = hashlib.blake2b(picture.tobytes(), digest_size=16).digest()
-        self._pictures.setdefault(key, set()).add(row.split)
-        if row.split == "train":
+        self._pictures.setdefault(picture_key(example), set()).add(split)
+        if split == "train":
             self.reports.add(example["report"])
 
     def content_hash(self) -> str:
@@ -60,3 +61,9 @@ class Census:
     def in_order(self) -> tuple[Rejected, ...]:
         """The rejected rows as the source counts them."""
         return tuple(sorted(self.rejected, key=lambda one: one.row))
+
+
+def picture_key(example: Example) -> bytes:
+    """The same for pictures that are equal pixel by pixel."""
+    picture = example["image"] if "image" in example else example["volume"]
+    return hashlib.blake2b(picture.tobytes(), digest_size=16).digest()

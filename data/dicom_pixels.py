@@ -5,10 +5,12 @@ import logging
 import numpy as np
 import pydicom
 from pydicom import encaps, uid
+from pydicom.pixels import get_decoder
+from pydicom.pixels.utils import get_expected_length
 
+from data import jpeg
 from data.files import BadInput
 
-END_OF_IMAGE = b"\xff\xd9"  # the last marker of JPEG, JPEG-LS and JPEG 2000 alike
 HOLE = bytes(1024)
 # It logs a traceback for every decoder that gives up; the ledger has the reason.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
@@ -16,25 +18,47 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 def decode(dataset: pydicom.Dataset) -> np.ndarray:
     """Pixel values as stored: (y, x), or (y, x, 3) as RGB. Raises BadInput."""
-    _check_stream(dataset)
+    syntax = uid.UID(dataset.file_meta.get("TransferSyntaxUID") or "")
     try:
+        if syntax.is_transfer_syntax and syntax.is_encapsulated:
+            _check_decoder(syntax)
+            _check_stream(dataset, syntax)
+        elif len(dataset.PixelData) < get_expected_length(dataset):
+            raise BadInput("dicom_truncated", "the file holds fewer pixels than its header says")
         return dataset.pixel_array
+    except BadInput:
+        raise
     except Exception as error:  # each decoder raises its own
-        kind = type(error).__name__
-        raise BadInput("dicom_pixels", f"the pixels are truncated, damaged or in an unknown coding ({kind})") from error
+        raise BadInput(
+            "dicom_pixels", f"the pixels are damaged or in an unknown coding ({type(error).__name__})"
+        ) from error
 
 
-def _check_stream(dataset: pydicom.Dataset) -> None:
-    """Refuses compressed pixels without their end, or with a hole: OpenJPEG fills in what it misses."""
-    syntax = dataset.file_meta.get("TransferSyntaxUID")
-    if syntax is None or not uid.UID(syntax).is_encapsulated or "JPEG" not in uid.UID(syntax).name:
+def _check_decoder(syntax: uid.UID) -> None:
+    """Refuses a coding that nothing installed decodes, and names what would."""
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError as error:
+        raise BadInput("plugin_missing", f"no plugin decodes {syntax.name}: convert the file") from error
+    if not decoder.is_available:
+        wanted = "; ".join(decoder.missing_dependencies)
+        raise BadInput("plugin_missing", f"{syntax.name} needs a plugin: {wanted}")
+
+
+def _check_stream(dataset: pydicom.Dataset, syntax: uid.UID) -> None:
+    """Refuses compressed pixels without their end, of another size, or with a hole: OpenJPEG fills what is missing."""
+    if "JPEG" not in syntax.name:
         return
     try:
         stream = next(encaps.generate_frames(dataset.PixelData, number_of_frames=1))
     except Exception as error:
-        raise BadInput("dicom_pixels", "the compressed pixels cannot be found") from error
-    if not stream.rstrip(b"\0").endswith(END_OF_IMAGE):
-        raise BadInput("dicom_pixels", "the compressed pixels end early")
+        raise BadInput("dicom_truncated", "the compressed pixels cannot be found") from error
+    found = jpeg.look(stream)
+    if not found.ended:
+        raise BadInput("dicom_truncated", "the compressed pixels end early")
+    # A decoder allocates what the stream claims, not what the header has been checked for.
+    if found.height and (found.height, found.width) != (dataset.Rows, dataset.Columns):
+        raise BadInput("dicom_pixels", "the compressed picture has another size than its header")
     # Other codings may write a black border as zeros; JPEG 2000 has none to write.
-    if "JPEG 2000" in uid.UID(syntax).name and HOLE in stream:
+    if "JPEG 2000" in syntax.name and HOLE in stream:
         raise BadInput("dicom_pixels", "the compressed pixels have a hole of zeros")

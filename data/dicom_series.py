@@ -8,18 +8,17 @@ import numpy as np
 import pydicom
 from nibabel import affines
 
-from data import dicom_pixels
-from data.files import BadInput, check_file
+from data import dicom_pixels, dicom_tags
+from data.files import BadInput, Note, check_file, unheard
 from data.geometry import AIR_HU, Scan
 
 UNRELATED = (".xml", ".txt", ".json", ".csv", ".md", ".html", ".pdf", ".jpg", ".png")
 MIN_SERIES = 4  # fewer images are no volume: a scout, a dose page
 MAX_UNEVEN = 0.1
 MAX_FILES = 10_000
-HEADER_TAGS = [
-    "Modality", "SeriesInstanceUID", "ImageType", "NumberOfFrames", "Rows", "Columns", "PixelSpacing",
-    "ImageOrientationPatient", "ImagePositionPatient", "InstanceNumber", "RescaleSlope", "RescaleIntercept",
-]  # fmt: skip
+MAX_VOXELS = 1 << 31
+# Without slope and intercept: Hounsfield units already, if so much of the scan is where air is in them.
+AIR_RANGE, MIN_AIR = (-1050, -900), 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +31,9 @@ class Slice:
     depth: float  # mm along the normal
 
 
-def read(folder: Path) -> Scan:
-    """The CT of a folder: float32 HU (column, row, slice). Raises BadInput."""
-    images = _one_series(_headers(folder))
+def read(folder: Path, note: Note = unheard, min_slices: int = MIN_SERIES) -> Scan:
+    """The CT of a folder: float32 HU (column, row, slice); `note` hears what was put up with. Raises BadInput."""
+    images = _one_series(_headers(folder), min_slices)
     first = images[0][1]
     _check_alike(images)
     along_row, along_column = np.split(_numbers(first, "ImageOrientationPatient", 6), 2)
@@ -43,12 +42,19 @@ def read(folder: Path) -> Scan:
     for path, header in images:
         position = _numbers(header, "ImagePositionPatient", 3)
         slices.append(Slice(path, header, position, float(position @ normal)))
-    slices = _evenly_sorted(slices)
+    slices = _evenly_sorted(slices, min_slices)
+    if len(slices) < len(images):
+        note("duplicate_slices")
+    if len(slices) * int(first.Rows) * int(first.Columns) > MAX_VOXELS:
+        raise BadInput("too_large", f"{len(slices)} slices of {first.Rows} x {first.Columns} pixels")
     between_rows, between_columns = _numbers(first, "PixelSpacing", 2)
     # Not the normal times the gap: with a tilted gantry the slices are shifted against each other.
     step = (slices[-1].position - slices[0].position) / (len(slices) - 1)
     axes = np.stack([along_row * between_columns, along_column * between_rows, step], axis=1)
     voxels = np.stack([_hounsfield(one) for one in slices])  # (slice, row, column)
+    if first.get("RescaleSlope") is None:
+        _check_air(voxels)
+        note("no_rescale_but_hu")
     return Scan(voxels.transpose(2, 1, 0), affines.from_matvec(axes, slices[0].position))
 
 
@@ -65,17 +71,11 @@ def _headers(folder: Path) -> list[tuple[Path, pydicom.Dataset]]:
         check_file(path)
         if not path.resolve().is_relative_to(folder.resolve()):
             raise BadInput("path_outside", "a link in the folder leads out of it")
-        try:
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=HEADER_TAGS)
-        except pydicom.errors.InvalidDicomError as error:
-            raise BadInput("not_dicom", "a file in the folder has no DICOM header") from error
-        except Exception as error:  # pydicom raises whatever the damage leads to
-            raise BadInput("dicom_damaged", f"a header cannot be read ({type(error).__name__})") from error
-        found.append((path, header))
+        found.append((path, dicom_tags.read(path, pixels=False)))
     return found
 
 
-def _one_series(found: list[tuple[Path, pydicom.Dataset]]) -> list[tuple[Path, pydicom.Dataset]]:
+def _one_series(found: list[tuple[Path, pydicom.Dataset]], min_slices: int) -> list[tuple[Path, pydicom.Dataset]]:
     """The images of the only CT series; localisers and other objects (dose pages, reports) are left out."""
     modalities = {str(header.get("Modality", "")) for _, header in found}
     if "CT" not in modalities:
@@ -91,10 +91,10 @@ def _one_series(found: list[tuple[Path, pydicom.Dataset]]) -> list[tuple[Path, p
         if int(header.get("NumberOfFrames") or 1) > 1:
             raise BadInput("enhanced_unsupported", "a multi-frame CT: convert it to single frames or NIfTI")
         series.setdefault(str(header.get("SeriesInstanceUID")), []).append((path, header))
-    volumes = [images for images in series.values() if len(images) >= MIN_SERIES]
+    volumes = [images for images in series.values() if len(images) >= min_slices]
     if not volumes:
         most = max(map(len, series.values()), default=0)
-        raise BadInput("too_few_slices", f"{most} slices, at least {MIN_SERIES}")
+        raise BadInput("too_few_slices", f"{most} slices, at least {min_slices}")
     if len(volumes) > 1:
         raise BadInput("mixed_series", f"{len(volumes)} CT series in one folder: give each its own")
     return volumes[0]
@@ -103,10 +103,12 @@ def _one_series(found: list[tuple[Path, pydicom.Dataset]]) -> list[tuple[Path, p
 def _check_alike(images: list[tuple[Path, pydicom.Dataset]]) -> None:
     """Refuses slices that differ in size, spacing or direction, or have no slope and intercept."""
     first = images[0][1]
+    rescaled = {(h.get("RescaleSlope") is not None, h.get("RescaleIntercept") is not None) for _, h in images}
+    if rescaled not in ({(True, True)}, {(False, False)}):
+        raise BadInput(
+            "no_rescale", "slices lack RescaleSlope or RescaleIntercept: their numbers are no Hounsfield units"
+        )
     for _, header in images:
-        for name in ("RescaleSlope", "RescaleIntercept"):
-            if header.get(name) is None:
-                raise BadInput("no_rescale", f"a slice has no {name}: its numbers are not Hounsfield units")
         if (header.get("Rows"), header.get("Columns")) != (first.get("Rows"), first.get("Columns")):
             raise BadInput("mixed_size", "the slices differ in rows or columns")
         if not np.allclose(_numbers(header, "PixelSpacing", 2), _numbers(first, "PixelSpacing", 2), rtol=1e-3):
@@ -130,17 +132,14 @@ def _numbers(header: pydicom.Dataset, name: str, count: int) -> np.ndarray:
     return values
 
 
-def _evenly_sorted(slices: list[Slice]) -> list[Slice]:
+def _evenly_sorted(slices: list[Slice], min_slices: int) -> list[Slice]:
     """By position along the normal, one slice a position; refuses gaps that differ by more than MAX_UNEVEN."""
     number = {one.path: _instance_number(one.header) for one in slices}
     slices = sorted(slices, key=lambda one: (one.depth, number[one.path], one.path.name))
     # A position within a hundredth of a millimetre of the last one is the same: the earlier instance stays.
     kept = slices[:1] + [b for a, b in itertools.pairwise(slices) if b.depth - a.depth > 0.01]
-    if len(kept) < MIN_SERIES:
-        raise BadInput(
-            "too_few_slices",
-            f"{len(kept)} positions in {len(slices)} slices, at least {MIN_SERIES}",
-        )
+    if len(kept) < min_slices:
+        raise BadInput("too_few_slices", f"{len(kept)} positions in {len(slices)} slices, at least {min_slices}")
     gaps = np.diff([one.depth for one in kept])
     middle = float(np.median(gaps))
     worst = float(gaps[np.abs(gaps - middle).argmax()])
@@ -161,17 +160,30 @@ def _instance_number(header: pydicom.Dataset) -> int:
 
 def _hounsfield(one: Slice) -> np.ndarray:
     """One slice's HU, float32 (row, column)."""
-    try:
-        dataset = pydicom.dcmread(one.path)
-    except Exception as error:  # pydicom raises whatever the damage leads to
-        raise BadInput("dicom_damaged", f"a slice cannot be read ({type(error).__name__})") from error
+    dataset = dicom_tags.read(one.path, pixels=True)
+    if "PixelData" not in dataset:
+        raise BadInput("no_pixels", "a slice holds no picture")
     stored = dicom_pixels.decode(dataset)
-    slope, intercept = float(one.header.RescaleSlope), float(one.header.RescaleIntercept)
+    if stored.ndim != 2:
+        raise BadInput("not_scalar", "a slice in colours")
+    try:
+        given = (one.header.get("RescaleSlope"), one.header.get("RescaleIntercept"))
+        slope, intercept = (1.0, 0.0) if given == (None, None) else map(float, given)
+    except (TypeError, ValueError):
+        slope = intercept = np.nan
     if not np.isfinite([slope, intercept]).all() or slope == 0:
         raise BadInput("no_rescale", f"slope {slope:g} and intercept {intercept:g}")
     hu = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
     padding = dataset.get("PixelPaddingValue")
-    if padding is not None:
-        limits = sorted((int(padding), int(dataset.get("PixelPaddingRangeLimit", padding))))
+    if isinstance(padding, int):
+        limit = dataset.get("PixelPaddingRangeLimit")
+        limits = sorted((padding, limit if isinstance(limit, int) else padding))
         hu[(stored >= limits[0]) & (stored <= limits[1])] = AIR_HU
     return hu
+
+
+def _check_air(voxels: np.ndarray) -> None:
+    """Refuses numbers without slope and intercept that are not Hounsfield units by themselves, as air tells."""
+    low, high = AIR_RANGE
+    if np.mean((voxels >= low) & (voxels <= high)) < MIN_AIR:
+        raise BadInput("no_rescale", "no RescaleSlope and RescaleIntercept, and the numbers are no Hounsfield units")

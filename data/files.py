@@ -1,12 +1,15 @@
-"""What every reader checks first, and how it says no."""
+"""What every reader checks first, how it says no, and how it tells of what it put up with."""
 
+import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 LFS_MAGIC = b"version https://git-lfs"
+Note = Callable[[str], None]  # takes a code of reasons.NOTES
 
 
 class BadInput(Exception):  # noqa: N818 (it is no error of the program)
-    """A file or a row that stays out of the set: a code, and a detail in our own words.
+    """A file or a row that stays out of the set: a code of `reasons.REJECTED`, and a detail in our own words.
 
     Never quote a library or the file's content in the detail: texts of libraries hold memory addresses, files names.
     """
@@ -14,6 +17,10 @@ class BadInput(Exception):  # noqa: N818 (it is no error of the program)
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(f"{code}: {detail}")
         self.code = code
+
+
+def unheard(code: str) -> None:
+    """The note-taker of readers whose caller does not ask."""
 
 
 def read_bytes(path: Path, limit: int = 1 << 30) -> bytes:
@@ -30,7 +37,7 @@ def check_file(path: Path) -> None:
         if not path.exists():
             raise BadInput("missing_file", "there is no such file")
         if not path.is_file():
-            raise BadInput("not_a_file", "a file is wanted here")
+            raise BadInput("io_error", "a folder or device, where a file is wanted")
         with path.open("rb") as stream:
             head = stream.read(len(LFS_MAGIC))
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
@@ -39,3 +46,11 @@ def check_file(path: Path) -> None:
         raise BadInput("empty_file", "the file has no bytes")
     if head == LFS_MAGIC:
         raise BadInput("lfs_pointer", "only the Git LFS pointer is here: run `git lfs pull`")
+
+
+def check_hash(path: Path, sha256: str) -> None:
+    """Refuses a file whose bytes are not those that the manifest's hash was taken of."""
+    check_file(path)
+    with path.open("rb") as stream:
+        if hashlib.file_digest(stream, "sha256").hexdigest() != sha256:
+            raise BadInput("hash_mismatch", "the bytes are not those of the manifest's sha256")

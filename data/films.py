@@ -9,8 +9,8 @@ import pydicom
 from PIL import Image
 from pydicom.pixels import apply_modality_lut, apply_voi
 
-from data import dicom_pixels, geometry
-from data.files import BadInput, read_bytes
+from data import dicom_pixels, dicom_tags, geometry, jpeg
+from data.files import BadInput, Note, read_bytes, unheard
 
 RULES = {
     "grey": "8-bit values are kept; deeper ones run linearly from percentile 0.5 to 99.5 of the pixels to 0-255",
@@ -25,24 +25,14 @@ MIN_SIDE = 32
 MAX_PIXELS = 80_000_000
 PERCENTILES = (0.5, 99.5)
 PICTURE_FORMATS = ("PNG", "JPEG", "MPO", "BMP", "WEBP", "TIFF")
-NO_FILM = (
-    "CT",
-    "MR",
-    "PT",
-    "NM",
-    "US",
-    "MG",
-    "OCT",
-    "OP",
-    "SR",
-    "SEG",
-    "RTSTRUCT",
-    "RTDOSE",
-    "ECG",
-    "XC",
-    "SM",
-    "ES",
-)
+MAGIC = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"RIFF", b"II*\0", b"MM\0*")
+SUFFIXES = {"PNG": ("png",), "BMP": ("bmp",), "WEBP": ("webp",), "TIFF": ("tif", "tiff")}
+JPEG_SUFFIXES = ("jpg", "jpeg", "jpe", "jfif", "mpo")
+# A film may be tinted and have coloured marks. What its brightness does not tell of a pixel's colour, as a share of
+# the range, is little in nearly all pixels; photographs and colour maps differ.
+COLOURED, MOST_COLOURED = 0.1, 0.2
+LATERAL = ("LL", "RL", "LATERAL", "LLD", "RLD")
+NO_FILM = ("CT", "MR", "PT", "NM", "US", "MG", "OCT", "OP", "SR", "SEG", "RTSTRUCT", "RTDOSE", "ECG", "XC", "SM", "ES")
 
 
 def read_film(path: Path) -> np.ndarray:
@@ -50,16 +40,16 @@ def read_film(path: Path) -> np.ndarray:
     return geometry.canonical_film(read_full_film(path))
 
 
-def read_full_film(path: Path) -> np.ndarray:
-    """The film of a file as uint8 (y, x), in its own size. Raises BadInput."""
+def read_full_film(path: Path, note: Note = unheard) -> np.ndarray:
+    """The film of a file as uint8 (y, x), in its own size; `note` hears what was put up with. Raises BadInput."""
     data = read_bytes(path)
     is_dicom = data[128:132] == b"DICM" or path.suffix.lower() in (".dcm", ".dicom")
-    return _dicom(data) if is_dicom else _picture(data)
+    return _dicom(data, note) if is_dicom else _picture(data, path.suffix.lower().lstrip("."), note)
 
 
 def read_film_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
     """A picture of whole numbers (y, x) on the grid of a film of `shape`; 0 is nothing. Raises BadInput."""
-    pixels = _decode(read_bytes(path))
+    pixels, _, _ = _decode(read_bytes(path))
     mask = pixels if pixels.ndim == 2 else pixels[..., :3].max(-1)
     if mask.shape != shape:
         raise BadInput("mask_geometry", f"the mask is {mask.shape}, its film {shape}")
@@ -69,18 +59,23 @@ def read_film_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
     return mask if len(np.unique(mask)) <= 64 else (mask > mask.max() / 2).astype(np.uint8)
 
 
-def _picture(data: bytes) -> np.ndarray:
-    pixels = _decode(data)
+def _picture(data: bytes, suffix: str, note: Note) -> np.ndarray:
+    pixels, kind, turn = _decode(data)
+    if suffix not in SUFFIXES.get(kind, JPEG_SUFFIXES):
+        note("wrong_extension")
+    if turn != 1:
+        note("exif_turned")
     if np.issubdtype(pixels.dtype, np.floating) and not np.isfinite(pixels).all():
         raise BadInput("nonfinite", "the film has NaN or infinite pixels")
+    _check_colour(pixels, note)
     grey = _grey(pixels)
     _check_size(*grey.shape)
     _check_contrast(grey)
     return grey if grey.dtype == np.uint8 else _to_8_bits(grey, *_percentiles(grey))
 
 
-def _decode(data: bytes) -> np.ndarray:
-    """Pixels (y, x) or (y, x, RGB or RGBA) of a picture file, as deep as stored, upright."""
+def _decode(data: bytes) -> tuple[np.ndarray, str, int]:
+    """Pixels (y, x) or (y, x, RGB or RGBA) of a picture file, as deep as stored, upright; its format and EXIF turn."""
     # Pillow tells what a file is without decoding it; OpenCV decodes, for Pillow cuts 16-bit colour down to 8.
     try:
         with Image.open(io.BytesIO(data)) as header:
@@ -89,6 +84,10 @@ def _decode(data: bytes) -> np.ndarray:
     except Image.DecompressionBombError as error:
         raise BadInput("too_large", "the header claims more pixels than any film has") from error
     except Exception as error:  # damaged EXIF blocks raise whatever they lead to
+        if data.startswith(b"\xff\xd8\xff") and not jpeg.look(data).ended:
+            raise BadInput("jpeg_truncated", "the JPEG ends before its end marker") from error
+        if data.startswith(MAGIC):
+            raise BadInput("truncated", "the picture ends early or is damaged") from error
         raise BadInput("not_an_image", "neither a picture nor DICOM") from error
     if kind not in PICTURE_FORMATS:
         raise BadInput("unsupported_format", f"{kind} is none of {', '.join(PICTURE_FORMATS)}")
@@ -98,14 +97,19 @@ def _decode(data: bytes) -> np.ndarray:
         raise BadInput("unsupported_colour", "CMYK")
     if size[0] * size[1] > MAX_PIXELS:
         raise BadInput("too_large", f"{size[0]} x {size[1]} pixels")
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if kind in ("JPEG", "MPO") and not jpeg.look(data).ended:
+        raise BadInput("jpeg_truncated", "the JPEG ends before its end marker")
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise BadInput("not_an_image", "the picture cannot be decoded") from error
     if pixels is None:
         raise BadInput("truncated", "the picture ends early or is damaged")
     if mode == "1" and pixels.dtype == np.uint8:
         pixels = np.where(pixels > 0, np.uint8(255), np.uint8(0))
     if pixels.ndim == 3:
         pixels = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]  # OpenCV's BGR
-    return _upright(pixels, turn)
+    return _upright(pixels, turn), kind, turn
 
 
 def _upright(pixels: np.ndarray, turn: int) -> np.ndarray:
@@ -135,8 +139,32 @@ def _grey(pixels: np.ndarray) -> np.ndarray:
     return np.rint(grey).astype(pixels.dtype) if np.issubdtype(pixels.dtype, np.integer) else grey
 
 
-def _dicom(data: bytes) -> np.ndarray:
+def _check_colour(pixels: np.ndarray, note: Note) -> None:
+    """Notes a picture with colours, and refuses one of many colours: a photograph, a colour map."""
+    if pixels.ndim == 2:
+        return
+    full = np.iinfo(pixels.dtype).max if np.issubdtype(pixels.dtype, np.integer) else max(float(pixels.max()), 1e-9)
+    red, green, blue = (pixels[..., i].ravel() / np.float32(full) for i in range(3))
+    if np.array_equal(red, green) and np.array_equal(green, blue):
+        return
+    note("colour")
+    level = np.clip((red + green + blue) * (32 / 3), 0, 31).astype(np.int64)
+    count = np.maximum(np.bincount(level, minlength=32), 1)
+    away = np.zeros(len(level), bool)
+    for difference in (red - green, blue - green):
+        usual = np.bincount(level, difference, minlength=32) / count
+        away |= np.abs(difference - usual[level]) > COLOURED
+    share = float(away.mean())
+    if share > MOST_COLOURED:
+        raise BadInput("coloured", f"{share:.0%} of the pixels have colours of their own: no film")
+
+
+def _dicom(data: bytes, note: Note) -> np.ndarray:
     dataset = _dataset(data)
+    if str(dataset.get("BurnedInAnnotation", "")).upper() == "YES":
+        note("burned_in")
+    if str(dataset.get("ViewPosition", "")).upper() in LATERAL:
+        note("lateral_view")
     stored = _stored_pixels(dataset)
     padding = _padding(dataset, stored)
     if stored.ndim == 3:  # RGB, as secondary captures are
@@ -162,13 +190,11 @@ def _dicom(data: bytes) -> np.ndarray:
 
 def _dataset(data: bytes) -> pydicom.Dataset:
     """The header and the undecoded pixels, checked for what a film has."""
+    dataset = dicom_tags.read(data, pixels=True)
     try:
-        dataset = pydicom.dcmread(io.BytesIO(data))
         modality = str(dataset.get("Modality", ""))
         frames = int(dataset.get("NumberOfFrames") or 1)
         rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
-    except pydicom.errors.InvalidDicomError as error:
-        raise BadInput("not_dicom", "there is no DICOM header") from error
     except Exception as error:  # pydicom raises whatever the damage leads to
         raise BadInput("dicom_damaged", f"the header cannot be read ({type(error).__name__})") from error
     if modality in NO_FILM:

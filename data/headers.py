@@ -26,12 +26,17 @@ BYTES = {
     "longlong": 8, "long long": 8, "int64": 8, "int64_t": 8, "ulonglong": 8, "uint64": 8, "uint64_t": 8,
     "float": 4, "double": 8,
 }  # fmt: skip
+META_VECTORS = ("offset", "origin", "position", "elementspacing", "elementsize", "centerofrotation")
+META_MATRICES = ("transformmatrix", "rotation", "orientation")
 MAX_HEADER = 1 << 20
 MAX_BYTES = 1 << 33
 
 
-def nifti_affine(header: nibabel.Nifti1Header) -> np.ndarray:
-    """Index to millimetres in LPS, from sform before qform. Raises BadInput where they are missing or disagree."""
+def nifti_affine(header: nibabel.Nifti1Header, assume: str = "") -> np.ndarray:
+    """Index to millimetres in LPS, from sform before qform. Raises BadInput where they are missing or disagree.
+
+    `assume` is believed where both are missing: the directions in which the three axes grow, as "LPS" or "RAS".
+    """
     scale = MILLIMETRES.get(int(header["xyzt_units"]) & 7)
     if scale is None:
         raise BadInput("bad_spacing", "the header's unit of length is none that NIfTI knows")
@@ -39,8 +44,12 @@ def nifti_affine(header: nibabel.Nifti1Header) -> np.ndarray:
     if not np.isfinite(sizes).all() or (sizes <= 0).any():
         raise BadInput("bad_spacing", f"pixdim is {', '.join(f'{s:g}' for s in sizes)}")
     has_sform, has_qform = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
+    if not has_sform and not has_qform and assume:
+        return affines.from_matvec(_directions(assume) * sizes * scale)
     if not has_sform and not has_qform:
-        raise BadInput("no_orientation", "neither sform nor qform is set: left and right are unknown")
+        raise BadInput(
+            "no_orientation", "neither sform nor qform is set: left and right are unknown (config.assume=LPS tells)"
+        )
     try:
         sform = header.get_sform() if has_sform else None
         qform = header.get_qform() if has_qform else None
@@ -54,6 +63,16 @@ def nifti_affine(header: nibabel.Nifti1Header) -> np.ndarray:
     if np.abs(affines.voxel_sizes(affine) / sizes - 1).max() > 0.01:
         raise BadInput("affine_conflict", "the affine and pixdim give different voxel sizes")
     return np.diag([-scale, -scale, scale, 1.0]) @ affine  # NIfTI counts toward Right and Anterior
+
+
+def _directions(letters: str) -> np.ndarray:
+    """A matrix whose columns are the axes that letters such as "RAS" name, in LPS."""
+    toward = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
+    columns = np.zeros((3, 3))
+    for column, letter in enumerate(letters):
+        row, sign = toward[letter]
+        columns[row, column] = sign
+    return columns
 
 
 def check_payload(path: Path) -> None:
@@ -100,6 +119,7 @@ def _meta_facts(fields: dict[str, str]) -> tuple[str, int, bool]:
     """The data file's name ("" = this file), bytes of voxels, and whether they are compressed."""
     try:
         sizes = [int(n) for n in fields["dimsize"].split()]
+        _check_meta_numbers(fields, len(sizes))
         expected = math.prod(sizes) * BYTES[fields["elementtype"].lower()]
         expected *= int(fields.get("elementnumberofchannels", "1"))
         name = fields["elementdatafile"]
@@ -113,10 +133,24 @@ def _meta_facts(fields: dict[str, str]) -> tuple[str, int, bool]:
     return "" if name.upper() == "LOCAL" else name, expected, packed
 
 
+def _check_meta_numbers(fields: dict[str, str], dimensions: int) -> None:
+    """Raises ValueError unless the header has as many numbers as dimensions: on some of them SimpleITK crashes."""
+    if fields.get("ndims") != str(dimensions) or not 2 <= dimensions <= 5:
+        raise ValueError("NDims")
+    counts = dict.fromkeys(META_VECTORS, dimensions) | dict.fromkeys(META_MATRICES, dimensions**2)
+    for name, count in counts.items():
+        if name in fields and len([float(n) for n in fields[name].split()]) != count:
+            raise ValueError(name)
+    for name in ("headersize", "compresseddatasize", "elementnumberofchannels"):
+        int(fields.get(name, "0"))
+
+
 def _nrrd_facts(fields: dict[str, str]) -> tuple[str, int, bool]:
     """The same of an NRRD header."""
     try:
         sizes = [int(n) for n in fields["sizes"].split()]
+        if fields["dimension"] != str(len(sizes)) or not 2 <= len(sizes) <= 5:
+            raise ValueError("dimension")
         expected = math.prod(sizes) * BYTES[fields["type"].lower()]
         coding = fields["encoding"].lower()
     except (KeyError, ValueError) as error:
@@ -162,7 +196,7 @@ def _unpacked_size(path: Path, start: int, expected: int) -> int:
                     if found > expected + (1 << 24):
                         raise BadInput("too_large", "more voxels are packed than the header says")
         except zlib.error as error:
-            raise BadInput("gzip_damaged", "the compressed voxels are damaged") from error
+            raise BadInput("gzip_crc", "the compressed voxels are damaged") from error
     if not unpack.eof:
         raise BadInput("gzip_truncated", "the compressed voxels end early")
     return found

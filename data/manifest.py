@@ -1,34 +1,30 @@
 """A CSV of one's own films and CTs -> Source; a bad row is left out with a reason, and never stops the others."""
 
 import collections
-import csv
 import dataclasses
 import functools
 import hashlib
-import io
+import re
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from absl import logging
 
-from data import films, geometry, text, volumes
-from data.files import LFS_MAGIC, BadInput
+from data import films, geometry, privacy, signs, table, text, volumes
+from data.choices import DEFAULT, UNCERTAIN, Choices
+from data.files import LFS_MAGIC, BadInput, check_hash
 from data.source import MODALITIES, SPLITS, Example, Rejected, Row, Source
-from unimedi_jax import errors
+from data.table import LABEL
 
 REQUIRED = ("path", "modality", "report", "patient")
-OPTIONAL = ("split", "mask")
-LABEL = "label:"
-LABEL_VALUES = {"1": 1.0, "0": 0.0, "-1": np.nan, "": np.nan}  # -1 is uncertain
+OPTIONAL = ("split", "mask", "sha256")
+LABEL_VALUES = {"1": 1.0, "0": 0.0, "": np.nan}
 LESION_OF_ANY_KIND = 254
 UNANNOTATED = 255
 TRAIN_SHARE, VAL_SHARE = 0.8, 0.1
 
 CONTRACT = {
-    "id": "first 16 hex digits of the sha256 of the path as the CSV gives it",
-    "labels": "1 and 0 are kept, -1 (uncertain) and blank (unknown) become NaN",
+    "labels": "1 and 0 are kept, blank (unknown) becomes NaN, and -1 (uncertain) what `uncertain_becomes` says",
     "split": f"by patient; not given: sha256 of the patient, {TRAIN_SHARE:.0%} train, {VAL_SHARE:.0%} val",
     "mask": f"whatever is not 0 is a lesion of unstated kind, {LESION_OF_ANY_KIND}",
 }
@@ -44,22 +40,26 @@ class Case:
     report: str
     labels: tuple[float, ...]
     state: str  # sizes and times of the row's files
+    sha256: str = ""  # that the file must have
 
 
-def read(manifest: Path) -> Source:
-    """The source that a CSV describes. Raises UserError for a CSV without the columns it needs, or that is none."""
-    header, table = _table(manifest)
+def read(manifest: Path, choices: Choices = DEFAULT, salt: str = "") -> Source:
+    """The source that a CSV describes; names of patients and files leave it as hashes with `salt`.
+
+    Raises UserError for a CSV without the columns it needs, or that is none.
+    """
+    header, numbered = table.read(manifest, REQUIRED, OPTIONAL)
     names = [column[len(LABEL) :].strip() for column in header if column.startswith(LABEL)]
     rejected: list[Rejected] = []
     rows: list[Row] = []
     seen: dict[Path, dict[str, str]] = {}
     uncertain = dict.fromkeys(names, 0)
-    for number, fields in table:
+    for number, fields in numbered:
         row = dict(zip(header, (field.strip() for field in fields), strict=False))
         try:
             if len(fields) != len(header):
                 raise BadInput("wrong_fields", f"{len(fields)} fields, the header has {len(header)}")
-            case, split = _case(row, names, manifest.parent)
+            case, split = _case(row, names, manifest.parent, choices)
             earlier = seen.setdefault(case.file, row)
             if earlier is not row:
                 raise BadInput(*_repeated(earlier, row))
@@ -68,17 +68,35 @@ def read(manifest: Path) -> Source:
             continue
         for name in names:
             uncertain[name] += _number(row[LABEL + name]) == "-1"
-        key = hashlib.sha256(row["path"].encode()).hexdigest()[:16]
+        key = privacy.pseudonym(row["path"], salt)
         rows.append(Row(key, row["modality"].lower(), split, number, info=case, path=row["path"]))
     rows, leaked = _split_by_patient(rows)
+    if not choices.keep_ids:
+        rows = [
+            dataclasses.replace(
+                row, info=dataclasses.replace(row.info, patient=privacy.pseudonym(row.info.patient, salt))
+            )
+            for row in rows
+        ]
     masks = any(row.info.mask for row in rows)
     return Source(
         labels=tuple(names),
         prompts={name: prompts(name) for name in names},
         rows=rows,
-        convert=functools.partial(convert, masks=masks),
+        convert=functools.partial(convert, masks=masks, rules=choices.scans),
         truth=frozenset({"lesion_mask"} if masks else ()),
-        contract={"kind": "manifest", **CONTRACT, "uncertain": uncertain},
+        contract={
+            "kind": "manifest",
+            **CONTRACT,
+            "id": f"first 16 hex digits of the {'salted ' if salt else ''}sha256 of the path as the CSV gives it",
+            "patient": "as the CSV gives it" if choices.keep_ids else "hashed like the path",
+            "uncertain": uncertain,
+            "uncertain_becomes": choices.uncertain,
+            "sections": list(choices.sections),
+            "language": choices.language,
+            "assumed_axes": choices.scans.assume,
+            "min_slices": choices.scans.min_slices,
+        },
         rejected=tuple(sorted((*rejected, *leaked), key=lambda one: one.row)),
     )
 
@@ -92,12 +110,19 @@ def prompts(name: str) -> dict[str, list[str]]:
     }
 
 
-def convert(row: Row, *, masks: bool) -> Example | Rejected:
-    """Reads a row's files; with `masks` every example has one, unannotated where the row gives none."""
+def convert(row: Row, *, masks: bool, rules: volumes.Rules) -> Example | Rejected:
+    """Reads a row's files; with `masks` every example has one, unannotated where the row gives none.
+
+    The field `notes`, beside those of the record, holds codes of what was put up with or looks odd.
+    """
+    notes: list[str] = []
     try:
+        if row.info.sha256:
+            check_hash(row.info.file, row.info.sha256)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the readers' libraries warn of what is handled here
-            pixels = _film(row.info, masks) if row.modality == "xray" else _volume(row.info, masks)
+            is_film = row.modality == "xray"
+            pixels = _film(row.info, masks, notes) if is_film else _volume(row.info, masks, notes, rules)
     except BadInput as error:
         return Rejected(row.number, row.path, str(error))
     except MemoryError:
@@ -111,11 +136,12 @@ def convert(row: Row, *, masks: bool) -> Example | Rejected:
         "report": row.info.report,
         "labels": labels,
         **pixels,
+        "notes": (*dict.fromkeys(notes), *signs.suspicions(signs.measure(pixels))),
     }
 
 
-def _film(case: Case, masks: bool) -> Example:
-    full = films.read_full_film(case.file)
+def _film(case: Case, masks: bool, notes: list[str]) -> Example:
+    full = films.read_full_film(case.file, notes.append)
     pixels = {"image": geometry.canonical_film(full)}
     if case.mask:
         mask = films.read_film_mask(case.mask, full.shape)
@@ -125,73 +151,19 @@ def _film(case: Case, masks: bool) -> Example:
     return pixels
 
 
-def _volume(case: Case, masks: bool) -> Example:
+def _volume(case: Case, masks: bool, notes: list[str], rules: volumes.Rules) -> Example:
+    note = notes.append
     if case.mask:
-        volume, spacing, mask = volumes.read_volume_with_mask(case.file, case.mask, LESION_OF_ANY_KIND)
+        volume, spacing, mask = volumes.read_volume_with_mask(case.file, case.mask, LESION_OF_ANY_KIND, note, rules)
         return {"volume": volume, "spacing_mm": spacing, "lesion_mask": mask}
-    volume, spacing = volumes.read_volume(case.file)
+    volume, spacing = volumes.read_volume(case.file, note, rules)
     pixels = {"volume": volume, "spacing_mm": spacing}
     if masks:
         pixels["lesion_mask"] = np.full(volume.shape, UNANNOTATED, np.uint8)
     return pixels
 
 
-def _table(manifest: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
-    """The header's columns and the numbered data rows; blank lines count for nothing."""
-    content = _text(manifest)
-    first = content.split("\n", 1)[0]
-    delimiter = max(",;\t", key=first.count)
-    lines = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
-    try:
-        rows = [fields for fields in lines if fields]
-    except csv.Error as error:
-        raise errors.UserError(
-            f"{manifest} is not valid CSV at line {lines.line_num}: {error}. Fields with quotes, line breaks or "
-            f"'{delimiter}' in them must stand in double quotes, quotes inside doubled"
-        ) from error
-    header = [_column(name) for name in rows[0]] if rows else []
-    missing = [name for name in REQUIRED if name not in header]
-    if missing:
-        raise errors.UserError(
-            f"{manifest} lacks the columns {', '.join(missing)} in its first line: it needs "
-            f"{', '.join(REQUIRED)}, and may have {', '.join(OPTIONAL)} and {LABEL}<name>"
-        )
-    twice = [name for name, count in collections.Counter(header).items() if count > 1 and name]
-    if twice:
-        raise errors.UserError(f"{manifest} has the columns {', '.join(twice)} more than once")
-    if f"{LABEL}" in header:
-        raise errors.UserError(f"{manifest} has a column '{LABEL}' without a label's name")
-    unused = [name for name in header if name not in (*REQUIRED, *OPTIONAL) and not name.startswith(LABEL)]
-    if unused:
-        logging.warning("columns of %s that are not used: %s", manifest, ", ".join(unused))
-    return header, enumerate(rows[1:], start=1)
-
-
-def _text(manifest: Path) -> str:
-    """The CSV's text: UTF-8, with or without a byte-order mark, or else Windows-1252, as spreadsheets write it."""
-    try:
-        data = manifest.read_bytes()
-    except OSError as error:
-        raise errors.UserError(f"cannot read the manifest {manifest}: {error.strerror}") from error
-    if data.startswith(LFS_MAGIC):
-        raise errors.UserError(f"{manifest} is a Git LFS pointer: run `git lfs pull` where it comes from")
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return data.decode("utf-16")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        logging.warning("%s is not UTF-8: read as Windows-1252", manifest)
-        return data.decode("cp1252", errors="replace")
-
-
-def _column(name: str) -> str:
-    """A column's name as this code knows it: labels keep their case."""
-    name = name.strip()
-    head, colon, label = name.partition(":")
-    return f"{head.strip().lower()}{colon}{label.strip()}" if colon else name.lower()
-
-
-def _case(row: dict[str, str], names: list[str], folder: Path) -> tuple[Case, str]:
+def _case(row: dict[str, str], names: list[str], folder: Path, choices: Choices) -> tuple[Case, str]:
     """A row's checked content and the split it asks for ("" = none). Raises BadInput; touches no pixel."""
     modality, split = row["modality"].lower(), row.get("split", "").lower()
     if modality not in MODALITIES:
@@ -206,16 +178,24 @@ def _case(row: dict[str, str], names: list[str], folder: Path) -> tuple[Case, st
     report = text.clean(report)
     if text.is_empty(report):
         raise BadInput("empty_report", "the report has no words")
+    report = text.select(report, choices.sections)
+    spoken = text.language(report)
+    if choices.language and spoken in text.WORDS and spoken != choices.language:
+        raise BadInput("wrong_language", f"the report reads as '{spoken}', config.language is '{choices.language}'")
+    meanings = {**LABEL_VALUES, "-1": UNCERTAIN[choices.uncertain]}
     labels = []
     for name in names:
         value = _number(row[LABEL + name])
-        if value not in LABEL_VALUES:
+        if value not in meanings:
             raise BadInput("bad_label", f"{LABEL}{name} must be 1, 0, -1 or blank")
-        labels.append(LABEL_VALUES[value])
-    file = _locate(row["path"], folder, folder_allowed=modality == "ct")
-    mask = _locate(row["mask"], folder, folder_allowed=False) if row.get("mask") else None
+        labels.append(meanings[value])
+    file = _locate(row["path"], folder, "missing_image", folder_allowed=modality == "ct")
+    mask = _locate(row["mask"], folder, "missing_mask", folder_allowed=False) if row.get("mask") else None
     state = " ".join(_state(path) for path in (file, mask) if path)
-    return Case(file, mask, text.clean(row["patient"]), report, tuple(labels), state), split
+    sha256 = row.get("sha256", "").lower()
+    if sha256 and (not re.fullmatch("[0-9a-f]{64}", sha256) or file.is_dir()):
+        raise BadInput("bad_hash", "sha256 must be 64 hex digits, and of a file")
+    return Case(file, mask, text.clean(row["patient"]), report, tuple(labels), state, sha256), split
 
 
 def _number(value: str) -> str:
@@ -223,19 +203,19 @@ def _number(value: str) -> str:
     return value[:-2] if value.endswith(".0") else value
 
 
-def _locate(path: str, folder: Path, *, folder_allowed: bool) -> Path:
+def _locate(path: str, folder: Path, missing: str, *, folder_allowed: bool) -> Path:
     """The file or folder of a row. A relative path may not lead out of the CSV's folder, links followed."""
     if not path:
-        raise BadInput("missing_file", "the path is blank")
+        raise BadInput(missing, "the path is blank")
     try:
         base = folder.resolve()
         target = (base / path).resolve(strict=True)
         if not Path(path).is_absolute() and not target.is_relative_to(base):
             raise BadInput("path_outside", "the path leads out of the manifest's folder; absolute paths may")
         if target.is_dir() and not folder_allowed:
-            raise BadInput("not_a_file", "a folder, where a file is wanted")
+            raise BadInput("io_error", "a folder, where a file is wanted")
     except FileNotFoundError as error:
-        raise BadInput("missing_file", "there is no such file") from error
+        raise BadInput(missing, "there is no such file") from error
     except (
         OSError,
         RuntimeError,
@@ -249,6 +229,8 @@ def _state(path: Path) -> str:
     """Sizes and times of a file, or of all files of a folder: enough to see a change without reading it."""
     try:
         files = sorted(path.iterdir()) if path.is_dir() else [path]
+        if path.suffix in (".hdr", ".img", ".mhd", ".nhdr"):  # the voxels are in a file beside
+            files = sorted(file for file in path.parent.iterdir() if file.name.startswith(path.stem))
         facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         if len(facts) == 1:
             return "{1}/{2}".format(*facts[0])

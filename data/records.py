@@ -4,48 +4,34 @@ import collections
 import contextlib
 import dataclasses
 import fcntl
-import hashlib
-import importlib.metadata
-import itertools
 import json
 import os
 import re
 import shutil
-import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import tqdm
-from absl import logging
-
-from data import films, geometry, pool, text, volumes, writer
+from data import contracts, pool, progress, writer
 from data.census import Census
-from data.source import MODALITIES, SPLITS, Example, Rejected, Source
+from data.source import MODALITIES, SPLITS, Rejected, Row, Source
 from unimedi_jax import errors
 from unimedi_jax.input import tokenizer
 
-CONTRACT, LEDGER = "contract.json", "rejected.jsonl"
-CONTRACT_FORMAT = 1  # grows when a change of this code changes what a record holds
-PIXEL_LIBRARIES = (
-    "numpy", "scipy", "opencv-python-headless", "pillow", "nibabel", "pydicom", "pylibjpeg",
-    "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "simpleitk",
-)  # fmt: skip
-LOG_EVERY_SECONDS = 30
-SHARD_BYTES = 256 * 2**20
-SHARD_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+LEDGER = "rejected.jsonl"
+FINISHED = "set"
 
 
 @dataclasses.dataclass(frozen=True)
 class Built:
-    """The outcome of `build`. `made` is False where the set was there already, or was not wanted (dry run)."""
+    """The outcome of `build`. `made` is False where the set was there already."""
 
     folder: Path
     made: bool
     counts: dict[str, dict[str, int]]
     rejected: tuple[Rejected, ...]
     leaked: int
+    notes: dict[str, int]
 
 
 def build(
@@ -53,45 +39,69 @@ def build(
     *,
     data_dir: Path,
     name: str,
-    strict: bool = False,
-    dry_run: bool = False,
+    max_rejected: float = 1.0,
     workers: int = 0,
 ) -> Built:
     """Converts a source and writes `<data_dir>/<name>/`, whole or not at all; the same source gives the same bytes.
 
-    With `dry_run` every row is converted and nothing is written. With `strict` one rejected row is enough to make
-    no set: the ledger alone is then written, to `<data_dir>/<name>.rejected.jsonl`.
-    Raises UserError for a name taken by another source, for no training row, and for `strict`.
+    An interrupted build leaves its finished shards in `<data_dir>/.<name>.building`; the next one goes on from them.
+    Above a share of `max_rejected` no set is made, and only the ledger written, to `<data_dir>/<name>.rejected.jsonl`.
+    Raises UserError for a name taken by another source and for no training row, OverBudgetError for too many rejects.
     """
     _check_name(name)
     folder = data_dir / name
-    if dry_run:
-        census = _examine(source, workers)
-        return Built(folder, False, census.counts(), census.in_order(), census.leaked())
+    make_folder(data_dir)
+    staging = data_dir / f".{name}.building"
+    with _alone_in(data_dir):
+        known = _built_before(folder, contracts.fingerprint(source))
+        if known is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+            return known
+        _take_up(staging, source)
+        census = _write(source, staging, name=name, workers=workers)
+        rejected = census.in_order()
+        try:
+            _check_outcome(census, len(rejected), max_rejected, data_dir / f"{name}.{LEDGER}")
+            (staging / FINISHED).rename(folder)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    return Built(folder, True, census.counts(), rejected, census.leaked(), dict(census.notes))
+
+
+def make_folder(data_dir: Path) -> None:
+    """Makes the folder of sets. Raises UserError where it cannot be."""
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise errors.UserError(f"config.data_dir {data_dir} cannot be made: {error.strerror}") from error
-    with _alone_in(data_dir):
-        known = _built_before(folder, _fingerprint(source))
-        if known is not None:
-            return known
-        staging = data_dir / f".{name}.building"
+
+
+def over_budget(rejected: int, total: int, max_rejected: float) -> str:
+    """Why a set with so many rejects is not wanted, or nothing. `max_rejected` is a share of all rows."""
+    if rejected <= max_rejected * total:
+        return ""
+    share = f"{rejected} of {total} rows"
+    return (
+        f"{share} were rejected, more than config.max_rejected={max_rejected:g} (config.strict=True makes it 0) allows"
+    )
+
+
+def _check_outcome(census: Census, rejected: int, max_rejected: float, ledger: Path) -> None:
+    if not any(census.accepted[modality, "train"] for modality in MODALITIES):
+        raise errors.UserError(f"no row is left to train on, so no set was made. {_why_not(census)}")
+    if reason := over_budget(rejected, census.total() + rejected, max_rejected):
+        _write_ledger(ledger, census.in_order())
+        raise errors.OverBudgetError(f"{reason}: no set was made; see {ledger}")
+
+
+def _take_up(staging: Path, source: Source) -> None:
+    """Keeps what an interrupted build of the same source with the same libraries has finished; removes all else."""
+    mark, facts = staging / "source", f"{contracts.fingerprint(source)} {sorted(contracts.libraries().items())}"
+    if not mark.exists() or mark.read_text(encoding="utf-8") != facts:
         shutil.rmtree(staging, ignore_errors=True)
-        try:
-            census = _write(source, staging, name=name, workers=workers)
-            rejected = census.in_order()
-            if strict and rejected:
-                ledger = data_dir / f"{name}.{LEDGER}"
-                _write_ledger(ledger, rejected)
-                raise errors.UserError(
-                    f"{len(rejected)} of {census.total() + len(rejected)} rows were rejected and config.strict is set: "
-                    f"no set was made; see {ledger}"
-                )
-            staging.rename(folder)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-    return Built(folder, True, census.counts(), rejected, census.leaked())
+        staging.mkdir()
+        mark.write_text(facts, encoding="utf-8")
+    shutil.rmtree(staging / FINISHED, ignore_errors=True)
 
 
 def _check_name(name: str) -> None:
@@ -115,7 +125,7 @@ def _built_before(folder: Path, fingerprint: str) -> Built | None:
     if not folder.exists():
         return None
     try:
-        contract = json.loads((folder / CONTRACT).read_text(encoding="utf-8"))
+        contract = json.loads((folder / contracts.FILE).read_text(encoding="utf-8"))
         lines = (folder / LEDGER).read_text(encoding="utf-8").splitlines()
         rejected = tuple(Rejected(**json.loads(line)) for line in lines)
     except (OSError, ValueError, TypeError):
@@ -127,107 +137,64 @@ def _built_before(folder: Path, fingerprint: str) -> Built | None:
             f"{folder} was built from another source, or from files that have changed since: "
             "choose another config.name or remove the folder"
         )
-    return Built(folder, False, contract["splits"], rejected, contract["pictures_in_two_splits"])
-
-
-def _fingerprint(source: Source) -> str:
-    """What tells one source from another without reading its pixels: rows, labels, and the code's version."""
-    facts = (CONTRACT_FORMAT, source.labels, source.prompts, source.contract, sorted(source.truth))
-    digest = hashlib.sha256(repr(facts).encode())
-    for row in (*source.rows, *source.rejected):
-        digest.update(repr(row).encode())
-    return digest.hexdigest()
-
-
-def _examine(source: Source, workers: int) -> Census:
-    census = Census(list(source.rejected))
-    with pool.opened(source, workers) as convert, _progress(len(source.rows)) as tick:
-        for _ in _accepted(convert(source.rows), census, tick):
-            pass
-    return census
+    return Built(
+        folder, False, contract["splits"], rejected, contract["pictures_in_two_splits"], contract.get("notes", {})
+    )
 
 
 def _write(source: Source, staging: Path, *, name: str, workers: int) -> Census:
-    """Writes the whole set into `staging`."""
+    """Writes the set into `<staging>/FINISHED`, going on from the shards that are finished."""
     census = Census(list(source.rejected))
-    with pool.opened(source, workers) as convert, _progress(len(source.rows)) as tick:
+    folder = staging / FINISHED
+    folder.mkdir()
+    with pool.opened(source, workers) as convert, progress.shown(len(source.rows)) as tick:
         for modality in MODALITIES:
-            streams = {}
+            schema, splits = writer.features(source, modality), {}
             for split in SPLITS:
                 rows = [row for row in source.rows if (row.modality, row.split) == (modality, split)]
-                stream = _accepted(convert(rows), census, tick)
-                # A split must be declared before it is written, and may turn out empty.
-                first = list(itertools.islice(stream, 1))
-                if first:
-                    streams[split] = itertools.chain(first, stream)
-            if streams:
-                writer.write(staging, modality, writer.features(source, modality), streams)
-    if not any(census.accepted[modality, "train"] for modality in MODALITIES):
-        raise errors.UserError(f"no row is left to train on, so no set was made. {_why_not(census)}")
-    tokenizer.save(tokenizer.train(census.reports), staging / "tokenizer")
-    _write_ledger(staging / LEDGER, census.in_order())
-    contract = _contract(source, census, name=name, staging=staging)
-    (staging / CONTRACT).write_text(json.dumps(contract, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+                shards = writer.Shards(staging / "parts" / modality, split, schema)
+                _fill(shards, modality, split, rows, convert, census, tick)
+                if shards.done:
+                    splits[split] = shards
+            if splits:
+                writer.assemble(folder, modality, schema, splits)
+    if census.reports:
+        tokenizer.save(tokenizer.train(census.reports), folder / "tokenizer")
+        _write_ledger(folder / LEDGER, census.in_order())
+        contract = contracts.make(source, census, name=name, folder=folder)
+        (folder / contracts.FILE).write_text(
+            json.dumps(contract, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
     return census
 
 
-def _accepted(
-    converted: Iterable[pool.Converted], census: Census, tick: Callable[[], None]
-) -> Iterator[tuple[str, Example]]:
-    """The examples among the results, with their keys; the census takes note of all."""
-    for row, result in converted:
-        tick()
+def _fill(
+    shards: writer.Shards,
+    modality: str,
+    split: str,
+    rows: list[Row],
+    convert: Callable[[Iterable[Row]], Iterator[pool.Converted]],
+    census: Census,
+    tick: Callable[[int], None],
+) -> None:
+    """Converts the rows of one split into shards; the census takes note of all, of finished shards from their files."""
+    for index, facts in enumerate(shards.done):
+        for example, aside in zip(shards.examples(index), facts["aside"], strict=True):
+            census.add(modality, split, example, aside["notes"])
+            census.rejected += [Rejected(**one) for one in aside["rejected"]]
+    tick(shards.rows)
+    waiting: list[dict[str, Any]] = []
+    for at, (_, result) in enumerate(convert(rows[shards.rows :]), start=shards.rows + 1):
+        tick(1)
         if isinstance(result, Rejected):
             census.rejected.append(result)
-        else:
-            census.add(row, result)
-            yield row.key, result
-
-
-def _contract(source: Source, census: Census, *, name: str, staging: Path) -> dict[str, Any]:
-    """The preprocessing contract: everything that shaped the numbers, and the hash of what came out."""
-    vocabulary = (staging / "tokenizer" / "tokenizer.json").read_bytes()
-    return {
-        "format": CONTRACT_FORMAT,
-        "name": name,
-        "labels": list(source.labels),
-        "prompts": source.prompts,
-        "truth": sorted(source.truth),
-        "splits": census.counts(),
-        "records": {
-            "xray": {
-                "image": [geometry.FILM_SIZE] * 2,
-                "dtype": "uint8",
-                "axes": "y x",
-                "rules": films.RULES,
-            },
-            "ct": {
-                "volume": list(geometry.VOLUME_SHAPE),
-                "dtype": "int16",
-                "axes": "z y x, growing to Superior, Posterior, Left",
-                "hu": [geometry.AIR_HU, geometry.HIGHEST_HU],
-                "rules": volumes.RULES,
-            },
-            "labels": "1 present, 0 absent, NaN unknown",
-            "lesion_mask": "0 none, 1 + index of the label, 254 something of unstated kind, 255 not annotated",
-            "organ_mask": "0 none, 1 right lung, 2 left lung, 3 heart",
-            "report": text.RULE,
-        },
-        "source": source.contract,
-        "tokenizer": {"sha256": hashlib.sha256(vocabulary).hexdigest()},
-        "libraries": {library: _version(library) for library in PIXEL_LIBRARIES},
-        "pictures_in_two_splits": census.leaked(),
-        "rejected": len(census.rejected),
-        "source_fingerprint": _fingerprint(source),
-        "content_sha256": census.content_hash(),
-    }
-
-
-def _version(library: str) -> str:
-    try:
-        return importlib.metadata.version(library)
-    except importlib.metadata.PackageNotFoundError:  # OpenCV has four names
-        return "absent"
+            waiting.append(dataclasses.asdict(result))
+            continue
+        notes = list(result.pop("notes", ()))
+        census.add(modality, split, result, notes)
+        shards.write(result, at, {"notes": notes, "rejected": waiting})
+        waiting = []
+    shards.finish()
 
 
 def _write_ledger(path: Path, rejected: Iterable[Rejected]) -> None:
@@ -240,21 +207,3 @@ def _why_not(census: Census) -> str:
     codes = collections.Counter(one.reason.partition(":")[0] for one in census.rejected)
     reasons = ", ".join(f"{count} {code}" for code, count in codes.most_common(5)) or "the source is empty"
     return f"Accepted for val and test: {census.total()}; rejected: {reasons}. config.dry_run=True lists the rows"
-
-
-@contextlib.contextmanager
-def _progress(total: int) -> Iterator[Callable[[], None]]:
-    """A bar with the time left on a terminal, a log line now and then elsewhere."""
-    if sys.stderr.isatty():
-        with tqdm.tqdm(total=total, unit="row", smoothing=0.1) as bar:
-            yield lambda: bar.update() and None
-        return
-    done, last = itertools.count(1), [time.monotonic()]
-
-    def tick() -> None:
-        number = next(done)
-        if time.monotonic() - last[0] > LOG_EVERY_SECONDS:
-            last[0] = time.monotonic()
-            logging.info("converted %d of %d rows", number, total)
-
-    yield tick

@@ -7,6 +7,7 @@ from typing import Any
 MODALITIES = ("xray", "ct")
 SPLITS = ("train", "val", "test")
 
+# The fields of a record, and `notes`: codes of reasons.NOTES that go to the contract and the doctor.
 Example = dict[str, Any]
 
 

@@ -1,10 +1,14 @@
 """Writes examples as TFDS record files (array_record) without TensorFlow, byte for byte the same every time."""
 
-from collections.abc import Iterable
+import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
@@ -14,7 +18,6 @@ from data.source import Example, Source
 VERSION = "1.0.0"
 SHARD_BYTES = 256 * 2**20
 TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-Streams = dict[str, Iterable[tuple[str, Example]]]  # split -> key and example, in the order of the file
 
 
 def features(source: Source, modality: str) -> tfds.features.FeaturesDict:
@@ -38,53 +41,103 @@ def features(source: Source, modality: str) -> tfds.features.FeaturesDict:
     return tfds.features.FeaturesDict(fields)
 
 
-def write(folder: Path, modality: str, schema: tfds.features.FeaturesDict, streams: Streams) -> None:
-    """Writes `<folder>/<modality>/<VERSION>/`, one stream after the other; no stream may be empty.
+class Shards:
+    """The shards of one split in the making: each is finished for good once its `.json` lies beside it.
 
     array_record shards with TFDS's metadata beside them, not through a TFDS builder: its writer holds a split in memory
-    and, above 1 GB, needs TensorFlow. Here memory is bounded by one example.
+    and, above 1 GB, needs TensorFlow. Here memory is bounded by one example, and an interrupted build keeps what is
+    finished. Where a shard ends depends on the records alone, so a build in one go writes the same bytes.
     """
+
+    def __init__(self, folder: Path, split: str, schema: tfds.features.FeaturesDict) -> None:
+        """`folder` holds the parts of one modality; what an earlier build finished in it is kept."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path, self._schema = folder / split, schema
+        self.done: list[dict[str, Any]] = []
+        while (facts := self._facts(len(self.done))) is not None:
+            self.done.append(facts)
+        self._writer: ArrayRecordWriter | None = None
+
+    @property
+    def rows(self) -> int:
+        """How many rows of the split the finished shards answer for, rejected ones included."""
+        return self.done[-1]["rows"] if self.done else 0
+
+    def examples(self, index: int) -> Iterator[Example]:
+        """What a finished shard holds, as it was given to `write`."""
+        stored = ArrayRecordDataSource(str(self.path(index)))
+        for at in range(len(stored)):
+            fields = self._schema.deserialize_example_np(stored[at])
+            yield {name: v.decode() if isinstance(v, bytes) else v for name, v in fields.items()}
+
+    def write(self, example: Example, row: int, aside: dict[str, Any]) -> None:
+        """Adds the example of the split's `row`-th row; `aside` is what to keep of the rows since the last call."""
+        record = _serialized(self._schema, example)
+        if self._writer is not None and self._open["bytes"] + len(record) > SHARD_BYTES:
+            self._close()
+        if self._writer is None:
+            self._open: dict[str, Any] = {"records": 0, "bytes": 0, "aside": []}
+            self._writer = ArrayRecordWriter(str(self.path(len(self.done))), "group_size:1")
+        self._writer.write(record)
+        self._open |= {"records": self._open["records"] + 1, "bytes": self._open["bytes"] + len(record), "rows": row}
+        self._open["aside"].append(aside)
+
+    def finish(self) -> None:
+        """Closes the last shard."""
+        if self._writer is not None:
+            self._close()
+
+    def path(self, index: int) -> Path:
+        """Where a shard is while the set is in the making."""
+        return self._path.with_name(f"{self._path.name}.{index}")
+
+    def _close(self) -> None:
+        self._writer.close()
+        self._writer = None
+        path = self.path(len(self.done))
+        facts = self._open | {"size": path.stat().st_size}
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(json.dumps(facts), encoding="utf-8")
+        partial.rename(path.with_name(path.name + ".json"))
+        self.done.append(facts)
+
+    def _facts(self, index: int) -> dict[str, Any] | None:
+        path = self.path(index)
+        try:
+            facts = json.loads(path.with_name(path.name + ".json").read_text(encoding="utf-8"))
+            return facts if path.stat().st_size == facts["size"] else None
+        except (OSError, ValueError, KeyError):
+            return None
+
+
+def assemble(folder: Path, modality: str, schema: tfds.features.FeaturesDict, splits: dict[str, Shards]) -> None:
+    """Makes `<folder>/<modality>/<VERSION>/` of finished shards, which stay where they are too; none may be empty."""
     folder = folder / modality / VERSION
     folder.mkdir(parents=True)
-    splits = []
-    for split, stream in streams.items():
+    infos = []
+    for split, shards in splits.items():
         template = tfds.core.ShardedFileTemplate(
             data_dir=folder, dataset_name=modality, split=split, filetype_suffix="array_record", template=TEMPLATE
         )
-        lengths, size = _write_shards(template, (_serialized(schema, example) for _, example in stream))
-        splits.append(
-            tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=size, filename_template=template)
-        )
+        for index in range(len(shards.done)):
+            name = template.sharded_filepath(shard_index=index, num_shards=len(shards.done))
+            _link(shards.path(index), Path(name))
+        lengths = [facts["records"] for facts in shards.done]
+        size = sum(facts["bytes"] for facts in shards.done)
+        infos.append(tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=size, filename_template=template))
     tfds.folder_dataset.write_metadata(
-        data_dir=folder, features=schema, split_infos=splits, filename_template=TEMPLATE, check_data=False
+        data_dir=folder, features=schema, split_infos=infos, filename_template=TEMPLATE, check_data=False
     )
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # some network drives have no links
+        source.rename(target)
 
 
 def _serialized(schema: tfds.features.FeaturesDict, example: Example) -> bytes:
     # TFDS leaves the order of a record's fields to a hash that differs from process to process.
     message = tf_example_pb2.Example.FromString(schema.serialize_example(example))
     return message.SerializeToString(deterministic=True)
-
-
-def _write_shards(template: tfds.core.ShardedFileTemplate, records: Iterable[bytes]) -> tuple[list[int], int]:
-    """Shards of about `SHARD_BYTES`; returns the number of records in each and the bytes of all."""
-    folder, lengths, size, room = Path(template.data_dir), [], 0, 0
-    writer = None
-    for record in records:
-        if room < len(record):
-            if writer is not None:
-                writer.close()
-            # How many there are is part of their names, and known at the end only.
-            writer = ArrayRecordWriter(str(folder / f"{template.split}.{len(lengths)}"), "group_size:1")
-            lengths.append(0)
-            room = SHARD_BYTES
-        writer.write(record)
-        lengths[-1] += 1
-        room -= len(record)
-        size += len(record)
-    if writer is not None:
-        writer.close()
-    for index in range(len(lengths)):
-        name = template.sharded_filepath(shard_index=index, num_shards=len(lengths))
-        (folder / f"{template.split}.{index}").rename(name)
-    return lengths, size

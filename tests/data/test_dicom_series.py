@@ -196,7 +196,7 @@ def test_a_slice_cut_short(series):
     folder = series()
     path = folder / "4.dcm"
     path.write_bytes(path.read_bytes()[:-500])
-    assert code_of(folder) == "dicom_pixels"
+    assert code_of(folder) == "dicom_truncated"
 
 
 def test_a_link_out_of_the_folder(series, tmp_path):

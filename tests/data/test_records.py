@@ -11,7 +11,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from configs import build as build_config
-from data import build, phantom, records
+from data import build, contracts, phantom, records, writer
 from data.source import Rejected, Row, Source
 from unimedi_jax.errors import UserError
 from unimedi_jax.input import tokenizer
@@ -161,18 +161,11 @@ def test_a_folder_that_is_no_set_is_left_alone(tmp_path):
     assert (tmp_path / "set" / "thesis.tex").read_text() == "years of work"
 
 
-def test_strict_makes_no_set_but_the_ledger(tmp_path):
+def test_too_many_rejects_make_no_set_but_the_ledger(tmp_path):
     with pytest.raises(UserError, match="6 of 29 rows"):
-        make(fake(), tmp_path, strict=True)
+        make(fake(), tmp_path, max_rejected=0.0)
     assert [path.name for path in tmp_path.iterdir()] == ["set.rejected.jsonl"]
     assert len((tmp_path / "set.rejected.jsonl").read_text().splitlines()) == 6
-
-
-def test_a_dry_run_writes_nothing(tmp_path):
-    dry = make(fake(), tmp_path / "records", dry_run=True)
-    assert not (tmp_path / "records").exists()
-    wet = make(fake(), tmp_path / "records")
-    assert (dry.counts, dry.rejected) == (wet.counts, wet.rejected)
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -213,7 +206,7 @@ def test_pictures_that_are_in_two_splits_are_counted(tmp_path):
     assert built.leaked == 1
 
 
-def test_an_error_on_the_way_leaves_nothing(tmp_path):
+def test_an_error_on_the_way_leaves_nothing_that_loads(tmp_path):
     def convert(row):
         if row.number == 17:
             raise UserError("the disk is on fire")
@@ -221,7 +214,54 @@ def test_an_error_on_the_way_leaves_nothing(tmp_path):
 
     with pytest.raises(UserError, match=r"^the disk is on fire"):
         make(fake(convert=convert), tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".set.building"]
+    make(fake(), tmp_path)
+    make(fake(), tmp_path / "undisturbed")
+    assert files(tmp_path / "set") == files(tmp_path / "undisturbed" / "set")
+
+
+def test_finished_shards_are_not_made_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "SHARD_BYTES", 3 * 256 * 256)  # two X-rays or one CT a shard
+    make(fake(), tmp_path / "undisturbed")
+    drawn = []
+
+    def convert(row):
+        drawn.append(row.number)
+        if len(drawn) == 15:
+            raise KeyboardInterrupt
+        return draw(row)
+
+    with pytest.raises(KeyboardInterrupt):
+        make(fake(convert=convert), tmp_path)
+    again = drawn[:]
+    drawn.clear()
+    make(fake(convert=lambda row: drawn.append(row.number) or draw(row)), tmp_path)
+    assert files(tmp_path / "set") == files(tmp_path / "undisturbed" / "set")
+    accepted = {number for number in again[:14] if number % 5}
+    assert len(accepted & set(drawn)) <= 2  # of the shard that was open
+    assert set(range(1, 29)) <= {*again, *drawn}
+
+
+def test_damaged_or_foreign_leftovers_are_made_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "SHARD_BYTES", 3 * 256 * 256)
+    make(fake(), tmp_path / "undisturbed")
+
+    def stop(row):
+        if row.number == 20:
+            raise KeyboardInterrupt
+        return draw(row)
+
+    for damage in ("short", "foreign"):
+        with pytest.raises(KeyboardInterrupt):
+            make(fake(convert=stop), tmp_path / damage)
+        parts = tmp_path / damage / ".set.building" / "parts" / "xray"
+        assert (parts / "train.0.json").exists()
+        if damage == "short":
+            (parts / "train.0").write_bytes((parts / "train.0").read_bytes()[:-9])
+        else:
+            (parts.parents[1] / "source").write_text("another")
+        make(fake(), tmp_path / damage)
+        assert files(tmp_path / damage / "set") == files(tmp_path / "undisturbed" / "set")
 
 
 def test_a_killed_build_leaves_nothing_that_loads(tmp_path):
@@ -263,15 +303,15 @@ def test_names_that_are_no_folder_s(tmp_path, name):
 def test_the_phantom_s_config_is_the_embedded_set(tmp_path, monkeypatch, capsys):
     config = build_config.get_config("phantom")
     wanted = {name: config[name] for name in ("xrays", "cts", "seed", "language")}
-    assert records._fingerprint(phantom.source(**wanted)) == records._fingerprint(phantom.source())
+    assert contracts.fingerprint(phantom.source(**wanted)) == contracts.fingerprint(phantom.source())
     assert config.name == build.PHANTOM_NAME
     small = phantom.source(xrays=10, cts=0)
     monkeypatch.setattr(phantom, "source", lambda **_: small)
     config.data_dir, config.workers = str(tmp_path), 1
-    build.run(config)
+    build.run(config, tmp_path)
     assert "built: " in capsys.readouterr().out
     build.ensure_phantom(tmp_path)
-    build.run(config)
+    build.run(config, tmp_path)
     assert "already built: " in capsys.readouterr().out
 
 

@@ -199,3 +199,17 @@ def test_sigkill_at_any_moment_changes_no_bit(records_dir, tmp_path):
     for one, other in zip(arrays(alone), arrays(killed), strict=True):
         np.testing.assert_array_equal(one, other)
     assert lines(alone) == lines(killed), f"after {kills} kills"
+
+
+@pytest.mark.parametrize("field", ["content_sha256", "format"])
+def test_other_records_under_the_same_name_are_refused(undisturbed, records_dir, tmp_path, field):
+    workdir, config = undisturbed
+    (tmp_path / "phantom").mkdir()
+    for part in ("xray", "ct", "tokenizer"):
+        (tmp_path / "phantom" / part).symlink_to(records_dir / "phantom" / part)
+    contract = json.loads((records_dir / "phantom" / "contract.json").read_text())
+    (tmp_path / "phantom" / "contract.json").write_text(json.dumps(contract | {field: "another"}))
+    config = config.copy_and_resolve_references()
+    config.data_dir = str(tmp_path)
+    with pytest.raises(UserError, match=field):
+        loop.run(config, workdir)

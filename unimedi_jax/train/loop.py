@@ -16,7 +16,7 @@ import numpy as np
 
 from unimedi_jax import checkpoint, flops, sharding, trees, writers
 from unimedi_jax.errors import UserError
-from unimedi_jax.input import pipeline
+from unimedi_jax.input import contract, pipeline
 from unimedi_jax.report import run as run_report
 from unimedi_jax.train import setup
 from unimedi_jax.train import state as states
@@ -75,7 +75,8 @@ def _start(
         state = job.init(jax.random.key(config.seed))
         LOG.info("new run: %.1f M parameters", trees.count(state.params) / 1e6)
         return state, 0
-    state, _ = checkpoint.restore(manager, job.abstract, batches, step=latest)
+    state, meta = checkpoint.restore(manager, job.abstract, batches, step=latest)
+    contract.check_resumed(meta["contracts"], {found.name: found.contract for found, _ in job.sets})
     LOG.info("going on from step %d", latest)
     return state, latest
 

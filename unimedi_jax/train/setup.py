@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from unimedi_jax import optim, sharding
 from unimedi_jax.errors import UserError
 from unimedi_jax.evals import features, suite
-from unimedi_jax.input import pipeline, records, tokenizer, transforms
+from unimedi_jax.input import contract, pipeline, records, tokenizer, transforms
 from unimedi_jax.models import unimedi
 from unimedi_jax.train import objective, state, step
 from unimedi_jax.typing import PyTree
@@ -117,6 +117,8 @@ def open_sets(data: str, data_dir: str | pathlib.Path) -> tuple[tuple[records.Re
         sets.append((records.open_set(data_dir, name), share))
     if not sets:
         raise UserError("config.data names no set: give built sets, such as phantom or mine,phantom:0.5")
+    for found, _ in sets[1:]:
+        contract.check(sets[0][0].contract, found.contract, where=f"the set {found.name} beside {sets[0][0].name}")
     return tuple(sets)
 
 

@@ -1,0 +1,137 @@
+"""The audit job: searches a folder for every identifier and every long run of report text of a raw source.
+
+Two places hold such things by contract and are passed over for them: the records' `report` field, which training reads,
+keeps report text (identifiers in it are found), and the reject ledger names the user's own paths.
+"""
+
+import gzip
+import html
+import io
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from data import audit_names, contracts, manifest, records, table, text
+from unimedi_jax import errors
+
+RUN_WORDS = 8  # a run of so many words is somebody's report, a shorter one may be anybody's
+MAX_MEMBER = 1 << 30
+Needles = dict[tuple[str, ...], str]  # words that must not be found in this order -> what they are, for the finding
+
+
+def run(config: Any) -> None:
+    """Prints where something was found, never what. Raises UserError if anything was."""
+    if not config.path or not config.source:
+        raise errors.UserError("config.path and config.source are both needed: the folder, and the CSV it was made of")
+    folder, source = (Path(value).expanduser() for value in (config.path, config.source))
+    if not folder.is_dir():
+        raise errors.UserError(f"there is no folder {folder}")
+    names, runs, short = needles(source)
+    findings = list(search(folder, names, runs))
+    print(f"searched {folder} for {len(names)} identifiers and {len(runs)} runs of {RUN_WORDS} words of {source}")
+    if short:
+        print(f"not searched for: {short} identifiers too short to be told from other text")
+    for place, what in findings:
+        print(f"found: {what} in {place}")
+    if findings:
+        raise errors.UserError(f"{len(findings)} findings in {folder}: do not pass it on, remove what holds them")
+    print("nothing found")
+
+
+def needles(source: Path) -> tuple[Needles, Needles, int]:
+    """Identifiers and runs of words of a manifest and its files, and how many identifiers are too short to search."""
+    header, rows = table.read(source, manifest.REQUIRED, manifest.OPTIONAL)
+    names: Needles = {}
+    runs: Needles = {}
+    short = set()
+    for number, fields in rows:
+        row = dict(zip(header, fields, strict=False))
+        found = [("the patient", row.get("patient", "")), *audit_names.of_file(source.parent, row.get("path", ""))]
+        for kind, value in found:
+            words = fold(value)
+            if audit_names.is_telling(" ".join(words)):
+                names.setdefault(words, f"{kind} of row {number}")
+            elif words:
+                short.add(words)
+        words = fold(row.get("report", ""))
+        for start in range(0, len(words) - RUN_WORDS + 1, RUN_WORDS // 2):
+            runs.setdefault(words[start : start + RUN_WORDS], f"the report of row {number}")
+    return names, runs, len(short)
+
+
+def fold(value: str) -> tuple[str, ...]:
+    """Words in lower case: line breaks, quotes, punctuation and markup between them hide nothing."""
+    return tuple(re.findall(r"[^\W_]+", text.clean(value).lower()))
+
+
+def search(folder: Path, names: Needles, runs: Needles) -> Iterator[tuple[str, str]]:
+    """Where something is found and what it is, one finding a kind and file."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not path.is_file():
+            continue
+        place = str(path.relative_to(folder))
+        yield from _once(place, fold(path.name), names, {})
+        if path.name.endswith(records.LEDGER):
+            reasons = [json.loads(line).get("reason", "") for line in path.read_text(encoding="utf-8").splitlines()]
+            yield from _once(place, fold("\n".join(reasons)), names, runs)
+        elif "array_record" not in path.name:
+            hits = (hit for words in _readings(path.read_bytes()) for hit in _once(place, words, names, runs))
+            yield from dict.fromkeys(hits)  # one text may be read in two encodings
+    for contract in sorted(folder.rglob(contracts.FILE)):
+        yield from _in_records(contract.parent, folder, names, runs)
+
+
+def _in_records(set_folder: Path, folder: Path, names: Needles, runs: Needles) -> Iterator[tuple[str, str]]:
+    for info in sorted(set_folder.glob("*/*/features.json")):
+        builder = tfds.builder_from_directory(info.parent)
+        for split in builder.info.splits:
+            place = f"{info.parent.relative_to(folder)} {split}"
+            for number, record in enumerate(builder.as_data_source(split)):
+                for name, value in record.items():
+                    if isinstance(value, bytes):
+                        where = f"{place}, record {number}, field {name}"
+                        yield from _once(where, fold(value.decode()), names, {} if name == "report" else runs)
+
+
+def _once(place: str, words: tuple[str, ...], names: Needles, runs: Needles) -> Iterator[tuple[str, str]]:
+    found = set()
+    for wanted in (names, runs):
+        for length in {len(needle) for needle in wanted}:
+            for start in range(len(words) - length + 1):
+                what = wanted.get(words[start : start + length])
+                if what and what not in found:
+                    found.add(what)
+                    yield place, what
+
+
+def _readings(data: bytes, depth: int = 2) -> Iterator[tuple[str, ...]]:
+    """What a file may say: its bytes as text in the usual encodings, escapes undone, archives opened."""
+    yield fold(_unescaped(data.decode("utf-8", errors="replace")))
+    if b"\0" in data:
+        yield fold(data.decode("utf-16-le", errors="replace"))
+        yield fold(data[1:].decode("utf-16-le", errors="replace"))
+    if depth and data[:2] == b"\x1f\x8b":
+        try:
+            with gzip.open(io.BytesIO(data)) as stream:
+                yield from _readings(stream.read(MAX_MEMBER), depth - 1)
+        except (OSError, EOFError):
+            return
+    if depth and data[:4] == b"PK\x03\x04":
+        try:
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                for member in archive.infolist():
+                    if member.file_size <= MAX_MEMBER:
+                        yield from _readings(archive.read(member), depth - 1)
+        except (zipfile.BadZipFile, RuntimeError, NotImplementedError):
+            return
+
+
+def _unescaped(content: str) -> str:
+    """JSON's and HTML's ways to write a letter, undone."""
+    content = re.sub(r"\\u([0-9a-fA-F]{4})", lambda match: chr(int(match[1], 16)), content)
+    return html.unescape(re.sub(r"\\[nrt]", " ", content))

@@ -1,0 +1,71 @@
+"""Collects what names a patient in a raw source: the one place that reads identifying elements, to search for them."""
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import nibabel
+import PIL.Image
+import pydicom
+
+IDENTIFYING = (
+    "PatientName", "PatientID", "OtherPatientIDs", "PatientBirthDate", "PatientAddress", "PatientTelephoneNumbers",
+    "AccessionNumber", "StudyID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID",
+    "InstitutionName", "InstitutionAddress", "ReferringPhysicianName", "PerformingPhysicianName", "OperatorsName",
+    "StationName", "DeviceSerialNumber", "PatientComments", "RequestingPhysician",
+)  # fmt: skip
+NIFTI_TEXT = ("descrip", "aux_file", "db_name", "intent_name")
+SHORTEST, SHORTEST_NUMBER = 4, 6
+COMMON = (
+    "none",
+    "unknown",
+    "anonymous",
+    "anonymized",
+    "anon",
+    "test",
+    "simpleitk",
+    "nifti",
+    "unnamed",
+    "chest",
+    "xray",
+)
+
+
+def is_telling(folded: str) -> bool:
+    """Whether finding this text means anything: not for a short one, a plain small number or a stock word."""
+    shortest = SHORTEST_NUMBER if folded.replace(" ", "").isdigit() else SHORTEST
+    return len(folded) >= shortest and folded not in COMMON
+
+
+def of_file(folder: Path, path: str) -> Iterator[tuple[str, str]]:
+    """(kind, value) of what a row's file says of its patient; nothing for a file that cannot be read."""
+    target = folder / path
+    try:
+        found = [target] if target.is_file() else sorted(target.iterdir()) if path and target.is_dir() else []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for file in found:
+                yield from _of_one(file)
+    except Exception:  # the build has said what is wrong with it
+        return
+
+
+def _of_one(file: Path) -> Iterator[tuple[str, str]]:
+    with file.open("rb") as stream:
+        head = stream.read(132)
+    if head[128:] == b"DICM":
+        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(IDENTIFYING))
+        for element in header:
+            values = element.value if isinstance(element.value, pydicom.multival.MultiValue) else [element.value]
+            for value in values:
+                yield f"DICOM {element.keyword}", str(value).replace("^", " ")
+    elif file.name.lower().endswith((".nii", ".nii.gz", ".hdr")):
+        header = nibabel.load(file).header
+        for name in NIFTI_TEXT:
+            yield f"NIfTI {name}", bytes(header[name].item()).decode("latin-1").strip("\0 ")
+    elif head[:4] in (b"\x89PNG", b"II*\0", b"MM\0*") or head[:2] == b"\xff\xd8":
+        with PIL.Image.open(file) as picture:
+            written = {**picture.info, **dict(picture.getexif())}
+        for name, value in written.items():
+            if isinstance(value, str):
+                yield f"picture {name}", value

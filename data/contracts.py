@@ -1,0 +1,83 @@
+"""The preprocessing contract of a set: everything that shaped its numbers, as one JSON beside its records."""
+
+import hashlib
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+from data import films, geometry, text, volumes
+from data.census import Census
+from data.source import Source
+
+FILE = "contract.json"
+FORMAT = 1  # grows when a change of this code changes what a record holds
+PIXEL_LIBRARIES = (
+    "numpy", "scipy", "opencv-python-headless", "pillow", "nibabel", "pydicom", "pylibjpeg",
+    "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "simpleitk",
+)  # fmt: skip
+
+
+def fingerprint(source: Source) -> str:
+    """What tells one source from another without reading its pixels: rows, labels, and the code's version."""
+    facts = (FORMAT, source.labels, source.prompts, source.contract, sorted(source.truth))
+    digest = hashlib.sha256(repr(facts).encode())
+    for row in (*source.rows, *source.rejected):
+        digest.update(repr(row).encode())
+    return digest.hexdigest()
+
+
+def make(source: Source, census: Census, *, name: str, folder: Path) -> dict[str, Any]:
+    """The preprocessing contract: everything that shaped the numbers, and the hash of what came out."""
+    vocabulary = (folder / "tokenizer" / "tokenizer.json").read_bytes()
+    return {
+        "format": FORMAT,
+        "name": name,
+        "labels": list(source.labels),
+        "prompts": source.prompts,
+        "truth": sorted(source.truth),
+        "splits": census.counts(),
+        "records": rules(),
+        "source": source.contract,
+        "tokenizer": {"sha256": hashlib.sha256(vocabulary).hexdigest()},
+        "libraries": libraries(),
+        "pictures_in_two_splits": census.leaked(),
+        "rejected": len(census.rejected),
+        "notes": dict(sorted(census.notes.items())),
+        "source_fingerprint": fingerprint(source),
+        "content_sha256": census.content_hash(),
+    }
+
+
+def rules() -> dict[str, Any]:
+    """How this code makes a record of a film, a scan and a report: the part of the contract that every set shares."""
+    return {
+        "xray": {
+            "image": [geometry.FILM_SIZE] * 2,
+            "dtype": "uint8",
+            "axes": "y x",
+            "rules": films.RULES,
+        },
+        "ct": {
+            "volume": list(geometry.VOLUME_SHAPE),
+            "dtype": "int16",
+            "axes": "z y x, growing to Superior, Posterior, Left",
+            "hu": [geometry.AIR_HU, geometry.HIGHEST_HU],
+            "rules": volumes.RULES,
+        },
+        "labels": "1 present, 0 absent, NaN unknown",
+        "lesion_mask": "0 none, 1 + index of the label, 254 something of unstated kind, 255 not annotated",
+        "organ_mask": "0 none, 1 right lung, 2 left lung, 3 heart",
+        "report": text.RULE,
+    }
+
+
+def libraries() -> dict[str, str]:
+    """Versions of what turns files into pixels; `absent` for a plugin that is not installed."""
+    return {library: _version(library) for library in PIXEL_LIBRARIES}
+
+
+def _version(library: str) -> str:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:  # OpenCV has four names
+        return "absent"

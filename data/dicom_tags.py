@@ -1,0 +1,43 @@
+"""The only DICOM elements that are ever read: names, dates, addresses and private elements never enter the process."""
+
+import io
+from pathlib import Path
+
+import pydicom
+from pydicom.datadict import tag_for_keyword
+
+from data.files import BadInput
+
+GEOMETRY = (
+    "Modality", "SeriesInstanceUID", "ImageType", "NumberOfFrames", "Rows", "Columns", "PixelSpacing",
+    "ImageOrientationPatient", "ImagePositionPatient", "InstanceNumber", "RescaleSlope", "RescaleIntercept",
+)  # fmt: skip
+PIXELS = (
+    "PixelData", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel",
+    "PlanarConfiguration", "PhotometricInterpretation", "PixelPaddingValue", "PixelPaddingRangeLimit",
+    "ModalityLUTSequence", "RescaleType", "VOILUTSequence", "VOILUTFunction", "WindowCenter", "WindowWidth",
+    "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "BurnedInAnnotation", "ViewPosition",
+)  # fmt: skip
+ALLOWED = (*GEOMETRY, *PIXELS)
+DEFLATED = b"1.2.840.10008.1.2.1.99"
+META = 4096  # bytes that surely hold the transfer syntax
+
+
+def read(source: Path | bytes, *, pixels: bool) -> pydicom.Dataset:
+    """The allowed elements of a file. Raises BadInput; never forces its way into what is no DICOM."""
+    try:
+        with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as stream:
+            # The whole dataset would be unpacked at once, however much is in it.
+            if DEFLATED in stream.read(META):
+                raise BadInput("unsupported_format", "deflated DICOM: store it in another transfer syntax")
+            stream.seek(0)
+            tags = [tag_for_keyword(name) for name in (ALLOWED if pixels else GEOMETRY)]
+            return pydicom.dcmread(stream, stop_before_pixels=not pixels, specific_tags=tags)
+    except BadInput:
+        raise
+    except pydicom.errors.InvalidDicomError as error:
+        raise BadInput("not_dicom", "there is no DICOM header") from error
+    except EOFError as error:
+        raise BadInput("dicom_truncated", "the file ends within an element") from error
+    except Exception as error:  # pydicom raises whatever the damage leads to
+        raise BadInput("dicom_damaged", f"the header cannot be read ({type(error).__name__})") from error

@@ -1,0 +1,101 @@
+"""Every code of a reject or a note, what it means and what to do about it: the table of docs/reasons.md."""
+
+REJECTED = {
+    # files
+    "missing_image": ("the path is blank, or nothing is there", "correct the path"),
+    "missing_mask": ("the mask's path leads nowhere", "correct the path"),
+    "missing_file": ("a file that a header or folder needs is not there", "copy the whole case"),
+    "io_error": ("the file cannot be read: rights, a loop of links, a folder for a file", "see what the path is"),
+    "empty_file": ("the file has no bytes", "copy or download it again"),
+    "empty_folder": ("the folder holds no DICOM file", "see what the path is"),
+    "path_outside": ("a relative path, link or header leads out of its folder", "copy the file in, or give it in full"),
+    "lfs_pointer": ("a Git LFS pointer, not the content", "run `git lfs pull`"),
+    "hash_mismatch": ("the bytes are not those of the manifest's sha256", "copy or download it again"),
+    "too_large": ("more bytes, pixels or voxels than any film or scan has", "see what the file is"),
+    "unsupported_format": ("a kind of file that is not read", "convert it: PNG or DICOM, NIfTI or NRRD"),
+    "reader_crashed": ("reading it ended the worker process: memory, or a fault in a decoder", "convert it"),
+    "unreadable": ("damage that no other code names", "open it with another program"),
+    # films
+    "not_an_image": ("neither a picture nor DICOM, such as a saved error page", "download it again"),
+    "jpeg_truncated": ("a JPEG without its end", "copy or download it again"),
+    "truncated": ("a picture, MetaImage or NRRD that ends early or is damaged", "copy or download it again"),
+    "multi_frame": ("several pictures in one file", "give one picture a row"),
+    "unsupported_colour": ("CMYK, palettes in DICOM", "convert it to grey values"),
+    "coloured": ("many colours: a photograph, a colour map", "leave it out"),
+    "constant_image": ("every pixel has the same value", "leave it out"),
+    "nonfinite": ("NaN or infinite pixels or voxels", "export it again"),
+    "too_small": ("fewer than 32 pixels a side", "find the original, not its thumbnail"),
+    # DICOM
+    "not_dicom": ("no DICOM header", "see what the file is"),
+    "dicom_damaged": ("the header cannot be read", "export it again"),
+    "dicom_truncated": ("the file or its pixels end early", "copy or download it again"),
+    "dicom_pixels": ("the pixels cannot be decoded, or do not fit their header", "export it again"),
+    "plugin_missing": ("a compression without an installed decoder, named in the reason", "install it, or convert"),
+    "no_pixels": ("an object without a picture", "leave it out"),
+    "wrong_modality": ("DICOM of another kind than the row says", "correct the row's modality"),
+    "single_dicom": ("one DICOM file for a CT", "name the folder that holds the series"),
+    "enhanced_unsupported": ("a multi-frame (enhanced) CT", "convert it to single frames or NIfTI"),
+    "mixed_series": ("several CT series in one folder", "give each its own folder"),
+    "mixed_size": ("slices of different sizes", "leave foreign slices out"),
+    "mixed_orientation": ("slices of different directions", "leave foreign slices out"),
+    "uneven_slices": ("gaps between slices differ by more than a tenth", "find the missing slices"),
+    # volumes
+    "gzip_truncated": ("the gzip stream ends early", "copy or download it again"),
+    "gzip_crc": ("the gzip stream is damaged", "copy or download it again"),
+    "not_gzip": ("named .gz, but no gzip stream", "rename it"),
+    "not_nifti": ("no NIfTI header, or that of another kind of file", "see what the file is"),
+    "nifti_header": ("dimensions, data type or scaling that NIfTI does not know", "export it again"),
+    "nifti_short": ("fewer bytes than the header says", "copy or download it again"),
+    "not_nrrd": ("no NRRD header", "see what the file is"),
+    "bad_header": ("a MetaImage or NRRD header without what it must have", "export it again"),
+    "unsupported_header": ("voxels as text, one file a slice, odd codings", "export it again, as one raw or gzip file"),
+    "not_scalar": ("colours or complex numbers", "export grey values"),
+    "not_3d": ("not three-dimensional", "give one volume a row"),
+    "too_few_slices": ("fewer than config.min_slices along an axis", "leave it out, or lower config.min_slices"),
+    "no_orientation": ("left and right are unknown", "export it again, or tell by config.assume (NIfTI)"),
+    "affine_conflict": ("two statements of the geometry that disagree", "export it again"),
+    "bad_affine": ("a geometry that is none", "export it again"),
+    "bad_spacing": ("voxels of a size that no scanner makes, or different ones", "correct the header"),
+    "oblique": ("more than 30 degrees off the patient's axes", "reformat it"),
+    "no_rescale": ("slope and intercept are missing, so are Hounsfield units", "export it again"),
+    "not_hu": ("no air: raw numbers, or MR", "apply slope and intercept"),
+    "double_rescale": ("rescaled twice: air near -2000", "set the header's slope to 1 and intercept to 0"),
+    "constant_volume": ("every voxel has the same value", "leave it out"),
+    "mask_geometry": ("the mask has another grid than its picture", "resample the mask"),
+    "mask_values": ("the mask does not hold few whole numbers", "store labels, not probabilities"),
+    # rows
+    "wrong_fields": ("more or fewer fields than the header", "quote the fields"),
+    "bad_modality": ("neither xray nor ct", "correct the row"),
+    "bad_split": ("not train, val, test or blank", "correct the row"),
+    "bad_label": ("not 1, 0, -1 or blank", "correct the row"),
+    "bad_hash": ("sha256 is no hash, or of a folder", "correct the row"),
+    "no_patient": ("the row names no patient", "give every row one: splits go by patient"),
+    "empty_report": ("the report has no words", "leave it out"),
+    "wrong_language": ("the report is in another language than config.language", "translate it, or empty the setting"),
+    "duplicate_row": ("the row stands in the manifest already", "nothing"),
+    "duplicate_path": ("an earlier row names the same file with other content", "decide which is right"),
+    "leak_patient": ("the patient stands in two splits", "give the patient one"),
+}
+
+NOTES = {
+    "wrong_extension": "the name's ending is not that of the content",
+    "exif_turned": "turned upright by its EXIF orientation",
+    "colour": "tinted or marked in colour, converted to grey",
+    "burned_in": "DICOM says that text is burned into the picture",
+    "lateral_view": "DICOM says that the view is lateral",
+    "maybe_inverted": "the upper corners are brighter than the middle",
+    "duplicate_slices": "slices at one position; the first instance was kept",
+    "no_rescale_but_hu": "no slope and intercept, but air lies where Hounsfield units have it",
+    "oblique_straightened": "more than 15 degrees off the patient's axes, resampled",
+    "metal_clipped": "voxels above 8,000, clipped",
+    "maybe_wrong_region": "hardly any lung",
+}
+
+
+def markdown() -> str:
+    """The two tables of docs/reasons.md."""
+    lines = ["| code | what it means | what to do |", "|---|---|---|"]
+    lines += [f"| `{code}` | {meaning} | {remedy} |" for code, (meaning, remedy) in REJECTED.items()]
+    lines += ["", "| note | what it means |", "|---|---|"]
+    lines += [f"| `{code}` | {meaning} |" for code, meaning in NOTES.items()]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,178 @@
+import csv
+import gzip
+import json
+import shutil
+import types
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import FileMetaDataset
+
+from configs import build as build_config
+from data import audit, build, dicom_tags, privacy
+from unimedi_jax.errors import UserError
+from unimedi_jax.input import records
+
+REPORTS = [
+    "There is a small nodule in the right upper lobe, seen on this film for the first time.",
+    "The heart is enlarged, with a small effusion on the left side and congested vessels.",
+    "Lungs are clear without any focal consolidation, effusion or pneumothorax on either side today.",
+]
+PATIENTS = ["Zaphod-4711", "Trillian-4712", "Marvin-4713"]
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    """Three films, one of them DICOM with a name in it, and their CSV."""
+    folder = tmp_path_factory.mktemp("raw")
+    rng = np.random.default_rng(0)
+    rows = []
+    for n in range(3):
+        grey = cv2.normalize(cv2.GaussianBlur(rng.normal(size=(64, 80)), (0, 0), 5), None, 0, 255, cv2.NORM_MINMAX)
+        name = f"f{n}.dcm" if n == 0 else f"f{n}.png"
+        if n == 0:
+            _dicom(folder / name, (grey * 16).astype(np.uint16))
+        else:
+            cv2.imwrite(str(folder / name), grey)
+        rows.append({"path": name, "modality": "xray", "report": REPORTS[n], "patient": PATIENTS[n], "split": "train"})
+    rows.append({**rows[1], "path": "gone.png"})
+    with (folder / "films.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder
+
+
+def _dicom(path, pixels):
+    data = pydicom.Dataset()
+    data.file_meta = FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = pydicom.uid.DigitalXRayImageStorageForPresentation
+    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = "1.2.840.99.77"
+    data.PatientName, data.PatientID, data.AccessionNumber = "Beeblebrox^Zaphod", "HHGG0042", "ACC998877"
+    data.Modality, data.PhotometricInterpretation, data.SamplesPerPixel = "DX", "MONOCHROME2", 1
+    data.Rows, data.Columns = pixels.shape
+    data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 12, 11, 0
+    data.PixelData = pixels.tobytes()
+    data.add_new(0x00091001, "LO", "a private secret")
+    data.save_as(path, enforce_file_format=True)
+
+
+@pytest.fixture(scope="module")
+def pristine(raw, tmp_path_factory):
+    return _build(raw, tmp_path_factory.mktemp("records"))
+
+
+@pytest.fixture
+def built(pristine, tmp_path):
+    """A set whose files a test may change."""
+    return Path(shutil.copytree(pristine, tmp_path / "mine"))
+
+
+def _build(raw, data_dir, **settings):
+    config = build_config.get_config("manifest")
+    config.update(source=str(raw / "films.csv"), data_dir=str(data_dir), name="mine", workers=1, **settings)
+    build.run(config, data_dir / "run")
+    return data_dir / "mine"
+
+
+def findings(folder, raw):
+    names, runs, _ = audit.needles(raw / "films.csv")
+    return list(audit.search(folder, names, runs))
+
+
+def test_a_built_set_holds_no_name(built, raw, capsys):
+    assert findings(built, raw) == []
+    audit.run(types.SimpleNamespace(path=str(built), source=str(raw / "films.csv")))
+    assert "nothing found" in capsys.readouterr().out
+
+
+def test_ids_that_were_kept_are_found(raw, tmp_path):
+    kept = _build(raw, tmp_path, keep_ids=True)
+    found = findings(kept, raw)
+    assert {what for _, what in found} == {f"the patient of row {n}" for n in (1, 2, 3)}
+    assert all("field patient" in place for place, _ in found)
+
+
+@pytest.mark.parametrize("kind", ["log", "json", "html", "utf-16", "gzip", "zip", "name"])
+def test_a_planted_name_is_found_and_nothing_else(raw, tmp_path, kind):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 0.4711471247134714}\n')
+    (folder / "innocent.txt").write_text("The heart and a small nodule. Zaphod went home. 4711 4712")
+    text = 'note: "Beeblebrox,\n Zaphod" seen'
+    plant = folder / "plant"
+    if kind == "log":
+        plant.write_text(text)
+    elif kind == "json":
+        plant.write_text(json.dumps({"note": "Beeblebrox\u005eZaphod \u00fc"}))
+    elif kind == "html":
+        plant.write_text("<p>Beeblebrox&nbsp;<b> Zaphod</b></p>".replace("<b>", ""))
+    elif kind == "utf-16":
+        plant.write_bytes(text.encode("utf-16"))
+    elif kind == "gzip":
+        plant.write_bytes(gzip.compress(text.encode()))
+    elif kind == "zip":
+        with zipfile.ZipFile(plant, "w") as archive:
+            archive.writestr("a/b.txt", text)
+    else:
+        plant = folder / "Beeblebrox_Zaphod.png"
+        plant.write_bytes(b"\x89PNG")
+    assert findings(folder, raw) == [(plant.name, "DICOM PatientName of row 1")]
+    with pytest.raises(UserError, match="1 findings"):
+        audit.run(types.SimpleNamespace(path=str(folder), source=str(raw / "films.csv")))
+
+
+def test_report_text_outside_the_report_field_is_found(built, raw):
+    words = REPORTS[1].split()
+    (built / "contract.json").write_text(
+        (built / "contract.json").read_text().replace('"name": "mine"', f'"name": "{" ".join(words[2:16])}"')
+    )
+    assert {what for _, what in findings(built, raw)} == {"the report of row 2"}
+
+
+def test_the_ledger_s_paths_are_the_user_s_own_but_its_reasons_are_not(built, raw):
+    ledger = built / "rejected.jsonl"
+    assert json.loads(ledger.read_text())["path"] == "gone.png"
+    ledger.write_text(json.dumps({"row": 4, "path": "Zaphod-4711/gone.png", "reason": "io_error"}) + "\n")
+    assert findings(built, raw) == []
+    ledger.write_text(json.dumps({"row": 4, "path": "gone.png", "reason": "io_error: Zaphod-4711"}) + "\n")
+    assert len(findings(built, raw)) == 1
+
+
+def test_folders_that_are_not_there(raw):
+    with pytest.raises(UserError, match="both needed"):
+        audit.run(types.SimpleNamespace(path="", source="x"))
+    with pytest.raises(UserError, match="no folder"):
+        audit.run(types.SimpleNamespace(path="/none", source=str(raw / "films.csv")))
+
+
+def test_pseudonyms_depend_on_the_salt_and_stay(raw, tmp_path):
+    assert privacy.pseudonym("a", "s") == privacy.pseudonym("a", "s") != privacy.pseudonym("a", "t")
+    salt = privacy.salt_of(tmp_path)
+    assert salt == privacy.salt_of(tmp_path)
+    assert (tmp_path / ".salt").stat().st_mode & 0o077 == 0
+    stored = _build(raw, tmp_path / "told", salt="a secret of one's own")
+    assert not (tmp_path / "told" / ".salt").exists()
+    ids = [records.text(one["patient"]) for one in records.open_set(stored.parent, "mine").source("xray", "train")]
+    assert ids == [privacy.pseudonym(patient, "a secret of one's own") for patient in PATIENTS]
+
+
+def test_names_in_dicom_never_enter_the_process(raw):
+    data = dicom_tags.read(raw / "f0.dcm", pixels=True)
+    assert {element.keyword for element in data} <= set(dicom_tags.ALLOWED)
+    assert "Beeblebrox" not in str(data)
+    assert "private secret" not in str(data)
+
+
+def test_nothing_unpickles():
+    root = Path(__file__).parents[2]
+    for path in (*root.glob("data/*.py"), *root.glob("unimedi_jax/**/*.py"), root / "main.py"):
+        code = path.read_text(encoding="utf-8")
+        assert "import pickle" not in code
+        assert "allow_pickle=True" not in code
+        assert code.count("np.load(") == code.count("allow_pickle=False"), path

@@ -1,0 +1,112 @@
+import csv
+import json
+
+import cv2
+import nibabel
+import numpy as np
+import pytest
+
+from configs import build as build_config
+from data import build, doctor
+from data.source import Row
+from unimedi_jax.errors import OverBudgetError, UserError
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    """Twelve alike films and a strange one, twins, a patient in two splits, and rejects with and without pictures."""
+    folder = tmp_path_factory.mktemp("raw")
+    rng = np.random.default_rng(0)
+
+    def film(name, scale=1.0):
+        picture = cv2.GaussianBlur(rng.normal(size=(64, 64)), (0, 0), 3)
+        picture = 120 + scale * 20 * picture / picture.std()
+        cv2.imwrite(str(folder / name), np.clip(picture, 0, 255).astype(np.uint8))
+
+    rows = []
+
+    def add(path, **fields):
+        number = len(rows)
+        report = f"Secret words {number} about the left lung of this one."
+        rows.append(
+            {"path": path, "modality": "xray", "report": report, "patient": f"p{number}", "split": "train"} | fields
+        )
+
+    for n in range(12):
+        film(f"f{n}.png")
+        add(f"f{n}.png", report="Normal chest." if n < 5 else f"Nodule {n} in the left lung.")
+    film("strange.png", 0.02)
+    add("strange.png", report="Derrame pleural en el lado izquierdo.")
+    (folder / "twin.png").write_bytes((folder / "f0.png").read_bytes())
+    add("twin.png", split="test")
+    cv2.imwrite(str(folder / "flat.png"), np.full((64, 64), 90, np.uint8))
+    add("flat.png")
+    (folder / "cut.png").write_bytes((folder / "f1.png").read_bytes()[:400])
+    add("cut.png")
+    scan = np.where(rng.random((12, 12, 12)) < 0.5, 100, 1064).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(scan, np.diag([-2, -2, 2, 1])), folder / "raw.nii")
+    add("raw.nii", modality="ct")
+    add("gone.png")
+    _write(folder / "films.csv", rows)
+    film("again.png")
+    add("again.png", patient="p3", split="val")
+    _write(folder / "leak.csv", rows)
+    return folder
+
+
+def _write(path, rows):
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def examine(raw, workdir, table="films.csv", **settings):
+    config = build_config.get_config("manifest")
+    config.update(source=str(raw / table), data_dir=str(workdir / "none"), dry_run=True, workers=1, **settings)
+    build.run(config, workdir)
+
+
+def test_the_doctor_s_findings(raw, tmp_path, capsys):
+    examine(raw, tmp_path)
+    found = json.loads((tmp_path / "doctor.json").read_text())
+    assert (found["rows"], found["rejected"]) == (18, 4)
+    assert found["accepted"] == {"xray": {"train": 13, "val": 0, "test": 1}}
+    assert found["reasons"] == {"missing_image": 1, "constant_image": 1, "truncated": 1, "not_hu": 1}
+    assert found["outliers"][0]["path"] == "strange.png"
+    assert found["outliers"][0]["measure"] == "film/spread"
+    assert found["duplicates"] == found["duplicates_in_two_splits"] == [[1, 14]]
+    assert found["reports"]["languages"]["es"] == 1
+    assert (found["reports"]["repeated_texts"], found["reports"]["rows_with_repeated_text"]) == (1, 5)
+    assert not (tmp_path / "none").exists()
+    shown = capsys.readouterr().out
+    assert "strange.png: film/spread" in shown
+    page = (tmp_path / "doctor.html").read_text()
+    assert page.count("data:image/png") == 3  # the flat film, the scan without HU, the strange one
+    assert "<script" not in page
+    for text in (shown, page, json.dumps(found)):
+        assert "Secret" not in text
+        assert "Normal chest" not in text
+
+
+def test_a_patient_in_two_splits_is_an_error(raw, tmp_path):
+    with pytest.raises(UserError, match="2 rows belong to patients in two splits") as caught:
+        examine(raw, tmp_path, "leak.csv")
+    assert caught.value.exit_code == 2
+    assert json.loads((tmp_path / "doctor.json").read_text())["patients_in_two_splits"] == [4, 19]
+
+
+@pytest.mark.parametrize("settings", [{"max_rejected": 0.2}, {"strict": True}])
+def test_above_the_budget_the_exit_code_is_three(raw, tmp_path, settings):
+    with pytest.raises(OverBudgetError, match="4 of 18 rows") as caught:
+        examine(raw, tmp_path, **settings)
+    assert caught.value.exit_code == 3
+    examine(raw, tmp_path, max_rejected=0.23)
+
+
+def test_equals_have_no_outliers():
+    cases = [doctor.Case(Row(str(n), "ct", "train", n), {"ct/field_mm": 350.0}) for n in range(20)]
+    assert doctor.outliers(cases) == []
+    odd = doctor.Case(Row("odd", "ct", "train", 99), {"ct/field_mm": 700.0})
+    assert [one["row"] for one in doctor.outliers([*cases, odd])] == [99]
+    assert doctor.outliers([*cases[:3], odd]) == []

@@ -1,0 +1,106 @@
+"""One thorax, saved in eight formats and all the orders of axes that each can hold, is one record."""
+
+import itertools
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK
+from nibabel import affines, orientations
+from pydicom.dataset import FileMetaDataset
+
+from data import phantom, volumes
+
+FORMATS = ("ct.nii", "ct.nii.gz", "ct.hdr", "ct.mha", "ct.mhd", "ct.nrrd", "ct.nhdr", "dicom")
+ORDERS = [
+    np.stack([order, flips], 1)
+    for order in itertools.permutations(range(3))
+    for flips in itertools.product((1, -1), repeat=3)
+]
+SPACING = (3.0, 2.5, 2.0)  # along Left, Posterior, Superior
+
+
+@pytest.fixture(scope="module")
+def thorax():
+    """A phantom's CT, cut so that its sides differ: a NIfTI with axes that grow to Left, Posterior, Superior."""
+    source = phantom.source(xrays=0, cts=1, seed=3)
+    volume = source.convert(source.rows[0])["volume"]
+    hu = np.ascontiguousarray(volume[2:26:2, 10:110:4, 8:120:4].transpose(2, 1, 0))
+    return nibabel.Nifti1Image(hu, affines.from_matvec(np.diag([-SPACING[0], -SPACING[1], SPACING[2]]), [9, 8, -70]))
+
+
+@pytest.fixture(scope="module")
+def record(thorax, tmp_path_factory):
+    return volumes.read_volume(_save(thorax, "ct.nii", tmp_path_factory.mktemp("plain")))
+
+
+def _save(image, name, folder):
+    """Writes a NIfTI image, whatever its axes, in the format that a name stands for."""
+    voxels = np.ascontiguousarray(image.dataobj)
+    path = folder / name
+    if name.startswith("ct.nii"):
+        nibabel.save(nibabel.Nifti1Image(voxels, image.affine), path)
+    elif name == "ct.hdr":
+        nibabel.save(nibabel.Nifti1Pair(voxels, image.affine), path)
+    else:
+        lps = np.diag([-1, -1, 1, 1]) @ image.affine
+        sizes = affines.voxel_sizes(lps)
+        if name == "dicom":
+            path.mkdir()
+            _series(path, voxels, lps, sizes)
+        else:
+            picture = SimpleITK.GetImageFromArray(voxels.transpose(2, 1, 0))
+            picture.SetSpacing(sizes)
+            picture.SetOrigin(lps[:3, 3])
+            picture.SetDirection((lps[:3, :3] / sizes).ravel())
+            SimpleITK.WriteImage(picture, str(path), useCompression=name.endswith(("a", "rrd")))
+    return path
+
+
+def _series(folder, voxels, lps, sizes):
+    for index in range(voxels.shape[2]):
+        data = pydicom.Dataset()
+        data.file_meta = FileMetaDataset()
+        data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = pydicom.uid.CTImageStorage
+        data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = f"1.2.{index + 1}"
+        data.Modality, data.SeriesInstanceUID, data.ImageType = "CT", "1.2", ["ORIGINAL", "PRIMARY", "AXIAL"]
+        data.PhotometricInterpretation, data.SamplesPerPixel = "MONOCHROME2", 1
+        data.BitsAllocated = data.BitsStored = 16
+        data.HighBit, data.PixelRepresentation = 15, 1
+        pixels = np.ascontiguousarray(voxels[:, :, index].T)
+        data.Rows, data.Columns = pixels.shape
+        data.PixelData = pixels.tobytes()
+        data.RescaleSlope, data.RescaleIntercept = 1, 0
+        directions = lps[:3, :3] / sizes
+        data.ImageOrientationPatient = [*directions[:, 0], *directions[:, 1]]
+        data.ImagePositionPatient = list(affines.apply_affine(lps, [0, 0, index]))
+        data.PixelSpacing = [sizes[1], sizes[0]]
+        data.save_as(folder / f"{index}.dcm", enforce_file_format=True)
+
+
+def _agrees(path, record):
+    volume, spacing = volumes.read_volume(path)
+    np.testing.assert_allclose(volume, record[0], atol=1)  # HU, by rounding
+    np.testing.assert_allclose(spacing, record[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_eight_formats(thorax, record, tmp_path, name):
+    _agrees(_save(thorax, name, tmp_path), record)
+
+
+@pytest.mark.parametrize("start", range(8))
+def test_forty_eight_orders_of_axes(thorax, record, tmp_path, start):
+    """Each order in two formats: its own turn, and DICOM, whose slices are right-handed in any order of files."""
+    seen = set()
+    for turn in range(start, 48, 8):
+        folder = tmp_path / str(turn)
+        folder.mkdir()
+        turned = thorax.as_reoriented(ORDERS[turn])
+        seen.add(orientations.aff2axcodes(turned.affine))
+        # A stride of 5 meets all formats within one `start`; over all of them each meets every kind of order.
+        _agrees(_save(turned, FORMATS[(turn * 5 + turn // 8) % 7], folder), record)
+        _agrees(_save(turned, "dicom", folder), record)
+    assert len(seen) == 6

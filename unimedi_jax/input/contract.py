@@ -1,0 +1,64 @@
+"""Holds one preprocessing contract against another: what a network was trained on, and what it is given now."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from unimedi_jax.errors import UserError
+
+LOG = logging.getLogger(__name__)
+PREPROCESSING = ("format", "records")  # what all inputs of one network must agree on
+SAME_DATA = ("content_sha256", "labels", "tokenizer")  # what a run that goes on must find unchanged
+SHOWN = 5
+
+
+def check(trained: Mapping[str, Any], given: Mapping[str, Any], *, where: str, same_data: bool = False) -> None:
+    """Refuses input that was made by other rules than those a network has learned with.
+
+    Args:
+        trained: contract of a set that the network was trained on.
+        given: contract of what it is to see now.
+        where: what `given` belongs to, for the message.
+        same_data: whether it must be the very same records too.
+
+    Raises:
+        UserError: they differ; names the fields. Other library versions are only logged: they may round otherwise.
+    """
+    wanted = (*PREPROCESSING, *(SAME_DATA if same_data else ()))
+    then, now = (flat({name: contract.get(name) for name in wanted}) for contract in (trained, given))
+    changed = [
+        f"{field} was {_short(then.get(field))} in training, is {_short(now.get(field))} now"
+        for field in sorted(then.keys() | now.keys())
+        if then.get(field) != now.get(field)
+    ]
+    if changed:
+        more = f"; and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
+        raise UserError(
+            f"{where} breaks the contract of what the network was trained on ({'; '.join(changed[:SHOWN])}{more}): "
+            "build it with the code and settings of the training set, or train anew"
+        )
+    before, after = (contract.get("libraries", {}) for contract in (trained, given))
+    others = [f"{n} {before.get(n)} then, {after.get(n)} now" for n in before if before.get(n) != after.get(n)]
+    if others:
+        LOG.warning("%s was made with other libraries than the training set: %s", where, "; ".join(others))
+
+
+def check_resumed(trained: Mapping[str, Mapping[str, Any]], given: Mapping[str, Mapping[str, Any]]) -> None:
+    """The same for a run that goes on, set by set: it must find the records that it began with. Raises UserError."""
+    for name, contract in given.items():
+        if name not in trained:
+            raise UserError(f"the run was not trained on the set {name}, but on {', '.join(trained)}")
+        check(trained[name], contract, where=f"the set {name}", same_data=True)
+
+
+def flat(tree: Mapping[str, Any], start: str = "") -> dict[str, Any]:
+    """A nested dict as one of dotted names."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= flat(value, f"{start}{key}.") if isinstance(value, Mapping) and value else {start + key: value}
+    return leaves
+
+
+def _short(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."

@@ -1,0 +1,78 @@
+"""The inspect job: what a built set, a run or an export holds, and its preprocessing contract, for the eye."""
+
+import json
+import textwrap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from unimedi_jax import checkpoint
+from unimedi_jax.errors import UserError
+from unimedi_jax.input import contract as contracts
+
+CONTRACT = "contract.json"
+HEAD = ("name", "format", "content_sha256", "rejected", "notes", "pictures_in_two_splits")
+HIDDEN = ("splits", "prompts", "labels", "source_fingerprint")  # shown otherwise, or of no use to the eye
+WIDTH = 118
+
+
+def run(path: str) -> None:
+    """Prints what is in a folder. Raises UserError where there is nothing to show."""
+    if not path:
+        raise UserError("config.path is empty: name a built set, a run's workdir or an export")
+    print("\n".join(describe(Path(path).expanduser())))
+
+
+def describe(folder: Path) -> Iterator[str]:
+    """The lines that `run` prints."""
+    if (folder / CONTRACT).is_file():
+        yield f"built set: {folder}"
+        yield from _contract(_read(folder / CONTRACT))
+    elif (folder / "checkpoints").is_dir():
+        meta = checkpoint.meta(folder)
+        yield f"run: {folder}"
+        yield from _meta(meta)
+    elif found := [path for path in sorted(folder.glob("*.json")) if "contracts" in _read(path)]:
+        yield f"export: {folder}"
+        yield from _meta(_read(found[0]))
+    else:
+        raise UserError(
+            f"{folder} is no built set ({CONTRACT}), no run (checkpoints/) and no export: nothing to inspect"
+        )
+
+
+def _meta(meta: Mapping[str, Any]) -> Iterator[str]:
+    yield "versions: " + ", ".join(f"{name} {version}" for name, version in meta.get("versions", {}).items())
+    config = meta.get("config", {})
+    yield "trained on: " + ", ".join(meta["contracts"]) + (f", {config['steps']} steps" if "steps" in config else "")
+    for contract in meta["contracts"].values():
+        yield ""
+        yield from _contract(contract)
+
+
+def _contract(contract: Mapping[str, Any]) -> Iterator[str]:
+    for name in HEAD:
+        if contract.get(name) not in (None, {}, []):
+            yield from _line(name, contract[name])
+    yield from _line("labels", ", ".join(contract.get("labels", ())) or "none")
+    counts = contract.get("splits", {})
+    for modality, splits in counts.items():
+        yield from _line(f"{modality} records", ", ".join(f"{count} {split}" for split, count in splits.items()))
+    for name, value in contract.items():
+        if isinstance(value, Mapping) and name not in (*HEAD, *HIDDEN):
+            yield f"{name}:"
+            for field, leaf in contracts.flat(value).items():
+                yield from _line(f"  {field}", leaf)
+
+
+def _line(name: str, value: Any) -> list[str]:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return textwrap.wrap(f"{name}: {text}", WIDTH, subsequent_indent="      ", break_on_hyphens=False) or [f"{name}:"]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
