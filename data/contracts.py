@@ -8,8 +8,9 @@ from typing import Any
 from data import films, geometry, text, volumes
 from data.census import Census
 from data.source import Source
+from unimedi_jax.input import contract
 
-FILE = "contract.json"
+FILE = contract.FILE
 FORMAT = 1  # grows when a change of this code changes what a record holds
 PIXEL_LIBRARIES = (
     "numpy", "scipy", "opencv-python-headless", "pillow", "nibabel", "pydicom", "pylibjpeg",

@@ -27,11 +27,11 @@ import nibabel
 import numpy as np
 import pydicom
 import SimpleITK
-from pydicom.dataset import FileMetaDataset
 
 from data import geometry, manifest, reasons
 from data.choices import DEFAULT
 from data.source import Rejected, Row
+from tests import dicoms
 from unimedi_jax.errors import UserError
 
 SECONDS = 20  # of processor time for one case; of the clock ten times as many, on a machine that others use too
@@ -83,18 +83,7 @@ def seeds() -> dict[str, bytes]:
 
 
 def _dicom(pixels: np.ndarray, compress: str = "", **elements: object) -> bytes:
-    data = pydicom.Dataset()
-    data.file_meta = FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = pydicom.uid.CTImageStorage
-    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = "1.2.3.4"
-    data.PhotometricInterpretation, data.SamplesPerPixel = "MONOCHROME2", 1
-    data.Rows, data.Columns = pixels.shape
-    data.BitsAllocated = data.BitsStored = 16
-    data.HighBit, data.PixelRepresentation = 15, int(pixels.dtype == np.int16)
-    data.PixelData = pixels.tobytes()
-    for name, value in elements.items():
-        setattr(data, name, value)
+    data = dicoms.dataset(pixels, **elements)
     if compress:
         data.compress(compress)
     stream = io.BytesIO()

@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 import pydicom
 import pytest
-from pydicom.dataset import FileMetaDataset
 
 from configs import build as build_config
 from data import audit, build, dicom_tags, privacy
+from tests import dicoms
 from unimedi_jax.errors import UserError
 from unimedi_jax.input import records
 
@@ -48,16 +48,11 @@ def raw(tmp_path_factory):
 
 
 def _dicom(path, pixels):
-    data = pydicom.Dataset()
-    data.file_meta = FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = pydicom.uid.DigitalXRayImageStorageForPresentation
-    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = "1.2.840.99.77"
-    data.PatientName, data.PatientID, data.AccessionNumber = "Beeblebrox^Zaphod", "HHGG0042", "ACC998877"
-    data.Modality, data.PhotometricInterpretation, data.SamplesPerPixel = "DX", "MONOCHROME2", 1
-    data.Rows, data.Columns = pixels.shape
-    data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 12, 11, 0
-    data.PixelData = pixels.tobytes()
+    data = dicoms.dataset(
+        pixels, Modality="DX", SOPClassUID=pydicom.uid.DigitalXRayImageStorageForPresentation,
+        SOPInstanceUID="1.2.840.99.77", BitsStored=12, HighBit=11,
+        PatientName="Beeblebrox^Zaphod", PatientID="HHGG0042", AccessionNumber="ACC998877",
+    )  # fmt: skip
     data.add_new(0x00091001, "LO", "a private secret")
     data.save_as(path, enforce_file_format=True)
 

@@ -21,12 +21,12 @@ import PIL.Image
 import pydicom
 import pytest
 from nibabel import affines
-from pydicom.dataset import FileMetaDataset
 
 from data import dicom_pixels, doctor, geometry, manifest, reasons, signs, text
 from data.choices import Choices
 from data.source import Rejected
 from data.volumes import Rules
+from tests import dicoms
 from unimedi_jax.evals import auroc, zeroshot
 from unimedi_jax.input import tokenizer
 
@@ -97,19 +97,7 @@ def flip(data: bytes, at: int) -> bytes:
 
 
 def dicom(path, pixels, **elements):
-    data = pydicom.Dataset()
-    data.file_meta = FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = pydicom.uid.CTImageStorage
-    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = "1.2.3.4"
-    data.PhotometricInterpretation, data.SamplesPerPixel = "MONOCHROME2", 1
-    data.Rows, data.Columns = pixels.shape[-2:]
-    data.BitsAllocated, data.BitsStored, data.HighBit = 16, 16, 15
-    data.PixelRepresentation = int(pixels.dtype == np.int16)
-    data.PixelData = pixels.tobytes()
-    for name, value in elements.items():
-        if value is not None:
-            setattr(data, name, value)
+    data = dicoms.dataset(pixels, **elements)
     data.save_as(path, enforce_file_format=True)
     return path
 

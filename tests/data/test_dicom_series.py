@@ -1,13 +1,11 @@
 import numpy as np
-import pydicom
 import pytest
 import SimpleITK
 from nibabel import affines
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from data import volumes
 from data.files import BadInput
+from tests import dicoms
 
 AXIAL = [1, 0, 0, 0, 1, 0]
 CORONAL = [1, 0, 0, 0, 0, -1]
@@ -41,20 +39,7 @@ def elements(index, direction=AXIAL, **changes):
 
 
 def write(path, pixels, **values):
-    data = pydicom.Dataset()
-    data.file_meta = FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = CTImageStorage
-    data.file_meta.MediaStorageSOPInstanceUID = values["SOPInstanceUID"]
-    data.PhotometricInterpretation, data.SamplesPerPixel = "MONOCHROME2", 1
-    data.Rows, data.Columns = pixels.shape[-2:]
-    data.BitsAllocated = data.BitsStored = 16
-    data.HighBit, data.PixelRepresentation = 15, 1
-    data.PixelData = pixels.tobytes()
-    for name, value in values.items():
-        if value is not None:
-            setattr(data, name, value)
-    data.save_as(path, enforce_file_format=True)
+    dicoms.dataset(pixels, **values).save_as(path, enforce_file_format=True)
 
 
 @pytest.fixture

@@ -7,12 +7,11 @@ import PIL.Image
 import PIL.ImageOps
 import pydicom
 import pytest
-from pydicom.dataset import FileMetaDataset
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
-from pydicom.uid import ExplicitVRLittleEndian
 
 from data import films, geometry
 from data.files import BadInput
+from tests import dicoms
 
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
 HEIGHT, WIDTH = 120, 160
@@ -31,19 +30,11 @@ def dicom(tmp_path):
     """`dicom(pixels, **elements)`: writes a film and gives its path."""
 
     def write(pixels, **elements):
-        data = pydicom.Dataset()
-        data.file_meta = FileMetaDataset()
-        data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = pydicom.uid.DigitalXRayImageStorageForPresentation
-        data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = pydicom.uid.generate_uid(entropy_srcs=["x"])
-        data.Modality, data.PhotometricInterpretation = "DX", "MONOCHROME2"
-        data.SamplesPerPixel = 1
-        data.Rows, data.Columns = pixels.shape[-2:]
-        data.BitsAllocated, data.BitsStored, data.HighBit = 16, 12, 11
-        data.PixelRepresentation = int(pixels.dtype == np.int16)
-        data.PixelData = pixels.tobytes()
-        for name, value in elements.items():
-            setattr(data, name, value)
+        values = {
+            "SOPClassUID": pydicom.uid.DigitalXRayImageStorageForPresentation,
+            "Modality": "DX", "BitsStored": 12, "HighBit": 11, **elements,
+        }  # fmt: skip
+        data = dicoms.dataset(pixels, **values)
         path = tmp_path / "film.dcm"
         data.save_as(path, enforce_file_format=True)
         return path

@@ -4,13 +4,12 @@ import itertools
 
 import nibabel
 import numpy as np
-import pydicom
 import pytest
 import SimpleITK
 from nibabel import affines, orientations
-from pydicom.dataset import FileMetaDataset
 
 from data import phantom, volumes
+from tests import dicoms
 
 FORMATS = ("ct.nii", "ct.nii.gz", "ct.hdr", "ct.mha", "ct.mhd", "ct.nrrd", "ct.nhdr", "dicom")
 ORDERS = [
@@ -60,23 +59,13 @@ def _save(image, name, folder):
 
 def _series(folder, voxels, lps, sizes):
     for index in range(voxels.shape[2]):
-        data = pydicom.Dataset()
-        data.file_meta = FileMetaDataset()
-        data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-        data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = pydicom.uid.CTImageStorage
-        data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = f"1.2.{index + 1}"
-        data.Modality, data.SeriesInstanceUID, data.ImageType = "CT", "1.2", ["ORIGINAL", "PRIMARY", "AXIAL"]
-        data.PhotometricInterpretation, data.SamplesPerPixel = "MONOCHROME2", 1
-        data.BitsAllocated = data.BitsStored = 16
-        data.HighBit, data.PixelRepresentation = 15, 1
-        pixels = np.ascontiguousarray(voxels[:, :, index].T)
-        data.Rows, data.Columns = pixels.shape
-        data.PixelData = pixels.tobytes()
-        data.RescaleSlope, data.RescaleIntercept = 1, 0
         directions = lps[:3, :3] / sizes
-        data.ImageOrientationPatient = [*directions[:, 0], *directions[:, 1]]
-        data.ImagePositionPatient = list(affines.apply_affine(lps, [0, 0, index]))
-        data.PixelSpacing = [sizes[1], sizes[0]]
+        data = dicoms.dataset(
+            np.ascontiguousarray(voxels[:, :, index].T), Modality="CT", SOPInstanceUID=f"1.2.{index + 1}",
+            SeriesInstanceUID="1.2", ImageType=["ORIGINAL", "PRIMARY", "AXIAL"], RescaleSlope=1, RescaleIntercept=0,
+            ImageOrientationPatient=[*directions[:, 0], *directions[:, 1]],
+            ImagePositionPatient=list(affines.apply_affine(lps, [0, 0, index])), PixelSpacing=[sizes[1], sizes[0]],
+        )  # fmt: skip
         data.save_as(folder / f"{index}.dcm", enforce_file_format=True)
 
 

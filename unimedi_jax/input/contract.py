@@ -7,6 +7,7 @@ from typing import Any
 from unimedi_jax.errors import UserError
 
 LOG = logging.getLogger(__name__)
+FILE = "contract.json"  # beside the records of a set
 PREPROCESSING = ("format", "records")  # what all inputs of one network must agree on
 SAME_DATA = ("content_sha256", "labels", "tokenizer")  # what a run that goes on must find unchanged
 SHOWN = 5

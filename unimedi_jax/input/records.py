@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from unimedi_jax.errors import UserError
+from unimedi_jax.input import contract as contracts
 
 VERSION = "1.0.0"
 TRAINED_ON = {"xray": ("id", "report", "image"), "ct": ("id", "report", "volume")}
@@ -68,7 +69,7 @@ def open_set(data_dir: str | pathlib.Path, name: str) -> RecordSet:
         UserError: there is none.
     """
     folder = pathlib.Path(data_dir) / name
-    contract = folder / "contract.json"
+    contract = folder / contracts.FILE
     if not contract.exists():
         raise UserError(
             f"no built set named {name} in {pathlib.Path(data_dir)}: build it first, for example "

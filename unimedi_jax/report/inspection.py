@@ -10,7 +10,6 @@ from unimedi_jax import checkpoint
 from unimedi_jax.errors import UserError
 from unimedi_jax.input import contract as contracts
 
-CONTRACT = "contract.json"
 HEAD = ("name", "format", "content_sha256", "rejected", "notes", "pictures_in_two_splits")
 HIDDEN = ("splits", "prompts", "labels", "source_fingerprint")  # shown otherwise, or of no use to the eye
 WIDTH = 118
@@ -25,9 +24,9 @@ def run(path: str) -> None:
 
 def describe(folder: Path) -> Iterator[str]:
     """The lines that `run` prints."""
-    if (folder / CONTRACT).is_file():
+    if (folder / contracts.FILE).is_file():
         yield f"built set: {folder}"
-        yield from _contract(_read(folder / CONTRACT))
+        yield from _contract(_read(folder / contracts.FILE))
     elif (folder / "checkpoints").is_dir():
         meta = checkpoint.meta(folder)
         yield f"run: {folder}"
@@ -37,7 +36,7 @@ def describe(folder: Path) -> Iterator[str]:
         yield from _meta(_read(found[0]))
     else:
         raise UserError(
-            f"{folder} is no built set ({CONTRACT}), no run (checkpoints/) and no export: nothing to inspect"
+            f"{folder} is no built set ({contracts.FILE}), no run (checkpoints/) and no export: nothing to inspect"
         )
 
 
