@@ -21,6 +21,8 @@ from unimedi_jax import errors
 
 RUN_WORDS = 8  # a run of so many words is somebody's report, a shorter one may be anybody's
 MAX_MEMBER = 1 << 30
+# In compressed numbers, such as a checkpoint's, any four letters turn up by chance in every few tens of megabytes.
+SURE_IN_BYTES = 6
 Needles = dict[tuple[str, ...], str]  # words that must not be found in this order -> what they are, for the finding
 
 
@@ -36,6 +38,8 @@ def run(config: Any) -> None:
     print(f"searched {folder} for {len(names)} identifiers and {len(runs)} runs of {RUN_WORDS} words of {source}")
     if short:
         print(f"not searched for: {short} identifiers too short to be told from other text")
+    if vague := len(names) - len(_sure(names)):
+        print(f"searched for in texts only: {vague} identifiers of fewer than {SURE_IN_BYTES} letters")
     for place, what in findings:
         print(f"found: {what} in {place}")
     if findings:
@@ -71,6 +75,7 @@ def fold(value: str) -> tuple[str, ...]:
 
 def search(folder: Path, names: Needles, runs: Needles) -> Iterator[tuple[str, str]]:
     """Where something is found and what it is, one finding a kind and file."""
+    sure = _sure(names)
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not path.is_file():
             continue
@@ -80,7 +85,11 @@ def search(folder: Path, names: Needles, runs: Needles) -> Iterator[tuple[str, s
             reasons = [json.loads(line).get("reason", "") for line in path.read_text(encoding="utf-8").splitlines()]
             yield from _once(place, fold("\n".join(reasons)), names, runs)
         elif "array_record" not in path.name:
-            hits = (hit for words in _readings(path.read_bytes()) for hit in _once(place, words, names, runs))
+            hits = (
+                hit
+                for words, is_text in _readings(path.read_bytes())
+                for hit in _once(place, words, names if is_text else sure, runs)
+            )
             yield from dict.fromkeys(hits)  # one text may be read in two encodings
     for contract in sorted(folder.rglob(contracts.FILE)):
         yield from _in_records(contract.parent, folder, names, runs)
@@ -109,12 +118,20 @@ def _once(place: str, words: tuple[str, ...], names: Needles, runs: Needles) -> 
                     yield place, what
 
 
-def _readings(data: bytes, depth: int = 2) -> Iterator[tuple[str, ...]]:
-    """What a file may say: its bytes as text in the usual encodings, escapes undone, archives opened."""
-    yield fold(_unescaped(data.decode("utf-8", errors="replace")))
+def _sure(names: Needles) -> Needles:
+    """The identifiers that do not turn up in arbitrary bytes by chance."""
+    return {words: what for words, what in names.items() if sum(map(len, words)) >= SURE_IN_BYTES}
+
+
+def _readings(data: bytes, depth: int = 2) -> Iterator[tuple[tuple[str, ...], bool]]:
+    """What a file may say, and whether it is text at all: usual encodings, escapes undone, archives opened."""
+    decoded = data.decode("utf-8", errors="replace")
+    is_text = "\ufffd" not in decoded and "\0" not in decoded
+    yield fold(_unescaped(decoded)), is_text
     if b"\0" in data:
-        yield fold(data.decode("utf-16-le", errors="replace"))
-        yield fold(data[1:].decode("utf-16-le", errors="replace"))
+        marked = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+        yield fold(data.decode("utf-16-le", errors="replace")), marked
+        yield fold(data[1:].decode("utf-16-le", errors="replace")), marked
     if depth and data[:2] == b"\x1f\x8b":
         try:
             with gzip.open(io.BytesIO(data)) as stream:

@@ -122,6 +122,14 @@ def test_a_planted_name_is_found_and_nothing_else(raw, tmp_path, kind):
         audit.run(types.SimpleNamespace(path=str(folder), source=str(raw / "films.csv")))
 
 
+def test_a_short_identifier_is_found_in_a_text_and_not_by_chance_in_numbers(tmp_path):
+    names = {("zq9x",): "the patient of row 1", ("longname",): "the patient of row 2"}
+    (tmp_path / "numbers").write_bytes(b"\xff\x00 zq9x \xfe longname \xfa")
+    (tmp_path / "text").write_text("seen: zq9x.")
+    found = [("numbers", "the patient of row 2"), ("text", "the patient of row 1")]
+    assert list(audit.search(tmp_path, names, {})) == found
+
+
 def test_report_text_outside_the_report_field_is_found(built, raw):
     words = REPORTS[1].split()
     (built / "contract.json").write_text(
