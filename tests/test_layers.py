@@ -11,7 +11,7 @@ HOUSE = "unimedi_jax"
 LAYERS = (
     ("typing", "errors", "trees", "patches"),
     ("losses", "selection", "metrics", "models", "flops", "input", "data"),
-    ("optim", "sharding", "checkpoint", "writers"),
+    ("optim", "sharding", "fingerprint", "manifest", "checkpoint", "writers"),
     ("train.state", "train.objective", "train.step"),
     ("convert", "evals", "report"),
     ("train",),

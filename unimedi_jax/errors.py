@@ -1,8 +1,17 @@
-"""The one exception a user sees as one line."""
+"""How a run ends other than well: in one line, and with an exit code that says what to do."""
+
+RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: the same command goes on
 
 
 class UserError(Exception):
     """A mistake in the input or the configuration: what is wrong, where, and what to do.
 
     `main.py` prints the message alone and exits with code 2.
+    """
+
+
+class StoppedError(Exception):
+    """A run that was asked to stop, or lost a host: the same command goes on where it stopped.
+
+    `main.py` prints the message alone and exits with code 75.
     """
