@@ -17,9 +17,8 @@ from typing import IO, Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
-from unimedi_jax import fingerprint, manifest
+from unimedi_jax import fingerprint, hosts, manifest
 from unimedi_jax.errors import UserError
 from unimedi_jax.typing import PyTree
 
@@ -54,7 +53,7 @@ class Checkpoints:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(self.folder)
             manifest.tidy(self.folder)
-        _all_hosts("checkpoints are tidy")
+        hosts.meet("checkpoints are tidy")
         self._orbax = ocp.AsyncCheckpointer(_handler())
 
     def save(
@@ -109,7 +108,7 @@ class Checkpoints:
         with self._explained(self._pending):
             self._orbax.wait_until_finished()
         self.check()
-        _all_hosts("a checkpoint is committed")
+        hosts.meet("a checkpoint is committed")
         self._pending = None
 
     def restore(self, abstract: PyTree) -> Restored | None:
@@ -132,7 +131,7 @@ class Checkpoints:
             if self._chief:
                 for bad in damaged:
                     manifest.put_aside(self.folder / str(bad))
-            _all_hosts("damaged checkpoints are aside")
+            hosts.meet("damaged checkpoints are aside")
             return found
         if damaged:
             reasons = "; ".join(f"{step}: {why}" for step, why in damaged.items())
@@ -243,11 +242,6 @@ def _lock(folder: pathlib.Path) -> IO[str]:
     except OSError:
         pass  # a file system without locks
     return file
-
-
-def _all_hosts(point: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(point)
 
 
 def _first_line(error: Exception) -> str:

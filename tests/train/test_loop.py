@@ -148,10 +148,14 @@ def test_the_page_says_what_the_metrics_say(undisturbed):
         np.testing.assert_array_equal(np.float64(tables.latest(metrics, key)), said, err_msg=key)
 
 
-def test_not_a_number_stops_the_run(config, tmp_path):
-    config.optim.peak_lr = float("nan")
-    with pytest.raises(UserError, match=r"step 2: .* not finite"):
+def test_not_a_number_is_skipped_told_and_in_the_end_stops_the_run(config, tmp_path, caplog):
+    config.optim.peak_lr, config.guard.max_skipped, config.steps = float("nan"), 2, 6
+    with pytest.raises(UserError, match=r"step 2: 2 steps in a row were not finite"):
         loop.run(config, tmp_path / "nan")
+    told = json.loads((tmp_path / "nan" / "incidents" / "2-skipped.json").read_text())
+    assert [len(told["ids"][name]) for name in ("xray", "ct")] == [8, 8]
+    assert {"xray/vl", "ct/pcl", "norm/grads"} <= told["metrics"].keys()
+    assert "step 1 is skipped" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from types import TracebackType
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
+from unimedi_jax import hosts
 from unimedi_jax.errors import RESUMABLE
+from unimedi_jax.typing import Array
 
 ASKED = "finishing this step, saving it, then stopping; once more stops now"
 NOTHING_LOST = "stopped, nothing was left to save: the same command goes on"
@@ -29,13 +30,16 @@ class Stop:
     def __init__(self) -> None:
         self._asked = False
         self._idle = True  # nothing to save: from the start to the end of the first step, and while evaluating
-        self._hosts = jax.process_count()
+        self._alone = jax.process_count() == 1
+        self._vote: Array | None = None
 
-    def requested(self) -> bool:
-        """Whether to stop after this step; all hosts get the same answer, also if only one was asked."""
-        if self._hosts == 1:
+    def requested(self, mesh: Mesh) -> bool:
+        """Whether to stop after this step. Several hosts get the same answer at the same step, if one was asked."""
+        if self._alone:
             return self._asked
-        return bool(np.any(multihost_utils.process_allgather(np.array(self._asked))))
+        # The vote of the step before, which is known by now: the devices never wait for this one.
+        before, self._vote = self._vote, hosts.vote(self._asked, mesh)
+        return before is not None and bool(before)
 
     def busy(self) -> None:
         """From here on there is something to save."""
@@ -45,7 +49,7 @@ class Stop:
     def idle(self) -> Iterator[None]:
         """For work after a save that can be done again: a signal ends the process at once."""
         # Of several hosts none leaves alone: the others would wait for it.
-        self._idle = self._hosts == 1
+        self._idle = self._alone
         if self._idle and self._asked:
             _leave(RESUMABLE, NOTHING_LOST)
         yield
@@ -70,7 +74,6 @@ class Stop:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._mouth.close()  # ends the thread
-        self._ear.close
 
     def _listen(self) -> None:
         while byte := self._ear.recv(1):
