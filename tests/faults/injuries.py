@@ -18,7 +18,8 @@ MOMENTS = {
     "start-up": ("", 6.0),
     "compilation": ("new run|going on", 1.5),
     "training": ("step 4/|step 7/|step 11/", 0.3),
-    "evaluation": ("step 5/|step 10/", 1.0),
+    "the first evaluation": ("step 5/", 1.0),
+    "evaluation": ("step 10/", 1.0),
     "the end": ("evaluating on held-out", 3.0),
 }
 
