@@ -61,8 +61,8 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _log_ours_alone() -> None:
-    # The libraries tell at length what they do; our own lines would drown in theirs.
-    absl.logging.set_verbosity(absl.logging.WARNING)
+    # The libraries tell at length what they do; our own lines would drown in theirs. Their errors come as exceptions.
+    absl.logging.set_verbosity(absl.logging.FATAL)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     for name in ("unimedi_jax", "data"):

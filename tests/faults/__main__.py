@@ -173,6 +173,8 @@ def observe(workdir: pathlib.Path, ids: pathlib.Path) -> Seen:
         batches[step].append(found)
     hashes = {}
     for path in (workdir / "checkpoints").glob("*/manifest.json"):
+        if not path.parent.name.isdecimal():
+            continue  # put aside
         try:
             hashes[path.parent.name] = json.loads(path.read_text(encoding="utf-8"))["arrays"]
         except (ValueError, KeyError):

@@ -1,6 +1,6 @@
 """The demo at toy size, as a config file of main.py: what the fault campaign runs.
 
-Being Python, it also lays the wires that the campaign reads: ids of every batch go to $FAULTS_IDS, the clock jumps
+Being Python, it also lays the wires that the campaign reads: ids of every batch go to $FAULTS_IDS, the clock is wrong
 where $FAULTS_CLOCK is set, and writing fails as on a full disk from the save on that $FAULTS_FULL_AT names.
 """
 
@@ -42,8 +42,9 @@ def _wire() -> None:
     if path := os.environ.get("FAULTS_IDS"):
         _note_ids(pathlib.Path(path))
     if "FAULTS_CLOCK" in os.environ:
-        now = time.time
-        time.time = lambda: now() + random.uniform(-1e6, 1e6)
+        # Another time at every start, not within one: Orbax gives up a save when the clock leaps by 20 minutes in it.
+        now, offset = time.time, random.uniform(-1e6, 1e6)
+        time.time = lambda: now() + offset
     if "FAULTS_FULL_AT" in os.environ:
         _fill_disk(int(os.environ["FAULTS_FULL_AT"]))
 

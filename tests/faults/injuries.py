@@ -54,6 +54,7 @@ def watch(process: subprocess.Popen, moment: str, numbers: list[int], rng: rando
         log.append(line)
         if striker.ident is None and any(word in line for word in wanted):
             striker.start()
+    process.stderr.close()
     code = process.wait()
     if striker.ident is not None:
         striker.join()
