@@ -111,7 +111,7 @@ def one_round(
         volume.injure(name, environment, rng)
         what = "put right afterwards"
     elif kind == "clock":
-        name, environment["FAULTS_CLOCK"] = "a jumping clock", "1"
+        name, environment["FAULTS_CLOCK"] = "a wrong clock", "1"
     process = injuries.start(records, workdir, **environment)
     code, log = injuries.watch(process, moment, numbers, rng)
     if kind == "records":

@@ -112,12 +112,10 @@ def test_metrics_of_a_step(run) -> None:
     assert float(metrics["xray/vl"].weight) == float(metrics["ct/vl"].weight) == 4
 
 
-@pytest.mark.parametrize("bad", ["xray", "ct"])
-def test_a_step_that_is_not_finite_leaves_the_state_as_it_was(run, bad) -> None:
+def test_a_step_that_is_not_finite_leaves_the_state_as_it_was(run) -> None:
     state, step, batch = run
-    # A NaN in one parameter of the teacher's way would be the state's own fault; this one comes with the batch.
-    tokens = batch[bad]["tokens"].astype(jnp.float32).at[0, 0, 0].set(jnp.nan)
-    broken = batch | {bad: batch[bad] | {"tokens": tokens}}
+    tokens = batch["ct"]["tokens"].astype(jnp.float32).at[0, 0, 0].set(jnp.nan)
+    broken = batch | {"ct": batch["ct"] | {"tokens": tokens}}
     after, metrics = step(state, broken)
     moved = set(trees.names(state)) - unmoved(state, after)
     assert moved == {"step", "skipped", "skipped_in_a_row"}
