@@ -1,5 +1,6 @@
 """One command for every job: python main.py --config=configs/<job>.py[:arg] [--config.key=value ...]."""
 
+import errno
 import logging
 import os
 import pathlib
@@ -11,11 +12,13 @@ import absl.logging
 from absl import app, flags
 from ml_collections import config_flags
 
-from unimedi_jax.errors import UserError
+from unimedi_jax.errors import RESUMABLE, StoppedError, UserError
 
 # The C++ side of JAX otherwise logs about compilers and missing accelerators before our first line.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+# What a person mends outside the program: no room, no quota, no right to write.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Job and settings: configs/<job>.py, with :arg where the job takes one."
 )
@@ -77,8 +80,8 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _log_ours_alone() -> None:
-    # The libraries tell at length what they do; our own lines would drown in theirs.
-    absl.logging.set_verbosity(absl.logging.WARNING)
+    # The libraries tell at length what they do; our own lines would drown in theirs. Their errors come as exceptions.
+    absl.logging.set_verbosity(absl.logging.FATAL)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     for name in ("unimedi_jax", "data"):
@@ -122,6 +125,13 @@ if __name__ == "__main__":
         app.run(main, flags_parser=_parse)
     except UserError as error:
         _refuse(str(error), error.exit_code)
+    except StoppedError as error:
+        print(str(error), file=sys.stderr)
+        sys.exit(RESUMABLE)
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        _refuse(f"{error.filename or 'writing'}: {error.strerror}; see to the disk, and the same command goes on")
     except KeyboardInterrupt:
         print("stopped: the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)

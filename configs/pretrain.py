@@ -114,7 +114,24 @@ def _paper() -> ml_collections.ConfigDict:
     config.mesh = ml_collections.ConfigDict({"data": -1, "fsdp": 1})
     config.sharding = ((".*", "fsdp"),)  # first path that matches: "fsdp" or "replicate"
 
-    config.checkpoint = ml_collections.ConfigDict({"every": 1000, "keep": 2, "keep_every": 0})
+    config.checkpoint = ml_collections.ConfigDict(
+        {
+            "every": 1000,
+            "keep": 2,  # the latest
+            "keep_every": 0,  # and one each so many steps, 0 = none
+            "keep_best": 1,  # and those with the highest `best` in validation
+            "best": "xray/zeroshot/macro",
+        }
+    )
+    config.resume = ml_collections.ConfigDict({"force": False})  # go on though settings or data have changed
+    config.guard = ml_collections.ConfigDict(
+        {
+            "max_skipped": 10,  # steps in a row that were not finite before the run stops
+            "spike": 6.0,  # standard deviations above the mean of the last losses that are worth a line; 0 = none
+        }
+    )
+    # Several hosts: "host:port" of the first process, or "auto"; each process is told which one it is.
+    config.distributed = ml_collections.ConfigDict({"coordinator": "", "processes": 1, "process": 0, "timeout": 60})
     config.evals = ml_collections.ConfigDict(
         {
             "every": 5000,

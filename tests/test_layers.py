@@ -11,8 +11,8 @@ HOUSE = "unimedi_jax"
 LAYERS = (
     ("typing", "errors", "trees", "patches"),
     ("losses", "selection", "metrics", "models", "flops", "input", "data"),
-    ("optim", "sharding", "checkpoint", "writers"),
-    ("train.state", "train.objective", "train.step"),
+    ("optim", "sharding", "hosts", "fingerprint", "manifest", "checkpoint", "writers"),
+    ("train.state", "train.objective", "train.step", "train.guard", "train.stop"),
     ("convert", "evals", "report"),
     ("train",),
     ("main",),

@@ -1,106 +1,249 @@
-"""All of Orbax in one place: state, position in the data and facts about the run, saved and restored together."""
+"""All of Orbax in one place: state, position in the data and facts about the run, trusted only with their manifest.
 
+    checkpoints/<step>/{state,data,meta}/   written by Orbax in the background, complete once it has this name
+    checkpoints/<step>/manifest.json        hashes of it all, put there last: without it, it is no checkpoint
+
+Orbax restores a flipped bit without a word. The hashes are taken of what is in memory, before a save and after a
+restore, so that they cover the whole way.
+"""
+
+import contextlib
+import fcntl
+import logging
 import pathlib
-from collections.abc import Iterator
-from typing import Any
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import IO, Any, NamedTuple
 
-import grain
 import jax
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers as policies
 
-from unimedi_jax import trees
+from unimedi_jax import fingerprint, hosts, manifest
 from unimedi_jax.errors import UserError
 from unimedi_jax.typing import PyTree
 
-
-def manager(workdir: pathlib.Path, *, every: int, keep: int = 2, keep_every: int = 0) -> ocp.CheckpointManager:
-    """Saves asynchronously to `workdir/checkpoints`, keeps the latest `keep` and one each `keep_every` steps."""
-    preserve = [policies.LatestN(keep)]
-    if keep_every:
-        preserve.append(policies.EveryNSteps(keep_every))
-    options = ocp.CheckpointManagerOptions(
-        save_decision_policy=policies.FixedIntervalPolicy(every),
-        preservation_policy=policies.AnyPreservationPolicy(preserve),
-    )
-    # Handlers named up front: the manager can then describe a checkpoint that it did not write.
-    handlers = {
-        "state": ocp.StandardCheckpointHandler(),
-        "data": grain.checkpoint.CheckpointHandler(),
-        "meta": ocp.JsonCheckpointHandler(),
-    }
-    return ocp.CheckpointManager((workdir / "checkpoints").absolute(), options=options, item_handlers=handlers)
+LOG = logging.getLogger(__name__)
+SPARE = 64 * 2**20  # bytes kept free beyond the checkpoint itself: the logs go on
+JSON = ocp.args.JsonRestore()
 
 
-def save(
-    manager: ocp.CheckpointManager,
-    state: PyTree,
-    iterator: Iterator[Any],
-    meta: dict[str, Any],
-    *,
-    step: int,
-    force: bool = False,
-) -> bool:
-    """The state after `step` steps with the iterator after as many batches; `force` ignores the interval."""
-    if manager.latest_step() == step:
-        return False
-    return manager.save(
-        step,
-        args=ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
-            data=grain.checkpoint.CheckpointSave(iterator),
-            meta=ocp.args.JsonSave(meta),
-        ),
-        force=force,
-    )
+class Restored(NamedTuple):
+    """A checkpoint that passed its hashes."""
+
+    step: int
+    state: PyTree
+    position: Any  # of the data iterator, for its `set_state`
+    meta: dict[str, Any]
 
 
-def restore(
-    manager: ocp.CheckpointManager, abstract: PyTree, iterator: Iterator[Any], *, step: int
-) -> tuple[PyTree, dict[str, Any]]:
-    """State of `step` straight onto its devices, with the run's meta; sets `iterator` to where it was.
+class Checkpoints:
+    """The checkpoints of one run. Every process of it calls every method, in the same order.
 
-    `abstract` is a tree of ShapeDtypeStructs with shardings.
+    Kept are the latest `keep`, the `keep_best` with the highest scores, and one each `keep_every` steps (0 = none).
     """
-    _compare(manager, abstract, step)
-    restored = manager.restore(
-        step,
-        args=ocp.args.Composite(
-            state=ocp.args.StandardRestore(abstract),
-            data=grain.checkpoint.CheckpointRestore(iterator),
-            meta=ocp.args.JsonRestore(),
-        ),
-    )
-    return restored["state"], restored["meta"]
+
+    def __init__(self, workdir: pathlib.Path, *, keep: int = 2, keep_every: int = 0, keep_best: int = 0) -> None:
+        self.folder = (workdir / "checkpoints").absolute()
+        self._keep, self._keep_every, self._keep_best = max(keep, 1), keep_every, keep_best
+        self._chief = jax.process_index() == 0
+        self._pending: int | None = None  # the step that Orbax writes, its manifest not yet in place
+        self._scores: Mapping[int, float] = {}
+        self._lock: IO[str] | None = None
+        if self._chief:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(self.folder)
+            manifest.tidy(self.folder)
+        hosts.meet("checkpoints are tidy")
+        self._orbax = ocp.AsyncCheckpointer(_handler())
+
+    def save(
+        self,
+        step: int,
+        state: PyTree,
+        iterator: Iterator[Any],
+        meta: dict[str, Any],
+        scores: Mapping[int, float] | None = None,
+    ) -> None:
+        """Begins to save the state after `step` steps with the iterator after as many batches.
+
+        Returns once the state is copied; waits first where the save before still runs. `scores` map steps to what
+        `keep_best` goes by.
+
+        Raises:
+            UserError: there is no room, or writing failed, now or of the save before.
+        """
+        self.wait()
+        folder = self.folder / str(step)
+        if folder.exists():
+            return
+        self._scores = scores or {}
+        position = iterator.get_state()
+        self._check_room(step, state)
+        with self._explained(step):
+            if self._chief:
+                manifest.prepare(folder, manifest.describe(step, state, data=position, meta=meta))
+            else:
+                manifest.describe(step, state)  # hashing global arrays takes all hosts
+            state, position, meta = ocp.args.StandardSave(state), ocp.args.JsonSave(position), ocp.args.JsonSave(meta)
+            self._pending = step
+            self._orbax.save(folder, args=ocp.args.Composite(state=state, data=position, meta=meta))
+
+    def check(self) -> None:
+        """Commits a save that has ended meanwhile; raises the error of one that failed, as a UserError."""
+        if self._pending is None:
+            return
+        folder = self.folder / str(self._pending)
+        with self._explained(self._pending):
+            self._orbax.check_for_errors()
+            if self._chief and folder.exists():
+                manifest.commit(folder)
+                self._prune()
+        if manifest.committed(folder):
+            self._pending = None
+
+    def wait(self) -> None:
+        """Returns when nothing is left to write."""
+        if self._pending is None:
+            return
+        with self._explained(self._pending):
+            self._orbax.wait_until_finished()
+        self.check()
+        hosts.meet("a checkpoint is committed")
+        self._pending = None
+
+    def restore(self, abstract: PyTree) -> Restored | None:
+        """The newest checkpoint that passes, straight onto its devices; None where there is none at all.
+
+        `abstract` is a tree of ShapeDtypeStructs with shardings. What does not pass is named in the log and put aside
+        as `<step>.damaged`.
+
+        Raises:
+            UserError: there are checkpoints but none passes, or the newest belongs to another configuration.
+        """
+        damaged: dict[int, str] = {}
+        for step in reversed(manifest.steps(self.folder)):
+            try:
+                found = self._load(step, abstract)
+            except manifest.DamagedError as error:
+                LOG.warning("checkpoint %d is skipped: %s", step, error)
+                damaged[step] = str(error)
+                continue
+            if self._chief:
+                for bad in damaged:
+                    manifest.put_aside(self.folder / str(bad))
+            hosts.meet("damaged checkpoints are aside")
+            return found
+        if damaged:
+            reasons = "; ".join(f"{step}: {why}" for step, why in damaged.items())
+            raise UserError(
+                f"none of the checkpoints in {self.folder} can be used ({reasons}): "
+                "bring back a copy of one, or start anew with another --workdir"
+            )
+        return None
+
+    def close(self) -> None:
+        """Waits for the save at work and lets go of the folder."""
+        try:
+            self.wait()
+        finally:
+            self._orbax.close()
+            if self._lock is not None:
+                self._lock.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        try:
+            self.close()
+        except Exception:
+            if kind is None:  # else the first error is the one to tell
+                raise
+
+    def _load(self, step: int, abstract: PyTree) -> Restored:
+        folder = self.folder / str(step)
+        said = manifest.read(folder)
+        manifest.fits(said, abstract)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=JSON, meta=JSON)
+        try:
+            found = self._orbax.restore(folder, args=args)
+        except (PermissionError, MemoryError, jax.errors.JaxRuntimeError):
+            raise  # says nothing of what was saved
+        except Exception as error:
+            raise manifest.DamagedError(_first_line(error)) from error
+        if missing := {"state", "data", "meta"} - {name for name, value in found.items() if value is not None}:
+            raise manifest.DamagedError(f"it lacks {', '.join(sorted(missing))}")
+        manifest.hold_against(said, found["state"], data=found["data"], meta=found["meta"])
+        return Restored(step, found["state"], found["data"], found["meta"])
+
+    def _prune(self) -> None:
+        # Only what has its manifest counts: the last good one never gives way to a broken one.
+        good = [step for step in manifest.steps(self.folder) if manifest.committed(self.folder / str(step))]
+        scored = sorted((step for step in good if step in self._scores), key=lambda step: (self._scores[step], step))
+        spared = {*good[-self._keep :], *scored[len(scored) - min(self._keep_best, len(scored)) :]}
+        for step in good:
+            if step not in spared and not (self._keep_every and step % self._keep_every == 0):
+                manifest.remove(self.folder / str(step))
+
+    def _check_room(self, step: int, state: PyTree) -> None:
+        needed = SPARE + sum(leaf.nbytes for leaf in jax.tree.leaves(state))  # all hosts write to one disk
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise UserError(
+                f"no room for the checkpoint of step {step}: it takes {needed / 1e9:.2f} GB, {self.folder} has "
+                f"{free / 1e9:.2f} GB left; make room, and the same command goes on from the checkpoint before"
+            )
+
+    @contextlib.contextmanager
+    def _explained(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._pending = None
+            raise UserError(
+                f"the checkpoint of step {step} could not be written to {self.folder} ({_first_line(error)}); those "
+                "before it are whole: see to the disk, and the same command goes on from there"
+            ) from error
 
 
 def meta(workdir: pathlib.Path) -> dict[str, Any]:
-    """What a run's latest checkpoint says about itself.
+    """What a run's newest checkpoint says about itself.
 
     Raises:
         UserError: the folder holds no checkpoint.
     """
-    with ocp.CheckpointManager((workdir / "checkpoints").absolute()) as found:
-        step = found.latest_step()
-        if step is None:
-            raise UserError(f"{workdir} holds no checkpoint: train first, or name another run")
-        return found.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+    root = (workdir / "checkpoints").absolute()
+    for step in reversed(manifest.steps(root)):
+        folder = root / str(step)
+        with contextlib.suppress(manifest.DamagedError, OSError, ValueError, KeyError):
+            said = manifest.read(folder)
+            with ocp.Checkpointer(_handler()) as reader:
+                found = reader.restore(folder, args=ocp.args.Composite(meta=JSON))["meta"]
+            if fingerprint.facts(found) == said["facts"]["meta"]:
+                return found
+    raise UserError(f"{workdir} holds no checkpoint: train first, or name another run")
 
 
-def _compare(manager: ocp.CheckpointManager, abstract: PyTree, step: int) -> None:
-    # Orbax casts another dtype in silence and words another shape in thousands of lines; say it in one.
-    saved = manager.item_metadata(step)["state"]
-    saved = dict(zip(trees.names(saved), jax.tree.leaves(saved), strict=True))
-    wanted = dict(zip(trees.names(abstract), jax.tree.leaves(abstract), strict=True))
-    differing = sorted(set(saved) ^ set(wanted))
-    for name in sorted(set(saved) & set(wanted)):
-        if jax.dtypes.issubdtype(wanted[name].dtype, jax.dtypes.prng_key):
-            continue  # stored as its raw words
-        if (tuple(saved[name].shape), saved[name].dtype) != (wanted[name].shape, wanted[name].dtype):
-            differing.append(f"{name} {tuple(saved[name].shape)} {saved[name].dtype}")
-    if differing:
-        shown = ", ".join(differing[:5]) + (", ..." if len(differing) > 5 else "")
+def _handler() -> ocp.CompositeCheckpointHandler:
+    return ocp.CompositeCheckpointHandler(
+        state=ocp.StandardCheckpointHandler(), data=ocp.JsonCheckpointHandler(), meta=ocp.JsonCheckpointHandler()
+    )
+
+
+def _lock(folder: pathlib.Path) -> IO[str]:
+    file = (folder / ".lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
         raise UserError(
-            f"the checkpoint at step {step} does not fit this configuration ({len(differing)} arrays differ: {shown}): "
-            "use the run's own configuration, or another --workdir"
-        )
+            f"another process trains in {folder.parent}: wait for its end, or name another --workdir"
+        ) from None
+    except OSError:
+        pass  # a file system without locks
+    return file
+
+
+def _first_line(error: Exception) -> str:
+    line = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {line[:200]}" if line else type(error).__name__

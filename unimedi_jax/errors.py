@@ -1,4 +1,6 @@
-"""The one exception a user sees as one line."""
+"""How a run ends other than well: in one line, and with an exit code that says what to do."""
+
+RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: the same command goes on
 
 
 class UserError(Exception):
@@ -14,3 +16,10 @@ class OverBudgetError(UserError):
     """More rows are rejected than the user allows."""
 
     exit_code = 3
+
+
+class StoppedError(Exception):
+    """A run that was asked to stop, or lost a host: the same command goes on where it stopped.
+
+    `main.py` prints the message alone and exits with code 75.
+    """

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import pathlib
 import time
 from types import TracebackType
@@ -17,6 +18,7 @@ class Writer:
     """
 
     def __init__(self, workdir: pathlib.Path, *, resume_step: int, active: bool = True) -> None:
+        self.workdir = workdir
         self._active = active
         if not active:
             return
@@ -37,6 +39,11 @@ class Writer:
         for name, value in values.items():
             if math.isfinite(value):
                 self._events.add_scalar(name, value, step)
+
+    def sync(self) -> None:
+        """All lines on the disk: before a checkpoint that counts on them."""
+        if self._active:
+            os.fsync(self._lines.fileno())
 
     def __enter__(self) -> "Writer":
         return self

@@ -112,6 +112,26 @@ def test_metrics_of_a_step(run) -> None:
     assert float(metrics["xray/vl"].weight) == float(metrics["ct/vl"].weight) == 4
 
 
+def test_a_step_that_is_not_finite_leaves_the_state_as_it_was(run) -> None:
+    state, step, batch = run
+    tokens = batch["ct"]["tokens"].astype(jnp.float32).at[0, 0, 0].set(jnp.nan)
+    broken = batch | {"ct": batch["ct"] | {"tokens": tokens}}
+    after, metrics = step(state, broken)
+    moved = set(trees.names(state)) - unmoved(state, after)
+    assert moved == {"step", "skipped", "skipped_in_a_row"}
+    assert (int(after.step), int(after.skipped), int(after.skipped_in_a_row)) == (int(state.step) + 1, 1, 1)
+    assert float(metrics["skipped/in_a_row"].value) == 1
+    again, _ = step(after, broken)
+    assert (int(again.skipped), int(again.skipped_in_a_row)) == (2, 2)
+    good, metrics = step(again, batch)
+    assert (int(good.skipped), int(good.skipped_in_a_row)) == (2, 0)
+    assert np.isfinite(float(metrics["loss"].value))
+    # Two were skipped, and the optimiser counts the steps it took.
+    _, schedule = optim.make(**OPTIMISER)
+    assert float(metrics["lr"].value) == pytest.approx(float(schedule(state.step)))
+    assert not same(good.params, state.params)
+
+
 def test_eight_pairs_are_learnt_by_heart(start) -> None:
     state, step, batch = start
     history = []

@@ -33,10 +33,11 @@ def check(trained: Mapping[str, Any], given: Mapping[str, Any], *, where: str, s
         if then.get(field) != now.get(field)
     ]
     if changed:
+        remedy = ", or --config.resume.force=True to go on with it" if same_data else ""
         more = f"; and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
         raise UserError(
             f"{where} breaks the contract of what the network was trained on ({'; '.join(changed[:SHOWN])}{more}): "
-            "build it with the code and settings of the training set, or train anew"
+            f"build it with the code and settings of the training set, or train anew{remedy}"
         )
     before, after = (contract.get("libraries", {}) for contract in (trained, given))
     others = [f"{n} {before.get(n)} then, {after.get(n)} now" for n in before if before.get(n) != after.get(n)]

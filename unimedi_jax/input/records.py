@@ -21,6 +21,7 @@ class Fields(Sequence[dict[str, Any]]):
 
     raw: Sequence[bytes]
     features: tfds.features.FeaturesDict
+    name: str  # where they are, for a person
 
     def __len__(self) -> int:
         return len(self.raw)
@@ -28,7 +29,14 @@ class Fields(Sequence[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self.raw):
             raise IndexError(index)  # ends a loop over the records; array_record raises something else
-        return self.features.deserialize_example_np(self.raw[index])
+        try:
+            return self.features.deserialize_example_np(self.raw[index])
+        except (RuntimeError, OSError, ValueError) as error:  # array_record hashes what it holds
+            why = str(error).strip().splitlines()[0][:200]
+            raise UserError(
+                f"record {index} of {self.name} cannot be read ({why}): bring back a copy of the set or build it "
+                "again, and the same command goes on"
+            ) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +63,7 @@ class RecordSet:
         names = features if fields is None else [name for name in fields if name in features]
         chosen = tfds.features.FeaturesDict({name: features[name] for name in names})
         raw = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
-        return Fields(raw, chosen)
+        return Fields(raw, chosen, f"{self.folder}, {split} {modality}")
 
     def _builder(self, modality: str) -> tfds.core.DatasetBuilder | None:
         folder = self.folder / modality / VERSION

@@ -14,14 +14,14 @@ import jax
 import ml_collections
 import numpy as np
 
-from unimedi_jax import checkpoint, flops, sharding, trees, writers
-from unimedi_jax.errors import UserError
+from unimedi_jax import checkpoint, flops, hosts, sharding, trees, writers
+from unimedi_jax.errors import StoppedError
 from unimedi_jax.input import contract, pipeline
 from unimedi_jax.report import run as run_report
-from unimedi_jax.train import setup
+from unimedi_jax.train import setup, stop
 from unimedi_jax.train import state as states
+from unimedi_jax.train.guard import Done, Guard, host_values, record_ids
 from unimedi_jax.train.progress import Progress
-from unimedi_jax.typing import Metrics
 
 LOG = logging.getLogger(__name__)
 
@@ -29,30 +29,39 @@ LOG = logging.getLogger(__name__)
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Trains until `config.steps`, going on from the newest checkpoint of `workdir`, and writes the report page.
 
-    Parameters come from (1) the workdir's newest checkpoint, else (2) the seed.
+    Parameters come from (1) the workdir's newest checkpoint that is whole, else (2) the seed. SIGTERM and SIGINT end it
+    with a checkpoint and `StoppedError`, or at once where there is nothing to save.
     """
+    hosts.connect(**config.distributed)
+    with stop.Stop() as stopping, hosts.none_lost():
+        _run(config, workdir, stopping)
+
+
+def _run(config: ml_collections.ConfigDict, workdir: pathlib.Path, stopping: stop.Stop) -> None:
     job = setup.make(config, workdir)
     chief = jax.process_index() == 0
+    keep = {name: config.checkpoint[name] for name in ("keep", "keep_every", "keep_best")}
     with (
         jax.set_mesh(job.mesh),
-        checkpoint.manager(workdir, **config.checkpoint) as manager,
+        checkpoint.Checkpoints(workdir, **keep) as checkpoints,
         contextlib.closing(_batches(config, job)) as batches,
     ):
-        state, first = _start(config, job, manager, batches)
+        state, first = _start(config, job, checkpoints, batches)
         if first == config.steps and run_report.finished(workdir):
             print(run_report.summary(workdir))
             print(f"nothing left to do: {workdir} is at step {first} of {config.steps}")
             return
         suite = setup.make_suite(job, config)
         with writers.Writer(workdir, resume_step=first, active=chief) as writer:
-            state = _train(config, job, state, batches, manager, writer, suite, first=first)
-            manager.wait_until_finished()
+            state = _train(config, job, state, batches, checkpoints, writer, suite, stopping, first=first)
+            checkpoints.wait()
             LOG.info("evaluating on held-out patients, trained and untrained")
-            page = run_report.final(
-                suite, writer, workdir, job.config, step=config.steps, show=config.show_reports,
-                trained=states.variables(state, config.evals.network),
-                untrained=states.variables(job.init(jax.random.key(config.seed))),
-            )  # fmt: skip
+            with stopping.idle():
+                page = run_report.final(
+                    suite, writer, workdir, job.config, step=config.steps, show=config.show_reports,
+                    trained=states.variables(state, config.evals.network),
+                    untrained=states.variables(job.init(jax.random.key(config.seed))),
+                )  # fmt: skip
     if chief:
         print(run_report.summary(workdir))
         print(f"report page: {page}")
@@ -68,17 +77,18 @@ def _batches(config: ml_collections.ConfigDict, job: setup.Run) -> grain.Dataset
 
 
 def _start(
-    config: ml_collections.ConfigDict, job: setup.Run, manager: Any, batches: Iterator[Any]
+    config: ml_collections.ConfigDict, job: setup.Run, checkpoints: checkpoint.Checkpoints, batches: Any
 ) -> tuple[states.TrainState, int]:
-    latest = manager.latest_step()
-    if latest is None:
+    found = checkpoints.restore(job.abstract)
+    if found is None:
         state = job.init(jax.random.key(config.seed))
         LOG.info("new run: %.1f M parameters", trees.count(state.params) / 1e6)
         return state, 0
-    state, meta = checkpoint.restore(manager, job.abstract, batches, step=latest)
-    contract.check_resumed(meta["contracts"], {found.name: found.contract for found, _ in job.sets})
-    LOG.info("going on from step %d", latest)
-    return state, latest
+    if not config.resume.force:
+        contract.check_resumed(found.meta["contracts"], {one.name: one.contract for one, _ in job.sets})
+    batches.set_state(found.position)
+    LOG.info("going on from step %d", found.step)
+    return found.state, found.step
 
 
 def _train(
@@ -86,48 +96,72 @@ def _train(
     job: setup.Run,
     state: states.TrainState,
     batches: Iterator[pipeline.HostBatch],
-    manager: Any,
+    checkpoints: checkpoint.Checkpoints,
     writer: writers.Writer,
     suite: Any,
+    stopping: stop.Stop,
     *,
     first: int,
 ) -> states.TrainState:
-    """Steps `first` + 1 to `config.steps`. The order within a step is law: batch, step, log, evaluate, save.
+    """Steps `first` + 1 to `config.steps`. The order within a step is law: batch, step, log, save, evaluate, stop.
 
     A checkpoint at step s holds the state after s steps and the iterator after s batches; nothing fetches batches ahead
     of the iterator, or the saved position would be ahead of the state. Lines are written before the save: after a kill
-    the run either has both or repeats the steps, and later lines are cut off.
+    the run either has both or repeats the steps, and later lines are cut off. Before an evaluation the state is saved,
+    so that a stop or a kill in there costs nothing: the evaluation is what is repeated.
     """
+    guard = Guard(writer.workdir, **config.guard)
     progress = _progress(config, job, first)
     meta = facts(job)
-    pending: tuple[int, Metrics] | None = None
+
+    def validate(step: int) -> None:
+        checkpoints.wait()
+        with stopping.idle():
+            scalars, _ = suite(states.variables(state, config.evals.network), "val")
+        writer.scalars(step, {f"val/{name}": value for name, value in scalars.items()})
+        LOG.info("step %d, validation: %s", step, run_report.headline(scalars))
+
+    def due(step: int) -> bool:
+        return 0 < step < config.steps and step % config.evals.every == 0
+
+    if due(first) and first not in _scores(config, writer):
+        validate(first)  # the run ended in there
+    before: Done | None = None
     for step in range(first + 1, config.steps + 1):
         started = time.perf_counter()
-        batch = sharding.put_batch(_arrays(next(batches)), job.mesh)
+        host_batch = next(batches)
+        batch = sharding.put_batch(_arrays(host_batch), job.mesh)
         progress.waited(time.perf_counter() - started)
         state, metrics = job.step(state, batch)
-        # The metrics of the step before are fetched while this one runs: the device never waits for the log.
-        _log(pending, config, writer, progress)
-        pending = (step, metrics) if step % config.log_every == 0 or step == config.steps else None
+        # The step before is looked at while this one runs: the device never waits for the log.
+        _log(before, config, writer, progress, guard)
+        before = Done(step, metrics, record_ids(host_batch))
         if step == first + 1:
             jax.block_until_ready(metrics)
             LOG.info("first step after %.0f s, compilation included", time.perf_counter() - started)
             progress.restart(step)
-        last = step == config.steps
-        evaluate = step % config.evals.every == 0 and not last
-        save = last or step % config.checkpoint.every == 0
-        if evaluate or save:
-            _log(pending, config, writer, progress)
-            pending = None
-        if evaluate:
-            scalars, _ = suite(states.variables(state, config.evals.network), "val")
-            writer.scalars(step, {f"val/{name}": value for name, value in scalars.items()})
-            LOG.info("step %d, validation: %s", step, run_report.headline(scalars))
-        if save:
-            checkpoint.save(manager, state, batches, meta, step=step, force=last)
-        if evaluate or save:
+            stopping.busy()
+        checkpoints.check()
+        stop_now = stopping.requested(job.mesh)
+        if due(step) or stop_now or step == config.steps or step % config.checkpoint.every == 0:
+            _log(before, config, writer, progress, guard)
+            before = None
+            writer.sync()
+            checkpoints.save(step, state, batches, meta, _scores(config, writer))
+            if stop_now:
+                checkpoints.wait()
+                raise StoppedError(f"stopped after step {step}, which is saved: the same command goes on")
+            if due(step):
+                validate(step)
             progress.restart(step)
     return state
+
+
+def _scores(config: ml_collections.ConfigDict, writer: writers.Writer) -> dict[int, float]:
+    """Step -> what `keep_best` goes by, of all validations so far; where it is undefined, the worst."""
+    name = f"val/{config.checkpoint.best}"
+    lines = (line for line in writers.read(writer.workdir) if any(key.startswith("val/") for key in line))
+    return {line["step"]: -np.inf if line.get(name) is None else line[name] for line in lines}
 
 
 def _progress(config: ml_collections.ConfigDict, job: setup.Run, first: int) -> Progress:
@@ -149,23 +183,20 @@ def _arrays(batch: pipeline.HostBatch) -> dict[str, dict[str, np.ndarray]]:
 
 
 def _log(
-    pending: tuple[int, Metrics] | None,
+    done: Done | None,
     config: ml_collections.ConfigDict,
     writer: writers.Writer,
     progress: Progress,
+    guard: Guard,
 ) -> None:
-    if pending is None:
+    if done is None:
         return
-    step, metrics = pending
-    values = {name: float(mean.value) for name, mean in jax.device_get(metrics).items()}
-    bad = [name for name in ("loss", "norm/grads") if not np.isfinite(values[name])]
-    values |= progress.report(step)
+    guard.look(done)
+    step = done.step
+    if step % config.log_every and step != config.steps:
+        return
+    values = host_values(done.metrics) | progress.report(step)
     writer.scalars(step, values)
-    if bad:
-        raise UserError(
-            f"step {step}: {' and '.join(bad)} is not finite; training stops, checkpoints before it are kept. "
-            "Try a lower config.optim.peak_lr or config.model.dtype=float32"
-        )
     parts = " ".join(f"{k} {values[f'loss/{k}']:.3f}" for k in ("vl", "icl", "pcl") if f"loss/{k}" in values)
     mfu = f", MFU {values['speed/mfu']:.0%}" if "speed/mfu" in values else ""
     LOG.info(

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import logging
 import pathlib
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +12,7 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
-from unimedi_jax import optim, sharding
+from unimedi_jax import hosts, optim, sharding
 from unimedi_jax.errors import UserError
 from unimedi_jax.evals import features, suite
 from unimedi_jax.input import contract, pipeline, records, tokenizer, transforms
@@ -18,8 +20,12 @@ from unimedi_jax.models import unimedi
 from unimedi_jax.train import objective, state, step
 from unimedi_jax.typing import PyTree
 
+LOG = logging.getLogger(__name__)
 # What may differ when a run goes on: how often it speaks and saves, never what it computes.
-FREE = ("log_every", "data_dir", "checkpoint", "evals", "show_reports", "mesh", "sharding")
+FREE = (
+    "log_every", "data_dir", "checkpoint", "evals", "show_reports", "mesh", "sharding",
+    "guard", "resume", "distributed",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +51,13 @@ def make(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Run:
     sets = open_sets(config.data, config.data_dir)
     mesh = sharding.make_mesh(**config.mesh)
     plain["global_batch"] = {name: rows * mesh.size for name, rows in plain["batch"].items()}
-    plain = _same_run(plain, workdir)
+    with hosts.chief_first("config.json is there"):
+        plain = _same_run(plain, workdir, force=config.resume.force)
     batch = plain["global_batch"]
     if any(rows % mesh.size for rows in batch.values()):
         raise UserError(f"the run's global batch {batch} does not divide over {mesh.size} devices")
-    reports = _tokenizer(config.tokenizer, sets, workdir)
+    with hosts.chief_first("the tokenizer is there"):
+        reports = _tokenizer(config.tokenizer, sets, workdir)
     attention = {"xla": None, "cudnn": "cudnn"}[config.model.attention]
     settings = {**config.model, "attention": attention, "vocab_size": len(reports)}
     try:
@@ -136,12 +144,14 @@ def _samplers(config: ml_collections.ConfigDict, reports: Any) -> dict[str, tran
 
 def _tokenizer(name: str, sets: tuple[tuple[records.RecordSet, float], ...], workdir: pathlib.Path) -> Any:
     """The run's own copy if it has one; else the named one, the only set's, or one trained on all sets' reports."""
-    folder = workdir / "tokenizer"
-    if (folder / "tokenizer.json").exists():
+    folder, partial = workdir / "tokenizer", workdir / "tokenizer.partial"
+    if folder.exists():
         return tokenizer.load(folder)
+    shutil.rmtree(partial, ignore_errors=True)
     if name or len(sets) == 1:
         found = tokenizer.load(name or sets[0][0].folder / "tokenizer")
-        found.save_pretrained(folder)
+        found.save_pretrained(partial)
+        partial.replace(folder)
         return found
     texts = [
         records.text(record["report"])
@@ -150,7 +160,8 @@ def _tokenizer(name: str, sets: tuple[tuple[records.RecordSet, float], ...], wor
         if found.size(modality, "train")
         for record in found.source(modality, "train", ("report",))
     ]
-    tokenizer.save(tokenizer.train(texts), folder)
+    tokenizer.save(tokenizer.train(texts), partial)
+    partial.replace(folder)
     return tokenizer.load(folder)
 
 
@@ -176,31 +187,36 @@ def _check_records(sets: tuple[tuple[records.RecordSet, float], ...], model: uni
         raise UserError("the sets of config.data hold no training records")
 
 
-def _same_run(plain: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
-    """The config a workdir was started with, if it says the same of what is computed; else refuses."""
+def _same_run(plain: dict[str, Any], workdir: pathlib.Path, *, force: bool) -> dict[str, Any]:
+    """The config a workdir was started with, if it says the same of what is computed; else refuses, unless forced."""
     path = workdir / "config.json"
     if not path.exists():
-        workdir.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
-        return plain
-    before = json.loads(path.read_text(encoding="utf-8"))
-    old, new = _flat(before), _flat(plain)
+        return _write_config(path, plain)
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: bring back a copy of it, or name another --workdir") from error
+    old, new = contract.flat(before), contract.flat(plain)
     free = (*FREE, "global_batch")  # the run keeps the global batch it began with on any device count
     changed = [
         f"{key}: {old.get(key)!r} then, {new.get(key)!r} now"
         for key in sorted(old.keys() | new.keys())
         if key.split(".")[0] not in free and old.get(key) != new.get(key)
     ]
-    if changed:
+    if changed and not force:
         raise UserError(
-            f"{workdir} holds a run with other settings ({'; '.join(changed[:6])}): "
-            "give the same ones to go on, or another --workdir to start anew"
+            f"{workdir} holds a run with other settings ({'; '.join(changed[:6])}): give the same ones to go on, "
+            "another --workdir to start anew, or --config.resume.force=True to go on with these"
         )
-    return before
+    if not changed:
+        return before
+    LOG.warning("going on with other settings: %s", "; ".join(changed))
+    return _write_config(path, plain)
 
 
-def _flat(tree: dict[str, Any], start: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{start}{key}.") if isinstance(value, dict) else {start + key: value}
-    return flat
+def _write_config(path: pathlib.Path, plain: dict[str, Any]) -> dict[str, Any]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
+    return plain

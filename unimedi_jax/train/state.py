@@ -23,6 +23,8 @@ class TrainState:
     opt_state: optax.OptState
     stats: PyTree  # batch_stats of the projections, centres of the distillation
     key: Key[Array, ""]  # constant for the run; a step uses fold_in(key, step)
+    skipped: Array  # int32 scalar, steps left out because something was not finite
+    skipped_in_a_row: Array  # int32 scalar, those of them since the last good step
 
 
 def make_init(model: unimedi.UniMedI, tx: optax.GradientTransformation) -> Callable[[Key[Array, ""]], TrainState]:
@@ -44,6 +46,8 @@ def make_init(model: unimedi.UniMedI, tx: optax.GradientTransformation) -> Calla
                 "centre_patch": jnp.zeros(model.head_patch.prototypes),
             },
             key=run_key,
+            skipped=jnp.zeros((), jnp.int32),
+            skipped_in_a_row=jnp.zeros((), jnp.int32),
         )
 
     return init

@@ -28,12 +28,15 @@ def make_train_step(
 
     The teacher follows after the optimiser: teacher = m teacher + (1 - m) student. `freeze_last_layer_steps` keeps the
     prototypes still at the start (DINO), `freeze_patch_embed` keeps both tokenizers' projections (A-CLIP).
+
+    Where the loss, the gradients or what they would lead to is not finite, the state stays as it is, bit for bit: only
+    `step` and the counts of skipped steps move. The optimiser counts the steps it took, `step - skipped`.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
         grad_fn = jax.value_and_grad(objectives.unimedi_loss, has_aux=True)
-        (_, (metrics, stats)), grads = grad_fn(
+        (loss, (metrics, stats)), grads = grad_fn(
             state.params, state.teacher, state.stats, batch, key, state.step,
             model=model, objective=objective,
         )  # fmt: skip
@@ -50,14 +53,23 @@ def make_train_step(
         params = optax.apply_updates(state.params, trees.map_with_name(hold, updates))
         momentum = ema(state.step)
         teacher = optim.average(state.teacher, {k: params[k] for k in state.teacher}, momentum)
-        scalars = {
-            "lr": schedule(state.step),
+        norms = {"norm/grads": optax.tree.norm(grads), "norm/params": optax.tree.norm(params)}
+        good = jnp.isfinite(jnp.stack([loss, *norms.values(), optax.tree.norm((teacher, stats))])).all()
+        params, teacher, opt_state, stats = jax.tree.map(
+            lambda new, old: jnp.where(good, new, old),
+            (params, teacher, opt_state, stats),
+            (state.params, state.teacher, state.opt_state, state.stats),
+        )
+        skipped = state.skipped + ~good
+        in_a_row = jnp.where(good, 0, state.skipped_in_a_row + 1)
+        scalars = norms | {
+            "lr": schedule(state.step - state.skipped),
             "ema": momentum,
-            "norm/grads": optax.tree.norm(grads),
-            "norm/params": optax.tree.norm(params),
+            "skipped": skipped,
+            "skipped/in_a_row": in_a_row,
         }
         metrics |= {name: Mean.of(value) for name, value in scalars.items()}
-        after = TrainState(state.step + 1, params, teacher, opt_state, stats, state.key)
+        after = TrainState(state.step + 1, params, teacher, opt_state, stats, state.key, skipped, in_a_row)
         return after, metrics
 
     return step

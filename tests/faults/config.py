@@ -1,0 +1,72 @@
+"""The demo at toy size, as a config file of main.py: what the fault campaign runs.
+
+Being Python, it also lays the wires that the campaign reads: ids of every batch go to $FAULTS_IDS, the clock is wrong
+where $FAULTS_CLOCK is set, and writing fails as on a full disk from the save on that $FAULTS_FULL_AT names.
+"""
+
+import errno
+import json
+import os
+import pathlib
+import random
+import time
+
+import ml_collections
+from orbax import checkpoint as ocp
+
+from configs import pretrain
+from unimedi_jax.models import sizes
+from unimedi_jax.train import guard
+
+TINY = sizes.Size(width=16, depth=1, heads=2, mlp_width=16)
+
+
+def get_config() -> ml_collections.ConfigDict:
+    sizes.VISION["tiny"] = sizes.REPORT["tiny"] = TINY
+    config = pretrain.get_config("demo")
+    config.steps, config.log_every = 14, 1
+    config.batch.xray, config.batch.ct = 2, 2
+    config.input.report_length = 16
+    config.input.crop = 32
+    config.model.update(
+        vision_size="tiny", report_size="tiny", image_size=32, slice_size=32, volume_size=(8, 32, 32),
+        projection_hidden=16, prototypes_cls=16, prototypes_patch=16, head_hidden=16, head_bottleneck=8,
+    )  # fmt: skip
+    config.checkpoint.update(every=3, keep=3)
+    config.evals.update(every=5, rows=8, limit=8)
+    _wire()
+    return config
+
+
+def _wire() -> None:
+    if path := os.environ.get("FAULTS_IDS"):
+        _note_ids(pathlib.Path(path))
+    if "FAULTS_CLOCK" in os.environ:
+        # Another time at every start, not within one: Orbax gives up a save when the clock leaps by 20 minutes in it.
+        now, offset = time.time, random.uniform(-1e6, 1e6)
+        time.time = lambda: now() + offset
+    if "FAULTS_FULL_AT" in os.environ:
+        _fill_disk(int(os.environ["FAULTS_FULL_AT"]))
+
+
+def _note_ids(path: pathlib.Path) -> None:
+    look = guard.Guard.look
+
+    def noted(self: guard.Guard, done: guard.Done) -> None:
+        with path.open("a", encoding="utf-8") as file:
+            file.write("\n" + json.dumps([done.step, done.ids]))  # in front: a torn line spoils no other
+        look(self, done)
+
+    guard.Guard.look = noted
+
+
+def _fill_disk(save: int) -> None:
+    finalize, count = ocp.StandardCheckpointHandler.finalize, []
+
+    def full(self: ocp.StandardCheckpointHandler, directory: object) -> None:
+        count.append(directory)
+        if len(count) >= save:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finalize(self, directory)
+
+    ocp.StandardCheckpointHandler.finalize = full

@@ -1,0 +1,78 @@
+"""Two processes over loopback, as two hosts: they stop at one step, and none waits for a lost one."""
+
+import pathlib
+import signal
+import socket
+import threading
+
+import pytest
+
+from data import phantom, records
+from tests.faults import injuries
+from unimedi_jax import manifest
+
+
+@pytest.fixture(scope="module")
+def records_dir(tmp_path_factory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("records")
+    records.build(phantom.source(xrays=40, cts=20, seed=7), data_dir=folder, name="phantom", workers=2)
+    return folder
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def two(folder: pathlib.Path, workdir: pathlib.Path, cache: pathlib.Path, number: int) -> list[tuple[int, str]]:
+    """Starts both, signals the second alone once it trains; exit code and log of each."""
+    flags = [
+        f"--config.distributed.coordinator=127.0.0.1:{free_port()}", "--config.distributed.processes=2",
+        "--config.distributed.timeout=20", "--config.steps=100000", "--config.log_every=20",
+        "--config.checkpoint.every=1000", "--config.evals.every=1000000",
+    ]  # fmt: skip
+    environment = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    processes = [
+        injuries.start(folder, workdir, *flags, f"--config.distributed.process={i}", **environment) for i in (0, 1)
+    ]
+    logs: list[list[str]] = [[], []]
+    sent: list[int] = []
+
+    def listen(index: int) -> None:
+        for line in processes[index].stderr:
+            logs[index].append(line)
+            if index == 1 and "/100000" in line and not sent:
+                sent.append(number)  # once: the second would stop it now
+                processes[1].send_signal(number)
+
+    threads = [threading.Thread(target=listen, args=(index,)) for index in (0, 1)]
+    for thread in threads:
+        thread.start()
+    try:
+        codes = [process.wait(timeout=240) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+        for thread in threads:
+            thread.join()
+        for process in processes:
+            process.stderr.close()
+            process.wait()
+    return [(code, "".join(log)) for code, log in zip(codes, logs, strict=True)]
+
+
+def test_all_stop_at_one_step_and_none_waits_for_a_lost_one(records_dir, tmp_path):
+    (code, log), (other, log_other) = two(records_dir, tmp_path / "run", tmp_path / "cache", signal.SIGTERM)
+    assert (code, other) == (75, 75), log + log_other
+    words = [line for line in (log + log_other).splitlines() if line.startswith("stopped after step")]
+    assert len(words) == 2
+    assert words[0] == words[1]
+    (step,) = manifest.steps(tmp_path / "run" / "checkpoints")
+    assert f"step {step}," in words[0]
+
+    (code, log), (other, _) = two(records_dir, tmp_path / "run", tmp_path / "cache", signal.SIGKILL)
+    assert other == -9
+    assert f"going on from step {step}" in log
+    assert code == 75, log
+    assert "another host was lost, or failed" in log

@@ -1,0 +1,77 @@
+"""The command with a toy model, hurt in every way there is, against the same command left alone."""
+
+import random
+import shutil
+
+import pytest
+
+from tests.faults import __main__ as campaign
+from tests.faults import injuries
+
+
+@pytest.fixture(scope="module")
+def alone(records_dir, tmp_path_factory):
+    """An undisturbed run as the campaign sees it, and the environment with its compilations."""
+    folder = tmp_path_factory.mktemp("faults")
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(folder / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    process = injuries.start(
+        records_dir, folder / "alone", "--config.checkpoint.keep_every=1", FAULTS_IDS=str(folder / "ids"), **cache
+    )
+    log = process.communicate()[1]
+    assert process.returncode == 0, log
+    seen = campaign.observe(folder / "alone", folder / "ids")
+    assert len(seen.ids) == 14
+    return seen, cache
+
+
+def test_a_run_that_is_hurt_again_and_again_ends_as_if_nothing_had_happened(alone, records_dir, tmp_path):
+    wanted, cache = alone
+    workdir, rng = tmp_path / "run", random.Random(0)
+    environment = cache | {"FAULTS_IDS": str(tmp_path / "ids"), "FAULTS_CLOCK": "1"}
+
+    def go(moment: str = "training", signals: str = "", **more: str) -> tuple[int, str]:
+        process = injuries.start(records_dir, workdir, **environment, **more)
+        code, log = injuries.watch(process, moment, injuries.SIGNALS.get(signals, []), rng)
+        assert "Traceback" not in log
+        found = campaign.observe(workdir, tmp_path / "ids")
+        assert campaign.differences(wanted, found, whole=code == 0) == []
+        return code, log
+
+    code, log = go(FAULTS_FULL_AT="3")
+    assert code == 2
+    assert "No space left on device" in log
+
+    code, _ = go("compilation", "SIGTERM")
+    assert code in (75, -15)
+
+    injuries.injure_checkpoint(workdir, "flip a file", rng)
+    injuries.injure_checkpoint(workdir, "an empty step folder", rng)
+    code, log = go("evaluation", "SIGKILL")
+    assert code == -9
+    assert "is skipped: it has no manifest.json" in log
+
+    broken = shutil.copytree(records_dir, tmp_path / "records")
+    for path in broken.rglob("*train.array_record*"):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    process = injuries.start(broken, workdir, **environment)
+    code, log = injuries.watch(process, "training", [], rng)
+    assert code == 2
+    assert "cannot be read" in log
+    assert "Traceback" not in log
+
+    code, log = go()
+    assert code == 0, log
+
+
+def test_the_campaign_sees_what_differs(alone):
+    """A check that cannot fail would prove nothing."""
+    wanted = alone[0]
+    assert campaign.differences(wanted, wanted, whole=True) == []
+    gap = wanted._replace(lines=wanted.lines[:3] + wanted.lines[4:])
+    twice = wanted._replace(lines=[*wanted.lines[:4], *wanted.lines[3:]])
+    other = wanted._replace(ids=wanted.ids | {3: [*wanted.ids[3], wanted.ids[4][0]]})
+    short = wanted._replace(ids={k: v for k, v in wanted.ids.items() if k != 2})
+    array = next(iter(wanted.hashes["6"]))
+    arrays = wanted._replace(hashes=wanted.hashes | {"6": wanted.hashes["6"] | {array: "0"}})
+    for found in (gap, twice, other, short, arrays):
+        assert campaign.differences(wanted, found, whole=True)

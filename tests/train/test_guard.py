@@ -1,0 +1,42 @@
+"""Every step is looked at: spikes and skipped steps are told with their records, too many in a row end the run."""
+
+import json
+
+import jax
+import pytest
+from jax import numpy as jnp
+
+from unimedi_jax.errors import UserError
+from unimedi_jax.metrics import Mean
+from unimedi_jax.train.guard import Done, Guard, record_ids
+
+
+def done(step: int, loss: float, in_a_row: int = 0) -> Done:
+    metrics = {"loss": Mean.of(jnp.float32(loss)), "skipped/in_a_row": Mean.of(jnp.int32(in_a_row))}
+    return Done(step, metrics, {"xray": [f"x{step}"], "ct": []})
+
+
+def test_a_spike_is_told_with_its_records(tmp_path, caplog):
+    guard = Guard(tmp_path, max_skipped=3, spike=6.0)
+    noise = jax.random.normal(jax.random.key(0), (60,)) * 0.1
+    for step in range(60):
+        guard.look(done(step, 2.0 + float(noise[step])))
+    assert not (tmp_path / "incidents").exists()
+    guard.look(done(60, 3.5))
+    told = json.loads((tmp_path / "incidents" / "60-spike.json").read_text())
+    assert told["ids"] == {"xray": ["x60"], "ct": []}
+    assert "step 60: loss 3.500 after a mean of 2.0" in caplog.text
+
+
+def test_skipped_steps_in_a_row_end_the_run(tmp_path):
+    guard = Guard(tmp_path, max_skipped=3, spike=0.0)
+    for in_a_row in (1, 2, 0, 1, 2):
+        guard.look(done(in_a_row, float("nan"), in_a_row))
+    with pytest.raises(UserError, match="step 9: 3 steps in a row were not finite"):
+        guard.look(done(9, float("nan"), 3))
+    told = json.loads((tmp_path / "incidents" / "9-skipped.json").read_text())
+    assert told["metrics"]["loss"] == "nan"
+
+
+def test_ids_of_a_batch_are_text():
+    assert record_ids({"xray": {"id": [b"a", "b"]}}) == {"xray": ["a", "b"]}

@@ -1,0 +1,32 @@
+"""A run goes on with its own settings and data, or is told to go on with others."""
+
+import json
+
+import pytest
+
+from unimedi_jax.errors import UserError
+from unimedi_jax.train import setup
+
+BEFORE = {"steps": 9, "model": {"width": 3}, "optim": {"b1": 0.9}, "log_every": 5, "evals": {"every": 2}}
+NOW = {"steps": 9, "model": {"width": 4}, "optim": {"b1": 0.8}, "log_every": 7, "evals": {"every": 3}}
+
+
+def test_what_changed_is_listed_and_force_overrides(tmp_path):
+    assert setup._same_run(BEFORE, tmp_path, force=False) == BEFORE
+    with pytest.raises(UserError, match=r"model.width: 3 then, 4 now; optim.b1: 0.9 then, 0.8 now.*resume.force"):
+        setup._same_run(NOW, tmp_path, force=False)
+    assert json.loads((tmp_path / "config.json").read_text()) == BEFORE
+    assert setup._same_run(NOW, tmp_path, force=True) == NOW
+    assert setup._same_run(NOW, tmp_path, force=False) == NOW
+
+
+def test_what_speaks_and_saves_may_change(tmp_path):
+    setup._same_run(BEFORE, tmp_path, force=False)
+    other = BEFORE | {"log_every": 1, "checkpoint": {"every": 1}, "guard": {"spike": 0}, "resume": {"force": True}}
+    assert setup._same_run(other, tmp_path, force=False) == BEFORE
+
+
+def test_a_damaged_config_is_said(tmp_path):
+    (tmp_path / "config.json").write_text('{"steps": ')
+    with pytest.raises(UserError, match=r"config.json is damaged"):
+        setup._same_run(BEFORE, tmp_path, force=False)

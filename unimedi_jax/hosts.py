@@ -1,0 +1,76 @@
+"""Several processes as one run: joining, waiting for each other, agreeing, and the end when one is lost."""
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from unimedi_jax import sharding
+from unimedi_jax.errors import RESUMABLE, UserError
+from unimedi_jax.typing import Array
+
+
+def connect(coordinator: str = "", processes: int = 1, process: int = 0, timeout: int = 60) -> None:
+    """Joins the processes of a run; nothing to do for one. Before anything else asks for devices.
+
+    `coordinator` is "host:port" of process 0, or "auto" where the cluster knows (TPU pods, Slurm, Open MPI). A process
+    that is silent for `timeout` seconds counts as lost, which ends the others.
+    """
+    if not coordinator or jax.distributed.is_initialized():
+        return
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from `train.stop`
+    given = {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}
+    try:
+        jax.distributed.initialize(
+            **({} if coordinator == "auto" else given),
+            heartbeat_timeout_seconds=timeout,
+            shutdown_timeout_seconds=timeout,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"config.distributed: {str(error).strip().splitlines()[0]}") from error
+
+
+def meet(point: str) -> None:
+    """Returns when every process of the run has come to this point."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(point)
+
+
+@contextlib.contextmanager
+def chief_first(point: str) -> Iterator[None]:
+    """The first process goes through the body alone, the others after it: they find the files that it wrote."""
+    if jax.process_index():
+        meet(point)
+    yield
+    if not jax.process_index():
+        meet(point)
+
+
+def vote(mine: bool, mesh: Mesh) -> Array:
+    """Whether any process says yes: a scalar on the devices, behind the work they already have."""
+    return _any(sharding.put_batch(np.full(jax.local_device_count(), mine), mesh))
+
+
+@contextlib.contextmanager
+def none_lost() -> Iterator[None]:
+    """Among several processes an error of one ends it at once, as waiting for the others would take for ever."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        traceback.print_exc()
+        line = str(error).strip().splitlines()[0][:200]
+        words = f"another host was lost, or failed ({line}): the same command on all hosts goes on"
+        print(words, file=sys.stderr, flush=True)
+        os._exit(RESUMABLE)  # closing what is open would wait for the lost host
+
+
+_any = jax.jit(jnp.any)

@@ -1,0 +1,150 @@
+"""The manifest of a checkpoint: what every array and fact in it hashes to, and the mark that all is there."""
+
+import json
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+
+from unimedi_jax import fingerprint, trees
+from unimedi_jax.errors import UserError
+from unimedi_jax.typing import PyTree
+
+NAME = "manifest.json"
+
+
+class DamagedError(Exception):
+    """Why a checkpoint cannot be used."""
+
+
+def describe(step: int, state: PyTree, **facts: Any) -> dict[str, Any]:
+    """The manifest of `state` (arrays) and of JSON `facts` saved beside it."""
+    shapes, hashes = _shapes(state), fingerprint.arrays(state)
+    manifest = {
+        "step": step,
+        "arrays": {name: [*shape, hashes[name]] for name, shape in shapes.items()},
+        "facts": {name: fingerprint.facts(value) for name, value in facts.items()},
+    }
+    return manifest | {"manifest": fingerprint.facts(manifest)}
+
+
+def prepare(folder: pathlib.Path, manifest: dict[str, Any]) -> None:
+    """Writes a manifest beside its checkpoint's folder, where it waits for `commit`."""
+    waiting = _waiting(folder)
+    partial = waiting.with_suffix(".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(manifest, file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(waiting)
+
+
+def commit(folder: pathlib.Path) -> None:
+    """Makes a checkpoint of a folder that is fully written: a rename, which needs no room and cannot be torn."""
+    _waiting(folder).replace(folder / NAME)
+
+
+def committed(folder: pathlib.Path) -> bool:
+    """Whether a folder has its manifest."""
+    return (folder / NAME).exists()
+
+
+def steps(root: pathlib.Path) -> list[int]:
+    """Every step that has a folder in `root`, whatever its standing, in order."""
+    if not root.exists():
+        return []
+    return sorted(int(path.name) for path in root.iterdir() if path.name.isdecimal() and path.is_dir())
+
+
+def tidy(root: pathlib.Path) -> None:
+    """After a kill: commits what was fully written, removes what was not and what was being deleted."""
+    for waiting in root.glob("*.manifest"):
+        folder = root / waiting.stem
+        if folder.exists() and not committed(folder):
+            commit(folder)
+        else:
+            waiting.unlink()
+    for rest in (*root.glob("*.partial"), *root.glob("*.old"), *root.glob("*.orbax-checkpoint-tmp*")):
+        shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
+
+
+def remove(folder: pathlib.Path) -> None:
+    """Deletes a checkpoint so that a kill in between leaves no half one."""
+    shutil.rmtree(folder.replace(folder.with_suffix(".old")), ignore_errors=True)
+
+
+def put_aside(folder: pathlib.Path) -> None:
+    """Renames a damaged checkpoint to `<step>.damaged`, in place of an older one of that name."""
+    aside = folder.with_suffix(".damaged")
+    shutil.rmtree(aside, ignore_errors=True)
+    folder.replace(aside)
+
+
+def read(folder: pathlib.Path) -> dict[str, Any]:
+    """The manifest of a checkpoint.
+
+    Raises:
+        DamagedError: it is missing, or not what was written.
+    """
+    try:
+        manifest = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        own = manifest.pop("manifest")
+    except FileNotFoundError:
+        raise DamagedError(f"it has no {NAME}") from None
+    except (ValueError, KeyError, AttributeError):
+        raise DamagedError(f"its {NAME} cannot be read") from None
+    if fingerprint.facts(manifest) != own:
+        raise DamagedError(f"its {NAME} was changed")
+    return manifest
+
+
+def hold_against(manifest: dict[str, Any], state: PyTree, **facts: Any) -> None:
+    """Compares what was restored with what was saved.
+
+    Raises:
+        DamagedError: names what differs.
+    """
+    hashes = fingerprint.arrays(state)
+    bad = [name for name, (*_, kept) in manifest["arrays"].items() if kept != hashes[name]]
+    bad += [name for name, value in facts.items() if fingerprint.facts(value) != manifest["facts"][name]]
+    if bad:
+        raise DamagedError(f"other content than was saved in {_few(bad)}")
+
+
+def fits(manifest: dict[str, Any], abstract: PyTree) -> None:
+    """Compares names, shapes and dtypes of the arrays with what is asked for: Orbax would cast in silence.
+
+    Raises:
+        UserError: the checkpoint belongs to another configuration.
+    """
+    saved = {name: (shape, dtype) for name, (shape, dtype, _) in manifest["arrays"].items()}
+    wanted = _shapes(abstract)
+    differing = [
+        f"{name} {_words(saved.get(name))} saved, {_words(wanted.get(name))} now"
+        for name in sorted(saved.keys() | wanted.keys())
+        if saved.get(name) != wanted.get(name)
+    ]
+    if differing:
+        raise UserError(
+            f"the checkpoint at step {manifest['step']} does not fit this configuration ({len(differing)} arrays "
+            f"differ: {_few(differing)}): use the run's own configuration, or another --workdir"
+        )
+
+
+def _shapes(tree: PyTree) -> dict[str, tuple[list[int], str]]:
+    leaves = zip(trees.names(tree), jax.tree.leaves(tree), strict=True)
+    return {name: (list(leaf.shape), str(leaf.dtype)) for name, leaf in leaves}
+
+
+def _words(shape: tuple[list[int], str] | None) -> str:
+    return "absent" if shape is None else f"{shape[1]}{shape[0]}"
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+
+
+def _waiting(folder: pathlib.Path) -> pathlib.Path:
+    return folder.with_suffix(".manifest")
