@@ -28,6 +28,11 @@ def _paper() -> ml_collections.ConfigDict:
     config.data = "phantom"  # built sets in data_dir, comma-separated, each with an optional :weight
     config.data_dir = "records"
     config.tokenizer = ""  # a folder or hub id; none: the sets' own WordPiece vocabulary
+    # Weights to start from; empty: from the seed. `checkpoint` is a run or an export, `vision` a ViT in timm's names (file,
+    # folder, hub id or timm name), `report` a BERT (folder or hub id), whose tokenizer is then the run's.
+    config.init = ml_collections.ConfigDict(
+        {"checkpoint": "", "vision": "", "report": "emilyalsentzer/Bio_ClinicalBERT"}
+    )
     config.input = ml_collections.ConfigDict(
         {
             "report_length": 112,  # tokens, as MGCA
@@ -134,6 +139,7 @@ def _share(steps: ml_collections.FieldReference, share: float) -> ml_collections
 def _demo(config: ml_collections.ConfigDict) -> None:
     """Small enough for two CPU cores: about a quarter of an hour with the evaluation."""
     config.steps = 900
+    config.init.report = ""
     config.log_every = 10
     config.input.report_length = 64
     config.input.ct_shift = (0, 2, 2)

@@ -87,6 +87,39 @@ def meta(workdir: pathlib.Path) -> dict[str, Any]:
         return found.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
 
 
+def read(workdir: pathlib.Path, parts: tuple[str, ...]) -> tuple[int, dict[str, PyTree], dict[str, Any]]:
+    """Step, the named parts of the state and the meta of a run's newest checkpoint, on this host alone.
+
+    For jobs that use a network and do not train it: no configuration is needed, and whatever devices the run had.
+
+    Raises:
+        UserError: the folder holds no checkpoint, or one that cannot be read.
+    """
+    if not (workdir / "checkpoints").is_dir():  # a manager would make the folder
+        raise UserError(f"{workdir} holds no checkpoint: train first, or name another run")
+    handlers = {"state": ocp.PyTreeCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
+    with ocp.CheckpointManager((workdir / "checkpoints").absolute(), item_handlers=handlers) as found:
+        step = found.latest_step()
+        if step is None:
+            raise UserError(f"{workdir} holds no checkpoint: train first, or name another run")
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        try:
+            saved = found.item_metadata(step)["state"]
+            wanted = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+                {part: saved[part] for part in parts},
+            )
+            how = ocp.checkpoint_utils.construct_restore_args(wanted)
+            args = ocp.args.PyTreeRestore(wanted, restore_args=how, partial_restore=True)
+            restored = found.restore(step, args=ocp.args.Composite(state=args, meta=ocp.args.JsonRestore()))
+        except Exception as error:  # Orbax and TensorStore raise anything, in thousands of lines
+            raise UserError(
+                f"the checkpoint at step {step} of {workdir} is damaged or cut short ({type(error).__name__}): "
+                "remove it to use the one before"
+            ) from error
+    return step, jax.device_get(restored["state"]), restored["meta"]
+
+
 def _compare(manager: ocp.CheckpointManager, abstract: PyTree, step: int) -> None:
     # Orbax casts another dtype in silence and words another shape in thousands of lines; say it in one.
     saved = manager.item_metadata(step)["state"]

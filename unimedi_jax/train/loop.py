@@ -29,7 +29,7 @@ LOG = logging.getLogger(__name__)
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Trains until `config.steps`, going on from the newest checkpoint of `workdir`, and writes the report page.
 
-    Parameters come from (1) the workdir's newest checkpoint, else (2) the seed.
+    Parameters come from (1) the workdir's newest checkpoint, else (2) `config.init`, else (3) the seed.
     """
     job = setup.make(config, workdir)
     chief = jax.process_index() == 0
@@ -38,7 +38,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         checkpoint.manager(workdir, **config.checkpoint) as manager,
         contextlib.closing(_batches(config, job)) as batches,
     ):
-        state, first = _start(config, job, manager, batches)
+        state, first = _start(config, job, manager, batches, workdir)
         if first == config.steps and run_report.finished(workdir):
             print(run_report.summary(workdir))
             print(f"nothing left to do: {workdir} is at step {first} of {config.steps}")
@@ -68,11 +68,11 @@ def _batches(config: ml_collections.ConfigDict, job: setup.Run) -> grain.Dataset
 
 
 def _start(
-    config: ml_collections.ConfigDict, job: setup.Run, manager: Any, batches: Iterator[Any]
+    config: ml_collections.ConfigDict, job: setup.Run, manager: Any, batches: Iterator[Any], workdir: pathlib.Path
 ) -> tuple[states.TrainState, int]:
     latest = manager.latest_step()
     if latest is None:
-        state = job.init(jax.random.key(config.seed))
+        state = setup.pretrained(job.init(jax.random.key(config.seed)), job, config, workdir)
         LOG.info("new run: %.1f M parameters", trees.count(state.params) / 1e6)
         return state, 0
     state, _ = checkpoint.restore(manager, job.abstract, batches, step=latest)

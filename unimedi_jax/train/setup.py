@@ -2,21 +2,26 @@
 
 import dataclasses
 import json
+import logging
 import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 from jax.sharding import Mesh
 
 from unimedi_jax import optim, sharding
+from unimedi_jax.convert import start
 from unimedi_jax.errors import UserError
 from unimedi_jax.evals import features, suite
 from unimedi_jax.input import pipeline, records, tokenizer, transforms
 from unimedi_jax.models import unimedi
 from unimedi_jax.train import objective, state, step
 from unimedi_jax.typing import PyTree
+
+LOG = logging.getLogger(__name__)
 
 # What may differ when a run goes on: how often it speaks and saves, never what it computes.
 FREE = ("log_every", "data_dir", "checkpoint", "evals", "show_reports", "mesh", "sharding")
@@ -49,7 +54,7 @@ def make(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Run:
     batch = plain["global_batch"]
     if any(rows % mesh.size for rows in batch.values()):
         raise UserError(f"the run's global batch {batch} does not divide over {mesh.size} devices")
-    reports = _tokenizer(config.tokenizer, sets, workdir)
+    reports = _tokenizer(config.tokenizer or start.tokenizer(**config.init), sets, workdir)
     attention = {"xla": None, "cudnn": "cudnn"}[config.model.attention]
     settings = {**config.model, "attention": attention, "vocab_size": len(reports)}
     try:
@@ -87,6 +92,32 @@ def make(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Run:
         batch=batch,
         config=plain,
     )
+
+
+def pretrained(
+    fresh: state.TrainState, job: Run, config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> state.TrainState:
+    """The state before the first step with the weights of `config.init` in it, teacher included; `fresh` if none."""
+    if not any(config.init.values()):
+        return fresh
+    filled, summaries = start.fill(state.variables(fresh), job.model, **config.init)
+    for summary in summaries:
+        LOG.info("%s", summary)
+    if jax.process_index() == 0:
+        start.write(summaries, workdir / "init.json")
+    params = filled["params"]
+    return fresh.replace(
+        params=jax.tree.map(_like, params, fresh.params),
+        teacher=jax.tree.map(_like, {part: params[part] for part in state.TEACHER_PARTS}, fresh.teacher),
+        stats=fresh.stats | {"batch_stats": jax.tree.map(_like, filled["batch_stats"], fresh.stats["batch_stats"])},
+    )
+
+
+def _like(array: Any, old: jax.Array) -> jax.Array:
+    """A host array where the old one lies; what is on the devices already was not replaced."""
+    if isinstance(array, jax.Array):
+        return old
+    return jax.make_array_from_callback(old.shape, old.sharding, lambda index: np.array(array[index]))
 
 
 def make_suite(run: Run, config: ml_collections.ConfigDict) -> suite.Suite:
