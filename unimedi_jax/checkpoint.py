@@ -97,7 +97,11 @@ def read(workdir: pathlib.Path, parts: tuple[str, ...]) -> tuple[int, dict[str, 
     """
     if not (workdir / "checkpoints").is_dir():  # a manager would make the folder
         raise UserError(f"{workdir} holds no checkpoint: train first, or name another run")
-    handlers = {"state": ocp.PyTreeCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
+    handlers = {
+        "state": ocp.PyTreeCheckpointHandler(),
+        "data": grain.checkpoint.CheckpointHandler(),  # named, not read: or Orbax warns of what it cannot restore
+        "meta": ocp.JsonCheckpointHandler(),
+    }
     with ocp.CheckpointManager((workdir / "checkpoints").absolute(), item_handlers=handlers) as found:
         step = found.latest_step()
         if step is None:

@@ -1,4 +1,4 @@
-"""Reads weight files of others into plain float32 arrays. Nothing is ever unpickled without PyTorch's `weights_only`."""
+"""Reads weight files of others into plain float32 arrays. A pickle is read by PyTorch's `weights_only` or not at all."""
 
 import json
 import pathlib
@@ -128,7 +128,7 @@ def _pickled(path: pathlib.Path) -> Mapping[str, np.ndarray]:
         import torch
     except ImportError as error:
         raise UserError(
-            f"{path} is a pickle, which only PyTorch reads safely: pip install torch, or give the weights as .safetensors"
+            f"{path} is a pickle, which only PyTorch reads safely: pip install torch, or give .safetensors"
         ) from error
     try:
         tree = torch.load(path, map_location="cpu", weights_only=True)
