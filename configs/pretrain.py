@@ -28,8 +28,8 @@ def _paper() -> ml_collections.ConfigDict:
     config.data = "phantom"  # built sets in data_dir, comma-separated, each with an optional :weight
     config.data_dir = "records"
     config.tokenizer = ""  # a folder or hub id; none: the sets' own WordPiece vocabulary
-    # Weights to start from; empty: from the seed. `checkpoint`: a run or an export, `vision`: a ViT in timm's names (file,
-    # folder, hub id or timm name), `report`: a BERT (folder or hub id), whose tokenizer is then the run's.
+    # Weights to start from; empty: from the seed. `checkpoint`: a run or an export; `vision`: a ViT in timm's names
+    # (file, folder, hub id, timm name); `report`: a BERT (folder or hub id), whose tokenizer is then the run's.
     config.init = ml_collections.ConfigDict(
         {"checkpoint": "", "vision": "", "report": "emilyalsentzer/Bio_ClinicalBERT"}
     )

@@ -21,7 +21,8 @@ Plain PyTorch, from inside this folder (`unimedi_torch.py` needs torch, numpy, s
     import unimedi_torch
     model = unimedi_torch.load(".")
     model.reports(["Cardiomegaly."])     # unit vectors (b, {embedding})
-    model.xrays(films).z                 # films: uint8 tensor (b, 256, 256); model.cts(volumes).z: int16 (b, 32, 128, 128)
+    model.xrays(films).z                 # films: uint8 tensor (b, 256, 256)
+    model.cts(volumes).z                 # volumes: int16 tensor (b, 32, 128, 128)
 
 timm (X-rays and slices; one channel):
 

@@ -52,8 +52,8 @@ def check(trained: loaded.Trained, folder: pathlib.Path, *, onnx: bool = False) 
     worst = max(differences, key=lambda name: differences[name] / scale[name])
     if not differences[worst] <= TOLERANCE * scale[worst]:
         raise UserError(
-            f"PyTorch's numbers are not JAX's: {differences[worst]:.2g} apart at {worst}, {TOLERANCE * scale[worst]:g} is allowed; "
-            "nothing was exported"
+            f"PyTorch's numbers are not JAX's: {differences[worst]:.2g} apart at {worst}, "
+            f"{TOLERANCE * scale[worst]:.2g} is allowed; nothing was exported"
         )
     packages = ("jax", "torch") + (("onnxruntime",) if onnx else ())
     return {

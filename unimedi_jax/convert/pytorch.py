@@ -209,7 +209,9 @@ class Prototypes(nn.Module):
 class UniMedI(nn.Module):
     """The whole model. `a` is the export's "architecture"; `tokenize` turns texts into ids and mask."""
 
-    def __init__(self, a: dict[str, Any], tokenize: Callable[[Sequence[str]], tuple[torch.Tensor, torch.Tensor]]) -> None:
+    def __init__(
+        self, a: dict[str, Any], tokenize: Callable[[Sequence[str]], tuple[torch.Tensor, torch.Tensor]]
+    ) -> None:
         super().__init__()
         self.a, self.tokenize = a, tokenize
         wide = a["vision"]["width"]

@@ -22,7 +22,7 @@ ENCODERS = {
 def write(
     folder: pathlib.Path, films: np.ndarray, volumes: np.ndarray, texts: Sequence[str]
 ) -> dict[str, pathlib.Path]:
-    """`folder`/onnx/xray.onnx, ct.onnx and report.onnx from the export's weights. Raises UserError without onnxscript."""
+    """`folder`/onnx/{xray,ct,report}.onnx from the export's weights. Raises UserError without the packages it takes."""
     try:
         import onnxruntime  # noqa: F401 (asked for before the work)
         import onnxscript  # noqa: F401

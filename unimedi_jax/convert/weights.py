@@ -1,4 +1,4 @@
-"""Reads weight files of others into plain float32 arrays. A pickle is read by PyTorch's `weights_only` or not at all."""
+"""Weight files of others as plain float32 arrays. A pickle is read by PyTorch's `weights_only` or not at all."""
 
 import json
 import pathlib
