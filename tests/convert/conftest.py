@@ -1,10 +1,22 @@
 """The judges: timm and transformers, and weights of theirs as files."""
 
 import importlib.util
+import json
+import pathlib
 import sys
 import types
 
+import grain
+import jax
+import numpy as np
 import pytest
+
+from configs import pretrain
+from unimedi_jax import checkpoint, optim
+from unimedi_jax.convert import export, loaded
+from unimedi_jax.input import tokenizer
+from unimedi_jax.models import unimedi
+from unimedi_jax.train import state as states
 
 torch = pytest.importorskip("torch")
 
@@ -79,3 +91,84 @@ def make_bert():
         return model
 
     return make
+
+
+# ---- a trained network, and a run and an export of it ----
+
+TEXTS = ["Large left pleural effusion.", "No pneumothorax, no effusion.", "Nodule in the right upper lobe."] * 2
+
+
+@pytest.fixture(scope="session")
+def words(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("words")
+    tokenizer.save(tokenizer.train(TEXTS), folder)
+    return tokenizer.load(folder)
+
+
+@pytest.fixture(scope="session")
+def make_trained(words, random_tree):
+    """`make_trained(**model settings)`: the demo's network made small, with weights far from their initialisation."""
+
+    def make(**settings) -> loaded.Trained:
+        config = pretrain.get_config("demo")
+        small = dict(projection_hidden=32, prototypes_cls=8, prototypes_patch=8, head_hidden=16, head_bottleneck=8)
+        config.model.update(small | settings)
+        config = json.loads(config.to_json_best_effort())
+        model = unimedi.make(**loaded.settings(config, len(words)))
+        variables = random_tree(loaded.variables_like(model), 0.1)
+        # A variance is positive; prototypes are scaled to unit length.
+        stats = jax.tree.map(lambda x: np.abs(np.asarray(x)) + 0.5, variables["batch_stats"])
+        variables = jax.tree.map(jax.numpy.asarray, {"params": variables["params"], "batch_stats": stats})
+        return loaded.Trained(pathlib.Path("nowhere"), model, variables, words, config, CONTRACTS, {}, "student", 7)
+
+    return make
+
+
+CONTRACTS = {
+    "mine": {
+        "format": 1,
+        "labels": [],
+        "splits": {"xray": {"train": 3}},
+        "records": {
+            "xray": {"image": [256, 256], "dtype": "uint8", "axes": "y x"},
+            "ct": {
+                "volume": [32, 128, 128],
+                "dtype": "int16",
+                "axes": "z y x, growing to Superior, Posterior, Left",
+                "hu": [-1024, 3071],
+            },
+        },
+        "content_sha256": "0" * 64,
+    }
+}
+
+
+@pytest.fixture(scope="session")
+def trained(make_trained) -> loaded.Trained:
+    return make_trained()
+
+
+@pytest.fixture(scope="session")
+def exported(trained, tmp_path_factory) -> pathlib.Path:
+    out = tmp_path_factory.mktemp("exports") / "student"
+    export.write(trained, out, rgb=True, onnx=True)
+    return out
+
+
+@pytest.fixture(scope="session")
+def workdir(trained, words, tmp_path_factory) -> pathlib.Path:
+    """What a run leaves behind, teacher and optimiser included, without the training."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    tx, _ = optim.make(steps=10, **trained.config["optim"])
+    key = jax.random.key(0)
+    shapes = jax.eval_shape(states.make_init(trained.model, tx), key)
+    fresh = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes.replace(key=np.zeros(2)))
+    stats = fresh.stats | {"batch_stats": trained.variables["batch_stats"]}
+    state = fresh.replace(params=trained.variables["params"], stats=stats, key=key)
+    meta = {"config": trained.config, "contracts": trained.contracts, "versions": {}}
+    with checkpoint.manager(folder, every=1) as manager:
+        iterator = iter(grain.MapDataset.range(3).to_iter_dataset())
+        assert checkpoint.save(manager, jax.tree.map(jax.numpy.asarray, state), iterator, meta, step=7, force=True)
+        manager.wait_until_finished()
+    words.save_pretrained(folder / "tokenizer")
+    return folder

@@ -97,7 +97,7 @@ class Model:
         return features.embed_reports(self.embedder, given.variables, given.reports, list(texts), length)
 
     def features(self, modality: str, pixels: np.ndarray) -> Any:
-        """`models.unimedi.Features` of up to `embedder.rows` films uint8 (b, 256, 256) or volumes int16 (b, 32, 128, 128)."""
+        """`Features` of up to `embedder.rows` films uint8 (b, 256, 256) or volumes int16 (b, 32, 128, 128)."""
         cut, function = {
             "xray": (inference.film_tokens, self.embedder.xray),
             "ct": (inference.volume_tokens, self.embedder.ct),

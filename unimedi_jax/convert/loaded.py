@@ -6,6 +6,7 @@ import pathlib
 from typing import Any
 
 import jax
+from jax import numpy as jnp
 
 from unimedi_jax import checkpoint
 from unimedi_jax.convert import names, weights
@@ -24,7 +25,7 @@ class Trained:
 
     path: pathlib.Path
     model: unimedi.UniMedI  # float32, whatever the run computed in
-    variables: PyTree  # {"params", "batch_stats"}, host arrays
+    variables: PyTree  # {"params", "batch_stats"}
     reports: Any  # tokenizer
     config: dict[str, Any]  # the run's
     contracts: dict[str, Any]  # preprocessing, by name of the set
@@ -52,11 +53,13 @@ def read(path: str | pathlib.Path, network: str = "student") -> Trained:
 def settings(config: dict[str, Any], words: int) -> dict[str, Any]:
     """What `unimedi.make` takes for inference, from a run's configuration."""
     # Inference in float32 by XLA's own attention: the numbers are to be the same wherever they are computed.
-    return {**config["model"], "vocab_size": words, "attention": None, "remat": "none", "dtype": "float32"}
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in config["model"].items()}
+    return {**given, "vocab_size": words, "attention": None, "remat": "none", "dtype": "float32"}
 
 
 def _run(place: pathlib.Path, network: str) -> Trained:
     step, state, meta = checkpoint.read(place, ("params", "teacher", "stats"))
+    state = jax.tree.map(jnp.asarray, state)
     params = state["params"] if network == "student" else {**state["params"], **state["teacher"]}
     reports = tokenizer.load(place / "tokenizer")
     return Trained(
@@ -85,6 +88,7 @@ def _export(place: pathlib.Path, network: str) -> Trained:
     strange = set(names.split_positions(state)) - names.known(template)
     if lacking or strange:
         raise UserError(f"{place / WEIGHTS} does not fit {FACTS} ({len(lacking)} arrays lack, {len(strange)} too many)")
+    variables = jax.tree.map(jnp.asarray, variables)
     return Trained(place, model, variables, reports, config, contracts, versions, network, step)
 
 

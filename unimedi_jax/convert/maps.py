@@ -15,7 +15,7 @@ SCALE = 3  # pixels of the picture for one of the record
 
 
 def write(folder: pathlib.Path, item: sources.Item, pixels: np.ndarray, found: Any, trained: loaded.Trained) -> None:
-    """`<id>.attention.png` for a film or CT, `<id>.attention.nii.gz` for a CT; `found` is one row of `models.unimedi.Features`."""
+    """`<id>.attention.png` for a film or CT, `<id>.attention.nii.gz` for a CT; `found` is one row of `Features`."""
     stem = folder / item.id.replace("/", "_").replace("\\", "_")
     folder.mkdir(parents=True, exist_ok=True)
     if item.modality == "xray":

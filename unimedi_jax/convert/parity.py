@@ -85,7 +85,7 @@ def jax_outputs(trained: loaded.Trained, films: np.ndarray, volumes: np.ndarray,
     """Every layer of every path, by name, from records' pixels and texts."""
     model, variables = trained.model, trained.variables
     params = variables["params"]
-    batch = inference.tokens(trained, films, volumes, texts)
+    batch = jax.tree.map(jnp.asarray, inference.tokens(trained, films, volumes, texts))
 
     def apply(method: str, *x: Any) -> Any:
         return model.apply(variables, *x, method=method)
