@@ -5,10 +5,8 @@ found = model.embed("films/")                     # a file, folder, DICOM series
 cosines = found.z @ model.embed_reports(["There is a pleural effusion."]).T    # (n, 1)
 """
 
-from typing import Any
 
-
-def load(path: Any, network: str = "student", **settings: Any) -> Any:
+def load(path: str, network: str = "student", **settings: int | bool) -> "unimedi_jax.convert.embed.Model":
     """A trained network by its path, see `unimedi_jax.convert.embed.load`; imports JAX when called."""
     from unimedi_jax.convert import embed
 

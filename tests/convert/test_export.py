@@ -47,7 +47,9 @@ def test_timm_loads_the_vision_tower_strictly_and_sees_the_same(trained, exporte
     a = json.loads((exported / "unimedi.json").read_text())["architecture"]
     size = a["vision"]
     tokens = inference.film_tokens(trained, film)
-    pixels = torch.from_numpy(patches.unpatchify(tokens, a["image_grid"], a["image_patch"]) / np.float32(127.5) - 1)
+    pixels = torch.from_numpy(
+        patches.unpatchify(tokens, tuple(a["image_grid"]), tuple(a["image_patch"])) / np.float32(127.5) - 1
+    )
     ours = trained.model.apply(trained.variables, jnp.asarray(tokens), method="xray_features").cls
     for file, channels in (("vision_2d.safetensors", 1), ("vision_2d_rgb.safetensors", 3)):
         vit = timm.models.vision_transformer.VisionTransformer(
@@ -195,8 +197,7 @@ def test_bad_checkpoints_are_one_line(trained, exported, workdir, tmp_path):
     facts = json.loads((future / "unimedi.json").read_text())
     (future / "unimedi.json").write_text(json.dumps(facts | {"format": 2}))
     run = copy(workdir, "run")
-    for file in (run / "checkpoints" / "7" / "state" / "ocdbt.process_0" / "d").iterdir():
-        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    (run / "checkpoints" / "7" / "state" / "_METADATA").write_text("{")
     (tmp_path / "empty").mkdir()
     cases = {
         short: "cut short", torn: "damaged", odd: "does not fit", future: "format 2", run: "damaged",
