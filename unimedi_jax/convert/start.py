@@ -5,7 +5,7 @@ import json
 import pathlib
 from typing import Any
 
-from unimedi_jax.convert import bert, loaded, names, vit
+from unimedi_jax.convert import bert, loaded, names, vit, weights
 from unimedi_jax.errors import UserError
 from unimedi_jax.models import unimedi
 from unimedi_jax.typing import PyTree
@@ -65,9 +65,11 @@ def fill(
 
 
 def tokenizer(*, checkpoint: str = "", vision: str = "", report: str = "") -> str:
-    """The tokenizer that belongs to the given report weights: a folder or a hub id, "" for none."""
-    if report or not checkpoint:
-        return report
+    """The tokenizer that belongs to the given report weights: a folder, "" for none. Raises UserError."""
+    if report:
+        return str(weights.folder(report, bert.FILES))
+    if not checkpoint:
+        return ""
     place = pathlib.Path(checkpoint).expanduser()
     return str(place / (loaded.REPORT if (place / loaded.FACTS).is_file() else "tokenizer"))
 

@@ -31,7 +31,7 @@ def folder(name: str, wanted: str) -> pathlib.Path:
         return path
     import huggingface_hub
 
-    ours = f"put {wanted} into a folder and name that folder"
+    ours = f"put {wanted} into a folder and name that folder, or leave the setting of config.init empty"
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UserError(f"no weights at {name}: no such file or folder; {ours}")
     small = ["config.json", "vocab.txt", "tokenizer*.json", "special_tokens_map.json"]

@@ -54,7 +54,9 @@ def make(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Run:
     batch = plain["global_batch"]
     if any(rows % mesh.size for rows in batch.values()):
         raise UserError(f"the run's global batch {batch} does not divide over {mesh.size} devices")
-    reports = _tokenizer(config.tokenizer or start.tokenizer(**config.init), sets, workdir)
+    # A run that goes on has its own copy, and asks no hub for anything.
+    known = config.tokenizer or (workdir / "tokenizer" / "tokenizer.json").exists()
+    reports = _tokenizer(config.tokenizer if known else start.tokenizer(**config.init), sets, workdir)
     attention = {"xla": None, "cudnn": "cudnn"}[config.model.attention]
     settings = {**config.model, "attention": attention, "vocab_size": len(reports)}
     try:
