@@ -57,10 +57,26 @@ def audit(config: Any, workdir: pathlib.Path) -> None:
     job.run(config)
 
 
+def export(config: Any, workdir: pathlib.Path) -> None:
+    """A checkpoint for PyTorch."""
+    from unimedi_jax.convert import export as job
+
+    job.run(config)
+
+
+def embed(config: Any, workdir: pathlib.Path) -> None:
+    """Embeddings of files."""
+    from unimedi_jax.convert import embed as job
+
+    job.run(config)
+
+
 # A job imports what it needs when it runs, so that --help and building never wait for JAX.
 JOBS: dict[str, Callable[[Any, pathlib.Path], None]] = {
     "build": build,
     "pretrain": pretrain,
+    "export": export,
+    "embed": embed,
     "inspect": inspect,
     "audit": audit,
 }

@@ -1,24 +1,27 @@
-"""Pre-training. No argument: ViT-B/16 with the paper's recipe (docs/method.md); `:demo`: the small run.
+"""Pre-training. No argument: ViT-B/16 with the paper's recipe (docs/method.md), from the seed; `:paper`: the report
+tower starts from Bio_ClinicalBERT as in the paper; `:demo`: the small run.
 
 The embedded phantom is trained on until `config.data` names built sets, such as "mine" or "mine,phantom:0.5".
 """
 
 import ml_collections
 
-PRESETS = ("", "demo")
+PRESETS = ("", "paper", "demo")
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """The paper's recipe, or a preset of it."""
     if arg not in PRESETS:
         raise ValueError(f"configs/pretrain.py:{arg}: the presets are {', '.join(PRESETS[1:])}")
-    config = _paper()
+    config = _base()
+    if arg == "paper":
+        config.init.report = "emilyalsentzer/Bio_ClinicalBERT"
     if arg == "demo":
         _demo(config)
     return config
 
 
-def _paper() -> ml_collections.ConfigDict:
+def _base() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.job = "pretrain"
     config.seed = 42
@@ -28,6 +31,9 @@ def _paper() -> ml_collections.ConfigDict:
     config.data = "phantom"  # built sets in data_dir, comma-separated, each with an optional :weight
     config.data_dir = "records"
     config.tokenizer = ""  # a folder or hub id; none: the sets' own WordPiece vocabulary
+    # Weights to start from; empty: from the seed. `checkpoint`: a run or an export; `vision`: a ViT in timm's names
+    # (file, folder, hub id, timm name); `report`: a BERT (folder or hub id), whose tokenizer is then the run's.
+    config.init = ml_collections.ConfigDict({"checkpoint": "", "vision": "", "report": ""})
     config.input = ml_collections.ConfigDict(
         {
             "report_length": 112,  # tokens, as MGCA

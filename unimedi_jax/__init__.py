@@ -1,1 +1,13 @@
-"""UniMedI on JAX: chest X-rays, CT volumes and their reports in one space."""
+"""UniMedI on JAX: chest X-rays, CT volumes and their reports in one space.
+
+model = unimedi_jax.load("runs/pretrain-demo")    # a run's workdir, or an export
+found = model.embed("films/")                     # a file, folder, DICOM series, .csv manifest or .txt of reports
+cosines = found.z @ model.embed_reports(["There is a pleural effusion."]).T    # (n, 1)
+"""
+
+
+def load(path: str, network: str = "student", **settings: int | bool) -> "unimedi_jax.convert.embed.Model":
+    """A trained network by its path, see `unimedi_jax.convert.embed.load`; imports JAX when called."""
+    from unimedi_jax.convert import embed
+
+    return embed.load(path, network, **settings)

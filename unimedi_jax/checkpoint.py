@@ -224,6 +224,54 @@ def meta(workdir: pathlib.Path) -> dict[str, Any]:
     raise UserError(f"{workdir} holds no checkpoint: train first, or name another run")
 
 
+def read(workdir: pathlib.Path, parts: tuple[str, ...]) -> tuple[int, dict[str, PyTree], dict[str, Any]]:
+    """Step, the named parts of the state and the meta of a run's newest checkpoint that passes, on this host alone.
+
+    For jobs that use a network and do not train it: no configuration is needed, whatever devices the run had, and
+    nothing in the folder is touched.
+
+    Raises:
+        UserError: the folder holds no checkpoint, or none that passes.
+    """
+    root = (workdir / "checkpoints").absolute()
+    damaged: list[str] = []
+    for step in reversed(manifest.steps(root)):
+        try:
+            return step, *_read(root / str(step), parts)
+        except manifest.DamagedError as error:
+            LOG.warning("checkpoint %d is skipped: %s", step, error)
+            damaged.append(f"{step}: {error}")
+    if damaged:
+        raise UserError(
+            f"none of the checkpoints in {root} can be used ({'; '.join(damaged)}): bring back a copy of one"
+        )
+    raise UserError(f"{workdir} holds no checkpoint: train first, or name another run")
+
+
+def _read(folder: pathlib.Path, parts: tuple[str, ...]) -> tuple[dict[str, PyTree], dict[str, Any]]:
+    said = manifest.read(folder)
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    handler = ocp.CompositeCheckpointHandler(
+        state=ocp.PyTreeCheckpointHandler(), data=ocp.JsonCheckpointHandler(), meta=ocp.JsonCheckpointHandler()
+    )
+    with ocp.Checkpointer(handler) as reader:
+        try:
+            saved = reader.metadata(folder).item_metadata["state"]
+            wanted = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+                {part: saved[part] for part in parts},
+            )
+            how = ocp.checkpoint_utils.construct_restore_args(wanted)
+            args = ocp.args.PyTreeRestore(wanted, restore_args=how, partial_restore=True)
+            found = reader.restore(folder, args=ocp.args.Composite(state=args, meta=JSON))
+        except (PermissionError, MemoryError):
+            raise  # says nothing of what was saved
+        except Exception as error:  # Orbax and TensorStore raise anything, in thousands of lines
+            raise manifest.DamagedError(_first_line(error)) from error
+    manifest.hold_against(said, found["state"], meta=found["meta"])
+    return jax.device_get(found["state"]), found["meta"]
+
+
 def _handler() -> ocp.CompositeCheckpointHandler:
     return ocp.CompositeCheckpointHandler(
         state=ocp.StandardCheckpointHandler(), data=ocp.JsonCheckpointHandler(), meta=ocp.JsonCheckpointHandler()

@@ -101,13 +101,13 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def hold_against(manifest: dict[str, Any], state: PyTree, **facts: Any) -> None:
-    """Compares what was restored with what was saved.
+    """Compares what was restored, all or a part, with what was saved.
 
     Raises:
         DamagedError: names what differs.
     """
-    hashes = fingerprint.arrays(state)
-    bad = [name for name, (*_, kept) in manifest["arrays"].items() if kept != hashes[name]]
+    kept = manifest["arrays"]
+    bad = [name for name, value in fingerprint.arrays(state).items() if name not in kept or kept[name][-1] != value]
     bad += [name for name, value in facts.items() if fingerprint.facts(value) != manifest["facts"][name]]
     if bad:
         raise DamagedError(f"other content than was saved in {_few(bad)}")

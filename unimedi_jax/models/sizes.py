@@ -24,6 +24,7 @@ REPORT = {
     "Mu": Size(128, 2, 4, 512),
     "Ti": Size(128, 2, 2, 512),  # BERT-tiny
     "S": Size(512, 4, 8, 2048),  # BERT-small
+    "Mini": Size(384, 6, 12, 1536),  # MiniLM-L6
     "B": Size(768, 12, 12, 3072),  # BERT-base, Bio_ClinicalBERT
     "L": Size(1024, 24, 16, 4096),
 }

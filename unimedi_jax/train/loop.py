@@ -29,8 +29,8 @@ LOG = logging.getLogger(__name__)
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Trains until `config.steps`, going on from the newest checkpoint of `workdir`, and writes the report page.
 
-    Parameters come from (1) the workdir's newest checkpoint that is whole, else (2) the seed. SIGTERM and SIGINT end it
-    with a checkpoint and `StoppedError`, or at once where there is nothing to save.
+    Parameters come from (1) the workdir's newest checkpoint that is whole, else (2) `config.init`, else (3) the seed.
+    SIGTERM and SIGINT end it with a checkpoint and `StoppedError`, or at once where there is nothing to save.
     """
     hosts.connect(**config.distributed)
     with stop.Stop() as stopping, hosts.none_lost():
@@ -46,7 +46,7 @@ def _run(config: ml_collections.ConfigDict, workdir: pathlib.Path, stopping: sto
         checkpoint.Checkpoints(workdir, **keep) as checkpoints,
         contextlib.closing(_batches(config, job)) as batches,
     ):
-        state, first = _start(config, job, checkpoints, batches)
+        state, first = _start(config, job, checkpoints, batches, workdir)
         if first == config.steps and run_report.finished(workdir):
             print(run_report.summary(workdir))
             print(f"nothing left to do: {workdir} is at step {first} of {config.steps}")
@@ -77,11 +77,15 @@ def _batches(config: ml_collections.ConfigDict, job: setup.Run) -> grain.Dataset
 
 
 def _start(
-    config: ml_collections.ConfigDict, job: setup.Run, checkpoints: checkpoint.Checkpoints, batches: Any
+    config: ml_collections.ConfigDict,
+    job: setup.Run,
+    checkpoints: checkpoint.Checkpoints,
+    batches: Any,
+    workdir: pathlib.Path,
 ) -> tuple[states.TrainState, int]:
     found = checkpoints.restore(job.abstract)
     if found is None:
-        state = job.init(jax.random.key(config.seed))
+        state = setup.pretrained(job.init(jax.random.key(config.seed)), job, config, workdir)
         LOG.info("new run: %.1f M parameters", trees.count(state.params) / 1e6)
         return state, 0
     if not config.resume.force:

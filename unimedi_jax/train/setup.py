@@ -10,9 +10,11 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 from jax.sharding import Mesh
 
 from unimedi_jax import hosts, optim, sharding
+from unimedi_jax.convert import start
 from unimedi_jax.errors import UserError
 from unimedi_jax.evals import features, suite
 from unimedi_jax.input import contract, pipeline, records, tokenizer, transforms
@@ -57,7 +59,9 @@ def make(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Run:
     if any(rows % mesh.size for rows in batch.values()):
         raise UserError(f"the run's global batch {batch} does not divide over {mesh.size} devices")
     with hosts.chief_first("the tokenizer is there"):
-        reports = _tokenizer(config.tokenizer, sets, workdir)
+        # A run that goes on has its own copy, and asks no hub for anything.
+        known = config.tokenizer or (workdir / "tokenizer" / "tokenizer.json").exists()
+        reports = _tokenizer(config.tokenizer if known else start.tokenizer(**config.init), sets, workdir)
     attention = {"xla": None, "cudnn": "cudnn"}[config.model.attention]
     settings = {**config.model, "attention": attention, "vocab_size": len(reports)}
     try:
@@ -95,6 +99,32 @@ def make(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Run:
         batch=batch,
         config=plain,
     )
+
+
+def pretrained(
+    fresh: state.TrainState, job: Run, config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> state.TrainState:
+    """The state before the first step with the weights of `config.init` in it, teacher included; `fresh` if none."""
+    if not any(config.init.values()):
+        return fresh
+    filled, summaries = start.fill(state.variables(fresh), job.model, **config.init)
+    for summary in summaries:
+        LOG.info("%s", summary)
+    if jax.process_index() == 0:
+        start.write(summaries, workdir / "init.json")
+    params = filled["params"]
+    return fresh.replace(
+        params=jax.tree.map(_like, params, fresh.params),
+        teacher=jax.tree.map(_like, {part: params[part] for part in state.TEACHER_PARTS}, fresh.teacher),
+        stats=fresh.stats | {"batch_stats": jax.tree.map(_like, filled["batch_stats"], fresh.stats["batch_stats"])},
+    )
+
+
+def _like(array: Any, old: jax.Array) -> jax.Array:
+    """A host array where the old one lies; what is on the devices already was not replaced."""
+    if isinstance(array, jax.Array):
+        return old
+    return jax.make_array_from_callback(old.shape, old.sharding, lambda index: np.array(array[index]))
 
 
 def make_suite(run: Run, config: ml_collections.ConfigDict) -> suite.Suite:

@@ -1,0 +1,166 @@
+"""The judges: timm and transformers, and weights of theirs as files."""
+
+import importlib.util
+import json
+import pathlib
+import sys
+import types
+
+import grain
+import jax
+import numpy as np
+import pytest
+
+from configs import pretrain
+from data import contracts
+from unimedi_jax import checkpoint, optim
+from unimedi_jax.convert import export, loaded
+from unimedi_jax.input import tokenizer
+from unimedi_jax.models import unimedi
+from unimedi_jax.train import state as states
+
+torch = pytest.importorskip("torch")
+
+
+class _Anything(type):
+    def __getattr__(cls, name: str):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Anything(name, (), {})
+
+
+class _Absent(types.ModuleType):
+    __path__ = ()
+
+    def __getattr__(self, name: str):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Anything(name, (), {})
+
+
+@pytest.fixture(scope="session")
+def timm():
+    """timm; its image transforms, which nothing here needs, may lack torchvision (which must match torch's build)."""
+    import transformers  # noqa: F401 (looks for torchvision when first imported: before the stand-in is there)
+
+    if importlib.util.find_spec("timm") is None:
+        pytest.skip("timm is not installed: pip install --no-deps -r requirements-judges.txt")
+    names = [
+        "torchvision", *(f"torchvision.{n}" for n in ("transforms", "transforms.functional", "ops", "ops.misc")),
+        "torchvision.datasets", "torchvision.models",
+    ]  # fmt: skip
+    stood_in = [] if importlib.util.find_spec("torchvision") else names
+    sys.modules.update({name: _Absent(name) for name in stood_in})
+    import timm
+
+    for name in stood_in:
+        del sys.modules[name]
+    return timm
+
+
+@pytest.fixture(scope="session")
+def make_vit(timm):
+    """`make_vit(**settings)`: timm's ViT at the tiny model's size, weights far from their initialisation."""
+
+    def make(seed: int = 0, **settings):
+        torch.manual_seed(seed)
+        chosen = dict(img_size=64, patch_size=16, embed_dim=32, depth=2, num_heads=4, mlp_ratio=2, num_classes=0)
+        model = timm.models.vision_transformer.VisionTransformer(**chosen | settings).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.2 * torch.randn_like(parameter))
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_bert():
+    """`make_bert(**settings)`: transformers' BERT at the tiny model's size."""
+    from transformers import BertConfig, BertModel
+
+    def make(**settings):
+        torch.manual_seed(0)
+        chosen = dict(
+            vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+            max_position_embeddings=40,
+        )  # fmt: skip
+        model = BertModel(BertConfig(**chosen | settings)).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.2 * torch.randn_like(parameter))
+        return model
+
+    return make
+
+
+# ---- a trained network, and a run and an export of it ----
+
+TEXTS = ["Large left pleural effusion.", "No pneumothorax, no effusion.", "Nodule in the right upper lobe."] * 2
+
+
+@pytest.fixture(scope="session")
+def words(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("words")
+    tokenizer.save(tokenizer.train(TEXTS), folder)
+    return tokenizer.load(folder)
+
+
+@pytest.fixture(scope="session")
+def make_trained(words, random_tree):
+    """`make_trained(**model settings)`: the demo's network made small, with weights far from their initialisation."""
+
+    def make(**settings) -> loaded.Trained:
+        config = pretrain.get_config("demo")
+        small = dict(projection_hidden=32, prototypes_cls=8, prototypes_patch=8, head_hidden=16, head_bottleneck=8)
+        config.model.update(small | settings)
+        config = json.loads(config.to_json_best_effort())
+        model = unimedi.make(**loaded.settings(config, len(words)))
+        variables = random_tree(loaded.variables_like(model), 0.1)
+        # A variance is positive; prototypes are scaled to unit length.
+        stats = jax.tree.map(lambda x: np.abs(np.asarray(x)) + 0.5, variables["batch_stats"])
+        variables = jax.tree.map(jax.numpy.asarray, {"params": variables["params"], "batch_stats": stats})
+        return loaded.Trained(pathlib.Path("nowhere"), model, variables, words, config, CONTRACTS, {}, "student", 7)
+
+    return make
+
+
+CONTRACTS = {
+    "mine": {
+        "format": contracts.FORMAT,
+        "labels": [],
+        "splits": {"xray": {"train": 3}},
+        "records": contracts.rules(),
+        "content_sha256": "0" * 64,
+    }
+}
+
+
+@pytest.fixture(scope="session")
+def trained(make_trained) -> loaded.Trained:
+    return make_trained()
+
+
+@pytest.fixture(scope="session")
+def exported(trained, tmp_path_factory) -> pathlib.Path:
+    out = tmp_path_factory.mktemp("exports") / "student"
+    export.write(trained, out, rgb=True, onnx=True)
+    return out
+
+
+@pytest.fixture(scope="session")
+def workdir(trained, words, tmp_path_factory) -> pathlib.Path:
+    """What a run leaves behind, teacher and optimiser included, without the training."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    tx, _ = optim.make(steps=10, **trained.config["optim"])
+    key = jax.random.key(0)
+    shapes = jax.eval_shape(states.make_init(trained.model, tx), key)
+    fresh = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes.replace(key=np.zeros(2)))
+    stats = fresh.stats | {"batch_stats": trained.variables["batch_stats"]}
+    state = fresh.replace(params=trained.variables["params"], stats=stats, key=key)
+    meta = {"config": trained.config, "contracts": trained.contracts, "versions": {}}
+    with checkpoint.Checkpoints(folder) as checkpoints:
+        iterator = iter(grain.MapDataset.range(3).to_iter_dataset())
+        checkpoints.save(7, jax.tree.map(jax.numpy.asarray, state), iterator, meta)
+    words.save_pretrained(folder / "tokenizer")
+    return folder

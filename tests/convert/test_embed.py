@@ -1,0 +1,192 @@
+"""Files in, embeddings out: records through the network, whatever the kind of file, and maps in its own space."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import cv2
+import jax
+import nibabel
+import numpy as np
+import pytest
+from pyarrow import parquet
+
+import unimedi_jax
+from configs import embed as embed_config
+from data import films, volumes
+from unimedi_jax.convert import embed, inference, maps, parity, sources
+from unimedi_jax.errors import UserError
+
+ROOT = pathlib.Path(__file__).parents[2]
+AFFINE = np.array([[0, -3, 0, 40], [2.5, 0, 0, -70], [0, 0, -4, 30], [0, 0, 0, 1.0]])  # axes turned and mirrored
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> pathlib.Path:
+    """A film as PNG, a CT as NIfTI with axes of its own, reports, a manifest of all, and a file that is damaged."""
+    place = tmp_path_factory.mktemp("source")
+    (place / "deep").mkdir()
+    film, volume = (x[0] for x in parity.fixed_inputs())
+    cv2.imwrite(str(place / "film.png"), film)
+    cv2.imwrite(str(place / "deep" / "mirrored.png"), film[:, ::-1])
+    voxels = np.rot90(volume[::2, ::4, ::4].transpose(2, 1, 0)).copy()
+    nibabel.save(nibabel.Nifti1Image(voxels, AFFINE), place / "deep" / "scan.nii.gz")
+    (place / "deep" / "broken.png").write_bytes((place / "film.png").read_bytes()[:900])
+    (place / "reports.txt").write_text("Nodule in the left lobe.\n\nNo effusion.\n")
+    (place / "rows.csv").write_text(
+        "path,modality,report,patient\n"
+        "film.png,xray,Nodule in the left lobe.,a\n"
+        "deep/scan.nii.gz,ct,No effusion.,b\n"
+        "nowhere.png,xray,No effusion.,c\n"
+    )
+    return place
+
+
+@pytest.fixture(scope="module")
+def model(exported) -> embed.Model:
+    return unimedi_jax.load(exported, rows=1)
+
+
+@pytest.fixture(scope="module")
+def found(model, folder, tmp_path_factory) -> tuple[embed.Embeddings, pathlib.Path]:
+    maps_to = tmp_path_factory.mktemp("maps") / "new"
+    return model.embed(folder, maps_to=maps_to), maps_to
+
+
+def test_a_folder_gives_one_row_for_each_file_that_can_be_read(trained, found, folder):
+    got, _ = found
+    assert got.ids.tolist() == ["film.png", "deep/mirrored.png", "deep/scan.nii.gz"]
+    assert got.modality.tolist() == ["xray", "xray", "ct"]
+    assert [one.path for one in got.rejected] == ["deep/broken.png"]
+    assert got.z.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(got.z, axis=1), 1, atol=1e-5)
+    assert np.isnan(got.z_report).all()
+    assert np.isnan(got.slice_scores[:2]).all()
+    film = films.read_film(folder / "film.png")[None]
+    scan = volumes.read_volume(folder / "deep" / "scan.nii.gz")[0][None]
+    apply = jax.jit(trained.model.apply, static_argnames="method")
+    xray = apply(trained.variables, inference.film_tokens(trained, film), method="xray_features")
+    ct = apply(trained.variables, inference.volume_tokens(trained, scan), method="ct_features")
+    np.testing.assert_allclose(got.cls[[0, 2]], np.concatenate([xray.cls, ct.cls]), atol=1e-5)
+    np.testing.assert_allclose(got.z[[0, 2]], np.concatenate([xray.z, ct.z]), atol=1e-5)
+    np.testing.assert_array_equal(got.layers[2], ct.layers[0])
+    np.testing.assert_allclose(got.slice_scores[2], ct.slice_scores[0], atol=1e-6)
+
+
+def test_reports_manifests_and_single_files_agree(model, found, folder):
+    got, _ = found
+    texts = model.embed(folder / "reports.txt")
+    assert texts.ids.tolist() == ["1", "3"]
+    assert texts.modality.tolist() == ["report", "report"]
+    np.testing.assert_allclose(texts.z, model.embed_reports(["Nodule in the left lobe.", "No effusion."]), atol=1e-6)
+    rows = model.embed(folder / "rows.csv")
+    assert rows.ids.tolist() == ["film.png", "deep/scan.nii.gz"]
+    assert [one.reason.split(":")[0] for one in rows.rejected] == ["missing_image"]
+    np.testing.assert_allclose(rows.z, got.z[[0, 2]], atol=1e-6)
+    np.testing.assert_allclose(rows.z_report, texts.z, atol=1e-6)
+    one = model.embed(folder / "deep" / "scan.nii.gz")
+    assert one.ids.tolist() == ["scan.nii.gz"]
+    np.testing.assert_allclose(one.z, got.z[2:], atol=1e-6)
+
+
+def test_attention_lies_on_the_voxels_of_the_file(found, folder):
+    _, maps_to = found
+    names = sorted(path.name for path in maps_to.iterdir())
+    assert names == [
+        "deep_mirrored.png.attention.png", "deep_scan.nii.gz.attention.nii.gz",
+        "deep_scan.nii.gz.attention.png", "film.png.attention.png",
+    ]  # fmt: skip
+    own = nibabel.load(folder / "deep" / "scan.nii.gz")
+    attention = nibabel.load(maps_to / "deep_scan.nii.gz.attention.nii.gz")
+    assert attention.shape == own.shape
+    np.testing.assert_allclose(attention.affine, own.affine, atol=1e-4)
+    assert cv2.imread(str(maps_to / "film.png.attention.png")).shape == (768, 1536, 3)
+
+
+def test_cells_reach_the_place_they_were_cut_from(folder):
+    # Every cell's index, carried to the file's voxels, must be the cell that holds the voxel's centre in the patient.
+    path = folder / "deep" / "scan.nii.gz"
+    cells = (8, 4, 4)
+    index = np.arange(np.prod(cells), dtype=np.float32).reshape(cells)
+    image = maps.on_own_voxels(index, path)
+    data = np.asarray(image.dataobj)
+    own = nibabel.load(path)
+    shape = np.array(own.shape)
+    corners = nibabel.affines.apply_affine(own.affine, np.array([[-0.5] * 3, shape - 0.5]))
+    low, high = corners.min(0), corners.max(0)  # RAS millimetres of the scan's faces
+    middle, field = (low + high) / 2, high - low
+    field[:2] = field[:2].max()
+    for voxel in np.random.default_rng(0).integers(0, shape, (40, 3)):
+        ras = nibabel.affines.apply_affine(own.affine, voxel)
+        share = (ras - middle) / field + 0.5
+        x, y, z = 1 - share[0], 1 - share[1], share[2]  # cells count toward Left, Posterior, Superior
+        expected = [int(min(v * n, n - 1)) for v, n in zip((z, y, x), cells, strict=True)]
+        assert data[tuple(voxel)] == index[tuple(expected)]
+
+
+def test_a_dicom_series_is_one_ct(model, folder):
+    place = ROOT.parent / "shared" / "data" / "real_ct" / "cip-ct64"
+    if not place.exists():
+        pytest.skip("the small real data is not here")
+    items, _ = sources.find(place)
+    kinds = {item.id: item.modality for item in items}
+    assert kinds["dicom"] == kinds["ct.nrrd"] == "ct"
+    series, file = (model.embed(place / name) for name in ("dicom", "ct.nrrd"))
+    np.testing.assert_allclose(series.z, file.z, atol=1e-3)  # the same scan twice
+
+
+def test_both_formats_hold_the_same_rows(found, tmp_path):
+    got, _ = found
+    got.save(tmp_path / "new" / "a.npz")
+    got.save(tmp_path / "a.parquet")
+    table = parquet.read_table(tmp_path / "a.parquet")
+    with np.load(tmp_path / "new" / "a.npz", allow_pickle=False) as kept:
+        assert set(kept) == set(table.column_names)
+        for name in kept:
+            np.testing.assert_array_equal(np.array(table[name].to_pylist()), kept[name])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.parquet", "new"]
+
+
+def test_the_job_writes_the_rows_and_what_was_left_out(workdir, folder, tmp_path, capsys):
+    config = embed_config.get_config()
+    config.checkpoint, config.network = str(workdir), "teacher"
+    config.source, config.out, config.rows = str(folder / "deep"), str(tmp_path / "out.npz"), 1
+    embed.run(config)
+    assert "1 ct, 1 xray" in capsys.readouterr().out
+    with np.load(tmp_path / "out.npz") as kept:
+        assert kept["ids"].tolist() == ["mirrored.png", "scan.nii.gz"]
+    (line,) = (tmp_path / "out.npz.rejected.jsonl").read_text().splitlines()
+    assert json.loads(line)["path"] == "broken.png"
+
+
+def test_mistakes_are_one_line(model, folder, tmp_path):
+    (tmp_path / "notes.md").write_text("x")
+    for source, words in (
+        (tmp_path / "nothing", "does not exist"),
+        (tmp_path, "holds nothing to embed"),
+        (folder / "deep" / "broken.png", "nothing could be embedded"),
+    ):
+        with pytest.raises(UserError, match=words):
+            model.embed(source)
+    with pytest.raises(UserError, match=r"\.npz nor \.parquet"):
+        embed.Embeddings(*[np.zeros(0)] * 7).save(tmp_path / "x.csv")
+    contracts = {"mine": {**model.trained.contracts["mine"], "format": 0}}
+    other = embed.Model(embed.dataclasses.replace(model.trained, contracts=contracts), model.embedder)
+    with pytest.raises(UserError, match="format was 0 in training"):
+        other.embed(folder)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config=configs/embed.py"], "config.checkpoint is empty"),
+        (["--config=configs/export.py"], "config.checkpoint"),
+        (["--config=configs/export.py", "--config.checkpoint=/nowhere", "--config.out=x"], "no run and no export"),
+    ],
+)
+def test_the_command_line_refuses_in_one_line(arguments, words, tmp_path):
+    done = subprocess.run([sys.executable, "main.py", *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,48 @@
+"""A run that starts from an export has its weights, student and teacher, and its tokenizer."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from unimedi_jax.convert import export, loaded
+from unimedi_jax.errors import UserError
+from unimedi_jax.train import setup
+from unimedi_jax.train import state as states
+
+
+def test_an_export_starts_a_run(config, tmp_path, monkeypatch):
+    job = setup.make(config, tmp_path / "first")
+    first = job.init(jax.random.key(1))
+    trained = loaded.Trained(
+        pathlib.Path("nowhere"), job.model, states.variables(first), job.reports, job.config,
+        {found.name: found.contract for found, _ in job.sets}, {}, "student", 3,
+    )  # fmt: skip
+    monkeypatch.setattr("unimedi_jax.convert.parity.check", lambda *_, **__: {"checked": False, "why": "a test"})
+    export.write(trained, tmp_path / "export")
+
+    config.init.checkpoint = str(tmp_path / "export")
+    again = setup.make(config, tmp_path / "second")
+    assert again.reports.get_vocab() == job.reports.get_vocab()
+    fresh = again.init(jax.random.key(2))
+    begun = setup.pretrained(fresh, again, config, tmp_path / "second")
+    jax.tree.map(np.testing.assert_array_equal, begun.params, first.params)
+    jax.tree.map(np.testing.assert_array_equal, begun.teacher, first.teacher)
+    assert jax.tree.map(lambda x: x.sharding, begun) == jax.tree.map(lambda x: x.sharding, fresh)
+    (summary,) = json.loads((tmp_path / "second" / "init.json").read_text())
+    assert summary["part"] == "everything"
+    assert not summary["new"]
+
+    config.init.checkpoint, config.init.vision = "", str(tmp_path / "export" / "vision_2d.safetensors")
+    part = setup.pretrained(fresh, again, config, tmp_path / "second")
+    np.testing.assert_array_equal(part.params["vision"]["position_2d"], first.params["vision"]["position_2d"])
+    np.testing.assert_array_equal(part.params["report"]["segments"], fresh.params["report"]["segments"])
+    # What the source has not stays, and the teacher begins as the student does.
+    np.testing.assert_array_equal(part.params["vision"]["mask_token"], fresh.params["vision"]["mask_token"])
+    jax.tree.map(np.testing.assert_array_equal, part.teacher["vision"], part.params["vision"])
+
+    config.init.vision = "nothing-of-that-name"
+    with pytest.raises(UserError, match="no weights"):
+        setup.pretrained(fresh, again, config, tmp_path / "second")

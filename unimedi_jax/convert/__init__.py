@@ -1,0 +1,1 @@
+"""In and out: pretrained weights, PyTorch exports, embeddings of any image, volume or report."""

@@ -1,0 +1,66 @@
+"""Weights of published BERTs (Bio_ClinicalBERT, MiniLM, ...), as transformers names them, for the report tower."""
+
+import pathlib
+import re
+
+import numpy as np
+
+from unimedi_jax.convert import vit, weights
+from unimedi_jax.errors import UserError
+from unimedi_jax.models import sizes, unimedi
+
+SKIPPED = re.compile(r"(pooler|cls|classifier|qa_outputs)\.|embeddings\.position_ids$")
+FILES = "config.json, vocab.txt or tokenizer.json, and model.safetensors, flax_model.msgpack or pytorch_model.bin"
+
+
+def read(name: str, model: unimedi.UniMedI) -> vit.Weights:
+    """A BERT for this model's report tower, from a folder or a hub id.
+
+    Raises:
+        UserError: no BERT architecture, another size or vocabulary, fewer positions than the model has.
+    """
+    place = weights.folder(name, FILES)
+    _check(weights.config(place), model, place)
+    state = {_plain(key): value for key, value in weights.read(weights.find(place)).items()}
+    skipped = [key for key in state if SKIPPED.match(key)]
+    state = {f"report.{key}": value for key, value in state.items() if key not in skipped}
+    changed = []
+    key, ours = "report.embeddings.position_embeddings.weight", model.report.max_positions
+    if key in state and len(state[key]) > ours:
+        changed.append(f"the first {ours} of {len(state[key])} positions")
+        state[key] = np.ascontiguousarray(state[key][:ours])
+    return vit.Weights(state, tuple(changed), tuple(skipped))
+
+
+def _plain(key: str) -> str:
+    """A name without the outer model's, and with LayerNorm's parameters as they are called today."""
+    key = key.removeprefix("module.").removeprefix("bert.")
+    return key.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+
+
+def _check(config: dict, model: unimedi.UniMedI, place: pathlib.Path) -> None:
+    if config.get("model_type") != "bert":
+        raise UserError(f"{place} is a {config.get('model_type')!r} model: the report tower takes BERT's architecture")
+    fixed = {"hidden_act": "gelu", "position_embedding_type": "absolute", "type_vocab_size": 2}
+    if other := [key for key, value in fixed.items() if config.get(key, value) != value]:
+        raise UserError(f"{place}: {other[0]} is {config[other[0]]!r}, the report tower has {fixed[other[0]]!r}")
+    tower = model.report
+    shape = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    theirs = tuple(config.get(key) for key in shape)
+    if theirs != (tower.width, tower.depth, tower.heads, tower.mlp_width):
+        fitting = [name for name, s in sizes.REPORT.items() if (s.width, s.depth, s.heads, s.mlp_width) == theirs]
+        raise UserError(
+            f"{place} has width, depth, heads, MLP {theirs}, config.model.report_size asks for "
+            f"{(tower.width, tower.depth, tower.heads, tower.mlp_width)}: "
+            + (f"set it to {fitting[0]}" if fitting else "no size of models/sizes.py fits")
+        )
+    if config.get("vocab_size") != tower.vocab_size:
+        raise UserError(
+            f"{place} has {config.get('vocab_size')} words, the tokenizer {tower.vocab_size}: "
+            "leave config.tokenizer empty, so that the model's own is used"
+        )
+    if config.get("max_position_embeddings", 0) < tower.max_positions:
+        raise UserError(
+            f"{place} has {config.get('max_position_embeddings')} positions: "
+            f"set config.model.report_positions to at most that, not {tower.max_positions}"
+        )

@@ -1,0 +1,118 @@
+"""The model card of an export: what it is, what it learnt from, how good it was, how to load it."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from unimedi_jax.convert import loaded
+
+RESULTS = {
+    "zeroshot/macro": "zero-shot AUC, macro",
+    "probe/macro": "linear probe AUC, macro",
+    "retrieval/i2t_r5": "image to report R@5",
+    "slices/any/hit_rate": "slice hits",
+}
+ROUTES = """
+## Loading it
+
+Plain PyTorch, from inside this folder (`unimedi_torch.py` needs torch, numpy, safetensors and tokenizers):
+
+    import unimedi_torch
+    model = unimedi_torch.load(".")
+    model.reports(["Cardiomegaly."])     # unit vectors (b, {embedding})
+    model.xrays(films).z                 # films: uint8 tensor (b, 256, 256)
+    model.cts(volumes).z                 # volumes: int16 tensor (b, 32, 128, 128)
+
+timm (X-rays and slices; one channel):
+
+    vit = timm.models.vision_transformer.VisionTransformer(
+        img_size={image}, patch_size={patch}, in_chans=1, num_classes=0,
+        embed_dim={width}, depth={depth}, num_heads={heads}, mlp_ratio={ratio:g})
+    vit.load_state_dict(safetensors.torch.load_file("vision_2d.safetensors"))
+
+transformers (the report tower; its pooler is not part of UniMedI):
+
+    AutoModel.from_pretrained("report", add_pooling_layer=False), AutoTokenizer.from_pretrained("report")
+
+unimedi_jax: `unimedi_jax.load("this/folder")`, or `--config.init.checkpoint=this/folder` to train on from here.
+"""
+
+
+def markdown(
+    trained: loaded.Trained,
+    parity: Mapping[str, Any],
+    metrics: Sequence[Mapping[str, Any]],
+    *,
+    rgb: bool,
+    onnx: bool,
+) -> str:
+    """The card's text."""
+    model, given = trained.model, trained.config
+    tower = model.vision
+    lines = [
+        "# UniMedI: chest X-rays, CTs and reports in one space",
+        "",
+        f"The {trained.network} of a unimedi_jax run after {trained.step} of {given['steps']} steps; vision tower "
+        f"{tower.width} wide, {tower.depth} layers, report tower {model.report.width} wide, {model.report.depth} "
+        f"layers, joint space of {given['model']['embedding']} dimensions. Not for clinical use.",
+        "",
+        "## Data",
+        "",
+        *(_set(name, contract) for name, contract in trained.contracts.items()),
+        "",
+        "What was done to every pixel and word stands in `contract.json`.",
+        "",
+        "## Results on held-out test patients",
+        "",
+        *_results(metrics),
+        *ROUTES.format(
+            embedding=given["model"]["embedding"], image=given["model"]["image_size"], patch=model.image_patch[0],
+            width=tower.width, depth=tower.depth, heads=tower.heads, ratio=tower.mlp_width / tower.width,
+        ).splitlines(),
+        "",
+        "## Files",
+        "",
+        "- `unimedi.safetensors`, `unimedi.json`: everything, training heads included; `unimedi_torch.py` reads them",
+        "- `vision_2d.safetensors`: T_2D and the ViT in timm's names; inputs lie in -1..1",
+    ]  # fmt: skip
+    if rgb:
+        lines.append("- `vision_2d_rgb.safetensors`: the same for grey films in three equal channels")
+    lines.append("- `report/`: the report tower and its tokenizer, as transformers keeps a BERT")
+    if onnx:
+        lines.append("- `onnx/`: the encoders; inputs are records' films and volumes, and token ids with their mask")
+    lines += [f"- `parity.json`: {_agreement(parity)}", "", "## Configuration", "", "```json"]
+    return "\n".join([*lines, *_plain(given), "```", ""])
+
+
+def _set(name: str, contract: Mapping[str, Any]) -> str:
+    splits = contract.get("splits", {})
+    counts = "; ".join(f"{m}: " + ", ".join(f"{n} {s}" for s, n in c.items()) for m, c in splits.items())
+    digest = contract.get("content_sha256", "unknown")
+    return f"- `{name}`: {counts or 'sizes unknown'} (sha256 of the content {digest[:16]})"
+
+
+def _results(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+    final = next((line for line in reversed(metrics) if any(key.startswith("test/") for key in line)), None)
+    if final is None:
+        return ["The run was not evaluated on test patients when this was exported."]
+    rows = ["| | X-ray | CT |", "|---|---|---|"]
+    for key, title in RESULTS.items():
+        found = [final.get(f"test/{modality}/{key}") for modality in ("xray", "ct")]
+        if any(value is not None for value in found):
+            cells = ("-" if value is None or math.isnan(value) else f"{value:.3f}" for value in found)
+            rows.append(f"| {title} | {' | '.join(cells)} |")
+    return rows
+
+
+def _agreement(parity: Mapping[str, Any]) -> str:
+    if not parity["checked"]:
+        return f"not compared with PyTorch ({parity['why']})"
+    worst = max(parity["max_abs_difference"].values())
+    return f"PyTorch against JAX layer by layer, at most {worst:.1e} apart"
+
+
+def _plain(config: Mapping[str, Any]) -> list[str]:
+    """The configuration without the places of its author's machine."""
+    shown = {key: value for key, value in config.items() if key not in ("data_dir",)}
+    return json.dumps(shown, indent=2).splitlines()

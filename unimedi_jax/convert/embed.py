@@ -1,0 +1,201 @@
+"""Embeddings of anything: the embed job, and `unimedi_jax.load(path).embed(source)`."""
+
+import dataclasses
+import json
+import logging
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from unimedi_jax import sharding
+from unimedi_jax.convert import inference, loaded, maps, sources
+from unimedi_jax.errors import UserError
+from unimedi_jax.evals import features
+
+LOG = logging.getLogger(__name__)
+FORMATS = (".npz", ".parquet")
+
+
+@dataclasses.dataclass(frozen=True)
+class Embeddings:
+    """Rows in the order of the source; what a row does not have is NaN (-1 in `layers`).
+
+    `z` and `z_report` are unit vectors of one space: their inner product is the cosine of image and report.
+    """
+
+    ids: np.ndarray  # (n,) paths relative to the source; of a .txt the numbers of its lines
+    modality: np.ndarray  # (n,) "xray", "ct" or "report"
+    cls: np.ndarray  # (n, d) float32: what probes and decoders use, images alone
+    z: np.ndarray  # (n, e) float32: of the image, or of the report where there is no image
+    z_report: np.ndarray  # (n, e) float32: of the row's report
+    slice_scores: np.ndarray  # (n, layers) float32: attention on each depth layer (eq. 2), CTs alone
+    layers: np.ndarray  # (n, k) int32: the depth layers it chose, CTs alone
+    rejected: tuple[sources.Rejected, ...] = ()  # files that could not be read, with the reason
+
+    def save(self, path: str | pathlib.Path) -> None:
+        """Writes .npz or .parquet (one row an item, vectors as lists), whole or not at all."""
+        path = pathlib.Path(path)
+        _check_out(path)
+        arrays = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "rejected"}
+        partial = path.with_name(f".{path.name}.partial")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as stream:
+            if path.suffix == ".npz":
+                np.savez_compressed(stream, **arrays)
+            else:
+                _parquet(arrays, stream)
+        partial.replace(path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A trained network that embeds files and texts; made by `load`."""
+
+    trained: loaded.Trained
+    embedder: features.Embedder
+
+    def embed(self, source: str | pathlib.Path, *, maps_to: str | pathlib.Path | None = None) -> Embeddings:
+        """Every X-ray, CT and report of a file, folder, DICOM series, manifest (.csv) or list of reports (.txt).
+
+        Files are brought to the network's input by the contract it was trained with. With `maps_to`, chosen slices and
+        attention go into that folder: a PNG for each image, and for a CT a NIfTI on the voxels of the file.
+
+        Raises:
+            UserError: nothing to embed, or nothing that could be read.
+        """
+        sources.hold(self.trained)
+        items, refused = sources.find(pathlib.Path(source).expanduser())
+        folder = None if maps_to is None else pathlib.Path(maps_to).expanduser()
+        rows = _Rows(self, len(items))
+        for modality in ("xray", "ct", "report"):
+            waiting: list[tuple[int, np.ndarray]] = []
+            for index, item in enumerate(items):
+                if item.modality != modality:
+                    continue
+                try:
+                    waiting.append((index, item.read() if item.read else np.zeros(0)))
+                except sources.BadInput as error:
+                    refused.append(sources.Rejected(index + 1, item.id, str(error)))
+                    continue
+                except Exception as error:  # damage that no reader knows must not lose the others
+                    refused.append(sources.Rejected(index + 1, item.id, f"unreadable: {type(error).__name__}"))
+                    continue
+                if len(waiting) == self.embedder.rows:
+                    rows.add(items, waiting, modality, folder)
+                    waiting = []
+            if waiting:
+                rows.add(items, waiting, modality, folder)
+        return rows.done(items, refused)
+
+    def embed_reports(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors float32 (n, e) of texts, in the space of the images."""
+        given = self.trained
+        length = given.config["input"]["report_length"]
+        return features.embed_reports(self.embedder, given.variables, given.reports, list(texts), length)
+
+    def features(self, modality: str, pixels: np.ndarray) -> Any:
+        """`Features` of up to `embedder.rows` films uint8 (b, 256, 256) or volumes int16 (b, 32, 128, 128)."""
+        cut, function = {
+            "xray": (inference.film_tokens, self.embedder.xray),
+            "ct": (inference.volume_tokens, self.embedder.ct),
+        }[modality]
+        tokens = cut(self.trained, pixels)
+        full = np.arange(self.embedder.rows).clip(max=len(tokens) - 1)  # one shape, one compilation
+        seen = self.embedder(function, self.trained.variables, tokens[full])
+        return jax.tree.map(lambda x: x[: len(pixels)], seen)
+
+
+def load(path: str | pathlib.Path, network: str = "student", *, rows: int = 8, ct_slices: bool = True) -> Model:
+    """The network of a run's workdir or of an export. `rows` a batch and device; `ct_slices=False`: the volume alone.
+
+    Raises:
+        UserError: nothing that can be loaded.
+    """
+    trained = loaded.read(path, network)
+    embedder = features.Embedder.of(trained.model, sharding.make_mesh(), rows=rows, ct_slices=ct_slices)
+    return Model(trained, embedder)
+
+
+def run(config: Any) -> None:
+    """Embeds `config.source` into `config.out`; what could not be read stands in `<out>.rejected.jsonl`."""
+    missing = [name for name in ("checkpoint", "source", "out") if not config[name]]
+    if missing:
+        raise UserError(f"config.{missing[0]} is empty: checkpoint (run or export), source and out are needed")
+    out = pathlib.Path(config.out).expanduser()
+    _check_out(out)
+    model = load(config.checkpoint, config.network, rows=config.rows, ct_slices=config.ct_slices)
+    found = model.embed(config.source, maps_to=config.maps or None)
+    found.save(out)
+    ledger = out.with_name(f"{out.name}.rejected.jsonl")
+    ledger.unlink(missing_ok=True)
+    if found.rejected:
+        lines = [json.dumps(dataclasses.asdict(one), ensure_ascii=False) + "\n" for one in found.rejected]
+        ledger.write_text("".join(lines), encoding="utf-8")
+    kinds = ", ".join(f"{np.sum(found.modality == kind)} {kind}" for kind in np.unique(found.modality))
+    print(f"embedded: {kinds} in {out}" + (f"; {len(found.rejected)} left out, see {ledger}" if found.rejected else ""))
+
+
+class _Rows:
+    """The arrays of `Embeddings` while they fill."""
+
+    def __init__(self, model: Model, count: int) -> None:
+        net = model.trained.model
+        width = model.trained.config["model"]["embedding"]
+        self.model = model
+        self.seen = np.zeros(count, bool)
+        sizes = {"cls": net.vision.width, "z": width, "z_report": width, "slice_scores": net.volume_grid[0]}
+        self.arrays = {name: np.full((count, size), np.nan, np.float32) for name, size in sizes.items()}
+        self.arrays["layers"] = np.full((count, net.slices), -1, np.int32)
+
+    def add(
+        self,
+        items: Sequence[sources.Item],
+        waiting: Sequence[tuple[int, np.ndarray]],
+        modality: str,
+        folder: pathlib.Path | None,
+    ) -> None:
+        """One batch of one modality."""
+        index = [i for i, _ in waiting]
+        self.seen[index] = True
+        told = [i for i in index if items[i].report]
+        if told:
+            self.arrays["z_report"][told] = self.model.embed_reports([items[i].report for i in told])
+        if modality == "report":
+            self.arrays["z"][index] = self.arrays["z_report"][index]
+            return
+        pixels = np.stack([x for _, x in waiting])
+        found = self.model.features(modality, pixels)
+        for name in self.arrays.keys() & found._asdict().keys():
+            if getattr(found, name) is not None:
+                self.arrays[name][index] = getattr(found, name)
+        if folder is not None:
+            for row, i in enumerate(index):
+                one = jax.tree.map(lambda x, row=row: x[row], found)
+                maps.write(folder, items[i], pixels[row], one, self.model.trained)
+
+    def done(self, items: Sequence[sources.Item], refused: list[sources.Rejected]) -> Embeddings:
+        """The rows that were read, in the order of the source."""
+        if not self.seen.any():
+            raise UserError(f"nothing could be embedded; the first of {len(refused)} reasons: {refused[0].reason}")
+        ids, kinds = (np.array([getattr(item, name) for item in items]) for name in ("id", "modality"))
+        kept = {name: array[self.seen] for name, array in self.arrays.items()}
+        return Embeddings(ids[self.seen], kinds[self.seen], **kept, rejected=tuple(refused))
+
+
+def _check_out(path: pathlib.Path) -> None:
+    if path.suffix not in FORMATS:
+        raise UserError(f"config.out {path} ends in neither {' nor '.join(FORMATS)}")
+
+
+def _parquet(arrays: dict[str, np.ndarray], stream: Any) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    columns = {}
+    for name, array in arrays.items():
+        flat = pyarrow.array(array.reshape(-1))
+        columns[name] = flat if array.ndim == 1 else pyarrow.FixedSizeListArray.from_arrays(flat, array.shape[1])
+    parquet.write_table(pyarrow.table(columns), stream)

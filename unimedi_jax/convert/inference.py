@@ -1,0 +1,39 @@
+"""Records' pixels and texts to the tokens that a trained network takes, by its own configuration."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from unimedi_jax import patches
+from unimedi_jax.convert import loaded
+from unimedi_jax.input import tokenizer, transforms
+
+
+def film_tokens(trained: loaded.Trained, films: np.ndarray) -> np.ndarray:
+    """Films uint8 (b, 256, 256) to tokens uint8 (b, n, v): the centre, as in evaluation."""
+    given = trained.config
+    side = (given["model"]["image_size"],) * 2
+    pixels = [transforms.shrink(transforms.crop(film, given["input"]["crop"], 0, None), side) for film in films]
+    return patches.patchify(np.stack(pixels), trained.model.image_patch)
+
+
+def volume_tokens(trained: loaded.Trained, volumes: np.ndarray) -> np.ndarray:
+    """Volumes int16 HU (b, 32, 128, 128) to tokens int16 (b, n, v)."""
+    size = tuple(trained.config["model"]["volume_size"])
+    voxels = np.stack([transforms.shrink(volume, size) for volume in volumes])
+    return patches.patchify(voxels, trained.model.volume_patch)
+
+
+def report_tokens(trained: loaded.Trained, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Texts to ids int32 (b, l) and mask bool."""
+    return tokenizer.encode(trained.reports, texts, trained.config["input"]["report_length"])
+
+
+def tokens(trained: loaded.Trained, films: np.ndarray, volumes: np.ndarray, texts: Sequence[str]) -> dict[str, Any]:
+    """All three: {"xray", "ct", "report": (ids, mask)}."""
+    return {
+        "xray": film_tokens(trained, films),
+        "ct": volume_tokens(trained, volumes),
+        "report": report_tokens(trained, texts),
+    }

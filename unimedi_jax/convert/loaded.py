@@ -1,0 +1,105 @@
+"""A trained UniMedI by its path: a run's workdir or an export, ready for inference."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax
+from jax import numpy as jnp
+
+from unimedi_jax import checkpoint
+from unimedi_jax.convert import names, weights
+from unimedi_jax.errors import UserError
+from unimedi_jax.input import tokenizer
+from unimedi_jax.models import unimedi
+from unimedi_jax.typing import PyTree
+
+FACTS, WEIGHTS, REPORT = "unimedi.json", "unimedi.safetensors", "report"
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A network with everything that belongs to it."""
+
+    path: pathlib.Path
+    model: unimedi.UniMedI  # float32, whatever the run computed in
+    variables: PyTree  # {"params", "batch_stats"}
+    reports: Any  # tokenizer
+    config: dict[str, Any]  # the run's
+    contracts: dict[str, Any]  # preprocessing, by name of the set
+    versions: dict[str, str]
+    network: str  # "student" or "teacher"
+    step: int
+
+
+def read(path: str | pathlib.Path, network: str = "student") -> Trained:
+    """The network of a run's workdir or of an export; `network` names the run's student or teacher (visual side).
+
+    Raises:
+        UserError: no run and no export, a damaged one, or an export of the other network.
+    """
+    place = pathlib.Path(path).expanduser()
+    if network not in ("student", "teacher"):
+        raise UserError(f"config.network is student or teacher, not {network!r}")
+    if (place / FACTS).is_file():
+        return _export(place, network)
+    if not place.is_dir():
+        raise UserError(f"no run and no export at {place}: name a run's workdir or an exported folder")
+    return _run(place, network)
+
+
+def settings(config: dict[str, Any], words: int) -> dict[str, Any]:
+    """What `unimedi.make` takes for inference, from a run's configuration."""
+    # Inference in float32 by XLA's own attention: the numbers are to be the same wherever they are computed.
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in config["model"].items()}
+    return {**given, "vocab_size": words, "attention": None, "remat": "none", "dtype": "float32"}
+
+
+def _run(place: pathlib.Path, network: str) -> Trained:
+    step, state, meta = checkpoint.read(place, ("params", "teacher", "stats"))
+    state = jax.tree.map(jnp.asarray, state)
+    params = state["params"] if network == "student" else {**state["params"], **state["teacher"]}
+    reports = tokenizer.load(place / "tokenizer")
+    return Trained(
+        place, _model(meta["config"], len(reports), place),
+        {"params": params, "batch_stats": state["stats"]["batch_stats"]},
+        reports, meta["config"], meta["contracts"], meta["versions"], network, step,
+    )  # fmt: skip
+
+
+def _export(place: pathlib.Path, network: str) -> Trained:
+    try:
+        facts = json.loads((place / FACTS).read_text(encoding="utf-8"))
+        known = [facts[key] for key in ("format", "config", "contracts", "versions", "network", "step")]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{place / FACTS} is damaged: export again") from error
+    form, config, contracts, versions, exported, step = known
+    if form != FORMAT:
+        raise UserError(f"{place} is an export of format {form}, this code reads {FORMAT}: export again")
+    if exported != network:
+        raise UserError(f"{place} is an export of the {exported}: set config.network={exported}, or export again")
+    reports = tokenizer.load(place / REPORT)
+    model = _model(config, len(reports), place)
+    template = variables_like(model)
+    state = weights.read(place / WEIGHTS)
+    variables, lacking = names.from_torch(state, template)
+    strange = set(names.split_positions(state)) - names.known(template)
+    if lacking or strange:
+        raise UserError(f"{place / WEIGHTS} does not fit {FACTS} ({len(lacking)} arrays lack, {len(strange)} too many)")
+    variables = jax.tree.map(jnp.asarray, variables)
+    return Trained(place, model, variables, reports, config, contracts, versions, network, step)
+
+
+def variables_like(model: unimedi.UniMedI) -> PyTree:
+    """Shapes of the model's {"params", "batch_stats"}."""
+    shapes = jax.eval_shape(lambda: unimedi.init(model, jax.random.key(0)))
+    return {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
+
+
+def _model(config: dict[str, Any], words: int, place: pathlib.Path) -> unimedi.UniMedI:
+    try:
+        return unimedi.make(**settings(config, words))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{place} was made with settings that this version does not know: {error}") from error

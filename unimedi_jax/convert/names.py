@@ -1,0 +1,197 @@
+"""One table between UniMedI's parameters and PyTorch's names: timm's for the ViT, Hugging Face's for BERT.
+
+The same table takes weights in and out; what PyTorch has no name for keeps ours. Only axes are moved, never a number
+changed, so out and in again gives the same bits.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from unimedi_jax import trees
+from unimedi_jax.errors import UserError
+from unimedi_jax.models import unimedi
+from unimedi_jax.typing import PyTree
+
+State = dict[str, np.ndarray]  # PyTorch's flat dictionary of weights
+
+# Our module, PyTorch's, and what it is; {} counts the layers that are one stacked array here.
+MODULES = (
+    ("vision/patch_2d", "vision.patch_embed.proj", "conv_2d"),
+    ("vision/patch_3d", "vision.patch_embed_3d.proj", "conv_3d"),
+    ("vision/trunk/blocks/norm1", "vision.blocks.{}.norm1", "norm"),
+    ("vision/trunk/blocks/attention/qkv", "vision.blocks.{}.attn.qkv", "linear"),
+    ("vision/trunk/blocks/attention/out", "vision.blocks.{}.attn.proj", "linear"),
+    ("vision/trunk/blocks/norm2", "vision.blocks.{}.norm2", "norm"),
+    ("vision/trunk/blocks/mlp/fc1", "vision.blocks.{}.mlp.fc1", "linear"),
+    ("vision/trunk/blocks/mlp/fc2", "vision.blocks.{}.mlp.fc2", "linear"),
+    ("vision/trunk/norm", "vision.norm", "norm"),
+    ("report/words", "report.embeddings.word_embeddings", "embedding"),
+    ("report/positions", "report.embeddings.position_embeddings", "embedding"),
+    ("report/norm", "report.embeddings.LayerNorm", "norm"),
+    ("report/layers/attention/qkv", "report.encoder.layer.{}.attention.self.query|key|value", "linear"),
+    ("report/layers/attention/out", "report.encoder.layer.{}.attention.output.dense", "linear"),
+    ("report/layers/norm1", "report.encoder.layer.{}.attention.output.LayerNorm", "norm"),
+    ("report/layers/mlp/fc1", "report.encoder.layer.{}.intermediate.dense", "linear"),
+    ("report/layers/mlp/fc2", "report.encoder.layer.{}.output.dense", "linear"),
+    ("report/layers/norm2", "report.encoder.layer.{}.output.LayerNorm", "norm"),
+    *((f"{head}/{fc}", f"{head}.{fc}", "linear")
+      for head in ("project_image", "project_report", "head_cls", "head_patch") for fc in ("fc", "fc1", "fc2", "fc3")),
+    *((f"{head}/{norm}{own}", f"{head}.{norm}{own}", "batch_norm")
+      for head in ("project_image", "project_report") for norm in ("norm1", "norm2") for own in ("", "_xray", "_ct")),
+)  # fmt: skip
+# Arrays that stand alone. [cls] and [grid] are the two parts of timm's one table of positions.
+ARRAYS = (
+    ("vision/cls", "vision.cls_token", "token"),
+    ("vision/position_cls", "vision.pos_embed[cls]", "token"),
+    ("vision/position_2d", "vision.pos_embed[grid]", "grid"),
+    ("vision/position_3d", "vision.pos_embed_3d", "grid"),
+    ("vision/mask_token", "vision.mask_token", "token"),
+    ("vision/type_2d", "vision.type_2d", "token"),
+    ("vision/type_3d", "vision.type_3d", "token"),
+    ("vision/depth_of_slice", "vision.depth_of_slice", "same"),
+    ("report/segments", "report.embeddings.token_type_embeddings.weight", "same"),
+    ("head_cls/last_layer", "head_cls.last_layer.weight", "linear"),
+    ("head_patch/last_layer", "head_patch.last_layer.weight", "linear"),
+)
+# Leaves of a module: ours with its collection, PyTorch's, the layout.
+LEAVES = {
+    "linear": (("params", "kernel", "weight", "linear"), ("params", "bias", "bias", "same")),
+    "conv_2d": (("params", "kernel", "weight", "conv_2d"), ("params", "bias", "bias", "same")),
+    "conv_3d": (("params", "kernel", "weight", "conv_3d"), ("params", "bias", "bias", "same")),
+    "norm": (("params", "scale", "weight", "same"), ("params", "bias", "bias", "same")),
+    "embedding": (("params", "embedding", "weight", "same"),),
+    "batch_norm": (
+        ("params", "scale", "weight", "same"),
+        ("params", "bias", "bias", "same"),
+        ("batch_stats", "mean", "running_mean", "same"),
+        ("batch_stats", "var", "running_var", "same"),
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """One row of the table, down to arrays."""
+
+    ours: str
+    theirs: str  # with {} for the layer, a|b|c where ours is several of theirs side by side
+    layout: str
+
+    def names(self, layer: int) -> list[str]:
+        """PyTorch's names of the layer's arrays."""
+        start, bar, end = self.theirs.partition("query|key|value")
+        parts = ("query", "key", "value") if bar else ("",)
+        return [f"{start}{part}{end}".format(layer) for part in parts]
+
+
+def _table() -> Iterator[Leaf]:
+    for ours, theirs, kind in MODULES:
+        for collection, our_leaf, their_leaf, layout in LEAVES[kind]:
+            yield Leaf(f"{collection}/{ours}/{our_leaf}", f"{theirs}.{their_leaf}", layout)
+    for ours, theirs, layout in ARRAYS:
+        yield Leaf(f"params/{ours}", theirs, layout)
+
+
+TABLE = {leaf.ours: leaf for leaf in _table()}
+
+
+def to_torch(variables: PyTree, model: unimedi.UniMedI) -> State:
+    """Every array of {"params", "batch_stats"} under PyTorch's names and in its layouts, float32."""
+    state: State = {}
+    for name, array in zip(trees.names(variables), jax.tree.leaves(variables), strict=True):
+        leaf, array = TABLE[name], np.asarray(array, np.float32)
+        for layer, part in enumerate(array if "{}" in leaf.theirs else array[None]):
+            names = leaf.names(layer)
+            for key, piece in zip(names, np.split(part, len(names), axis=-1), strict=True):
+                state[key] = np.ascontiguousarray(_out(piece, leaf.layout, model))
+    return join_positions(state)
+
+
+def from_torch(state: Mapping[str, np.ndarray], template: PyTree) -> tuple[PyTree, list[str]]:
+    """`template` with the arrays of `state` in their places, and the template's names that `state` lacks.
+
+    A leaf that is lacking keeps the template's value.
+
+    Raises:
+        UserError: an array of another shape.
+    """
+    state = split_positions(state)
+    lacking: list[str] = []
+
+    def fill(name: str, old: Any) -> Any:
+        leaf = TABLE[name]
+        layers = range(old.shape[0] if "{}" in leaf.theirs else 1)
+        keys = [leaf.names(layer) for layer in layers]
+        absent = [key for group in keys for key in group if key not in state]
+        if absent:
+            lacking.extend(absent)
+            return old
+        stacked = []
+        for group in keys:
+            wanted = old.shape[1:] if "{}" in leaf.theirs else old.shape
+            pieces = [_back(np.asarray(state[key], np.float32), leaf.layout, wanted) for key in group]
+            whole = np.concatenate(pieces, axis=-1) if len(pieces) > 1 else pieces[0]
+            if whole.shape != tuple(wanted):
+                raise UserError(
+                    f"{group[0]} has the shape {state[group[0]].shape}, which does not fit this model's "
+                    f"{name} {tuple(wanted)}: choose the sizes in config.model that the weights were made for"
+                )
+            stacked.append(whole)
+        return np.stack(stacked) if "{}" in leaf.theirs else stacked[0]
+
+    return trees.map_with_name(fill, template), lacking
+
+
+def known(template: PyTree) -> set[str]:
+    """PyTorch's names of all arrays of a tree."""
+    found: set[str] = set()
+    for name, array in zip(trees.names(template), jax.tree.leaves(template), strict=True):
+        leaf = TABLE[name]
+        for layer in range(array.shape[0] if "{}" in leaf.theirs else 1):
+            found.update(leaf.names(layer))
+    return found
+
+
+def join_positions(state: State) -> State:
+    """timm keeps the position of CLS as row 0 of one table."""
+    state = dict(state)
+    parts = [state.pop(f"vision.pos_embed[{part}]", None) for part in ("cls", "grid")]
+    if parts[1] is not None:
+        state["vision.pos_embed"] = np.concatenate(parts, axis=1)
+    return state
+
+
+def split_positions(state: Mapping[str, np.ndarray]) -> State:
+    """The inverse of `join_positions`."""
+    state = dict(state)
+    table = state.pop("vision.pos_embed", None)
+    if table is not None:
+        state |= {"vision.pos_embed[cls]": table[:, :1], "vision.pos_embed[grid]": table[:, 1:]}
+    return state
+
+
+def _out(x: np.ndarray, layout: str, model: unimedi.UniMedI) -> np.ndarray:
+    if layout == "linear":
+        return x.T
+    if layout in ("conv_2d", "conv_3d"):  # voxels in raster order, as the kernel of a convolution has them
+        patch = model.image_patch if layout == "conv_2d" else model.volume_patch
+        return x.T.reshape(-1, 1, *patch)
+    if layout in ("token", "grid"):
+        return x.reshape(1, -1, x.shape[-1])
+    return x
+
+
+def _back(x: np.ndarray, layout: str, shape: tuple[int, ...]) -> np.ndarray:
+    if layout == "linear":
+        return x.T
+    if layout in ("conv_2d", "conv_3d"):
+        return x.reshape(len(x), -1).T
+    if layout == "token" and x.shape == (1, 1, *shape):
+        return x.reshape(shape)
+    if layout == "grid" and x.ndim == 3 and x.shape[0] == 1 and x.shape[1] == np.prod(shape[:-1]):
+        return x.reshape(*shape[:-1], x.shape[-1])
+    return x

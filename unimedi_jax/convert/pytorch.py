@@ -1,0 +1,341 @@
+"""UniMedI in PyTorch: loads an export and embeds X-rays, CTs and reports. It needs nothing of JAX; copy it if you like.
+
+    model = load("export")
+    model.xrays(films).z    # films uint8 (b, 256, 256), dense = bright        -> unit vectors (b, e)
+    model.cts(volumes).z    # volumes int16 Hounsfield units (b, 32, 128, 128)  -> unit vectors (b, e)
+    model.reports(texts)    # list of b strings                                -> unit vectors (b, e)
+
+How a file becomes such a film or volume stands in the export's contract.json. Parameters are called as timm's ViT and
+transformers' BERT call them.
+"""
+
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+
+class Features(NamedTuple):
+    """What a batch of X-rays or CTs gives."""
+
+    cls: torch.Tensor  # (b, d) for probes and decoders
+    z: torch.Tensor  # (b, e) unit vectors, comparable with reports
+    scores: torch.Tensor  # (b, n) CLS attention, mean over layers and heads (eq. 1)
+    slice_scores: torch.Tensor | None  # (b, depth layers), CTs (eq. 2)
+    layers: torch.Tensor | None  # (b, k) chosen depth layers, CTs
+
+
+class Attention(nn.Module):
+    """Self-attention; also hands out how CLS looks at the other tokens."""
+
+    def __init__(self, width: int, heads: int, cls_key: bool) -> None:
+        super().__init__()
+        self.heads, self.cls_key = heads, cls_key
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        batch, n, width = x.shape
+        q, k, v = self.qkv(x).reshape(batch, n, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, n, width)
+        logits = (q[:, :, :1] @ k.transpose(-1, -2))[:, :, 0] * q.shape[-1] ** -0.5
+        row = logits.softmax(-1)[..., 1:] if self.cls_key else logits[..., 1:].softmax(-1)
+        return self.proj(out), row.mean(1)
+
+
+class Block(nn.Module):
+    """Pre-norm layer of the ViT."""
+
+    def __init__(self, width: int, heads: int, mlp_width: int, cls_key: bool) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attn = Attention(width, heads, cls_key)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, mlp_width), "fc2": nn.Linear(mlp_width, width)})
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        attended, scores = self.attn(self.norm1(x))
+        x = x + attended
+        return x + self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x)))), scores
+
+
+class VisionTower(nn.Module):
+    """T_2D, T_3D and the ViT they share."""
+
+    def __init__(self, a: dict[str, Any]) -> None:
+        super().__init__()
+        size = a["vision"]
+        width = size["width"]
+        self.image_grid, self.volume_grid = tuple(a["image_grid"]), tuple(a["volume_grid"])
+        self.patch_embed = nn.ModuleDict({"proj": _patches(nn.Conv2d, width, a["image_patch"])})
+        self.patch_embed_3d = nn.ModuleDict({"proj": _patches(nn.Conv3d, width, a["volume_patch"])})
+        self.cls_token = _vector(width)
+        self.mask_token = _vector(width)  # of training; inference hides nothing
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + int(np.prod(self.image_grid)), width))
+        self.pos_embed_3d = nn.Parameter(torch.zeros(1, int(np.prod(self.volume_grid)), width))
+        self.type_2d, self.type_3d = (_vector(width) if a["type_embedding"] else None for _ in range(2))
+        depth = self.volume_grid[0]
+        self.depth_of_slice = nn.Parameter(torch.zeros(depth, width)) if a["slice_embedding"] else None
+        layers = (Block(width, size["heads"], size["mlp_width"], a["cls_key"]) for _ in range(size["depth"]))
+        self.blocks = nn.ModuleList(layers)
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+
+    def embed_image(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(b, y, x) in [-1, 1] to tokens with positions."""
+        x = self.patch_embed["proj"](pixels[:, None])
+        grid = tuple(x.shape[2:])
+        x = x.flatten(2).transpose(1, 2) + self._positions(grid)
+        return x if self.type_2d is None else x + self.type_2d
+
+    def embed_volume(self, voxels: torch.Tensor) -> torch.Tensor:
+        """(b, z, y, x) in [-1, 1] to tokens with positions."""
+        x = self.patch_embed_3d["proj"](voxels[:, None]).flatten(2).transpose(1, 2) + self.pos_embed_3d
+        return x if self.type_3d is None else x + self.type_3d
+
+    def encode(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens to CLS (b, d) and the scores of eq. 1 (b, n)."""
+        cls = (self.cls_token + self.pos_embed[:, :1]).expand(x.shape[0], -1, -1)
+        x, rows = torch.cat([cls, x], 1), []
+        for block in self.blocks:
+            x, row = block(x)
+            rows.append(row)
+        return self.norm(x)[:, 0], torch.stack(rows).mean(0)
+
+    def _positions(self, grid: tuple[int, int]) -> torch.Tensor:
+        table = self.pos_embed[0, 1:]
+        if grid == self.image_grid:
+            return table[None]
+        y, x = (resize_matrix(old, new, "cubic") for old, new in zip(self.image_grid, grid, strict=True))
+        table = table.reshape(*self.image_grid, -1)
+        return torch.einsum("ay,bx,yxd->abd", y.to(table), x.to(table), table).reshape(1, -1, table.shape[-1])
+
+
+class ReportLayer(nn.Module):
+    """Post-norm layer of BERT."""
+
+    def __init__(self, width: int, heads: int, mlp_width: int) -> None:
+        super().__init__()
+        self.heads = heads
+        own = nn.ModuleDict({name: nn.Linear(width, width) for name in ("query", "key", "value")})
+        self.attention = nn.ModuleDict({"self": own, "output": _dense_and_norm(width, width)})
+        self.intermediate = nn.ModuleDict({"dense": nn.Linear(width, mlp_width)})
+        self.output = _dense_and_norm(mlp_width, width)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        batch, n, width = x.shape
+        own, out = self.attention["self"], self.attention["output"]
+        q, k, v = (own[m](x).reshape(batch, n, self.heads, -1).transpose(1, 2) for m in ("query", "key", "value"))
+        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None])
+        x = out["LayerNorm"](x + out["dense"](seen.transpose(1, 2).reshape(batch, n, width)))
+        hidden = F.gelu(self.intermediate["dense"](x))
+        return self.output["LayerNorm"](x + self.output["dense"](hidden))
+
+
+class ReportTower(nn.Module):
+    """BERT without its pooler."""
+
+    def __init__(self, a: dict[str, Any]) -> None:
+        super().__init__()
+        size = a["report"]
+        width = size["width"]
+        self.pooling = size["pooling"]
+        self.embeddings = nn.ModuleDict(
+            {
+                "word_embeddings": nn.Embedding(size["vocab_size"], width),
+                "position_embeddings": nn.Embedding(size["positions"], width),
+                "token_type_embeddings": nn.Embedding(2, width),
+                "LayerNorm": nn.LayerNorm(width, eps=1e-12),
+            }
+        )
+        layers = (ReportLayer(width, size["heads"], size["mlp_width"]) for _ in range(size["depth"]))
+        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(layers)})
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Token ids (b, l) and mask, True = token, to one vector a report (b, d)."""
+        e = self.embeddings
+        place = e["position_embeddings"].weight[: ids.shape[1]] + e["token_type_embeddings"].weight[:1]
+        x = e["LayerNorm"](e["word_embeddings"](ids) + place)
+        for layer in self.encoder["layer"]:
+            x = layer(x, mask)
+        if self.pooling == "cls":
+            return x[:, 0]
+        weight = mask.to(x)[..., None]
+        return (x * weight).sum(1) / weight.sum(1)
+
+
+class Projection(nn.Module):
+    """CLS to a unit vector of the joint space."""
+
+    def __init__(self, width: int, a: dict[str, Any], modalities: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.own = bool(modalities)
+        if a["projection"] == "linear":
+            self.fc = nn.Linear(width, a["embedding"], bias=False)
+            return
+        self.fc1 = nn.Linear(width, a["projection_hidden"])
+        self.fc2 = nn.Linear(a["projection_hidden"], a["embedding"])
+        for end in [f"_{modality}" for modality in modalities] or [""]:
+            self.add_module(f"norm1{end}", nn.BatchNorm1d(a["projection_hidden"], eps=1e-5))
+            self.add_module(f"norm2{end}", nn.BatchNorm1d(a["embedding"], eps=1e-5, affine=False))
+
+    def forward(self, x: torch.Tensor, modality: str = "") -> torch.Tensor:
+        if hasattr(self, "fc"):
+            return _unit(self.fc(x))
+        end = f"_{modality}" if self.own else ""
+        norm1, norm2 = getattr(self, f"norm1{end}"), getattr(self, f"norm2{end}")
+        return _unit(norm2(self.fc2(F.relu(norm1(self.fc1(x))))))
+
+
+class Prototypes(nn.Module):
+    """DINO's head, of training: vectors to logits of prototypes."""
+
+    def __init__(self, width: int, a: dict[str, Any], prototypes: int) -> None:
+        super().__init__()
+        hidden, narrow = a["head_hidden"], a["head_bottleneck"]
+        self.fc1, self.fc2, self.fc3 = nn.Linear(width, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, narrow)
+        self.last_layer = nn.Linear(narrow, prototypes, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = _unit(self.fc3(F.gelu(self.fc2(F.gelu(self.fc1(x))))))
+        return x @ F.normalize(self.last_layer.weight, dim=1).T
+
+
+class UniMedI(nn.Module):
+    """The whole model. `a` is the export's "architecture"; `tokenize` turns texts into ids and mask."""
+
+    def __init__(
+        self, a: dict[str, Any], tokenize: Callable[[Sequence[str]], tuple[torch.Tensor, torch.Tensor]]
+    ) -> None:
+        super().__init__()
+        self.a, self.tokenize = a, tokenize
+        wide = a["vision"]["width"]
+        self.vision, self.report = VisionTower(a), ReportTower(a)
+        self.project_image = Projection(wide, a, ("xray", "ct") if a["norm_by_modality"] else ())
+        self.project_report = Projection(a["report"]["width"], a)
+        self.head_cls = Prototypes(wide, a, a["prototypes_cls"])
+        self.head_patch = Prototypes(wide, a, a["prototypes_patch"])
+
+    def xrays(self, films: torch.Tensor) -> Features:
+        """Films, uint8 (b, 256, 256), bright = dense."""
+        crop = self.a["crop"]
+        start = [(side - crop) // 2 for side in films.shape[1:]]
+        films = films[:, start[0] : start[0] + crop, start[1] : start[1] + crop]
+        pixels = _shrink(films, (self.a["image_size"],) * 2) / 127.5 - 1
+        cls, scores = self.vision.encode(self.vision.embed_image(pixels))
+        return Features(cls, self.project_image(cls, "xray"), scores, None, None)
+
+    def cts(self, volumes: torch.Tensor) -> Features:
+        """CTs, int16 Hounsfield units (b, 32, 128, 128), axes growing to Superior, Posterior, Left."""
+        low, high = self.a["window_hu"]
+        x = _shrink(volumes, self.a["volume_size"])
+        x = (x.clamp(low, high) - low) * (2 / (high - low)) - 1
+        volume = self.vision.embed_volume(x)
+        cls, scores = self.vision.encode(volume)
+        by_layer = scores.reshape(x.shape[0], self.vision.volume_grid[0], -1).mean(-1)
+        layers = by_layer.topk(self.a["slices"]).indices.sort().values
+        if self.a["slices"]:
+            cls, scores = self.vision.encode(torch.cat([self._slices(x, layers), volume], 1))
+        return Features(cls, self.project_image(cls, "ct"), scores, by_layer, layers)
+
+    def reports(self, texts: Sequence[str]) -> torch.Tensor:
+        """Unit vectors (b, e) of report texts."""
+        return self.tokens(*self.tokenize(texts))
+
+    def tokens(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """The same from token ids (b, l) and their mask."""
+        return self.project_report(self.report(ids, mask))
+
+    def _slices(self, x: torch.Tensor, layers: torch.Tensor) -> torch.Tensor:
+        """Tokens of the chosen layers' slices, resized to the films' scale, one behind the other."""
+        depth, per_layer, size = self.a["volume_patch"][0], self.a["slices_per_layer"], self.a["slice_size"]
+        offsets = torch.arange(depth, device=x.device) if per_layer > 1 else torch.tensor([depth // 2], device=x.device)
+        where = (layers[..., None] * depth + offsets).flatten(1)  # (b, s)
+        planes = x.gather(1, where[:, :, None, None].expand(-1, -1, *x.shape[2:])).flatten(0, 1)
+        if planes.shape[1:] != (size, size):
+            y, z = (resize_matrix(old, size, "linear").to(x) for old in planes.shape[1:])
+            planes = y @ planes @ z.T
+        tokens = self.vision.embed_image(planes)
+        tokens = tokens.reshape(x.shape[0], where.shape[1], -1, tokens.shape[-1])
+        if self.vision.depth_of_slice is not None:
+            tokens = tokens + self.vision.depth_of_slice[layers.repeat_interleave(per_layer, 1)][:, :, None]
+        return tokens.flatten(1, 2)
+
+
+class Encoder(nn.Module):
+    """One of a model's methods ("xray", "ct", "report") as a module of its own: what an exporter takes."""
+
+    def __init__(self, model: UniMedI, name: str) -> None:
+        super().__init__()
+        self.model = model
+        self.method = {"xray": model.xrays, "ct": model.cts, "report": model.tokens}[name]
+
+    def forward(self, *x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found = self.method(*x)
+        return (found,) if torch.is_tensor(found) else tuple(value for value in found if value is not None)
+
+
+def load(folder: str | pathlib.Path) -> UniMedI:
+    """The model of an exported folder, in evaluation mode, float32, on the CPU."""
+    folder = pathlib.Path(folder)
+    a = json.loads((folder / "unimedi.json").read_text(encoding="utf-8"))["architecture"]
+    model = UniMedI(a, tokenizer(folder / "report" / "tokenizer.json", a["report_length"], a["report"]["padding"]))
+    model.load_state_dict(load_file(folder / "unimedi.safetensors"))
+    return model.eval()
+
+
+def tokenizer(path: pathlib.Path, length: int, padding: int) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    """Texts to ids int64 (b, length) and mask bool, True = token."""
+    from tokenizers import Tokenizer
+
+    words = Tokenizer.from_file(str(path))
+    words.enable_truncation(length)
+    words.enable_padding(length=length, pad_id=padding)
+
+    def encode(texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        found = words.encode_batch(list(texts))
+        ids, mask = (torch.tensor([getattr(one, name) for one in found]) for name in ("ids", "attention_mask"))
+        return ids, mask.bool()
+
+    return encode
+
+
+def resize_matrix(old: int, new: int, kernel: str) -> torch.Tensor:
+    """(new, old) float32: one axis resized with half-cell centres, "linear" anti-aliased, "cubic" (Keys, -0.5) not."""
+    place = (np.arange(new) + 0.5) * old / new - 0.5
+    far = np.abs(place[:, None] - np.arange(old))
+    if kernel == "linear":
+        weights = np.clip(1 - far / max(old / new, 1), 0, None)
+    else:
+        near, mid = ((1.5 * far - 2.5) * far) * far + 1, ((-0.5 * far + 2.5) * far - 4) * far + 2
+        weights = np.where(far < 1, near, np.where(far < 2, mid, 0))
+    return torch.from_numpy((weights / weights.sum(1, keepdims=True)).astype(np.float32))
+
+
+def _shrink(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Block mean of integers (b, ...) to `size`, rounded; float32."""
+    steps = [old // new for old, new in zip(x.shape[1:], size, strict=True)]
+    cells = [n for pair in zip(size, steps, strict=True) for n in pair]
+    total = x.int().reshape(x.shape[0], *cells).sum(tuple(range(2, 2 * len(steps) + 1, 2)))
+    return torch.round(total.float() / float(np.prod(steps)))
+
+
+def _unit(x: torch.Tensor) -> torch.Tensor:
+    return x * torch.rsqrt((x * x).sum(-1, keepdim=True).clamp_min(1e-16))
+
+
+def _vector(width: int) -> nn.Parameter:
+    return nn.Parameter(torch.zeros(1, 1, width))
+
+
+def _patches(conv: type[nn.Module], width: int, patch: Sequence[int]) -> nn.Module:
+    return conv(1, width, tuple(patch), stride=tuple(patch))
+
+
+def _dense_and_norm(inside: int, outside: int) -> nn.ModuleDict:
+    return nn.ModuleDict({"dense": nn.Linear(inside, outside), "LayerNorm": nn.LayerNorm(outside, eps=1e-12)})

@@ -1,0 +1,131 @@
+"""Files, folders, DICOM series and manifests as a list of things to embed, read by the rules of the build job."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pydicom
+
+from data import contracts, films, manifest, text, volumes
+from data.files import BadInput
+from data.source import Rejected
+from unimedi_jax.convert import loaded
+from unimedi_jax.errors import UserError
+from unimedi_jax.input import contract
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+DICOM = (".dcm", ".dicom", ".ima", "")  # scanners often give no suffix
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One X-ray, CT or report, not read yet."""
+
+    id: str  # the path as given, relative to the source; of a line of text its number
+    modality: str  # "xray", "ct" or "report"
+    read: Callable[[], np.ndarray] | None = None  # film uint8 (256, 256) or volume int16 HU (32, 128, 128)
+    report: str = ""
+    path: pathlib.Path | None = None
+
+
+def find(source: pathlib.Path) -> tuple[list[Item], list[Rejected]]:
+    """Everything of a source, in a fixed order, and what a manifest's check has refused already.
+
+    A .csv is a manifest of the build job, a .txt holds one report a line, a folder is searched with its subfolders, of
+    which one that holds a DICOM CT series is one CT.
+
+    Raises:
+        UserError: nothing there, or nothing that is read here.
+    """
+    if not source.exists():
+        raise UserError(f"config.source {source} does not exist")
+    rejected: list[Rejected] = []
+    if source.is_dir():
+        items = list(_folder(source, source))
+    elif source.suffix.lower() == ".csv":
+        items, rejected = _manifest(source)
+    elif source.suffix.lower() == ".txt":
+        lines = [text.clean(line) for line in source.read_text(encoding="utf-8-sig").splitlines()]
+        items = [Item(str(n), "report", report=line) for n, line in enumerate(lines, 1) if not text.is_empty(line)]
+    else:
+        items = [item] if (item := _file(source, source.parent)) else []
+    if not items and not rejected:
+        known = ", ".join((*PICTURES, ".dcm", *volumes.SUFFIXES))
+        raise UserError(f"config.source {source} holds nothing to embed: {known}, a DICOM series, a .csv or a .txt")
+    return items, rejected
+
+
+def hold(trained: loaded.Trained) -> None:
+    """Refuses a network that was trained on records made by other rules than this version's readers follow.
+
+    Raises:
+        UserError: the fields of the contract that differ.
+    """
+    here = {"format": contracts.FORMAT, "records": contracts.rules(), "libraries": contracts.libraries()}
+    for then in trained.contracts.values():
+        contract.check(then, here, where="reading files by the rules of this version")
+
+
+def _folder(folder: pathlib.Path, root: pathlib.Path) -> Iterator[Item]:
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    files = [entry for entry in entries if entry.is_file()]
+    series = [file for file in files if file.suffix.lower() in DICOM and _modality(file) == "CT"]
+    if series:
+        yield Item(_name(folder, root), "ct", lambda: volumes.read_volume(folder)[0], path=folder)
+    for file in files:
+        if not series or file.suffix.lower() not in DICOM:
+            item = _file(file, root)
+            if item is not None:
+                yield item
+    for entry in entries:
+        if entry.is_dir() and not entry.is_symlink():  # a link may lead in a circle
+            yield from _folder(entry, root)
+
+
+def _file(path: pathlib.Path, root: pathlib.Path) -> Item | None:
+    """An X-ray or CT by the file's name; None for what is neither."""
+    name = path.name.lower()
+    if name.endswith(volumes.SUFFIXES):
+        return Item(_name(path, root), "ct", lambda: volumes.read_volume(path)[0], path=path)
+    if path.suffix.lower() in PICTURES or (path.suffix.lower() in DICOM and _modality(path) is not None):
+        return Item(_name(path, root), "xray", lambda: films.read_film(path), path=path)
+    return None
+
+
+def _name(path: pathlib.Path, root: pathlib.Path) -> str:
+    name = path.relative_to(root).as_posix()
+    return path.resolve().name if name == "." else name
+
+
+def _modality(path: pathlib.Path) -> str | None:
+    """The modality of a DICOM file; None for another file, "" for a damaged one."""
+    try:
+        with path.open("rb") as stream:
+            if stream.read(132)[128:] != b"DICM":
+                return None
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality"])
+        return str(header.get("Modality", ""))
+    except Exception:  # pydicom raises whatever the damage leads to; the reader will say what is wrong
+        return ""
+
+
+def _manifest(path: pathlib.Path) -> tuple[list[Item], list[Rejected]]:
+    source = manifest.read(path)
+    items = [
+        Item(row.path, row.modality, _converter(source.convert, row), row.info.report, row.info.file)
+        for row in source.rows
+    ]
+    return items, list(source.rejected)
+
+
+def _converter(convert: Callable[[Any], Any], row: Any) -> Callable[[], np.ndarray]:
+    def read() -> np.ndarray:
+        found = convert(row)
+        if isinstance(found, Rejected):
+            code, _, detail = found.reason.partition(": ")
+            raise BadInput(code, detail)
+        return found["image" if row.modality == "xray" else "volume"]
+
+    return read

@@ -1,0 +1,82 @@
+"""The encoders of an export as ONNX, and their outputs by onnxruntime."""
+
+import contextlib
+import io
+import logging
+import pathlib
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+
+from unimedi_jax.errors import UserError
+
+# What each encoder takes and gives; rows are free.
+ENCODERS = {
+    "xray": (("films",), ("cls", "z", "scores")),
+    "ct": (("volumes",), ("cls", "z", "scores", "slice_scores", "layers")),
+    "report": (("ids", "mask"), ("z",)),
+}
+
+
+def write(
+    folder: pathlib.Path, films: np.ndarray, volumes: np.ndarray, texts: Sequence[str]
+) -> dict[str, pathlib.Path]:
+    """`folder`/onnx/{xray,ct,report}.onnx from the export's weights. Raises UserError without the packages it takes."""
+    try:
+        import onnxruntime  # noqa: F401 (asked for before the work)
+        import onnxscript  # noqa: F401
+        import torch
+    except ImportError as error:
+        raise UserError(f"config.onnx=True takes {error.name}: pip install torch onnxscript onnxruntime") from error
+    from unimedi_jax.convert import pytorch
+
+    model = pytorch.load(folder)
+    files = {}
+    (folder / "onnx").mkdir()
+    example = {
+        "xray": (torch.from_numpy(films),),
+        "ct": (torch.from_numpy(volumes),),
+        "report": model.tokenize(list(texts)),
+    }
+    for name, (inputs, outputs) in ENCODERS.items():
+        module = pytorch.Encoder(model, name)
+        rows = torch.export.Dim("rows", min=1)
+        files[name] = folder / "onnx" / f"{name}.onnx"
+        # The exporter tells its steps on the terminal and warns of its own future.
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), _quiet():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                module, example[name], str(files[name]), input_names=list(inputs), output_names=list(outputs),
+                dynamic_shapes=(({0: rows},) * len(inputs),), dynamo=True, external_data=False, verbose=False,
+            )  # fmt: skip
+    return files
+
+
+def outputs(
+    files: dict[str, pathlib.Path], folder: pathlib.Path, films: np.ndarray, volumes: np.ndarray, texts: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """What onnxruntime computes, by the names of `parity`."""
+    import onnxruntime
+
+    from unimedi_jax.convert import pytorch
+
+    ids, mask = (x.numpy() for x in pytorch.load(folder).tokenize(list(texts)))
+    given = {"films": films, "volumes": volumes, "ids": ids, "mask": mask}
+    found: dict[str, np.ndarray] = {}
+    for name, (inputs, names) in ENCODERS.items():
+        session = onnxruntime.InferenceSession(str(files[name]), providers=["CPUExecutionProvider"])
+        values = session.run(list(names), {one: given[one] for one in inputs})
+        found |= {f"{name}/{k}": np.asarray(v, np.float32) for k, v in zip(names, values, strict=True)}
+    return found
+
+
+@contextlib.contextmanager
+def _quiet():
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

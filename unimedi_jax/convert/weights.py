@@ -1,0 +1,147 @@
+"""Weight files of others as plain float32 arrays. A pickle is read by PyTorch's `weights_only` or not at all."""
+
+import json
+import pathlib
+import pickle
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import flax.serialization
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from unimedi_jax.errors import UserError
+
+SAFE = ("model.safetensors", "open_clip_model.safetensors")
+FLAX = ("flax_model.msgpack",)
+PICKLED = ("pytorch_model.bin", "pytorch_model.pth")
+NESTS = ("model", "state_dict", "teacher")  # DeiT and MAE; many trainers; DINO
+
+
+def folder(name: str, wanted: str) -> pathlib.Path:
+    """The local folder of a model: `name` itself, or what the Hugging Face hub (or its cache) has under this id.
+
+    Raises:
+        UserError: neither; the message says which files (`wanted`) to put where.
+    """
+    path = pathlib.Path(name).expanduser()
+    if path.is_dir():
+        return path
+    import huggingface_hub
+
+    ours = f"put {wanted} into a folder and name that folder, or leave the setting of config.init empty"
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise UserError(f"no weights at {name}: no such file or folder; {ours}")
+    small = ["config.json", "vocab.txt", "tokenizer*.json", "special_tokens_map.json"]
+    try:
+        for files in (SAFE, FLAX, PICKLED):
+            try:
+                found = huggingface_hub.snapshot_download(name, allow_patterns=[*small, *files], local_files_only=True)
+            except huggingface_hub.errors.LocalEntryNotFoundError:
+                break
+            if any((pathlib.Path(found) / file).exists() for file in files):
+                return pathlib.Path(found)
+        # One request that fails at once; then the best kind of file alone, for models may come in all of them.
+        listed = {sibling.rfilename for sibling in huggingface_hub.model_info(name, timeout=10).siblings or ()}
+        files = next((kind for kind in (SAFE, FLAX, PICKLED) if listed & set(kind)), ())
+        if files:
+            return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=[*small, *files]))
+    except Exception as error:  # the hub's client raises a dozen unrelated types
+        raise UserError(
+            f"no weights '{name}': no such file or folder, and the Hugging Face hub and its cache do not have it or "
+            f"cannot be reached ({type(error).__name__}); {ours}"
+        ) from error
+    raise UserError(f"the hub's '{name}' has none of {', '.join((*SAFE, *FLAX, *PICKLED))}: choose another model")
+
+
+def find(place: pathlib.Path) -> pathlib.Path:
+    """The weight file of a folder, safest kind first. Raises UserError."""
+    for file in (*SAFE, *FLAX, *PICKLED):
+        if (place / file).is_file():
+            return place / file
+    several = sorted(p for p in place.iterdir() if p.suffix in (".safetensors", ".msgpack", ".bin", ".pth", ".pt"))
+    if len(several) == 1:
+        return several[0]
+    raise UserError(f"{place} holds none of {', '.join((*SAFE, *FLAX, *PICKLED))}: name the weight file itself")
+
+
+def read(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Every array of a weight file under its name there, as float32.
+
+    Raises:
+        UserError: no such file, a kind that is not read, a damaged one, or a pickle without PyTorch.
+    """
+    if not path.is_file():
+        raise UserError(f"no weight file {path}")
+    readers = {".safetensors": _safetensors, ".msgpack": _msgpack}
+    reader = readers.get(path.suffix, _pickled if path.suffix in (".bin", ".pth", ".pt") else None)
+    if reader is None:
+        raise UserError(f"{path} is no weight file that is read here: .safetensors, .msgpack, .pth, .pt or .bin")
+    arrays = {name: np.asarray(value).astype(np.float32) for name, value in reader(path).items()}
+    bad = [name for name, value in arrays.items() if not np.isfinite(value).all()]
+    if bad:
+        raise UserError(f"{path}: {bad[0]} has NaN or infinite numbers: fetch the file again")
+    return arrays
+
+
+def config(place: pathlib.Path) -> dict[str, Any]:
+    """A model folder's `config.json`. Raises UserError where there is none."""
+    path = place / "config.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is missing or no JSON: it says how wide and deep the model is") from error
+
+
+def _safetensors(path: pathlib.Path) -> Mapping[str, np.ndarray]:
+    try:
+        return safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is cut short, damaged or no safetensors file: fetch it again") from error
+
+
+def _msgpack(path: pathlib.Path) -> Mapping[str, np.ndarray]:
+    try:
+        tree = flax.serialization.msgpack_restore(path.read_bytes())
+    except Exception as error:  # msgpack raises whatever the damage leads to
+        raise UserError(f"{path} is cut short, damaged or no flax file: fetch it again") from error
+    return _torch_names(tree)
+
+
+def _torch_names(tree: Mapping[str, Any], start: str = "") -> dict[str, np.ndarray]:
+    """Flax's nested tree of a Hugging Face model under PyTorch's names."""
+    flat: dict[str, np.ndarray] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _torch_names(value, f"{start}{key}.")
+        elif key == "kernel" and np.ndim(value) == 2:
+            flat[f"{start}weight"] = np.asarray(value).T
+        else:
+            flat[start + ("weight" if key in ("embedding", "scale") else key)] = np.asarray(value)
+    return flat
+
+
+def _pickled(path: pathlib.Path) -> Mapping[str, np.ndarray]:
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            f"{path} is a pickle, which only PyTorch reads safely: pip install torch, or give .safetensors"
+        ) from error
+    try:
+        tree = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise UserError(
+            f"{path} is damaged, or holds more than arrays, which may run code and is not read: "
+            "fetch it again, or give the weights as .safetensors"
+        ) from error
+    while isinstance(tree, Mapping) and not any(torch.is_tensor(value) for value in tree.values()):
+        nest = next((nest for nest in NESTS if isinstance(tree.get(nest), Mapping)), None)
+        if nest is None:
+            break
+        tree = tree[nest]
+    if not isinstance(tree, Mapping) or not any(torch.is_tensor(value) for value in tree.values()):
+        raise UserError(f"{path} holds no dictionary of arrays: give a model's state_dict")
+    return {name: value.float().numpy() for name, value in tree.items() if torch.is_tensor(value)}
