@@ -18,7 +18,7 @@ from typing import IO, Any, NamedTuple
 import jax
 import orbax.checkpoint as ocp
 
-from unimedi_jax import fingerprint, hosts, manifest
+from unimedi_jax import hosts, manifest
 from unimedi_jax.errors import UserError
 from unimedi_jax.typing import PyTree
 
@@ -207,21 +207,8 @@ class Checkpoints:
 
 
 def meta(workdir: pathlib.Path) -> dict[str, Any]:
-    """What a run's newest checkpoint says about itself.
-
-    Raises:
-        UserError: the folder holds no checkpoint.
-    """
-    root = (workdir / "checkpoints").absolute()
-    for step in reversed(manifest.steps(root)):
-        folder = root / str(step)
-        with contextlib.suppress(manifest.DamagedError, OSError, ValueError, KeyError):
-            said = manifest.read(folder)
-            with ocp.Checkpointer(_handler()) as reader:
-                found = reader.restore(folder, args=ocp.args.Composite(meta=JSON))["meta"]
-            if fingerprint.facts(found) == said["facts"]["meta"]:
-                return found
-    raise UserError(f"{workdir} holds no checkpoint: train first, or name another run")
+    """What a run's newest checkpoint that passes says about itself. Raises UserError as `read`."""
+    return read(workdir, ())[2]
 
 
 def read(workdir: pathlib.Path, parts: tuple[str, ...]) -> tuple[int, dict[str, PyTree], dict[str, Any]]:
@@ -256,20 +243,22 @@ def _read(folder: pathlib.Path, parts: tuple[str, ...]) -> tuple[dict[str, PyTre
     )
     with ocp.Checkpointer(handler) as reader:
         try:
-            saved = reader.metadata(folder).item_metadata["state"]
+            saved = reader.metadata(folder).item_metadata["state"] if parts else {}
             wanted = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
                 {part: saved[part] for part in parts},
             )
             how = ocp.checkpoint_utils.construct_restore_args(wanted)
-            args = ocp.args.PyTreeRestore(wanted, restore_args=how, partial_restore=True)
-            found = reader.restore(folder, args=ocp.args.Composite(state=args, meta=JSON))
+            state = ocp.args.PyTreeRestore(wanted, restore_args=how, partial_restore=True)
+            items = {"state": state, "meta": JSON} if parts else {"meta": JSON}
+            found = reader.restore(folder, args=ocp.args.Composite(**items))
         except (PermissionError, MemoryError):
             raise  # says nothing of what was saved
         except Exception as error:  # Orbax and TensorStore raise anything, in thousands of lines
             raise manifest.DamagedError(_first_line(error)) from error
-    manifest.hold_against(said, found["state"], meta=found["meta"])
-    return jax.device_get(found["state"]), found["meta"]
+    state = found["state"] if parts else {}
+    manifest.hold_against(said, state, meta=found["meta"])
+    return jax.device_get(state), found["meta"]
 
 
 def _handler() -> ocp.CompositeCheckpointHandler:

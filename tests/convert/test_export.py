@@ -15,7 +15,7 @@ from jax import numpy as jnp
 
 from data import films, volumes
 from unimedi_jax import patches, trees
-from unimedi_jax.convert import export, inference, loaded, parity, start
+from unimedi_jax.convert import card, export, inference, loaded, parity, start
 from unimedi_jax.errors import UserError
 from unimedi_jax.models import unimedi
 
@@ -160,16 +160,17 @@ def test_without_torch_it_says_that_it_did_not_check(trained, tmp_path, monkeypa
 def test_out_and_in_again_changes_no_bit(trained, exported, tmp_path):
     back = loaded.read(exported)
     assert same_bits(back.variables, trained.variables)
-    assert (back.config, back.contracts, back.step) == (trained.config, trained.contracts, trained.step)
+    assert back.config == card.shareable(trained.config)
+    assert (back.contracts, back.step) == (trained.contracts, trained.step)
     export.write(back, tmp_path / "again")
     for name in ("unimedi.safetensors", "vision_2d.safetensors", "report/model.safetensors", "unimedi.json"):
         assert (tmp_path / "again" / name).read_bytes() == (exported / name).read_bytes()
     fresh = jax.jit(lambda: unimedi.init(trained.model, jax.random.key(1)))()
-    begun, (summary,) = start.fill(fresh, trained.model, checkpoint=str(exported))
+    begun, (summary,) = start.fill(fresh, trained.model, trained.contracts, checkpoint=str(exported))
     assert same_bits(begun, trained.variables)
     assert not summary.new
     parts, _ = start.fill(
-        fresh, trained.model, vision=str(exported / "vision_2d.safetensors"), report=str(exported / "report")
+        fresh, trained.model, {}, vision=str(exported / "vision_2d.safetensors"), report=str(exported / "report")
     )
     for part in ("report", "vision"):
         for name, value in trained.variables["params"][part].items():
@@ -217,7 +218,13 @@ def test_bad_checkpoints_are_one_line(trained, exported, workdir, tmp_path):
 
 def test_a_network_of_another_size_cannot_start_this_run(trained, exported, tiny, tiny_variables):
     with pytest.raises(UserError) as error:
-        start.fill(tiny_variables, tiny, checkpoint=str(exported))
+        start.fill(tiny_variables, tiny, {}, checkpoint=str(exported))
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="brings vision and report weights of its own"):
-        start.fill(tiny_variables, tiny, checkpoint=str(exported), vision="x")
+        start.fill(tiny_variables, tiny, {}, checkpoint=str(exported), vision="x")
+
+
+def test_a_run_on_records_of_other_rules_does_not_start_from_it(tiny_variables, tiny, exported, trained):
+    others = {"ours": {**trained.contracts["mine"], "format": 0}}
+    with pytest.raises(UserError, match=r"the set ours breaks the contract.*format was"):
+        start.fill(tiny_variables, tiny, others, checkpoint=str(exported))

@@ -57,7 +57,7 @@ def test_a_vit_of_timm_computes_the_same_here(tiny, tiny_variables, make_vit, fi
     vit = make_vit(**kind)
     state = vit.state_dict() if suffix == ".safetensors" else {"model": vit.state_dict()}  # as DeiT and MAE
     path = save(state, tmp_path / f"vit{suffix}")
-    variables, (summary,) = start.fill(tiny_variables, tiny, vision=path)
+    variables, (summary,) = start.fill(tiny_variables, tiny, {}, vision=path)
     grey = torch.from_numpy(film)[:, None].expand(-1, kind.get("in_chans", 3), -1, -1)
     with torch.no_grad():
         theirs = vit.forward_features(grey)[:, 0].numpy()
@@ -67,7 +67,7 @@ def test_a_vit_of_timm_computes_the_same_here(tiny, tiny_variables, make_vit, fi
 
 def test_an_inflated_kernel_sees_a_volume_of_equal_slices_as_the_slice(tiny, tiny_variables, make_vit, film, tmp_path):
     path = save(make_vit().state_dict(), tmp_path / "vit.safetensors")
-    params = start.fill(tiny_variables, tiny, vision=path)[0]["params"]["vision"]
+    params = start.fill(tiny_variables, tiny, {}, vision=path)[0]["params"]["vision"]
     flat = patches.patchify(film[:, :32, :32], (16, 16)) @ params["patch_2d"]["kernel"]
     volume = np.repeat(film[:, None, :32, :32], 4, axis=1)
     deep = patches.patchify(volume, (4, 16, 16)) @ params["patch_3d"]["kernel"]
@@ -81,7 +81,7 @@ def test_positions_follow_their_place_when_the_grid_changes(tiny, tiny_variables
     with torch.no_grad():
         vit.pos_embed[0, 1:] = ramp.repeat_interleave(8)[:, None]
     path = save(vit.state_dict(), tmp_path / "vit.safetensors")
-    variables, (summary,) = start.fill(tiny_variables, tiny, vision=path)
+    variables, (summary,) = start.fill(tiny_variables, tiny, {}, vision=path)
     table = variables["params"]["vision"]["position_2d"]
     inner = np.asarray(table)[1:3, :, 0]  # the rim bends, as everywhere
     np.testing.assert_allclose(inner, np.array([[-0.125], [0.125]]).repeat(4, axis=1), atol=0.01)
@@ -94,7 +94,7 @@ def test_positions_follow_their_place_when_the_grid_changes(tiny, tiny_variables
 def test_mae_and_classifier_parts_are_skipped_by_name(tiny, tiny_variables, make_vit, tmp_path):
     state = make_vit(num_classes=7).state_dict()
     state |= {"decoder_embed.weight": torch.ones(2, 2), "mask_token": torch.ones(1, 1, 9)}
-    _, (summary,) = start.fill(tiny_variables, tiny, vision=save(state, tmp_path / "vit.safetensors"))
+    _, (summary,) = start.fill(tiny_variables, tiny, {}, vision=save(state, tmp_path / "vit.safetensors"))
     assert {"head.weight", "head.bias", "decoder_embed.weight", "mask_token"} == set(summary.skipped)
 
 
@@ -114,7 +114,7 @@ def test_mae_and_classifier_parts_are_skipped_by_name(tiny, tiny_variables, make
 def test_another_vit_is_refused_in_one_line(tiny, tiny_variables, make_vit, tmp_path, settings, words):
     path = save(make_vit(**settings).state_dict(), tmp_path / "vit.safetensors")
     with pytest.raises(UserError) as error:
-        start.fill(tiny_variables, tiny, vision=path)
+        start.fill(tiny_variables, tiny, {}, vision=path)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -192,7 +192,7 @@ def write_bert(bert, folder: pathlib.Path, kind: str) -> str:
 def test_a_bert_of_transformers_computes_the_same_here(tiny, tiny_variables, make_bert, text, tmp_path, kind):
     bert = make_bert()
     source = write_bert(bert, tmp_path / "bert", kind)
-    variables, (summary,) = start.fill(tiny_variables, tiny, report=source)
+    variables, (summary,) = start.fill(tiny_variables, tiny, {}, report=source)
     with torch.no_grad():
         ids, mask = (torch.from_numpy(x).long() for x in text)
         theirs = bert(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0].numpy()
@@ -215,7 +215,7 @@ def test_a_bert_of_transformers_computes_the_same_here(tiny, tiny_variables, mak
 def test_another_bert_is_refused_in_one_line(tiny, tiny_variables, make_bert, tmp_path, settings, words):
     make_bert(**settings).save_pretrained(tmp_path / "bert")
     with pytest.raises(UserError) as error:
-        start.fill(tiny_variables, tiny, report=str(tmp_path / "bert"))
+        start.fill(tiny_variables, tiny, {}, report=str(tmp_path / "bert"))
     assert words in str(error.value)
 
 
@@ -227,17 +227,17 @@ def test_other_architectures_and_gaps_are_refused(tiny, tiny_variables, make_ber
     del state["encoder.layer.1.output.dense.bias"]
     save(state, folder / "model.safetensors")
     with pytest.raises(UserError, match=r"lacks report.encoder.layer.1.output.dense.bias"):
-        start.fill(tiny_variables, tiny, report=str(folder))
+        start.fill(tiny_variables, tiny, {}, report=str(folder))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "roberta"}))
     with pytest.raises(UserError, match="roberta"):
-        start.fill(tiny_variables, tiny, report=str(folder))
+        start.fill(tiny_variables, tiny, {}, report=str(folder))
 
 
 @pytest.mark.parametrize("part", ["vision", "report"])
 def test_without_network_it_says_which_files_to_put_where(tiny, tiny_variables, part):
     with pytest.raises(UserError, match=r"put .*model.safetensors.* into a folder and name that folder"):
-        start.fill(tiny_variables, tiny, **{part: "somebody/nothing-of-that-name"})
+        start.fill(tiny_variables, tiny, {}, **{part: "somebody/nothing-of-that-name"})
 
 
 def test_a_pretrained_minilm_from_pypi_equals_transformers():
@@ -257,7 +257,7 @@ def test_a_pretrained_minilm_from_pypi_equals_transformers():
             report_pooling="mean", dtype="float32",
         )  # fmt: skip
     template = jax.eval_shape(lambda: unimedi.init(model, jax.random.key(0)))
-    variables, (summary,) = start.fill(template, model, report=str(folder))
+    variables, (summary,) = start.fill(template, model, {}, report=str(folder))
     texts = ["No focal consolidation.", "Large left pleural effusion with compressive atelectasis of the lower lobe."]
     ids, mask = tokenizer.encode(reader, texts, 32)
     bert = AutoModel.from_pretrained(folder).eval()

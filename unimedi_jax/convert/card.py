@@ -82,7 +82,7 @@ def markdown(
     if onnx:
         lines.append("- `onnx/`: the encoders; inputs are records' films and volumes, and token ids with their mask")
     lines += [f"- `parity.json`: {_agreement(parity)}", "", "## Configuration", "", "```json"]
-    return "\n".join([*lines, *_plain(given), "```", ""])
+    return "\n".join([*lines, *json.dumps(shareable(given), indent=2).splitlines(), "```", ""])
 
 
 def _set(name: str, contract: Mapping[str, Any]) -> str:
@@ -112,7 +112,6 @@ def _agreement(parity: Mapping[str, Any]) -> str:
     return f"PyTorch against JAX layer by layer, at most {worst:.1e} apart"
 
 
-def _plain(config: Mapping[str, Any]) -> list[str]:
-    """The configuration without the places of its author's machine."""
-    shown = {key: value for key, value in config.items() if key not in ("data_dir",)}
-    return json.dumps(shown, indent=2).splitlines()
+def shareable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's configuration without the places of its author's machines."""
+    return {key: value for key, value in config.items() if key not in ("data_dir", "tokenizer", "init", "distributed")}

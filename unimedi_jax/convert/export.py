@@ -109,7 +109,7 @@ def _weights(trained: loaded.Trained, folder: pathlib.Path, *, rgb: bool) -> Non
         "network": trained.network,
         "step": trained.step,
         "architecture": architecture(trained),
-        "config": trained.config,
+        "config": card.shareable(trained.config),
         "contracts": trained.contracts,
         "versions": trained.versions,
     }

@@ -5,24 +5,21 @@ from typing import Any
 
 import numpy as np
 
-from unimedi_jax import patches
 from unimedi_jax.convert import loaded
 from unimedi_jax.input import tokenizer, transforms
 
 
 def film_tokens(trained: loaded.Trained, films: np.ndarray) -> np.ndarray:
     """Films uint8 (b, 256, 256) to tokens uint8 (b, n, v): the centre, as in evaluation."""
-    given = trained.config
-    side = (given["model"]["image_size"],) * 2
-    pixels = [transforms.shrink(transforms.crop(film, given["input"]["crop"], 0, None), side) for film in films]
-    return patches.patchify(np.stack(pixels), trained.model.image_patch)
+    size, side = trained.config["input"]["crop"], trained.config["model"]["image_size"]
+    cut = (transforms.crop(film, size, 0, None) for film in films)
+    return np.stack([transforms.to_tokens(film, (side, side), trained.model.image_patch) for film in cut])
 
 
 def volume_tokens(trained: loaded.Trained, volumes: np.ndarray) -> np.ndarray:
     """Volumes int16 HU (b, 32, 128, 128) to tokens int16 (b, n, v)."""
     size = tuple(trained.config["model"]["volume_size"])
-    voxels = np.stack([transforms.shrink(volume, size) for volume in volumes])
-    return patches.patchify(voxels, trained.model.volume_patch)
+    return np.stack([transforms.to_tokens(volume, size, trained.model.volume_patch) for volume in volumes])
 
 
 def report_tokens(trained: loaded.Trained, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 from nibabel import affines, orientations
 
-from data import volumes
+from data import geometry, volumes
 from unimedi_jax.convert import loaded, sources
 
 SCALE = 3  # pixels of the picture for one of the record
@@ -32,7 +32,7 @@ def film_attention(scores: np.ndarray, trained: loaded.Trained) -> np.ndarray:
     """Scores of a film's tokens (n,) on the record's pixels, float32 (256, 256), sum 1; 0 outside the centre crop."""
     grid, crop = trained.model.vision.image_grid, trained.config["input"]["crop"]
     cells = np.kron(scores.reshape(grid), np.ones((crop // grid[0], crop // grid[1]), np.float32))
-    spare = 256 - crop
+    spare = geometry.FILM_SIZE - crop
     full = np.pad(cells, ((spare // 2, spare - spare // 2),) * 2)
     return full / full.sum()
 
@@ -44,12 +44,12 @@ def volume_attention(scores: np.ndarray, trained: loaded.Trained) -> np.ndarray:
 
 
 def chosen_slices(layers: np.ndarray, trained: loaded.Trained) -> list[int]:
-    """Slices of the record's 32 that the network looked at in 2D."""
+    """Slices of the record that the network looked at in 2D."""
     model = trained.model
     depth, offsets = model.volume_patch[0], range(model.volume_patch[0])
     if model.slices_per_layer == 1:
         offsets = [depth // 2]
-    step = 32 // (model.volume_grid[0] * depth)  # slices of the record in one of the network's
+    step = geometry.VOLUME_SHAPE[0] // (model.volume_grid[0] * depth)  # slices of the record in one of the network's
     return [int(layer * depth + offset) * step for layer in layers for offset in offsets]
 
 

@@ -81,6 +81,11 @@ class Leaf:
     theirs: str  # with {} for the layer, a|b|c where ours is several of theirs side by side
     layout: str
 
+    @property
+    def stacked(self) -> bool:
+        """Whether ours is one array for all layers."""
+        return "{}" in self.theirs
+
     def names(self, layer: int) -> list[str]:
         """PyTorch's names of the layer's arrays."""
         start, bar, end = self.theirs.partition("query|key|value")
@@ -104,7 +109,7 @@ def to_torch(variables: PyTree, model: unimedi.UniMedI) -> State:
     state: State = {}
     for name, array in zip(trees.names(variables), jax.tree.leaves(variables), strict=True):
         leaf, array = TABLE[name], np.asarray(array, np.float32)
-        for layer, part in enumerate(array if "{}" in leaf.theirs else array[None]):
+        for layer, part in enumerate(array if leaf.stacked else array[None]):
             names = leaf.names(layer)
             for key, piece in zip(names, np.split(part, len(names), axis=-1), strict=True):
                 state[key] = np.ascontiguousarray(_out(piece, leaf.layout, model))
@@ -124,7 +129,7 @@ def from_torch(state: Mapping[str, np.ndarray], template: PyTree) -> tuple[PyTre
 
     def fill(name: str, old: Any) -> Any:
         leaf = TABLE[name]
-        layers = range(old.shape[0] if "{}" in leaf.theirs else 1)
+        layers = range(old.shape[0] if leaf.stacked else 1)
         keys = [leaf.names(layer) for layer in layers]
         absent = [key for group in keys for key in group if key not in state]
         if absent:
@@ -132,7 +137,7 @@ def from_torch(state: Mapping[str, np.ndarray], template: PyTree) -> tuple[PyTre
             return old
         stacked = []
         for group in keys:
-            wanted = old.shape[1:] if "{}" in leaf.theirs else old.shape
+            wanted = old.shape[1:] if leaf.stacked else old.shape
             pieces = [_back(np.asarray(state[key], np.float32), leaf.layout, wanted) for key in group]
             whole = np.concatenate(pieces, axis=-1) if len(pieces) > 1 else pieces[0]
             if whole.shape != tuple(wanted):
@@ -141,7 +146,7 @@ def from_torch(state: Mapping[str, np.ndarray], template: PyTree) -> tuple[PyTre
                     f"{name} {tuple(wanted)}: choose the sizes in config.model that the weights were made for"
                 )
             stacked.append(whole)
-        return np.stack(stacked) if "{}" in leaf.theirs else stacked[0]
+        return np.stack(stacked) if leaf.stacked else stacked[0]
 
     return trees.map_with_name(fill, template), lacking
 
@@ -151,7 +156,7 @@ def known(template: PyTree) -> set[str]:
     found: set[str] = set()
     for name, array in zip(trees.names(template), jax.tree.leaves(template), strict=True):
         leaf = TABLE[name]
-        for layer in range(array.shape[0] if "{}" in leaf.theirs else 1):
+        for layer in range(array.shape[0] if leaf.stacked else 1):
             found.update(leaf.names(layer))
     return found
 

@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from unimedi_jax.convert import bert, loaded, names, vit, weights
 from unimedi_jax.errors import UserError
+from unimedi_jax.input import contract
 from unimedi_jax.models import unimedi
 from unimedi_jax.typing import PyTree
 
@@ -38,13 +40,20 @@ class Summary:
 
 
 def fill(
-    variables: PyTree, model: unimedi.UniMedI, *, checkpoint: str = "", vision: str = "", report: str = ""
+    variables: PyTree,
+    model: unimedi.UniMedI,
+    sets: Mapping[str, Mapping[str, Any]],
+    *,
+    checkpoint: str = "",
+    vision: str = "",
+    report: str = "",
 ) -> tuple[PyTree, list[Summary]]:
     """{"params", "batch_stats"} with the given weights in place of random ones, and what was done.
 
     `checkpoint` is a run or an export, all of which is taken; `vision` a ViT in timm's names, `report` a BERT as
-    transformers keeps it. Raises UserError wherever weights do not fit: nothing is left random that the source
-    should have had.
+    transformers keeps it. `sets` are the contracts, by name, of what the run trains on. Raises UserError wherever
+    weights do not fit, nothing is left random that the source should have had, and where a set was made by other rules
+    than those the checkpoint has learned with.
     """
     if checkpoint and (vision or report):
         raise UserError(
@@ -54,6 +63,9 @@ def fill(
     summaries = []
     if checkpoint:
         trained = loaded.read(checkpoint)
+        for then in trained.contracts.values():
+            for name, now in sets.items():
+                contract.check(then, now, where=f"the set {name}")
         state = names.to_torch(trained.variables, trained.model)
         variables, summary = _put(variables, vit.Weights(state, (), ()), "", checkpoint)
         summaries.append(summary)

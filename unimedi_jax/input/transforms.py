@@ -59,6 +59,11 @@ def shrink(x: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     return np.rint(total / np.float32(cells)).astype(x.dtype)
 
 
+def to_tokens(x: np.ndarray, size: tuple[int, ...], patch: tuple[int, ...]) -> np.ndarray:
+    """A film or volume brought to `size` and cut into patches: (n, v) in raster order, in the dtype of `x`."""
+    return patches.patchify(shrink(x, size)[None], patch)[0]
+
+
 def shuffle_sentences(report: str, rng: np.random.Generator) -> str:
     """The report's sentences in another order (PRIOR, arXiv 2307.12577); "12.1 cm" is no end of a sentence."""
     sentences = re.split(r"(?<=[.!?])\s+", report)
@@ -89,13 +94,12 @@ class ToSample:
     def __call__(self, record: dict[str, Any], rng: np.random.Generator | None = None) -> Sample:
         if self.modality == "xray":
             pixels = crop(record["image"], self.crop, self.crop_shift, rng)
-            pixels = shrink(pixels, (self.image_size,) * 2)
-            tokens = patches.patchify(pixels[None], self.image_patch)[0]
+            tokens = to_tokens(pixels, (self.image_size,) * 2, self.image_patch)
         else:
             voxels = record["volume"]
             if rng is not None and any(self.shift):
                 voxels = shift(voxels, self.shift, rng)
-            tokens = patches.patchify(shrink(voxels, self.volume_size)[None], self.volume_patch)[0]
+            tokens = to_tokens(voxels, self.volume_size, self.volume_patch)
         report = records.text(record["report"])
         if rng is not None and self.shuffle:
             report = shuffle_sentences(report, rng)

@@ -107,7 +107,8 @@ def pretrained(
     """The state before the first step with the weights of `config.init` in it, teacher included; `fresh` if none."""
     if not any(config.init.values()):
         return fresh
-    filled, summaries = start.fill(state.variables(fresh), job.model, **config.init)
+    sets = {found.name: found.contract for found, _ in job.sets}
+    filled, summaries = start.fill(state.variables(fresh), job.model, sets, **config.init)
     for summary in summaries:
         LOG.info("%s", summary)
     if jax.process_index() == 0:
