@@ -58,14 +58,14 @@ def audit(config: Any, workdir: pathlib.Path) -> None:
 
 
 def export(config: Any, workdir: pathlib.Path) -> None:
-    """A checkpoint for PyTorch."""
+    """A run as files for timm, transformers, plain PyTorch and ONNX."""
     from unimedi_jax.convert import export as job
 
     job.run(config)
 
 
 def embed(config: Any, workdir: pathlib.Path) -> None:
-    """Embeddings of files."""
+    """Embeddings of X-rays, CTs and reports."""
     from unimedi_jax.convert import embed as job
 
     job.run(config)
@@ -124,6 +124,8 @@ def _parse(argv: Sequence[str]) -> list[str]:
         name, _, hint = str(error).replace("\\n", "\n").strip("'\"").partition("\n")
         name = name.strip("'\"\\")
         _refuse(f"the config has no setting {name!r}. {hint}".strip())
+    except BrokenPipeError:
+        raise
     except OSError:
         _refuse(f"no config file {config_flags.get_config_filename(flags.FLAGS['config'])!r}: see configs/")
     except (flags.Error, TypeError, ValueError) as error:
@@ -137,6 +139,7 @@ def _refuse(message: str, code: int = UserError.exit_code) -> None:
 
 
 if __name__ == "__main__":
+    __doc__ += "\n\njobs:\n" + "\n".join(f"  {name:10}{job.__doc__}" for name, job in JOBS.items())  # for --help
     try:
         app.run(main, flags_parser=_parse)
     except UserError as error:
@@ -144,6 +147,8 @@ if __name__ == "__main__":
     except StoppedError as error:
         print(str(error), file=sys.stderr)
         sys.exit(RESUMABLE)
+    except BrokenPipeError:
+        os._exit(0)  # whoever read our lines, such as head, has seen enough
     except OSError as error:
         if error.errno not in _DISK:
             raise
