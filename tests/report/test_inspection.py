@@ -35,8 +35,10 @@ def test_a_set(tmp_path, capsys):
 
 
 def test_an_export(tmp_path):
-    (tmp_path / "model.json").write_text(json.dumps({"contracts": {"mine": CONTRACT}, "versions": {"jax": "1"}}))
+    (tmp_path / "unimedi.json").write_text(json.dumps({"contracts": {"mine": CONTRACT}, "versions": {"jax": "1"}}))
+    (tmp_path / "contract.json").write_text(json.dumps({"sets": {"mine": CONTRACT}}))
     lines = list(inspection.describe(tmp_path))
+    assert lines[0].startswith("export: ")
     assert lines[1:3] == ["versions: jax 1", "trained on: mine"]
     assert "content_sha256: abc123" in lines
 

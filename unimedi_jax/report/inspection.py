@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unimedi_jax import checkpoint
+from unimedi_jax.convert import loaded
 from unimedi_jax.errors import UserError
 from unimedi_jax.input import contract as contracts
 
@@ -24,16 +25,16 @@ def run(path: str) -> None:
 
 def describe(folder: Path) -> Iterator[str]:
     """The lines that `run` prints."""
-    if (folder / contracts.FILE).is_file():
+    if (folder / loaded.FACTS).is_file():  # first, as an export holds a contract too
+        yield f"export: {folder}"
+        yield from _meta(_read(folder / loaded.FACTS))
+    elif (folder / contracts.FILE).is_file():
         yield f"built set: {folder}"
         yield from _contract(_read(folder / contracts.FILE))
     elif (folder / "checkpoints").is_dir():
         meta = checkpoint.meta(folder)
         yield f"run: {folder}"
         yield from _meta(meta)
-    elif found := [path for path in sorted(folder.glob("*.json")) if "contracts" in _read(path)]:
-        yield f"export: {folder}"
-        yield from _meta(_read(found[0]))
     else:
         raise UserError(
             f"{folder} is no built set ({contracts.FILE}), no run (checkpoints/) and no export: nothing to inspect"
