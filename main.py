@@ -5,6 +5,7 @@ import logging
 import os
 import pathlib
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -92,6 +93,7 @@ def main(argv: Sequence[str]) -> None:
     if config.get("job") not in JOBS:
         raise UserError(f"the config's job is {config.get('job')!r}: one of {', '.join(JOBS)}")
     _log_ours_alone()
+    threading.excepthook, sys.unraisablehook = _briefly(threading.excepthook), _briefly(sys.unraisablehook)
     JOBS[config.job](config, _workdir())
 
 
@@ -105,6 +107,22 @@ def _log_ours_alone() -> None:
         logger.setLevel(logging.INFO)
         logger.addHandler(handler)
         logger.propagate = False
+
+
+def _briefly(usual: Callable[[Any], Any]) -> Callable[[Any], None]:
+    """A hook that words a lost disk in one line and leaves every other error to the usual one.
+
+    TensorBoard's files are written by a thread of its own and closed at exit. What must not be lost, the lines of
+    metrics and the checkpoints, tells of the disk itself.
+    """
+
+    def hook(failed: Any) -> None:
+        if isinstance(failed.exc_value, OSError):
+            print(f"warning: tensorboard/ may lack lines: {failed.exc_value}", file=sys.stderr)
+        else:
+            usual(failed)
+
+    return hook
 
 
 def _workdir() -> pathlib.Path:

@@ -3,8 +3,11 @@
 import pathlib
 import subprocess
 import sys
+import threading
 
 import pytest
+
+import main
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -42,3 +45,15 @@ def test_help_needs_no_jax():
     assert "--workdir" in done.stdout
     probe = "import sys, main; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", probe], cwd=ROOT).returncode == 0
+
+
+def test_a_background_thread_that_loses_its_disk_is_one_line(tmp_path, monkeypatch, capfd):
+    """TensorBoard's writer ends so on a full disk, beside the run's own message."""
+    monkeypatch.setattr(threading, "excepthook", main._briefly(threading.__excepthook__))
+    for function in ((tmp_path / "nowhere").read_text, lambda: [][0]):
+        thread = threading.Thread(target=function)
+        thread.start()
+        thread.join()
+    told = capfd.readouterr().err
+    assert told.splitlines()[0].startswith("warning: tensorboard/ may lack lines")
+    assert told.count("Traceback") == told.count("IndexError") == 1
