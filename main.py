@@ -40,8 +40,23 @@ def pretrain(config: Any, workdir: pathlib.Path) -> None:
     loop.run(config, workdir)
 
 
+def probe(config: Any, workdir: pathlib.Path) -> None:
+    """Classification with a trained encoder."""
+    _ensure_phantom(config)
+    from unimedi_jax.downstream import probe as job
+
+    job.run(config, workdir)
+
+
+def _ensure_phantom(config: Any) -> None:
+    if config.data == "phantom":
+        from data import build as records
+
+        records.ensure_phantom(config.data_dir)
+
+
 # A job imports what it needs when it runs, so that --help and building never wait for JAX.
-JOBS: dict[str, Callable[[Any, pathlib.Path], None]] = {"build": build, "pretrain": pretrain}
+JOBS: dict[str, Callable[[Any, pathlib.Path], None]] = {"build": build, "pretrain": pretrain, "probe": probe}
 
 
 def main(argv: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ LAYERS = (
     ("optim", "sharding", "checkpoint", "writers"),
     ("train.state", "train.objective", "train.step"),
     ("convert", "evals", "report"),
-    ("train",),
+    ("train", "downstream"),
     ("main",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -104,3 +104,29 @@ def _compare(manager: ocp.CheckpointManager, abstract: PyTree, step: int) -> Non
             f"the checkpoint at step {step} does not fit this configuration ({len(differing)} arrays differ: {shown}): "
             "use the run's own configuration, or another --workdir"
         )
+
+
+def parts(workdir: pathlib.Path, abstract: PyTree) -> tuple[PyTree, int]:
+    """The parts of the newest state that `abstract` names, and its step: weights without the optimiser's moments.
+
+    `abstract` is a nested dict of ShapeDtypeStructs with shardings, shaped like the state or a part of it.
+
+    Raises:
+        UserError: the folder holds no checkpoint, or one of other arrays.
+    """
+    folder = (workdir / "checkpoints").absolute()
+    if not folder.is_dir():
+        raise UserError(f"{workdir} holds no checkpoint: train first, or name another run")
+    # A manager of its own: one manager reads an item in one way only.
+    with ocp.CheckpointManager(folder) as found:
+        step = found.latest_step()
+        if step is None:
+            raise UserError(f"{workdir} holds no checkpoint: train first, or name another run")
+        how = ocp.checkpoint_utils.construct_restore_args(abstract)
+        wanted = ocp.args.PyTreeRestore(abstract, restore_args=how, partial_restore=True)
+        try:
+            return found.restore(step, args=ocp.args.Composite(state=wanted))["state"], step
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"the checkpoint at step {step} of {workdir} does not hold the arrays that its config describes"
+            ) from error
