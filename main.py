@@ -48,6 +48,40 @@ def probe(config: Any, workdir: pathlib.Path) -> None:
     job.run(config, workdir)
 
 
+def segment(config: Any, workdir: pathlib.Path) -> None:
+    """Segmentation with a trained encoder."""
+    _ensure_phantom(config)
+    from unimedi_jax.downstream import segment as job
+
+    job.run(config, workdir)
+
+
+def retrieve(config: Any, workdir: pathlib.Path) -> None:
+    """Retrieval and zero-shot classification."""
+    _ensure_phantom(config)
+    from unimedi_jax.downstream import retrieve as job
+
+    job.run(config, workdir)
+
+
+def evaluate(config: Any, workdir: pathlib.Path) -> None:
+    """Every evaluation that the data allow, on one page."""
+    if not config.data and not any(pathlib.Path(config.data_dir).glob("*/contract.json")):
+        config.data = "phantom"
+    _ensure_phantom(config)
+    from unimedi_jax.downstream import evaluate as job
+
+    job.run(config, workdir)
+
+
+def ablate(config: Any, workdir: pathlib.Path) -> None:
+    """Several pre-training presets on the same data, and their table."""
+    _ensure_phantom(config)
+    from unimedi_jax.downstream import ablate as job
+
+    job.run(config, workdir)
+
+
 def _ensure_phantom(config: Any) -> None:
     if config.data == "phantom":
         from data import build as records
@@ -56,7 +90,15 @@ def _ensure_phantom(config: Any) -> None:
 
 
 # A job imports what it needs when it runs, so that --help and building never wait for JAX.
-JOBS: dict[str, Callable[[Any, pathlib.Path], None]] = {"build": build, "pretrain": pretrain, "probe": probe}
+JOBS: dict[str, Callable[[Any, pathlib.Path], None]] = {
+    "build": build,
+    "pretrain": pretrain,
+    "probe": probe,
+    "segment": segment,
+    "retrieve": retrieve,
+    "evaluate": evaluate,
+    "ablate": ablate,
+}
 
 
 def main(argv: Sequence[str]) -> None:

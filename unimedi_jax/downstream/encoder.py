@@ -3,7 +3,8 @@
 import jax
 from jax import numpy as jnp
 
-from unimedi_jax.models import unimedi
+from unimedi_jax import patches
+from unimedi_jax.models import inputs, unimedi, vision
 from unimedi_jax.typing import Array, Float, Num, Params
 
 
@@ -25,3 +26,30 @@ def cls(
         return bound.encode(bound.embed_ct(tokens, layers)).cls
 
     return model.apply({"params": encoder}, method=run).astype(jnp.float32)
+
+
+def states(
+    model: unimedi.UniMedI,
+    encoder: Params,
+    tokens: Num[Array, "b n v"],
+    modality: str,
+    *,
+    grid: tuple[int, int] | None = None,
+    hidden: bool = False,
+) -> vision.Encoded:
+    """Tokens after the final norm, with `hidden` the outputs of all blocks too; a CT is its volume alone.
+
+    `grid`: of an X-ray, where it is not the one of the training.
+    """
+
+    def run(bound: unimedi.UniMedI) -> vision.Encoded:
+        if modality == "xray":
+            return bound.vision.encode(bound.vision.embed_image(inputs.image(tokens), grid), hidden=hidden)
+        return bound.vision.encode(bound.embed_volume(tokens), hidden=hidden)
+
+    return model.apply({"params": encoder}, method=run)
+
+
+def voxels(model: unimedi.UniMedI, tokens: Num[Array, "b n v"]) -> Float[Array, "b z y x"]:
+    """The volume that CT tokens were cut from, in the network's scale of [-1, 1]."""
+    return inputs.hounsfield(patches.unpatchify(tokens, model.volume_grid, model.volume_patch), model.window_hu)
