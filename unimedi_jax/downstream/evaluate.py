@@ -146,7 +146,7 @@ def hit_rates(
     rows: int,
     resamples: int,
 ) -> list[results.Result]:
-    """Whether the slices that eq. 2 chooses show the lesion, beside the exact rate of a blind choice in the same CTs."""
+    """Whether the slices that eq. 2 chooses show the lesion, beside the exact rate of a blind choice in these CTs."""
     found = records.open_set(data_dir, data)
     if "lesion_mask" not in found.contract["truth"] or not found.size("ct", "test"):
         raise UserError("no CT test records with a lesion mask")

@@ -153,8 +153,8 @@ def evaluate(
                             task, tune, name, share, seed, tolerance, resamples, recipes[kind]
                         )
                         table += results.of(
-                            scalars, task=task_name(target, tune), data=data, modality=kind, encoder=name, share=share, seed=seed,
-                            cases=len(cases["test"]),
+                            scalars, task=task_name(target, tune), data=data, modality=kind, encoder=name, share=share,
+                            seed=seed, cases=len(cases["test"]),
                         )  # fmt: skip
     if not table:
         raise UserError(f"the set {data} in {found.folder} has no annotated training and test cases for {target}")
