@@ -87,6 +87,14 @@ def segment(config: Any, workdir: pathlib.Path) -> None:
     job.run(config, workdir)
 
 
+def detect(config: Any, workdir: pathlib.Path) -> None:
+    """Detection with a trained encoder."""
+    _ensure_phantom(config)
+    from unimedi_jax.downstream import detect as job
+
+    job.run(config, workdir)
+
+
 def retrieve(config: Any, workdir: pathlib.Path) -> None:
     """Retrieval and zero-shot classification."""
     _ensure_phantom(config)
@@ -130,6 +138,7 @@ JOBS: dict[str, Callable[[Any, pathlib.Path], None]] = {
     "audit": audit,
     "probe": probe,
     "segment": segment,
+    "detect": detect,
     "retrieve": retrieve,
     "evaluate": evaluate,
     "ablate": ablate,
