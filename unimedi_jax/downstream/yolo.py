@@ -12,7 +12,7 @@ PLACE, SIZE, EMPTY, IGNORED_ABOVE = 2.5, 2.5, 0.5, 0.5
 
 
 def loss(
-    answers: list[Float[Array, "b y x 3 6"]],
+    answers: list[Float[Array, "b _y _x 3 6"]],
     boxes: Float[Array, "b m 4"],
     real: Bool[Array, "b m"],
     grid: tuple[int, int],
@@ -30,12 +30,12 @@ def loss(
 
 def _of_scale(x: Array, boxes: Array, real: Array, scale: int, grid: tuple[int, int]) -> Array:
     batch, rows, columns, count, _ = x.shape
-    cell = detector.STRIDES[scale] / np.array(grid, np.float32)
+    cell = detector.STRIDES[scale] / np.array([[grid]], np.float32)
     shapes = jnp.asarray(detector.anchors(scale))
     at = boxes[..., :2] / cell
-    corner = jnp.clip(jnp.floor(at), 0, np.array([rows - 1, columns - 1])).astype(jnp.int32)
-    both = jnp.minimum(boxes[..., None, 2:], shapes).prod(axis=-1)
-    overlap = both / (boxes[..., None, 2:].prod(axis=-1) + shapes.prod(axis=-1) - both)
+    corner = jnp.clip(jnp.floor(at), 0, np.array([[[rows - 1, columns - 1]]])).astype(jnp.int32)
+    both = jnp.minimum(boxes[..., None, 2:], shapes[None, None]).prod(axis=-1)
+    overlap = both / (boxes[..., None, 2:].prod(axis=-1) + shapes.prod(axis=-1)[None, None] - both)
     best = overlap.argmax(axis=-1)
     # What is padding points outside the map, where writing is dropped.
     y, x_at = jnp.where(real, corner[..., 0], rows), corner[..., 1]

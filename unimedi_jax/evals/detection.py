@@ -79,9 +79,7 @@ def average_precision(
     return np.array([row[place].mean() for row, place in zip(precision, places, strict=True)])
 
 
-def measure(
-    cases: Sequence[Case], *, confidence: float = 0.5, resamples: int = 0, seed: int = 0
-) -> dict[str, float]:
+def measure(cases: Sequence[Case], *, confidence: float = 0.5, resamples: int = 0, seed: int = 0) -> dict[str, float]:
     """`map` (IoU 0.4:0.75), `map_coco` (0.5:0.95), `ap50`, `map_mgca`, counts; intervals over images for the first two.
 
     `map_mgca` is the published protocol: only boxes scored at least `confidence`, and images with none of them or

@@ -34,7 +34,7 @@ class Detector(nn.Module):
     widths: tuple[int, int, int] = (512, 256, 128)
 
     @nn.compact
-    def __call__(self, tokens: Float[Array, "b n d"], train: bool = False) -> list[Float[Array, "b y x 3 6"]]:
+    def __call__(self, tokens: Float[Array, "b n d"], train: bool = False) -> list[Float[Array, "b _y _x 3 6"]]:
         x = tokens.astype(jnp.float32).reshape(tokens.shape[0], *self.grid, tokens.shape[-1])
         coarse, middle, fine = self.widths
         maps = (
@@ -77,15 +77,15 @@ def anchors(scale: int) -> Float[np.ndarray, "3 2"]:
     return np.array(ANCHORS[scale], np.float32) / BASE
 
 
-def decode(answers: list[Float[Array, "b y x 3 6"]], grid: tuple[int, int]) -> Boxes:
+def decode(answers: list[Float[Array, "b _y _x 3 6"]], grid: tuple[int, int]) -> Boxes:
     """Boxes of all scales: the centre lies in the anchor's cell, the size is the anchor's times an exponential."""
     parts = []
     for scale, x in enumerate(answers):
         cell = STRIDES[scale] / np.array(grid, np.float32)
-        corner = np.stack(np.meshgrid(*map(np.arange, x.shape[1:3]), indexing="ij"), axis=-1)[:, :, None]
-        centre = (jax.nn.sigmoid(x[..., :2]) + corner) * cell
+        corner = np.stack(np.meshgrid(*map(np.arange, x.shape[1:3]), indexing="ij"), axis=-1)[None, :, :, None]
+        centre = (jax.nn.sigmoid(x[..., :2]) + corner) * cell.reshape(1, 1, 1, 1, 2)
         # An untrained exponent must not overflow: no box is larger than e^4 anchors.
-        size = jnp.exp(jnp.clip(x[..., 2:4], -8, 4)) * anchors(scale)
+        size = jnp.exp(jnp.clip(x[..., 2:4], -8, 4)) * anchors(scale)[None, None, None]
         whole = jnp.concatenate([centre, size, x[..., 4:]], axis=-1)
         parts.append(whole.reshape(len(x), -1, 6))
     found = jnp.concatenate(parts, axis=1)
