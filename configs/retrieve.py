@@ -6,7 +6,7 @@ import ml_collections
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.job = "retrieve"
-    config.checkpoint = ""  # a run's workdir
+    config.checkpoint = ""  # a run's workdir or an export
     config.network = "student"  # or "teacher"
     config.data = arg or "phantom"
     config.data_dir = "records"

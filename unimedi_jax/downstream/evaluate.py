@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import ml_collections
 
-from unimedi_jax.downstream import opened, probe, retrieve, segment
+from unimedi_jax.downstream import detect, opened, probe, retrieve, segment
 from unimedi_jax.errors import UserError
 from unimedi_jax.evals import features, results, slices
 from unimedi_jax.input import dense, records
@@ -16,7 +16,7 @@ from unimedi_jax.report import page, published
 from unimedi_jax.report.content import Cell, PageContent, Row, Table
 
 LOG = logging.getLogger(__name__)
-TASKS = ("probe", "retrieve", "slices", "segment")
+TASKS = ("probe", "retrieve", "slices", "segment", "detect")
 SLICES = "slices"
 # What the page shows of each task; the CSV has all.
 SHOWN = {
@@ -31,6 +31,7 @@ SHOWN = {
         for target in dense.TARGETS
         for tune in segment.TUNES
     },
+    **dict.fromkeys(detect.TASKS.values(), detect.METRICS),
 }
 CHANCE = {"i2t_r": "chance_r", "t2i_r": "chance_r", "p": "chance_p", "hit": "chance_hit"}
 
@@ -123,6 +124,13 @@ def _measure(trained: opened.Opened, config: ml_collections.ConfigDict, name: st
         return retrieve.evaluate(trained, each=config.each, **where, **common, **embedding)
     if task == "slices":
         return hit_rates(trained, rows=config.rows, **where, **common)
+    if task == "detect":
+        chosen = config.detect
+        return detect.evaluate(
+            trained, tunes=tuple(chosen.tune.split(",")), shares=chosen.shares, seeds=config.seeds[:1],
+            limit=chosen.limit, most=chosen.most, widths=tuple(chosen.widths), lowest=chosen.lowest,
+            confidence=chosen.confidence, overlap=chosen.overlap, recipe=dict(chosen.recipe), **where, **common,
+        )  # fmt: skip
     found = records.open_set(config.data_dir, name)
     settings = config.segment
     table = []
