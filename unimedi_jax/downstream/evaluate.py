@@ -25,7 +25,7 @@ SHOWN = {
     retrieve.REPORTS: ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10"),
     retrieve.ACROSS: ("p5", "p10", "hit5"),
     retrieve.PRECISION: ("p5", "p10", "p100"),
-    SLICES: ("any/hit_rate", "any/random_rate"),
+    SLICES: ("any/hit_rate", "any/random_rate", "centre/hit_rate", "centre/random_rate"),
     **{
         segment.task_name(target, tune): (*segment.METRICS, "dice_present/mean")
         for target in dense.TARGETS
@@ -154,7 +154,10 @@ def hit_rates(
     rows: int,
     resamples: int,
 ) -> list[results.Result]:
-    """Whether the slices that eq. 2 chooses show the lesion, beside the exact rate of a blind choice in these CTs."""
+    """Whether the slices that eq. 2 chooses show the lesion, beside the exact rate of a blind choice in these CTs.
+
+    `any` counts every slice with a lesion; `centre` those within three slices of its middle, as the paper on LUNA16.
+    """
     found = records.open_set(data_dir, data)
     if "lesion_mask" not in found.contract["truth"] or not found.size("ct", "test"):
         raise UserError("no CT test records with a lesion mask")
@@ -170,6 +173,8 @@ def hit_rates(
             part.slice_scores, part.lesions, trained.model.slices, [*found.contract["labels"], "unstated"],
             resamples=resamples,
         )  # fmt: skip
+        near = slices.around_centre(part.lesions)
+        rates["centre"] = slices.hit_rate(part.slice_scores, near, trained.model.slices, resamples=resamples)
         for finding, rate in rates.items():
             scalars = {f"{finding}/{key}": value for key, value in rate.scalars().items()} if rate.cases else {}
             table += results.of(scalars, task=SLICES, data=data, modality="ct", encoder=name, cases=rate.cases)
