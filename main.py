@@ -72,6 +72,63 @@ def embed(config: Any, workdir: pathlib.Path) -> None:
     job.run(config)
 
 
+def probe(config: Any, workdir: pathlib.Path) -> None:
+    """Classification with a trained encoder."""
+    _ensure_phantom(config)
+    from unimedi_jax.downstream import probe as job
+
+    job.run(config, workdir)
+
+
+def segment(config: Any, workdir: pathlib.Path) -> None:
+    """Segmentation with a trained encoder."""
+    _ensure_phantom(config)
+    from unimedi_jax.downstream import segment as job
+
+    job.run(config, workdir)
+
+
+def detect(config: Any, workdir: pathlib.Path) -> None:
+    """Detection with a trained encoder."""
+    _ensure_phantom(config)
+    from unimedi_jax.downstream import detect as job
+
+    job.run(config, workdir)
+
+
+def retrieve(config: Any, workdir: pathlib.Path) -> None:
+    """Retrieval and zero-shot classification."""
+    _ensure_phantom(config)
+    from unimedi_jax.downstream import retrieve as job
+
+    job.run(config, workdir)
+
+
+def evaluate(config: Any, workdir: pathlib.Path) -> None:
+    """Every evaluation that the data allow, on one page."""
+    if not config.data and not any(pathlib.Path(config.data_dir).glob("*/contract.json")):
+        config.data = "phantom"
+    _ensure_phantom(config)
+    from unimedi_jax.downstream import evaluate as job
+
+    job.run(config, workdir)
+
+
+def ablate(config: Any, workdir: pathlib.Path) -> None:
+    """Several pre-training presets on the same data, and their table."""
+    _ensure_phantom(config)
+    from unimedi_jax.downstream import ablate as job
+
+    job.run(config, workdir)
+
+
+def _ensure_phantom(config: Any) -> None:
+    if config.data == "phantom":
+        from data import build as records
+
+        records.ensure_phantom(config.data_dir)
+
+
 # A job imports what it needs when it runs, so that --help and building never wait for JAX.
 JOBS: dict[str, Callable[[Any, pathlib.Path], None]] = {
     "build": build,
@@ -80,6 +137,12 @@ JOBS: dict[str, Callable[[Any, pathlib.Path], None]] = {
     "embed": embed,
     "inspect": inspect,
     "audit": audit,
+    "probe": probe,
+    "segment": segment,
+    "detect": detect,
+    "retrieve": retrieve,
+    "evaluate": evaluate,
+    "ablate": ablate,
 }
 
 

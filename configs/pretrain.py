@@ -1,23 +1,42 @@
 """Pre-training. No argument: ViT-B/16 with the paper's recipe (docs/method.md), from the seed; `:paper`: the report
 tower starts from Bio_ClinicalBERT as in the paper; `:demo`: the small run.
 
+An ablation is a further word: `:no_slices` of the paper's recipe, `:demo,no_slices` of the small run.
+
 The embedded phantom is trained on until `config.data` names built sets, such as "mine" or "mine,phantom:0.5".
 """
 
 import ml_collections
 
-PRESETS = ("", "paper", "demo")
+ABLATIONS = {
+    # Image-report contrast alone on both modalities; with xray_only and ct_only the models of the paper's figure 2.
+    "one_encoder": {
+        "model": {"slices": 0},
+        "objective": {"weight_icl": 0.0, "weight_pcl": 0.0, "mask_ratio": 0.0},
+    },
+    "xray_only": {"batch": {"ct": 0}},
+    "ct_only": {"batch": {"xray": 0}},
+    "no_slices": {"model": {"slices": 0}},
+    "random_slices": {"objective": {"slices_by": "random"}},
+    "no_distillation": {"objective": {"weight_icl": 0.0, "weight_pcl": 0.0}},
+    "random_mask": {"objective": {"mask_by": "random"}},
+}
+STARTS = ("", "paper", "demo")
+PRESETS = (*STARTS, *ABLATIONS)
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """The paper's recipe, or a preset of it."""
-    if arg not in PRESETS:
+    """The paper's recipe, or presets of it, comma-separated."""
+    words = arg.split(",")
+    if not set(words) <= set(PRESETS):
         raise ValueError(f"configs/pretrain.py:{arg}: the presets are {', '.join(PRESETS[1:])}")
     config = _base()
-    if arg == "paper":
+    if "paper" in words:
         config.init.report = "emilyalsentzer/Bio_ClinicalBERT"
-    if arg == "demo":
+    if "demo" in words:
         _demo(config)
+    for word in words:
+        config.update(ABLATIONS.get(word, {}))
     return config
 
 

@@ -14,7 +14,7 @@ LAYERS = (
     ("optim", "sharding", "hosts", "fingerprint", "manifest", "checkpoint", "writers"),
     ("train.state", "train.objective", "train.step", "train.guard", "train.stop"),
     ("convert", "evals", "report"),
-    ("train",),
+    ("train", "downstream"),
     ("main",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -82,3 +82,38 @@ def test_nearest_lists_the_best_first_and_keeps_the_order_of_ties() -> None:
 def test_refuses_what_does_not_fit(bad: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"texts|finite"):
         retrieval.recall(np.ones((3, 3)), bad, [0, 1, 2])
+
+
+def test_precision_by_finding_equals_a_slow_count() -> None:
+    rng = np.random.default_rng(1)
+    z_query, z_candidate = rng.normal(size=(20, 6)), rng.normal(size=(33, 6))
+    finding_query, finding_candidate = rng.integers(-1, 3, 20), rng.integers(-1, 3, 33)
+    found = retrieval.by_finding(z_query, z_candidate, finding_query, finding_candidate, ks=(5,), resamples=20)
+    shares = []
+    keep = finding_candidate >= 0
+    for z, finding in zip(z_query, finding_query, strict=True):
+        if finding < 0:
+            continue
+        cosine = z_candidate[keep] @ z / np.linalg.norm(z_candidate[keep], axis=1)
+        shares.append((finding_candidate[keep][np.argsort(-cosine)[:5]] == finding).mean())
+    assert found["p5"] == pytest.approx(np.mean(shares))
+    assert found["hit5"] == pytest.approx(np.mean(np.array(shares) > 0))
+    assert (found["queries"], found["candidates"]) == (len(shares), keep.sum())
+    assert found["p5/low"] <= found["p5"] <= found["p5/high"]
+
+
+def test_collapsed_embeddings_find_by_chance() -> None:
+    ones, findings = np.ones((30, 4)), np.arange(30) % 3 - (np.arange(30) < 4)
+    found = retrieval.by_finding(ones, ones, findings, findings, ks=(5, 100))
+    for kind in ("p5", "hit5", "p100", "hit100"):
+        assert found[kind] == pytest.approx(found[f"chance_{kind}"], abs=1e-12)
+    assert found["hit100"] == 1
+    assert np.isnan(retrieval.by_finding(ones, ones, -np.ones(30), findings)["p5"])
+
+
+def test_balanced_draw_takes_as_many_of_each() -> None:
+    finding = np.repeat([-1, 0, 1, 2], [9, 20, 3, 8])
+    rows = retrieval.balanced(finding, 5, seed=1)
+    assert np.bincount(finding[rows]).tolist() == [5, 3, 5]
+    assert rows.tolist() == retrieval.balanced(finding, 5, seed=1).tolist()
+    assert not len(retrieval.balanced(np.full(3, -1), 5))

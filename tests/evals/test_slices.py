@@ -73,3 +73,15 @@ def test_refuses_what_does_not_fit() -> None:
         slices.by_finding(np.ones((2, 4)), np.ones((2, 2, 8), bool), 1, ["nodule"])
     with pytest.raises(ValueError, match="fit"):
         slices.luna_random_rate(slices=32, span=33, chosen=1)
+
+
+def test_positive_slices_lie_around_the_middle_of_a_lesion() -> None:
+    lesion = np.zeros((4, 2, 16), bool)
+    lesion[0, 0, 7:10] = True  # middle 8
+    lesion[1, 1, 0] = True  # cut off at the border
+    lesion[2, 0, 2], lesion[2, 1, 11:13] = True, True  # middles 2 and 11.5
+    found = slices.around_centre(lesion)
+    assert np.flatnonzero(found[0]).tolist() == [5, 6, 7, 8, 9, 10, 11]
+    assert np.flatnonzero(found[1]).tolist() == [0, 1, 2, 3]
+    assert np.flatnonzero(found[2]).tolist() == [0, 1, 2, 3, 4, 5, 9, 10, 11, 12, 13, 14]
+    assert not found[3].any()

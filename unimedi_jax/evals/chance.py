@@ -45,3 +45,17 @@ def top_k_hit(scores: Float[np.ndarray, "q c"], correct: Bool[np.ndarray, "q c"]
     above, tied = scores > threshold, scores == threshold
     lucky = hit_probability(tied.sum(1), (tied & correct).sum(1), k - above.sum(1))
     return np.where((above & correct).any(1), 1.0, lucky)
+
+
+def top_k_share(scores: Float[np.ndarray, "q c"], correct: Bool[np.ndarray, "q c"], k: int) -> Float[np.ndarray, " q"]:
+    """Per row, the expected share of correct candidates among the k highest scores, tied ones in random order.
+
+    k beyond c counts as c.
+    """
+    if scores.shape != correct.shape or k < 1:
+        raise ValueError(f"scores {scores.shape}, correct {correct.shape}, k {k} do not fit")
+    k = min(k, scores.shape[1])
+    threshold = -np.partition(-scores, k - 1, axis=1)[:, k - 1 : k]
+    above, tied = scores > threshold, scores == threshold
+    lucky = (tied & correct).sum(axis=1) / tied.sum(axis=1) * (k - above.sum(axis=1))
+    return ((above & correct).sum(axis=1) + lucky) / k

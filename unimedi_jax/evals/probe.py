@@ -1,14 +1,11 @@
-"""Linear probe: logistic regression on frozen features, one classifier per finding."""
+"""Linear probe: logistic regression on frozen features, one classifier per finding or one over exclusive classes."""
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
+from jaxtyping import Float, Int
 
-from unimedi_jax.evals import auroc
+from unimedi_jax.evals import auroc, logistic, vectors
 
 GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # inverse L2 strengths C, strongest regularisation first
 VALIDATION_SHARE = 0.2
@@ -26,32 +23,54 @@ def auc(
     resamples: int = 0,
     seed: int = 0,
 ) -> auroc.LabelAuc:
-    """Test AUC per finding of an L2 logistic regression on standardised features.
+    """Test AUC per finding of `predict`, fitted on training and validation rows together once C is chosen."""
+    scores = predict(train_x, train_y, test_x, val_x=val_x, val_y=val_y, grid=grid, refit=True, seed=seed)
+    return auroc.per_label(scores, test_y, resamples=resamples, seed=seed)
 
-    C is chosen per finding on the validation rows by AUC, the stronger regularisation winning ties,
-    and the classifier is then fitted again on training and validation rows together. Without
-    `val_x` a seeded fifth of the training rows validates. A finding without both classes among the
-    known labels cannot be fitted and has AUC NaN. Mean and scale come from the training rows alone.
+
+def predict(
+    train_x: Float[np.ndarray, "n d"],
+    train_y: Float[np.ndarray, "n c"],
+    test_x: Float[np.ndarray, "m d"],
+    *,
+    val_x: Float[np.ndarray, "v d"] | None = None,
+    val_y: Float[np.ndarray, "v c"] | None = None,
+    grid: Sequence[float] = GRID,
+    one_of: bool = False,
+    refit: bool = False,
+    seed: int = 0,
+) -> Float[np.ndarray, "m c"]:
+    """Test probabilities of an L2 logistic regression on standardised features.
+
+    C is chosen on the validation rows by AUROC, per finding (by its mean with `one_of`, a softmax over exclusive
+    classes), the stronger regularisation winning ties; with `refit` the classifier is then fitted again on training
+    and validation rows together. Without `val_x` a seeded fifth of the training rows validates, and takes part in the
+    last fit whatever `refit`. A finding without both classes among the known labels cannot be fitted: its column is
+    NaN (an exclusive class without cases is merely improbable). Mean and scale come from the training rows alone.
     """
     if (val_x is None) != (val_y is None):
         raise ValueError("give both val_x and val_y or neither")
     if val_x is None or val_y is None:
         order = np.random.default_rng(seed).permutation(len(train_x))
-        cut = round(VALIDATION_SHARE * len(order))
+        cut, refit = round(VALIDATION_SHARE * len(order)), True
         val_x, val_y = train_x[order[:cut]], train_y[order[:cut]]
         train_x, train_y = train_x[order[cut:]], train_y[order[cut:]]
-    if not len(train_x):
-        return auroc.per_label(np.full(np.shape(test_y), np.nan), test_y)
+    count = train_y.shape[1]
+    if not len(train_x) or not count:
+        return np.full((len(test_x), count), np.nan)
     mean, scale = _standard(train_x)
     train_x, val_x, test_x = ((x - mean) / scale for x in (train_x, val_x, test_x))
-    scores = np.full((len(test_x), test_y.shape[1]), np.nan)
-    for label in range(test_y.shape[1]):
-        train, val = _known(train_x, train_y[:, label]), _known(val_x, val_y[:, label])
-        strength = _strength(train, val, grid)
-        both = tuple(np.concatenate(parts) for parts in zip(train, val, strict=True))
-        if len(np.unique(both[1])) == 2:
-            scores[:, label] = _fit(*both, strength).decision_function(test_x)
-    return auroc.per_label(scores, test_y, resamples=resamples, seed=seed)
+    strengths = np.repeat(np.asarray(grid, np.float64)[:, None], count, axis=1)
+    weights, bias = logistic.fit(train_x, train_y, strengths, one_of=one_of)
+    best = _best(weights, bias, val_x, val_y, one_of)
+    if refit:
+        train_x, train_y = np.concatenate([train_x, val_x]), np.concatenate([train_y, val_y])
+        weights, bias = logistic.fit(train_x, train_y, strengths[best, range(count)][None], one_of=one_of)
+        best = np.zeros(count, int)
+    chosen = weights[best, :, range(count)].T, bias[best, range(count)]
+    found = logistic.probabilities(test_x, *chosen, one_of=one_of)
+    fitted = np.array([one_of or {0.0, 1.0} <= set(column) for column in train_y.T])
+    return np.where(fitted[None], found, np.nan)
 
 
 def _standard(
@@ -64,24 +83,19 @@ def _standard(
     return x.mean(axis=0), np.where(scale > floor, scale, 1.0)
 
 
-def _known(
-    x: Float[np.ndarray, "n d"], y: Float[np.ndarray, " n"]
-) -> tuple[Float[np.ndarray, "k d"], Float[np.ndarray, " k"]]:
-    keep = ~np.isnan(y)
-    return x[keep], y[keep]
-
-
-def _strength(train: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np.ndarray], grid: Sequence[float]) -> float:
-    """The C with the best validation AUC; the middle of the grid where validation cannot tell."""
-    if len(np.unique(train[1])) < 2 or len(np.unique(val[1])) < 2:
-        return grid[len(grid) // 2]
-    found = [auroc.auroc(_fit(*train, c).decision_function(val[0]), val[1]) for c in grid]
-    return grid[int(np.argmax(found))]
-
-
-def _fit(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, " n"], strength: float) -> LogisticRegression:
-    classifier = LogisticRegression(C=strength, solver="lbfgs", max_iter=300)
-    with warnings.catch_warnings():
-        # Separable data at weak regularisation crawls: the ranking settles long before the weights.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return classifier.fit(x, y)
+def _best(
+    weights: Float[np.ndarray, "s d c"],
+    bias: Float[np.ndarray, "s c"],
+    val_x: Float[np.ndarray, "v d"],
+    val_y: Float[np.ndarray, "v c"],
+    one_of: bool,
+) -> Int[np.ndarray, " c"]:
+    """Row of the strength of best validation AUROC for each column; the middle one where validation cannot tell."""
+    found = np.full(bias.shape, np.nan)
+    for row in range(len(bias)):
+        scores = logistic.probabilities(val_x, weights[row], bias[row], one_of=one_of)
+        found[row] = [auroc.auroc(column, target) for column, target in zip(scores.T, val_y.T, strict=True)]
+    if one_of:
+        found = np.repeat([[vectors.nan_mean(row)] for row in found], bias.shape[1], axis=1)
+    untold = np.isnan(found).any(axis=0)
+    return np.where(untold, len(bias) // 2, np.nan_to_num(found, nan=-1.0).argmax(axis=0))

@@ -79,3 +79,54 @@ def _hits(
         similarity = np.round(query[rows] @ candidate.T, DECIMALS)
         hits[rows] = chance.top_k_hit(similarity, group[rows, None] == group[None, :], k)
     return hits
+
+
+def by_finding(
+    z_query: Float[np.ndarray, "q e"],
+    z_candidate: Float[np.ndarray, "c e"],
+    finding_query: Int[np.ndarray, " q"],
+    finding_candidate: Int[np.ndarray, " c"],
+    *,
+    ks: Sequence[int] = (5, 10, 100),
+    resamples: int = 0,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Precision and hit rate at k of candidates of the query's finding: across modalities, or CheXpert 5x200's.
+
+    A negative finding (several, unknown) leaves its row out on both sides. `p{k}`: mean share of the first k
+    candidates with the query's finding; `hit{k}`: share of queries with at least one; `chance_p{k}`, `chance_hit{k}`:
+    their exact expectations under a random ranking; `queries`, `candidates`. Ties count by the expectation over their
+    order; a k beyond the candidates counts as all of them. Nothing to rank: NaN.
+    """
+    z_query, z_candidate = vectors.unit_rows(z_query), vectors.unit_rows(z_candidate)
+    finding_query, finding_candidate = np.asarray(finding_query), np.asarray(finding_candidate)
+    z_query, finding_query = z_query[finding_query >= 0], finding_query[finding_query >= 0]
+    z_candidate, finding_candidate = z_candidate[finding_candidate >= 0], finding_candidate[finding_candidate >= 0]
+    total = len(z_candidate)
+    result = {"queries": float(len(z_query)), "candidates": float(total)}
+    if not len(z_query) or not total:
+        return result | {f"{kind}{k}": float("nan") for k in ks for kind in ("p", "hit", "chance_p", "chance_hit")}
+    correct = finding_query[:, None] == finding_candidate[None, :]
+    similarity = np.round(z_query @ z_candidate.T, DECIMALS)
+    share = correct.mean(axis=1)
+    for k in ks:
+        found = {
+            f"p{k}": chance.top_k_share(similarity, correct, k),
+            f"hit{k}": chance.top_k_hit(similarity, correct, k),
+        }
+        for name, values in found.items():
+            result[name] = vectors.nan_mean(values)
+            if resamples:
+                low, high = bootstrap.mean_interval(values, resamples=resamples, seed=seed)
+                result |= {f"{name}/low": low, f"{name}/high": high}
+        result[f"chance_p{k}"] = vectors.nan_mean(share)
+        lucky = chance.hit_probability(np.array(total), correct.sum(axis=1), np.array(k))
+        result[f"chance_hit{k}"] = vectors.nan_mean(lucky)
+    return result
+
+
+def balanced(finding: Int[np.ndarray, " n"], each: int, *, seed: int = 0) -> Int[np.ndarray, " m"]:
+    """Sorted rows of a seeded draw of at most `each` cases a finding (5x200: 200); negative findings stay out."""
+    finding, rng = np.asarray(finding), np.random.default_rng(seed)
+    chosen = [rng.permutation(np.flatnonzero(finding == value))[:each] for value in np.unique(finding[finding >= 0])]
+    return np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, int)

@@ -102,6 +102,18 @@ def lesion_slices(lesion_mask: UInt8[np.ndarray, "n z y x"], findings: int) -> B
     return np.stack([(lesion_mask == value).any(axis=(2, 3)) for value in values], axis=1)
 
 
+def around_centre(lesion: Bool[np.ndarray, "n c slices"], *, reach: int = 3) -> Bool[np.ndarray, "n slices"]:
+    """Slices within `reach` of the middle of a finding's extent: what the paper counts as positive on LUNA16.
+
+    All lesions of one finding are taken for one; findings are taken together.
+    """
+    marked = lesion.any(axis=2)
+    last = lesion.shape[2] - 1
+    middle = (lesion.argmax(axis=2) + last - lesion[:, :, ::-1].argmax(axis=2)) / 2
+    near = np.abs(np.arange(last + 1) - middle[:, :, None]) <= reach
+    return (near & marked[:, :, None]).any(axis=1)
+
+
 def luna_random_rate(*, slices: int, span: int, chosen: int, group: int = 1) -> float:
     """Random hit rate when a lesion of `span` slices starts anywhere and `chosen` groups are taken.
 

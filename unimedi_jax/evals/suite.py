@@ -43,7 +43,7 @@ class Suite:
             results = self._alignment(variables, part, resamples)
             if final and self.found.size(modality, "train"):
                 results |= _named("probe", self._probe(variables, modality, part, resamples))
-            if part.lesions is not None:
+            if part.lesions is not None and self.slices:
                 rates = slices.by_finding(
                     part.slice_scores, part.lesions, self.slices, [*self._labels, "unstated"],
                     resamples=resamples,

@@ -37,10 +37,11 @@ class Encoded(NamedTuple):
     cls: Float[Array, "b d"]  # after the final norm
     patches: Float[Array, "b n d"]  # after the final norm, CLS left out
     scores: Float[Array, "b n"] | None  # eq. 1: CLS attention, mean over layers and heads
+    hidden: Float[Array, "layers b n d"] | None = None  # outputs of all blocks, not normalised, CLS left out
 
 
 class Block(nn.Module):
-    """Pre-norm transformer layer; hands out its part of eq. 1 as the scan's output."""
+    """Pre-norm transformer layer; hands out its part of eq. 1 and, if asked, its output as the scan's outputs."""
 
     heads: int
     mlp_width: int
@@ -48,9 +49,10 @@ class Block(nn.Module):
     scores: bool
     cls_key: bool
     attention: str | None
+    hidden: bool = False
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b n d"], _: None) -> tuple[Array, Array | None]:
+    def __call__(self, x: Float[Array, "b n d"], _: None) -> tuple[Array, tuple[Array | None, Array | None]]:
         x = transformer.over_batch(x)
         norm = dict(epsilon=EPSILON, dtype=self.dtype)
         attended, scores = transformer.Attention(
@@ -58,7 +60,7 @@ class Block(nn.Module):
         )(nn.LayerNorm(name="norm1", **norm)(x))
         x = x + attended
         x = x + transformer.Mlp(self.mlp_width, self.dtype, name="mlp")(nn.LayerNorm(name="norm2", **norm)(x))
-        return x, scores
+        return x, (scores, x if self.hidden else None)
 
 
 class Trunk(nn.Module):
@@ -74,14 +76,16 @@ class Trunk(nn.Module):
     remat: str = "none"
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b n d"], scores: bool) -> tuple[Array, Array | None]:
+    def __call__(
+        self, x: Float[Array, "b n d"], scores: bool, hidden: bool = False
+    ) -> tuple[Array, Array | None, Array | None]:
         layers = transformer.over_layers(Block, self.depth, self.remat)
-        x, rows = layers(
-            self.heads, self.mlp_width, self.dtype, scores, self.cls_key, self.attention,
+        x, (rows, states) = layers(
+            self.heads, self.mlp_width, self.dtype, scores, self.cls_key, self.attention, hidden,
             name="blocks",
         )(x, None)  # fmt: skip
         x = nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name="norm")(x)
-        return x, None if rows is None else jnp.mean(rows, axis=0)
+        return x, None if rows is None else jnp.mean(rows, axis=0), states
 
 
 class VisionTower(nn.Module):
@@ -174,12 +178,12 @@ class VisionTower(nn.Module):
         tokens += self._position(self.position_3d, grid or self.volume_grid)
         return tokens + self._everywhere(self.type_3d) if self.type_embedding else tokens
 
-    def encode(self, tokens: Float[Array, "b n d"], scores: bool = False) -> Encoded:
-        """CLS and the tokens through the shared ViT; with `scores`, eq. 1 beside them."""
+    def encode(self, tokens: Float[Array, "b n d"], scores: bool = False, hidden: bool = False) -> Encoded:
+        """CLS and the tokens through the shared ViT; with `scores` eq. 1, with `hidden` every layer beside them."""
         cls = (self.cls + self.position_cls).astype(self.dtype)
         cls = jnp.broadcast_to(cls, (tokens.shape[0], 1, self.width))
-        x, rows = self.trunk(jnp.concatenate([cls, tokens], axis=1), scores)
-        return Encoded(x[:, 0], x[:, 1:], rows)
+        x, rows, states = self.trunk(jnp.concatenate([cls, tokens], axis=1), scores, hidden)
+        return Encoded(x[:, 0], x[:, 1:], rows, None if states is None else states[:, :, 1:])
 
     def _hide(self, tokens: Array, hidden: Array | None) -> Float[Array, "b n d"]:
         if hidden is None:

@@ -98,3 +98,5 @@ class PageContent:
     slices: Sequence[SliceExample] = ()
     retrieval: Sequence[RetrievalExample] = ()
     notes: Sequence[str] = ()  # plain sentences under the headline, e.g. labels whose prompts look inverted
+    kind: str = "pre-training report"
+    pictures: Sequence[tuple[str, bytes]] = ()  # titles and PNGs to see side by side

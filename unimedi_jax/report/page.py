@@ -38,6 +38,7 @@ def render(content: PageContent, *, show_reports: bool = False) -> str:
         ("Results", _results(content)),
         ("Training curves", _curves(content.metrics)),
         ("Map of the joint embeddings", _embedding(content)),
+        ("Side by side", _pictures(content.pictures)),
         ("Attention on X-rays", examples.attention(content.attention, show=show_reports)),
         ("Slices of CTs", examples.slices(content.slices, show=show_reports)),
         ("Retrieved reports", examples.retrieval(content.retrieval, show=show_reports)),
@@ -56,7 +57,7 @@ def render(content: PageContent, *, show_reports: bool = False) -> str:
         "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
         f"<title>{html.escape(content.name)}: UniMedI report</title>"
         f"<style>{STYLE.read_text(encoding='utf-8')}</style></head><body>"
-        '<header><p class="kind">UniMedI pre-training report</p>'
+        f'<header><p class="kind">UniMedI {html.escape(content.kind)}</p>'
         f"<h1>{html.escape(content.name)}</h1>{_facts(content)}{warning}<nav>{links}</nav></header>"
         f"<main>{bodies}</main></body></html>\n"
     )
@@ -134,6 +135,14 @@ def _embedding(content: PageContent) -> str:
         + markup.picture(by_finding, "t-SNE coloured by finding")
         + "</div>"
     )
+
+
+def _pictures(pictures: Sequence[tuple[str, bytes]]) -> str:
+    shown = "".join(
+        f"<figure>{markup.picture(png, title)}<figcaption>{html.escape(title)}</figcaption></figure>"
+        for title, png in pictures
+    )
+    return f'<div class="panels">{shown}</div>' if shown else ""
 
 
 def _data(contract: Mapping[str, Any]) -> str:

@@ -1,0 +1,43 @@
+"""A small built set and a checkpoint of the demo's network at a tiny size, shared by the downstream tests."""
+
+import pathlib
+
+import grain
+import jax
+import pytest
+
+from configs import pretrain
+from data import phantom, records
+from unimedi_jax import checkpoint
+from unimedi_jax.downstream import opened
+from unimedi_jax.train import loop, setup
+
+
+@pytest.fixture(scope="session")
+def records_dir(tmp_path_factory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("records")
+    records.build(phantom.source(xrays=30, cts=20, seed=3), data_dir=folder, name="phantom", workers=2)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint_dir(records_dir, tmp_path_factory) -> pathlib.Path:
+    """A run's folder with one checkpoint: weights as the seed gives them, no step trained."""
+    workdir = tmp_path_factory.mktemp("run")
+    config = pretrain.get_config("demo")
+    config.data_dir = str(records_dir)
+    config.batch.xray, config.batch.ct = 1, 1
+    config.model.update(projection_hidden=16, prototypes_cls=8, prototypes_patch=8, head_hidden=16, head_bottleneck=8)
+    config.model.image_size = 56
+    config.model.image_patch = (8, 8)
+    config.model.slice_size = 56
+    job = setup.make(config, workdir)
+    iterator = iter(grain.MapDataset.range(3).to_iter_dataset())
+    with jax.set_mesh(job.mesh), checkpoint.Checkpoints(workdir) as checkpoints:
+        checkpoints.save(1, job.init(jax.random.key(5)), iterator, loop.facts(job))
+    return workdir
+
+
+@pytest.fixture(scope="session")
+def trained(checkpoint_dir) -> opened.Opened:
+    return opened.open_run(checkpoint_dir)

@@ -1,0 +1,57 @@
+"""All evaluations in one: a page and a CSV of what the data allow, published figures apart from measured ones."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from configs import evaluate as configs
+from unimedi_jax.downstream import evaluate, opened
+from unimedi_jax.errors import UserError
+from unimedi_jax.evals import results
+from unimedi_jax.report import published
+
+
+@pytest.fixture
+def config(records_dir, checkpoint_dir):
+    config = configs.get_config("phantom")
+    config.checkpoint, config.data_dir = str(checkpoint_dir), str(records_dir)
+    config.shares, config.seeds, config.rows, config.resamples = (1.0,), (0,), 4, 10
+    config.untrained = False
+    return config
+
+
+def test_one_page_and_one_table(config, tmp_path, capsys):
+    config.tasks = "probe,slices,retrieve"
+    evaluate.run(config, tmp_path)
+    with (tmp_path / "results.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert {"linear probe", "slices", "zero-shot", "report retrieval"} <= {row["task"] for row in rows}
+    page = (tmp_path / "index.html").read_text()
+    assert "Published by their authors on real patients and not measured here" in page
+    (probe,) = (r for r in rows if (r["task"], r["modality"], r["metric"]) == ("linear probe", "ct", "auroc/macro"))
+    assert f"{float(probe['value']):.3f}" in page
+    assert "any/hit_rate" in capsys.readouterr().out
+
+
+def test_what_a_set_lacks_is_left_out_and_nothing_at_all_is_said(config, tmp_path, monkeypatch):
+    found = opened.records.open_set(config.data_dir, "phantom")
+    found.contract["truth"] = []
+    monkeypatch.setattr(evaluate.records, "open_set", lambda *_: found)
+    config.tasks = "slices,detect"
+    with pytest.raises(UserError, match="nothing could be evaluated on phantom"):
+        evaluate.run(config, tmp_path)
+    config.tasks = "probe,bones"
+    with pytest.raises(UserError, match=r"config\.tasks"):
+        evaluate.run(config, tmp_path)
+
+
+def test_a_measured_number_stands_beside_a_published_one_of_the_same_set_alone():
+    def scalars(data):
+        row = results.Result("linear probe", data, "xray", "trained", "auroc/macro", 0.5)
+        return published.table({f"trained/{row.key}": row.value})[1]
+
+    ours = [name for name in scalars("covidx") if name.endswith("/ours")]
+    assert [name.split("/")[1:4] for name in ours] == [["covidx", "linear, AUC", "1"]]
+    assert not [name for name in scalars("phantom") if name.endswith("/ours")]
+    assert np.isclose(scalars("covidx")[ours[0]], 50)

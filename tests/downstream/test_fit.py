@@ -1,0 +1,72 @@
+"""Supervised training: it learns, stops early, keeps its best epoch, and gives the same on any number of devices."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+import torch
+from jax import numpy as jnp
+
+from unimedi_jax import sharding
+from unimedi_jax.downstream import fit
+from unimedi_jax.errors import UserError
+
+
+def _loss(params, fixed, stats, batch, key):
+    found = batch["x"] @ params["encoder"]["w"] + params["head"]["b"][None] + fixed["offset"]
+    return jnp.mean((found - batch["y"]) ** 2), {"seen": stats["seen"] + 1}
+
+
+def _batches():
+    rng = np.random.default_rng(0)
+    while True:
+        x = rng.normal(size=(8, 3)).astype(np.float32)
+        yield {"x": x, "y": (x @ [[1.0], [2.0], [3.0]] + 0.5).astype(np.float32)}
+
+
+def _start():
+    return {"encoder": {"w": jnp.zeros((3, 1))}, "head": {"b": jnp.zeros(1)}}
+
+
+RECIPE = dict(epochs=3, steps=4, patience=10, lr=0.1, encoder_lr=0.03, weight_decay=0.01)
+
+
+def _fit(mesh=None, score=None, **changes):
+    fixed, stats = {"offset": jnp.zeros(())}, {"seen": jnp.zeros(())}
+    mesh = mesh or sharding.make_mesh()
+    return fit.fit(_start(), fixed, stats, _loss, _batches(), score, mesh=mesh, **RECIPE | changes)
+
+
+def test_follows_torch_adamw_with_two_learning_rates():
+    w, b = torch.zeros(3, 1, requires_grad=True), torch.zeros(1, requires_grad=True)
+    groups = [{"params": [w], "lr": 0.03}, {"params": [b], "lr": 0.1}]
+    judge = torch.optim.AdamW(groups, weight_decay=0.01)
+    for batch in itertools.islice(_batches(), 12):
+        judge.zero_grad()
+        ((torch.tensor(batch["x"]) @ w + b - torch.tensor(batch["y"])) ** 2).mean().backward()
+        judge.step()
+    found = _fit()
+    np.testing.assert_allclose(found.params["encoder"]["w"], w.detach().numpy(), atol=1e-5)
+    np.testing.assert_allclose(found.params["head"]["b"], b.detach().numpy(), atol=1e-5)
+    assert found.stats["seen"] == 12
+
+
+def test_one_device_gives_what_eight_give():
+    one = jax.make_mesh((1, 1), sharding.AXES, axis_types=(jax.sharding.AxisType.Auto,) * 2, devices=jax.devices()[:1])
+    a, b = _fit(), _fit(one)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), a.params, b.params)
+
+
+def test_stops_early_and_keeps_the_best_epoch():
+    scores = iter([0.2, 0.5, 0.4, 0.5, 0.3, 0.9])
+    found = _fit(score=lambda params, stats: next(scores), epochs=6, patience=3)
+    assert (found.epoch, found.score, found.stats["seen"]) == (2, 0.5, 8)
+    assert next(scores) == 0.9  # never asked for
+
+
+def test_divergence_is_one_line():
+    with pytest.raises(UserError, match="not finite"):
+        _fit(lr=1e38)
+    with pytest.raises(UserError, match="devices"):
+        fit.check_batch(7, sharding.make_mesh())

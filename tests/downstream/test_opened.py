@@ -1,0 +1,60 @@
+"""A checkpoint opened for evaluation: the saved weights, on any number of devices, fed what it was trained on."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from unimedi_jax.downstream import opened
+from unimedi_jax.errors import UserError
+
+
+def test_weights_are_those_of_the_checkpoint_and_not_of_the_seed(trained):
+    saved, fresh = trained.variables("trained"), trained.variables("untrained")
+    assert jax.tree.structure(saved["params"]) == jax.tree.structure(fresh["params"])
+    kernel = ("vision", "patch_2d", "kernel")
+    a, b = saved["params"], fresh["params"]
+    for name in kernel:
+        a, b = a[name], b[name]
+    assert not np.allclose(a, b)  # saved from key 5, the run's seed is 42
+    assert a.sharding.num_devices == jax.device_count()
+
+
+def test_teacher_replaces_the_visual_side_alone(checkpoint_dir, trained):
+    teacher = opened.open_run(checkpoint_dir, network="teacher").trained["params"]
+    # Before the first step the teacher is a copy of the student.
+    same = jax.tree.map(lambda x, y: bool((x == y).all()), teacher, trained.trained["params"])
+    assert all(jax.tree.leaves(same))
+
+
+@pytest.mark.parametrize(
+    ("folder", "network", "words"),
+    [("", "student", "is empty"), ("x", "student", "no run and no export"), (".", "tutor", "tutor")],
+)
+def test_refuses_in_one_line(tmp_path, monkeypatch, folder, network, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=words):
+        opened.open_run(folder, network=network)
+
+
+def test_records_made_by_other_rules_are_refused(records_dir, trained, tmp_path):
+    shutil.copytree(records_dir / "phantom", tmp_path / "other")
+    path = tmp_path / "other" / "contract.json"
+    contract = json.loads(path.read_text())
+    contract["records"]["ct"]["hu"] = [-500, 500]
+    path.write_text(json.dumps(contract))
+    trained.open_set(tmp_path, "other", ("xray",))
+    with pytest.raises(UserError, match=r"records\.ct\.hu was"):
+        trained.open_set(tmp_path, "other", ("xray", "ct"))
+
+
+def test_modalities_that_a_set_has(records_dir, trained):
+    found = trained.open_set(records_dir, "phantom", ())
+    assert opened.modalities(found, "") == ("xray", "ct")
+    assert opened.modalities(found, "ct") == ("ct",)
+    with pytest.raises(UserError, match="mri"):
+        opened.modalities(found, "mri")
+    with pytest.raises(UserError, match="no X-ray or CT records"):
+        opened.modalities(found, "", splits=("holdout",))

@@ -1,0 +1,55 @@
+"""The shared ViT as downstream networks use it: tokens of records in, CLS or a feature map out."""
+
+import jax
+from jax import numpy as jnp
+
+from unimedi_jax import patches
+from unimedi_jax.models import inputs, unimedi, vision
+from unimedi_jax.typing import Array, Float, Num, Params
+
+
+def cls(
+    model: unimedi.UniMedI, encoder: Params, tokens: Num[Array, "b n v"], modality: str, *, ct_slices: bool = False
+) -> Float[Array, "b d"]:
+    """CLS after the final norm; `encoder` holds the parameters of the vision tower, under "vision".
+
+    A CT is its volume alone, or with `ct_slices` volume and chosen slices; no gradient goes through the choice.
+    """
+
+    def run(bound: unimedi.UniMedI) -> Array:
+        if modality == "xray":
+            return bound.encode(bound.embed_xray(tokens)).cls
+        volume = bound.encode(bound.embed_volume(tokens), scores=ct_slices)
+        if not ct_slices:
+            return volume.cls
+        _, layers = bound.choose_layers(jax.lax.stop_gradient(volume.scores))
+        return bound.encode(bound.embed_ct(tokens, layers)).cls
+
+    return model.apply({"params": encoder}, method=run).astype(jnp.float32)
+
+
+def states(
+    model: unimedi.UniMedI,
+    encoder: Params,
+    tokens: Num[Array, "b n v"],
+    modality: str,
+    *,
+    grid: tuple[int, int] | None = None,
+    hidden: bool = False,
+) -> vision.Encoded:
+    """Tokens after the final norm, with `hidden` the outputs of all blocks too; a CT is its volume alone.
+
+    `grid`: of an X-ray, where it is not the one of the training.
+    """
+
+    def run(bound: unimedi.UniMedI) -> vision.Encoded:
+        if modality == "xray":
+            return bound.vision.encode(bound.vision.embed_image(inputs.image(tokens), grid), hidden=hidden)
+        return bound.vision.encode(bound.embed_volume(tokens), hidden=hidden)
+
+    return model.apply({"params": encoder}, method=run)
+
+
+def voxels(model: unimedi.UniMedI, tokens: Num[Array, "b n v"]) -> Float[Array, "b z y x"]:
+    """The volume that CT tokens were cut from, in the network's scale of [-1, 1]."""
+    return inputs.hounsfield(patches.unpatchify(tokens, model.volume_grid, model.volume_patch), model.window_hu)

@@ -1,0 +1,55 @@
+"""YOLOv3's loss with MGCA's weights: every true box is answered for by one anchor of each scale."""
+
+import jax
+import numpy as np
+import optax
+from jax import numpy as jnp
+
+from unimedi_jax.models import detector
+from unimedi_jax.typing import Array, Bool, Float
+
+PLACE, SIZE, EMPTY, IGNORED_ABOVE = 2.5, 2.5, 0.5, 0.5
+
+
+def loss(
+    answers: list[Float[Array, "b _y _x 3 6"]],
+    boxes: Float[Array, "b m 4"],
+    real: Bool[Array, "b m"],
+    grid: tuple[int, int],
+) -> Float[Array, ""]:
+    """Sum over the scales of 2.5 (centre + size) + objectness + finding.
+
+    Args:
+        answers: of `detector.Detector`.
+        boxes: centre and size (y, x, h, w) in parts of the picture.
+        real: which of them are boxes and no padding.
+        grid: tokens along y and x.
+    """
+    return sum(_of_scale(x, boxes, real, scale, grid) for scale, x in enumerate(answers))
+
+
+def _of_scale(x: Array, boxes: Array, real: Array, scale: int, grid: tuple[int, int]) -> Array:
+    batch, rows, columns, count, _ = x.shape
+    cell = detector.STRIDES[scale] / np.array([[grid]], np.float32)
+    shapes = jnp.asarray(detector.anchors(scale))
+    at = boxes[..., :2] / cell
+    corner = jnp.clip(jnp.floor(at), 0, np.array([[[rows - 1, columns - 1]]])).astype(jnp.int32)
+    both = jnp.minimum(boxes[..., None, 2:], shapes[None, None]).prod(axis=-1)
+    overlap = both / (boxes[..., None, 2:].prod(axis=-1) + shapes.prod(axis=-1)[None, None] - both)
+    best = overlap.argmax(axis=-1)
+    # What is padding points outside the map, where writing is dropped.
+    y, x_at = jnp.where(real, corner[..., 0], rows), corner[..., 1]
+    case = jnp.arange(batch)[:, None]
+    chosen = jnp.zeros((batch, rows, columns, count), bool).at[case, y, x_at, best].set(True, mode="drop")
+    ignored = jnp.zeros_like(chosen).at[case, y, x_at].max(overlap > IGNORED_ABOVE, mode="drop")
+    size = jnp.log(jnp.maximum(boxes[..., 2:], 1e-6) / shapes[best])
+    wanted = jnp.concatenate([at - corner, size], axis=-1)
+    target = jnp.zeros((*chosen.shape, 4)).at[case, y, x_at, best].set(wanted, mode="drop")
+    cross = optax.sigmoid_binary_cross_entropy
+    taken = chosen[..., None]
+    centre = (cross(x[..., :2], target[..., :2]) * taken).mean(axis=(0, 1, 2, 3)).sum()
+    sides = (((x[..., 2:4] - target[..., 2:4]) ** 2) * taken).mean(axis=(0, 1, 2, 3)).sum()
+    objectness = cross(x[..., 4], chosen.astype(jnp.float32))
+    weight = jnp.where(chosen, 1.0, EMPTY * ~ignored)
+    finding = (jax.nn.softplus(-x[..., 5]) * chosen).sum() / jnp.maximum(chosen.sum(), 1)
+    return PLACE * centre + SIZE * sides + (objectness * weight).mean() + finding

@@ -1,0 +1,106 @@
+"""AUROC, average precision and accuracy of a classifier: all three, always, for several labels or exclusive classes."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from unimedi_jax.evals import auroc, bootstrap, vectors
+
+THRESHOLD = 0.5
+
+
+def average_precision(scores: Float[np.ndarray, " n"], targets: Float[np.ndarray, " n"]) -> float:
+    """Area under precision and recall as a sum of steps, tied scores entering together (scikit-learn's definition).
+
+    Targets are 0, 1 or NaN (skipped). Without a positive there is no recall: NaN. Positives alone give 1.
+    """
+    scores, targets = np.asarray(scores, np.float64), np.asarray(targets, np.float64)
+    known = ~np.isnan(targets)
+    scores, targets = scores[known], targets[known]
+    if not np.isfinite(scores).all():
+        raise ValueError("scores must be finite")
+    if not targets.sum():
+        return float("nan")
+    order = np.argsort(-scores, kind="stable")
+    scores, hits = scores[order], np.cumsum(targets[order])
+    last = np.append(scores[1:] != scores[:-1], True)  # of every group of tied scores
+    found, taken = hits[last], np.flatnonzero(last) + 1
+    return float(np.sum(np.diff(found, prepend=0) / hits[-1] * found / taken))
+
+
+def accuracy(probabilities: Float[np.ndarray, " n"], targets: Float[np.ndarray, " n"]) -> float:
+    """Share of known targets on whose side of 0.5 the probability lies, 0.5 counting as present; NaN for none."""
+    known = ~np.isnan(np.asarray(targets, np.float64))
+    return vectors.nan_mean((np.asarray(probabilities)[known] >= THRESHOLD) == (np.asarray(targets)[known] == 1))
+
+
+def exclusive(labels: Float[np.ndarray, "n c"]) -> bool:
+    """Whether the labels are classes of which every case has exactly one (COVIDx, CC-CCII)."""
+    labels = np.asarray(labels)
+    return bool(
+        labels.size and labels.shape[1] > 1 and (labels.sum(axis=1) == 1).all() and np.isin(labels, (0, 1)).all()
+    )
+
+
+def measure(
+    probabilities: Float[np.ndarray, "n c"],
+    targets: Float[np.ndarray, "n c"],
+    names: Sequence[str],
+    *,
+    one_of: bool = False,
+    resamples: int = 0,
+    seed: int = 0,
+) -> dict[str, float]:
+    """`auroc/<name>`, `auprc/<name>`, `accuracy/<name>`, their means over labels `.../macro`, and counts.
+
+    A column of NaN (nothing could be fitted) has no result; `undefined` counts the labels without AUROC. With `one_of`
+    the columns are exclusive classes and `accuracy/macro` is the share of cases whose most probable class is the
+    right one, the earlier column winning ties. `<key>/low` and `<key>/high` bound macros, with `resamples`.
+    """
+    probabilities, targets = np.asarray(probabilities, np.float64), np.asarray(targets, np.float64)
+    if probabilities.shape != targets.shape or probabilities.shape[1:] != (len(names),):
+        raise ValueError(f"probabilities {probabilities.shape}, labels {targets.shape}, {len(names)} names do not fit")
+    kinds = {"auroc": auroc.auroc, "auprc": average_precision, "accuracy": accuracy}
+    result: dict[str, float] = {}
+    for kind, statistic in kinds.items():
+        values = _columns(statistic, probabilities, targets)
+        result |= {f"{kind}/{name}": float(value) for name, value in zip(names, values, strict=True)}
+        result[f"{kind}/macro"] = vectors.nan_mean(values)
+    if one_of:
+        result["accuracy/macro"] = _top(probabilities, targets)
+    for name, column in zip(names, targets.T, strict=True):
+        result[f"positives/{name}"] = float((column == 1).sum())
+        result[f"negatives/{name}"] = float((column == 0).sum())
+    result["undefined"] = float(sum(np.isnan(result[f"auroc/{name}"]) for name in names))
+    result["cases"] = float(len(targets))
+    if resamples and len(targets) > 1:
+        rows = bootstrap.draws(len(targets), resamples=resamples, seed=seed)
+        for kind, statistic in kinds.items():
+            keep = [not np.isnan(result[f"{kind}/{name}"]) for name in names]
+            if kind == "accuracy" and one_of:
+                tries = np.array([_top(probabilities[row], targets[row]) for row in rows])
+            else:
+                # A resample without a rare label's positives would be a macro over other labels: left out.
+                tries = np.array(
+                    [_columns(statistic, probabilities[row], targets[row])[keep].mean() for row in rows if any(keep)]
+                )
+            result[f"{kind}/macro/low"], result[f"{kind}/macro/high"] = bootstrap.percentiles(tries)
+    return result
+
+
+def _columns(
+    statistic: Callable[[np.ndarray, np.ndarray], float], probabilities: np.ndarray, targets: np.ndarray
+) -> Float[np.ndarray, " c"]:
+    return np.array(
+        [
+            float("nan") if np.isnan(column).any() else statistic(column, target)
+            for column, target in zip(probabilities.T, targets.T, strict=True)
+        ],
+        np.float64,
+    )
+
+
+def _top(probabilities: np.ndarray, targets: np.ndarray) -> float:
+    known = ~np.isnan(targets).any(axis=1) & ~np.isnan(probabilities).any(axis=1)
+    return vectors.nan_mean(probabilities[known].argmax(axis=1) == targets[known].argmax(axis=1))

@@ -1,0 +1,30 @@
+"""Shares of a training set, for experiments with few labels."""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+SMALLEST = 2  # rows: with fewer there is nothing to tell apart
+
+
+def stratified(labels: Float[np.ndarray, "n c"], share: float, *, seed: int) -> Int[np.ndarray, " m"]:
+    """Sorted rows of a seeded draw of `share` of the cases, every pattern of labels in its proportion.
+
+    Unknown labels are part of the pattern. Smaller shares of the same seed lie inside larger ones.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"a share is above 0 and at most 1, not {share}")
+    labels = np.asarray(labels)
+    rng = np.random.default_rng(seed)
+    tie = rng.permutation(len(labels))
+    place = np.zeros(len(labels))
+    if labels.shape[1]:
+        patterns = np.unique(np.where(np.isnan(labels), 2, labels), axis=0, return_inverse=True)[1].ravel()
+    else:
+        patterns = np.zeros(len(labels), int)
+    for pattern in range(patterns.max(initial=-1) + 1):
+        rows = np.flatnonzero(patterns == pattern)
+        # Each pattern's cases are spread evenly over [0, 1): any cut takes the same part of all of them.
+        place[rows] = (rng.permutation(len(rows)) + rng.random()) / len(rows)
+    order = np.lexsort((tie, place))
+    count = min(max(round(share * len(labels)), SMALLEST), len(labels))
+    return np.sort(order[:count])

@@ -1,0 +1,107 @@
+"""One measured number a row: the common currency of all downstream jobs, of their tables and of the CSV."""
+
+import csv
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Result(NamedTuple):
+    """A number with everything that says what it is. Shares are in [0, 1], metrics as the field states them."""
+
+    task: str  # "linear probe", "segmentation", ...
+    data: str  # name of the built set
+    modality: str  # "xray", "ct" or "" for both
+    encoder: str  # "trained" or "untrained"
+    metric: str  # "auroc/macro", "dice/heart", ...
+    value: float
+    share: float = 1.0  # of the training patients
+    seed: int = 0
+    low: float = float("nan")  # 95 % bootstrap interval over cases
+    high: float = float("nan")
+    cases: int = 0  # behind the number
+
+    @property
+    def key(self) -> str:
+        """Name of the number on a page: everything but the encoder and the seed, which share a cell."""
+        return "/".join(filter(None, (self.task, self.data, self.modality, f"{self.share:g}", self.metric)))
+
+
+def of(
+    scalars: dict[str, float],
+    *,
+    task: str,
+    data: str,
+    modality: str,
+    encoder: str,
+    share: float = 1.0,
+    seed: int = 0,
+    cases: int = 0,
+) -> list[Result]:
+    """A row for every scalar; `<key>/low` and `<key>/high` become the interval of `<key>`."""
+    ends = ("/low", "/high")
+    return [
+        Result(
+            task, data, modality, encoder, name, value, share, seed,
+            *(scalars.get(name + end, float("nan")) for end in ends), cases,
+        )
+        for name, value in scalars.items()
+        if not name.endswith(ends)
+    ]  # fmt: skip
+
+
+def write_csv(path: pathlib.Path, rows: Iterable[Result]) -> None:
+    """All rows, one line each, appearing whole or not at all; not-a-number is left blank."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(Result._fields)
+        for row in rows:
+            writer.writerow("" if isinstance(value, float) and np.isnan(value) else value for value in row)
+    partial.replace(path)
+
+
+def average(rows: Sequence[Result]) -> list[Result]:
+    """Rows that differ in their seed alone as one: mean of the values; intervals are kept where there is one seed."""
+    groups: dict[tuple, list[Result]] = {}
+    for row in rows:
+        groups.setdefault((row.key, row.encoder), []).append(row)
+    merged = []
+    for group in groups.values():
+        values = np.array([row.value for row in group])
+        value = float("nan") if np.isnan(values).all() else float(np.nanmean(values))
+        alone = group[0] if len(group) == 1 else group[0]._replace(low=float("nan"), high=float("nan"))
+        merged.append(alone._replace(value=value))
+    return merged
+
+
+def text(rows: Sequence[Result], metrics: Sequence[str]) -> str:
+    """A table for the terminal: a line for each set, modality, share and encoder, a column for each of `metrics`."""
+    merged = average([row for row in rows if row.metric in metrics])
+    seeds = {}
+    for row in rows:
+        seeds.setdefault((row.task, row.data, row.modality, row.share, row.encoder), set()).add(row.seed)
+    head = ["task", "set", "modality", "share", "encoder", "seeds", *metrics]
+    lines = [head]
+    for place, used in seeds.items():
+        found = {row.metric: row for row in merged if _place(row) == place}
+        if found:
+            task, data, modality, share, encoder = place
+            cells = [_cell(found.get(metric)) for metric in metrics]
+            lines.append([task, data, modality or "both", f"{share:.0%}", encoder, str(len(used)), *cells])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    return "\n".join("  ".join(word.ljust(w) for word, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def _place(row: Result) -> tuple:
+    return (row.task, row.data, row.modality, row.share, row.encoder)
+
+
+def _cell(row: Result | None) -> str:
+    if row is None or np.isnan(row.value):
+        return "-"
+    interval = "" if np.isnan(row.low) else f" [{row.low:.3f}, {row.high:.3f}]"
+    return f"{row.value:.3f}{interval}"

@@ -1,0 +1,101 @@
+"""Dice, HD95 and NSD of one structure, with the rule for empty masks said once.
+
+Both masks empty: Dice 1, HD95 0, NSD 1. One of them empty: Dice 0, NSD 0, HD95 the diagonal of the picture, since a
+distance to nothing must cost something. A surface is the set of a mask's voxels that erosion takes away, every one
+counting the same, as in MONAI; DeepMind's surface-distance weighs them by their area, which differs a little.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from scipy import ndimage
+
+from unimedi_jax.evals import bootstrap, vectors
+
+KINDS = ("dice", "hd95", "nsd")
+
+
+def dice(truth: Bool[np.ndarray, "*space"], found: Bool[np.ndarray, "*space"]) -> float:
+    """Twice the overlap over the sum of both sizes."""
+    size = int(truth.sum()) + int(found.sum())
+    return 2 * int((truth & found).sum()) / size if size else 1.0
+
+
+def surfaces(
+    truth: Bool[np.ndarray, "*space"],
+    found: Bool[np.ndarray, "*space"],
+    spacing: Sequence[float],
+    *,
+    tolerance: float,
+) -> tuple[float, float]:
+    """HD95 in the unit of `spacing`, and NSD: the share of both surfaces within `tolerance` of the other."""
+    if not truth.any() or not found.any():
+        both = not truth.any() and not found.any()
+        diagonal = float(np.linalg.norm(np.multiply(truth.shape, spacing)))
+        return (0.0, 1.0) if both else (diagonal, 0.0)
+    box = _around(truth | found)
+    truth, found = _surface(truth[box]), _surface(found[box])
+    to_truth = ndimage.distance_transform_edt(~truth, sampling=spacing)[found]
+    to_found = ndimage.distance_transform_edt(~found, sampling=spacing)[truth]
+    within = np.count_nonzero(to_truth <= tolerance) + np.count_nonzero(to_found <= tolerance)
+    hd95 = max(np.percentile(to_truth, 95), np.percentile(to_found, 95))
+    return float(hd95), within / (len(to_truth) + len(to_found))
+
+
+def _surface(mask: Bool[np.ndarray, "*space"]) -> Bool[np.ndarray, "*space"]:
+    return mask & ~ndimage.binary_erosion(mask)
+
+
+def _around(mask: Bool[np.ndarray, "*space"]) -> tuple[slice, ...]:
+    """The box that holds a mask, a voxel wider where there is room: nothing outside it takes part."""
+    spans = [
+        np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis))) for axis in range(mask.ndim)
+    ]
+    return tuple(slice(max(span[0] - 1, 0), span[-1] + 2) for span in spans)
+
+
+def case(
+    truth: UInt8[np.ndarray, "*space"],
+    found: UInt8[np.ndarray, "*space"],
+    classes: int,
+    spacing: Sequence[float],
+    *,
+    tolerance: float,
+) -> tuple[Float[np.ndarray, "c 3"], Bool[np.ndarray, " c"]]:
+    """Dice, HD95 and NSD of the structures 1 to `classes` of one case, and which of them the truth holds."""
+    values = np.zeros((classes, len(KINDS)))
+    present = np.zeros(classes, bool)
+    for number in range(1, classes + 1):
+        a, b = truth == number, found == number
+        values[number - 1] = dice(a, b), *surfaces(a, b, spacing, tolerance=tolerance)
+        present[number - 1] = a.any()
+    return values, present
+
+
+def summarise(
+    values: Float[np.ndarray, "n c 3"],
+    present: Bool[np.ndarray, "n c"],
+    names: Sequence[str],
+    *,
+    resamples: int = 0,
+    seed: int = 0,
+) -> dict[str, float]:
+    """`dice/<name>`, `hd95/<name>`, `nsd/<name>` over all cases; `dice_present/<name>` over those that have it.
+
+    `.../mean` averages over structures, with an interval over cases. `cases/<name>` counts those that have it.
+    """
+    result: dict[str, float] = {}
+    for index, kind in enumerate(KINDS):
+        by_name = [vectors.nan_mean(values[:, number, index]) for number in range(len(names))]
+        result |= {f"{kind}/{name}": value for name, value in zip(names, by_name, strict=True)}
+        result[f"{kind}/mean"] = vectors.nan_mean(np.array(by_name))
+        if resamples and len(values) > 1:
+            each = values[:, :, index].mean(axis=1)
+            low, high = bootstrap.mean_interval(each, resamples=resamples, seed=seed)
+            result |= {f"{kind}/mean/low": low, f"{kind}/mean/high": high}
+    held = [vectors.nan_mean(values[present[:, number], number, 0]) for number in range(len(names))]
+    result |= {f"dice_present/{name}": value for name, value in zip(names, held, strict=True)}
+    result["dice_present/mean"] = vectors.nan_mean(np.array(held))
+    result |= {f"cases/{name}": float(present[:, number].sum()) for number, name in enumerate(names)}
+    return result

@@ -1,0 +1,38 @@
+"""Records to samples with boxes: the whole film at the detector's size, and its boxes in parts of the picture."""
+
+import dataclasses
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Float
+
+from unimedi_jax import patches
+
+
+def truth(record: dict[str, Any]) -> Float[np.ndarray, "n 4"]:
+    """Boxes (y0, x0, y1, x1) of a film in its own pixels, whatever the finding."""
+    return np.asarray(record["boxes"], np.float32).reshape(-1, 5)[:, 1:]
+
+
+@dataclasses.dataclass(frozen=True)
+class ToBoxes:
+    """Record to `tokens` (n, v), `boxes` (m, 4) as centre and size (y, x, h, w) in [0, 1], and bool `real` (m,)."""
+
+    size: tuple[int, int]
+    patch: tuple[int, int]
+    most: int  # boxes of a film; further ones are left out, the largest stay
+
+    def __call__(self, record: dict[str, Any], rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
+        image = record["image"]
+        low, high = np.split(truth(record) / np.tile(np.array(image.shape, np.float32), 2), 2, axis=1)
+        boxes = np.concatenate([(low + high) / 2, high - low], axis=1)
+        boxes = boxes[np.argsort(-boxes[:, 2:].prod(axis=1), kind="stable")][: self.most]
+        filled = np.zeros((self.most, 4), np.float32)
+        filled[: len(boxes)] = boxes
+        pixels = cv2.resize(image, self.size[::-1], interpolation=cv2.INTER_AREA)
+        return {
+            "tokens": np.ascontiguousarray(patches.patchify(pixels[None], self.patch)[0]),
+            "boxes": filled,
+            "real": np.arange(self.most) < len(boxes),
+        }

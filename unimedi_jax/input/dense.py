@@ -1,0 +1,82 @@
+"""Records to samples with truth in every pixel: the whole film or volume, and its mask on the network's grid."""
+
+import dataclasses
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from unimedi_jax import patches
+from unimedi_jax.errors import UserError
+from unimedi_jax.input import transforms
+
+UNANNOTATED = 255
+TARGETS = {"organs": "organ_mask", "lesions": "lesion_mask", "boxes": "boxes"}
+SCALE, DEGREES, SHARE = 0.1, 10.0, 0.5  # MGCA's augmentation of films: scaled and turned, every other one
+
+
+def truth(record: dict[str, Any], target: str) -> UInt8[np.ndarray, "*space"] | None:
+    """Classes 1, 2, ... of a record on its own grid, 0 elsewhere; None where nobody annotated it.
+
+    "organs" are the classes of the organ mask; "lesions" is one class, whatever the finding; "boxes" is the union of
+    the boxes, as RSNA's are used.
+    """
+    if target == "boxes":
+        shape = (record["image"] if "image" in record else record["volume"]).shape
+        mask = np.zeros(shape, np.uint8)
+        for box in record["boxes"]:
+            low, high = np.rint(box[1:].reshape(2, -1)).astype(int)
+            mask[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = 1
+        return mask
+    mask = record[TARGETS[target]]
+    if (mask == UNANNOTATED).all():
+        return None
+    known = np.where(mask == UNANNOTATED, 0, mask)
+    return known if target == "organs" else (known > 0).astype(np.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
+class ToMask:
+    """Record to `tokens` (n, v) and int32 `mask` on the network's grid; a generator turns and scales films."""
+
+    modality: str
+    target: str
+    size: tuple[int, ...]  # of the network, (y, x) or (z, y, x)
+    patch: tuple[int, ...]
+    window: bool = False  # CTs: cut a window of `size` out of the record instead of shrinking the whole
+
+    def __call__(self, record: dict[str, Any], rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
+        mask = truth(record, self.target)
+        if self.modality == "xray":
+            image, mask = record["image"], mask
+            if rng is not None and rng.random() < SHARE:
+                image, mask = turned(image, mask, rng)
+            pixels = cv2.resize(image, self.size[::-1], interpolation=cv2.INTER_AREA)
+            mask = cv2.resize(mask, self.size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        elif self.window:
+            spare = np.subtract(record["volume"].shape, self.size)
+            if (spare < 0).any():
+                raise UserError(f"windows of {self.size} do not fit records of {record['volume'].shape}")
+            at = spare // 2 if rng is None else rng.integers(0, spare + 1)
+            box = tuple(slice(a, a + n) for a, n in zip(at, self.size, strict=True))
+            pixels, mask = record["volume"][box], mask[box]
+        else:
+            pixels = transforms.shrink(record["volume"], self.size)
+            steps = [old // new for old, new in zip(mask.shape, self.size, strict=True)]
+            mask = mask[tuple(slice(step // 2, None, step) for step in steps)]
+        tokens = patches.patchify(pixels[None], self.patch)[0]
+        return {"tokens": np.ascontiguousarray(tokens), "mask": mask.astype(np.int32)}
+
+
+def turned(
+    image: UInt8[np.ndarray, "y x"], mask: UInt8[np.ndarray, "y x"], rng: np.random.Generator
+) -> tuple[UInt8[np.ndarray, "y x"], UInt8[np.ndarray, "y x"]]:
+    """A film and its mask, scaled by up to a tenth and turned by up to ten degrees around the middle."""
+    centre = tuple((n - 1) / 2 for n in image.shape[::-1])
+    matrix = cv2.getRotationMatrix2D(centre, rng.uniform(-DEGREES, DEGREES), 1 + rng.uniform(-SCALE, SCALE))
+    shape = image.shape[::-1]
+    return (
+        cv2.warpAffine(image, matrix, shape, flags=cv2.INTER_LINEAR),
+        cv2.warpAffine(mask, matrix, shape, flags=cv2.INTER_NEAREST),
+    )
