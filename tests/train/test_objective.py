@@ -283,7 +283,9 @@ def test_a_loss_without_weight_is_left_out(shallow, random_params, make_batch) -
         params, params, fresh_stats(), make_batch(model, 3, 0)
     )
     assert metrics.keys() == {"loss", "loss/vl", "xray/vl"}
-    assert float(value) == float(metrics["loss/vl"].value)
+    assert float(value) == pytest.approx(
+        float(metrics["loss/vl"].value), rel=1e-6
+    )  # Another compiler fuses the mean otherwise
     np.testing.assert_array_equal(after["centre_cls"], fresh_stats()["centre_cls"])
 
 
