@@ -85,3 +85,13 @@ def test_positive_slices_lie_around_the_middle_of_a_lesion() -> None:
     assert np.flatnonzero(found[1]).tolist() == [0, 1, 2, 3]
     assert np.flatnonzero(found[2]).tolist() == [0, 1, 2, 3, 4, 5, 9, 10, 11, 12, 13, 14]
     assert not found[3].any()
+
+
+def test_fixed_layers_hit_most_cts_together() -> None:
+    touched = np.array([[0, 1, 1, 0], [0, 1, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1]], bool)
+    lesion = np.repeat(touched, 2, axis=1)
+    # Layer 2 is the second most frequent, but hits nobody whom layer 1 does not; a full CT cannot be missed.
+    np.testing.assert_array_equal(slices.fixed_layers(lesion, layers=4, k=2), [0, 1, 0, 1])
+    scores = np.tile(slices.fixed_layers(lesion, layers=4, k=1), (len(lesion), 1))
+    assert slices.hit_rate(scores, lesion, 1).measured == 3 / 4
+    assert slices.fixed_layers(lesion, layers=4, k=9).sum() == 4

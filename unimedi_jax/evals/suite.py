@@ -41,8 +41,9 @@ class Suite:
         scalars: dict[str, float] = {}
         for modality, part in embedded.items():
             results = self._alignment(variables, part, resamples)
-            if final and self.found.size(modality, "train"):
-                results |= _named("probe", self._probe(variables, modality, part, resamples))
+            train = self._embed(variables, modality, "train") if final and self.found.size(modality, "train") else None
+            if train:
+                results |= _named("probe", self._probe(variables, modality, train, part, resamples))
             if part.lesions is not None and self.slices:
                 rates = slices.by_finding(
                     part.slice_scores, part.lesions, self.slices, [*self._labels, "unstated"],
@@ -50,6 +51,8 @@ class Suite:
                 )  # fmt: skip
                 for name, rate in rates.items():
                     results |= _named(f"slices/{name}", rate.scalars()) if rate.cases else {}
+                if train:
+                    results |= _named("slices", self._fixed_layers(train, part))
             scalars |= _named(modality, results)
         return scalars | _named("gap", _gaps(embedded)), embedded
 
@@ -79,8 +82,17 @@ class Suite:
             results |= _named("zeroshot", auc.scalars(self._labels))
         return results
 
-    def _probe(self, variables: PyTree, modality: str, part: features.Split, resamples: int) -> dict[str, float]:
-        train = self._embed(variables, modality, "train")
+    def _fixed_layers(self, train: features.Split, part: features.Split) -> dict[str, float]:
+        """Hit rates of the layers that hit most training CTs, the same in every CT of `part`."""
+        layers = part.slice_scores.shape[1]
+        fixed = slices.fixed_layers(train.lesions.any(axis=1), layers=layers, k=self.slices)
+        scores = np.tile(fixed, (len(part.lesions), 1))
+        rates = slices.by_finding(scores, part.lesions, self.slices, [*self._labels, "unstated"])
+        return {f"{name}/fixed_rate": rate.measured for name, rate in rates.items() if rate.cases}
+
+    def _probe(
+        self, variables: PyTree, modality: str, train: features.Split, part: features.Split, resamples: int
+    ) -> dict[str, float]:
         # The validation patients choose the strength of the regularisation, where there are any.
         val = self._embed(variables, modality, "val") if self.found.size(modality, "val") else None
         auc = probe.auc(

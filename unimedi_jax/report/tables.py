@@ -6,6 +6,7 @@ evaluation of the network before training):
     test/xray/zeroshot/<label>   test/xray/zeroshot/macro       (auroc.LabelAuc; also .../probe/...)
     test/xray/retrieval/i2t_r1   t2i_r1   chance_r1             (retrieval.recall)
     test/ct/slices/any/hit_rate  test/ct/slices/<label>/random_rate   (slices.HitRate)
+    test/ct/slices/<label>/fixed_rate                           (slices.fixed_layers)
     test/gap/<pair>/distance     accuracy                       (gap.Gap)
     test/gap/<cloud>/separation                                 (gap.class_separation)
 
@@ -139,6 +140,7 @@ def _slices(labels: Sequence[str], trained: str, untrained: str) -> Table:
             (
                 Cell(f"{start}/hit_rate", f"{start}/random_rate", "random"),
                 Cell(f"{untrained}/{hit}", f"{start}/random_rate", "random"),
+                Cell(f"{start}/fixed_rate"),
                 Cell(f"{start}/cases", digits=0),
             ),
         )
@@ -146,7 +148,7 @@ def _slices(labels: Sequence[str], trained: str, untrained: str) -> Table:
     rows = [row(label, label.replace("_", " ")) for label in labels]
     return Table(
         "CT: do the chosen slices show the lesion?",
-        ("Lesion", "Hit rate", "Untrained network", "CTs"),
+        ("Lesion", "Hit rate", "Untrained network", "Fixed layers", "CTs"),
         [*rows, row("any", "any finding")],
         "Random: exact rate of choosing as many layers blindly in the same CTs. CTs whose every "
         "layer or no layer holds the lesion are left out.",
