@@ -35,10 +35,7 @@ def build(config: Any, workdir: pathlib.Path) -> None:
 
 def pretrain(config: Any, workdir: pathlib.Path) -> None:
     """UniMedI pre-training."""
-    if "phantom" in (part.partition(":")[0].strip() for part in config.data.split(",")):
-        from data import build as records
-
-        records.ensure_phantom(config.data_dir)  # embedded: made on the spot the first time
+    _ensure_phantom(config)
     from unimedi_jax.train import loop
 
     loop.run(config, workdir)
@@ -123,7 +120,8 @@ def ablate(config: Any, workdir: pathlib.Path) -> None:
 
 
 def _ensure_phantom(config: Any) -> None:
-    if config.data == "phantom":
+    """The embedded set is made on the spot the first time that a job's list of sets names it."""
+    if "phantom" in (part.partition(":")[0].strip() for part in config.data.split(",")):
         from data import build as records
 
         records.ensure_phantom(config.data_dir)

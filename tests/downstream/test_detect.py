@@ -7,6 +7,7 @@ from configs import detect as configs
 from unimedi_jax.downstream import detect, opened
 from unimedi_jax.errors import UserError
 from unimedi_jax.input import boxes
+from unimedi_jax.input.records import open_set
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def test_every_number_is_there(trained, settings):
 
 
 def test_answers_become_boxes_of_the_record(trained, records_dir):
-    found = trained.open_set(records_dir, "phantom", ("xray",))
+    found = open_set(records_dir, "phantom")
     source = found.source("xray", "train", detect.FIELDS)
     record = next(record for record in source if len(boxes.truth(record)))
     task = detect.Task(trained, found, None, most=4, limit=0, lowest=0.01, overlap=0.5)

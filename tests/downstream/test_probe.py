@@ -10,6 +10,7 @@ from jax import numpy as jnp
 from configs import probe as configs
 from unimedi_jax.downstream import encoder, probe
 from unimedi_jax.errors import UserError
+from unimedi_jax.input.records import open_set
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_full_fine_tuning_learns(trained, records_dir):
 
 @pytest.mark.parametrize("modality", ["xray", "ct"])
 def test_cls_is_what_the_evaluations_embed(trained, records_dir, modality):
-    found = trained.open_set(records_dir, "phantom", (modality,))
+    found = open_set(records_dir, "phantom")
     sampler = trained.sampler(modality)
     tokens = jnp.stack([sampler(found.source(modality, "test")[i])["tokens"] for i in range(2)])
     vision = {"vision": trained.trained["params"]["vision"]}

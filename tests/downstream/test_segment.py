@@ -9,6 +9,7 @@ from configs import segment as configs
 from unimedi_jax.downstream import segment
 from unimedi_jax.errors import UserError
 from unimedi_jax.input import dense
+from unimedi_jax.input.records import open_set
 from unimedi_jax.models import unetr
 
 
@@ -33,7 +34,7 @@ def test_films_learn_organs(trained, settings):
 
 def test_volumes_get_logits_for_every_voxel(trained, records_dir):
     """Forward only: gradients of 3D convolutions take minutes with the compiler's optimisations off."""
-    found = trained.open_set(records_dir, "phantom", ("ct",))
+    found = open_set(records_dir, "phantom")
     decoder = unetr.Unetr(4, trained.model.volume_grid, trained.model.volume_patch, features=1)
     task = segment.Task(trained, found, "ct", "organs", ["a", "b", "c"], decoder, False, {"test": [0]})
     sample = task.sampler(task.source("test")[0])

@@ -14,6 +14,7 @@ from unimedi_jax import writers
 from unimedi_jax.downstream import opened
 from unimedi_jax.errors import UserError
 from unimedi_jax.evals import features, gap, results, suite
+from unimedi_jax.input import records
 from unimedi_jax.report import figures, page
 from unimedi_jax.report.content import Cell, PageContent, Row, Table
 from unimedi_jax.train import loop
@@ -98,7 +99,8 @@ def _embedded(runs: Mapping[str, pathlib.Path], data_dir: str, data: str, rows: 
     parts = {}
     for modality, folder in runs.items():
         trained = opened.open_run(folder)
-        found = trained.open_set(data_dir, data, (modality,))
+        found = records.open_set(data_dir, data)
+        trained.check(found, (modality,))
         embedder = trained.embedder(rows=rows, ct_slices=bool(trained.model.slices))
         sampler = trained.sampler(modality, keep=("report", "labels"))
         parts[modality] = features.embed(embedder, trained.trained, found, sampler, "test", limit=0)

@@ -60,13 +60,11 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     trained = opened.open_run(config.checkpoint, network=config.network)
     rows = evaluate(
         trained, data_dir=config.data_dir, data=config.data, tunes=tuple(filter(None, config.tune.split(","))),
-        encoders=opened.ENCODERS if config.untrained else opened.ENCODERS[:1], shares=config.shares, seeds=config.seeds,
+        encoders=opened.encoders(config.untrained), shares=config.shares, seeds=config.seeds,
         limit=config.limit, most=config.most, widths=tuple(config.widths), lowest=config.lowest,
         confidence=config.confidence, overlap=config.overlap, resamples=config.resamples, recipe=dict(config.recipe),
     )  # fmt: skip
-    results.write_csv(workdir / "results.csv", rows)
-    print(results.text(rows, METRICS))
-    print(f"all numbers: {workdir / 'results.csv'}")
+    results.publish(rows, METRICS, workdir)
 
 
 def evaluate(
@@ -97,7 +95,7 @@ def evaluate(
     found = records.open_set(data_dir, data)
     if "boxes" not in found.contract["truth"]:
         raise UserError(f"the set {data} in {found.folder} has no boxes: there is nothing to detect")
-    trained.open_set(data_dir, data, opened.modalities(found, "xray"))
+    trained.check(found, opened.modalities(found, "xray"))
     grid = patches.grid(trained.size("xray"), trained.patch("xray"))
     task = Task(trained, found, detector.Detector(grid, widths), most, limit, lowest, overlap)
     table = []

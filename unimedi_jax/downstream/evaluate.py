@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Sequence
 
 import ml_collections
+import numpy as np
 
 from unimedi_jax.downstream import detect, opened, probe, retrieve, segment
 from unimedi_jax.errors import UserError
@@ -25,7 +26,7 @@ SHOWN = {
     retrieve.REPORTS: ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10"),
     retrieve.ACROSS: ("p5", "p10", "hit5"),
     retrieve.PRECISION: ("p5", "p10", "p100"),
-    SLICES: ("any/hit_rate", "any/random_rate", "centre/hit_rate", "centre/random_rate"),
+    SLICES: ("any/hit_rate", "any/random_rate", "any/fixed_rate", "centre/hit_rate", "centre/random_rate"),
     **{
         segment.task_name(target, tune): (*segment.METRICS, "dice_present/mean")
         for target in dense.TARGETS
@@ -115,8 +116,7 @@ def _cell(start: str, metric: str, known: set[str]) -> Cell:
 
 def _measure(trained: opened.Opened, config: ml_collections.ConfigDict, name: str, task: str) -> list[results.Result]:
     where = dict(data_dir=config.data_dir, data=name)
-    encoders = opened.ENCODERS if config.untrained else opened.ENCODERS[:1]
-    common = dict(encoders=encoders, resamples=config.resamples)
+    common = dict(encoders=opened.encoders(config.untrained), resamples=config.resamples)
     embedding = dict(ct_slices=config.ct_slices, rows=config.rows)
     if task == "probe":
         return probe.evaluate(trained, shares=config.shares, seeds=config.seeds, **where, **common, **embedding)
@@ -154,7 +154,8 @@ def hit_rates(
     rows: int,
     resamples: int,
 ) -> list[results.Result]:
-    """Whether the slices that eq. 2 chooses show the lesion, beside the exact rate of a blind choice in these CTs.
+    """Whether the slices that eq. 2 chooses show the lesion, beside the exact rate of a blind choice in these CTs
+    and that of the layers that hit most training CTs.
 
     `any` counts every slice with a lesion; `centre` those within three slices of its middle, as the paper on LUNA16.
     """
@@ -163,19 +164,23 @@ def hit_rates(
         raise UserError("no CT test records with a lesion mask")
     if not trained.model.slices:
         raise UserError("the model was trained without slices")
-    trained.open_set(data_dir, data, ("ct",))
+    trained.check(found, ("ct",))
     embedder = trained.embedder(rows=rows, ct_slices=False)
     sampler = trained.sampler("ct", keep=("report", "labels", "lesion_mask"))
+    names, k = [*found.contract["labels"], "unstated"], trained.model.slices
+    trained_on = found.source("ct", "train", ("lesion_mask",)) if found.size("ct", "train") else ()
+    drawn = [slices.lesion_slices(record["lesion_mask"][None], len(names) - 1)[0] for record in trained_on]
     table = []
     for name in encoders:
         part = features.embed(embedder, trained.variables(name), found, sampler, "test", limit=0)
-        rates = slices.by_finding(
-            part.slice_scores, part.lesions, trained.model.slices, [*found.contract["labels"], "unstated"],
-            resamples=resamples,
-        )  # fmt: skip
+        rates = slices.by_finding(part.slice_scores, part.lesions, k, names, resamples=resamples)
+        layers = part.slice_scores.shape[1]
+        fixed = slices.fixed_rates(np.stack(drawn), part.lesions, names, layers=layers, k=k) if drawn else {}
         near = slices.around_centre(part.lesions)
-        rates["centre"] = slices.hit_rate(part.slice_scores, near, trained.model.slices, resamples=resamples)
+        rates["centre"] = slices.hit_rate(part.slice_scores, near, k, resamples=resamples)
         for finding, rate in rates.items():
             scalars = {f"{finding}/{key}": value for key, value in rate.scalars().items()} if rate.cases else {}
+            if finding in fixed:
+                scalars[f"{finding}/fixed_rate"] = fixed[finding]
             table += results.of(scalars, task=SLICES, data=data, modality="ct", encoder=name, cases=rate.cases)
     return table

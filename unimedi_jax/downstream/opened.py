@@ -20,6 +20,11 @@ from unimedi_jax.typing import PyTree
 ENCODERS = ("trained", "untrained")
 
 
+def encoders(untrained: bool) -> tuple[str, ...]:
+    """What is measured: the trained encoder, and its untrained twin beside it if asked."""
+    return ENCODERS if untrained else ENCODERS[:1]
+
+
 @dataclasses.dataclass(frozen=True)
 class Opened:
     """A trained model beside its untrained twin on all devices, with all it takes to feed them records."""
@@ -65,20 +70,18 @@ class Opened:
         """The network's inference functions."""
         return features.Embedder.of(self.model, self.mesh, rows=rows, ct_slices=ct_slices)
 
-    def open_set(self, data_dir: str | pathlib.Path, name: str, modalities: tuple[str, ...]) -> records.RecordSet:
-        """A built set whose pixels were prepared as those the model was trained on.
+    def check(self, found: records.RecordSet, modalities: tuple[str, ...]) -> None:
+        """Holds a set's records of these modalities against the contract of those the model was trained on.
 
         Raises:
-            UserError: there is none, or its records were made by other rules.
+            UserError: they were made by other rules.
         """
-        found = records.open_set(data_dir, name)
         for modality in modalities:
             known = [one for one in self.loaded.contracts.values() if modality in one["records"]]
             if known:
                 contract.check(
                     _of(modality, known[0]), _of(modality, found.contract), where=f"{modality} of {found.folder}"
                 )
-        return found
 
 
 def _of(modality: str, whole: dict[str, Any]) -> dict[str, Any]:

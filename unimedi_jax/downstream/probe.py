@@ -49,12 +49,10 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     trained = opened.open_run(config.checkpoint, network=config.network)
     rows = evaluate(
         trained, data_dir=config.data_dir, data=config.data, modality=config.modality, tune=config.tune,
-        encoders=opened.ENCODERS if config.untrained else opened.ENCODERS[:1], shares=config.shares, seeds=config.seeds,
+        encoders=opened.encoders(config.untrained), shares=config.shares, seeds=config.seeds,
         ct_slices=config.ct_slices, rows=config.rows, resamples=config.resamples, recipe=dict(config.full),
     )  # fmt: skip
-    results.write_csv(workdir / "results.csv", rows)
-    print(results.text(rows, METRICS))
-    print(f"all numbers: {workdir / 'results.csv'}")
+    results.publish(rows, METRICS, workdir)
 
 
 def evaluate(
@@ -82,7 +80,7 @@ def evaluate(
     if not names:
         raise UserError(f"the set {data} in {found.folder} has no labels: there is nothing to classify")
     kinds = opened.modalities(found, modality)
-    trained.open_set(data_dir, data, kinds)
+    trained.check(found, kinds)
     table = []
     for kind in kinds:
         task = Task(trained, found, kind, names, ct_slices, rows, resamples)

@@ -1,6 +1,5 @@
 """Retrieval and zero-shot: reports for images and images for reports, CTs for X-rays, findings from prompts."""
 
-import logging
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -11,7 +10,6 @@ from unimedi_jax.evals import auroc, classification, features, results, retrieva
 from unimedi_jax.input import records
 from unimedi_jax.typing import PyTree
 
-LOG = logging.getLogger(__name__)
 METRICS = ("i2t_r5", "t2i_r5", "chance_r5", "p5", "chance_p5", "auroc/macro")
 REPORTS, ACROSS, PRECISION, ZEROSHOT = "report retrieval", "retrieval by finding", "precision by finding", "zero-shot"
 OTHER = {"xray": "ct", "ct": "xray"}
@@ -22,14 +20,12 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     trained = opened.open_run(config.checkpoint, network=config.network)
     rows = evaluate(
         trained, data_dir=config.data_dir, data=config.data,
-        encoders=opened.ENCODERS if config.untrained else opened.ENCODERS[:1], ct_slices=config.ct_slices,
+        encoders=opened.encoders(config.untrained), ct_slices=config.ct_slices,
         each=config.each, rows=config.rows, resamples=config.resamples,
     )  # fmt: skip
-    results.write_csv(workdir / "results.csv", rows)
-    print(results.text(rows, METRICS))
+    results.publish(rows, METRICS, workdir)
     for warning in inverted(rows):
         print(f"warning: {warning}")
-    print(f"all numbers: {workdir / 'results.csv'}")
 
 
 def evaluate(
@@ -48,7 +44,7 @@ def evaluate(
     finding), and zero-shot classification from the set's prompts."""
     found = records.open_set(data_dir, data)
     kinds = opened.modalities(found, "", splits=("test",))
-    trained.open_set(data_dir, data, kinds)
+    trained.check(found, kinds)
     embedder = trained.embedder(rows=rows, ct_slices=ct_slices)
     table = []
     for name in encoders:

@@ -67,18 +67,13 @@ class Task:
 
     def start(self, seed: int) -> tuple[PyTree, PyTree]:
         """A fresh decoder: its parameters and BatchNorm's statistics."""
-        width, (n, _) = self.run.model.vision.width, self._tokens_shape
-        tokens = jnp.zeros((1, n, width))
+        cells = patches.grid(self.run.size(self.modality), self.run.patch(self.modality))
+        tokens = jnp.zeros((1, int(np.prod(cells)), self.run.model.vision.width))
         inputs = (tokens,)
         if self.modality == "ct":
             inputs = (jnp.zeros((1, *self.run.size("ct"))), [tokens] * len(QUARTERS), tokens)
         variables = jax.jit(self.decoder.init)(jax.random.key(seed), *inputs)
         return variables["params"], {name: x for name, x in variables.items() if name != "params"}
-
-    @property
-    def _tokens_shape(self) -> tuple[int, int]:
-        cells = patches.grid(self.run.size(self.modality), self.run.patch(self.modality))
-        return int(np.prod(cells)), int(np.prod(self.run.patch(self.modality)))
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -87,14 +82,12 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     rows = evaluate(
         trained, data_dir=config.data_dir, data=config.data, modality=config.modality, target=config.target,
         tunes=tuple(filter(None, config.tune.split(","))),
-        encoders=opened.ENCODERS if config.untrained else opened.ENCODERS[:1], shares=config.shares, seeds=config.seeds,
+        encoders=opened.encoders(config.untrained), shares=config.shares, seeds=config.seeds,
         limit=config.limit, windows=config.windows, tolerance=config.tolerance, resamples=config.resamples,
         setr_channels=tuple(config.setr_channels), unetr_features=config.unetr_features,
         recipes={"xray": dict(config.xray), "ct": dict(config.ct)},
     )  # fmt: skip
-    results.write_csv(workdir / "results.csv", rows)
-    print(results.text(rows, METRICS))
-    print(f"all numbers: {workdir / 'results.csv'}")
+    results.publish(rows, METRICS, workdir)
 
 
 def evaluate(
@@ -129,7 +122,7 @@ def evaluate(
     names = organs(found.contract) if target == "organs" else [target.removesuffix("s").removesuffix("e")]
     table = []
     for kind in opened.modalities(found, modality):
-        trained.open_set(data_dir, data, (kind,))
+        trained.check(found, (kind,))
         cases = {split: _annotated(found, kind, split, target, limit) for split in ("train", "val", "test")}
         if not cases["train"] or not cases["test"]:
             continue

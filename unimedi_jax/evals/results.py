@@ -64,6 +64,13 @@ def write_csv(path: pathlib.Path, rows: Iterable[Result]) -> None:
     partial.replace(path)
 
 
+def publish(rows: Sequence[Result], metrics: Sequence[str], workdir: pathlib.Path) -> None:
+    """All rows as `results.csv` in the run's folder, the telling `metrics` as a table on the terminal."""
+    path = workdir / "results.csv"
+    write_csv(path, rows)
+    print(f"{text(rows, metrics)}\nall numbers: {path}")
+
+
 def average(rows: Sequence[Result]) -> list[Result]:
     """Rows that differ in their seed alone as one: mean of the values; intervals are kept where there is one seed."""
     groups: dict[tuple, list[Result]] = {}

@@ -109,6 +109,20 @@ def fixed_layers(lesion: Bool[np.ndarray, "n slices"], *, layers: int, k: int) -
     return scores
 
 
+def fixed_rates(
+    train: Bool[np.ndarray, "m c slices"],
+    lesion: Bool[np.ndarray, "n c slices"],
+    names: Sequence[str],
+    *,
+    layers: int,
+    k: int,
+) -> dict[str, float]:
+    """Hit rates of `by_finding` for the `fixed_layers` of the training CTs; rows without a case are left out."""
+    fixed = fixed_layers(train.any(axis=1), layers=layers, k=k)
+    rates = by_finding(np.tile(fixed, (len(lesion), 1)), lesion, k, names)
+    return {name: rate.measured for name, rate in rates.items() if rate.cases}
+
+
 def lesion_slices(lesion_mask: UInt8[np.ndarray, "n z y x"], findings: int) -> Bool[np.ndarray, "n c z"]:
     """Which axial slices hold which finding; c = findings + 1, the last row being lesions of unstated kind.
 

@@ -45,14 +45,14 @@ class Suite:
             if train:
                 results |= _named("probe", self._probe(variables, modality, train, part, resamples))
             if part.lesions is not None and self.slices:
-                rates = slices.by_finding(
-                    part.slice_scores, part.lesions, self.slices, [*self._labels, "unstated"],
-                    resamples=resamples,
-                )  # fmt: skip
+                names = [*self._labels, "unstated"]
+                rates = slices.by_finding(part.slice_scores, part.lesions, self.slices, names, resamples=resamples)
                 for name, rate in rates.items():
                     results |= _named(f"slices/{name}", rate.scalars()) if rate.cases else {}
                 if train:
-                    results |= _named("slices", self._fixed_layers(train, part))
+                    layers = part.slice_scores.shape[1]
+                    fixed = slices.fixed_rates(train.lesions, part.lesions, names, layers=layers, k=self.slices)
+                    results |= {f"slices/{name}/fixed_rate": rate for name, rate in fixed.items()}
             scalars |= _named(modality, results)
         return scalars | _named("gap", _gaps(embedded)), embedded
 
@@ -81,14 +81,6 @@ class Suite:
             auc = zeroshot.auc(part.z, positive, negative, part.labels, resamples=resamples)
             results |= _named("zeroshot", auc.scalars(self._labels))
         return results
-
-    def _fixed_layers(self, train: features.Split, part: features.Split) -> dict[str, float]:
-        """Hit rates of the layers that hit most training CTs, the same in every CT of `part`."""
-        layers = part.slice_scores.shape[1]
-        fixed = slices.fixed_layers(train.lesions.any(axis=1), layers=layers, k=self.slices)
-        scores = np.tile(fixed, (len(part.lesions), 1))
-        rates = slices.by_finding(scores, part.lesions, self.slices, [*self._labels, "unstated"])
-        return {f"{name}/fixed_rate": rate.measured for name, rate in rates.items() if rate.cases}
 
     def _probe(
         self, variables: PyTree, modality: str, train: features.Split, part: features.Split, resamples: int
