@@ -1,4 +1,4 @@
-"""YOLOv3's head (Redmon & Farhadi, arXiv 1804.02767) over a feature pyramid made of one ViT map (METHOD: MGCA's sizes).
+"""YOLOv3's head (Redmon & Farhadi, arXiv 1804.02767) over a feature pyramid made of one ViT map in MGCA's sizes.
 
 How UniMedI makes three scales of one is not known. Here as in ViTDet (Li et al., arXiv 2203.16527): half the stride by
 a transposed convolution, the stride as it is, twice the stride by max pooling.
