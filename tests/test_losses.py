@@ -1,4 +1,4 @@
-"""The losses against PyTorch and against slow loops in numpy (METHOD 5.7, items 7 and 8)."""
+"""The losses against PyTorch and against slow loops in numpy."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""AdamW against PyTorch's, schedules against their formulas (METHOD 5.6, and 5.7 item 6)."""
+"""AdamW against PyTorch's, schedules against their formulas."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""Patches against PyTorch's strided convolutions, and METHOD 5.7 items 3 and 4."""
+"""Patches against PyTorch's strided convolutions."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Slices and tokens that the scores select, against loops over plain arrays (METHOD 5.7, items 2, 5, 10)."""
+"""Slices and tokens that the scores select, against loops over plain arrays."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""The report tower against Hugging Face's BertModel on copied weights, and the counts of METHOD 5.2."""
+"""The report tower against Hugging Face's BertModel on copied weights, and parameter counts."""
 
 import jax
 import numpy as np

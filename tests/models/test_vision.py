@@ -1,4 +1,4 @@
-"""The ViT and its scores against PyTorch on copied weights (METHOD 5.7, items 1, 4 and 11)."""
+"""The ViT and its scores against PyTorch on copied weights."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""The objective: what the student sees, what is distilled, and where gradients go (METHOD 5.7, items 9, 10, 12)."""
+"""The objective: what the student sees, what is distilled, and where gradients go."""
 
 import jax
 import numpy as np
