@@ -5,10 +5,12 @@ import shutil
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from unimedi_jax.downstream import opened
 from unimedi_jax.errors import UserError
+from unimedi_jax.train import state
 
 
 def test_weights_are_those_of_the_checkpoint_and_not_of_the_seed(trained):
@@ -59,3 +61,8 @@ def test_modalities_that_a_set_has(records_dir):
         opened.modalities(found, "mri")
     with pytest.raises(UserError, match="no X-ray or CT records"):
         opened.modalities(found, "", splits=("holdout",))
+
+
+def test_the_untrained_twin_is_where_the_run_began(trained):
+    begun = state.make_init(trained.model, optax.sgd(1.0))(jax.random.key(trained.loaded.config["seed"]))
+    jax.tree.map(np.testing.assert_array_equal, trained.untrained["params"], begun.params)

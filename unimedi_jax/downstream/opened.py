@@ -15,6 +15,7 @@ from unimedi_jax.errors import UserError
 from unimedi_jax.evals import features
 from unimedi_jax.input import contract, pipeline, records, transforms
 from unimedi_jax.models import unimedi
+from unimedi_jax.train import state
 from unimedi_jax.typing import PyTree
 
 ENCODERS = ("trained", "untrained")
@@ -41,7 +42,7 @@ class Opened:
     @functools.cached_property
     def untrained(self) -> PyTree:
         """The same network with the weights of the run's seed before any step."""
-        variables = jax.jit(lambda key: unimedi.init(self.model, key))(jax.random.key(self.loaded.config["seed"]))
+        variables = jax.jit(lambda key: state.untrained(self.model, key))(jax.random.key(self.loaded.config["seed"]))
         return jax.device_put({"batch_stats": {}, **variables}, NamedSharding(self.mesh, P()))
 
     def variables(self, encoder: str) -> PyTree:

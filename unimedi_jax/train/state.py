@@ -1,6 +1,7 @@
 """The training state: arrays only, so that it shards, saves and compares like any tree."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import optax
@@ -27,12 +28,17 @@ class TrainState:
     skipped_in_a_row: Array  # int32 scalar, those of them since the last good step
 
 
+def untrained(model: unimedi.UniMedI, key: Key[Array, ""]) -> dict[str, Any]:
+    """The variables that a run of this key starts from: what a trained network is compared with everywhere."""
+    return unimedi.init(model, jax.random.split(key)[0])
+
+
 def make_init(model: unimedi.UniMedI, tx: optax.GradientTransformation) -> Callable[[Key[Array, ""]], TrainState]:
     """A function from a key to the state before the first step."""
 
     def init(key: Key[Array, ""]) -> TrainState:
-        init_key, run_key = jax.random.split(key)
-        variables = unimedi.init(model, init_key)
+        variables = untrained(model, key)
+        _, run_key = jax.random.split(key)
         params = variables["params"]
         return TrainState(
             step=jnp.zeros((), jnp.int32),
