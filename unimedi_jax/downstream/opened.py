@@ -42,7 +42,7 @@ class Opened:
     @functools.cached_property
     def untrained(self) -> PyTree:
         """The same network with the weights of the run's seed before any step."""
-        variables = jax.jit(lambda key: state.untrained(self.model, key))(jax.random.key(self.loaded.config["seed"]))
+        variables = jax.jit(lambda key: state.begin(self.model, key)[0])(jax.random.key(self.loaded.config["seed"]))
         return jax.device_put({"batch_stats": {}, **variables}, NamedSharding(self.mesh, P()))
 
     def variables(self, encoder: str) -> PyTree:

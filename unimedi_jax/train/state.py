@@ -28,17 +28,17 @@ class TrainState:
     skipped_in_a_row: Array  # int32 scalar, those of them since the last good step
 
 
-def untrained(model: unimedi.UniMedI, key: Key[Array, ""]) -> dict[str, Any]:
-    """The variables that a run of this key starts from: what a trained network is compared with everywhere."""
-    return unimedi.init(model, jax.random.split(key)[0])
+def begin(model: unimedi.UniMedI, key: Key[Array, ""]) -> tuple[dict[str, Any], Key[Array, ""]]:
+    """What a run of this key starts from: the untrained variables, and the key its steps fold in."""
+    init_key, run_key = jax.random.split(key)
+    return unimedi.init(model, init_key), run_key
 
 
 def make_init(model: unimedi.UniMedI, tx: optax.GradientTransformation) -> Callable[[Key[Array, ""]], TrainState]:
     """A function from a key to the state before the first step."""
 
     def init(key: Key[Array, ""]) -> TrainState:
-        variables = untrained(model, key)
-        _, run_key = jax.random.split(key)
+        variables, run_key = begin(model, key)
         params = variables["params"]
         return TrainState(
             step=jnp.zeros((), jnp.int32),
