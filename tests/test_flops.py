@@ -58,7 +58,7 @@ def test_a_whole_training_step(wide, shapes, make_batch, xrays: int, cts: int, m
     goal = objective.Objective(mask_mode=mode, slices_by="random")
     params = shapes["params"]
     teacher = {name: params[name] for name in ("vision", "head_cls", "head_patch")}
-    centres = {"centre_cls": jnp.zeros(512), "centre_patch": jnp.zeros(256)}
+    centres = {f"centre_{n}": dict.fromkeys(("xray", "ct"), jnp.zeros(p)) for n, p in (("cls", 512), ("patch", 256))}
     stats = {"batch_stats": shapes["batch_stats"], **centres}
     batch = make_batch(wide, xrays, cts)
 

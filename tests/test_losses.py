@@ -127,6 +127,16 @@ def test_self_distillation_is_least_where_the_student_agrees(logits) -> None:
     assert (losses.self_distillation(logits[0], teacher, centre, 0.1, 0.04) > least).all()
 
 
+def test_prototypes_used_tells_a_collapse_from_a_spread() -> None:
+    spread = 100.0 * jnp.eye(12)
+    assert losses.prototypes_used(spread, jnp.zeros(12), 0.04) == pytest.approx(12.0)
+    assert losses.prototypes_used(spread.reshape(3, 4, 12), jnp.zeros(12), 0.04) == pytest.approx(12.0)
+    assert losses.prototypes_used(spread[:3], jnp.zeros(12), 0.04) == pytest.approx(3.0)
+    one = jnp.broadcast_to(spread[5], (12, 12))
+    assert losses.prototypes_used(one, jnp.zeros(12), 0.04) == pytest.approx(1.0)
+    assert losses.prototypes_used(one, spread[5], 0.04) == pytest.approx(12.0)  # centring evens it out
+
+
 @pytest.mark.parametrize("shape", [(6, 12), (3, 4, 12)])
 def test_centre_is_a_running_mean(shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(2)

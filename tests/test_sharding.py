@@ -94,8 +94,8 @@ def arguments(tiny, tiny_variables, make_batch):
     teacher = {part: params[part] for part in state.TEACHER_PARTS}
     stats = {
         "batch_stats": tiny_variables["batch_stats"],
-        "centre_cls": jnp.linspace(-0.1, 0.1, 24),
-        "centre_patch": jnp.linspace(-0.1, 0.1, 16),
+        "centre_cls": dict.fromkeys(("xray", "ct"), jnp.linspace(-0.1, 0.1, 24)),
+        "centre_patch": dict.fromkeys(("xray", "ct"), jnp.linspace(-0.1, 0.1, 16)),
     }
     return (params, teacher, stats), jax.tree.map(np.asarray, make_batch(tiny, 8, 8))
 

@@ -52,10 +52,27 @@ def self_distillation(
 
     `student` and `teacher` are prototype logits of the same positions. No gradient reaches the teacher.
     """
-    centred = teacher.astype(jnp.float32) - jnp.broadcast_to(centre, teacher.shape)
-    target = jax.nn.softmax(centred / teacher_temperature)
+    target = _assigned(teacher, centre, teacher_temperature)
     log_student = jax.nn.log_softmax(student.astype(jnp.float32) / student_temperature)
     return -jnp.sum(jax.lax.stop_gradient(target) * log_student, axis=-1)
+
+
+def prototypes_used(
+    teacher: Float[Array, "*b p"], centre: Float[Array, " p"], temperature: Float[Array, ""] | float
+) -> Float[Array, ""]:
+    """Perplexity of the teacher's mean target: p where all prototypes serve alike, 1 where all samples have one alone.
+
+    The second is the collapse that centring is there to prevent (DINO section 5.3), and a loss near 0 does not tell
+    it from a student that agrees.
+    """
+    mean = jnp.mean(_assigned(teacher, centre, temperature), axis=tuple(range(teacher.ndim - 1)))
+    return jnp.exp(jnp.sum(jax.scipy.special.entr(mean)))
+
+
+def _assigned(teacher: Array, centre: Array, temperature: Array | float) -> Array:
+    """What the teacher says of each position: its logits centred and sharpened."""
+    centred = teacher.astype(jnp.float32) - jnp.broadcast_to(centre, teacher.shape)
+    return jax.nn.softmax(centred / temperature)
 
 
 def update_centre(

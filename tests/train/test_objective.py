@@ -30,8 +30,8 @@ def fresh_stats():
     norms = {k: {"mean": jnp.zeros(w), "var": jnp.ones(w)} for k, w in widths.items()}
     return {
         "batch_stats": dict.fromkeys(sides, norms),
-        "centre_cls": jnp.linspace(-0.1, 0.1, 24),
-        "centre_patch": jnp.linspace(-0.1, 0.1, 16),
+        "centre_cls": dict.fromkeys(("xray", "ct"), jnp.linspace(-0.1, 0.1, 24)),
+        "centre_patch": dict.fromkeys(("xray", "ct"), jnp.linspace(-0.1, 0.1, 16)),
     }
 
 
@@ -178,7 +178,9 @@ def test_every_mode_gives_a_finite_loss(
     assert value.dtype == jnp.float32
     assert np.isfinite(value)
     names = {f"{part}/{kind}" for part in ("xray", "ct", "loss") for kind in ("vl", "icl", "pcl")}
-    assert metrics.keys() == {"loss", *names}
+    used = {f"{part}/{kind}_prototypes" for part in ("xray", "ct") for kind in ("icl", "pcl")}
+    assert metrics.keys() == {"loss", *names, *used}
+    assert all(1 <= metrics[name].value <= 24.1 for name in used)
     assert all(np.isfinite(mean.value) for mean in metrics.values())
     assert jax.tree.structure(stats) == jax.tree.structure(fresh_stats())
 
@@ -222,10 +224,14 @@ def test_what_only_selects_has_an_effect_and_no_gradient(shallow, random_params,
     assert not any(leaf.any() for leaf in jax.tree.leaves(grads))
 
 
-def test_the_loss_is_put_together_from_its_parts(tiny, networks, make_batch) -> None:
+@pytest.mark.parametrize("by_modality", [False, True])
+def test_the_loss_is_put_together_from_its_parts(tiny, networks, make_batch, by_modality: bool) -> None:
     """Sums, means and centres once more, in numpy, from what student and teacher say."""
     student, teacher, stats = networks
-    objective = Objective(weight_vl=0.5, weight_icl=2.0, weight_pcl=3.0, teacher_temperature_patch=(0.05, 0.07))
+    objective = Objective(
+        weight_vl=0.5, weight_icl=2.0, weight_pcl=3.0,
+        teacher_temperature_patch=(0.05, 0.07), centre_by_modality=by_modality,
+    )  # fmt: skip
     batch = make_batch(tiny, 3, 2)
     value, (metrics, after) = loss(tiny, objective)(student, teacher, stats, batch)
 
@@ -250,13 +256,13 @@ def test_the_loss_is_put_together_from_its_parts(tiny, networks, make_batch) -> 
     )  # fmt: skip
     vl = losses.contrastive(image, text, 0.07).mean(axis=0)
     icl, pcl, logits_cls, logits_patch = [], [], [], []
-    for view in seen.values():
+    for name, view in seen.items():
         logits_cls.append(heads(teacher, view.teacher_cls, "prototypes_cls"))
         logits_patch.append(heads(teacher, view.teacher_patches, "prototypes_patch"))
         ours = heads(student, view.student_cls, "prototypes_cls")
-        icl.append(losses.self_distillation(ours, logits_cls[-1], stats["centre_cls"], 0.1, 0.04))
+        icl.append(losses.self_distillation(ours, logits_cls[-1], stats["centre_cls"][name], 0.1, 0.04))
         ours = heads(student, view.student_patches, "prototypes_patch")
-        each = losses.self_distillation(ours, logits_patch[-1], stats["centre_patch"], 0.1, 0.07)
+        each = losses.self_distillation(ours, logits_patch[-1], stats["centre_patch"][name], 0.1, 0.07)
         pcl.append(each.mean(axis=1))
     expected = {"vl": vl, "icl": np.concatenate(icl), "pcl": np.concatenate(pcl)}
     for kind, per_sample in expected.items():
@@ -267,11 +273,12 @@ def test_the_loss_is_put_together_from_its_parts(tiny, networks, make_batch) -> 
     total = sum(w * expected[k].mean() for k, w in (("vl", 0.5), ("icl", 2.0), ("pcl", 3.0)))
     assert float(value) == pytest.approx(float(total), rel=1e-3)
     assert float(metrics["loss"].value) == float(value)
-    centre = 0.9 * stats["centre_cls"] + 0.1 * np.concatenate(logits_cls).mean(axis=0)
-    np.testing.assert_allclose(after["centre_cls"], centre, atol=1e-4)
-    per_sample = np.concatenate([np.asarray(x).mean(axis=1) for x in logits_patch])
-    centre = 0.9 * stats["centre_patch"] + 0.1 * per_sample.mean(axis=0)
-    np.testing.assert_allclose(after["centre_patch"], centre, atol=1e-4)
+    per_sample = [np.asarray(x).mean(axis=1) for x in logits_patch]
+    for kind, logits in (("centre_cls", logits_cls), ("centre_patch", per_sample)):
+        for i, name in enumerate(seen):
+            among = [logits[i]] if by_modality else logits
+            centre = 0.9 * stats[kind][name] + 0.1 * np.concatenate(among).mean(axis=0)
+            np.testing.assert_allclose(after[kind][name], centre, atol=1e-4)
     for a, b in zip(*map(jax.tree.leaves, (after["batch_stats"], norms["batch_stats"])), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
@@ -286,7 +293,7 @@ def test_a_loss_without_weight_is_left_out(shallow, random_params, make_batch) -
     assert float(value) == pytest.approx(
         float(metrics["loss/vl"].value), rel=1e-6
     )  # Another compiler fuses the mean otherwise
-    np.testing.assert_array_equal(after["centre_cls"], fresh_stats()["centre_cls"])
+    jax.tree.map(np.testing.assert_array_equal, after["centre_cls"], fresh_stats()["centre_cls"])
 
 
 def test_random_draws_do_not_depend_on_the_other_modality(shallow, random_params, make_batch) -> None:

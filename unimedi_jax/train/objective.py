@@ -27,6 +27,7 @@ class Objective:
     teacher_temperature_patch: tuple[float, float] = (0.04, 0.07)
     temperature_warmup_steps: int = 0
     centre_momentum: float = 0.9
+    centre_by_modality: bool = False  # X-rays and CTs each centred on their own mean, not on that of the mixed batch
     mask_ratio: float = 0.5  # share of tokens the student does not see
     mask_mode: str = "drop"  # "drop" removes tokens, "mask_token" replaces them and distils there (iBOT)
     mask_by: str = "attention"  # "attention" keeps the telling tokens, "random" any
@@ -100,13 +101,13 @@ def unimedi_loss(
     parts, batch_stats = _contrast(
         params, stats["batch_stats"], batch, views, key_dropout, model=model, objective=objective
     )
-    distilled, centres = _distil(params, teacher, stats, views, step, model=model, objective=objective)
+    distilled, used, centres = _distil(params, teacher, stats, views, step, model=model, objective=objective)
     weights = {
         "vl": objective.weight_vl,
         "icl": objective.weight_icl,
         "pcl": objective.weight_pcl,
     }
-    metrics, loss = {}, jnp.zeros(())
+    metrics, loss = {name: Mean.of(value) for name, value in used.items()}, jnp.zeros(())
     for name, by_modality in {**parts, **distilled}.items():
         means = {modality: Mean.of(values) for modality, values in by_modality.items()}
         metrics |= {f"{modality}/{name}": mean for modality, mean in means.items()}
@@ -241,10 +242,13 @@ def _distil(
     *,
     model: unimedi.UniMedI,
     objective: Objective,
-) -> tuple[dict[str, dict[str, Array]], PyTree]:
-    """L_icl on CLS and L_pcl on patches, and the centres after this batch."""
+) -> tuple[dict[str, dict[str, Array]], dict[str, Array], PyTree]:
+    """L_icl on CLS and L_pcl on patches, and the centres after this batch, one a modality.
+
+    Beside each loss, per modality, how many prototypes the teacher spreads the batch over: near 1 it has collapsed.
+    """
     temperature_cls, temperature_patch = objective.temperatures(step)
-    parts, centres = {}, {}
+    parts, used, centres = {}, {}, {}
     for name, method, weight, temperature, pick in (
         ("icl", "prototypes_cls", objective.weight_icl, temperature_cls,
          lambda v: (v.student_cls, v.teacher_cls)),
@@ -252,21 +256,28 @@ def _distil(
          lambda v: (v.student_patches, v.teacher_patches)),
     ):  # fmt: skip
         centre_name = "centre_" + method.removeprefix("prototypes_")
-        centre = stats[centre_name]
-        centres[centre_name] = centre
+        centres[centre_name] = centre = stats[centre_name]
         if not weight:
             continue
-        parts[name], means = {}, []
+        parts[name], means = {}, {}
         for modality, view in views.items():
             student, target = pick(view)
             student = model.apply({"params": params}, student, method=method)
             target = jax.lax.stop_gradient(model.apply({"params": teacher}, target, method=method))
-            loss = losses.self_distillation(student, target, centre, objective.student_temperature, temperature)
+            loss = losses.self_distillation(
+                student, target, centre[modality], objective.student_temperature, temperature
+            )
             # Patches: mean within a sample first, so that a CT does not outweigh an X-ray by its length.
             parts[name][modality] = loss.reshape(len(loss), -1).mean(axis=1)
-            means.append(target.reshape(len(target), -1, target.shape[-1]).mean(axis=1))
-        centres[centre_name] = losses.update_centre(centre, jnp.concatenate(means), objective.centre_momentum)
-    return parts, centres
+            used[f"{modality}/{name}_prototypes"] = losses.prototypes_used(target, centre[modality], temperature)
+            means[modality] = target.reshape(len(target), -1, target.shape[-1]).mean(axis=1)
+        if not objective.centre_by_modality:
+            means = dict.fromkeys(centre, jnp.concatenate(list(means.values())))
+        centres[centre_name] = centre | {
+            modality: losses.update_centre(centre[modality], mean, objective.centre_momentum)
+            for modality, mean in means.items()
+        }
+    return parts, used, centres
 
 
 def _split(values: Float[Array, " b"], views: dict[str, Views]) -> dict[str, Array]:

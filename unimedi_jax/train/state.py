@@ -48,8 +48,8 @@ def make_init(model: unimedi.UniMedI, tx: optax.GradientTransformation) -> Calla
             opt_state=tx.init(params),
             stats={
                 "batch_stats": variables.get("batch_stats", {}),
-                "centre_cls": jnp.zeros(model.head_cls.prototypes),
-                "centre_patch": jnp.zeros(model.head_patch.prototypes),
+                "centre_cls": _centres(model.head_cls.prototypes),
+                "centre_patch": _centres(model.head_patch.prototypes),
             },
             key=run_key,
             skipped=jnp.zeros((), jnp.int32),
@@ -57,6 +57,11 @@ def make_init(model: unimedi.UniMedI, tx: optax.GradientTransformation) -> Calla
         )
 
     return init
+
+
+def _centres(prototypes: int) -> dict[str, Array]:
+    """One a modality; they stay equal unless `centre_by_modality`."""
+    return {modality: jnp.zeros(prototypes) for modality in ("xray", "ct")}
 
 
 def variables(state: TrainState, network: str = "student") -> PyTree:
