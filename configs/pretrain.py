@@ -110,6 +110,7 @@ def _base() -> ml_collections.ConfigDict:
             "teacher_temperature_patch": (0.04, 0.07),
             "temperature_warmup_steps": _share(steps, 0.6),  # iBOT: 30 of 50 epochs
             "centre_momentum": 0.9,
+            "centre_by_modality": False,  # X-rays and CTs each centred on their own mean
             "mask_ratio": 0.5,
             "mask_mode": "drop",  # or "mask_token"
             "mask_by": "attention",  # or "random"
@@ -163,7 +164,7 @@ def _base() -> ml_collections.ConfigDict:
             "network": "student",  # or "teacher"
             "ct_slices": True,  # CTs as trained, with their chosen slices; False: the volume alone
             "rows": 16,  # a device, per batch
-            "limit": 2000,  # records a split and modality, 0 = all
+            "limit": 256,  # records a split and modality, 0 = all; configs/evaluate.py takes all in any case
         }
     )
     config.show_reports = "auto"  # report texts on the page: "yes", "no", "auto" = the phantom's alone

@@ -53,7 +53,7 @@ class Split:
 
     cls: np.ndarray  # (n, d)
     z: np.ndarray  # (n, e) unit vectors
-    z_report: np.ndarray  # (n, e)
+    z_report: np.ndarray | None  # (n, e); None if not asked for
     labels: np.ndarray  # (n, c) 1, 0, NaN unknown
     reports: tuple[str, ...]
     slice_scores: np.ndarray | None = None  # (n, layers), CTs
@@ -70,23 +70,27 @@ def embed(
     *,
     limit: int,
     examples: int = 0,
+    images_alone: bool = False,
 ) -> Split:
-    """Every record of a split through the network, at most `limit` (0 = all); keeps `examples` whole."""
+    """Every record of a split through the network, at most `limit` (0 = all); keeps `examples` whole.
+
+    `images_alone`: without the report tower, for what only looks at images.
+    """
     of_image = embedder.xray if sampler.modality == "xray" else embedder.ct
     parts: dict[str, list[Any]] = {}
     shown: list[dict[str, Any]] = []
     count = len(found.contract["labels"])
     for batch in pipeline.evaluation(found, sampler, split, embedder.rows, limit=limit):
         seen = embedder(of_image, variables, batch["tokens"])
-        z_report = embedder(embedder.report, variables, batch["text"], batch["text_mask"])
         real = int(batch["mask"].sum())
         gathered = {
             "cls": seen.cls,
             "z": seen.z,
-            "z_report": z_report,
             "labels": batch["labels"],
             "reports": [records.text(report) for report in batch["report"]],
         }
+        if not images_alone:
+            gathered["z_report"] = embedder(embedder.report, variables, batch["text"], batch["text_mask"])
         if seen.slice_scores is not None:
             gathered["slice_scores"] = seen.slice_scores
             if "lesion_mask" in batch:
@@ -100,7 +104,7 @@ def embed(
     arrays = {
         name: np.stack(values).astype(bool if name == "lesions" else np.float32) for name, values in parts.items()
     }
-    return Split(reports=reports, examples=tuple(shown), **arrays)
+    return Split(reports=reports, examples=tuple(shown), **{"z_report": None, **arrays})
 
 
 def embed_reports(embedder: Embedder, variables: PyTree, reports: Any, texts: Sequence[str], length: int) -> np.ndarray:

@@ -41,7 +41,7 @@ class Suite:
         scalars: dict[str, float] = {}
         for modality, part in embedded.items():
             results = self._alignment(variables, part, resamples)
-            train = self._embed(variables, modality, "train") if final and self.found.size(modality, "train") else None
+            train = self._images(variables, modality, "train") if final else None
             if train:
                 results |= _named("probe", self._probe(variables, modality, train, part, resamples))
             if part.lesions is not None and self.slices:
@@ -66,6 +66,15 @@ class Suite:
             limit=self.limit, examples=examples,
         )  # fmt: skip
 
+    def _images(self, variables: PyTree, modality: str, split: str) -> features.Split | None:
+        """A split without its reports, for the probe; None where there is no such patient."""
+        if not self.found.size(modality, split):
+            return None
+        return features.embed(
+            self.embedder, variables, self.found, self.samplers[modality], split,
+            limit=self.limit, images_alone=True,
+        )  # fmt: skip
+
     def _alignment(self, variables: PyTree, part: features.Split, resamples: int) -> dict[str, float]:
         found = retrieval.recall(part.z, part.z_report, part.reports, resamples=resamples)
         results = _named("retrieval", found)
@@ -86,7 +95,7 @@ class Suite:
         self, variables: PyTree, modality: str, train: features.Split, part: features.Split, resamples: int
     ) -> dict[str, float]:
         # The validation patients choose the strength of the regularisation, where there are any.
-        val = self._embed(variables, modality, "val") if self.found.size(modality, "val") else None
+        val = self._images(variables, modality, "val")
         auc = probe.auc(
             train.cls, train.labels, part.cls, part.labels,
             val_x=val and val.cls, val_y=val and val.labels, resamples=resamples,
