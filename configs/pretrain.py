@@ -61,6 +61,7 @@ def _base() -> ml_collections.ConfigDict:
             "ct_shift": (0, 0, 0),  # voxels of the record's grid by which a CT may move
             "shuffle_sentences": False,  # PRIOR's augmentation of reports
             "threads": 4,
+            "max_damaged": 0.0,  # share of a set's records that may be unreadable; the next ones stand in for them
         }
     )
     # Per device: 16 on each of 8 devices is the paper's global batch of 128.
@@ -154,6 +155,9 @@ def _base() -> ml_collections.ConfigDict:
         {
             "max_skipped": 10,  # steps in a row that were not finite before the run stops
             "spike": 6.0,  # standard deviations above the mean of the last losses that are worth a line; 0 = none
+            # Spikes in a row after which the state goes back to the checkpoint before them, the data on; 0 = never.
+            "rollback": 0,
+            "max_rollbacks": 3,  # of a run before it stops
         }
     )
     # Several hosts: "host:port" of the first process, or "auto"; each process is told which one it is.

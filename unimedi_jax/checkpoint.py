@@ -111,9 +111,10 @@ class Checkpoints:
         hosts.meet("a checkpoint is committed")
         self._pending = None
 
-    def restore(self, abstract: PyTree) -> Restored | None:
+    def restore(self, abstract: PyTree, last: int | None = None) -> Restored | None:
         """The newest checkpoint that passes, straight onto its devices; None where there is none at all.
 
+        With `last`, the newest up to that step; those after it are removed: the run is about to take another way.
         `abstract` is a tree of ShapeDtypeStructs with shardings. What does not pass is named in the log and put aside
         as `<step>.damaged`.
 
@@ -121,6 +122,8 @@ class Checkpoints:
             UserError: there are checkpoints but none passes, or the newest belongs to another configuration.
         """
         damaged: dict[int, str] = {}
+        if last is not None:
+            self._forget_after(last)
         for step in reversed(manifest.steps(self.folder)):
             try:
                 found = self._load(step, abstract)
@@ -175,6 +178,14 @@ class Checkpoints:
             raise manifest.DamagedError(f"it lacks {', '.join(sorted(missing))}")
         manifest.hold_against(said, found["state"], data=found["data"], meta=found["meta"])
         return Restored(step, found["state"], found["data"], found["meta"])
+
+    def _forget_after(self, last: int) -> None:
+        self.wait()
+        if self._chief:
+            for step in reversed(manifest.steps(self.folder)):
+                if step > last:
+                    manifest.remove(self.folder / str(step))
+        hosts.meet("later checkpoints are gone")
 
     def _prune(self) -> None:
         # Only what has its manifest counts: the last good one never gives way to a broken one.

@@ -22,10 +22,23 @@ class Writer:
         self._active = active
         if not active:
             return
-        path = workdir / "metrics.jsonl"
+        self._open(resume_step)
+
+    def cut(self, step: int) -> None:
+        """Takes back what was written of later steps than `step`."""
+        if self._active:
+            self._close()
+            self._open(step)
+
+    def _open(self, resume_step: int) -> None:
+        path = self.workdir / "metrics.jsonl"
         _cut_after(path, resume_step)
         self._lines = path.open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
+        self._events = SummaryWriter(str(self.workdir / "tensorboard"), purge_step=resume_step + 1)
+
+    def _close(self) -> None:
+        self._lines.close()
+        self._events.close()
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """One line: step, wall time in seconds since 1970, and every scalar; not-a-number becomes null."""
@@ -55,8 +68,7 @@ class Writer:
         traceback: TracebackType | None,
     ) -> None:
         if self._active:
-            self._lines.close()
-            self._events.close()
+            self._close()
 
 
 def read(workdir: pathlib.Path) -> list[dict[str, float]]:

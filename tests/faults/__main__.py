@@ -98,6 +98,8 @@ def one_round(
         moment = rng.choice(list(injuries.MOMENTS))
         name = rng.choice(list(injuries.SIGNALS))
         numbers, what = injuries.SIGNALS[name], f"in {moment}"
+        if moment == "a save":
+            environment["FAULTS_SAVE_SECONDS"] = "0.4"
     if kind == "checkpoint":
         injury = rng.choice(injuries.CHECKPOINT_INJURIES)
         what = f"{injuries.injure_checkpoint(workdir, injury, rng)}{', then ' + name + ' ' + what if name else ''}"

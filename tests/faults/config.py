@@ -1,11 +1,13 @@
 """The demo at toy size, as a config file of main.py: what the fault campaign runs.
 
 Being Python, it also lays the wires that the campaign reads: ids of every batch go to $FAULTS_IDS, the clock is wrong
-where $FAULTS_CLOCK is set, and writing fails as on a full disk from the save on that $FAULTS_FULL_AT names.
+where $FAULTS_CLOCK is set, writing fails as on a full disk from the save on that $FAULTS_FULL_AT names, and a save says
+so and takes $FAULTS_SAVE_SECONDS longer, its files written and not yet in their place.
 """
 
 import errno
 import json
+import logging
 import os
 import pathlib
 import random
@@ -47,6 +49,8 @@ def _wire() -> None:
         time.time = lambda: now() + offset
     if "FAULTS_FULL_AT" in os.environ:
         _fill_disk(int(os.environ["FAULTS_FULL_AT"]))
+    if "FAULTS_SAVE_SECONDS" in os.environ:
+        _slow_save(float(os.environ["FAULTS_SAVE_SECONDS"]))
 
 
 def _note_ids(path: pathlib.Path) -> None:
@@ -70,3 +74,14 @@ def _fill_disk(save: int) -> None:
         finalize(self, directory)
 
     ocp.StandardCheckpointHandler.finalize = full
+
+
+def _slow_save(seconds: float) -> None:
+    finalize = ocp.StandardCheckpointHandler.finalize
+
+    def slow(self: ocp.StandardCheckpointHandler, directory: object) -> None:
+        logging.getLogger("faults").warning("writing a checkpoint")
+        time.sleep(seconds)
+        finalize(self, directory)
+
+    ocp.StandardCheckpointHandler.finalize = slow

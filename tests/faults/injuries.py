@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 ROOT = pathlib.Path(__file__).parents[2]
 COMMAND = [sys.executable, "main.py", "--config=tests/faults/config.py"]
@@ -18,19 +19,22 @@ MOMENTS = {
     "start-up": ("", 6.0),
     "compilation": ("new run|going on", 1.5),
     "training": ("step 4/|step 7/|step 11/", 0.3),
+    "a save": ("writing a checkpoint", 0.4),
     "the first evaluation": ("step 5/", 1.0),
     "evaluation": ("step 10/", 1.0),
     "the end": ("evaluating on held-out", 3.0),
 }
 
 
-def start(records: pathlib.Path, workdir: pathlib.Path, *flags: str, **environment: str) -> subprocess.Popen:
+def start(
+    records: pathlib.Path, workdir: pathlib.Path, *flags: str, stderr: Any = subprocess.PIPE, **environment: str
+) -> subprocess.Popen:
     """The run's one command; its lines come on stderr."""
     known = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}  # one device, whatever this process simulates
     return subprocess.Popen(
         [*COMMAND, f"--config.data_dir={records}", f"--workdir={workdir}", *flags],
         cwd=ROOT, env=known | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} | environment,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.DEVNULL, stderr=stderr, text=True,
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from unimedi_jax.errors import UserError
-from unimedi_jax.input import pipeline
+from unimedi_jax.input import pipeline, records
 
 
 class Set:
@@ -121,3 +121,31 @@ def test_evaluation_sees_every_record_once():
     assert all(len(batch["id"]) == 4 for batch in found), "the last batch is filled up"
     limited = list(pipeline.evaluation(Held("a", 10, 0), Sampler("xray"), "test", 4, limit=5))
     assert sum(batch["mask"].sum() for batch in limited) == 5
+
+
+class Damaged(list):
+    """Records of which some cannot be read."""
+
+    def __init__(self, count: int, bad: set[int]) -> None:
+        super().__init__(range(count))
+        self.bad = bad
+
+    def __getitem__(self, index):
+        if index in self.bad:
+            raise UserError(f"record {index} cannot be read")
+        return super().__getitem__(index)
+
+
+def test_a_few_damaged_records_are_told_and_their_neighbours_stand_in(caplog):
+    spared = records.Spared(Damaged(20, {3, 4}), 0.1)
+    assert [spared[i] for i in (2, 3, 4, 5)] == [2, 5, 5, 5]
+    assert len(spared) == 20
+    assert caplog.text.count("cannot be read") == 2
+    assert Damaged(20, {19})[0] == records.Spared(Damaged(20, {19}), 0.1)[19]
+
+
+def test_more_damage_than_allowed_is_an_error():
+    spared = records.Spared(Damaged(20, {3, 8, 9}), 0.1)
+    assert spared[3] == 4
+    with pytest.raises(UserError, match="record 9 cannot be read"):
+        spared[8]

@@ -50,6 +50,10 @@ def test_a_run_that_is_hurt_again_and_again_ends_as_if_nothing_had_happened(alon
     assert code == -9
     assert "is skipped: it has no manifest.json" in log
 
+    code, log = go("a save", "SIGKILL", FAULTS_SAVE_SECONDS="2")
+    assert code == -9
+    assert "writing a checkpoint" in log
+
     broken = shutil.copytree(records_dir, tmp_path / "records")
     for path in broken.rglob("*train.array_record*"):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

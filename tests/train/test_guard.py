@@ -8,7 +8,7 @@ from jax import numpy as jnp
 
 from unimedi_jax.errors import UserError
 from unimedi_jax.metrics import Mean
-from unimedi_jax.train.guard import Done, Guard, record_ids
+from unimedi_jax.train.guard import Done, Guard, SpikedError, record_ids
 
 
 def done(step: int, loss: float, in_a_row: int = 0) -> Done:
@@ -25,7 +25,7 @@ def test_a_spike_is_told_with_its_records(tmp_path, caplog):
     guard.look(done(60, 3.5))
     told = json.loads((tmp_path / "incidents" / "60-spike.json").read_text())
     assert told["ids"] == {"xray": ["x60"], "ct": []}
-    assert "step 60: loss 3.500 after a mean of 2.0" in caplog.text
+    assert "step 60: loss 3.500 where at most 2." in caplog.text
 
 
 def test_skipped_steps_in_a_row_end_the_run(tmp_path):
@@ -36,6 +36,26 @@ def test_skipped_steps_in_a_row_end_the_run(tmp_path):
         guard.look(done(9, float("nan"), 3))
     told = json.loads((tmp_path / "incidents" / "9-skipped.json").read_text())
     assert told["metrics"]["loss"] == "nan"
+
+
+def test_spikes_in_a_row_send_the_state_back_a_few_times(tmp_path):
+    settings = {"max_skipped": 3, "spike": 6.0, "rollback": 2, "max_rollbacks": 1}
+    guard = Guard(tmp_path, **settings)
+    for step in range(40):
+        guard.look(done(step, 2.0 + 0.1 * (step % 3)))
+    saved = json.loads(json.dumps(guard.memory))  # as a checkpoint keeps it
+    guard.look(done(40, 9.0))
+    guard.look(done(41, 2.0))  # back by itself: the next one counts from one again
+    guard.look(done(42, 90.0))
+    with pytest.raises(SpikedError) as spiked:
+        guard.look(done(43, 95.0))
+    assert spiked.value.step == 41
+
+    again = Guard(tmp_path, **settings, memory=guard.rolled_back(saved))
+    assert again.memory == saved | {"rollbacks": 1}
+    again.look(done(40, 90.0))
+    with pytest.raises(UserError, match="step 41: the loss spikes again after 1 rollbacks"):
+        again.look(done(41, 95.0))
 
 
 def test_ids_of_a_batch_are_text():

@@ -12,7 +12,7 @@ from orbax import checkpoint as ocp
 from unimedi_jax import checkpoint, writers
 from unimedi_jax.errors import UserError
 from unimedi_jax.report import tables
-from unimedi_jax.train import loop, setup
+from unimedi_jax.train import guard, loop, setup
 
 
 def arrays(workdir: pathlib.Path) -> list[np.ndarray]:
@@ -79,9 +79,6 @@ def test_the_same_seed_gives_the_same_bits_after_a_crash(undisturbed, tmp_path, 
     crashed = tmp_path / "crashed"
     make = setup.make
 
-    class CrashError(Exception):
-        pass
-
     def make_fragile(*args):
         run = make(*args)
         step, calls = run.step, []
@@ -130,6 +127,58 @@ def test_the_page_says_what_the_metrics_say(undisturbed):
     for key, value in shown.items():
         said = float("nan") if value == "null" else json.loads(value)
         np.testing.assert_array_equal(np.float64(tables.latest(metrics, key)), said, err_msg=key)
+
+
+class CrashError(Exception):
+    pass
+
+
+def test_a_loss_that_stays_up_sends_the_run_back_and_a_crash_does_not_change_where_to(
+    config, tmp_path, monkeypatch, caplog
+):
+    """Two batches in a row spike: the run goes back to the checkpoint before them and leaves them out."""
+    config.steps, config.checkpoint.every, config.evals.every = 8, 2, 100
+    config.guard.update(rollback=2, spike=50.0)
+    monkeypatch.setattr(guard, "ENOUGH", 3)
+    make, calls, crash_at = setup.make, [], []
+
+    def poisoned(*args):
+        run = make(*args)
+        step = run.step
+
+        def poison(state, batch):
+            calls.append(float(batch["xray"]["tokens"].sum(dtype=np.int32)))  # which batch it is
+            if len(calls) in crash_at:
+                raise CrashError
+            state, metrics = step(state, batch)
+            if calls[-1] in bad:
+                metrics["loss"] = metrics["loss"].replace(total=metrics["loss"].total * 1e3)
+            return state, metrics
+
+        object.__setattr__(run, "step", poison)
+        return run
+
+    monkeypatch.setattr(setup, "make", poisoned)
+    bad: list[float] = []
+    loop.run(config, tmp_path / "good")
+    order = calls[:]
+    bad[:], calls[:] = order[4:6], []  # steps 5 and 6
+    loop.run(config, tmp_path / "straight")
+    # Step 6 is saved, so it is looked at before the next batch: six batches, then on from step 4 with those behind.
+    assert "back to step 4" in caplog.text
+    assert calls[:8] == order
+    assert len(calls) == 6 + 4
+    assert [line["step"] for line in lines(tmp_path / "straight") if "loss" in line] == list(range(1, 9))
+    assert all(line["loss"] < 100 for line in lines(tmp_path / "straight") if "loss" in line)
+
+    calls[:], crash_at[:] = [], [8]  # behind the rollback, before the next checkpoint
+    with pytest.raises(CrashError):
+        loop.run(config, tmp_path / "crashed")
+    crash_at.clear()
+    loop.run(config, tmp_path / "crashed")
+    assert lines(tmp_path / "crashed") == lines(tmp_path / "straight")
+    for one, other in zip(arrays(tmp_path / "straight"), arrays(tmp_path / "crashed"), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_not_a_number_is_skipped_told_and_in_the_end_stops_the_run(config, tmp_path, caplog):

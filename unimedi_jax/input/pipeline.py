@@ -22,18 +22,20 @@ def train(
     host: int = 0,
     hosts: int = 1,
     threads: int = 4,
+    max_damaged: float = 0.0,
 ) -> grain.IterDataset[HostBatch]:
     """Endless batches {"xray": {...}, "ct": {...}} with `batch[modality]` rows each for this host.
 
     `sets` come with mixing weights. Each set is shuffled anew every epoch, hosts read disjoint shares, and a
-    modality with 0 rows is left out of the batch.
+    modality with 0 rows is left out of the batch. At most a share of `max_damaged` of a set may be unreadable.
     """
     parts = {}
     for number, modality in enumerate(MODALITIES):
         if batch[modality]:
             parts[modality] = _endless(
-                sets, samplers[modality], batch[modality], seed=2 * seed + number, host=host, hosts=hosts
-            )
+                sets, samplers[modality], batch[modality],
+                seed=2 * seed + number, host=host, hosts=hosts, max_damaged=max_damaged,
+            )  # fmt: skip
     if not parts:
         raise UserError("config.batch asks for neither X-rays nor CTs")
     # "Endless" is sys.maxsize records, so the number of batches differs with their size; zip wants one length.
@@ -52,6 +54,7 @@ def _endless(
     seed: int,
     host: int,
     hosts: int,
+    max_damaged: float,
 ) -> grain.MapDataset[Any]:
     datasets, weights = [], []
     for number, (found, weight) in enumerate(sets):
@@ -61,6 +64,8 @@ def _endless(
         if size < hosts:
             raise UserError(f"the set {found.name} has {size} training {sampler.modality} records for {hosts} hosts")
         source = found.source(sampler.modality, "train", records.TRAINED_ON[sampler.modality])
+        if max_damaged:
+            source = records.Spared(source, max_damaged)
         dataset = grain.MapDataset.source(source).seed(seed * 1000 + number).shuffle()
         datasets.append(dataset[host::hosts].repeat().random_map(sampler))
         weights.append(weight)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,7 @@ import tensorflow_datasets as tfds
 from unimedi_jax.errors import UserError
 from unimedi_jax.input import contract as contracts
 
+LOG = logging.getLogger(__name__)
 VERSION = "1.0.0"
 TRAINED_ON = {"xray": ("id", "report", "image"), "ct": ("id", "report", "volume")}
 
@@ -37,6 +39,33 @@ class Fields(Sequence[dict[str, Any]]):
                 f"record {index} of {self.name} cannot be read ({why}): bring back a copy of the set or build it "
                 "again, and the same command goes on"
             ) from error
+
+
+class Spared(Sequence[dict[str, Any]]):
+    """Records of which a few may be damaged: the next one that can be read stands in, and the log names the damaged.
+
+    Which one stands in depends on the damage alone, so a run that goes on sees the same records.
+    """
+
+    def __init__(self, records: Fields, allowed: float) -> None:
+        """`allowed`: the share of the records that may be damaged before reading one is an error again."""
+        self._records, self._most = records, int(allowed * len(records))
+        self._damaged: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        while True:
+            try:
+                return self._records[index]
+            except UserError as error:
+                if index not in self._damaged:
+                    self._damaged.add(index)
+                    LOG.warning("damaged record %d of at most %d: %s", len(self._damaged), self._most, error)
+                if len(self._damaged) > self._most:
+                    raise
+                index = (index + 1) % len(self)
 
 
 @dataclasses.dataclass(frozen=True)

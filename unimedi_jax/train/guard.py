@@ -1,8 +1,12 @@
-"""Looks at every step: counts skipped ones, tells of spikes, and writes down which records were in them."""
+"""Looks at every step: counts skipped ones, tells of spikes, and writes down which records were in them.
+
+What it remembers is saved with the state, so that a run that was stopped sees the same spikes as one that was not.
+"""
 
 import collections
 import json
 import logging
+import math
 import pathlib
 import statistics
 from collections.abc import Mapping
@@ -25,6 +29,14 @@ class Done(NamedTuple):
     ids: dict[str, list[str]]
 
 
+class SpikedError(Exception):
+    """The loss has spiked for too long: the state should go back to one of `step` at the latest."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"the loss has spiked since step {step}")
+        self.step = step
+
+
 class Guard:
     """Watches the losses of a run.
 
@@ -32,15 +44,37 @@ class Guard:
     name per step, so that a step that is done again after a restart is not told twice.
     """
 
-    def __init__(self, workdir: pathlib.Path, *, max_skipped: int, spike: float) -> None:
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        *,
+        max_skipped: int,
+        spike: float,
+        rollback: int = 0,
+        max_rollbacks: int = 3,
+        memory: Mapping[str, Any] | None = None,
+    ) -> None:
         self._folder, self._max, self._spike = workdir / "incidents", max_skipped, spike
-        self._losses: collections.deque[float] = collections.deque(maxlen=WINDOW)
+        self._rollback, self._max_rollbacks = rollback, max_rollbacks
+        remembered = {"losses": [], "spikes": 0, "rollbacks": 0} | dict(memory or {})
+        self._losses: collections.deque[float] = collections.deque(remembered["losses"], maxlen=WINDOW)
+        self._spikes, self._rollbacks = remembered["spikes"], remembered["rollbacks"]
+
+    @property
+    def memory(self) -> dict[str, Any]:
+        """What the next steps are judged by, for a guard that goes on from here: losses, spikes in a row, rollbacks."""
+        return {"losses": list(self._losses), "spikes": self._spikes, "rollbacks": self._rollbacks}
+
+    def rolled_back(self, memory: Mapping[str, Any] | None) -> dict[str, Any]:
+        """The memory to go on with from a checkpoint that holds `memory`: one rollback more than now."""
+        return {**(memory or {}), "rollbacks": self._rollbacks + 1}
 
     def look(self, done: Done) -> None:
         """Waits for the step's loss.
 
         Raises:
-            UserError: `max_skipped` steps in a row were not finite.
+            UserError: `max_skipped` steps in a row were not finite, or the state went back too often.
+            SpikedError: the loss has spiked in `rollback` steps in a row.
         """
         loss, in_a_row = (
             float(x.value) for x in jax.device_get((done.metrics["loss"], done.metrics["skipped/in_a_row"]))
@@ -55,12 +89,31 @@ class Guard:
                     "Try a lower config.optim.peak_lr or config.model.dtype=float32"
                 )
             return
-        if self._spike and len(self._losses) >= ENOUGH:
-            mean, deviation = statistics.fmean(self._losses), statistics.pstdev(self._losses)
-            if loss > mean + self._spike * max(deviation, 1e-6):
-                where = self._note(done, "spike")
-                LOG.warning("step %d: loss %.3f after a mean of %.3f; its records: %s", done.step, loss, mean, where)
-        self._losses.append(loss)
+        highest = self._highest()
+        # A spike counts only up to what was bearable, or it would hide the next one.
+        self._losses.append(min(loss, highest))
+        if loss <= highest:
+            self._spikes = 0
+            return
+        self._spikes += 1
+        where = self._note(done, "spike")
+        LOG.warning(
+            "step %d: loss %.3f where at most %.3f was to be expected; records: %s", done.step, loss, highest, where
+        )
+        if not self._rollback or self._spikes < self._rollback:
+            return
+        if self._rollbacks >= self._max_rollbacks:
+            raise UserError(
+                f"step {done.step}: the loss spikes again after {self._rollbacks} rollbacks; training stops. Which "
+                f"records: {self._folder}. Try a lower config.optim.peak_lr, or config.guard.rollback=0"
+            )
+        raise SpikedError(done.step - self._spikes)
+
+    def _highest(self) -> float:
+        """The highest loss that is no spike."""
+        if not self._spike or len(self._losses) < ENOUGH:
+            return math.inf
+        return statistics.fmean(self._losses) + self._spike * max(statistics.pstdev(self._losses), 1e-6)
 
     def _note(self, done: Done, kind: str) -> pathlib.Path:
         host = f".host{jax.process_index()}" if jax.process_index() else ""

@@ -20,7 +20,7 @@ from unimedi_jax.input import contract, pipeline
 from unimedi_jax.report import run as run_report
 from unimedi_jax.train import setup, stop
 from unimedi_jax.train import state as states
-from unimedi_jax.train.guard import Done, Guard, host_values, record_ids
+from unimedi_jax.train.guard import Done, Guard, SpikedError, host_values, record_ids
 from unimedi_jax.train.progress import Progress
 
 LOG = logging.getLogger(__name__)
@@ -46,14 +46,22 @@ def _run(config: ml_collections.ConfigDict, workdir: pathlib.Path, stopping: sto
         checkpoint.Checkpoints(workdir, **keep) as checkpoints,
         contextlib.closing(_batches(config, job)) as batches,
     ):
-        state, first = _start(config, job, checkpoints, batches, workdir)
+        state, first, guard = _start(config, job, checkpoints, batches, workdir)
         if first == config.steps and run_report.finished(workdir):
             print(run_report.summary(workdir))
             print(f"nothing left to do: {workdir} is at step {first} of {config.steps}")
             return
         suite = setup.make_suite(job, config)
         with writers.Writer(workdir, resume_step=first, active=chief) as writer:
-            state = _train(config, job, state, batches, checkpoints, writer, suite, stopping, first=first)
+            while True:
+                try:
+                    state = _train(
+                        config, job, state, batches, checkpoints, writer, suite, stopping, guard, first=first
+                    )
+                    break
+                except SpikedError as spiked:
+                    state, first, guard = _roll_back(config, job, checkpoints, guard, workdir, last=spiked.step)
+                    writer.cut(first)
             checkpoints.wait()
             LOG.info("evaluating on held-out patients, trained and untrained")
             with stopping.idle():
@@ -71,7 +79,8 @@ def _batches(config: ml_collections.ConfigDict, job: setup.Run) -> grain.Dataset
     hosts = jax.process_count()
     dataset = pipeline.train(
         job.sets, job.samplers, {name: rows // hosts for name, rows in job.batch.items()},
-        seed=config.seed, host=jax.process_index(), hosts=hosts, threads=config.input.threads,
+        seed=config.seed, host=jax.process_index(), hosts=hosts,
+        threads=config.input.threads, max_damaged=config.input.max_damaged,
     )  # fmt: skip
     return iter(dataset)
 
@@ -82,17 +91,39 @@ def _start(
     checkpoints: checkpoint.Checkpoints,
     batches: Any,
     workdir: pathlib.Path,
-) -> tuple[states.TrainState, int]:
+) -> tuple[states.TrainState, int, Guard]:
     found = checkpoints.restore(job.abstract)
     if found is None:
         state = setup.pretrained(job.init(jax.random.key(config.seed)), job, config, workdir)
         LOG.info("new run: %.1f M parameters", trees.count(state.params) / 1e6)
-        return state, 0
+        return state, 0, Guard(workdir, **config.guard)
     if not config.resume.force:
         contract.check_resumed(found.meta["contracts"], {one.name: one.contract for one, _ in job.sets})
     batches.set_state(found.position)
     LOG.info("going on from step %d", found.step)
-    return found.state, found.step
+    return found.state, found.step, Guard(workdir, **config.guard, memory=found.meta["guard"])
+
+
+def _roll_back(
+    config: ml_collections.ConfigDict,
+    job: setup.Run,
+    checkpoints: checkpoint.Checkpoints,
+    guard: Guard,
+    workdir: pathlib.Path,
+    *,
+    last: int,
+) -> tuple[states.TrainState, int, Guard]:
+    """The state of step `last` or before, while the data goes on: the batches that brought the spikes are left out.
+
+    Nothing is saved here. A run that is killed before its next checkpoint meets the same spikes, and goes back again.
+    """
+    found = checkpoints.restore(job.abstract, last)
+    if found is None:
+        state, step, memory = setup.pretrained(job.init(jax.random.key(config.seed)), job, config, workdir), 0, {}
+    else:
+        state, step, memory = found.state, found.step, found.meta["guard"]
+    LOG.warning("back to step %d: training goes on from there with the data that follow", step)
+    return state, step, Guard(workdir, **config.guard, memory=guard.rolled_back(memory))
 
 
 def _train(
@@ -104,6 +135,7 @@ def _train(
     writer: writers.Writer,
     suite: Any,
     stopping: stop.Stop,
+    guard: Guard,
     *,
     first: int,
 ) -> states.TrainState:
@@ -114,7 +146,6 @@ def _train(
     the run either has both or repeats the steps, and later lines are cut off. Before an evaluation the state is saved,
     so that a stop or a kill in there costs nothing: the evaluation is what is repeated.
     """
-    guard = Guard(writer.workdir, **config.guard)
     progress = _progress(config, job, first)
     meta = facts(job)
 
@@ -151,7 +182,7 @@ def _train(
             _log(before, config, writer, progress, guard)
             before = None
             writer.sync()
-            checkpoints.save(step, state, batches, meta, _scores(config, writer))
+            checkpoints.save(step, state, batches, meta | {"guard": guard.memory}, _scores(config, writer))
             if stop_now:
                 checkpoints.wait()
                 raise StoppedError(f"stopped after step {step}, which is saved: the same command goes on")
