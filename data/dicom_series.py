@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from nibabel import affines
 
 from data import dicom_pixels, dicom_tags
 from data.files import BadInput, Note, check_file, unheard
-from data.geometry import AIR_HU, Scan
+from data.geometry import AIR_HU
+from data.stack import Stack
 
 UNRELATED = (".xml", ".txt", ".json", ".csv", ".md", ".html", ".pdf", ".jpg", ".png")
 MIN_SERIES = 4  # fewer images are no volume: a scout, a dose page
@@ -31,8 +33,8 @@ class Slice:
     depth: float  # mm along the normal
 
 
-def read(folder: Path, note: Note = unheard, min_slices: int = MIN_SERIES) -> Scan:
-    """The CT of a folder: float32 HU (column, row, slice); `note` hears what was put up with. Raises BadInput."""
+def read(folder: Path, note: Note = unheard, min_slices: int = MIN_SERIES) -> Stack:
+    """The CT of a folder, float32 HU (column, row, slice); `note` hears what was put up with. Raises BadInput."""
     images = _one_series(_headers(folder), min_slices)
     first = images[0][1]
     _check_alike(images)
@@ -51,11 +53,11 @@ def read(folder: Path, note: Note = unheard, min_slices: int = MIN_SERIES) -> Sc
     # Not the normal times the gap: with a tilted gantry the slices are shifted against each other.
     step = (slices[-1].position - slices[0].position) / (len(slices) - 1)
     axes = np.stack([along_row * between_columns, along_column * between_rows, step], axis=1)
-    voxels = np.stack([_hounsfield(one) for one in slices])  # (slice, row, column)
+    planes = (_hounsfield(one).T[..., None] for one in slices)
     if first.get("RescaleSlope") is None:
-        _check_air(voxels)
-        note("no_rescale_but_hu")
-    return Scan(voxels.transpose(2, 1, 0), affines.from_matvec(axes, slices[0].position))
+        planes = _with_air(planes, note)
+    shape = (int(first.Columns), int(first.Rows), len(slices))
+    return Stack(shape, affines.from_matvec(axes, slices[0].position), planes)
 
 
 def _headers(folder: Path) -> list[tuple[Path, pydicom.Dataset]]:
@@ -182,8 +184,14 @@ def _hounsfield(one: Slice) -> np.ndarray:
     return hu
 
 
-def _check_air(voxels: np.ndarray) -> None:
-    """Refuses numbers without slope and intercept that are not Hounsfield units by themselves, as air tells."""
+def _with_air(planes: Iterable[np.ndarray], note: Note) -> Iterator[np.ndarray]:
+    """Refuses, at their end, numbers without slope and intercept that are no Hounsfield units, as air tells."""
     low, high = AIR_RANGE
-    if np.mean((voxels >= low) & (voxels <= high)) < MIN_AIR:
+    air = voxels = 0
+    for plane in planes:
+        air += np.count_nonzero((plane >= low) & (plane <= high))
+        voxels += plane.size
+        yield plane
+    if air < MIN_AIR * voxels:
         raise BadInput("no_rescale", "no RescaleSlope and RescaleIntercept, and the numbers are no Hounsfield units")
+    note("no_rescale_but_hu")

@@ -60,15 +60,16 @@ def straighten(scan: Scan, *, order: int, outside: float) -> Scan:
     grid = affines.from_matvec(np.diag(spacing), low)
     pull = np.linalg.inv(scan.affine) @ grid
     voxels = ndimage.affine_transform(
-        scan.voxels.astype(np.float32 if order else scan.voxels.dtype),
+        scan.voxels,
         pull[:3, :3],
         pull[:3, 3],
         output_shape=tuple(shape),
+        output=np.float32 if order else scan.voxels.dtype,
         order=order,
         cval=outside,
     )
-    if np.issubdtype(scan.voxels.dtype, np.integer):
-        voxels = np.rint(voxels).astype(scan.voxels.dtype)
+    if order and np.issubdtype(scan.voxels.dtype, np.integer):
+        voxels = np.rint(voxels, out=voxels).astype(scan.voxels.dtype)
     return Scan(voxels, grid)
 
 

@@ -1,0 +1,98 @@
+"""A volume on its way through memory, slab by slab: to Hounsfield units, or to the objects of a mask."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from data.files import BadInput, Note, unheard
+from data.geometry import AIR_HU, HIGHEST_HU, Scan
+
+SLAB_BYTES = 1 << 22  # as stored; as floats, with what is made of them, about ten times as much
+METAL_HU = 8000  # above any bone and calcium
+SOFT_TISSUE, MIN_SOFT = (-150, 250), 0.02  # HU, and the share of it that any scan of a body has
+TOO_LOW_HU = -1500
+MAX_OBJECTS = 255
+
+
+@dataclasses.dataclass(frozen=True)
+class Stack:
+    """A volume whose voxels have not been read yet. `affine` (4, 4): index to millimetres toward L, P, S.
+
+    `slabs` gives them once, in order: whole planes (i, j, n) of the last axis, real numbers of any type. It raises
+    BadInput where the file is damaged, at the latest behind the last slab.
+    """
+
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+    slabs: Iterator[np.ndarray]
+
+
+def to_hu(stack: Stack, note: Note = unheard) -> Scan:
+    """int16 HU within AIR_HU..HIGHEST_HU; refuses numbers that are no Hounsfield units.
+
+    2 bytes a voxel stay in memory, whatever the file's type.
+    """
+    hu = np.empty(stack.shape, np.int16, order="F")
+    low, high = np.inf, -np.inf
+    lowest = too_low = at = 0  # voxels at the lowest value, voxels below TOO_LOW_HU, planes so far
+    finite = True
+    for slab in stack.slabs:
+        # Read on even so: that the file is damaged says more.
+        finite = finite and (slab.dtype.kind != "f" or bool(np.isfinite(slab).all()))
+        if not finite:
+            continue
+        smallest = float(slab.min())
+        low, high, lowest = min(low, smallest), max(high, float(slab.max())), 0 if smallest < low else lowest
+        if smallest < TOO_LOW_HU:
+            too_low += np.count_nonzero(slab < TOO_LOW_HU)
+            lowest += np.count_nonzero(slab == low)
+        if np.can_cast(np.int16, slab.dtype):  # a type without room for air holds no HU, which is said below
+            clipped = np.clip(slab, AIR_HU, HIGHEST_HU)
+            hu[..., at : at + slab.shape[2]] = np.rint(clipped) if slab.dtype.kind == "f" else clipped
+        at += slab.shape[2]
+    if not finite:
+        raise BadInput("nonfinite", "the scan has NaN or infinite voxels")
+    if low == high:
+        raise BadInput("constant_volume", "every voxel has the same value")
+    if low > -200:
+        raise BadInput(
+            "not_hu",
+            f"the lowest value is {low:.0f}: no air, so not Hounsfield units (MR? no intercept?)",
+        )
+    if low < TOO_LOW_HU and _rescaled_twice(hu, lowest, too_low):
+        raise BadInput(
+            "double_rescale",
+            "air lies near -2000 and tissue near -1000: rescaled twice (set the file's slope to 1, its intercept to 0)",
+        )
+    if high > METAL_HU:
+        note("metal_clipped")
+    return Scan(hu, stack.affine)
+
+
+def _rescaled_twice(hu: np.ndarray, lowest: int, too_low: int) -> bool:
+    """Whether tissue lies where air should: most voxels far too low, or hardly any as dense as soft tissue.
+
+    Padding is one value, the lowest, may fill most of a scan, and counts for nothing.
+    """
+    soft = sum(np.count_nonzero((plane > SOFT_TISSUE[0]) & (plane < SOFT_TISSUE[1])) for plane in hu.T)
+    inside, too_low = hu.size - lowest, too_low - lowest
+    return too_low > hu.size / 2 or (too_low > MIN_SOFT * inside and soft < MIN_SOFT * inside)
+
+
+def to_objects(stack: Stack) -> Scan:
+    """A mask as uint8: 0, and a number for each other value; refuses what is not a set of few whole numbers."""
+    objects = np.zeros(stack.shape, np.uint8, order="F")
+    known: list[float] = []
+    at = 0
+    for slab in stack.slabs:
+        if slab.dtype.kind == "f" and not (np.isfinite(slab) & (slab == np.rint(slab))).all():
+            raise BadInput("mask_values", "the mask does not hold whole numbers")
+        values = np.unique(slab[slab != 0]).tolist()
+        known += [value for value in values if value not in known]
+        if len(known) > MAX_OBJECTS or min(known, default=0) < 0:
+            raise BadInput("mask_values", f"the mask holds negative or more than {MAX_OBJECTS} different numbers")
+        for value in values:
+            objects[..., at : at + slab.shape[2]][slab == value] = 1 + known.index(value)
+        at += slab.shape[2]
+    return Scan(objects, stack.affine)
