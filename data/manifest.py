@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data import films, geometry, privacy, signs, table, text, volumes
+from data import films, geometry, privacy, sections, signs, table, text, volumes
 from data.choices import DEFAULT, UNCERTAIN, Choices
 from data.files import LFS_MAGIC, BadInput, check_hash
 from data.source import MODALITIES, SPLITS, Example, Rejected, Row, Source
@@ -175,10 +175,9 @@ def _case(row: dict[str, str], names: list[str], folder: Path, choices: Choices)
     report = row["report"]
     if report.encode(errors="replace").startswith(LFS_MAGIC):
         raise BadInput("lfs_pointer", "the report is a Git LFS pointer")
-    report = text.clean(report)
-    if text.is_empty(report):
+    if text.is_empty(text.clean(report)):
         raise BadInput("empty_report", "the report has no words")
-    report = text.select(report, choices.sections)
+    report = sections.select(report, choices.sections)
     spoken = text.language(report)
     if choices.language and spoken in text.WORDS and spoken != choices.language:
         raise BadInput("wrong_language", f"the report reads as '{spoken}', config.language is '{choices.language}'")

@@ -22,7 +22,7 @@ import pydicom
 import pytest
 from nibabel import affines
 
-from data import dicom_pixels, doctor, geometry, manifest, reasons, signs, text
+from data import dicom_pixels, doctor, geometry, manifest, reasons, sections, signs, text
 from data.choices import Choices
 from data.source import Rejected
 from data.volumes import Rules
@@ -490,10 +490,10 @@ def test_reports(tmp_path, name):
 
 def test_49_sections():
     report = "INDICATION: cough. Findings : Clear lungs. No effusion. IMPRESSION: Normal. Impresión: Normal."
-    assert text.sections(report)["findings"] == "Clear lungs. No effusion."
-    assert text.select(report, ("impression", "findings")) == "Normal. Normal. Clear lungs. No effusion."
-    assert text.select("No effusion.", ("findings",)) == "No effusion."
-    assert text.select(report, ()) == report
+    assert sections.sections(report)["findings"] == "Clear lungs. No effusion."
+    assert sections.select(report, ("impression", "findings")) == "Normal. Normal. Clear lungs. No effusion."
+    assert sections.select("No effusion.", ("findings",)) == "No effusion."
+    assert sections.select(report, ()) == report
 
 
 def test_50_languages(tmp_path):
