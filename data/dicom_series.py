@@ -53,7 +53,8 @@ def read(folder: Path, note: Note = unheard, min_slices: int = MIN_SERIES) -> Sc
     axes = np.stack([along_row * between_columns, along_column * between_rows, step], axis=1)
     voxels = np.stack([_hounsfield(one) for one in slices])  # (slice, row, column)
     if first.get("RescaleSlope") is None:
-        _check_air(voxels)
+        if not has_air(voxels):
+            raise BadInput("no_rescale", "no RescaleSlope and RescaleIntercept, and no Hounsfield units without them")
         note("no_rescale_but_hu")
     return Scan(voxels.transpose(2, 1, 0), affines.from_matvec(axes, slices[0].position))
 
@@ -182,8 +183,7 @@ def _hounsfield(one: Slice) -> np.ndarray:
     return hu
 
 
-def _check_air(voxels: np.ndarray) -> None:
-    """Refuses numbers without slope and intercept that are not Hounsfield units by themselves, as air tells."""
+def has_air(voxels: np.ndarray) -> bool:
+    """Whether so many voxels lie where air does that the numbers are Hounsfield units."""
     low, high = AIR_RANGE
-    if np.mean((voxels >= low) & (voxels <= high)) < MIN_AIR:
-        raise BadInput("no_rescale", "no RescaleSlope and RescaleIntercept, and the numbers are no Hounsfield units")
+    return bool(np.mean((voxels >= low) & (voxels <= high)) >= MIN_AIR)

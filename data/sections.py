@@ -77,23 +77,30 @@ def sections(report: str) -> dict[str, str]:
     Of several sections of a name the last counts where headings stand at line starts (addenda come first), else they
     are joined. Without findings and impression, what follows the last section's first paragraph is "last_paragraph".
     """
-    marks = [mark for mark in LINE_START.finditer(report) if "\n" in report.strip()]
-    structured = bool(marks)
-    marks = marks or list(ANYWHERE.finditer(report))
-    ends = [mark.start() for mark in marks[1:]] + [len(report)]
+    parts = headed(report)
+    structured = _structured(report)
     found: dict[str, str] = {}
-    body = report
-    for mark, end in zip(marks, ends, strict=False):
-        body = report[mark.end() : end]
-        words = text.clean(body)
-        if words:
-            name = common_name(mark[1])
+    for heading, body in parts:
+        if words := text.clean(body):
+            name = common_name(heading)
             found[name] = f"{found[name]} {words}" if name in found and not structured else words
     if not {"findings", "impression"} & set(found):
-        _, *rest = PARAGRAPH.split(body.strip())
+        _, *rest = PARAGRAPH.split((parts[-1][1] if parts else report).strip())
         if last := text.clean(" ".join(rest)):
             found["last_paragraph"] = last
     return found
+
+
+def headed(report: str) -> list[tuple[str, str]]:
+    """The headings of a raw report as written, each with what follows it."""
+    marks = list((LINE_START if _structured(report) else ANYWHERE).finditer(report))
+    ends = [mark.start() for mark in marks[1:]] + [len(report)]
+    return [(mark[1], report[mark.end() : end]) for mark, end in zip(marks, ends, strict=False)]
+
+
+def _structured(report: str) -> bool:
+    """Whether headings stand in capitals at line starts."""
+    return "\n" in report.strip() and LINE_START.search(report) is not None
 
 
 def common_name(heading: str) -> str:

@@ -48,18 +48,29 @@ class Rules:
 STRICT = Rules()
 
 
-def read_volume(path: Path, note: Note = unheard, rules: Rules = STRICT) -> tuple[np.ndarray, np.ndarray]:
+def read_volume(
+    path: Path, note: Note = unheard, rules: Rules = STRICT, rescale: tuple[float, float] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """A CT as int16 HU of VOLUME_SHAPE and its spacing float32 (3,) in mm, both (z, y, x). Raises BadInput."""
-    return geometry.canonical_volume(*to_zyx(read_ct(path, note, rules)))
+    return geometry.canonical_volume(*to_zyx(read_ct(path, note, rules, rescale)))
 
 
-def read_ct(path: Path, note: Note = unheard, rules: Rules = STRICT) -> Scan:
+def read_ct(
+    path: Path, note: Note = unheard, rules: Rules = STRICT, rescale: tuple[float, float] | None = None
+) -> Scan:
     """A CT in its own grid, but along the patient's axes: voxels int16 HU (x, y, z). Raises BadInput.
 
-    `note` hears what was put up with.
+    `note` hears what was put up with. `rescale` is the slope and intercept that a table knows of the scan: applied only
+    where the file's own numbers have no air at its Hounsfield units, and have it then.
     """
     scan = dicom_series.read(path, note, rules.min_slices) if path.is_dir() else _read_file(path, rules)
     _check_scan(scan, rules)
+    if rescale and not dicom_series.has_air(scan.voxels):
+        slope, intercept = rescale
+        rescaled = scan.voxels.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+        if dicom_series.has_air(rescaled):
+            note("rescaled_by_table")
+            scan = Scan(rescaled, scan.affine)
     if geometry.tilt_degrees(geometry.reorient(scan).affine) > NOTED_TILT_DEGREES:
         note("oblique_straightened")
     scan = Scan(_to_hu(scan.voxels, note), scan.affine)
@@ -67,9 +78,12 @@ def read_ct(path: Path, note: Note = unheard, rules: Rules = STRICT) -> Scan:
 
 
 def read_volume_with_mask(
-    path: Path, mask_path: Path, value: int, note: Note = unheard, rules: Rules = STRICT
+    path: Path, mask_path: Path, value: int | None, note: Note = unheard, rules: Rules = STRICT
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What `read_volume` gives, and the mask on the same grid as uint8 0 or `value`. Raises BadInput."""
+    """What `read_volume` gives, and the mask on the same grid as uint8 0 or `value` (None: the mask's own numbers).
+
+    Raises BadInput.
+    """
     scan = read_ct(path, note, rules)
     mask = _read_file(mask_path, rules)
     _check_scan(mask, rules)

@@ -56,7 +56,8 @@ def test_a_report_of_mimic_s_form():
     [
         ("IMPRESSION", "impression"), ("Conclusion", "impression"), ("IMPRSSION", "impression"),
         ("MPRESSION", "impression"), ("FINDINGS AND IMPRESSION", "impression"), ("FINIDNGS", "findings"),
-        ("CHEST, TWO VIEWS", "findings"), ("PA AND LATERAL VIEWS OF THE CHEST", "findings"), ("COMPARSION", "comparison"),
+        ("CHEST, TWO VIEWS", "findings"), ("PA AND LATERAL VIEWS OF THE CHEST", "findings"),
+        ("COMPARSION", "comparison"),
         ("IDICATION", "other"), ("WET READ", "other"), ("PFI", "other"), ("Hallazgos", "findings"),
         ("FINAL IMPRESSION", "impression"),
     ],
@@ -123,7 +124,7 @@ def test_mgca_s_caption():
     "wrong", [{"order": ()}, {"order": ("history",)}, {"empty": "x"}, {"blanks": ""}, {"style": "x"}, {"longest": -1}]
 )
 def test_policies_that_are_none(wrong):
-    with pytest.raises(UserError, match="config.report"):
+    with pytest.raises(UserError, match=r"config\.report"):
         Policy(**wrong)
 
 
