@@ -108,7 +108,8 @@ def words(value: str) -> tuple[str, ...]:
 
 def label(value: str, uncertain: float) -> float:
     """1, 0 or blank (unknown) as tables of CheXpert's kind write them; -1 becomes `uncertain`."""
-    return {"": float("nan"), "-1": uncertain}.get(value.removesuffix(".0")) or float(value or "nan")
+    value = value.removesuffix(".0")
+    return uncertain if value == "-1" else float(value or "nan")
 
 
 def of_splits(items: Sequence[Item]) -> dict[str, int]:

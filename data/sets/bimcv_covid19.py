@@ -28,10 +28,8 @@ def read(root: Path, *, modality: str, labels: str) -> Listing:
     if not wanted or not wanted <= {"ct", "xray"}:
         raise errors.UserError(f"config.options.modality is {modality!r}: ct, xray or ct,xray")
     names = listing.words(labels)
-    folder = listing.find(root, "derivatives/labels")
-    tables = [folder / name for name in TABLES if (folder / name).exists()] or [
-        listing.find(root, f"derivatives/labels/{TABLES[0]}")
-    ]
+    named = [f"derivatives/labels/{name}" for name in TABLES]
+    tables = [root / name for name in named if (root / name).exists()] or [listing.find(root, *named)]
     rows = [
         row
         for path in tables

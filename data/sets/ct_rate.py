@@ -26,23 +26,23 @@ def read(root: Path, *, reconstructions: str, val_share: float) -> Listing:
     `reconstructions` "first" takes one volume a scan, "all" every kernel, with the same report.
     """
     listing.one_of("reconstructions", reconstructions, ("all", "first"))
-    root = root / "dataset" if (root / "dataset").is_dir() else root
+    base = root / "dataset" if (root / "dataset").is_dir() else root
     items, left_out = [], collections.Counter()
     scans, patients, count = set(), set(), 0
     for part, (tables, split) in PARTS.items():
         reports = listing.table(
-            listing.find(root, *(f"radiology_text_reports/{name}_reports.csv" for name in tables)),
+            listing.find(base, *(f"radiology_text_reports/{name}_reports.csv" for name in tables)),
             ("VolumeName", "Findings_EN", "Impressions_EN"),
         )
-        labels = _labels(root, part)
-        rescale = _rescale(root, tables)
-        no_chest = _no_chest(root, part)
-        folder = listing.find(root, f"{part}_fixed", part)
+        labels = _labels(base, part)
+        rescale = _rescale(base, tables)
+        no_chest = _no_chest(base, part)
+        folder = listing.find(base, f"{part}_fixed", part)
         seen = set()
         for row in sorted(reports, key=lambda row: row["VolumeName"]):
             name = row["VolumeName"]
             patient, scan = name.rsplit("_", 2)[0], name.rsplit("_", 1)[0]
-            path = f"{folder.name}/{patient}/{scan}/{name}"
+            path = f"{folder.relative_to(root)}/{patient}/{scan}/{name}"
             count, first = count + 1, scan not in seen
             patients.add(patient)
             scans.add(scan)

@@ -33,8 +33,8 @@ def film(path: Path, seed: int = 0, shape: tuple[int, int] = (64, 64)) -> Path:
         assert cv2.imwrite(str(path), picture(seed, shape))
         return path
     made = dicoms.dataset(
-        picture(seed, shape), Modality="CR", BitsAllocated=8, BitsStored=8, HighBit=7, WindowCenter=128, WindowWidth=256,
-        SOPClassUID=pydicom.uid.ComputedRadiographyImageStorage, PatientID=path.stem,
+        picture(seed, shape), Modality="CR", BitsAllocated=8, BitsStored=8, HighBit=7, PatientID=path.stem,
+        WindowCenter=128, WindowWidth=256, SOPClassUID=pydicom.uid.ComputedRadiographyImageStorage,
     )  # fmt: skip
     made.save_as(path, enforce_file_format=True)
     return path
