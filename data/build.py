@@ -5,7 +5,20 @@ import os
 from pathlib import Path
 from typing import Any
 
-from data import choices, contracts, doctor, doctor_page, manifest, phantom, privacy, records, volumes
+from data import (
+    choices,
+    contracts,
+    doctor,
+    doctor_page,
+    listing,
+    manifest,
+    phantom,
+    privacy,
+    public,
+    records,
+    sections,
+    volumes,
+)  # fmt: skip
 from data.source import SPLITS, Source
 from unimedi_jax import errors
 
@@ -24,9 +37,8 @@ def run(config: Any, workdir: Path) -> None:
         _examine(config, workdir, budget)
         return
     records.make_folder(data_dir)
-    built = records.build(
-        _source(config, data_dir), data_dir=data_dir, name=config.name, max_rejected=budget, workers=config.workers
-    )
+    source = _source(config, data_dir, workdir)
+    built = records.build(source, data_dir=data_dir, name=config.name, max_rejected=budget, workers=config.workers)
     print(summary(built))
 
 
@@ -39,7 +51,7 @@ def ensure_phantom(data_dir: str | Path) -> None:
 
 
 def _examine(config: Any, workdir: Path, budget: float) -> None:
-    source = _source(config, None)
+    source = _source(config, None, workdir)
     found = doctor.examine(source, workers=config.workers, report_length=config.report_length)
     folder = Path(config.source).expanduser().parent if config.kind == "manifest" else None
     page = doctor_page.write(workdir, found, source, folder)
@@ -51,10 +63,13 @@ def _examine(config: Any, workdir: Path, budget: float) -> None:
         raise errors.OverBudgetError(reason)
 
 
-def _source(config: Any, data_dir: Path | None) -> Source:
+def _source(config: Any, data_dir: Path | None, workdir: Path) -> Source:
     """The source that a config names; without a folder for the set there is no salt, and nothing keeps the ids."""
     if config.kind == "phantom":
         return phantom.source(xrays=config.xrays, cts=config.cts, seed=config.seed, language=config.language)
+    salt = config.salt or (privacy.salt_of(data_dir) if data_dir else "")
+    if config.kind != "manifest":
+        return _public(config, salt, workdir)
     if not config.source:
         raise errors.UserError(
             "config.source is empty: name the CSV, as in --config.source=films.csv "
@@ -63,12 +78,35 @@ def _source(config: Any, data_dir: Path | None) -> Source:
     chosen = choices.Choices(
         uncertain=config.uncertain,
         language=config.language,
-        sections=tuple(filter(None, (part.strip() for part in config.sections.split(",")))),
+        sections=listing.words(config.sections),
         keep_ids=config.keep_ids,
         scans=volumes.Rules(config.assume, config.min_slices),
     )
-    salt = config.salt or (privacy.salt_of(data_dir) if data_dir else "")
     return manifest.read(Path(config.source).expanduser(), chosen, salt)
+
+
+def _public(config: Any, salt: str, workdir: Path) -> Source:
+    """The source of a public set, whose counts are printed beside the published ones."""
+    if not config.source:
+        raise errors.UserError(
+            "config.source is empty: name the root of the download, as in --config.source=/data/"
+            f"{config.kind} (data/README.md shows its tree)"
+        )
+    reports = _reports(config.report, workdir) if "report" in config else None
+    source = public.source(
+        config.kind, Path(config.source).expanduser(), options=config.options.to_dict(), reports=reports,
+        keep_ids=config.keep_ids, salt=salt,
+    )  # fmt: skip
+    print(public.summary(source))
+    return source
+
+
+def _reports(given: Any, workdir: Path) -> public.Reports:
+    policy = sections.Policy(
+        order=listing.words(given.order), empty=given.empty, blanks=given.blanks, style=given.style,
+        longest=given.longest,
+    )  # fmt: skip
+    return public.Reports(policy, given.language, given.foreign)
 
 
 def summary(built: records.Built) -> str:

@@ -2,12 +2,13 @@
 
 import hashlib
 import importlib.metadata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from data import films, geometry, text, volumes
 from data.census import Census
-from data.source import Source
+from data.source import ORGANS, Source
 from unimedi_jax.input import contract
 
 FILE = contract.FILE
@@ -29,7 +30,7 @@ def fingerprint(source: Source) -> str:
 
 def make(source: Source, census: Census, *, name: str, folder: Path) -> dict[str, Any]:
     """The preprocessing contract: everything that shaped the numbers, and the hash of what came out."""
-    vocabulary = (folder / "tokenizer" / "tokenizer.json").read_bytes()
+    vocabulary = folder / "tokenizer" / "tokenizer.json"
     return {
         "format": FORMAT,
         "name": name,
@@ -37,9 +38,9 @@ def make(source: Source, census: Census, *, name: str, folder: Path) -> dict[str
         "prompts": source.prompts,
         "truth": sorted(source.truth),
         "splits": census.counts(),
-        "records": rules(),
+        "records": rules(source.organs),
         "source": source.contract,
-        "tokenizer": {"sha256": hashlib.sha256(vocabulary).hexdigest()},
+        "tokenizer": {"sha256": hashlib.sha256(vocabulary.read_bytes()).hexdigest() if vocabulary.exists() else ""},
         "libraries": libraries(),
         "pictures_in_two_splits": census.leaked(),
         "rejected": len(census.rejected),
@@ -49,7 +50,7 @@ def make(source: Source, census: Census, *, name: str, folder: Path) -> dict[str
     }
 
 
-def rules() -> dict[str, Any]:
+def rules(organs: Sequence[str] = ORGANS) -> dict[str, Any]:
     """How this code makes a record of a film, a scan and a report: the part of the contract that every set shares."""
     return {
         "xray": {
@@ -67,7 +68,7 @@ def rules() -> dict[str, Any]:
         },
         "labels": "1 present, 0 absent, NaN unknown",
         "lesion_mask": "0 none, 1 + index of the label, 254 something of unstated kind, 255 not annotated",
-        "organ_mask": "0 none, 1 right lung, 2 left lung, 3 heart",
+        "organ_mask": ", ".join(f"{value} {organ}" for value, organ in enumerate(("none", *organs))),
         "report": text.RULE,
     }
 

@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 from nibabel import affines
 
-from data import dicom_pixels, dicom_tags
+from data import dicom_pixels, dicom_tags, stack
 from data.files import BadInput, Note, check_file, unheard
 from data.geometry import AIR_HU
 from data.stack import Stack
@@ -19,8 +19,6 @@ MIN_SERIES = 4  # fewer images are no volume: a scout, a dose page
 MAX_UNEVEN = 0.1
 MAX_FILES = 10_000
 MAX_VOXELS = 1 << 31
-# Without slope and intercept: Hounsfield units already, if so much of the scan is where air is in them.
-AIR_RANGE, MIN_AIR = (-1050, -900), 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,12 +184,11 @@ def _hounsfield(one: Slice) -> np.ndarray:
 
 def _with_air(planes: Iterable[np.ndarray], note: Note) -> Iterator[np.ndarray]:
     """Refuses, at their end, numbers without slope and intercept that are no Hounsfield units, as air tells."""
-    low, high = AIR_RANGE
     air = voxels = 0
     for plane in planes:
-        air += np.count_nonzero((plane >= low) & (plane <= high))
+        air += stack.air(plane)
         voxels += plane.size
         yield plane
-    if air < MIN_AIR * voxels:
-        raise BadInput("no_rescale", "no RescaleSlope and RescaleIntercept, and the numbers are no Hounsfield units")
+    if air < stack.MIN_AIR * voxels:
+        raise BadInput("no_rescale", "no RescaleSlope and RescaleIntercept, and no Hounsfield units without them")
     note("no_rescale_but_hu")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from data import census, pool, progress, reasons, signs, text
+from data import census, pool, progress, reasons, sections, signs, text
 from data.source import Rejected, Row, Source
 from unimedi_jax.input import tokenizer
 
@@ -109,12 +109,12 @@ def report_facts(reports: Sequence[tuple[int, str]], train: Sequence[str], limit
     if texts:
         words = tokenizer.train(train or texts)
         lengths = np.array([len(one.ids) for one in words.encode_batch(texts)])
-    sections = collections.Counter(name for report in texts for name in text.sections(report))
+    found = collections.Counter(name for report in texts for name in sections.sections(report))
     return {
         "count": len(texts),
         "empty": empty,
         "languages": dict(collections.Counter(text.language(report) for report in texts).most_common()),
-        "sections": {name: sections[name] for name in ("findings", "impression") if sections[name]},
+        "sections": {name: found[name] for name in ("findings", "impression") if found[name]},
         "tokens": {f"p{q}": int(np.percentile(lengths, q)) for q in QUANTILES},
         "token_limit": limit,
         "longer_than_limit": int((lengths > limit).sum()),

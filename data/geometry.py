@@ -140,8 +140,8 @@ def canonical_volume(volume: np.ndarray, spacing: tuple[float, ...]) -> tuple[np
     return np.rint(hu).astype(np.int16), spacing_mm
 
 
-def canonical_mask(mask: np.ndarray, weights: tuple[np.ndarray, ...], value: int) -> np.ndarray:
-    """Non-zero voxels of a mask, (z, y, x) or (y, x), on the canonical grid as uint8 0 or `value`.
+def canonical_mask(mask: np.ndarray, weights: tuple[np.ndarray, ...], value: int | None) -> np.ndarray:
+    """Non-zero voxels of a mask, (z, y, x) or (y, x), on the canonical grid as uint8 0 or `value` (None: their own).
 
     Each number in the mask is one object. A cell belongs to it from half of the object's best coverage on: that is
     the majority rule for what is larger than a cell, and keeps what is smaller.
@@ -153,8 +153,25 @@ def canonical_mask(mask: np.ndarray, weights: tuple[np.ndarray, ...], value: int
         shape = (1,) * (3 - mask.ndim) + mask.shape
         ones = (np.eye(1, dtype=np.float32),) * (3 - mask.ndim)
         covered = resample((mask == number).reshape(shape), (*ones, *weights)).reshape(out.shape)
-        out[covered >= max(covered.max() / 2, 1e-6)] = value
+        out[covered >= max(covered.max() / 2, 1e-6)] = number if value is None else value
     return out
+
+
+def canonical_points(points: np.ndarray, shape: tuple[int, ...], spacing: tuple[float, ...]) -> np.ndarray:
+    """Where points (n, 3) of a (z, y, x) scan come to lie on the canonical grid.
+
+    Both count from the edge of the first cell: the middle of cell k is at k + 0.5.
+    """
+    weights, new_spacing = canonical_weights(shape, spacing)
+    extent, field = np.array(shape) * spacing, new_spacing * [len(w) for w in weights]
+    return (np.asarray(points, np.float64) * spacing + (field - extent) / 2) / new_spacing
+
+
+def film_points(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Where points (n, 2), (y, x) from the film's upper left corner, lie on the picture of `canonical_film`."""
+    longest = max(shape)
+    size = np.array([max(1, round(n * FILM_SIZE / longest)) for n in shape])
+    return np.asarray(points, np.float64) * size / shape + (FILM_SIZE - size) // 2
 
 
 def canonical_film(film: np.ndarray) -> np.ndarray:

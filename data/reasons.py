@@ -72,6 +72,7 @@ REJECTED = {
     "no_patient": ("the row names no patient", "give every row one: splits go by patient"),
     "empty_report": ("the report has no words", "leave it out"),
     "wrong_language": ("the report is in another language than config.language", "translate it, or empty the setting"),
+    "no_translation": ("the report has no English, or one that failed its checks", "see the table of translations"),
     "duplicate_row": ("the row stands in the manifest already", "nothing"),
     "duplicate_path": ("an earlier row names the same file with other content", "decide which is right"),
     "leak_patient": ("the patient stands in two splits", "give the patient one"),
@@ -89,6 +90,8 @@ NOTES = {
     "oblique_straightened": "more than 15 degrees off the patient's axes, resampled",
     "metal_clipped": "voxels above 8,000, clipped",
     "maybe_wrong_region": "hardly any lung",
+    "boxes_clipped": "a box of the set's table led out of its film",
+    "rescaled_by_table": "slope and intercept of the set's table were applied: the file holds no Hounsfield units",
 }
 
 

@@ -61,7 +61,8 @@ def build(
         census = _write(source, staging, name=name, workers=workers)
         rejected = census.in_order()
         try:
-            _check_outcome(census, len(rejected), max_rejected, data_dir / f"{name}.{LEDGER}")
+            ledger = data_dir / f"{name}.{LEDGER}"
+            _check_outcome(census, len(rejected), max_rejected, ledger, for_training=source.for_training)
             (staging / FINISHED).rename(folder)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -86,9 +87,11 @@ def over_budget(rejected: int, total: int, max_rejected: float) -> str:
     )
 
 
-def _check_outcome(census: Census, rejected: int, max_rejected: float, ledger: Path) -> None:
-    if not any(census.accepted[modality, "train"] for modality in MODALITIES):
-        raise errors.UserError(f"no row is left to train on, so no set was made. {_why_not(census)}")
+def _check_outcome(census: Census, rejected: int, max_rejected: float, ledger: Path, *, for_training: bool) -> None:
+    needed = ("train",) if for_training else SPLITS
+    if not any(census.accepted[modality, split] for modality in MODALITIES for split in needed):
+        use = "train" if for_training else "evaluate"
+        raise errors.UserError(f"no row is left to {use} on, so no set was made. {_why_not(census)}")
     if reason := over_budget(rejected, census.total() + rejected, max_rejected):
         _write_ledger(ledger, census.in_order())
         raise errors.OverBudgetError(f"{reason}: no set was made; see {ledger}")
@@ -158,14 +161,21 @@ def _write(source: Source, staging: Path, *, name: str, workers: int) -> Census:
                     splits[split] = shards
             if splits:
                 writer.assemble(folder, modality, schema, splits)
-    if census.reports:
-        tokenizer.save(tokenizer.train(census.reports), folder / "tokenizer")
+    if census.total():
+        if words := _vocabulary(source, census):
+            tokenizer.save(tokenizer.train(words), folder / "tokenizer")
         _write_ledger(folder / LEDGER, census.in_order())
         contract = contracts.make(source, census, name=name, folder=folder)
         (folder / contracts.FILE).write_text(
             json.dumps(contract, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
     return census
+
+
+def _vocabulary(source: Source, census: Census) -> list[str]:
+    """Texts to learn words from: the training reports, the prompts where there are none."""
+    prompts = [text for pair in source.prompts.values() for side in pair.values() for text in side]
+    return sorted(filter(None, census.reports)) or sorted(prompts)
 
 
 def _fill(

@@ -39,7 +39,7 @@ def volume(hu: np.ndarray, spacing_mm: np.ndarray) -> dict[str, float]:
     low, high = AIR_PEAK_HU
     air = hu[(hu > AIR_HU) & (hu >= low) & (hu <= high)]
     counts = np.bincount((air - low) // 10) if air.size else np.zeros(1)
-    return {
+    measures = {
         "ct/air_peak_hu": float(low + 10 * counts.argmax() + 5),
         "ct/field_mm": float(field[1]),
         "ct/length_mm": float(field[0]),
@@ -48,6 +48,7 @@ def volume(hu: np.ndarray, spacing_mm: np.ndarray) -> dict[str, float]:
         "ct/bone_share": float(np.mean(hu > BONE_HU)),
         "ct/mean_hu": float(hu.mean()),
     }
+    return {name: value for name, value in measures.items() if np.isfinite(value)}  # pictures know no millimetres
 
 
 def suspicions(measures: dict[str, float]) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 MODALITIES = ("xray", "ct")
 SPLITS = ("train", "val", "test")
+ORGANS = ("right lung", "left lung", "heart")
 
 # The fields of a record, and `notes`: codes of reasons.NOTES that go to the contract and the doctor.
 Example = dict[str, Any]
@@ -47,3 +48,5 @@ class Source:
     truth: frozenset[str] = frozenset()  # of {"organ_mask", "lesion_mask", "boxes"}: what examples carry
     contract: dict[str, Any] = dataclasses.field(default_factory=dict)  # source-specific preprocessing facts
     rejected: tuple[Rejected, ...] = ()  # rows refused before any pixel was read
+    organs: tuple[str, ...] = ORGANS  # of the values 1, 2, ... of `organ_mask`
+    for_training: bool = True  # False: a set to be evaluated on alone, such as CheXpert 5x200

@@ -1,7 +1,7 @@
 """A volume on its way through memory, slab by slab: to Hounsfield units, or to the objects of a mask."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -13,6 +13,7 @@ METAL_HU = 8000  # above any bone and calcium
 SOFT_TISSUE, MIN_SOFT = (-150, 250), 0.02  # HU, and the share of it that any scan of a body has
 TOO_LOW_HU = -1500
 MAX_OBJECTS = 255
+AIR_RANGE, MIN_AIR = (-1050, -900), 0.05  # HU, and the share of a scan that it fills at least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +71,32 @@ def to_hu(stack: Stack, note: Note = unheard) -> Scan:
     return Scan(hu, stack.affine)
 
 
+def rescaled(stack: Stack, rescale: tuple[float, float], note: Note = unheard) -> Stack:
+    """The stack, with slope and intercept applied if only then air lies at its Hounsfield units."""
+    slope, intercept = rescale
+    slabs = list(stack.slabs)
+
+    def applied() -> Iterator[np.ndarray]:
+        return (slab.astype(np.float32) * np.float32(slope) + np.float32(intercept) for slab in slabs)
+
+    if has_air(slabs) or not has_air(applied()):
+        return dataclasses.replace(stack, slabs=iter(slabs))
+    note("rescaled_by_table")
+    return dataclasses.replace(stack, slabs=applied())
+
+
+def has_air(slabs: Iterable[np.ndarray]) -> bool:
+    """Whether so many voxels lie where air does that the numbers are Hounsfield units."""
+    counts = [(air(slab), slab.size) for slab in slabs]
+    return sum(found for found, _ in counts) >= MIN_AIR * sum(size for _, size in counts)
+
+
+def air(slab: np.ndarray) -> int:
+    """How many voxels lie where air does."""
+    low, high = AIR_RANGE
+    return int(np.count_nonzero((slab >= low) & (slab <= high)))
+
+
 def _rescaled_twice(hu: np.ndarray, lowest: int, too_low: int) -> bool:
     """Whether tissue lies where air should: most voxels far too low, or hardly any as dense as soft tissue.
 
@@ -80,8 +107,11 @@ def _rescaled_twice(hu: np.ndarray, lowest: int, too_low: int) -> bool:
     return too_low > hu.size / 2 or (too_low > MIN_SOFT * inside and soft < MIN_SOFT * inside)
 
 
-def to_objects(stack: Stack) -> Scan:
-    """A mask as uint8: 0, and a number for each other value; refuses what is not a set of few whole numbers."""
+def to_objects(stack: Stack, *, own_numbers: bool = False) -> Scan:
+    """A mask as uint8: 0, and a number for each other value, its own or in order of their coming.
+
+    Refuses what is not a set of few whole numbers.
+    """
     objects = np.zeros(stack.shape, np.uint8, order="F")
     known: list[float] = []
     at = 0
@@ -90,9 +120,15 @@ def to_objects(stack: Stack) -> Scan:
             raise BadInput("mask_values", "the mask does not hold whole numbers")
         values = np.unique(slab[slab != 0]).tolist()
         known += [value for value in values if value not in known]
-        if len(known) > MAX_OBJECTS or min(known, default=0) < 0:
-            raise BadInput("mask_values", f"the mask holds negative or more than {MAX_OBJECTS} different numbers")
+        if (
+            len(known) > MAX_OBJECTS
+            or min(known, default=0) < 0
+            or (own_numbers and max(known, default=0) > MAX_OBJECTS)
+        ):
+            raise BadInput(
+                "mask_values", f"the mask holds negative, too large or more than {MAX_OBJECTS} different numbers"
+            )
         for value in values:
-            objects[..., at : at + slab.shape[2]][slab == value] = 1 + known.index(value)
+            objects[..., at : at + slab.shape[2]][slab == value] = value if own_numbers else 1 + known.index(value)
         at += slab.shape[2]
     return Scan(objects, stack.affine)

@@ -40,19 +40,26 @@ class Rules:
 STRICT = Rules()
 
 
-def read_volume(path: Path, note: Note = unheard, rules: Rules = STRICT) -> tuple[np.ndarray, np.ndarray]:
+def read_volume(
+    path: Path, note: Note = unheard, rules: Rules = STRICT, rescale: tuple[float, float] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """A CT as int16 HU of VOLUME_SHAPE and its spacing float32 (3,) in mm, both (z, y, x). Raises BadInput."""
-    return geometry.canonical_volume(*to_zyx(read_ct(path, note, rules)))
+    return geometry.canonical_volume(*to_zyx(read_ct(path, note, rules, rescale)))
 
 
-def read_ct(path: Path, note: Note = unheard, rules: Rules = STRICT) -> Scan:
+def read_ct(
+    path: Path, note: Note = unheard, rules: Rules = STRICT, rescale: tuple[float, float] | None = None
+) -> Scan:
     """A CT in its own grid, but along the patient's axes: voxels int16 HU (x, y, z). Raises BadInput.
 
-    `note` hears what was put up with. Peak memory: 2 bytes a voxel and 100 MB; for MetaImage and NRRD the voxels as
-    stored beside it, for a tilted scan 8 bytes a voxel.
+    `note` hears what was put up with. `rescale` is the slope and intercept that a table knows of the scan: applied only
+    where the file's own numbers have no air at its Hounsfield units, and have it then. Peak memory: 2 bytes a voxel and
+    100 MB; for MetaImage, NRRD and with `rescale` the voxels as stored beside it, for a tilted scan 8 bytes a voxel.
     """
     opened = dicom_series.read(path, note, rules.min_slices) if path.is_dir() else _open_file(path, rules)
     _check_geometry(opened, rules)
+    if rescale:
+        opened = stack.rescaled(opened, rescale, note)
     scan = stack.to_hu(opened, note)
     if geometry.tilt_degrees(geometry.reorient(scan).affine) > NOTED_TILT_DEGREES:
         note("oblique_straightened")
@@ -60,13 +67,16 @@ def read_ct(path: Path, note: Note = unheard, rules: Rules = STRICT) -> Scan:
 
 
 def read_volume_with_mask(
-    path: Path, mask_path: Path, value: int, note: Note = unheard, rules: Rules = STRICT
+    path: Path, mask_path: Path, value: int | None, note: Note = unheard, rules: Rules = STRICT
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What `read_volume` gives, and the mask on the same grid as uint8 0 or `value`. Raises BadInput."""
+    """What `read_volume` gives, and the mask on the same grid as uint8 0 or `value` (None: the mask's own numbers).
+
+    Raises BadInput.
+    """
     scan = read_ct(path, note, rules)
     opened = _open_file(mask_path, rules)
     _check_geometry(opened, rules)
-    mask = _along_axes(stack.to_objects(opened), order=0, outside=0)
+    mask = _along_axes(stack.to_objects(opened, own_numbers=value is None), order=0, outside=0)
     last = np.array(scan.voxels.shape) - 1
     if mask.voxels.shape != scan.voxels.shape:
         raise BadInput("mask_geometry", f"the mask is {mask.voxels.shape}, its scan {scan.voxels.shape}")

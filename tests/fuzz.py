@@ -7,6 +7,7 @@ away memory, no record that the contract does not allow. Failing inputs are kept
 import argparse
 import collections
 import dataclasses
+import functools
 import gzip
 import io
 import logging
@@ -28,7 +29,7 @@ import numpy as np
 import pydicom
 import SimpleITK
 
-from data import geometry, manifest, reasons
+from data import cases, geometry, manifest, reasons
 from data.choices import DEFAULT
 from data.source import Rejected, Row
 from tests import dicoms
@@ -155,9 +156,9 @@ def run(number: int, names: tuple[str, ...], files: dict[str, bytes], folder: Pa
         path = _series(data, files[name], folder / "series", rng)
     else:
         path.write_bytes(data)
-    case = manifest.Case(path, None, "p", "A nodule.", (), "")
+    case = cases.Case(path, None, "p", "A nodule.", (), "")
     row = Row("key", "xray" if name.startswith("x") else "ct", "train", 1, case, name)
-    example = manifest.convert(row, masks=False, rules=DEFAULT.scans)
+    example = cases.convert(row, read=functools.partial(cases.pixels, rules=DEFAULT.scans))
     if isinstance(example, Rejected):
         code = example.reason.partition(":")[0]
         assert code in reasons.REJECTED, code

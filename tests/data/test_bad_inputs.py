@@ -22,7 +22,7 @@ import pydicom
 import pytest
 from nibabel import affines
 
-from data import dicom_pixels, doctor, geometry, manifest, reasons, signs, text
+from data import cases, dicom_pixels, doctor, geometry, manifest, reasons, sections, signs, text
 from data.choices import Choices
 from data.source import Rejected
 from data.volumes import Rules
@@ -424,7 +424,7 @@ def test_42_masks(tmp_path):
     mask[5:9, 5:9, 5:9] = 77  # whatever the number, a lesion of unstated kind
     nifti(tmp_path, mask, "mask.nii")
     got = verdict(read(tmp_path, row("ct.nii", **fields)))[2]["lesion_mask"]
-    assert set(np.unique(got)) == {0, manifest.LESION_OF_ANY_KIND}
+    assert set(np.unique(got)) == {0, cases.LESION_OF_ANY_KIND}
     nifti(tmp_path, mask[:-1], "mask.nii")
     assert verdict(read(tmp_path, row("ct.nii", **fields)))[0] == "mask_geometry"
     nifti(tmp_path, mask * np.float32(0.01), "mask.nii")
@@ -490,10 +490,10 @@ def test_reports(tmp_path, name):
 
 def test_49_sections():
     report = "INDICATION: cough. Findings : Clear lungs. No effusion. IMPRESSION: Normal. Impresión: Normal."
-    assert text.sections(report)["findings"] == "Clear lungs. No effusion."
-    assert text.select(report, ("impression", "findings")) == "Normal. Normal. Clear lungs. No effusion."
-    assert text.select("No effusion.", ("findings",)) == "No effusion."
-    assert text.select(report, ()) == report
+    assert sections.sections(report)["findings"] == "Clear lungs. No effusion."
+    assert sections.select(report, ("impression", "findings")) == "Normal. Normal. Clear lungs. No effusion."
+    assert sections.select("No effusion.", ("findings",)) == "No effusion."
+    assert sections.select(report, ()) == report
 
 
 def test_50_languages(tmp_path):
@@ -597,7 +597,7 @@ def test_every_code_has_its_line_in_the_documented_table():
     """docs/reasons.md is the table of the code, and the table has the codes that the code uses."""
     root = Path(__file__).parents[2]
     used, noted = set(), set()
-    for path in (root / "data").glob("*.py"):
+    for path in (root / "data").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
                 name = getattr(node.func, "id", getattr(node.func, "attr", ""))

@@ -10,7 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from configs import build as build_config
-from data import build, manifest, text
+from data import build, cases, manifest, text
 from data.source import Rejected
 from unimedi_jax.errors import UserError
 
@@ -27,7 +27,7 @@ HEADER = (
     "mask",
 )
 # Patients whose hashed split is known, so that every test has rows to train on.
-TRAIN = [p for p in map(str, range(40)) if manifest.hashed_split(p) == "train"]
+TRAIN = [p for p in map(str, range(40)) if cases.hashed_split(p) == "train"]
 
 
 @pytest.fixture
@@ -98,11 +98,11 @@ def test_rows_become_examples(table):
     assert source.contract["uncertain"] == {"nodule": 1, "effusion": 0}
     assert [example["report"] for example in examples] == ["Film 0.", "Film 1.", "Film 2."]
     assert examples[0]["image"].dtype == np.uint8
-    assert set(np.unique(examples[0]["lesion_mask"])) == {0, manifest.LESION_OF_ANY_KIND}
+    assert set(np.unique(examples[0]["lesion_mask"])) == {0, cases.LESION_OF_ANY_KIND}
     assert (examples[0]["lesion_mask"] > 0).sum() == pytest.approx(30 * 40 * (256 / 120) ** 2, rel=0.05)
-    assert (examples[1]["lesion_mask"] == manifest.UNANNOTATED).all()
+    assert (examples[1]["lesion_mask"] == cases.UNANNOTATED).all()
     assert examples[2]["volume"].shape == examples[2]["lesion_mask"].shape == (32, 128, 128)
-    assert (examples[2]["lesion_mask"] == manifest.LESION_OF_ANY_KIND).any()
+    assert (examples[2]["lesion_mask"] == cases.LESION_OF_ANY_KIND).any()
     assert source.truth == {"lesion_mask"}
     assert len({row.key for row in source.rows}) == 3
 
@@ -157,7 +157,7 @@ def test_an_unknown_failure_is_a_reject_too(table, monkeypatch):
     def fail(path, note):
         raise KeyError("0x7f at John Smith")
 
-    monkeypatch.setattr(manifest.films, "read_full_film", fail)
+    monkeypatch.setattr(cases.films, "read_full_film", fail)
     assert source.convert(source.rows[0]).reason == "unreadable: the reader failed with KeyError"
 
 
@@ -228,15 +228,15 @@ def test_a_patient_in_two_splits_is_left_out(table):
     ]
     source = table(rows)
     assert codes(source.rejected) == [(1, "leak_patient"), (2, "leak_patient"), (3, "leak_patient")]
-    assert [row.split for row in source.rows] == ["val", "val", manifest.hashed_split("c")]
+    assert [row.split for row in source.rows] == ["val", "val", cases.hashed_split("c")]
 
 
 def test_hashed_splits_are_stable_and_in_proportion():
-    splits = [manifest.hashed_split(f"patient {n}") for n in range(4000)]
+    splits = [cases.hashed_split(f"patient {n}") for n in range(4000)]
     shares = [splits.count(split) / 4000 for split in ("train", "val", "test")]
     np.testing.assert_allclose(shares, [0.8, 0.1, 0.1], atol=0.02)
     # sha256sum's first 16 digits over 2**64, computed without this code.
-    assert [manifest.hashed_split(name) for name in KNOWN] == list(KNOWN.values())
+    assert [cases.hashed_split(name) for name in KNOWN] == list(KNOWN.values())
 
 
 def test_prompts_assert_and_deny(table):
@@ -244,7 +244,7 @@ def test_prompts_assert_and_deny(table):
     assert prompts["positive"][:2] == ["nodule", "there is nodule"]
     assert prompts["negative"][0] == "no nodule"
     assert len(prompts["positive"]) == len(prompts["negative"])
-    assert manifest.prompts("Pleural_Effusion")["positive"][0] == "pleural effusion"
+    assert cases.prompts("Pleural_Effusion")["positive"][0] == "pleural effusion"
 
 
 def test_a_changed_file_is_another_source(table, folder):
@@ -329,7 +329,7 @@ def test_the_real_manifest(tmp_path):
             _check_chest(record["volume"])
             side = marks.get(record["patient"].decode())
             if side:
-                _, _, x = np.nonzero(record["lesion_mask"] == manifest.LESION_OF_ANY_KIND)
+                _, _, x = np.nonzero(record["lesion_mask"] == cases.LESION_OF_ANY_KIND)
                 assert (x.mean() > 64) == (side["side"] == "left")
                 found += 1
     assert found == 2

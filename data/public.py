@@ -1,0 +1,193 @@
+"""A public set -> Source: its builder lists films and CTs, what all sets share is done here."""
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data import cases, listing, privacy, sections, sets, text
+from data.files import BadInput
+from data.source import SPLITS, Rejected, Row, Source
+from unimedi_jax import errors
+
+FOREIGN = ("error", "keep", "translate")
+Translate = Callable[[Sequence[tuple[str, str]]], Sequence[str]]  # (id, text) of reports to English
+
+
+@dataclasses.dataclass(frozen=True)
+class Reports:
+    """How a set's reports become captions."""
+
+    policy: sections.Policy
+    language: str = ""  # the wanted one, of text.WORDS; nothing: any
+    foreign: str = "error"  # what is done with reports in another one: rejected, kept, translated
+    translate: Translate | None = None
+
+    def __post_init__(self) -> None:
+        """Raises UserError for what is none of the choices."""
+        if self.language not in ("", *text.WORDS):
+            raise errors.UserError(
+                f"config.report.language is {self.language!r}: {' or '.join(text.WORDS)}, or empty for all"
+            )
+        if self.foreign not in FOREIGN:
+            raise errors.UserError(f"config.report.foreign is {self.foreign!r}: one of {', '.join(FOREIGN)}")
+        if (self.foreign == "translate") != (self.translate is not None):
+            raise errors.UserError(
+                "config.report.foreign=translate needs config.report.translations (a CSV) or config.report.translator "
+                "(a Marian model), and these need it"
+            )
+        if self.foreign == "translate" and self.language != "en":
+            raise errors.UserError(
+                "config.report.foreign=translate translates to English: set config.report.language=en"
+            )
+
+
+def source(
+    name: str,
+    root: Path,
+    *,
+    options: Mapping[str, Any],
+    reports: Reports | None,
+    keep_ids: bool = False,
+    salt: str = "",
+) -> Source:
+    """The source of a set of data/sets; `reports` None for one that has none.
+
+    Raises UserError for a tree that lacks what the set must have, or for unknown options.
+    """
+    found = sets.SETS[name].read(root, **options)
+    rejected = list(found.rejected)
+    counts: collections.Counter = collections.Counter()
+    captions = (
+        _captions(found.items, reports, counts, rejected) if reports else dict.fromkeys(range(len(found.items)), "")
+    )
+    rows, seen = [], collections.Counter()
+    for at, caption in captions.items():
+        item = found.items[at]
+        seen[item.path, item.split] += 1
+        try:
+            if seen[item.path, item.split] > 1:
+                raise BadInput("duplicate_row", "the set's tables name the film or CT twice")
+            case = _case(item, root, caption)
+        except BadInput as error:
+            rejected.append(Rejected(at + 1, item.path, str(error)))
+            continue
+        key = privacy.pseudonym(item.path + (f" {item.split}" if found.leaks else ""), salt)
+        rows.append(Row(key, item.modality, item.split, at + 1, info=case, path=item.path))
+    both = 0
+    if found.leaks:
+        splits = collections.defaultdict(set)
+        for row in rows:
+            splits[row.info.patient].add(row.split)
+        both = sum(len(sides) > 1 for sides in splits.values())
+    else:
+        rows, leaked = cases.split_by_patient(rows)
+        rejected += leaked
+    if not keep_ids:
+        rows = cases.hidden(rows, salt)
+    return Source(
+        labels=found.labels,
+        prompts={label: cases.prompts(label) for label in found.labels},
+        rows=rows,
+        convert=functools.partial(cases.convert, read=found.read),
+        truth=found.truth,
+        contract={
+            "kind": name,
+            "options": dict(options),
+            **found.facts,
+            "reports": _rules(reports, counts),
+            "patient": "as the set gives it" if keep_ids else "hashed",
+            "counts": dict(found.counts),
+            "left_out": dict(found.left_out),
+            "patients_in_two_splits": both,
+            **({"organs": list(found.organs)} if found.organs else {}),
+        },
+        rejected=tuple(sorted(rejected, key=lambda one: one.row)),
+        for_training=found.for_training,
+        **({"organs": found.organs} if found.organs else {}),
+    )
+
+
+def summary(made: Source) -> str:
+    """What the set's tables gave beside what was published of them, what was left out, and how its reports look."""
+    facts = made.contract
+    expected = sets.SETS[facts["kind"]].EXPECTED
+    lines = ["", f"{facts['kind'] + ', by its tables':<44}{'got':>10}  published"]
+    for what, got in facts["counts"].items():
+        published = expected.get(what)
+        verdict = "" if not isinstance(published, int) else "  same" if published == got else "  DIFFERS"
+        shown = f"{published:,}" if isinstance(published, int) else published or "-"
+        lines.append(f"  {what:<42}{got:>10,}  {shown}{verdict}")
+    splits = collections.Counter(row.split for row in made.rows)
+    lines += [f"  {split:<42}{splits[split]:>10,}" for split in SPLITS]
+    if facts["patients_in_two_splits"]:
+        lines.append(
+            f"  warning: {facts['patients_in_two_splits']} patients are in more than one split, as was asked for"
+        )
+    for title, counts in (("left out", facts["left_out"]), ("reports", (facts["reports"] or {}).get("counts", {}))):
+        lines += [title] if any(counts.values()) else []
+        lines += [f"  {what:<42}{count:>10,}" for what, count in counts.items() if count]
+    return "\n".join(lines)
+
+
+def _case(item: listing.Item, root: Path, caption: str) -> cases.Case:
+    if not text.clean(item.patient):
+        raise BadInput("no_patient", "splits go by patient: the set's table gives none")
+    file = cases.locate(item.path, root, "missing_image", folder_allowed=item.modality == "ct", links=True)
+    mask = cases.locate(item.mask, root, "missing_mask", folder_allowed=False, links=True) if item.mask else None
+    state = " ".join(cases.state(path) for path in (file, mask) if path)
+    return cases.Case(file, mask, item.patient, caption, item.labels, state, truth=item.truth)
+
+
+def _captions(
+    items: Sequence[listing.Item], reports: Reports, counts: collections.Counter, rejected: list[Rejected]
+) -> dict[int, str]:
+    """The captions of the items that have one, by their place; `counts` and `rejected` hear of the others."""
+    policy = reports.policy
+    if reports.foreign == "translate":  # accents and dots are needed until then
+        policy = dataclasses.replace(policy, style="plain")
+    found: dict[int, str] = {}
+    foreign: list[int] = []
+    for at, item in enumerate(items):
+        try:
+            caption = sections.caption(item.report, policy, counts)
+        except BadInput:
+            counts["without a caption, left out"] += 1
+            continue
+        spoken = text.language(caption)
+        counts[f"language {spoken}"] += 1
+        if reports.language and spoken in (*text.WORDS, "mixed") and spoken != reports.language:
+            if reports.foreign == "translate":
+                foreign.append(at)
+            elif reports.foreign == "error" and spoken != "mixed":
+                detail = f"the report reads as '{spoken}', config.report.language is '{reports.language}'"
+                rejected.append(Rejected(at + 1, item.path, f"wrong_language: {detail}"))
+                continue
+        found[at] = caption
+    if reports.translate and foreign:
+        english = reports.translate([(items[at].report_id, found[at]) for at in foreign])
+        for at, translated in zip(foreign, english, strict=True):
+            found[at] = translated
+            if not translated:
+                del found[at]
+                reason = "no_translation: the report has no English, or one that failed its checks"
+                rejected.append(Rejected(at + 1, items[at].path, reason))
+        counts["translated"] += sum(at in found for at in foreign)
+    if policy != reports.policy:
+        found = {at: sections.mgca(caption) for at, caption in found.items()}
+        counts["without a caption, left out"] += sum(not caption for caption in found.values())
+    return {at: caption for at, caption in found.items() if caption}
+
+
+def _rules(reports: Reports | None, counts: collections.Counter) -> dict[str, Any] | None:
+    if reports is None:
+        return None
+    return {
+        **{field: list(v) if isinstance(v, tuple) else v for field, v in vars(reports.policy).items()},
+        "language": reports.language,
+        "foreign": reports.foreign,
+        "counts": dict(sorted(counts.items())),
+        "translation": getattr(reports.translate, "facts", None),
+    }

@@ -1,0 +1,188 @@
+"""Finds the sections of a report and makes the caption of it that training reads: order, blanks, length, all counted.
+
+Raw reports of MIMIC-CXR have headings in capitals at the start of a line, as MIT-LCP's section files know them; other
+reports have known headings, in any case, wherever a line or sentence puts them.
+"""
+
+import collections
+import dataclasses
+import difflib
+import re
+from collections.abc import Mapping
+
+from data import text
+from data.files import BadInput
+from unimedi_jax import errors
+
+HEADINGS = {
+    "findings": (
+        "findings", "finding", "description", "reference findings", "hallazgos", "descripción", "informe",
+    ),
+    "impression": (
+        "impression", "impressions", "conclusion", "conclusions", "opinion", "findings and impression",
+        "findings/impression", "findings/ impression", "impresión", "conclusión",
+    ),
+    "comparison": ("comparison", "comparisons", "reference exam", "comparison exam", "comparison film", "comparación"),
+    "other": (
+        "indication", "indications", "history", "clinical history", "clinical information", "reason for exam",
+        "reason for examination", "technique", "examination", "exam", "procedure", "recommendation", "recommendations",
+        "notification", "addendum", "wet read", "motivo", "técnica", "estudio",
+    ),
+}  # fmt: skip
+SECTION_OF = {word: section for section, words in HEADINGS.items() for word in words}
+ANYWHERE = re.compile(
+    rf"(?<!\w)({'|'.join(sorted(map(re.escape, SECTION_OF), key=len, reverse=True))})\s*:", re.IGNORECASE
+)
+LINE_START = re.compile(r"^[ \t]*([A-Z][A-Z ()/,-]*):(?=\s|$)", re.MULTILINE)
+# A heading that names the pictures, such as "PA AND LATERAL VIEWS OF THE CHEST", opens the findings.
+VIEWS = re.compile("chest|portable|views?$|lateral|frontal|upright|ribs|bone window")
+TYPED_WRONG = 0.8  # how alike (difflib) a misspelt heading is: "imprssion", "findgings"
+PARAGRAPH = re.compile(r"\n[ \t]*\n")
+
+BLANKS = re.compile(r"_{2,}|\bX{3,}\b(?:-?\s*X{3,}\b)*|\[\*\*.*?\*\*\]")  # MIMIC-CXR, Open-i, MIMIC-III
+SENTENCE = re.compile(r"(?<=[.!?])\s+(?=\S)")
+NUMBERED, WORD = re.compile(r"[0-9]+\."), re.compile(r"\w+")
+CUT, BLANK = "cut", "with blanks"  # what `caption` counts beside sections
+
+EMPTY = ("drop", "last_paragraph", "whole")
+STYLES = ("plain", "mgca")
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """Settings `config.report` of a named set; all of them go into the contract."""
+
+    order: tuple[str, ...] = ("impression", "findings")  # the sections that make the caption
+    empty: str = "drop"  # what a report without these sections gives: nothing, its last paragraph, or all of it
+    blanks: str = "keep"  # what stands for names and dates: "keep" or "remove"
+    style: str = "plain"  # "mgca": words alone, in lower case and ASCII
+    longest: int = 0  # words; a longer caption loses whole sentences, the impression's last; 0 = any
+
+    def __post_init__(self) -> None:
+        """Raises UserError for what is none of the choices."""
+        if not self.order or not set(self.order) <= {"impression", "findings"}:
+            raise errors.UserError(f"config.report.order is {','.join(self.order)!r}: impression, findings or both")
+        for name, value, known in (
+            ("empty", self.empty, EMPTY), ("blanks", self.blanks, ("keep", "remove")), ("style", self.style, STYLES),
+        ):  # fmt: skip
+            if value not in known:
+                raise errors.UserError(f"config.report.{name} is {value!r}: one of {', '.join(known)}")
+        if self.longest < 0:
+            raise errors.UserError(f"config.report.longest is {self.longest}: words, or 0 for any")
+
+
+def sections(report: str) -> dict[str, str]:
+    """The parts of a raw report behind its headings, by their common name, cleaned.
+
+    Of several sections of a name the last counts where headings stand at line starts (addenda come first), else they
+    are joined. Without findings and impression, what follows the last section's first paragraph is "last_paragraph".
+    """
+    parts = headed(report)
+    structured = _structured(report)
+    found: dict[str, str] = {}
+    for heading, body in parts:
+        if words := text.clean(body):
+            name = common_name(heading)
+            found[name] = f"{found[name]} {words}" if name in found and not structured else words
+    if not {"findings", "impression"} & set(found):
+        _, *rest = PARAGRAPH.split((parts[-1][1] if parts else report).strip())
+        if last := text.clean(" ".join(rest)):
+            found["last_paragraph"] = last
+    return found
+
+
+def headed(report: str) -> list[tuple[str, str]]:
+    """The headings of a raw report as written, each with what follows it."""
+    marks = list((LINE_START if _structured(report) else ANYWHERE).finditer(report))
+    ends = [mark.start() for mark in marks[1:]] + [len(report)]
+    return [(mark[1], report[mark.end() : end]) for mark, end in zip(marks, ends, strict=False)]
+
+
+def _structured(report: str) -> bool:
+    """Whether headings stand in capitals at line starts."""
+    return "\n" in report.strip() and LINE_START.search(report) is not None
+
+
+def common_name(heading: str) -> str:
+    """The section that a heading opens: one of HEADINGS."""
+    heading = " ".join(heading.lower().split())
+    if heading in SECTION_OF:
+        return SECTION_OF[heading]
+    if close := difflib.get_close_matches(heading, SECTION_OF, 1, TYPED_WRONG):
+        return SECTION_OF[close[0]]
+    inside = [name for name in ("impression", "findings", "comparison") if name in heading]
+    return inside[0] if inside else "findings" if VIEWS.search(heading) else "other"
+
+
+def select(report: str, wanted: tuple[str, ...]) -> str:
+    """The wanted sections in their given order, cleaned; the whole report where it has none, or none is wanted."""
+    found = sections(report) if wanted else {}
+    chosen = " ".join(found[name] for name in wanted if name in found)
+    return text.clean(report) if text.is_empty(chosen) else chosen
+
+
+def caption(report: str | Mapping[str, str], policy: Policy, counts: collections.Counter) -> str:
+    """What training reads of a raw report, or of its sections by name; `counts` hears what was found and done.
+
+    Raises BadInput for a report that the policy drops.
+    """
+    found = sections(report) if isinstance(report, str) else {name: text.clean(part) for name, part in report.items()}
+    found = {name: part for name, part in found.items() if not text.is_empty(part)}
+    parts = {name: found[name] for name in policy.order if name in found}
+    counts.update(f"with {name}" for name in ("impression", "findings") if name in found)
+    if not parts and policy.empty != "drop":
+        whole = text.clean(report) if isinstance(report, str) else " ".join(found.values())
+        kept = whole if policy.empty == "whole" else found.get("last_paragraph", "")
+        parts = {policy.empty: kept}
+        counts[f"{policy.empty} stands in"] += not text.is_empty(kept)
+    if BLANKS.search(" ".join(parts.values())):
+        counts[BLANK] += 1
+        if policy.blanks == "remove":
+            parts = {name: without_blanks(part) for name, part in parts.items()}
+    if policy.longest and len(" ".join(parts.values()).split()) > policy.longest:
+        counts[CUT] += 1
+        parts = shortened(parts, policy.longest)
+    joined = " ".join(part for part in parts.values() if part)
+    if policy.style == "mgca":
+        joined = mgca(joined)
+    if text.is_empty(joined):
+        raise BadInput("empty_report", "none of the wanted sections has words")
+    return joined
+
+
+def without_blanks(part: str) -> str:
+    """A text without the marks that stand for names and dates."""
+    return re.sub(r"\s+([.,;:])", r"\1", " ".join(BLANKS.sub(" ", part).split()))
+
+
+def shortened(parts: Mapping[str, str], most: int) -> dict[str, str]:
+    """Whole sentences of at most `most` words in all, the impression's before the others'; at least one sentence.
+
+    A first sentence that is longer by itself is cut between words.
+    """
+    kept: dict[str, list[str]] = {name: [] for name in parts}
+    left = most
+    for name in sorted(parts, key=lambda name: name != "impression"):
+        for sentence in SENTENCE.split(parts[name]):
+            words = sentence.split()
+            if len(words) > left:
+                if left == most:
+                    kept[name].append(" ".join(words[:most]))
+                    left = 0
+                break
+            kept[name].append(sentence)
+            left -= len(words)
+    return {name: " ".join(sentences) for name, sentences in kept.items()}
+
+
+def mgca(joined: str) -> str:
+    """MGCA's caption: sentences end at dots and numbers of lists, words of letters, digits and `_`, lower case, ASCII.
+
+    Sentences of one word go, and so does a caption of fewer than three (arXiv 2210.06044, its pre-training code).
+    """
+    kept: list[str] = []
+    for sentence in NUMBERED.sub(".", joined).split("."):
+        words = WORD.findall(sentence.lower())
+        if len(words) > 1:
+            kept += filter(None, (word.encode("ascii", "ignore").decode() for word in words))
+    return " ".join(kept) if len(kept) >= 3 else ""

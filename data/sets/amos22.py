@@ -1,0 +1,43 @@
+"""AMOS22 (Zenodo 7262581): abdominal CTs with 15 organs; the MR scans among them are left out."""
+
+import re
+from pathlib import Path
+
+from data import listing
+from data.listing import Item, Listing
+from data.sets import btcv
+
+ORGANS = (
+    "spleen", "right kidney", "left kidney", "gallbladder", "oesophagus", "liver", "stomach", "aorta",
+    "inferior vena cava", "pancreas", "right adrenal gland", "left adrenal gland", "duodenum", "bladder",
+    "prostate or uterus",
+)  # fmt: skip
+PARTS = {"Tr": "train", "Va": "val", "Ts": "test"}
+LAST_CT = 500  # 501 to 600 are MR
+EXPECTED = {"CTs of Tr": 200, "CTs of Va": 100, "CTs of Ts": 200}
+
+
+def read(root: Path) -> Listing:
+    """The labelled CTs by the official parts; without labels of the test part its validation part is the test split."""
+    root_of = root / "amos22" if (root / "amos22").is_dir() else root
+    tested = any(root_of.glob("labelsTs/*.nii.gz"))
+    items, counts, left_out = [], {}, {"scans beyond id 500 (MR)": 0, "unlabelled CTs": 0}
+    for part, split in PARTS.items():
+        counts[f"CTs of {part}"] = 0
+        for path in sorted(listing.find(root_of, f"images{part}").glob("amos_*.nii.gz")):
+            number = int(re.sub(r"\D", "", path.name.partition(".")[0]))
+            if number > LAST_CT:
+                left_out["scans beyond id 500 (MR)"] += 1
+                continue
+            counts[f"CTs of {part}"] += 1
+            mask = root_of / f"labels{part}" / path.name
+            if not mask.exists() and part == "Ts":
+                left_out["unlabelled CTs"] += 1
+                continue
+            side = "test" if part == "Va" and not tested else split
+            items.append(Item(str(path.relative_to(root)), "ct", str(number), side, mask=str(mask.relative_to(root))))
+    facts = {"test": "imagesTs" if tested else "imagesVa, for the test part has no labels here"}
+    return Listing(
+        items, (), btcv.volume_with_organs, frozenset({"organ_mask"}), ORGANS,
+        facts=facts, counts=counts, left_out=left_out,
+    )  # fmt: skip

@@ -1,0 +1,79 @@
+"""BIMCV-COVID19 (positive and negative cohorts): chest CTs, or films, with Spanish reports."""
+
+import ast
+import collections
+import re
+from pathlib import Path
+
+from data import listing
+from data.listing import Item, Listing
+from unimedi_jax import errors
+
+TABLES = (
+    "labels_covid19_posi.tsv", "labels_covid_posi.tsv", "Labels_covid_NEG_JAN21.tsv", "labels_SARS-cov-2_nega.tsv",
+)  # fmt: skip
+NAME = re.compile(r"(?P<patient>sub-[^_]+)_(?P<session>ses-[^_]+)_")
+FRONTAL = re.compile(r"_vp-(pa|ap)")
+CARRIED_OVER = "unchanged"  # the label for "as in the study before"
+EXPECTED = {"sessions with a chest CT": "7,918 CT studies in iterations 1 to 3"}
+
+
+def read(root: Path, *, modality: str, labels: str) -> Listing:
+    """CTs (`modality` "ct"), frontal films ("xray") or both whose session has a report; splits by patient.
+
+    `labels` names findings of the labels table to keep, comma-separated: 1 named, 0 not, unknown where the label is
+    "unchanged".
+    """
+    wanted = set(listing.words(modality))
+    if not wanted or not wanted <= {"ct", "xray"}:
+        raise errors.UserError(f"config.options.modality is {modality!r}: ct, xray or ct,xray")
+    names = listing.words(labels)
+    named = [f"derivatives/labels/{name}" for name in TABLES]
+    tables = [root / name for name in named if (root / name).exists()] or [listing.find(root, *named)]
+    rows = [
+        row
+        for path in tables
+        for row in listing.table(path, ("PatientID", "ReportID", "Report", *(["Labels"] if names else [])), "\t")
+    ]
+    reports: dict[tuple[str, str], dict[str, str]] = {}
+    for row in rows:
+        reports.setdefault((row["PatientID"], row["ReportID"]), row)
+    items, left_out, used, scanned = [], collections.Counter(), set(), set()
+    for path in sorted(root.glob("sub-*/ses-*/mod-*/*")):
+        kind = "ct" if path.name.endswith(".nii.gz") else "xray" if path.suffix == ".png" else ""
+        place = NAME.match(path.name)
+        if kind not in wanted or not place:
+            continue
+        if kind == "ct" and "chest_ct" not in path.name:
+            left_out["CTs of other parts of the body"] += 1
+            continue
+        if kind == "xray" and not FRONTAL.search(path.name):
+            left_out["films that are not frontal, or of unknown view"] += 1
+            continue
+        patient, session = place["patient"], place["session"]
+        scanned |= {(patient, session)} if kind == "ct" else set()
+        row = reports.get((patient, session))
+        if row is None:
+            left_out["pictures of sessions without a report"] += 1
+            continue
+        used.add((patient, session))
+        said = _labels(row["Labels"]) if names else set()
+        values = tuple(float("nan") if CARRIED_OVER in said else float(name.lower() in said) for name in names)
+        report = {"findings": row["Report"]}
+        items.append(Item(str(path.relative_to(root)), kind, patient, "", report, session, values))
+    left_out["reports without a picture"] = len(reports.keys() - used)
+    counts = {
+        "reports": len(reports),
+        "sessions with a chest CT": len(scanned),
+        "pictures with a report": len(items),
+    }
+    return Listing(items, names, counts=counts, left_out=left_out)
+
+
+def _labels(cell: str) -> set[str]:
+    """The names in a cell of list-like text, which some releases part by tabs instead."""
+    try:
+        found = ast.literal_eval(cell)
+    except (ValueError, SyntaxError):
+        found = re.split(r"[\t,;]", cell.strip("[]"))
+    return {str(name).strip(" '\"").lower() for name in (found if isinstance(found, (list, tuple, set)) else [found])}

@@ -1,0 +1,99 @@
+"""CC-CCII, or the cleaned copy of HKBU: CTs as 8-bit slices with COVID-19, other pneumonia or none."""
+
+import collections
+import functools
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from data import geometry, listing
+from data.cases import Case
+from data.files import BadInput, Note, read_bytes
+from data.listing import Item, Listing
+from data.source import Example
+
+CLASSES = ("CP", "NCP", "Normal")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif")
+MIN_SLICES = 4
+RANGE_HU = (-1000, 1000)  # what the greys 0 and 255 become; nominal, for the slices hold no Hounsfield units
+LISTS = {"train": "ct_train.json", "test": "ct_test.json"}
+EXPECTED = {
+    "train scans of CP": 1_210, "train scans of NCP": 1_213, "train scans of Normal": 772,
+    "test scans of CP": 303, "test scans of NCP": 302, "test scans of Normal": 193,
+}  # fmt: skip
+
+
+def read(root: Path, *, lists: str, first_slice: str) -> Listing:
+    """Every scan; `lists` is the folder of HKBU's ct_train.json and ct_test.json, without it a hash splits patients.
+
+    `first_slice` says where a scan begins, "superior" or "inferior": the slices do not.
+    """
+    listing.one_of("first_slice", first_slice, ("superior", "inferior"))
+    counts, left_out = collections.Counter(), collections.Counter()
+    items = []
+    scans = _listed(Path(lists).expanduser()) if lists else _walked(root)
+    for split, kind, patient, scan, names in scans:
+        counts[f"{split} scans of {kind}" if split else f"scans of {kind}"] += 1
+        if len(names) < MIN_SLICES:
+            left_out[f"scans of fewer than {MIN_SLICES} slices"] += 1
+            continue
+        labels = tuple(float(kind == known) for known in CLASSES)
+        path = f"{kind}/{patient}/{scan}"
+        items.append(Item(path, "ct", f"{kind}/{patient}", split, labels=labels, truth=tuple(names)))
+    facts = {
+        "hounsfield": False,
+        "greys": f"0 to 255 run to {RANGE_HU} linearly",
+        "spacing": "unknown",
+        "first": first_slice,
+    }
+    pixels = functools.partial(slices, superior_first=first_slice == "superior")
+    return Listing(items, CLASSES, pixels, counts=counts, left_out=left_out, facts=facts)
+
+
+def slices(case: Case, modality: str, note: Note, *, superior_first: bool) -> Example:
+    """The named slices of a folder as a volume; its spacing is unknown, NaN. Raises BadInput."""
+    greys = []
+    for name in case.truth:
+        picture = cv2.imdecode(np.frombuffer(read_bytes(case.file / name), np.uint8), cv2.IMREAD_GRAYSCALE)
+        if picture is None:
+            raise BadInput("truncated", "a slice cannot be decoded")
+        if greys and picture.shape != greys[0].shape:
+            raise BadInput("mixed_size", "the slices differ in rows or columns")
+        greys.append(picture)
+    volume = np.stack(greys[::-1] if superior_first else greys).astype(np.float32)
+    if volume.min() == volume.max():
+        raise BadInput("constant_volume", "every voxel has the same value")
+    low, high = RANGE_HU
+    small, _ = geometry.canonical_volume(low + volume * ((high - low) / 255), (1.0, 1.0, 1.0))
+    return {"volume": np.maximum(small, low), "spacing_mm": np.full(3, np.nan, np.float32)}
+
+
+def _listed(folder: Path) -> list[tuple[str, str, str, str, list[str]]]:
+    """(split, class, patient, scan, slices in order) of HKBU's lists: {class: {patient: {scan: [slice, ...]}}}."""
+    found = []
+    for split, name in LISTS.items():
+        tree = json.loads(listing.find(folder, name).read_text(encoding="utf-8"))
+        for kind, patients in tree.items():
+            for patient, scans in patients.items():
+                found += [(split, kind, patient, scan, names) for scan, names in scans.items()]
+    return found
+
+
+def _walked(root: Path) -> list[tuple[str, str, str, str, list[str]]]:
+    folders = sorted(folder for kind in CLASSES for folder in listing.find(root, kind).glob("*/*") if folder.is_dir())
+    return [
+        (
+            "",
+            folder.parts[-3],
+            folder.parts[-2],
+            folder.name,
+            sorted(_pictures(folder), key=lambda name: (len(name), name)),
+        )
+        for folder in folders
+    ]
+
+
+def _pictures(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.suffix.lower() in SUFFIXES]

@@ -1,0 +1,115 @@
+"""CheXpert-v1.0 or -small: five findings, official test films, and the 5x200 films for retrieval."""
+
+import collections
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data import cases, listing
+from data.listing import Item, Listing
+
+LABELS = (
+    "No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation",
+    "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture", "Support Devices",
+)  # fmt: skip
+TASKS = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
+ZERO_IN_5X200 = tuple(name for name in LABELS if name not in (*TASKS, "No Finding"))
+ALL = {"ignore": float("nan"), "zeros": 0.0, "ones": 1.0}
+MGCA = dict(zip(TASKS, (1.0, 0.0, 0.0, 1.0, 1.0), strict=True))  # what -1 becomes there, and blank becomes 0
+VAL_SHARE = 5000 / 223_414
+EXPECTED = {
+    "rows of train.csv": 223_414, "patients of train.csv": 64_540, "frontal films of train.csv": 191_027,
+    "lateral films of train.csv": 32_387, "frontal films of valid.csv": 202,
+}  # fmt: skip
+Row = Mapping[str, str]
+
+
+def read(root: Path, *, part: str, split: str, views: str, uncertain: str, each: int, val: int) -> Listing:
+    """Films of `views` with the five tasks; `part` "5x200" the films of exactly one task alone, `each` a task.
+
+    `split` "clean": 5x200's patients are left out, val is a share of patients by hash. "mgca": its code's split, in
+    which `val` films are drawn from all views and some of them are training films too.
+    """
+    listing.one_of("part", part, ("main", "5x200"))
+    listing.one_of("split", split, ("clean", "mgca"))
+    listing.one_of("uncertain", uncertain, ("mgca", *ALL))
+    needed = ("Path", "Frontal/Lateral", *LABELS)
+    train, test = (listing.table(listing.find(root, name), needed) for name in ("train.csv", "valid.csv"))
+    chosen = few(train, each)
+    left_out: collections.Counter = collections.Counter()
+    item = functools.partial(_item, uncertain=uncertain)
+    if part == "5x200":
+        return Listing(
+            [item(train[at], "test") for at in chosen], TASKS, counts=_counts(train, test), for_training=False
+        )
+    if split == "mgca":
+        placed = mgca(len(train), chosen, val)
+    else:
+        apart = {_patient(train[at]) for at in chosen}
+        left_out["films of 5x200's patients"] = sum(_patient(row) in apart for row in train)
+        placed = [
+            (at, "val" if cases.share_of(_patient(row)) < VAL_SHARE else "train")
+            for at, row in enumerate(train)
+            if _patient(row) not in apart
+        ]
+    shown = {view.strip().lower() for view in views.split(",")}
+    rows = [(train[at], side) for at, side in placed] + [(row, "test") for row in test]
+    kept = [(row, side) for row, side in rows if row["Frontal/Lateral"].lower() in shown]
+    left_out[f"films that are not {views}"] = len(rows) - len(kept)
+    return Listing(
+        [item(*one) for one in kept], TASKS, counts=_counts(train, test), left_out=left_out, leaks=split == "mgca"
+    )
+
+
+def few(rows: Sequence[Row], each: int) -> list[int]:
+    """Places of CheXpert 5x200's rows: frontal, one task at 1 and the other findings at 0 or blank, drawn by seed 0."""
+    chosen: list[int] = []
+    for task in TASKS:
+        alone = [
+            at
+            for at, row in enumerate(rows)
+            if row["Frontal/Lateral"] == "Frontal"
+            and listing.label(row[task], -1.0) == 1
+            and all(listing.label(row[name] or "0", -1.0) == 0 for name in (*TASKS, *ZERO_IN_5X200) if name != task)
+        ]
+        drawn = np.random.RandomState(0).choice(len(alone), min(each, len(alone)), replace=False)  # as pandas samples
+        chosen += [alone[at] for at in drawn]
+    return chosen
+
+
+def mgca(count: int, chosen: Sequence[int], val: int) -> list[tuple[int, str]]:
+    """(place, split) of MGCA's split: val is drawn by position after 5x200 went, train drops by label before it went.
+
+    So some rows are in both, and some in neither.
+    """
+    gone = set(chosen)
+    left = [at for at in range(count) if at not in gone]
+    drawn = np.random.RandomState(0).choice(len(left), val, replace=False)
+    dropped = set(drawn.tolist())
+    return [(at, "train") for at in left if at not in dropped] + [(left[at], "val") for at in drawn]
+
+
+def _item(row: Row, split: str, *, uncertain: str) -> Item:
+    if uncertain == "mgca":
+        labels = tuple(listing.label(row[task] or "0", MGCA[task]) for task in TASKS)
+    else:
+        labels = tuple(listing.label(row[task], ALL[uncertain]) for task in TASKS)
+    return Item(row["Path"].partition("/")[2], "xray", _patient(row), split, labels=labels)
+
+
+def _patient(row: Row) -> str:
+    """`patient00001` of `CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg`."""
+    return (row["Path"].split("/") + [""] * 3)[2]
+
+
+def _counts(train: Sequence[Row], test: Sequence[Row]) -> dict[str, int]:
+    views = collections.Counter(row["Frontal/Lateral"] for row in train)
+    return {
+        "rows of train.csv": len(train),
+        "patients of train.csv": len({_patient(row) for row in train}),
+        "frontal films of train.csv": views["Frontal"],
+        "lateral films of train.csv": views["Lateral"],
+        "frontal films of valid.csv": sum(row["Frontal/Lateral"] == "Frontal" for row in test),
+    }

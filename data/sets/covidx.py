@@ -1,0 +1,52 @@
+"""COVIDx CXR (Kaggle andyczhao/covidx-cxr2), version 9A: normal, pneumonia, COVID-19."""
+
+import collections
+import dataclasses
+from pathlib import Path
+
+from sklearn.model_selection import train_test_split
+
+from data import cases, listing
+from data.listing import Item, Listing
+from unimedi_jax import errors
+
+CLASSES = {"9A": ("normal", "pneumonia", "COVID-19"), "9B": ("negative", "positive")}
+FIELDS = 4  # patient id, file name, class, source
+VAL_SHARE = 0.2
+EXPECTED = {
+    "train normal": 8_085, "train pneumonia": 5_555, "train COVID-19": 16_490, "train negative": 13_992,
+    "train positive": 16_490, "test normal": 100, "test pneumonia": 100, "test COVID-19": 200,
+}  # fmt: skip
+
+
+def read(root: Path, *, version: str, split: str) -> Listing:
+    """Both lists of a `version`; `split` "clean" holds out a fifth of the training patients, "mgca" of the films."""
+    classes = CLASSES[listing.one_of("version", version, tuple(CLASSES))]
+    listing.one_of("split", split, ("clean", "mgca"))
+    items: list[Item] = []
+    counts: collections.Counter = collections.Counter()
+    for side in ("train", "test"):
+        path = listing.find(root, f"{side}_COVIDx{version}.txt")
+        for line in filter(str.strip, path.read_text(encoding="utf-8").splitlines()):
+            fields = line.split()
+            if len(fields) != FIELDS:
+                raise errors.UserError(
+                    f"{path}: {len(fields)} fields in a line, not `patient_id filename class source`"
+                )
+            patient, name, kind, _ = fields
+            if kind not in classes:
+                raise errors.UserError(f"{path}: the class {kind!r} is not of {version} ({', '.join(classes)})")
+            counts[f"{side} {kind}"] += 1
+            labels = tuple(float(kind == known) for known in classes)
+            items.append(Item(f"{side}/{name}", "xray", patient, side, labels=labels))
+    train, test = ([item for item in items if item.split == side] for side in ("train", "test"))
+    if split == "mgca":
+        held_out = set(train_test_split(range(len(train)), train_size=1 - VAL_SHARE, random_state=0)[1])
+        left_out = {}
+    else:
+        tested = {item.patient for item in test}
+        left_out = {"training films of test patients": sum(item.patient in tested for item in train)}
+        train = [item for item in train if item.patient not in tested]
+        held_out = {at for at, item in enumerate(train) if cases.share_of(item.patient) < VAL_SHARE}
+    train = [dataclasses.replace(item, split="val") if at in held_out else item for at, item in enumerate(train)]
+    return Listing(train + test, classes, counts=counts, left_out=left_out, leaks=split == "mgca")

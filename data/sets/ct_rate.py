@@ -1,0 +1,105 @@
+"""CT-RATE: non-contrast chest CTs with findings, impression and 18 labels (arXiv 2403.17834)."""
+
+import collections
+from pathlib import Path
+
+from data import cases, listing, volumes
+from data.cases import Case
+from data.files import Note
+from data.listing import Item, Listing
+from data.source import Example
+
+LABELS = (
+    "Medical material", "Arterial wall calcification", "Cardiomegaly", "Pericardial effusion",
+    "Coronary artery wall calcification", "Hiatal hernia", "Lymphadenopathy", "Emphysema", "Atelectasis", "Lung nodule",
+    "Lung opacity", "Pulmonary fibrotic sequela", "Pleural effusion", "Mosaic attenuation pattern",
+    "Peribronchial thickening", "Consolidation", "Bronchiectasis", "Interlobular septal thickening",
+)  # fmt: skip
+# Folder of the volumes; names of the tables, which say "validation" here and "valid" there; our split.
+PARTS = {"train": (("train",), "train"), "valid": (("validation", "valid"), "test")}
+EXPECTED = {"patients": 21_304, "scans": 25_692, "volumes": 50_188}
+
+
+def read(root: Path, *, reconstructions: str, val_share: float) -> Listing:
+    """Volumes of both parts that are in the tree; "valid" is the test split, val a share of the training patients.
+
+    `reconstructions` "first" takes one volume a scan, "all" every kernel, with the same report.
+    """
+    listing.one_of("reconstructions", reconstructions, ("all", "first"))
+    base = root / "dataset" if (root / "dataset").is_dir() else root
+    items, left_out = [], collections.Counter()
+    scans, patients, count = set(), set(), 0
+    for part, (tables, split) in PARTS.items():
+        reports = listing.table(
+            listing.find(base, *(f"radiology_text_reports/{name}_reports.csv" for name in tables)),
+            ("VolumeName", "Findings_EN", "Impressions_EN"),
+        )
+        labels = _labels(base, part)
+        rescale = _rescale(base, tables)
+        no_chest = _no_chest(base, part)
+        folder = listing.find(base, f"{part}_fixed", part)
+        seen = set()
+        for row in sorted(reports, key=lambda row: row["VolumeName"]):
+            name = row["VolumeName"]
+            patient, scan = name.rsplit("_", 2)[0], name.rsplit("_", 1)[0]
+            path = f"{folder.relative_to(root)}/{patient}/{scan}/{name}"
+            count, first = count + 1, scan not in seen
+            patients.add(patient)
+            scans.add(scan)
+            if name in no_chest:
+                left_out["volumes of other parts of the body (no_chest)"] += 1
+            elif reconstructions == "first" and not first:
+                left_out["further reconstructions"] += 1
+            elif not (root / path).exists():
+                left_out["volumes that are not in the tree"] += 1
+            else:
+                seen.add(scan)
+                items.append(
+                    Item(
+                        path, "ct", patient, _side(patient, split, val_share),
+                        {"findings": row["Findings_EN"], "impression": row["Impressions_EN"]}, scan,
+                        labels.get(name, (float("nan"),) * len(LABELS)), truth=rescale.get(name),
+                    )
+                )  # fmt: skip
+    counts = {"patients": len(patients), "scans": len(scans), "volumes": count}
+    return Listing(items, LABELS, volume, counts=counts, left_out=left_out)
+
+
+def volume(case: Case, modality: str, note: Note) -> Example:
+    """A volume in Hounsfield units, whether the tree is the first release (slope and intercept in a table) or a later.
+
+    Raises BadInput: `double_rescale` for one that another script has rescaled once too often.
+    """
+    hu, spacing = volumes.read_volume(case.file, note, rescale=case.truth)
+    return {"volume": hu, "spacing_mm": spacing}
+
+
+def _side(patient: str, split: str, val_share: float) -> str:
+    return "val" if split == "train" and cases.share_of(patient) < val_share else split
+
+
+def _labels(root: Path, part: str) -> dict[str, tuple[float, ...]]:
+    rows = listing.table(
+        listing.find(root, f"multi_abnormality_labels/{part}_predicted_labels.csv"), ("VolumeName", *LABELS)
+    )
+    return {row["VolumeName"]: tuple(listing.label(row[name], float("nan")) for name in LABELS) for row in rows}
+
+
+def _rescale(root: Path, tables: tuple[str, ...]) -> dict[str, tuple[float, float]]:
+    rows = listing.table(
+        listing.find(root, *(f"metadata/{name}_metadata.csv" for name in tables)),
+        ("VolumeName", "RescaleSlope", "RescaleIntercept"),
+    )
+    return {
+        row["VolumeName"]: (float(row["RescaleSlope"]), float(row["RescaleIntercept"]))
+        for row in rows
+        if row["RescaleSlope"] and row["RescaleIntercept"]
+    }
+
+
+def _no_chest(root: Path, part: str) -> set[str]:
+    """Names of head CTs and the like, where the release lists them."""
+    lists = [
+        path for path in (root / "metadata" / f"no_chest_{part}.txt", root / f"no_chest_{part}.txt") if path.exists()
+    ]
+    return {line.strip().rpartition("/")[2] for path in lists for line in path.read_text(encoding="utf-8").splitlines()}

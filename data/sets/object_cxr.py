@@ -1,0 +1,55 @@
+"""object-CXR (JF Healthcare, MIDL 2020): boxes of foreign objects."""
+
+from pathlib import Path
+
+from sklearn.model_selection import train_test_split
+
+from data import listing, truth
+from data.files import BadInput
+from data.listing import Item, Listing
+from data.source import Rejected
+
+SHAPES = ("0", "1", "2")  # rectangle, ellipse, polygon
+EXPECTED = {"films of train.csv": "8,000, as 6,400 and 1,600 by G2D", "films of dev.csv": 1_000}
+
+
+def read(root: Path) -> Listing:
+    """Films of train.csv, a tenth of them for validation as in MGCA, and of dev.csv, the test films.
+
+    A box is what its shape's corners span; MGCA's boxes of polygons are centred elsewhere and larger.
+    """
+    items: list[Item] = []
+    rejected: list[Rejected] = []
+    counts = {}
+    tables = {
+        name: listing.table(listing.find(root, f"{name}.csv"), ("image_name", "annotation"))
+        for name in ("train", "dev")
+    }
+    _, held_out = train_test_split(range(len(tables["train"])), test_size=0.1, random_state=0)
+    sides = {"train": dict.fromkeys(held_out, "val"), "dev": {}}
+    for name, rows in tables.items():
+        counts[f"films of {name}.csv"] = len(rows)
+        for at, row in enumerate(rows):
+            path, side = f"{name}/{row['image_name']}", sides[name].get(at, "train" if name == "train" else "test")
+            try:
+                boxes = tuple(box(shape) for shape in row["annotation"].split(";") if shape.strip())
+            except BadInput as error:
+                rejected.append(Rejected(at + 1, path, str(error)))
+                continue
+            items.append(Item(path, "xray", path, side, labels=(float(bool(boxes)),), truth=boxes))
+    counts["objects"] = sum(len(item.truth) for item in items)
+    return Listing(
+        items, ("Foreign Object",), truth.film_with_boxes, frozenset({"boxes"}), counts=counts, rejected=rejected
+    )
+
+
+def box(shape: str) -> tuple[float, float, float, float]:
+    """x0, y0, x1, y1 of "type x1 y1 x2 y2 ...". Raises BadInput."""
+    kind, *numbers = shape.split()
+    try:
+        values = [float(number) for number in numbers]
+    except ValueError as error:
+        raise BadInput("mask_values", "an annotation holds something else than numbers") from error
+    if kind not in SHAPES or len(values) < 4 or len(values) % 2:
+        raise BadInput("mask_values", "an annotation is no rectangle, ellipse or polygon")
+    return min(values[0::2]), min(values[1::2]), max(values[0::2]), max(values[1::2])

@@ -1,0 +1,54 @@
+"""MIDRC-RICORD 1A and 1B (TCIA): chest CTs of patients with and without COVID-19."""
+
+import collections
+from pathlib import Path
+
+from data import listing, volumes
+from data.listing import Item, Listing
+from unimedi_jax import errors
+
+COHORTS = {"MIDRC-RICORD-1A": 1.0, "MIDRC-RICORD-1B": 0.0}
+LISTS = ("train", "val", "test")  # UniMiSS: lines "relative/path.nii.gz label"
+EXPECTED = {
+    "patients of MIDRC-RICORD-1A": "120 studies", "series of MIDRC-RICORD-1A": "155, as amid counts",
+    "train scans listed": 194, "val scans listed": 52, "test scans listed": 84,
+}  # fmt: skip
+
+
+def read(root: Path, *, lists: str) -> Listing:
+    """Every CT series of the DICOM download, split by patient; with `lists` the NIfTI scans of UniMiSS's three lists.
+
+    `lists` is a folder with train.txt, val.txt and test.txt. They split by scan: whoever has two may be on two sides.
+    """
+    if lists:
+        return _listed(Path(lists).expanduser())
+    items, counts, left_out = [], collections.Counter(), collections.Counter()
+    base = next((path for path in sorted(root.glob("manifest-*")) if path.is_dir()), root)
+    for cohort, value in COHORTS.items():
+        patients = set()
+        for folder in sorted(listing.find(base, cohort).glob("*/*/*")):
+            slices = sum(path.suffix == ".dcm" for path in folder.iterdir()) if folder.is_dir() else 0
+            if slices < volumes.MIN_SLICES:
+                left_out[f"series of fewer than {volumes.MIN_SLICES} slices"] += 1
+                continue
+            patient = folder.relative_to(base).parts[1]
+            patients.add(patient)
+            counts[f"series of {cohort}"] += 1
+            items.append(Item(str(folder.relative_to(root)), "ct", patient, labels=(value,)))
+        counts[f"patients of {cohort}"] = len(patients)
+    return Listing(items, ("COVID-19",), counts=counts, left_out=left_out)
+
+
+def _listed(folder: Path) -> Listing:
+    items, counts = [], {}
+    for split in LISTS:
+        path = listing.find(folder, f"{split}.txt")
+        lines = [line.rsplit(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if any(len(line) != 2 or line[1] not in ("0", "1") for line in lines):
+            raise errors.UserError(f"{path} has lines that are not `relative/path label`, the label 0 or 1")
+        counts[f"{split} scans listed"] = len(lines)
+        # Names such as ID419639-001155_date05-14-2008_605.000000-COR-3X3-96061.nii.gz begin with the patient.
+        items += [
+            Item(name, "ct", Path(name).name.partition("_")[0], split, labels=(float(label),)) for name, label in lines
+        ]
+    return Listing(items, ("COVID-19",), counts=counts, leaks=True)

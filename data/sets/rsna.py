@@ -1,0 +1,44 @@
+"""RSNA Pneumonia (Kaggle, stage 2): pneumonia, boxes, and their union as a mask; MGCA's splits."""
+
+import collections
+from pathlib import Path
+
+from sklearn.model_selection import train_test_split
+
+from data import listing, truth
+from data.listing import Item, Listing
+
+EXPECTED = {"patients": 26_684, "with pneumonia": 6_012, "without": 20_672, "rows": 30_227, "boxes": 9_555}
+SPLITS = {"detection": 5337 * 2, "classification": 0.3}  # what is not for training
+
+
+def read(root: Path, *, split: str) -> Listing:
+    """Every labelled film; `split` "detection" is also that of segmentation (16,010, 5,337 and 5,337 films)."""
+    held_out = SPLITS[listing.one_of("split", split, tuple(SPLITS))]
+    rows = listing.table(
+        listing.find(root, "stage_2_train_labels.csv"), ("patientId", "x", "y", "width", "height", "Target")
+    )
+    folder = listing.find(root, "stage_2_train_images").name
+    boxes: dict[str, list[tuple[float, ...]]] = collections.defaultdict(list)
+    for row in rows:
+        boxes[row["patientId"]] += [_corners(row)] if row["Target"] == "1" else []
+    patients = sorted(boxes)
+    train, rest = train_test_split(patients, test_size=held_out, random_state=0)
+    test, val = train_test_split(rest, test_size=0.5, random_state=0)
+    splits = {patient: side for side, part in (("train", train), ("val", val), ("test", test)) for patient in part}
+    items = [
+        Item(
+            f"{folder}/{patient}.dcm", "xray", patient, splits[patient],
+            labels=(float(bool(boxes[patient])),), truth=tuple(boxes[patient]),
+        )
+        for patient in patients
+    ]  # fmt: skip
+    positive = sum(bool(of) for of in boxes.values())
+    counts = {"patients": len(patients), "with pneumonia": positive, "without": len(patients) - positive}
+    counts |= {"rows": len(rows), "boxes": sum(map(len, boxes.values()))}
+    return Listing(items, ("Pneumonia",), truth.film_with_boxes, frozenset({"boxes"}), counts=counts)
+
+
+def _corners(row: dict[str, str]) -> tuple[float, ...]:
+    x, y, width, height = (float(row[name]) for name in ("x", "y", "width", "height"))
+    return x, y, x + width, y + height

@@ -1,0 +1,77 @@
+"""SIIM-ACR Pneumothorax (stage 1): pneumothorax and its mask from run lengths."""
+
+import collections
+import functools
+from pathlib import Path
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from data import films, geometry, listing, truth
+from data.cases import Case
+from data.files import Note
+from data.listing import Item, Listing
+from data.source import Example
+
+NONE = "-1"
+EXPECTED = {"rows": 12_954, "films": 12_047, "with pneumothorax": 2_669, "rows without": 9_378}
+SEED = 42  # of the negatives that MGCA's training keeps
+
+
+def read(root: Path, *, split: str) -> Listing:
+    """Every film; `split` "clean" goes by study, "mgca" by row of the table, with as many negatives as positives.
+
+    MGCA's split puts rows of one film into two splits, each with its part of the mask; it is kept as it is there.
+    """
+    listing.one_of("split", split, ("clean", "mgca"))
+    # The header is "ImageId, EncodedPixels", with a blank: the table is read without blanks around names and values.
+    rows = listing.table(listing.find(root, "train-rle.csv"), ("ImageId", "EncodedPixels"))
+    folder = listing.find(root, "dicom-images-train")
+    files = {path.stem: path.relative_to(root) for path in sorted(folder.glob("*/*/*.dcm"))}
+    sides = _mgca(rows) if split == "mgca" else [""] * len(rows)
+    runs: dict[tuple[str, str], list[str]] = collections.defaultdict(list)
+    for row, side in zip(rows, sides, strict=True):
+        if side is not None:
+            runs[row["ImageId"], side] += [row["EncodedPixels"]] if row["EncodedPixels"] != NONE else []
+    items = []
+    for (image, side), of in runs.items():
+        path = files.get(image, Path(folder.name) / f"{image}.dcm")
+        items.append(Item(str(path), "xray", path.parts[1], side, labels=(float(bool(of)),), truth=tuple(of)))
+    positive = {row["ImageId"] for row in rows if row["EncodedPixels"] != NONE}
+    counts = {"rows": len(rows), "films": len({row["ImageId"] for row in rows}), "with pneumothorax": len(positive)}
+    counts["rows without"] = sum(row["EncodedPixels"] == NONE for row in rows)
+    left_out = {"films without pneumothorax, to balance": len({row["ImageId"] for row in rows} - {i for i, _ in runs})}
+    return Listing(
+        items, ("Pneumothorax",), film_with_runs, frozenset({"lesion_mask"}),
+        counts=counts, left_out=left_out, leaks=split == "mgca",
+    )  # fmt: skip
+
+
+def film_with_runs(case: Case, modality: str, note: Note) -> Example:
+    """A film and its mask, 1 where any of the film's runs lies. Raises BadInput."""
+    full = films.read_full_film(case.file, note)
+    mask = functools.reduce(np.logical_or, (truth.relative_runs(run, full.shape) for run in case.truth), full < 0)
+    return {
+        "image": geometry.canonical_film(full),
+        "lesion_mask": geometry.canonical_film_mask(mask.astype(np.uint8), 1),
+    }
+
+
+def _mgca(rows: list[dict[str, str]]) -> list[str | None]:
+    """The split of every row, None for negatives that its training leaves out."""
+    train, rest = train_test_split(range(len(rows)), test_size=0.3, random_state=0)
+    test, val = train_test_split(rest, test_size=0.5, random_state=0)
+    sides: list[str | None] = [None] * len(rows)
+    for side, part in (("train", train), ("val", val), ("test", test)):
+        for at in part:
+            sides[at] = side
+    images = {True: {}, False: {}}  # without pneumothorax or with it, in the order in which rows name them
+    for at in train:
+        images[rows[at]["EncodedPixels"] == NONE][rows[at]["ImageId"]] = None
+    found = {kind: list(names) for kind, names in images.items()}
+    count = min(len(found[False]), len(found[True]))
+    kept = set(np.random.RandomState(SEED).choice(np.array(found[True], dtype=object), count, replace=False))
+    for at in train:
+        if rows[at]["EncodedPixels"] == NONE and rows[at]["ImageId"] not in kept:
+            sides[at] = None
+    return sides

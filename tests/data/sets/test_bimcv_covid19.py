@@ -1,0 +1,89 @@
+"""BIMCV-COVID19 on a tree of its layout: names, the labels table, Spanish, whole numbers beyond 16 bits."""
+
+import math
+
+import numpy as np
+import pytest
+
+from tests.data.sets.conftest import chest, ct, film, rows
+from unimedi_jax.errors import UserError
+
+SPANISH = "No se observa derrame pleural en el hemitórax {}. Corazón de tamaño normal."
+HEADER = "PatientID\tReportID\tReport\tLabels\tLocalizations"
+SCANS = (
+    "sub-S03044/ses-E06147/mod-ct/sub-S03044_ses-E06147_run-1_bp-chest_ct.nii.gz",
+    "sub-S03044/ses-E06147/mod-ct/sub-S03044_ses-E06147_acq-2_run-2_bp-chest_ct.nii.gz",
+    "sub-S03045/ses-E06148/mod-ct/sub-S03045_ses-E06148_run-1_bp-chest_ct.nii.gz",
+    "sub-S03046/ses-E06149/mod-ct/sub-S03046_ses-E06149_run-1_bp-chest_ct.nii.gz",
+    "sub-S03047/ses-E06150/mod-ct/sub-S03047_ses-E06150_run-1_bp-abdomen_ct.nii.gz",
+    "sub-S03048/ses-E06151/mod-ct/sub-S03048_ses-E06151_run-1_bp-chest_ct.nii.gz",
+)
+FILMS = (
+    "sub-S03044/ses-E07985/mod-rx/sub-S03044_ses-E07985_run-1_bp-chest_vp-ap_dx.png",
+    "sub-S03044/ses-E07985/mod-rx/sub-S03044_ses-E07985_run-2_bp-chest_vp-ll_cr.png",
+)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """The third CT is stored in 32 bits with a spike beyond 16; the fourth has no report; the last reads English."""
+    for number, path in enumerate(SCANS):
+        hu = chest(number)
+        if number == 2:
+            hu = hu.astype(np.int32)
+            hu[0, 0, 0] = 70_000
+        ct(tmp_path / path, number, hu)
+        (tmp_path / path.replace(".nii.gz", ".json")).write_text("{}")
+    for number, path in enumerate(FILMS):
+        film(tmp_path / path, number)
+    rows(
+        tmp_path / "derivatives/labels/labels_covid19_posi.tsv", HEADER,
+        f"sub-S03044\tses-E06147\t{SPANISH.format('izquierdo')}\t['pneumonia', 'COVID 19']\t[]",
+        f"sub-S03045\tses-E06148\t{SPANISH.format('derecho')}\t['unchanged']\t[]",
+        "sub-S03048\tses-E06151\tThere is no effusion in the left lung and the heart is normal.\t['normal']\t[]",
+        f"sub-S03044\tses-E07985\t{SPANISH.format('derecho')}\tnormal, cardiomegaly\t[]",
+        f"sub-S09999\tses-E09999\t{SPANISH.format('derecho')}\t['normal']\t[]",
+    )  # fmt: skip
+    rows(tmp_path / "participants.tsv", "participant\tmodality_dicom", "derivatives\t", "sub-S03044\t['CT', 'DX']")
+    return tmp_path
+
+
+def test_cts_with_spanish_reports(tree, build):
+    made = build("bimcv_covid19", tree, labels="pneumonia,normal")
+    found = {key: one for split in made.records.values() for key, one in split.items()}
+    assert len(found) == 3
+    patients = sorted(one["patient"] for one in found.values())
+    assert patients == ["sub-S03044", "sub-S03044", "sub-S03045"]
+    of = {one["patient"]: one for one in found.values()}
+    assert of["sub-S03044"]["report"] == SPANISH.format("izquierdo")
+    assert of["sub-S03044"]["labels"].tolist() == [1, 0]
+    assert all(map(math.isnan, of["sub-S03045"]["labels"])), "unchanged"
+    assert of["sub-S03045"]["volume"].max() <= 3071
+    assert made.contract["notes"]["metal_clipped"] == 1
+    assert [(one["path"], one["reason"].partition(":")[0]) for one in made.rejected] == [(SCANS[5], "wrong_language")]
+    for line in (
+        "reports 5 -", "sessions with a chest CT 4 7,918 CT studies in iterations 1 to 3",
+        "CTs of other parts of the body 1", "pictures of sessions without a report 1", "reports without a picture 2",
+        "language es 3", "language en 1",
+    ):  # fmt: skip
+        assert made.counted(line), line
+
+
+def test_films_and_any_language(tree, build):
+    made = build("bimcv_covid19", tree, {"foreign": "keep"}, modality="ct,xray", labels="cardiomegaly")
+    assert made.contract["splits"].keys() == {"xray", "ct"}
+    assert sum(made.splits().values()) == 5
+    [film_record] = [one for split in made.records.values() for one in split.values() if "image" in one]
+    assert film_record["labels"].tolist() == [1], "labels parted by commas"
+    assert made.counted("films that are not frontal, or of unknown view 1")
+
+
+def test_the_other_names_of_the_table(tree, build):
+    folder = tree / "derivatives/labels"
+    (folder / "labels_covid19_posi.tsv").rename(folder / "Labels_covid_NEG_JAN21.tsv")
+    assert sum(build("bimcv_covid19", tree).splits().values()) == 3
+    (folder / "Labels_covid_NEG_JAN21.tsv").rename(folder / "labels.tsv")
+    with pytest.raises(UserError, match=r"has no derivatives/labels/labels_covid19_posi\.tsv or .* \(there is labels"):
+        build("bimcv_covid19", tree)
+    with pytest.raises(UserError, match=r"config\.options\.modality is 'mr'"):
+        build("bimcv_covid19", tree, modality="mr")

@@ -1,0 +1,90 @@
+"""CT-RATE on a tree of its layout: both reports, labels, reconstructions, and numbers rescaled once at most."""
+
+import numpy as np
+import pytest
+
+from data.sets.ct_rate import LABELS
+from tests.data.sets.conftest import chest, ct, rows
+from unimedi_jax.errors import UserError
+
+VOLUMES = ("train_1_a_1", "train_1_a_2", "train_1_b_1", "train_2_a_1", "train_3_a_1", "train_4_a_1", "valid_1_a_1")
+FINDINGS = "The trachea is in the midline and both main bronchi of case {} are open. No effusion was seen."
+
+
+def volume_path(name, folder):
+    return f"dataset/{folder}/{'_'.join(name.split('_')[:2])}/{'_'.join(name.split('_')[:3])}/{name}.nii.gz"
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """`tree(folder, voxels)`: the release under `dataset/`; `voxels` replaces some volumes' numbers."""
+
+    def make(end="", voxels=None):
+        root = tmp_path / "CT-RATE" / "dataset"
+        for number, name in enumerate(VOLUMES):
+            if name != "train_3_a_1":
+                ct(root.parent / volume_path(name, name.partition("_")[0] + end), number, (voxels or {}).get(name))
+        for part, table in (("train", "train"), ("valid", "validation")):
+            names = [f"{name}.nii.gz" for name in VOLUMES if name.startswith(part)]
+            lines = [f'{name},cough,CT,"{FINDINGS.format(name[:-7])}",Normal CT of the chest.' for name in names]
+            lines[0] = f'{names[0]},,,"{FINDINGS.format(1)}",'
+            header = "VolumeName,ClinicalInformation_EN,Technique_EN,Findings_EN,Impressions_EN"
+            rows(root / f"radiology_text_reports/{table}_reports.csv", header, *lines)
+            meta = [f"{name},SIEMENS,1.0,-1024,[0.7 0.7],1.5" for name in names]
+            header = "VolumeName,Manufacturer,RescaleSlope,RescaleIntercept,XYSpacing,ZSpacing"
+            rows(root / f"metadata/{table}_metadata.csv", header, *meta)
+            labels = [f"{name},{','.join('1' if k == 2 else '0' for k in range(18))}" for name in names]
+            header = "VolumeName," + ",".join(LABELS)
+            rows(root / f"multi_abnormality_labels/{part}_predicted_labels.csv", header, *labels)
+        rows(root / "metadata/no_chest_train.txt", "train_4/train_4_a/train_4_a_1.nii.gz")
+        return root.parent
+
+    return make
+
+
+def test_the_whole_set(tree, build):
+    made = build("ct_rate", tree("_fixed"), val_share=0.0)
+    assert made.splits() == {"train": 4, "test": 1}
+    one = made.record(volume_path("train_1_a_2", "train_fixed"), "train")
+    assert one["report"] == "Normal CT of the chest. " + FINDINGS.format("train_1_a_2")
+    assert one["patient"] == "train_1"
+    assert one["labels"].tolist() == [float(k == 2) for k in range(18)]
+    assert one["volume"].min() < -980
+    for line in (
+        "patients 5 21,304 DIFFERS", "scans 6 25,692 DIFFERS", "volumes 7 50,188 DIFFERS",
+        "volumes that are not in the tree 1", "volumes of other parts of the body (no_chest) 1", "with findings 5",
+        "with impression 3", "language en 5",
+    ):  # fmt: skip
+        assert made.counted(line), line
+
+
+def test_one_reconstruction_a_scan_and_a_share_for_validation(tree, build):
+    root = tree()
+    made = build("ct_rate", root, reconstructions="first", val_share=0.1)
+    assert sum(made.splits().values()) == 4
+    assert made.counted("further reconstructions 1")
+    sides = {split: {one["patient"] for one in found.values()} for split, found in made.records.items()}
+    assert sides == {"train": {"train_2"}, "val": {"train_1"}, "test": {"valid_1"}}, "shares 0.496 and 0.025"
+
+
+def test_the_first_release_is_rescaled_by_its_table_and_a_later_one_is_not(tree, build):
+    """Stored numbers are HU + 1024 in one volume, HU in another, HU - 1024 (rescaled twice) in a third."""
+    hu = chest(0)
+    spoilt = {
+        "train_1_a_1": (hu + 1024).astype(np.int16),
+        "train_1_a_2": hu,
+        "train_1_b_1": (hu - 1024).astype(np.int16),
+    }
+    made = build("ct_rate", tree(voxels=spoilt), val_share=0.0)
+    raw, fixed = (made.record(volume_path(name, "train"), "train")["volume"] for name in ("train_1_a_1", "train_1_a_2"))
+    np.testing.assert_array_equal(raw, fixed)
+    assert made.contract["notes"]["rescaled_by_table"] == 1
+    reasons = [one["reason"].partition(":")[0] for one in made.rejected]
+    assert reasons == ["double_rescale"]
+
+
+def test_a_tree_without_metadata(tree, build):
+    root = tree()
+    (root / "dataset/metadata/train_metadata.csv").unlink()
+    with pytest.raises(UserError, match=r"has no metadata/train_metadata\.csv"):
+        build("ct_rate", root)

@@ -1,0 +1,89 @@
+"""LUNA16 on a tree of its layout: world coordinates through any header, balls and boxes, subsets as splits."""
+
+import numpy as np
+import pytest
+import SimpleITK
+
+from data import geometry, truth
+from data.files import BadInput
+from tests.data.sets.conftest import chest, rows
+from unimedi_jax.errors import UserError
+
+SHAPE, SPACING, ORIGIN = (40, 48, 48), (2.5, 1.0, 1.0), (-100.0, -50.0, -200.0)  # z y x; z y x; x y z
+NODULE = (-80.0, -20.0, -140.0, 12.0)  # world x, y, z and diameter in mm
+FLIPPED = (-1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0)  # the header of a scan stored from left and back
+
+
+def mhd(path, seed, flipped=False):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    voxels = chest(seed, SHAPE[::-1]).transpose(2, 1, 0)
+    origin = list(ORIGIN)
+    if flipped:
+        voxels = voxels[:, ::-1, ::-1]
+        origin[0] += (SHAPE[2] - 1) * SPACING[2]
+        origin[1] += (SHAPE[1] - 1) * SPACING[1]
+    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(voxels))
+    image.SetSpacing(SPACING[::-1])
+    image.SetOrigin(origin)
+    if flipped:
+        image.SetDirection(FLIPPED)
+    SimpleITK.WriteImage(image, str(path))
+
+
+@pytest.fixture
+def tree(tmp_path):
+    for subset, name in ((0, "1.3.6.1"), (0, "1.3.6.2"), (1, "1.3.6.3"), (2, "1.3.6.4"), (3, "1.3.6.5")):
+        mhd(tmp_path / f"subset{subset}" / f"{name}.mhd", int(name[-1]), flipped=name == "1.3.6.2")
+    x, y, z, diameter = NODULE
+    lines = [f"1.3.6.{n},{x},{y},{z},{diameter}" for n in (1, 2, 4)] + [f"1.3.6.5,{x},{y},{z},2.5"]
+    rows(tmp_path / "annotations.csv", "seriesuid,coordX,coordY,coordZ,diameter_mm", *lines, "1.3.9.9,0,0,0,5")
+    return tmp_path
+
+
+def test_a_nodule_lies_where_its_world_coordinates_say(tree, build):
+    made = build("luna16", tree)
+    assert made.splits() == {"train": 2, "val": 1, "test": 2}
+    plain, flipped = (made.record(f"subset0/1.3.6.{n}.mhd", "test") for n in (1, 2))
+    # By hand: voxel (x, y, z) = (20, 30, 24), its middle 20.5, 30.5, 24.5 cells from the edge. In plane 48 mm become
+    # 128 cells of 0.375 mm; along z 100 mm become 32 cells of 3.125 mm. The radius is 6 mm.
+    middle = np.array([24.5 * 2.5 / 3.125, 30.5 / 0.375, 20.5 / 0.375])
+    reach = 6 / np.array([3.125, 0.375, 0.375])
+    np.testing.assert_allclose(plain["boxes"], [[0, *(middle - reach), *(middle + reach)]], rtol=1e-5)
+    inside = np.argwhere(plain["lesion_mask"])
+    np.testing.assert_allclose(inside.mean(0) + 0.5, middle, atol=0.3)
+    cells = 4 / 3 * np.pi * np.prod(reach)
+    assert (plain["lesion_mask"] == 1).sum() == pytest.approx(cells, rel=0.15)
+    np.testing.assert_array_equal(flipped["lesion_mask"], plain["lesion_mask"])
+    np.testing.assert_allclose(flipped["boxes"], plain["boxes"], rtol=1e-5)
+    empty = made.record("subset1/1.3.6.3.mhd", "val")
+    assert empty["labels"].tolist() == [0]
+    assert empty["boxes"].shape == (0, 7)
+    assert not empty["lesion_mask"].any()
+    for line in ("CTs 5 888 DIFFERS", "CTs of subset0 2 89 DIFFERS", "nodules listed 5 -", "nodules on these CTs 4 -"):
+        assert made.counted(line), line
+
+
+def test_the_voxel_agrees_with_simpleitk(tree):
+    image = SimpleITK.ReadImage(str(tree / "subset0/1.3.6.1.mhd"))
+    assert image.TransformPhysicalPointToIndex(NODULE[:3]) == (20, 30, 24)
+
+
+def test_small_nodules_and_other_subsets(tree, build):
+    made = build("luna16", tree, smallest_mm=3.0, test=2, val=3)
+    assert made.splits() == {"train": 3, "val": 1, "test": 1}
+    assert made.record("subset3/1.3.6.5.mhd", "val")["labels"].tolist() == [0]
+    with pytest.raises(UserError, match="two different subsets"):
+        build("luna16", tree, test=1, val=1)
+    with pytest.raises(UserError, match="has no subset9"):
+        build("luna16", tree, test=9)
+
+
+def test_balls_at_the_rim_and_outside():
+    affine = np.diag([1.0, 1.0, 2.5, 1.0])
+    affine[:3, 3] = ORIGIN
+    boxes, mask = truth.balls([(-100.0, -50.0, -200.0, 0.1)], affine, SHAPE, SPACING)
+    assert mask.sum() == 1, "smaller than a cell: the cell of its middle"
+    assert boxes[0, 1:4].min() >= 0
+    with pytest.raises(BadInput, match="outside its scan"):
+        truth.balls([(0.0, 0.0, 500.0, 5.0)], affine, SHAPE, SPACING)
+    assert mask.shape == geometry.VOLUME_SHAPE
