@@ -1,5 +1,7 @@
 """Meshes and layouts; eight simulated devices give what one gives."""
 
+import math
+
 import jax
 import numpy as np
 import optax
@@ -9,10 +11,11 @@ from jax.sharding import PartitionSpec as P
 
 from unimedi_jax import optim, sharding, trees
 from unimedi_jax.errors import UserError
+from unimedi_jax.models import unimedi
 from unimedi_jax.train import objective, state
 
 EVERYTHING = ((".*", "fsdp"),)
-MESHES = [(8, 1), (4, 2), (1, 8)]
+MESHES = [(8, 1), (4, 2), (2, 4), (1, 8)]
 
 
 @pytest.fixture
@@ -78,6 +81,32 @@ def test_one_rule_reaches_parameter_moments_and_teacher(tiny) -> None:
     assert len(parts) == 4
     assert parts[-2:] == ["params/", "teacher/"]
     assert [part.split("/")[-2] for part in parts[:2]] == ["mu", "nu"]
+
+
+@pytest.mark.parametrize("fsdp", [2, 8])
+def test_the_state_of_vit_b_is_split_evenly(fsdp: int) -> None:
+    """Parameters, moments, teacher and centres: what is too small to split is under a fiftieth of it all."""
+    tx, _ = optim.make(steps=10, warmup_steps=1, peak_lr=1e-3)
+    model = unimedi.make(vocab_size=28_996)
+    abstract = jax.eval_shape(state.make_init(model, tx), jax.random.key(0))
+    found = sharding.layout(abstract, sharding.make_mesh(fsdp=fsdp), EVERYTHING)
+
+    def size(leaf: jax.ShapeDtypeStruct, shape: tuple[int, ...]) -> int:
+        return math.prod(shape) * leaf.dtype.itemsize
+
+    pairs = list(zip(*map(jax.tree.leaves, (abstract, found)), strict=True))
+    whole = sum(size(leaf, leaf.shape) for leaf, _ in pairs)
+    mine = sum(size(leaf, where.shard_shape(leaf.shape)) for leaf, where in pairs)
+    assert whole > 3.9 * 4 * trees.count(abstract.params["vision"])
+    assert mine < whole / fsdp + 0.02 * whole
+
+
+def test_a_host_keeps_its_rows_of_a_batch_that_all_have_read() -> None:
+    rows = np.arange(16.0).reshape(16, 1)
+    found = sharding.put_same((rows, rows[:, 0] > 3), sharding.make_mesh(4, 2))
+    np.testing.assert_array_equal(found[0], rows)
+    np.testing.assert_array_equal(found[1], rows[:, 0] > 3)
+    assert {shard.data.shape for shard in found[0].addressable_shards} == {(2, 1)}
 
 
 def test_rows_of_a_batch_are_spread_over_every_device() -> None:

@@ -20,16 +20,19 @@ from unimedi_jax.typing import Array
 def connect(coordinator: str = "", processes: int = 1, process: int = 0, timeout: int = 60) -> None:
     """Joins the processes of a run; nothing to do for one. Before anything else asks for devices.
 
-    `coordinator` is "host:port" of process 0, or "auto" where the cluster knows (TPU pods, Slurm, Open MPI). A process
-    that is silent for `timeout` seconds counts as lost, which ends the others.
+    `coordinator` is "host:port" of process 0, or "auto" where the cluster knows (TPU pods, Slurm, Open MPI): a launcher
+    that starts several processes on a machine gives each one device, a single one has them all. A process that is
+    silent for `timeout` seconds counts as lost, which ends the others.
     """
     if not coordinator or jax.distributed.is_initialized():
         return
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from `train.stop`
     given = {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}
+    # JAX takes every process of Slurm and Open MPI for one of several on its machine, and would show it one GPU.
+    found = {"local_device_ids": []} if _alone_on_machine() else {}
     try:
         jax.distributed.initialize(
-            **({} if coordinator == "auto" else given),
+            **(found if coordinator == "auto" else given),
             heartbeat_timeout_seconds=timeout,
             shutdown_timeout_seconds=timeout,
         )
@@ -71,6 +74,12 @@ def none_lost() -> Iterator[None]:
         words = f"another host was lost, or failed ({line}): the same command on all hosts goes on"
         print(words, file=sys.stderr, flush=True)
         os._exit(RESUMABLE)  # closing what is open would wait for the lost host
+
+
+def _alone_on_machine() -> bool:
+    """Whether the launcher says that it started one process a machine: Slurm writes "1" or "1(x16)", Open MPI "1"."""
+    tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE") or os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", "")
+    return tasks.partition("(")[0] == "1"
 
 
 _any = jax.jit(jnp.any)

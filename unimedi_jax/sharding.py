@@ -68,3 +68,10 @@ def put_batch(batch: PyTree, mesh: Mesh) -> PyTree:
     """This host's rows of a batch as global arrays."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def put_same(batch: PyTree, mesh: Mesh) -> PyTree:
+    """A whole batch that every host has read, as global arrays: each host keeps its rows."""
+    # `jax.device_put` would send the arrays of the first host to all others, to hold them against theirs.
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, lambda rows, x=x: x[rows]), batch)

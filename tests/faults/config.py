@@ -1,8 +1,9 @@
 """The demo at toy size, as a config file of main.py: what the fault campaign runs.
 
 Being Python, it also lays the wires that the campaign reads: ids of every batch go to $FAULTS_IDS, the clock is wrong
-where $FAULTS_CLOCK is set, writing fails as on a full disk from the save on that $FAULTS_FULL_AT names, and a save says
-so and takes $FAULTS_SAVE_SECONDS longer, its files written and not yet in their place.
+where $FAULTS_CLOCK is set, writing fails as on a full disk from the save on that $FAULTS_FULL_AT names, a save says so
+and takes $FAULTS_SAVE_SECONDS longer, its files written and not yet in their place, and fsdp splits small leaves too
+where $FAULTS_SPLIT_ALL is set.
 """
 
 import errno
@@ -17,6 +18,7 @@ import ml_collections
 from orbax import checkpoint as ocp
 
 from configs import pretrain
+from unimedi_jax import sharding
 from unimedi_jax.models import sizes
 from unimedi_jax.train import guard
 
@@ -47,6 +49,8 @@ def _wire() -> None:
         # Another time at every start, not within one: Orbax gives up a save when the clock leaps by 20 minutes in it.
         now, offset = time.time, random.uniform(-1e6, 1e6)
         time.time = lambda: now() + offset
+    if "FAULTS_SPLIT_ALL" in os.environ:
+        sharding.SMALLEST_SHARDED = 64
     if "FAULTS_FULL_AT" in os.environ:
         _fill_disk(int(os.environ["FAULTS_FULL_AT"]))
     if "FAULTS_SAVE_SECONDS" in os.environ:

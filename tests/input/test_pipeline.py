@@ -87,6 +87,18 @@ def test_hosts_read_disjoint_shares_that_cover_all():
     assert shares[0] | shares[1] == {f"a-xray-{i}" for i in range(12)}
 
 
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_the_global_batch_does_not_depend_on_the_number_of_hosts(hosts):
+    # Sizes that no number of hosts divides, over several epochs, mixed, with random draws.
+    sets = [(Set("a", 11, 5), 2.0), (Set("b", 3, 7), 1.0)]
+    whole = batches(sets, {"xray": 8, "ct": 4}, 6)
+    shares = [batches(sets, {"xray": 8 // hosts, "ct": 4 // hosts}, 6, host=i, hosts=hosts) for i in range(hosts)]
+    for step, alone in enumerate(whole):
+        for modality, field in (("xray", "id"), ("xray", "drawn"), ("ct", "id"), ("ct", "drawn")):
+            together = np.concatenate([share[step][modality][field] for share in shares])
+            np.testing.assert_array_equal(together, alone[modality][field])
+
+
 def test_sets_mix_by_weight():
     sets = [(Set("a", 50, 5), 3.0), (Set("b", 50, 5), 1.0)]
     seen = ids(batches(sets, {"xray": 10, "ct": 1}, 40), "xray")

@@ -43,7 +43,7 @@ class Embedder:
 
     def __call__(self, function: Callable[..., Any], variables: PyTree, *arrays: Any) -> Any:
         """One batch on the devices, the result as host arrays (on every host the whole of it)."""
-        placed = jax.device_put(arrays, sharding.batch_sharding(self.mesh))
+        placed = sharding.put_same(arrays, self.mesh)
         return multihost_utils.process_allgather(function(variables, *placed), tiled=True)
 
 

@@ -26,8 +26,10 @@ def train(
 ) -> grain.IterDataset[HostBatch]:
     """Endless batches {"xray": {...}, "ct": {...}} with `batch[modality]` rows each for this host.
 
-    `sets` come with mixing weights. Each set is shuffled anew every epoch, hosts read disjoint shares, and a
-    modality with 0 rows is left out of the batch. At most a share of `max_damaged` of a set may be unreadable.
+    `sets` come with mixing weights. Each set is shuffled anew every epoch, and a modality with 0 rows is left out of
+    the batch. Hosts read disjoint shares: put one behind the other, they are the batch that one host would read, row
+    by row, so that neither the losses nor the place in the data depend on the number of hosts. At most a share of
+    `max_damaged` of a set may be unreadable.
     """
     parts = {}
     for number, modality in enumerate(MODALITIES):
@@ -61,13 +63,11 @@ def _endless(
         size = found.size(sampler.modality, "train")
         if not size:
             continue
-        if size < hosts:
-            raise UserError(f"the set {found.name} has {size} training {sampler.modality} records for {hosts} hosts")
         source = found.source(sampler.modality, "train", records.TRAINED_ON[sampler.modality])
         if max_damaged:
             source = records.Spared(source, max_damaged)
         dataset = grain.MapDataset.source(source).seed(seed * 1000 + number).shuffle()
-        datasets.append(dataset[host::hosts].repeat().random_map(sampler))
+        datasets.append(dataset.repeat().random_map(sampler))
         weights.append(weight)
     if not datasets:
         names = ", ".join(found.name for found, _ in sets)
@@ -76,7 +76,8 @@ def _endless(
             f"set config.batch.{sampler.modality}=0 to train without them"
         )
     mixed = datasets[0] if len(datasets) == 1 else grain.MapDataset.mix(datasets, weights)
-    return mixed.batch(rows, drop_remainder=True)
+    # Cut last, in whole parts of a batch: order, mixing and random draws are those of a single host.
+    return mixed.batch(rows, drop_remainder=True)[host::hosts]
 
 
 def evaluation(

@@ -1,0 +1,63 @@
+"""Embeddings of a split: each record once and in its order, on any number of devices."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from unimedi_jax import sharding
+from unimedi_jax.evals import features
+from unimedi_jax.models import unimedi
+
+RECORDS = 11  # no batch of any mesh below divides them
+
+
+class Held:
+    """A set in memory, of what `features.embed` asks a set for."""
+
+    def __init__(self) -> None:
+        self.contract = {"labels": ["finding"]}
+
+    def source(self, modality, split, fields=None):
+        return list(range(RECORDS))
+
+
+class Sampler:
+    """Record number to a random film with a report as long as its number."""
+
+    modality, keep = "xray", ()
+
+    def __call__(self, record, rng=None):
+        rng = np.random.default_rng(record)
+        return {
+            "tokens": rng.integers(0, 256, (16, 256), dtype=np.uint8),
+            "text": rng.integers(1, 50, 12, dtype=np.int32),
+            "text_mask": np.arange(12) <= record,
+            "labels": np.float32([record]),
+            "report": f"report {record}",
+        }
+
+
+def embedded(model: unimedi.UniMedI, variables, data: int, fsdp: int) -> features.Split:
+    devices = jax.devices()[: data * fsdp]
+    mesh = jax.make_mesh((data, fsdp), sharding.AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
+    embedder = features.Embedder.of(model, mesh, rows=1, ct_slices=True)
+    variables = jax.device_put(variables, jax.sharding.NamedSharding(mesh, jax.P()))
+    with jax.set_mesh(mesh):
+        return features.embed(embedder, variables, Held(), Sampler(), "test", limit=0)
+
+
+@pytest.fixture(scope="module")
+def on_one_device(tiny, tiny_variables) -> features.Split:
+    return embedded(tiny, tiny_variables, 1, 1)
+
+
+@pytest.mark.parametrize(("data", "fsdp"), [(3, 1), (2, 2), (1, 8)])
+def test_every_record_once_on_any_number_of_devices(tiny, tiny_variables, on_one_device, data: int, fsdp: int) -> None:
+    found = embedded(tiny, tiny_variables, data, fsdp)
+    np.testing.assert_array_equal(found.labels[:, 0], np.arange(RECORDS))
+    assert found.reports == tuple(f"report {record}" for record in range(RECORDS))
+    for name in ("cls", "z", "z_report"):
+        ours, expected = getattr(found, name), getattr(on_one_device, name)
+        assert len(ours) == RECORDS
+        np.testing.assert_allclose(ours, expected, atol=1e-5, err_msg=name)

@@ -1,0 +1,80 @@
+"""The paper's step at ViT-B, compiled: what it computes, what it keeps, what it hands back. Nothing runs."""
+
+import math
+
+import jax
+import pytest
+
+from configs import pretrain
+from tests import hlo
+from unimedi_jax import flops, optim
+from unimedi_jax.models import sizes, unimedi
+from unimedi_jax.train import objective, state, step
+
+ROWS = {"xray": 6, "ct": 2}  # numbers that no other dimension has
+LENGTH = 112
+TEACHER = {197: 6, 513: 2, 905: 2}  # tokens and CLS of an X-ray, a volume, slices and volume: rows of the batch
+STUDENT = {99: 6, 453: 2}
+SIZE = sizes.VISION["B"]
+
+
+class Step:
+    """The compiled step, its program and the state that it takes."""
+
+    def __init__(self) -> None:
+        config = pretrain.get_config()
+        self.model = unimedi.make(vocab_size=28_996, **{**config.model, "attention": None})
+        tx, schedule = optim.make(steps=config.steps, **config.optim)
+        self.state = jax.eval_shape(state.make_init(self.model, tx), jax.random.key(0))
+        train_step = step.make_train_step(
+            self.model, tx, objective=objective.Objective(**config.objective), schedule=schedule,
+            ema=optim.ema_schedule(**config.ema, steps=config.steps),
+        )  # fmt: skip
+        batch = {
+            name: jax.tree.map(lambda x, rows=ROWS[name]: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), part)
+            for name, part in unimedi.example_batch(self.model, LENGTH).items()
+        }
+        self.compiled = jax.jit(train_step, donate_argnames="state").lower(self.state, batch).compile()
+        self.program = hlo.Program(self.compiled)
+        self.shapes = set(self.program.arrays())
+
+
+@pytest.fixture(scope="module")
+def paper() -> Step:
+    return Step()
+
+
+def test_no_arithmetic_beyond_the_analytic_count(paper: Step) -> None:
+    expected = flops.training_step(
+        paper.model, xrays=ROWS["xray"], cts=ROWS["ct"], report_length=LENGTH, mask_ratio=0.5
+    )
+    assert 0.95 < paper.program.flops() / expected <= 1.05
+
+
+def test_the_whole_state_is_donated(paper: Step) -> None:
+    memory = paper.compiled.memory_analysis()
+    held = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(paper.state))
+    assert memory.alias_size_in_bytes == held
+    assert memory.output_size_in_bytes - held < 2**16, "metrics alone are new"
+
+
+@pytest.mark.parametrize("tokens", TEACHER)
+def test_scores_come_from_one_row_of_the_attention(paper: Step, tokens: int) -> None:
+    """One product alone makes (heads, tokens, tokens): what the layer itself attends with."""
+    made = [
+        line for lines in paper.program.parts.values() for line in lines
+        if line.op == "dot" and f"{tokens},{tokens}]" in line.made
+    ]  # fmt: skip
+    assert len(made) == 1, [line.rest for line in made]
+
+
+@pytest.mark.parametrize(("tokens", "kept"), [*((n, False) for n in TEACHER), *((n, True) for n in STUDENT)])
+def test_the_student_alone_keeps_activations(paper: Step, tokens: int, kept: bool) -> None:
+    """No stack of all layers' activations at a length that the teacher sees; at the student's there is."""
+    rows = (TEACHER | STUDENT)[tokens]
+    least = SIZE.depth * rows * tokens * SIZE.width
+    stacks = [
+        shape for shape in paper.shapes
+        if shape[:1] == (SIZE.depth,) and shape.count(tokens) == 1 and math.prod(shape) >= least
+    ]  # fmt: skip
+    assert bool(stacks) == kept, stacks
