@@ -34,6 +34,9 @@ SHOWN = {
     },
     **dict.fromkeys(detect.TASKS.values(), detect.METRICS),
 }
+# What nothing is trained for, and so no share of labels belongs to.
+WITHOUT_LABELS = (retrieve.ZEROSHOT, retrieve.REPORTS, retrieve.ACROSS, retrieve.PRECISION, SLICES)
+BLIND = ("/random_rate", "/fixed_rate")  # of slices chosen without a look: the same for every network
 CHANCE = {"i2t_r": "chance_r", "t2i_r": "chance_r", "p": "chance_p", "hit": "chance_hit"}
 
 
@@ -98,8 +101,11 @@ def _table(task: str, metrics: Sequence[str], rows: Sequence[results.Result], kn
             row for row in rows if (row.task, row.data, row.modality, row.share) == (task, data, modality, share)
         ]
         seeds, cases = len({row.seed for row in of_place}), max(row.cases for row in of_place)
-        cells = [_cell(start, metric, known) for metric in metrics]
-        lines.append(Row(f"{data}, {modality}, {share:.0%} of labels, {cases} cases, {seeds} seeds", cells))
+        words = [
+            data, modality, "" if task in WITHOUT_LABELS else f"{share:.0%} of labels",
+            f"{cases} cases", f"{seeds} seeds" if seeds > 1 else "",
+        ]  # fmt: skip
+        lines.append(Row(", ".join(filter(None, words)), [_cell(start, metric, known) for metric in metrics]))
     note = "Small figures under a number: 95 % bootstrap interval over cases, where one seed was run; means elsewhere."
     return Table(task, ("", *metrics), lines, note)
 
@@ -111,7 +117,7 @@ def _cell(start: str, metric: str, known: set[str]) -> Cell:
         if metric.startswith(prefix) and rest.isdigit():
             return Cell(key, f"trained/{start}/{chance}{rest}", "chance")
     other = f"untrained/{start}/{metric}"
-    return Cell(key, other, "untrained") if other in known else Cell(key)
+    return Cell(key, other, "untrained") if other in known and not metric.endswith(BLIND) else Cell(key)
 
 
 def _measure(trained: opened.Opened, config: ml_collections.ConfigDict, name: str, task: str) -> list[results.Result]:
