@@ -84,7 +84,7 @@ def _slow_save(seconds: float) -> None:
     finalize = ocp.StandardCheckpointHandler.finalize
 
     def slow(self: ocp.StandardCheckpointHandler, directory: object) -> None:
-        logging.getLogger("faults").warning("writing a checkpoint")
+        logging.getLogger("unimedi_jax.faults").warning("writing a checkpoint")
         time.sleep(seconds)
         finalize(self, directory)
 

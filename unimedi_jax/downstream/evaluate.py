@@ -139,9 +139,10 @@ def _measure(trained: opened.Opened, config: ml_collections.ConfigDict, name: st
         )  # fmt: skip
     found = records.open_set(config.data_dir, name)
     settings = config.segment
-    table = []
-    for target in ("organs", "lesions"):
-        if dense.TARGETS[target] in found.contract["truth"]:
+    table, known = [], found.contract["truth"]
+    for target, field in dense.TARGETS.items():
+        # Boxes stand for a mask where there is none, as RSNA's do.
+        if field in known and not (target == "boxes" and dense.TARGETS["lesions"] in known):
             table += segment.evaluate(
                 trained, modality="", target=target, tunes=tuple(settings.tune.split(",")), shares=settings.shares,
                 seeds=config.seeds[:1], limit=settings.limit, windows=False, tolerance=settings.tolerance,

@@ -61,7 +61,7 @@ def evaluate(
                 table += results.of(
                     retrieval.recall(part.z, part.z_report, part.reports, resamples=resamples), task=REPORTS, **place
                 )
-            table += results.of(_precision(part, each, resamples), task=PRECISION, **place)
+                table += results.of(_precision(part, each, resamples), task=PRECISION, **place)
             table += results.of(_zeroshot(trained, found, embedder, variables, part, resamples), task=ZEROSHOT, **place)
             if OTHER[kind] in parts:
                 table += results.of(_across(part, parts[OTHER[kind]], resamples), task=ACROSS, **place)
