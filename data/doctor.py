@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,8 @@ class Case:
     measures: Mapping[str, float]
 
 
-def examine(source: Source, *, workers: int, report_length: int) -> dict[str, Any]:
-    """Converts every row and writes nothing: the content of `doctor.json`.
+def examine(source: Source, converting: AbstractContextManager[pool.Convert], *, report_length: int) -> dict[str, Any]:
+    """Converts every row and writes nothing: the content of `doctor.json`. `converting` is what `pool.opened` gives.
 
     Holds row numbers, paths and codes, and no report text: cases are named by their row.
     """
@@ -35,7 +36,7 @@ def examine(source: Source, *, workers: int, report_length: int) -> dict[str, An
     cases: list[Case] = []
     reports: list[tuple[int, str]] = []
     pictures: dict[bytes, list[Row]] = collections.defaultdict(list)
-    with pool.opened(source, workers) as convert, progress.shown(len(source.rows)) as tick:
+    with converting as convert, progress.shown(len(source.rows)) as tick:
         for row, result in convert(source.rows):
             tick(1)
             if isinstance(result, Rejected):

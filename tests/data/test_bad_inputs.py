@@ -22,7 +22,7 @@ import pydicom
 import pytest
 from nibabel import affines
 
-from data import dicom_pixels, doctor, geometry, manifest, reasons, signs, text
+from data import dicom_pixels, doctor, geometry, manifest, pool, reasons, signs, text
 from data.choices import Choices
 from data.source import Rejected
 from data.volumes import Rules
@@ -368,7 +368,8 @@ def test_11_the_same_picture_twice_and_a_patient_in_two_splits(tmp_path):
     png(tmp_path, film(), "x2.bmp")
     png(tmp_path, film().T, "x3.png")
     rows = [row("x1.png", patient="a", split="train"), row("x2.bmp", patient="b", split="test")]
-    found = doctor.examine(read(tmp_path, *rows), workers=1, report_length=112)
+    source = read(tmp_path, *rows)
+    found = doctor.examine(source, pool.opened(source, 1), report_length=112)
     assert found["duplicates"] == found["duplicates_in_two_splits"] == [[1, 2]]
     leak = read(tmp_path, *rows, row("x3.png", patient="a", split="val"))
     assert [(one.row, one.reason.partition(":")[0]) for one in leak.rejected] == [

@@ -1,0 +1,35 @@
+"""Where rows are converted: in processes of this machine, or in an Apache Beam pipeline."""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from data import pool
+from data.source import Source
+from unimedi_jax import errors
+
+RUNNERS = ("pool", "beam")
+
+
+def opened(source: Source, workers: int, beam: str | None, folder: Path) -> AbstractContextManager[pool.Convert]:
+    """`data.pool.opened`, or with the options of a pipeline `data.beam.opened`, which keeps its files in `folder`.
+
+    Raises UserError where Apache Beam is wanted and not installed.
+    """
+    if beam is None:
+        return pool.opened(source, workers)
+    try:
+        from data import beam as pipeline
+    except ModuleNotFoundError as error:
+        if error.name != "apache_beam":
+            raise
+        raise errors.UserError(
+            "config.runner=beam needs Apache Beam, which is not installed: pip install -r requirements-beam.txt"
+        ) from error
+    return pipeline.opened(source, workers, beam, folder)
+
+
+def options(runner: str, beam: str) -> str | None:
+    """`config.beam` where `config.runner` wants a pipeline, else None. Raises UserError for an unknown runner."""
+    if runner not in RUNNERS:
+        raise errors.UserError(f"config.runner is '{runner}': {' or '.join(RUNNERS)}")
+    return beam if runner == "beam" else None
