@@ -75,9 +75,11 @@ def read(path: Path, note: Note = unheard, min_slices: int = MIN_SERIES) -> Stac
 
 
 def _headers(folder: Path) -> list[tuple[Path, pydicom.Dataset]]:
-    """Every file of the folder with its header, in the order of names; refuses files that are no DICOM."""
+    """Every file with its header, in the order of names, or the one that is named; refuses what is no DICOM."""
     if not folder.is_dir():
         header = dicom_tags.read(folder, pixels=False)
+        if not header.get("Rows"):
+            raise BadInput("no_pixels", "an object without a picture, or with a damaged header")
         if not _several(header):
             raise BadInput("single_dicom", "one DICOM slice: name the folder that holds the series")
         return [(folder, header)]

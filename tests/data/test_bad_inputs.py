@@ -292,7 +292,23 @@ case("41 pair without its voxels", "missing_file")(
 )
 case("44 DICOM cut short", "dicom_truncated")(lambda f: rewrite(xray(f), lambda data: data[:-1000]))
 case("45 no DICOM", "not_dicom")(lambda f: rewrite(xray(f), lambda data: b"junk" * 99))
-case("46 enhanced CT", "enhanced_unsupported")(lambda f: series(f, lambda i: {"NumberOfFrames": 2} if i == 0 else {}))
+case("46 frames of no place", "enhanced_unsupported")(
+    lambda f: series(f, lambda i: {"NumberOfFrames": 2} if i == 0 else {})
+)
+
+
+def enhanced(folder, frames_a_place):
+    data = dicoms.enhanced(
+        np.ascontiguousarray(chest().T),
+        [[0, 0, 2.5 * (index // frames_a_place)] for index in range(24)],
+        shared={
+            "PixelMeasuresSequence": {"PixelSpacing": [0.7, 0.8]},
+            "PlaneOrientationSequence": {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]},
+            "PixelValueTransformationSequence": {"RescaleSlope": 1, "RescaleIntercept": 0},
+        },
+    )
+    data.save_as(folder / "ct.dcm", enforce_file_format=True)
+    return folder / "ct.dcm"
 
 
 def row(path, **fields):

@@ -1,7 +1,6 @@
-import builtins
 import functools
+import importlib.util
 import os
-import sys
 
 import pytest
 
@@ -80,7 +79,8 @@ def test_a_pipeline_that_cannot_run_is_one_line(beam, tmp_path, options, message
     assert "\n" not in str(caught.value)
 
 
-def test_the_doctor_takes_the_pipeline_too(beam, tmp_path, monkeypatch, capsys):
+def test_the_doctor_takes_the_pipeline_too(beam, tmp_path, capsys):
+    assert runner.options("beam", "") == ""
     config = build_config.get_config("phantom")
     config.dry_run, config.runner, config.xrays, config.cts, config.workers = True, "beam", 10, 0, 1
     build.run(config, tmp_path)
@@ -89,23 +89,17 @@ def test_the_doctor_takes_the_pipeline_too(beam, tmp_path, monkeypatch, capsys):
 
 
 def test_without_apache_beam_one_line_says_so(tmp_path, monkeypatch):
-    usual = builtins.__import__
-
-    def absent(name, *rest):
-        if name.partition(".")[0] == "apache_beam":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        return usual(name, *rest)
-
-    monkeypatch.delitem(sys.modules, "data.beam", raising=False)
-    monkeypatch.delattr("data.beam", raising=False)
-    monkeypatch.setattr(builtins, "__import__", absent)
+    usual = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "apache_beam" else usual(name))
+    config = build_config.get_config("phantom")
+    config.runner, config.data_dir = "beam", str(tmp_path / "records")
     with pytest.raises(UserError, match=r"pip install -r requirements-beam\.txt"):
-        runner.opened(source(), 1, "", tmp_path)
+        build.run(config, tmp_path)
+    assert not (tmp_path / "records").exists()
 
 
 def test_runners_are_named(tmp_path):
     assert runner.options("pool", "--anything") is None
-    assert runner.options("beam", "") == ""
     with pytest.raises(UserError, match="pool or beam"):
         runner.options("spark", "")
     with runner.opened(source(), 1, None, tmp_path / "unused") as convert:
