@@ -2,6 +2,7 @@
 
 import collections
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from data import (
     privacy,
     public,
     records,
+    runner,
     sections,
     volumes,
 )  # fmt: skip
@@ -33,12 +35,20 @@ def run(config: Any, workdir: Path) -> None:
     """
     data_dir = Path(config.data_dir).expanduser()
     budget = 0.0 if config.strict else config.max_rejected
+    beam = runner.options(config.runner, config.beam)
     if config.dry_run:
-        _examine(config, workdir, budget)
+        _examine(config, workdir, budget, beam)
         return
     records.make_folder(data_dir)
     source = _source(config, data_dir, workdir)
-    built = records.build(source, data_dir=data_dir, name=config.name, max_rejected=budget, workers=config.workers)
+    built = records.build(
+        source,
+        data_dir=data_dir,
+        name=config.name,
+        max_rejected=budget,
+        workers=config.workers,
+        beam=beam,
+    )
     print(summary(built))
 
 
@@ -50,9 +60,12 @@ def ensure_phantom(data_dir: str | Path) -> None:
     print(summary(built))
 
 
-def _examine(config: Any, workdir: Path, budget: float) -> None:
+def _examine(config: Any, workdir: Path, budget: float, beam: str | None) -> None:
     source = _source(config, None, workdir)
-    found = doctor.examine(source, workers=config.workers, report_length=config.report_length)
+    scratch = workdir / "beam"
+    shutil.rmtree(scratch, ignore_errors=True)  # of an interrupted look, perhaps at another source
+    converting = runner.opened(source, config.workers, beam, scratch)
+    found = doctor.examine(source, converting, report_length=config.report_length)
     folder = Path(config.source).expanduser().parent if config.kind == "manifest" else None
     page = doctor_page.write(workdir, found, source, folder)
     print(doctor.table(found))

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pydicom
 from pydicom import encaps, uid
-from pydicom.pixels import get_decoder
+from pydicom.pixels import get_decoder, pixel_array
 from pydicom.pixels.utils import get_expected_length
 
 from data import jpeg
@@ -16,16 +16,16 @@ HOLE = bytes(1024)
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 
-def decode(dataset: pydicom.Dataset) -> np.ndarray:
-    """Pixel values as stored: (y, x), or (y, x, 3) as RGB. Raises BadInput."""
+def decode(dataset: pydicom.Dataset, frame: int | None = None) -> np.ndarray:
+    """Pixel values as stored: (y, x), or (y, x, 3) as RGB; `frame` counts from 0. Raises BadInput."""
     syntax = uid.UID(dataset.file_meta.get("TransferSyntaxUID") or "")
     try:
         if syntax.is_transfer_syntax and syntax.is_encapsulated:
             _check_decoder(syntax)
-            _check_stream(dataset, syntax)
+            _check_stream(dataset, syntax, frame or 0)
         elif len(dataset.PixelData) < get_expected_length(dataset):
             raise BadInput("dicom_truncated", "the file holds fewer pixels than its header says")
-        return dataset.pixel_array
+        return dataset.pixel_array if frame is None else pixel_array(dataset, index=frame)
     except BadInput:
         raise
     except Exception as error:  # each decoder raises its own
@@ -45,12 +45,13 @@ def _check_decoder(syntax: uid.UID) -> None:
         raise BadInput("plugin_missing", f"{syntax.name} needs a plugin: {wanted}")
 
 
-def _check_stream(dataset: pydicom.Dataset, syntax: uid.UID) -> None:
+def _check_stream(dataset: pydicom.Dataset, syntax: uid.UID, frame: int) -> None:
     """Refuses compressed pixels without their end, of another size, or with a hole: OpenJPEG fills what is missing."""
     if "JPEG" not in syntax.name:
         return
     try:
-        stream = next(encaps.generate_frames(dataset.PixelData, number_of_frames=1))
+        count = int(dataset.get("NumberOfFrames") or 1)
+        stream = encaps.get_frame(dataset.PixelData, frame, number_of_frames=count)
     except Exception as error:
         raise BadInput("dicom_truncated", "the compressed pixels cannot be found") from error
     found = jpeg.look(stream)

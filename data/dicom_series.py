@@ -1,4 +1,4 @@
-"""Reads a folder with one DICOM CT series: slices sorted by position, each with its own slope and intercept."""
+"""Reads one DICOM CT series, a folder or a multi-frame file: slices by position, each with its slope and intercept."""
 
 import dataclasses
 import itertools
@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 from nibabel import affines
 
-from data import dicom_pixels, dicom_tags, stack
+from data import dicom_frames, dicom_pixels, dicom_tags, stack
 from data.files import BadInput, Note, check_file, unheard
 from data.geometry import AIR_HU
 from data.stack import Stack
@@ -17,33 +17,47 @@ from data.stack import Stack
 UNRELATED = (".xml", ".txt", ".json", ".csv", ".md", ".html", ".pdf", ".jpg", ".png")
 MIN_SERIES = 4  # fewer images are no volume: a scout, a dose page
 MAX_UNEVEN = 0.1
+HOUNSFIELD = {"HU", "HU_MOD", "US", ""}  # RescaleType; "US" is unspecified, as older scanners have it
 MAX_FILES = 10_000
 MAX_VOXELS = 1 << 31
 
 
 @dataclasses.dataclass(frozen=True)
-class Slice:
-    """What the header says of one file."""
+class Image:
+    """One slice as it was found: a file, or a frame of it."""
 
     path: Path
     header: pydicom.Dataset
+    frame: int | None  # from 0; None: the file holds a single one
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+    """A slice and its place."""
+
+    image: Image
     position: np.ndarray  # (3,) mm, LPS
     depth: float  # mm along the normal
 
 
-def read(folder: Path, note: Note = unheard, min_slices: int = MIN_SERIES) -> Stack:
-    """The CT of a folder, float32 HU (column, row, slice); `note` hears what was put up with. Raises BadInput."""
-    images = _one_series(_headers(folder), min_slices)
-    first = images[0][1]
-    _check_alike(images)
+def read(path: Path, note: Note = unheard, min_slices: int = MIN_SERIES) -> Stack:
+    """The CT of a folder or of an enhanced (multi-frame) file, float32 HU (column, row, slice). Raises BadInput.
+
+    `note` hears what was put up with.
+    """
+    images = _one_series(_headers(path), min_slices)
+    first = images[0].header
+    _check_alike([image.header for image in images])
     along_row, along_column = np.split(_numbers(first, "ImageOrientationPatient", 6), 2)
     normal = np.cross(along_row, along_column)
     slices = []
-    for path, header in images:
-        position = _numbers(header, "ImagePositionPatient", 3)
-        slices.append(Slice(path, header, position, float(position @ normal)))
+    for image in images:
+        position = _numbers(image.header, "ImagePositionPatient", 3)
+        slices.append(Slice(image, position, float(position @ normal)))
     slices = _evenly_sorted(slices, min_slices)
     if len(slices) < len(images):
+        if any(image.frame is not None for image in images):
+            raise BadInput("enhanced_unsupported", "several frames at one place: stacks, times or energies")
         note("duplicate_slices")
     if len(slices) * int(first.Rows) * int(first.Columns) > MAX_VOXELS:
         raise BadInput("too_large", f"{len(slices)} slices of {first.Rows} x {first.Columns} pixels")
@@ -51,7 +65,7 @@ def read(folder: Path, note: Note = unheard, min_slices: int = MIN_SERIES) -> St
     # Not the normal times the gap: with a tilted gantry the slices are shifted against each other.
     step = (slices[-1].position - slices[0].position) / (len(slices) - 1)
     axes = np.stack([along_row * between_columns, along_column * between_rows, step], axis=1)
-    planes = (_hounsfield(one).T[..., None] for one in slices)
+    planes = _planes([one.image for one in slices])
     if first.get("RescaleSlope") is None:
         planes = _with_air(planes, note)
     shape = (int(first.Columns), int(first.Rows), len(slices))
@@ -59,7 +73,14 @@ def read(folder: Path, note: Note = unheard, min_slices: int = MIN_SERIES) -> St
 
 
 def _headers(folder: Path) -> list[tuple[Path, pydicom.Dataset]]:
-    """Every file of the folder with its header, in the order of names; refuses files that are no DICOM."""
+    """Every file with its header, in the order of names, or the one that is named; refuses what is no DICOM."""
+    if not folder.is_dir():
+        header = dicom_tags.read(folder, pixels=False)
+        if not header.get("Rows"):
+            raise BadInput("no_pixels", "an object without a picture, or with a damaged header")
+        if not _several(header):
+            raise BadInput("single_dicom", "one DICOM slice: name the folder that holds the series")
+        return [(folder, header)]
     files = sorted(p for p in folder.iterdir() if p.name != "DICOMDIR" and not p.name.startswith("."))
     files = [p for p in files if p.suffix.lower() not in UNRELATED and not p.is_dir()]
     if not files:
@@ -75,7 +96,7 @@ def _headers(folder: Path) -> list[tuple[Path, pydicom.Dataset]]:
     return found
 
 
-def _one_series(found: list[tuple[Path, pydicom.Dataset]], min_slices: int) -> list[tuple[Path, pydicom.Dataset]]:
+def _one_series(found: list[tuple[Path, pydicom.Dataset]], min_slices: int) -> list[Image]:
     """The images of the only CT series; localisers and other objects (dose pages, reports) are left out."""
     modalities = {str(header.get("Modality", "")) for _, header in found}
     if "CT" not in modalities:
@@ -83,14 +104,13 @@ def _one_series(found: list[tuple[Path, pydicom.Dataset]], min_slices: int) -> l
             "wrong_modality",
             f"DICOM modality {', '.join(sorted(modalities))} in a row of modality ct",
         )
-    series: dict[str, list[tuple[Path, pydicom.Dataset]]] = {}
+    series: dict[str, list[Image]] = {}
     for path, header in found:
-        kinds = [str(kind).upper() for kind in header.get("ImageType") or []]
-        if header.get("Modality") != "CT" or "LOCALIZER" in kinds or not header.get("Rows"):
+        if header.get("Modality") != "CT" or not header.get("Rows"):
             continue
-        if int(header.get("NumberOfFrames") or 1) > 1:
-            raise BadInput("enhanced_unsupported", "a multi-frame CT: convert it to single frames or NIfTI")
-        series.setdefault(str(header.get("SeriesInstanceUID")), []).append((path, header))
+        for image in _images(path, header):
+            if "LOCALIZER" not in [str(kind).upper() for kind in image.header.get("ImageType") or []]:
+                series.setdefault(str(header.get("SeriesInstanceUID")), []).append(image)
     volumes = [images for images in series.values() if len(images) >= min_slices]
     if not volumes:
         most = max(map(len, series.values()), default=0)
@@ -100,15 +120,27 @@ def _one_series(found: list[tuple[Path, pydicom.Dataset]], min_slices: int) -> l
     return volumes[0]
 
 
-def _check_alike(images: list[tuple[Path, pydicom.Dataset]]) -> None:
-    """Refuses slices that differ in size, spacing or direction, or have no slope and intercept."""
-    first = images[0][1]
-    rescaled = {(h.get("RescaleSlope") is not None, h.get("RescaleIntercept") is not None) for _, h in images}
+def _several(header: pydicom.Dataset) -> bool:
+    return int(header.get("NumberOfFrames") or 1) > 1
+
+
+def _images(path: Path, header: pydicom.Dataset) -> list[Image]:
+    if not _several(header):
+        return [Image(path, header, None)]
+    return [Image(path, flat, frame) for frame, flat in enumerate(dicom_frames.split(header))]
+
+
+def _check_alike(headers: list[pydicom.Dataset]) -> None:
+    """Refuses slices that differ in size, spacing or direction, or are not told in Hounsfield units."""
+    first = headers[0]
+    rescaled = {(h.get("RescaleSlope") is not None, h.get("RescaleIntercept") is not None) for h in headers}
     if rescaled not in ({(True, True)}, {(False, False)}):
         raise BadInput(
             "no_rescale", "slices lack RescaleSlope or RescaleIntercept: their numbers are no Hounsfield units"
         )
-    for _, header in images:
+    if not {str(header.get("RescaleType") or "") for header in headers} <= HOUNSFIELD:
+        raise BadInput("not_hu", "RescaleType says that the numbers are no Hounsfield units")
+    for header in headers:
         if (header.get("Rows"), header.get("Columns")) != (first.get("Rows"), first.get("Columns")):
             raise BadInput("mixed_size", "the slices differ in rows or columns")
         if not np.allclose(_numbers(header, "PixelSpacing", 2), _numbers(first, "PixelSpacing", 2), rtol=1e-3):
@@ -134,8 +166,7 @@ def _numbers(header: pydicom.Dataset, name: str, count: int) -> np.ndarray:
 
 def _evenly_sorted(slices: list[Slice], min_slices: int) -> list[Slice]:
     """By position along the normal, one slice a position; refuses gaps that differ by more than MAX_UNEVEN."""
-    number = {one.path: _instance_number(one.header) for one in slices}
-    slices = sorted(slices, key=lambda one: (one.depth, number[one.path], one.path.name))
+    slices = sorted(slices, key=lambda one: (one.depth, _instance_number(one.image.header), one.image.path.name))
     # A position within a hundredth of a millimetre of the last one is the same: the earlier instance stays.
     kept = slices[:1] + [b for a, b in itertools.pairwise(slices) if b.depth - a.depth > 0.01]
     if len(kept) < min_slices:
@@ -158,16 +189,23 @@ def _instance_number(header: pydicom.Dataset) -> int:
         return 0
 
 
-def _hounsfield(one: Slice) -> np.ndarray:
-    """One slice's HU, float32 (row, column)."""
-    dataset = dicom_tags.read(one.path, pixels=True)
-    if "PixelData" not in dataset:
-        raise BadInput("no_pixels", "a slice holds no picture")
-    stored = dicom_pixels.decode(dataset)
+def _planes(images: list[Image]) -> Iterator[np.ndarray]:
+    """The HU of one image after the other, float32 (column, row, 1)."""
+    for path, of_file in itertools.groupby(images, key=lambda image: image.path):
+        dataset = dicom_tags.read(path, pixels=True)
+        if "PixelData" not in dataset:
+            raise BadInput("no_pixels", "a slice holds no picture")
+        for image in of_file:
+            yield _hounsfield(image, dataset).T[..., None]
+
+
+def _hounsfield(image: Image, dataset: pydicom.Dataset) -> np.ndarray:
+    """One image's HU, float32 (row, column); `dataset` is its file."""
+    stored = dicom_pixels.decode(dataset, image.frame)
     if stored.ndim != 2:
         raise BadInput("not_scalar", "a slice in colours")
     try:
-        given = (one.header.get("RescaleSlope"), one.header.get("RescaleIntercept"))
+        given = (image.header.get("RescaleSlope"), image.header.get("RescaleIntercept"))
         slope, intercept = (1.0, 0.0) if given == (None, None) else map(float, given)
     except (TypeError, ValueError):
         slope = intercept = np.nan

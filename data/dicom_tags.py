@@ -11,11 +11,20 @@ from data.files import BadInput
 GEOMETRY = (
     "Modality", "SeriesInstanceUID", "ImageType", "NumberOfFrames", "Rows", "Columns", "PixelSpacing",
     "ImageOrientationPatient", "ImagePositionPatient", "InstanceNumber", "RescaleSlope", "RescaleIntercept",
+    "RescaleType",
 )  # fmt: skip
+GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+OF_FRAMES = {  # what is kept of the groups: the others hold times and references
+    "PixelMeasuresSequence": ("PixelSpacing",),
+    "PlaneOrientationSequence": ("ImageOrientationPatient",),
+    "PlanePositionSequence": ("ImagePositionPatient",),
+    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept", "RescaleType"),
+    "CTImageFrameTypeSequence": ("FrameType",),
+}
 PIXELS = (
     "PixelData", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel",
     "PlanarConfiguration", "PhotometricInterpretation", "PixelPaddingValue", "PixelPaddingRangeLimit",
-    "ModalityLUTSequence", "RescaleType", "VOILUTSequence", "VOILUTFunction", "WindowCenter", "WindowWidth",
+    "ModalityLUTSequence", "VOILUTSequence", "VOILUTFunction", "WindowCenter", "WindowWidth",
     "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "BurnedInAnnotation", "ViewPosition",
 )  # fmt: skip
 ALLOWED = (*GEOMETRY, *PIXELS)
@@ -31,8 +40,15 @@ def read(source: Path | bytes, *, pixels: bool) -> pydicom.Dataset:
             if DEFLATED in stream.read(META):
                 raise BadInput("unsupported_format", "deflated DICOM: store it in another transfer syntax")
             stream.seek(0)
-            tags = [tag_for_keyword(name) for name in (ALLOWED if pixels else GEOMETRY)]
-            return pydicom.dcmread(stream, stop_before_pixels=not pixels, specific_tags=tags)
+            tags = [tag_for_keyword(name) for name in (ALLOWED if pixels else (*GEOMETRY, *GROUPS))]
+            dataset = pydicom.dcmread(stream, stop_before_pixels=not pixels, specific_tags=tags)
+            for name in GROUPS:
+                for groups in dataset.get(name) or []:
+                    _keep(groups, tuple(OF_FRAMES))
+                    for group, facts in OF_FRAMES.items():
+                        for item in groups.get(group) or []:
+                            _keep(item, facts)
+            return dataset
     except BadInput:
         raise
     except pydicom.errors.InvalidDicomError as error:
@@ -41,3 +57,8 @@ def read(source: Path | bytes, *, pixels: bool) -> pydicom.Dataset:
         raise BadInput("dicom_truncated", "the file ends within an element") from error
     except Exception as error:  # pydicom raises whatever the damage leads to
         raise BadInput("dicom_damaged", f"the header cannot be read ({type(error).__name__})") from error
+
+
+def _keep(dataset: pydicom.Dataset, names: tuple[str, ...]) -> None:
+    for tag in set(dataset.keys()) - {tag_for_keyword(name) for name in names}:
+        del dataset[tag]

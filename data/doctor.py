@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,8 @@ class Case:
     measures: Mapping[str, float]
 
 
-def examine(source: Source, *, workers: int, report_length: int) -> dict[str, Any]:
-    """Converts every row and writes nothing: the content of `doctor.json`.
+def examine(source: Source, converting: AbstractContextManager[pool.Convert], *, report_length: int) -> dict[str, Any]:
+    """Converts every row and writes nothing: the content of `doctor.json`. `converting` is what `pool.opened` gives.
 
     Holds row numbers, paths and codes, and no report text: cases are named by their row.
     """
@@ -35,7 +36,8 @@ def examine(source: Source, *, workers: int, report_length: int) -> dict[str, An
     cases: list[Case] = []
     reports: list[tuple[int, str]] = []
     pictures: dict[bytes, list[Row]] = collections.defaultdict(list)
-    with pool.opened(source, workers) as convert, progress.shown(len(source.rows)) as tick:
+    noted: dict[str, list[int]] = collections.defaultdict(list)
+    with converting as convert, progress.shown(len(source.rows)) as tick:
         for row, result in convert(source.rows):
             tick(1)
             if isinstance(result, Rejected):
@@ -43,6 +45,8 @@ def examine(source: Source, *, workers: int, report_length: int) -> dict[str, An
                 continue
             notes = result.pop("notes", ())
             counted.add(row.modality, row.split, result, notes)
+            for code in notes:
+                noted[code].append(row.number)
             cases.append(Case(row, signs.measure(result)))
             reports.append((row.number, result["report"]))
             pictures[census.picture_key(result)].append(row)
@@ -56,6 +60,7 @@ def examine(source: Source, *, workers: int, report_length: int) -> dict[str, An
         "reasons": dict(codes.most_common()),
         "rejects": [dataclasses.asdict(one) for one in rejected],
         "notes": dict(counted.notes.most_common()),
+        "noted_rows": {code: noted[code] for code, _ in counted.notes.most_common()},
         "measures": measures(cases),
         "outliers": outliers(cases),
         "duplicates": [[row.number for row in rows] for rows in same],
@@ -140,7 +145,10 @@ def table(found: Mapping[str, Any]) -> str:
         lines.append(f"    and {found['rejected'] - SHOWN} more, in doctor.json")
     if found["notes"]:
         lines.append("noted in accepted rows")
-        lines += [f"  {code:<26}{count:>8}  {reasons.NOTES[code]}" for code, count in found["notes"].items()]
+        lines += [
+            f"  {code:<26}{len(rows):>8}  {reasons.NOTES[code]}: rows {few(rows, 8)}"
+            for code, rows in found["noted_rows"].items()
+        ]
     lines.append(f"{'outliers':<28}{len(found['outliers']):>8}")
     lines += [
         f"    row {one['row']}: {one['path']}: {one['measure']} {one['value']:g}, usually {one['median']:g}"
@@ -157,6 +165,11 @@ def table(found: Mapping[str, Any]) -> str:
     lines.append(f"  {'over ' + str(facts['token_limit']) + ' tokens, cut':<26}{facts['longer_than_limit']:>8}")
     lines.append(f"  {'rows with a shared text':<26}{facts['rows_with_repeated_text']:>8}")
     return "\n".join(lines)
+
+
+def few(rows: Sequence[int], count: int = SHOWN) -> str:
+    """The first of some row numbers, and whether there are more."""
+    return ", ".join(map(str, rows[:count])) + (", ..." if len(rows) > count else "")
 
 
 def _code(one: Rejected) -> str:

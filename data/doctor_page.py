@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data import doctor_pictures, reasons
+from data import doctor, doctor_pictures, reasons, signs
 from data.source import Rejected, Source
 
 STYLE = Path(__file__).with_name("doctor.css")
@@ -34,11 +34,11 @@ def render(found: Mapping[str, Any], source: Source, folder: Path | None) -> str
         '<p class="hint">The pictures on this page are of patients: handle the file as you handle the data.</p>',
         _section("Reasons of rejects", _table(_reason_rows(found["reasons"]), ("code", "rows", "meaning", "remedy"))),
         _section("Rejected", _cards(_rejected(found["rejects"], folder))),
-        _section("Strangest accepted", _cards(_strangest(found["outliers"], source))),
-        _section("Notes", _table(((c, n, reasons.NOTES[c]) for c, n in found["notes"].items()), ("note", "rows", ""))),
+        _section("Strangest accepted", _cards(_strangest(found, source))),
+        _section("Notes", _table(_note_rows(found["noted_rows"]), ("note", "rows", "meaning", "which"))),
         _section("Same pixels twice", _table(_groups(found), ("rows", "in two splits"))),
         _section("Measures", _table(_measure_rows(found["measures"]), ("", "least", "1 %", "median", "99 %", "most"))),
-        _section("Reports", _table(_report_rows(found["reports"]), ("", "rows"))),
+        _section("Reports", _table(_report_rows(found["reports"]), ("", "rows or tokens"))),
     ]  # fmt: skip
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -63,16 +63,26 @@ def _rejected(rejects: Sequence[Mapping[str, Any]], folder: Path | None) -> Iter
         yield picture, f"row {one['row']}: {code}", f"{one['path']} - {one['reason'].partition(':')[2].strip()}"
 
 
-def _strangest(outliers: Sequence[Mapping[str, Any]], source: Source) -> Iterable[tuple[bytes | None, str, str]]:
+def _strangest(found: Mapping[str, Any], source: Source) -> Iterable[tuple[bytes | None, str, str]]:
+    """Accepted cases that something speaks against, and those whose numbers lie far from the others'."""
     rows = {row.number: row for row in source.rows}
-    for one in outliers[:CARDS]:
-        example = source.convert(rows[one["row"]])  # read again: the pass over all kept no pixels
+    suspect = [
+        (number, code, reasons.NOTES[code])
+        for code, numbers in found["noted_rows"].items()
+        if code in signs.SUSPICIONS
+        for number in numbers
+    ]
+    far = [
+        (one["row"], f"{one['measure']} {one['value']:g}", f"usually {one['median']:g}") for one in found["outliers"]
+    ]
+    for number, title, text in (suspect[: CARDS // 2] + far)[:CARDS]:
+        example = source.convert(rows[number])  # read again: the pass over all kept no pixels
         picture = None if isinstance(example, Rejected) else doctor_pictures.of_example(example)
-        yield (
-            picture,
-            f"row {one['row']}: {one['measure']} {one['value']:g}",
-            f"{one['path']} - usually {one['median']:g}",
-        )
+        yield picture, f"row {number}: {title}", f"{rows[number].path} - {text}"
+
+
+def _note_rows(noted: Mapping[str, Sequence[int]]) -> Iterable[tuple[Any, ...]]:
+    return ((code, len(numbers), reasons.NOTES[code], doctor.few(numbers)) for code, numbers in noted.items())
 
 
 def _reason_rows(codes: Mapping[str, int]) -> Iterable[tuple[Any, ...]]:
@@ -92,6 +102,8 @@ def _report_rows(facts: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     yield "empty", facts["empty"]
     yield from ((f"language {name}", count) for name, count in facts["languages"].items())
     yield from ((f"with {name}", count) for name, count in facts["sections"].items())
+    yield "tokens, median", facts["tokens"]["p50"]
+    yield "tokens, most", facts["tokens"]["p100"]
     yield f"over {facts['token_limit']} tokens, cut", facts["longer_than_limit"]
     yield "with a text that stands more than once", facts["rows_with_repeated_text"]
     for one in facts["most_repeated"]:
@@ -103,14 +115,16 @@ def _section(title: str, body: str) -> str:
 
 
 def _table(rows: Iterable[Sequence[Any]], columns: Sequence[str]) -> str:
-    lines = ["<tr>" + "".join(_field(value) for value in row) + "</tr>" for row in rows]
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
+    rows = list(rows)
+    lines = ["<tr>" + "".join(_field(value, "td") for value in row) + "</tr>" for row in rows]
+    numbers = [isinstance(value, int | float) for value in rows[0]] if rows else []
+    head = "".join(_field(name, "th", number) for name, number in zip(columns, numbers, strict=False))
     return f'<div class="wide"><table><tr>{head}</tr>{"".join(lines)}</table></div>' if lines else ""
 
 
-def _field(value: Any) -> str:
-    kind = ' class="number"' if isinstance(value, int | float) else ""
-    return f"<td{kind}>{html.escape(f'{value:g}' if isinstance(value, float) else str(value))}</td>"
+def _field(value: Any, tag: str, number: bool | None = None) -> str:
+    kind = ' class="number"' if (isinstance(value, int | float) if number is None else number) else ""
+    return f"<{tag}{kind}>{html.escape(f'{value:g}' if isinstance(value, float) else str(value))}</{tag}>"
 
 
 def _cards(items: Iterable[tuple[bytes | None, str, str]]) -> str:

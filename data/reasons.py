@@ -33,8 +33,11 @@ REJECTED = {
     "plugin_missing": ("a compression without an installed decoder, named in the reason", "install it, or convert"),
     "no_pixels": ("an object without a picture", "leave it out"),
     "wrong_modality": ("DICOM of another kind than the row says", "correct the row's modality"),
-    "single_dicom": ("one DICOM file for a CT", "name the folder that holds the series"),
-    "enhanced_unsupported": ("a multi-frame (enhanced) CT", "convert it to single frames or NIfTI"),
+    "single_dicom": ("one DICOM slice for a CT", "name the folder that holds the series"),
+    "enhanced_unsupported": (
+        "a multi-frame CT with frames of no place, or several at one place (stacks, times, energies)",
+        "export one volume as a series or NIfTI",
+    ),
     "mixed_series": ("several CT series in one folder", "give each its own folder"),
     "mixed_size": ("slices of different sizes", "leave foreign slices out"),
     "mixed_orientation": ("slices of different directions", "leave foreign slices out"),

@@ -4,6 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import fcntl
+import itertools
 import json
 import os
 import re
@@ -12,9 +13,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from data import contracts, pool, progress, writer
+from data import contracts, pool, progress, runner, writer
 from data.census import Census
-from data.source import MODALITIES, SPLITS, Rejected, Row, Source
+from data.source import MODALITIES, SPLITS, Rejected, Source
 from unimedi_jax import errors
 from unimedi_jax.input import tokenizer
 
@@ -41,10 +42,12 @@ def build(
     name: str,
     max_rejected: float = 1.0,
     workers: int = 0,
+    beam: str | None = None,
 ) -> Built:
     """Converts a source and writes `<data_dir>/<name>/`, whole or not at all; the same source gives the same bytes.
 
     An interrupted build leaves its finished shards in `<data_dir>/.<name>.building`; the next one goes on from them.
+    Rows are converted by `workers` processes, or, with `beam`, in a pipeline of these options (see `data.beam.opened`).
     Above a share of `max_rejected` no set is made, and only the ledger written, to `<data_dir>/<name>.rejected.jsonl`.
     Raises UserError for a name taken by another source and for no training row, OverBudgetError for too many rejects.
     """
@@ -58,7 +61,7 @@ def build(
             shutil.rmtree(staging, ignore_errors=True)
             return known
         _take_up(staging, source)
-        census = _write(source, staging, name=name, workers=workers)
+        census = _write(source, staging, name=name, workers=workers, beam=beam)
         rejected = census.in_order()
         try:
             ledger = data_dir / f"{name}.{LEDGER}"
@@ -145,22 +148,28 @@ def _built_before(folder: Path, fingerprint: str) -> Built | None:
     )
 
 
-def _write(source: Source, staging: Path, *, name: str, workers: int) -> Census:
+def _write(source: Source, staging: Path, *, name: str, workers: int, beam: str | None) -> Census:
     """Writes the set into `<staging>/FINISHED`, going on from the shards that are finished."""
     census = Census(list(source.rejected))
     folder = staging / FINISHED
     folder.mkdir()
-    with pool.opened(source, workers) as convert, progress.shown(len(source.rows)) as tick:
-        for modality in MODALITIES:
-            schema, splits = writer.features(source, modality), {}
-            for split in SPLITS:
-                rows = [row for row in source.rows if (row.modality, row.split) == (modality, split)]
-                shards = writer.Shards(staging / "parts" / modality, split, schema)
-                _fill(shards, modality, split, rows, convert, census, tick)
-                if shards.done:
-                    splits[split] = shards
-            if splits:
-                writer.assemble(folder, modality, schema, splits)
+    schemas = {modality: writer.features(source, modality) for modality in MODALITIES}
+    shards = {
+        place: writer.Shards(staging / "parts" / place[0], place[1], schemas[place[0]])
+        for place in itertools.product(MODALITIES, SPLITS)
+    }
+    rows = {place: [row for row in source.rows if (row.modality, row.split) == place] for place in shards}
+    left = {place: rows[place][shards[place].rows :] for place in shards}
+    unfinished = dataclasses.replace(source, rows=list(itertools.chain(*left.values())))
+    converting = runner.opened(unfinished, workers, beam, staging / "beam")
+    with converting as convert, progress.shown(len(source.rows)) as tick:
+        for place in shards:
+            tick(shards[place].rows)
+            _fill(shards[place], *place, convert(left[place]), census, tick)
+    for modality in MODALITIES:
+        splits = {split: shards[modality, split] for split in SPLITS if shards[modality, split].done}
+        if splits:
+            writer.assemble(folder, modality, schemas[modality], splits)
     if census.total():
         if words := _vocabulary(source, census):
             tokenizer.save(tokenizer.train(words), folder / "tokenizer")
@@ -182,19 +191,17 @@ def _fill(
     shards: writer.Shards,
     modality: str,
     split: str,
-    rows: list[Row],
-    convert: Callable[[Iterable[Row]], Iterator[pool.Converted]],
+    converted: Iterable[pool.Converted],
     census: Census,
     tick: Callable[[int], None],
 ) -> None:
-    """Converts the rows of one split into shards; the census takes note of all, of finished shards from their files."""
+    """Writes the rows of one split that no finished shard has; the census takes note of all, of those from files."""
     for index, facts in enumerate(shards.done):
         for example, aside in zip(shards.examples(index), facts["aside"], strict=True):
             census.add(modality, split, example, aside["notes"])
             census.rejected += [Rejected(**one) for one in aside["rejected"]]
-    tick(shards.rows)
     waiting: list[dict[str, Any]] = []
-    for at, (_, result) in enumerate(convert(rows[shards.rows :]), start=shards.rows + 1):
+    for at, (_, result) in enumerate(converted, start=shards.rows + 1):
         tick(1)
         if isinstance(result, Rejected):
             census.rejected.append(result)

@@ -10,6 +10,7 @@ INVERTED_BY = 12.0
 LUNG_HU, BONE_HU = (-950, -550), 250
 MIN_LUNG = 0.03
 AIR_PEAK_HU = (-1100, -700)
+SUSPICIONS = ("maybe_inverted", "maybe_wrong_region")
 
 
 def measure(example: Example) -> dict[str, float]:

@@ -54,9 +54,10 @@ def read_ct(
 
     `note` hears what was put up with. `rescale` is the slope and intercept that a table knows of the scan: applied only
     where the file's own numbers have no air at its Hounsfield units, and have it then. Peak memory: 2 bytes a voxel and
-    100 MB; for MetaImage, NRRD and with `rescale` the voxels as stored beside it, for a tilted scan 8 bytes a voxel.
+    100 MB; for MetaImage, NRRD and with `rescale` the voxels as stored beside it, for a tilted scan 6 bytes a voxel of
+    the straight grid around it.
     """
-    opened = dicom_series.read(path, note, rules.min_slices) if path.is_dir() else _open_file(path, rules)
+    opened = _open(path, rules, note)
     _check_geometry(opened, rules)
     if rescale:
         opened = stack.rescaled(opened, rescale, note)
@@ -74,7 +75,7 @@ def read_volume_with_mask(
     Raises BadInput.
     """
     scan = read_ct(path, note, rules)
-    opened = _open_file(mask_path, rules)
+    opened = _open(mask_path, rules)
     _check_geometry(opened, rules)
     mask = _along_axes(stack.to_objects(opened, own_numbers=value is None), order=0, outside=0)
     last = np.array(scan.voxels.shape) - 1
@@ -106,7 +107,9 @@ def _along_axes(scan: Scan, *, order: int, outside: float) -> Scan:
         raise BadInput("oblique", str(error)) from error
 
 
-def _open_file(path: Path, rules: Rules) -> Stack:
+def _open(path: Path, rules: Rules, note: Note = unheard) -> Stack:
+    if path.is_dir():
+        return dicom_series.read(path, note, rules.min_slices)
     check_file(path)
     name = path.name.lower()
     if name.endswith((".nii", ".nii.gz")):
@@ -117,8 +120,8 @@ def _open_file(path: Path, rules: Rules) -> Stack:
         return _open_itk(path)
     with path.open("rb") as stream:
         if stream.read(132)[128:] == b"DICM":
-            raise BadInput("single_dicom", "one DICOM file: name the folder that holds the series")
-    raise BadInput("unsupported_format", f"not a DICOM folder and none of {', '.join(SUFFIXES)}")
+            return dicom_series.read(path, note, rules.min_slices)
+    raise BadInput("unsupported_format", f"no DICOM and none of {', '.join(SUFFIXES)}")
 
 
 def _open_itk(path: Path) -> Stack:

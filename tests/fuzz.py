@@ -73,6 +73,8 @@ def seeds() -> dict[str, bytes]:
             RescaleIntercept=-1024, ImageOrientationPatient=[1, 0, 0, 0, 1, 0], ImagePositionPatient=[0, 0, 0],
             PixelSpacing=[2, 2], ImageType=["ORIGINAL", "PRIMARY", "AXIAL"],
         ),
+        "ct.dcm": _enhanced(scan),
+        "ctrle.dcm": _enhanced(scan, compress=pydicom.uid.RLELossless),
         "rows.csv": b'path,modality,report,patient,label:a\nx.png,xray,"A nodule, left",p1,1\nct.nii,ct,None,p2,-1\n',
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
@@ -83,8 +85,21 @@ def seeds() -> dict[str, bytes]:
     return files
 
 
+def _enhanced(scan: np.ndarray, compress: str = "") -> bytes:
+    shared = {
+        "PixelMeasuresSequence": {"PixelSpacing": [2, 2]},
+        "PlaneOrientationSequence": {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]},
+        "PixelValueTransformationSequence": {"RescaleSlope": 1, "RescaleIntercept": -1024, "RescaleType": "HU"},
+    }
+    places = [[0, 0, 3 * index] for index in range(scan.shape[2])]
+    return _saved(dicoms.enhanced((scan.T + 1024).astype(np.int16), places, shared=shared), compress)
+
+
 def _dicom(pixels: np.ndarray, compress: str = "", **elements: object) -> bytes:
-    data = dicoms.dataset(pixels, **elements)
+    return _saved(dicoms.dataset(pixels, **elements), compress)
+
+
+def _saved(data: pydicom.Dataset, compress: str) -> bytes:
     if compress:
         data.compress(compress)
     stream = io.BytesIO()

@@ -22,7 +22,7 @@ import pydicom
 import pytest
 from nibabel import affines
 
-from data import cases, dicom_pixels, doctor, geometry, manifest, reasons, sections, signs, text
+from data import cases, dicom_pixels, doctor, geometry, manifest, pool, reasons, sections, signs, text
 from data.choices import Choices
 from data.source import Rejected
 from data.volumes import Rules
@@ -292,7 +292,23 @@ case("41 pair without its voxels", "missing_file")(
 )
 case("44 DICOM cut short", "dicom_truncated")(lambda f: rewrite(xray(f), lambda data: data[:-1000]))
 case("45 no DICOM", "not_dicom")(lambda f: rewrite(xray(f), lambda data: b"junk" * 99))
-case("46 enhanced CT", "enhanced_unsupported")(lambda f: series(f, lambda i: {"NumberOfFrames": 2} if i == 0 else {}))
+case("46 frames of no place", "enhanced_unsupported")(
+    lambda f: series(f, lambda i: {"NumberOfFrames": 2} if i == 0 else {})
+)
+
+
+def enhanced(folder, frames_a_place):
+    data = dicoms.enhanced(
+        np.ascontiguousarray(chest().T),
+        [[0, 0, 2.5 * (index // frames_a_place)] for index in range(24)],
+        shared={
+            "PixelMeasuresSequence": {"PixelSpacing": [0.7, 0.8]},
+            "PlaneOrientationSequence": {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]},
+            "PixelValueTransformationSequence": {"RescaleSlope": 1, "RescaleIntercept": 0},
+        },
+    )
+    data.save_as(folder / "ct.dcm", enforce_file_format=True)
+    return folder / "ct.dcm"
 
 
 def row(path, **fields):
@@ -368,7 +384,8 @@ def test_11_the_same_picture_twice_and_a_patient_in_two_splits(tmp_path):
     png(tmp_path, film(), "x2.bmp")
     png(tmp_path, film().T, "x3.png")
     rows = [row("x1.png", patient="a", split="train"), row("x2.bmp", patient="b", split="test")]
-    found = doctor.examine(read(tmp_path, *rows), workers=1, report_length=112)
+    source = read(tmp_path, *rows)
+    found = doctor.examine(source, pool.opened(source, 1), report_length=112)
     assert found["duplicates"] == found["duplicates_in_two_splits"] == [[1, 2]]
     leak = read(tmp_path, *rows, row("x3.png", patient="a", split="val"))
     assert [(one.row, one.reason.partition(":")[0]) for one in leak.rejected] == [

@@ -82,11 +82,27 @@ def test_the_doctor_s_findings(raw, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "strange.png: film/spread" in shown
     page = (tmp_path / "doctor.html").read_text()
-    assert page.count("data:image/png") == 3  # the flat film, the scan without HU, the strange one
+    # The flat film, the scan without HU, the strange one, and what is suspect: the films are noise.
+    assert page.count("data:image/png") == 3 + len(found["noted_rows"]["maybe_inverted"])
     assert "<script" not in page
     for text in (shown, page, json.dumps(found)):
         assert "Secret" not in text
         assert "Normal chest" not in text
+
+
+def test_what_is_noted_is_named_and_what_is_suspect_is_shown(tmp_path, capsys):
+    film = np.full((64, 64), 60, np.uint8)
+    film[:30, :12] = film[:30, -12:] = 200
+    film[30, 30] = 61
+    cv2.imwrite(str(tmp_path / "film.png"), film)
+    (tmp_path / "films.csv").write_text("path,modality,report,patient,split\nfilm.png,xray,Clear lungs.,p,train\n")
+    examine(tmp_path, tmp_path)
+    found = json.loads((tmp_path / "doctor.json").read_text())
+    assert (found["notes"], found["noted_rows"]) == ({"maybe_inverted": 1}, {"maybe_inverted": [1]})
+    assert "rows 1\n" in capsys.readouterr().out
+    page = (tmp_path / "doctor.html").read_text()
+    assert page.count("data:image/png") == 1
+    assert "row 1: maybe_inverted" in page
 
 
 def test_a_patient_in_two_splits_is_an_error(raw, tmp_path):

@@ -87,9 +87,10 @@ def _folder(folder: pathlib.Path, root: pathlib.Path) -> Iterator[Item]:
 def _file(path: pathlib.Path, root: pathlib.Path) -> Item | None:
     """An X-ray or CT by the file's name; None for what is neither."""
     name = path.name.lower()
-    if name.endswith(volumes.SUFFIXES):
+    kind = _modality(path) if path.suffix.lower() in DICOM else None
+    if name.endswith(volumes.SUFFIXES) or kind == "CT":
         return Item(_name(path, root), "ct", lambda: volumes.read_volume(path)[0], path=path)
-    if path.suffix.lower() in PICTURES or (path.suffix.lower() in DICOM and _modality(path) is not None):
+    if path.suffix.lower() in PICTURES or kind is not None:
         return Item(_name(path, root), "xray", lambda: films.read_film(path), path=path)
     return None
 

@@ -1,0 +1,152 @@
+"""Converts rows as an Apache Beam pipeline (Flink, Spark, Dataflow): data/pool.py for archives of many machines.
+
+TFDS's own Beam writer shuffles the examples by a hash; here the workers only convert, and the set is written in the
+source's order as ever, so that it has the same bytes.
+"""
+
+import contextlib
+import itertools
+import json
+import logging
+import shlex
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import apache_beam
+import numpy as np
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+
+from data import pool
+from data.source import Example, Rejected, Row, Source
+from unimedi_jax import errors
+
+LOG = logging.getLogger(__name__)
+BATCH = 16  # row numbers of one file, and of one element of the pipeline: 16 MB of CTs
+# What Beam's DirectRunner comes down to, without its looking on the network for a faster one.
+HERE = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
+
+
+@contextlib.contextmanager
+def opened(source: Source, workers: int, options: str, folder: Path) -> Iterator[pool.Convert]:
+    """Yields what `pool.opened` does, once a pipeline has converted all rows of the source.
+
+    `options` are Beam's, as on a command line; without `--runner` the pipeline runs on this machine, `workers` rows at
+    a time. The pipeline's workers leave what they have converted in `folder`: they and this process see it, and the
+    source's files, under the same path. What an interrupted run left there is not converted again; a clean exit
+    removes it. Raises UserError for a pipeline that fails.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    batches = {folder / name: rows for name, rows in _batches(source.rows)}
+    missing = [(path, rows) for path, rows in batches.items() if not _holds(path, rows)]
+    if missing:
+        LOG.info("a Beam pipeline converts %d rows", sum(len(rows) for _, rows in missing))
+        _run(missing, source.convert, workers, options)
+    yield lambda rows: _stored(rows, folder)
+    shutil.rmtree(folder)
+
+
+class _ToFile(apache_beam.DoFn):
+    """Converts a batch (path, rows) and writes its file; in a process of its own, which a decoder may end."""
+
+    def __init__(self, convert: Callable[[Row], Example | Rejected]) -> None:
+        self._convert = convert
+
+    def setup(self) -> None:
+        self._workers = pool.Workers(self._convert, 1)
+
+    def process(self, batch: tuple[Path, list[Row]]) -> None:
+        path, rows = batch
+        _write(path, self._workers.convert(rows))
+
+    def teardown(self) -> None:
+        self._workers.close()
+
+
+def _run(
+    batches: list[tuple[Path, list[Row]]], convert: Callable[[Row], Example | Rejected], workers: int, options: str
+) -> None:
+    chosen = _options(options, workers)
+    try:
+        with apache_beam.Pipeline(options=chosen) as pipeline:
+            # Reshuffled: what is created in one place would else be converted there.
+            rows = pipeline | apache_beam.Create(batches) | apache_beam.Reshuffle()
+            _ = rows | "convert" >> apache_beam.ParDo(_ToFile(convert))
+    except Exception as error:  # each runner raises its own
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise errors.UserError(
+            f"the Beam pipeline failed, and the same command goes on from there: {reason}"
+        ) from error
+
+
+def _options(options: str, workers: int) -> PipelineOptions:
+    try:
+        chosen = PipelineOptions(shlex.split(options))
+    except ValueError as error:
+        raise errors.UserError(f"config.beam is no list of options: {error}") from error
+    if chosen.view_as(StandardOptions).runner is None:
+        chosen.view_as(StandardOptions).runner = HERE
+        chosen.view_as(DirectOptions).direct_running_mode = "multi_threading"
+        chosen.view_as(DirectOptions).direct_num_workers = workers  # 0: one a core
+    return chosen
+
+
+def _batches(rows: Iterable[Row]) -> Iterator[tuple[str, list[Row]]]:
+    """Rows by number: which batch a row is in does not depend on what is left to convert."""
+    ordered = sorted(rows, key=lambda row: row.number)
+    for index, batch in itertools.groupby(ordered, key=_index):
+        yield _name(index), list(batch)
+
+
+def _index(row: Row) -> int:
+    return row.number // BATCH
+
+
+def _name(index: int) -> str:
+    return f"{index}.npz"
+
+
+def _write(path: Path, results: Iterable[pool.Converted]) -> None:
+    """All rows of a batch in one file without pickle; whole or not at all, and the same whoever writes it again."""
+    facts: dict[int, Any] = {}
+    arrays: dict[str, np.ndarray] = {}
+    for row, result in results:
+        if isinstance(result, Rejected):
+            facts[row.number] = {"reason": result.reason}
+            continue
+        arrays |= {f"{row.number}.{k}": value for k, value in result.items() if isinstance(value, np.ndarray)}
+        facts[row.number] = {"fields": {k: v for k, v in result.items() if not isinstance(v, np.ndarray)}}
+    arrays["facts"] = np.frombuffer(json.dumps(facts).encode(), np.uint8)
+    partial = path.with_name(f"{path.stem}.{uuid.uuid4().hex}")  # a runner may give one batch to two workers
+    with partial.open("wb") as stream:
+        np.savez(stream, **arrays)
+    partial.replace(path)
+
+
+def _holds(path: Path, rows: Iterable[Row]) -> bool:
+    if not path.exists():
+        return False
+    with np.load(path, allow_pickle=False) as stored:
+        return _facts(stored).keys() >= {str(row.number) for row in rows}
+
+
+def _stored(rows: Iterable[Row], folder: Path) -> Iterator[pool.Converted]:
+    for index, batch in itertools.groupby(rows, key=_index):
+        with np.load(folder / _name(index), allow_pickle=False) as stored:
+            facts = _facts(stored)
+            for row in batch:
+                yield row, _result(row, facts[str(row.number)], stored)
+
+
+def _facts(stored: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    return json.loads(stored["facts"].tobytes())
+
+
+def _result(row: Row, facts: dict[str, Any], stored: Mapping[str, np.ndarray]) -> Example | Rejected:
+    if "reason" in facts:
+        return Rejected(row.number, row.path, facts["reason"])
+    prefix = f"{row.number}."
+    arrays = {name.removeprefix(prefix): stored[name] for name in stored if name.startswith(prefix)}
+    return facts["fields"] | arrays
