@@ -97,9 +97,6 @@ class Marian:
         self.facts |= {"sentences": len(unique), "doubtful": dict(sorted(counts.items()))}
         if scores:
             self.facts["chrf_mean"] = round(sum(scores.values()) / len(scores), 2)
-        first = {
-            sentence: name for (name, _), part in reversed([*zip(reports, parts, strict=True)]) for sentence in part
-        }
         self._write(
             [
                 (first[one], " ".join(doubtful[one]), scores.get(one, ""), one, english[one], backs.get(one, ""))
