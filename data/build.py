@@ -19,12 +19,14 @@ from data import (
     records,
     runner,
     sections,
+    translate,
     volumes,
 )  # fmt: skip
 from data.source import SPLITS, Source
 from unimedi_jax import errors
 
 PHANTOM_NAME = "phantom"
+TRANSLATED = ".translations"  # the folder of sentences that are translated already
 
 
 def run(config: Any, workdir: Path) -> None:
@@ -105,7 +107,7 @@ def _public(config: Any, salt: str, workdir: Path) -> Source:
             "config.source is empty: name the root of the download, as in --config.source=/data/"
             f"{config.kind} (data/README.md shows its tree)"
         )
-    reports = _reports(config.report, workdir) if "report" in config else None
+    reports = _reports(config.report, Path(config.data_dir).expanduser(), workdir) if "report" in config else None
     source = public.source(
         config.kind, Path(config.source).expanduser(), options=config.options.to_dict(), reports=reports,
         keep_ids=config.keep_ids, salt=salt,
@@ -114,12 +116,20 @@ def _public(config: Any, salt: str, workdir: Path) -> Source:
     return source
 
 
-def _reports(given: Any, workdir: Path) -> public.Reports:
+def _reports(given: Any, data_dir: Path, workdir: Path) -> public.Reports:
     policy = sections.Policy(
         order=listing.words(given.order), empty=given.empty, blanks=given.blanks, style=given.style,
         longest=given.longest,
     )  # fmt: skip
-    return public.Reports(policy, given.language, given.foreign)
+    to_english = None
+    if given.translations:
+        to_english = translate.Table(Path(given.translations).expanduser())
+    elif given.translator:
+        to_english = translate.Marian(
+            given.translator, given.back_translator, cache=data_dir / TRANSLATED, page=workdir / "translations.csv",
+            drop_doubtful=given.drop_doubtful,
+        )  # fmt: skip
+    return public.Reports(policy, given.language, given.foreign, to_english)
 
 
 def summary(built: records.Built) -> str:

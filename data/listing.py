@@ -81,7 +81,7 @@ def table(path: Path, required: Sequence[str], delimiter: str = ",") -> list[dic
     text = content.decode("utf-8-sig", errors="replace")
     if unknown := text.count("\ufffd"):
         LOG.warning("%s is not UTF-8 throughout: %d letters unknown", path, unknown)
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     try:
         header = [name.strip() for name in next(lines, [])]
         rows = [dict(zip(header, map(str.strip, fields), strict=False)) for fields in lines if fields]
@@ -104,6 +104,13 @@ def one_of(name: str, value: str, known: Sequence[str]) -> str:
 def words(value: str) -> tuple[str, ...]:
     """The parts of a comma-separated setting."""
     return tuple(filter(None, (part.strip() for part in value.split(","))))
+
+
+def drawn(items: Sequence[Any], **sizes: float) -> tuple[Sequence[Any], Sequence[Any]]:
+    """Training items and the others, as MGCA's code draws them: scikit-learn's split of seed 0."""
+    from sklearn.model_selection import train_test_split  # a second or two, which other sets need not wait
+
+    return train_test_split(items, random_state=0, **sizes)
 
 
 def label(value: str, uncertain: float) -> float:

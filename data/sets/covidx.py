@@ -4,8 +4,6 @@ import collections
 import dataclasses
 from pathlib import Path
 
-from sklearn.model_selection import train_test_split
-
 from data import cases, listing
 from data.listing import Item, Listing
 from unimedi_jax import errors
@@ -41,7 +39,7 @@ def read(root: Path, *, version: str, split: str) -> Listing:
             items.append(Item(f"{side}/{name}", "xray", patient, side, labels=labels))
     train, test = ([item for item in items if item.split == side] for side in ("train", "test"))
     if split == "mgca":
-        held_out = set(train_test_split(range(len(train)), train_size=1 - VAL_SHARE, random_state=0)[1])
+        held_out = set(listing.drawn(range(len(train)), train_size=1 - VAL_SHARE)[1])
         left_out = {}
     else:
         tested = {item.patient for item in test}

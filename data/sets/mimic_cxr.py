@@ -13,7 +13,7 @@ VERSION = "mimic-cxr-2.0.0"
 SPLITS = {"official": {"train": "train", "validate": "val", "test": "test"}}
 SPLITS["mgca"] = {"train": "train", "validate": "val", "test": "val"}
 UNCERTAIN = {"ignore": float("nan"), "zeros": 0.0, "ones": 1.0}
-EXPECTED = {"films of these views with a report": "about 217,000, by the authors"}
+EXPECTED = {"films in the split table": 377_110, "films of these views with a report": "about 217,000, by the authors"}
 
 # Studies whose findings stand under another heading, or between two characters of the file (0, 0: nowhere), as
 # MIT-LCP's section files treat them.

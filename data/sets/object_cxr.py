@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from sklearn.model_selection import train_test_split
-
 from data import listing, truth
 from data.files import BadInput
 from data.listing import Item, Listing
@@ -25,7 +23,7 @@ def read(root: Path) -> Listing:
         name: listing.table(listing.find(root, f"{name}.csv"), ("image_name", "annotation"))
         for name in ("train", "dev")
     }
-    _, held_out = train_test_split(range(len(tables["train"])), test_size=0.1, random_state=0)
+    _, held_out = listing.drawn(range(len(tables["train"])), test_size=0.1)
     sides = {"train": dict.fromkeys(held_out, "val"), "dev": {}}
     for name, rows in tables.items():
         counts[f"films of {name}.csv"] = len(rows)

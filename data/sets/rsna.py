@@ -3,8 +3,6 @@
 import collections
 from pathlib import Path
 
-from sklearn.model_selection import train_test_split
-
 from data import listing, truth
 from data.listing import Item, Listing
 
@@ -23,8 +21,8 @@ def read(root: Path, *, split: str) -> Listing:
     for row in rows:
         boxes[row["patientId"]] += [_corners(row)] if row["Target"] == "1" else []
     patients = sorted(boxes)
-    train, rest = train_test_split(patients, test_size=held_out, random_state=0)
-    test, val = train_test_split(rest, test_size=0.5, random_state=0)
+    train, rest = listing.drawn(patients, test_size=held_out)
+    test, val = listing.drawn(rest, test_size=0.5)
     splits = {patient: side for side, part in (("train", train), ("val", val), ("test", test)) for patient in part}
     items = [
         Item(

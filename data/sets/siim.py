@@ -5,7 +5,6 @@ import functools
 from pathlib import Path
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 
 from data import films, geometry, listing, truth
 from data.cases import Case
@@ -59,8 +58,8 @@ def film_with_runs(case: Case, modality: str, note: Note) -> Example:
 
 def _mgca(rows: list[dict[str, str]]) -> list[str | None]:
     """The split of every row, None for negatives that its training leaves out."""
-    train, rest = train_test_split(range(len(rows)), test_size=0.3, random_state=0)
-    test, val = train_test_split(rest, test_size=0.5, random_state=0)
+    train, rest = listing.drawn(range(len(rows)), test_size=0.3)
+    test, val = listing.drawn(rest, test_size=0.5)
     sides: list[str | None] = [None] * len(rows)
     for side, part in (("train", train), ("val", val), ("test", test)):
         for at in part:

@@ -47,7 +47,7 @@ TABLE = (
              **_BOXES),
     *_shares(FEW, (15.5, 19.2, 26.6), (14.7, 18.4, 25.8), data="rsna", what="detection, mAP", baseline_name=MGCA,
              modality="xray", task="detection, frozen encoder", metric="map_mgca"),
-    *_shares((0.2, 0.4, 1.0), (78.8, 82.9, 86.4), (79.5, 82.3, 85.8), data="amos", what="segmentation, Dice",
+    *_shares((0.2, 0.4, 1.0), (78.8, 82.9, 86.4), (79.5, 82.3, 85.8), data="amos22", what="segmentation, Dice",
              baseline_name="UniMiSS", **_ORGANS),
     Published("btcv", "segmentation, Dice", 1.0, 85.4, 82.61, "DINO", **_ORGANS),
 )  # fmt: skip

@@ -247,6 +247,10 @@ def _check_records(sets: tuple[tuple[records.RecordSet, float], ...], model: uni
         raise UserError(f"config.model.slices={model.slices}, but volumes have {model.volume_grid[0]} depth layers")
     if not any(found.size(m, "train") for found, _ in sets for m in pipeline.MODALITIES):
         raise UserError("the sets of config.data hold no training records")
+    if silent := [found.name for found, _ in sets if found.contract["source"].get("reports", True) is None]:
+        raise UserError(
+            f"config.data: {', '.join(silent)} have no reports to learn from: these sets are for evaluation"
+        )
 
 
 def _same_run(plain: dict[str, Any], workdir: pathlib.Path, *, force: bool) -> dict[str, Any]:
