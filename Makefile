@@ -1,11 +1,12 @@
 # make pretrain   sets up .venv, trains the demo on the embedded phantom, writes a report page
 # make test       sets up .venv with the test tools, lints and runs the suite
+# make aot        sets up .venv-aot with the compilers of TPUs and GPUs, for configs/compile.py and its tests
 # PYTHON=python3.12 make ...   another interpreter; ARGS="--config.steps=100" passes settings on
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: pretrain test clean
+.PHONY: pretrain test aot clean
 
 pretrain: .venv/run.txt
 	$(BIN)/python main.py --config=configs/pretrain.py:demo $(ARGS)
@@ -14,6 +15,8 @@ test: .venv/dev.txt
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest $(ARGS)
+
+aot: .venv-aot/aot.txt
 
 # A stamp beside the packages: installed again only when the list has changed.
 .venv/run.txt: requirements.txt
@@ -27,5 +30,10 @@ test: .venv/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-judges.txt
 	cp requirements-dev.txt $@
 
+.venv-aot/aot.txt: requirements.txt requirements-aot.txt
+	test -x .venv-aot/bin/python || $(PYTHON) -m venv .venv-aot
+	.venv-aot/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-aot.txt
+	cp requirements-aot.txt $@
+
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache
+	rm -rf .venv .venv-aot .pytest_cache .ruff_cache

@@ -119,6 +119,16 @@ def ablate(config: Any, workdir: pathlib.Path) -> None:
     job.run(config, workdir)
 
 
+def compile(config: Any, workdir: pathlib.Path) -> None:
+    """The training step ahead of time, for TPU slices and GPUs that are not here."""
+    from unimedi_jax.aot import targets
+
+    targets.prepare()  # before JAX is imported
+    from unimedi_jax.aot import compile as job
+
+    job.run(config, workdir)
+
+
 def _ensure_phantom(config: Any) -> None:
     """The embedded set is made on the spot the first time that a job's list of sets names it."""
     if "phantom" in (part.partition(":")[0].strip() for part in config.data.split(",")):
@@ -141,6 +151,7 @@ JOBS: dict[str, Callable[[Any, pathlib.Path], None]] = {
     "retrieve": retrieve,
     "evaluate": evaluate,
     "ablate": ablate,
+    "compile": compile,
 }
 
 

@@ -10,11 +10,12 @@ HOUSE = "unimedi_jax"
 # Low to high. A module may import from its own line and from those above it.
 LAYERS = (
     ("typing", "errors", "trees", "patches"),
-    ("losses", "selection", "metrics", "models", "flops", "input", "data"),
+    ("losses", "selection", "metrics", "models", "flops", "hlo", "input", "data"),
     ("optim", "sharding", "hosts", "fingerprint", "manifest", "checkpoint", "writers"),
     ("train.state", "train.objective", "train.step", "train.guard", "train.stop"),
     ("convert", "evals", "report"),
     ("train", "downstream"),
+    ("aot", "bench"),
     ("main",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

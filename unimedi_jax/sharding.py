@@ -16,17 +16,17 @@ AXES = ("data", "fsdp")
 SMALLEST_SHARDED = 4 * 2**20  # bytes; below, gathering costs more than the memory it saves
 
 
-def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
+def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     """A ("data", "fsdp") mesh of all devices; `data` = -1 takes what `fsdp` leaves; one device is the trivial mesh."""
-    devices = jax.device_count()
-    data = devices // fsdp if data == -1 else data
-    if data * fsdp != devices:
+    count = jax.device_count() if devices is None else len(devices)
+    data = count // fsdp if data == -1 else data
+    if data * fsdp != count:
         raise UserError(
-            f"mesh of data={data} x fsdp={fsdp} does not fill {devices} devices: "
+            f"mesh of data={data} x fsdp={fsdp} does not fill {count} devices: "
             "set config.mesh.data and config.mesh.fsdp so that their product does"
         )
     # Auto axes on purpose: linen's embedding and concatenations do not work under Explicit ones.
-    return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2)
+    return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
 def layout(tree: PyTree, mesh: Mesh, rules: Sequence[tuple[str, str]]) -> PyTree:

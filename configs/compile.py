@@ -1,0 +1,20 @@
+"""The training step compiled for a machine that is not here: configs/compile.py:v5e-256, :v5p-64, :v4-32, :v6e-16,
+:h100-1, :h100-8, :a100-64. Further words are presets of configs/pretrain.py: `:v5e-4,demo`.
+
+Needs the compilers of requirements-aot.txt, and no device.
+"""
+
+import ml_collections
+
+from configs import pretrain
+
+
+def get_config(arg: str = "v5e-256") -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+    target, _, presets = arg.partition(",")
+    config.job = "compile"
+    config.target = target
+    config.pretrain = pretrain.get_config(presets)  # what is compiled, as in --config.pretrain.batch.xray=48
+    config.vocab_size = 28996  # words of the report tower: Bio_ClinicalBERT's
+    config.keep_text = False  # program.txt, the compiled program
+    return config

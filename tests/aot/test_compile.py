@@ -1,0 +1,144 @@
+"""The compile job: its arithmetic on the CPU, and the real compilers where they are installed.
+
+The compilers live in an environment of their own (`make aot`): .venv-aot beside the code, or the one that the variable
+AOT_PYTHON names.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from configs import compile as config_file
+from unimedi_jax import hlo, sharding
+from unimedi_jax.aot import compile as job
+from unimedi_jax.aot import targets
+from unimedi_jax.train import setup
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+PYTHON = pathlib.Path(os.environ.get("AOT_PYTHON", ROOT / ".venv-aot" / "bin" / "python"))
+INSTALLED = pytest.mark.skipif(
+    not PYTHON.exists(), reason=f"the compilers of requirements-aot.txt are not installed (make aot): no {PYTHON}"
+)
+
+
+def attempts(memory, fails_above: float):
+    """A compiler whose programs need `memory(samples)`; like a TPU's it gives none that needs too much."""
+
+    def attempt(rows: job.Rows) -> job.Attempt:
+        needs = memory(sum(rows.values()))
+        tried.append(rows)
+        return job.Attempt(rows, {"total": needs}, None if needs > fails_above else SimpleNamespace())
+
+    tried: list[job.Rows] = []
+    return attempt, tried
+
+
+def test_the_largest_batch_that_fits_is_found_in_few_compilations() -> None:
+    attempt, tried = attempts(lambda n: 4.0 + 0.1 * n, 16.0)
+    found = job.largest(attempt({"xray": 300, "ct": 100}), attempt, 16.0)
+    assert found.rows["xray"] == pytest.approx(3 * found.rows["ct"], abs=3)
+    assert 15.0 < found.total <= 16.0
+    assert len(tried) <= 5
+
+
+def test_no_batch_fits() -> None:
+    attempt, _ = attempts(lambda n: 20.0 + n, 16.0)
+    failed = attempt({"xray": 12, "ct": 0})
+    assert job.largest(failed, attempt, 16.0) is None
+    words = job._too_much(targets.parse("v5e-4"), failed, None)
+    assert "at any batch" in words
+    assert "\n" not in words
+
+
+def test_a_guess_that_does_not_fit_is_not_named() -> None:
+    attempt, _ = attempts(lambda n: 4.0 + 0.1 * n + (5.0 if 32 < n < 63 else 0.0), 10.0)
+    failed = attempt({"xray": 48, "ct": 16})
+    assert job.largest(failed, attempt, 10.0).rows == {"xray": 24, "ct": 8}
+
+
+def test_the_words_of_a_tpu_that_is_full() -> None:
+    words = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 30.63G of 15.75G hbm. Exceeded hbm ..."
+    assert job._used(words) == 30.63 * 2**30
+    assert job._used("INTERNAL: something else") is None
+
+
+@pytest.fixture(scope="module")
+def small():
+    """The demo's recipe, smaller still."""
+    config = config_file.get_config("v5e-8,demo").pretrain
+    config.batch.update({"xray": 2, "ct": 1})
+    config.model.update({"prototypes_cls": 64, "prototypes_patch": 32, "projection_hidden": 32, "head_hidden": 32})
+    return config
+
+
+def test_the_roofline_of_the_real_step_on_simulated_devices(small) -> None:
+    mesh = sharding.make_mesh(**small.mesh)
+    program = setup.program(small, vocab_size=100, mesh=mesh)
+    rows = dict(small.batch)
+    done = job._compile(program, mesh, rows, small.input.report_length, {})
+    assert done.total > 0
+    analytic = job._analytic(small, program, rows)
+    text = done.compiled.as_text()
+    found = job.roofline(text, targets.parse("v5e-8"), analytic)
+    # Unoptimised here, so that a little more is computed than a compiler would leave.
+    assert 0.95 < found["flops_ratio"] < 1.2
+    assert hlo.parse(text).devices == 8
+    kinds = {row["kind"] for row in found["collectives"]}
+    assert "all-reduce" in kinds  # of the gradients
+    gradients = sum(leaf.size for leaf in jax.tree.leaves(program.abstract.params)) * 4
+    reduced = sum(row["bytes"] * row["times"] for row in found["collectives"] if row["kind"] == "all-reduce")
+    assert reduced >= gradients * 0.95
+    assert found["roofline_seconds"] == max(found["seconds"].values())
+    assert found["mfu_bound"] == pytest.approx(analytic / (197e12 * found["roofline_seconds"]))
+    shown = {**found, "target": "v5e-8", "devices": 8, "mesh": dict(mesh.shape), "rows": rows, "compile_seconds": 1.0,
+             "memory": {**done.memory, "available": 16e9}}  # fmt: skip
+    printed = job.table(shown, 24)
+    assert "of 14.90 GiB a device" in printed
+    assert "all-reduce" in printed
+    json.dumps(found)
+
+
+def compile_for(target: str, workdir: pathlib.Path, *settings: str) -> subprocess.CompletedProcess:
+    arguments = [f"--config=configs/compile.py:{target}", f"--workdir={workdir}", *settings]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))}
+    return subprocess.run(
+        [PYTHON, "main.py", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+    )  # fmt: skip
+
+
+@INSTALLED
+def test_tpu(tmp_path: pathlib.Path) -> None:
+    done = compile_for("v5e-4,demo", tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "compile.json").read_text())
+    assert found["memory"]["total"] < found["memory"]["available"]
+    assert 0.9 < found["flops_ratio"] <= 1.05
+    assert any(row["kind"] == "all-reduce" for row in found["collectives"])
+
+
+@INSTALLED
+def test_a_batch_too_large_for_a_tpu_is_one_line_with_the_batch_that_fits(tmp_path: pathlib.Path) -> None:
+    done = compile_for("v5e-1,demo,xray_only", tmp_path, "--config.pretrain.batch.xray=8192")
+    assert done.returncode == 2
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "does not fit" in line
+    assert "--config.pretrain.batch.xray=" in line
+
+
+@INSTALLED
+def test_h100_with_fused_attention(tmp_path: pathlib.Path) -> None:
+    """The vision tower of the demo in bfloat16 through cuDNN's kernels, forward and backward."""
+    settings = ("--config.pretrain.model.attention=cudnn", "--config.pretrain.model.dtype=bfloat16")
+    done = compile_for("h100-8,demo", tmp_path, *settings)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "compile.json").read_text())
+    assert found["memory"]["total"] < found["memory"]["available"]
+    assert 0.9 < found["flops_ratio"] <= 1.05
+    fused = {name for name in found["kernels"] if name.startswith("__cudnn$fmha")}
+    assert any(name.endswith("Backward") for name in fused)
+    assert any(not name.endswith("Backward") for name in fused)

@@ -1,0 +1,149 @@
+"""Reading compiled programs: against what XLA and arithmetic say of programs small enough to count by hand."""
+
+import math
+
+import jax
+import pytest
+from jax import numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from unimedi_jax import hlo, sharding
+
+
+def program(function, *args) -> hlo.Program:
+    return hlo.parse(jax.jit(function).lower(*args).compile().as_text())
+
+
+def array(*sizes: int, dtype=jnp.float32, sharding=None) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(sizes, dtype, sharding=sharding)
+
+
+@pytest.mark.parametrize("layers", [1, 5])
+def test_products_in_a_loop_count_as_often_as_it_runs(layers: int) -> None:
+    def loss(w, x):
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w)[0].sum()
+
+    found = program(jax.grad(loss, argnums=(0, 1)), array(layers, 16, 16), array(8, 16))
+    assert hlo.flops(found) == 3 * layers * 2 * 8 * 16 * 16  # forward, and two for the gradients
+
+
+def test_batched_products_and_convolutions() -> None:
+    einsum = program(lambda a, b: jnp.einsum("bhqk,bnhk->bhqn", a, b), array(2, 3, 4, 8), array(2, 5, 3, 8))
+    assert hlo.flops(einsum) == 2 * (2 * 3 * 4 * 5) * 8
+
+    def convolve(x, kernel):
+        return jax.lax.conv_general_dilated(x, kernel, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    found = program(convolve, array(2, 9, 9, 3), array(3, 3, 3, 4))
+    assert hlo.flops(found) == 2 * (2 * 4 * 4 * 4) * (3 * 3 * 3)
+
+
+# A batched product as a TPU's compiler writes it: the batch is a spatial axis whose dilation lets each position of the
+# output meet one cell of the input.
+ON_A_TPU = """HloModule jit_f, num_partitions=4
+
+%body (t.1: (s32[], bf16[4,8,16])) -> (s32[], bf16[4,8,16]) {
+  %t.1 = (s32[]{:T(128)}, bf16[4,8,16]{2,1,0:T(8,128)(2,1)}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%t.1), index=0
+  %x = bf16[4,8,16]{2,1,0:T(8,128)(2,1)} get-tuple-element(%t.1), index=1
+  %convolution.1 = bf16[4,8,8]{2,1,0:T(8,128)(2,1)S(1)} convolution(%x, %x), window={size=4 stride=3 lhs_dilate=4}, \
+dim_labels=0bf_0oi->0bf
+  %all-gather.1 = bf16[16,8,16]{2,1,0} all-gather(%x), replica_groups=[1,4]<=[4], dimensions={0}, \
+metadata={op_name="jit(f)/gather"}
+  ROOT %t.2 = (s32[]{:T(128)}, bf16[4,8,16]{2,1,0:T(8,128)(2,1)}) tuple(%i, %x)
+}
+
+%condition (t.3: (s32[], bf16[4,8,16])) -> pred[] {
+  %t.3 = (s32[]{:T(128)}, bf16[4,8,16]{2,1,0:T(8,128)(2,1)}) parameter(0)
+  %limit = s32[]{:T(128)} constant(12)
+  %i.2 = s32[]{:T(128)} get-tuple-element(%t.3), index=0
+  ROOT %lt = pred[]{:T(512)} compare(%i.2, %limit), direction=LT
+}
+
+ENTRY %main (x.1: bf16[4,8,16]) -> bf16[4,8,16] {
+  %x.1 = bf16[4,8,16]{2,1,0:T(8,128)(2,1)} parameter(0)
+  %zero = s32[]{:T(128)} constant(0)
+  %t = (s32[]{:T(128)}, bf16[4,8,16]{2,1,0:T(8,128)(2,1)}) tuple(%zero, %x.1)
+  %while = (s32[]{:T(128)}, bf16[4,8,16]{2,1,0:T(8,128)(2,1)}) while(%t), condition=%condition, body=%body
+  ROOT %out = bf16[4,8,16]{2,1,0:T(8,128)(2,1)} get-tuple-element(%while), index=1
+}
+"""
+
+
+def test_the_words_of_a_tpu_compiler() -> None:
+    found = hlo.parse(ON_A_TPU)
+    assert found.times["body"] == 12
+    assert hlo.flops(found) == 12 * 2 * 4 * 8 * 8 * 16
+    [gather] = hlo.exchanged(found)
+    assert (gather.kind, gather.bytes, gather.group, gather.times) == ("all-gather", 16 * 8 * 16 * 2, 4, 12)
+    assert gather.wire == 12 * gather.bytes * 3 / 4
+    assert gather.source == "jit(f)/gather"
+    x = 4 * 8 * 16 * 2
+    # The product reads its input twice and leaves its result in VMEM; the gather reads one share and writes four.
+    assert hlo.bytes_moved(found) == 12 * ((x + x) + (x + 4 * x))
+
+
+def test_the_words_of_the_gpu_libraries() -> None:
+    text = """HloModule jit_f
+
+ENTRY %main (a: bf16[32,64]) -> bf16[32,16] {
+  %a = bf16[32,64]{1,0} parameter(0)
+  %b = bf16[64,16]{1,0} constant({...})
+  %q = bf16[2,197,12,64]{3,2,1,0} constant({...})
+  %attention = (bf16[2,12,197,64]{3,1,2,0}, u8[0]{0}) custom-call(%q, %q, %q), \
+custom_call_target="__cudnn$fmhaSoftmax", backend_config={"cudnn_fmha_backend_config":{"fmha_scale":0.125,\
+"intermediate_tensor_shape":{"element_type":"BF16","dimensions":["2","12","197","197"],"tuple_shapes":[]}}}
+  ROOT %gemm = (bf16[32,16]{1,0}, s8[4194304]{0}) custom-call(%a, %b), custom_call_target="__cublas$lt$matmul", \
+backend_config={"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"],\
+"rhs_contracting_dimensions":["0"]}}}
+}
+"""
+    found = hlo.parse(text)
+    assert hlo.flops(found) == 2 * 32 * 16 * 64 + 2 * 2 * (2 * 12 * 197 * 197) * 64
+    assert hlo.called_targets(found) == {"__cudnn$fmhaSoftmax": 1, "__cublas$lt$matmul": 1}
+
+
+def test_collectives_between_eight_devices() -> None:
+    mesh = sharding.make_mesh(data=2, fsdp=4)
+    rows, columns = NamedSharding(mesh, P(("data", "fsdp"))), NamedSharding(mesh, P("fsdp"))
+
+    def loss(w, x):
+        return jnp.mean((x @ w) ** 2)
+
+    with jax.set_mesh(mesh):
+        step = jax.jit(jax.grad(loss), out_shardings=columns)
+        text = step.lower(array(64, 32, sharding=columns), array(16, 64, sharding=rows)).compile().as_text()
+    found = hlo.parse(text)
+    assert found.devices == 8
+    whole = 64 * 32 * 4
+    gathers = [one for one in hlo.exchanged(found) if one.kind == "all-gather"]
+    assert [(one.bytes, one.group, one.times) for one in gathers] == [(whole, 4, 1)]
+    # The gradient comes together in two steps: over what shares a column of the mesh, then over the rest.
+    sums = [one for one in hlo.exchanged(found) if one.kind in ("all-reduce", "reduce-scatter")]
+    assert math.prod(one.group for one in sums) == 8
+    assert {one.bytes for one in sums} <= {whole, whole // 4}
+    assert all(one.wire <= 2 * one.bytes for one in sums)
+
+
+def test_traffic_of_a_sum_of_two_arrays() -> None:
+    found = program(lambda a, b: a + b, array(1000), array(1000))
+    assert hlo.bytes_moved(found) == 3 * 4000
+
+
+def test_a_loop_over_layers_reads_each_layer_once() -> None:
+    """Not the whole stack in every turn, though the stack is what the loop's fusions are given."""
+    layers, width = 16, 64
+
+    def forward(w, x):
+        return jax.lax.scan(lambda x, w: (x + w, None), x, w)[0]
+
+    moved = hlo.bytes_moved(program(forward, array(layers, width, width), array(width, width)))
+    once = layers * width * width * 4
+    assert once <= moved < 8 * once
+
+
+def test_bytes_of_a_shape() -> None:
+    found = hlo.shapes("(f32[8,2]{1,0}, pred[3], bf16[2,2]{1,0:T(8,128)(2,1)S(1)}, s4[6], f8e4m3fn[5], s32[])")
+    assert [shape.bytes for shape in found] == [64, 3, 8, 3, 5, 4]
+    assert [shape.main for shape in found] == [True, True, False, True, True, True]

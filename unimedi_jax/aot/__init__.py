@@ -1,0 +1,1 @@
+"""Ahead of time: the training step compiled for machines that are not here."""

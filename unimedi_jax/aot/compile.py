@@ -1,0 +1,229 @@
+"""The compile job: whether a training step fits a machine that is not here, how fast it could be, what it exchanges."""
+
+import dataclasses
+import json
+import logging
+import math
+import pathlib
+import re
+import time
+from typing import Any
+
+import jax
+import ml_collections
+
+from unimedi_jax import flops, hlo, sharding
+from unimedi_jax.aot import targets
+from unimedi_jax.errors import UserError
+from unimedi_jax.models import unimedi
+from unimedi_jax.train import setup
+
+LOG = logging.getLogger(__name__)
+MARGIN = 0.97  # of the memory, in a batch that is guessed from others
+# Triton's products want tile sizes that only measuring on the device finds; cuBLAS's do not.
+GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": 0}
+SHOWN = 12  # collectives on the screen; the file has all
+Rows = dict[str, int]  # a device
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+    """One compilation: bytes that a device needs, and the program, which a TPU's compiler gives only where it fits."""
+
+    rows: Rows
+    memory: dict[str, float]
+    compiled: jax.stages.Compiled | None
+
+    @property
+    def total(self) -> float:
+        """Bytes a device."""
+        return self.memory["total"]
+
+
+def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Compiles the step of `config.pretrain` for `config.target`; prints what it needs, and writes compile.json.
+
+    Raises:
+        UserError: it does not fit; names the batch that would. Or there is no such target, or no compiler for it.
+    """
+    target = targets.parse(config.target)
+    mesh = sharding.make_mesh(**config.pretrain.mesh, devices=targets.devices(target))
+    program = setup.program(config.pretrain, vocab_size=config.vocab_size, mesh=mesh)
+    length, rows = config.pretrain.input.report_length, dict(config.pretrain.batch)
+    if not any(rows.values()):
+        raise UserError("config.pretrain.batch asks for neither X-rays nor CTs")
+
+    def attempt(rows: Rows) -> Attempt:
+        return _compile(program, mesh, rows, length, GPU_OPTIONS if target.gpu else {})
+
+    started = time.perf_counter()
+    done = attempt(rows)
+    seconds = time.perf_counter() - started
+    if done.compiled is None or done.total > target.chip.memory:
+        raise UserError(_too_much(target, done, largest(done, attempt, target.chip.memory)))
+    text = done.compiled.as_text()
+    found = {
+        "target": target.name,
+        "devices": target.devices,
+        "jax": jax.__version__,
+        "mesh": dict(mesh.shape),
+        "rows": rows,
+        "global_batch": {name: count * mesh.size for name, count in rows.items()},
+        "compile_seconds": round(seconds, 1),
+        "memory": {**done.memory, "available": target.chip.memory},
+        **roofline(text, target, _analytic(config.pretrain, program, rows)),
+    }
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "compile.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    if config.keep_text:
+        (workdir / "program.txt").write_text(text, encoding="utf-8")
+    print(table(found, sum(rows.values()) * mesh.size))
+    print(f"all collectives: {workdir / 'compile.json'}")
+
+
+def roofline(text: str, target: targets.Target, analytic: float) -> dict[str, Any]:
+    """What a compiled program asks of one device, and the time below which no device of the kind can do it.
+
+    `analytic`: floating-point operations that the method needs, of one device; MFU counts these.
+    """
+    program = hlo.parse(text)
+    exchanged = hlo.exchanged(program)
+    work = {
+        "flops": hlo.flops(program),
+        "bytes": hlo.bytes_moved(program),
+        "wire_bytes": sum(row.wire for row in exchanged),
+    }
+    peak = flops.peak(target.chip.kind)
+    seconds = {
+        "compute": work["flops"] / peak,
+        "memory": work["bytes"] / target.chip.bandwidth,
+        "network": work["wire_bytes"] / target.link,
+    }
+    least = max(seconds.values())
+    return {
+        **work,
+        "analytic_flops": analytic,
+        "flops_ratio": work["flops"] / analytic,
+        "seconds": seconds,
+        "bound_by": max(seconds, key=seconds.__getitem__),
+        "roofline_seconds": least,
+        "mfu_bound": analytic / (peak * least),
+        "collectives": [{**dataclasses.asdict(row), "wire_bytes": row.wire} for row in exchanged],
+        "kernels": dict(hlo.called_targets(program).most_common()),
+    }
+
+
+def largest(failed: Attempt, attempt: Any, available: float) -> Attempt | None:
+    """The largest batch of the same mixture that fits, to about a twentieth; None where not even the smallest does.
+
+    Halves until one fits, then goes by the straight line through what the last two took.
+    """
+    above, below = failed, None
+    while below is None:
+        rows = _scaled(above.rows, 0.5)
+        if rows == above.rows:
+            return None
+        found = attempt(rows)
+        if found.total <= available and found.compiled is not None:
+            below = found
+        else:
+            above = found
+    slope = (above.total - below.total) / (sum(above.rows.values()) - sum(below.rows.values()))
+    room = MARGIN * available - below.total
+    rows = _scaled(below.rows, 1 + max(room, 0.0) / (slope * sum(below.rows.values()))) if slope > 0 else below.rows
+    if rows == below.rows:
+        return below
+    found = attempt(rows)
+    return found if found.total <= available and found.compiled is not None else below
+
+
+def _scaled(rows: Rows, factor: float) -> Rows:
+    return {name: max(math.floor(count * factor), min(count, 1)) for name, count in rows.items()}
+
+
+def _compile(
+    program: setup.Program, mesh: jax.sharding.Mesh, rows: Rows, length: int, options: dict[str, Any]
+) -> Attempt:
+    where = sharding.batch_sharding(mesh)
+    example = jax.eval_shape(lambda: unimedi.example_batch(program.model, length))
+    batch = {
+        name: jax.tree.map(
+            lambda x, n=rows[name]: jax.ShapeDtypeStruct((n * mesh.size, *x.shape[1:]), x.dtype, sharding=where), part
+        )
+        for name, part in example.items()
+        if rows[name]
+    }
+    LOG.info("compiling for %d devices, %s a device", mesh.size, _words(rows))
+    with jax.set_mesh(mesh):
+        lowered = program.step.lower(program.abstract, batch)
+        try:
+            compiled = lowered.compile(options)
+        except jax.errors.JaxRuntimeError as error:
+            if (used := _used(str(error))) is None:
+                raise
+            return Attempt(rows, {"total": used}, None)
+    found = compiled.memory_analysis()
+    memory = {
+        "arguments": found.argument_size_in_bytes,
+        "outputs": found.output_size_in_bytes - found.alias_size_in_bytes,
+        "temporary": found.temp_size_in_bytes,
+        "code": found.generated_code_size_in_bytes,
+    }
+    return Attempt(rows, {**memory, "total": sum(memory.values())}, compiled)
+
+
+def _used(message: str) -> float | None:
+    """Bytes that a program would need, from the words of a TPU's compiler; None where it failed otherwise."""
+    found = re.search(r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm", message)
+    return float(found[1]) * 1024 ** (1 + "KMGT".index(found[2])) if found else None
+
+
+def _analytic(config: ml_collections.ConfigDict, program: setup.Program, rows: Rows) -> float:
+    return flops.training_step(
+        program.model, xrays=rows["xray"], cts=rows["ct"], report_length=config.input.report_length,
+        mask_ratio=config.objective.mask_ratio, mask_mode=config.objective.mask_mode,
+    )  # fmt: skip
+
+
+def _words(rows: Rows) -> str:
+    return f"{rows['xray']} X-rays and {rows['ct']} CTs"
+
+
+def _too_much(target: targets.Target, tried: Attempt, fits: Attempt | None) -> str:
+    needs = f"{tried.total / targets.GIB:.1f} GiB for {_words(tried.rows)} a device"
+    has = f"{target.chip.memory / targets.GIB:.1f} GiB of a {target.chip.kind}"
+    if fits is None:
+        return (
+            f"{target.name}: the step does not fit at any batch, {needs} exceed the {has}: "
+            "split the state (config.pretrain.mesh.fsdp) or recompute (config.pretrain.model.remat=full)"
+        )
+    return (
+        f"{target.name}: the step does not fit, {needs} exceed the {has}; {_words(fits.rows)} fit in "
+        f"{fits.total / targets.GIB:.1f} GiB: --config.pretrain.batch.xray={fits.rows['xray']} "
+        f"--config.pretrain.batch.ct={fits.rows['ct']}, or recompute (config.pretrain.model.remat=full)"
+    )
+
+
+def table(found: dict[str, Any], samples: int) -> str:
+    """What `run` prints; `samples` of all devices in one step."""
+    memory, seconds, gib = found["memory"], found["seconds"], targets.GIB
+    parts = ", ".join(f"{name} {memory[name] / gib:.2f}" for name in ("arguments", "outputs", "temporary", "code"))
+    lines = [
+        f"{found['target']}: {found['devices']} devices, mesh {found['mesh']}, {_words(found['rows'])} a device, "
+        f"compiled in {found['compile_seconds']:.0f} s",
+        f"  memory      {memory['total'] / gib:.2f} of {memory['available'] / gib:.2f} GiB a device ({parts})",
+        f"  arithmetic  {found['flops'] / 1e12:.3f} TFLOP a device, {found['flops_ratio']:.3f} x the analytic count"
+        f"{'':6}{1e3 * seconds['compute']:8.2f} ms",
+        f"  traffic     {found['bytes'] / 1e9:.2f} GB a device{'':32}{1e3 * seconds['memory']:8.2f} ms",
+        f"  network     {found['wire_bytes'] / 1e9:.3f} GB a device{'':31}{1e3 * seconds['network']:8.2f} ms",
+        f"  roofline    {1e3 * found['roofline_seconds']:.2f} ms a step, bound by {found['bound_by']}: at most "
+        f"{samples / found['roofline_seconds']:.0f} samples/s, MFU at most {found['mfu_bound']:.0%}",
+        f"  collectives {sum(row['times'] for row in found['collectives'])} a step, {len(found['collectives'])} kinds",
+    ]
+    rows = (
+        f"    {row['kind']:18} {row['bytes'] / 1e6:10.3f} MB x {row['times']:<3} among {row['group']:<4} "
+        f"{row['source'][-60:]}"
+        for row in found["collectives"][:SHOWN]
+    )
+    attention = {name: n for name, n in found["kernels"].items() if "fmha" in name or "attention" in name.lower()}
+    return "\n".join([*lines, *rows, *([f"  fused attention: {attention}"] if attention else [])])

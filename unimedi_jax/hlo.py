@@ -1,0 +1,337 @@
+"""What a compiled program does, read off its HLO text: arithmetic, memory traffic, collectives, array shapes.
+
+XLA's own `cost_analysis` counts the body of a loop once, and for GPUs that are not there it says nothing.
+"""
+
+import collections
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+# Name, shape, opcode, and all that follows the opening bracket.
+_LINE = re.compile(r"^\s*(ROOT )?%?([\w.$-]+) = (\(.*?\)|\S+) ([\w-]+)\((.*)$")
+_HEAD = re.compile(r"^(ENTRY )?%?([\w.$-]+) \(.*-> .*\{$")
+_ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^{}]*\})?")
+_CALLED = re.compile(r"(?:calls|to_apply|body|branch_computations)=\{?((?:%[\w.$-]+(?:, )?)+)")
+_BITS = {"pred": 8, "token": 0}
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+_SLICES = ("dynamic-slice", "slice", "gather")
+# Moves nothing by itself: names, or bodies that are looked into.
+_FREE = (
+    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all",
+    "partition-id", "replica-id", "opt-barrier", "add-dependency",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """One array: dtype, sizes, and whether it lies in the memory that programs share (on a TPU not in VMEM)."""
+
+    dtype: str
+    sizes: tuple[int, ...]
+    main: bool
+
+    @property
+    def bytes(self) -> int:
+        """Size in bytes, without the padding of tiles."""
+        digits = re.search(r"\d+", self.dtype)
+        bits = _BITS.get(self.dtype, int(digits.group()) if digits else 8)
+        return math.prod(self.sizes) * bits // 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line of a computation."""
+
+    name: str
+    shapes: tuple[Shape, ...]  # of the result, tuples flattened
+    opcode: str
+    inside: str  # the brackets: operands, a parameter's number, a constant's value
+    attributes: str
+    root: bool
+
+    @property
+    def operands(self) -> tuple[str, ...]:
+        """Names of the instructions whose results it takes."""
+        return tuple(re.findall(r"%([\w.$-]+)", self.inside))
+
+    @property
+    def called(self) -> tuple[str, ...]:
+        """Computations that run as part of it."""
+        return tuple(n for names in _CALLED.findall(self.attributes) for n in re.findall(r"%([\w.$-]+)", names))
+
+
+Computation = dict[str, Instruction]
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One exchange between devices, all its repetitions."""
+
+    kind: str
+    bytes: int  # of the whole array, on each device
+    group: int  # devices that take part with each other
+    times: int  # in one run of the program
+    source: str  # where in the program it comes from
+
+    @property
+    def wire(self) -> float:
+        """Bytes that each device sends, all repetitions together, on a ring."""
+        share = (self.group - 1) / self.group
+        factor = {"all-reduce": 2 * share, "collective-permute": 1.0}.get(self.kind, share)
+        return factor * self.bytes * self.times
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The computations of a compiled module by name, and how often each runs."""
+
+    computations: dict[str, Computation]
+    times: dict[str, int]
+    fused: frozenset[str]  # inside a fusion: what moves between its instructions never reaches memory
+    devices: int
+
+    def instructions(self) -> Iterator[tuple[Instruction, Computation, int]]:
+        """Every instruction that runs, where it stands, and how often."""
+        for name, times in self.times.items():
+            for instruction in self.computations[name].values():
+                yield instruction, self.computations[name], times
+
+
+def parse(text: str) -> Program:
+    """Reads `compiled.as_text()`."""
+    computations: dict[str, Computation] = {}
+    entry, current = "", None
+    for line in text.splitlines():
+        if current is None:
+            if head := _HEAD.match(line):
+                current = computations.setdefault(head[2], {})
+                entry = head[2] if head[1] else entry
+        elif line.startswith("}"):
+            current = None
+        elif found := _LINE.match(line):
+            inside, attributes = _bracket(found[5])
+            current[found[2]] = Instruction(found[2], shapes(found[3]), found[4], inside, attributes, bool(found[1]))
+    times: dict[str, int] = collections.Counter()
+    fused: set[str] = set()
+    _run(computations, entry, 1, False, times, fused)
+    partitions = re.search(r"num_partitions=(\d+)", text)
+    return Program(computations, dict(times), frozenset(fused), int(partitions[1]) if partitions else 1)
+
+
+def shapes(text: str) -> tuple[Shape, ...]:
+    """The arrays of a shape such as `(f32[8,2]{1,0}, s32[])`."""
+    return tuple(
+        Shape(dtype, tuple(map(int, filter(None, sizes.split(",")))), not re.search(r"S\([1-9]", layout))
+        for dtype, sizes, layout in _ARRAY.findall(text)
+    )
+
+
+def flops(program: Program) -> float:
+    """Floating-point operations of matrix products and convolutions, 2 a multiply-add, of one device."""
+    return sum(times * _products(one, where) for one, where, times in program.instructions())
+
+
+def bytes_moved(program: Program) -> float:
+    """Bytes that one device reads from and writes to its main memory: what crosses the edges of its fusions."""
+    return sum(
+        times * _traffic(program, one, where)
+        for name, times in program.times.items()
+        if name not in program.fused
+        for where in [program.computations[name]]
+        for one in where.values()
+    )
+
+
+def exchanged(program: Program) -> list[Collective]:
+    """Every collective with its bytes, largest traffic first; equal ones of one place in the program are one line."""
+    found: collections.Counter[tuple[str, int, int, str]] = collections.Counter()
+    for one, where, times in program.instructions():
+        kind = one.opcode.removesuffix("-start")
+        if kind not in COLLECTIVES:
+            continue
+        group = _group(one.attributes, program.devices)
+        size = sum(shape.bytes for name in one.operands for shape in where[name].shapes)
+        size *= group if kind == "all-gather" else 1
+        found[kind, size, group, _source(one.attributes)] += times
+    rows = [Collective(kind, size, group, times, source) for (kind, size, group, source), times in found.items()]
+    return sorted(rows, key=lambda row: -row.wire)
+
+
+def called_targets(program: Program) -> collections.Counter[str]:
+    """Custom calls by name, such as cuDNN's, and how often each runs."""
+    found: collections.Counter[str] = collections.Counter()
+    for one, _, times in program.instructions():
+        if target := re.search(r'custom_call_target="([^"]+)"', one.attributes):
+            found[target[1]] += times
+    return found
+
+
+def _bracket(text: str) -> tuple[str, str]:
+    """What stands before the bracket that closes, and after it."""
+    depth = 1
+    for at, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if not depth:
+            return text[:at], text[at + 1 :]
+    return text, ""
+
+
+def _run(
+    computations: dict[str, Computation], name: str, times: int, inside: bool, count: dict[str, int], fused: set[str]
+) -> None:
+    count[name] += times
+    if inside:
+        fused.add(name)
+    for one in computations.get(name, {}).values():
+        if one.opcode in ("reduce", "scatter", "sort", "map", "reduce-window", "select-and-scatter", *COLLECTIVES):
+            continue  # applied to elements
+        for called in one.called:
+            if called in computations:
+                again = times * (_trips(one, computations) if one.opcode == "while" else 1)
+                _run(computations, called, again, inside or one.opcode == "fusion", count, fused)
+
+
+def _trips(loop: Instruction, computations: dict[str, Computation]) -> int:
+    """How often a loop runs: what XLA notes, else the number that its condition compares with."""
+    if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
+        return int(known[1])
+    condition = re.search(r"condition=%?([\w.$-]+)", loop.attributes)
+    ends = computations.get(condition[1] if condition else "", {}).values()
+    return max((int(one.inside) for one in ends if one.opcode == "constant" and one.inside.isdigit()), default=1)
+
+
+def _products(one: Instruction, where: Computation) -> float:
+    if one.opcode == "dot":
+        return 2 * math.prod(one.shapes[0].sizes) * _contracted(one, where, r"lhs_contracting_dims=\{([\d,]*)\}")
+    if one.opcode == "convolution":
+        return _convolution(one, where)
+    if "__cublas$" in one.attributes or "__onednn$matmul" in one.attributes:
+        pattern = r'"lhs_contracting_dimensions":\[([\d,"]*)\]'
+        return 2 * math.prod(one.shapes[0].sizes) * _contracted(one, where, pattern)
+    if "__cudnn$fmha" in one.attributes:
+        # Scores (batch, heads, queries, keys) and what is summed over for them, from the batch, heads and queries.
+        scores = re.search(r'"intermediate_tensor_shape":\{.*?"dimensions":\[([\d,"]+)\]', one.attributes)
+        sizes = [int(n) for n in re.findall(r"\d+", scores[1])] if scores else [0]
+        width = math.prod(where[one.operands[0]].shapes[0].sizes) / max(math.prod(sizes[:3]), 1)
+        return (10 if "Backward" in one.attributes else 4) * math.prod(sizes) * width
+    return 0.0
+
+
+def _contracted(one: Instruction, where: Computation, pattern: str) -> int:
+    found = re.search(pattern, one.attributes)
+    sizes = where[one.operands[0]].shapes[0].sizes
+    return math.prod(sizes[int(axis)] for axis in re.findall(r"\d+", found[1])) if found else 0
+
+
+def _convolution(one: Instruction, where: Computation) -> float:
+    """TPUs make convolutions of all products, batched ones with tricks of stride and dilation that touch few cells."""
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", one.attributes)
+    if not labels:
+        return 0.0
+    left, right = (where[name].shapes[0].sizes for name in one.operands[:2])
+    lhs, rhs, out = (
+        dict(zip(names, sizes, strict=True))
+        for names, sizes in zip(labels.groups(), (left, right, one.shapes[0].sizes), strict=True)
+    )
+    window = dict(re.findall(r"(\w+)=([\dx_-]+)", (re.search(r"window=\{([^}]*)\}", one.attributes) or [""] * 2)[1]))
+    total = 2.0 * rhs["i"] * out["f"] * out["b"]
+    for axis, name in enumerate(sorted(filter(str.isdigit, lhs))):
+
+        def per_axis(key: str, default: str, axis: int = axis) -> str:
+            return window[key].split("x")[axis] if key in window else default
+
+        stride, lhs_dilate, rhs_dilate = (int(per_axis(k, "1")) for k in ("stride", "lhs_dilate", "rhs_dilate"))
+        low = int(per_axis("pad", "0_0").split("_")[0])
+        at = np.add.outer(np.arange(out[name]) * stride, np.arange(rhs[name]) * rhs_dilate) - low
+        total *= np.count_nonzero((at >= 0) & (at <= (lhs[name] - 1) * lhs_dilate) & (at % lhs_dilate == 0))
+    return total
+
+
+def _main(of: Instruction) -> int:
+    return sum(shape.bytes for shape in of.shapes if shape.main)
+
+
+def _traffic(program: Program, one: Instruction, where: Computation) -> float:
+    if one.opcode in _FREE or one.opcode.endswith("-update"):
+        return 0.0
+    if one.opcode.endswith("-done"):
+        return _main(one)  # the start has read it
+    if one.opcode in (*_SLICES, "slice-start"):
+        smallest = min((shape.bytes for shape in one.shapes if shape.sizes), default=0)
+        reads = smallest if any(shape.main for n in one.operands[:1] for shape in where[n].shapes) else 0
+        return reads + (_main(one) if one.opcode in _SLICES else 0)
+    if one.opcode == "dynamic-update-slice":
+        return 2 * _main(where[one.operands[1]])
+    if one.opcode == "fusion":
+        inner = program.computations[one.called[0]]
+        reads = [_read(program, inner, i, where[name]) for i, name in enumerate(one.operands)]
+        return sum(reads) + _written(inner, one)
+    written = 0 if one.opcode.endswith("-start") else _main(one)
+    return written + sum(_main(where[name]) for name in one.operands if name in where)
+
+
+def _read(program: Program, inner: Computation, number: int, given: Instruction) -> int:
+    """Bytes that a fusion reads of its argument `number`: of a scanned stack only the layer at hand."""
+    if not _main(given):
+        return 0
+    return min(_used(program, inner, _parameter(inner, number), _main(given)), _main(given))
+
+
+def _parameter(inner: Computation, number: int) -> str:
+    return next((one.name for one in inner.values() if one.opcode == "parameter" and one.inside == str(number)), "")
+
+
+def _used(program: Program, inner: Computation, name: str, size: int) -> int:
+    total = 0
+    for one in inner.values():
+        if name not in one.operands:
+            continue
+        if one.opcode in _SLICES and one.operands[0] == name:
+            total += sum(shape.bytes for shape in one.shapes)
+        elif one.opcode == "dynamic-update-slice" and one.operands[0] == name:
+            continue  # in place
+        elif one.opcode == "bitcast":
+            total += _used(program, inner, one.name, size)
+        elif one.opcode == "fusion":
+            nested = program.computations[one.called[0]]
+            for number, operand in enumerate(one.operands):
+                total += _used(program, nested, _parameter(nested, number), size) if operand == name else 0
+        else:
+            return size
+    return total
+
+
+def _written(inner: Computation, fusion: Instruction) -> int:
+    root = next((one for one in inner.values() if one.root), None)
+    parts = [inner[name] for name in root.operands] if root and root.opcode == "tuple" else [root] if root else []
+    total = 0
+    for shape, part in zip(fusion.shapes, parts, strict=False):
+        while part.opcode == "bitcast" and part.operands[0] in inner:
+            part = inner[part.operands[0]]
+        update = part.opcode == "dynamic-update-slice"
+        size = sum(s.bytes for s in inner[part.operands[1]].shapes) if update else shape.bytes
+        total += size if shape.main else 0
+    return total
+
+
+def _group(attributes: str, devices: int) -> int:
+    if named := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", attributes):
+        sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", named[1])}
+        axes = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", named[2])  # or a part of an axis, 'a':(2)4
+        return math.prod(int(part) if part else sizes[name] for name, part in axes)
+    if iota := re.search(r"replica_groups=\[(\d+),(\d+)\]", attributes):
+        return int(iota[2])
+    if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
+        return listed[1].count(",") + 1
+    if "source_target_pairs" in attributes:
+        return 2
+    return devices
+
+
+def _source(attributes: str) -> str:
+    name = re.search(r'op_name="([^"]*)"', attributes)
+    return name[1] if name else ""
