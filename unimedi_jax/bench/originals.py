@@ -47,10 +47,10 @@ def _film(rng: np.random.Generator) -> np.ndarray:
 
 def _scan(rng: np.random.Generator) -> np.ndarray:
     """A body of soft tissue with lungs in air, and the noise of a scanner: about 60 MB compressed."""
-    x, y, z = np.ogrid[-1:1:512j, -1:1:512j, -1:1:300j]
+    x, y, z = np.ogrid[tuple(slice(-1, 1, n * 1j) for n in SCAN)]
     volume = np.where(x**2 / 0.72 + y**2 / 0.4 < 1, 40.0, -1000.0) + np.zeros_like(z)
     for side in (-0.35, 0.35):
         volume = np.where((x - side) ** 2 / 0.06 + y**2 / 0.12 + z**2 / 0.7 < 1, -850.0, volume)
-    shades = ndimage.zoom(rng.standard_normal((32, 32, 30)), (16, 16, 10), order=1)
+    shades = ndimage.zoom(rng.standard_normal([n // 10 for n in SCAN]), [n / (n // 10) for n in SCAN], order=1)
     noise = rng.standard_normal(SCAN, np.float32)
     return np.where(volume > -1000, volume + 20 * shades + 12 * noise, -1000 + np.abs(4 * noise)).astype(np.int16)

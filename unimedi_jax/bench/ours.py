@@ -3,10 +3,10 @@
 from typing import Any
 
 import jax
-import ml_collections
 
 from unimedi_jax import sharding, trees
 from unimedi_jax.bench import batch
+from unimedi_jax.bench.settings import restored
 from unimedi_jax.train import setup
 
 
@@ -14,7 +14,7 @@ class Ours:
     """State and step of `config.pretrain`."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        config = ml_collections.ConfigDict(settings)
+        config = restored(settings)
         self._mesh = sharding.make_mesh(**config.mesh)
         self._program = setup.program(config, vocab_size=config.vocab_size, mesh=self._mesh)
         with jax.set_mesh(self._mesh):

@@ -13,6 +13,7 @@ import ml_collections
 
 from unimedi_jax import compilations, sharding
 from unimedi_jax.bench import measure
+from unimedi_jax.bench.settings import plain, restored
 from unimedi_jax.models import unimedi
 from unimedi_jax.train import setup
 
@@ -21,7 +22,7 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Each in a process of its own; the step is that of `config.pretrain`."""
-    settings = json.loads(config.pretrain.to_json_best_effort()) | {"vocab_size": config.vocab_size}
+    settings = plain(config)
     helps = tuple(measure.seconds(_help) for _ in range(config.rounds))
     cache = workdir / "compilations"
     first, second = [], []
@@ -58,11 +59,11 @@ def _compiled(settings: dict[str, Any], cache: pathlib.Path) -> dict[str, float]
 
 def _compile(settings: dict[str, Any], cache: str) -> dict[str, float]:
     compilations.keep(cache)
-    config = ml_collections.ConfigDict(settings)
+    config = restored(settings)
     mesh = sharding.make_mesh(**config.mesh)
     program = setup.program(config, vocab_size=config.vocab_size, mesh=mesh)
     batch = unimedi.example(
-        program.model, config.batch, config.input.report_length, sharding.batch_sharding(mesh), mesh.size
+        program.model, dict(config.batch), config.input.report_length, sharding.batch_sharding(mesh), mesh.size
     )
     with jax.set_mesh(mesh):
         started = time.perf_counter()

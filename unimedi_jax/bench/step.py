@@ -1,20 +1,20 @@
 """The training step beside its PyTorch twin: samples a second and peak memory, in processes of their own, in turns."""
 
 import importlib.util
-import json
 import pathlib
 
 import ml_collections
 
 from unimedi_jax.bench import measure
 from unimedi_jax.bench.process import Process
+from unimedi_jax.bench.settings import plain
 
 GIB = 2**30
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Measures the step of `config.pretrain`; against the twin where torch, timm and transformers are installed."""
-    settings = json.loads(config.pretrain.to_json_best_effort()) | {"vocab_size": config.vocab_size}
+    settings = plain(config)
     samples = sum(config.pretrain.batch.values())
     sides: dict[str, Process] = {"ours": Process("unimedi_jax.bench.ours", settings)}
     missing = [name for name in ("torch", "timm", "transformers") if importlib.util.find_spec(name) is None]
