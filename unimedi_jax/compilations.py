@@ -1,8 +1,11 @@
 """Compiled programs kept on disk: the second start of a run compiles nothing."""
 
+import hashlib
 import logging
 import os
 import pathlib
+import platform
+import re
 import stat
 
 import jax
@@ -17,7 +20,7 @@ def keep(folder: str) -> None:
     """
     if not folder:
         return
-    path = pathlib.Path(folder).expanduser()
+    path = pathlib.Path(folder).expanduser() / _machine()
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = path.stat()
@@ -28,3 +31,10 @@ def keep(folder: str) -> None:
         LOG.warning("compiled programs are not kept: others may write to %s", path)
         return
     jax.config.update("jax_compilation_cache_dir", str(path))
+
+
+def _machine() -> str:
+    """Names the processor's instruction sets, which programs for it use: unlike machines may share a home."""
+    known = pathlib.Path("/proc/cpuinfo")
+    sets = re.search(r"^(flags|Features)\s*:.*$", known.read_text() if known.exists() else "", re.MULTILINE)
+    return f"{platform.machine()}-{hashlib.sha256((sets[0] if sets else '').encode()).hexdigest()[:8]}"

@@ -56,4 +56,4 @@ def batches(path: pathlib.Path, modality: str, rows: int, workers: int) -> DataL
         files = [path.parent / row["path"] for row in csv.DictReader(lines) if row["modality"] == modality]
     torch.set_num_threads(1)  # as in its workers: more only spin
     kind = Films if modality == "xray" else Scans
-    return DataLoader(kind(files), batch_size=rows, shuffle=True, num_workers=workers)
+    return DataLoader(kind(files), batch_size=rows, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
