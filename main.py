@@ -129,6 +129,15 @@ def compile(config: Any, workdir: pathlib.Path) -> None:
     job.run(config, workdir)
 
 
+def bench(config: Any, workdir: pathlib.Path) -> None:
+    """Measures step, input, checkpoint, compile and build."""
+    if config.what in ("all", "input"):
+        _ensure_phantom(config)
+    from unimedi_jax.bench import run as job
+
+    job.run(config, workdir)
+
+
 def _ensure_phantom(config: Any) -> None:
     """The embedded set is made on the spot the first time that a job's list of sets names it."""
     if "phantom" in (part.partition(":")[0].strip() for part in config.data.split(",")):
@@ -152,6 +161,7 @@ JOBS: dict[str, Callable[[Any, pathlib.Path], None]] = {
     "evaluate": evaluate,
     "ablate": ablate,
     "compile": compile,
+    "bench": bench,
 }
 
 

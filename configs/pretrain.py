@@ -46,6 +46,7 @@ def _base() -> ml_collections.ConfigDict:
     config.seed = 42
     config.steps = steps = ml_collections.FieldReference(113_000)  # 50 epochs of 217k X-rays at 96 a step
     config.log_every = 50
+    config.compilations = "~/.cache/unimedi_jax"  # compiled programs: a second start compiles nothing; "": not kept
 
     config.data = "phantom"  # built sets in data_dir, comma-separated, each with an optional :weight
     config.data_dir = "records"

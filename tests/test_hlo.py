@@ -93,7 +93,7 @@ ENTRY %main (a: bf16[32,64]) -> bf16[32,16] {
   %q = bf16[2,197,12,64]{3,2,1,0} constant({...})
   %attention = (bf16[2,12,197,64]{3,1,2,0}, u8[0]{0}) custom-call(%q, %q, %q), \
 custom_call_target="__cudnn$fmhaSoftmax", backend_config={"cudnn_fmha_backend_config":{"fmha_scale":0.125,\
-"intermediate_tensor_shape":{"element_type":"BF16","dimensions":["2","12","197","197"],"tuple_shapes":[]}}}
+"intermediate_tensor_shape": {"element_type": "BF16", "dimensions": ["2", "12", "197", "197"]}}}
   ROOT %gemm = (bf16[32,16]{1,0}, s8[4194304]{0}) custom-call(%a, %b), custom_call_target="__cublas$lt$matmul", \
 backend_config={"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"],\
 "rhs_contracting_dimensions":["0"]}}}

@@ -11,7 +11,7 @@ HOUSE = "unimedi_jax"
 LAYERS = (
     ("typing", "errors", "trees", "patches"),
     ("losses", "selection", "metrics", "models", "flops", "hlo", "input", "data"),
-    ("optim", "sharding", "hosts", "fingerprint", "manifest", "checkpoint", "writers"),
+    ("optim", "sharding", "hosts", "compilations", "fingerprint", "manifest", "checkpoint", "writers"),
     ("train.state", "train.objective", "train.step", "train.guard", "train.stop"),
     ("convert", "evals", "report"),
     ("train", "downstream"),

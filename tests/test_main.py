@@ -29,6 +29,8 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
         (["--config=configs/pretrain.py", "stray"], "unknown argument 'stray'"),
         (["--config=configs/pretrain.py", "--config.data=nothere"], "no built set named nothere"),
         (["--config=configs/build.py:manifest"], "config.source"),
+        (["--config=configs/compile.py:v5e-3"], "v5e slices have"),
+        (["--config=configs/bench.py:spede"], "it measures step, input"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(arguments, words, tmp_path):

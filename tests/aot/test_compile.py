@@ -64,6 +64,8 @@ def test_a_guess_that_does_not_fit_is_not_named() -> None:
 def test_the_words_of_a_tpu_that_is_full() -> None:
     words = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 30.63G of 15.75G hbm. Exceeded hbm ..."
     assert job._used(words) == 30.63 * 2**30
+    words = "... on HBM, the total memory required for HLO temporaries (42.30G) exceeds available HBM (15.75G)"
+    assert job._used(words) == 42.3 * 2**30
     assert job._used("INTERNAL: something else") is None
 
 
@@ -113,7 +115,7 @@ def compile_for(target: str, workdir: pathlib.Path, *settings: str) -> subproces
 
 @INSTALLED
 def test_tpu(tmp_path: pathlib.Path) -> None:
-    done = compile_for("v5e-4,demo", tmp_path)
+    done = compile_for("v5e-4,demo,xray_only", tmp_path, "--config.pretrain.model.dtype=bfloat16")
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "compile.json").read_text())
     assert found["memory"]["total"] < found["memory"]["available"]
@@ -133,7 +135,11 @@ def test_a_batch_too_large_for_a_tpu_is_one_line_with_the_batch_that_fits(tmp_pa
 @INSTALLED
 def test_h100_with_fused_attention(tmp_path: pathlib.Path) -> None:
     """The vision tower of the demo in bfloat16 through cuDNN's kernels, forward and backward."""
-    settings = ("--config.pretrain.model.attention=cudnn", "--config.pretrain.model.dtype=bfloat16")
+    settings = (
+        "--config.pretrain.model.attention=cudnn",
+        "--config.pretrain.model.dtype=bfloat16",
+        "--config.pretrain.objective.mask_ratio=0.102",  # keeps 45 of 49 and 203 of 226 tokens: even with CLS
+    )
     done = compile_for("h100-8,demo", tmp_path, *settings)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "compile.json").read_text())

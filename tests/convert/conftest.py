@@ -112,6 +112,7 @@ def make_trained(words, random_tree):
 
     def make(**settings) -> loaded.Trained:
         config = pretrain.get_config("demo")
+        config.compilations = ""
         small = dict(projection_hidden=32, prototypes_cls=8, prototypes_patch=8, head_hidden=16, head_bottleneck=8)
         config.model.update(small | settings)
         config = json.loads(config.to_json_best_effort())

@@ -25,6 +25,7 @@ def checkpoint_dir(records_dir, tmp_path_factory) -> pathlib.Path:
     """A run's folder with one checkpoint: weights as the seed gives them, no step trained."""
     workdir = tmp_path_factory.mktemp("run")
     config = pretrain.get_config("demo")
+    config.compilations = ""
     config.data_dir = str(records_dir)
     config.batch.xray, config.batch.ct = 1, 1
     config.model.update(projection_hidden=16, prototypes_cls=8, prototypes_patch=8, head_hidden=16, head_bottleneck=8)

@@ -28,6 +28,7 @@ TINY = sizes.Size(width=16, depth=1, heads=2, mlp_width=16)
 def get_config() -> ml_collections.ConfigDict:
     sizes.VISION["tiny"] = sizes.REPORT["tiny"] = TINY
     config = pretrain.get_config("demo")
+    config.compilations = ""
     config.steps, config.log_every = 14, 1
     config.batch.xray, config.batch.ct = 2, 2
     config.input.report_length = 16

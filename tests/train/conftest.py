@@ -21,6 +21,7 @@ def records_dir(tmp_path_factory) -> pathlib.Path:
 def config(records_dir) -> ml_collections.ConfigDict:
     """The demo made smaller still: three steps, a batch that eight simulated devices can share."""
     config = pretrain.get_config("demo")
+    config.compilations = ""
     config.data_dir = str(records_dir)
     config.steps = 3
     config.log_every = 1

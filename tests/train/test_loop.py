@@ -40,6 +40,7 @@ def undisturbed(records_dir, tmp_path_factory):
     from configs import pretrain  # the module-scoped twin of the `config` fixture
 
     config = pretrain.get_config("demo")
+    config.compilations = ""
     config.data_dir = str(records_dir)
     config.steps, config.log_every = 3, 1
     config.batch.xray, config.batch.ct = 1, 1

@@ -144,18 +144,13 @@ def _scaled(rows: Rows, factor: float) -> Rows:
 def _compile(
     program: setup.Program, mesh: jax.sharding.Mesh, rows: Rows, length: int, options: dict[str, Any]
 ) -> Attempt:
-    where = sharding.batch_sharding(mesh)
-    example = jax.eval_shape(lambda: unimedi.example_batch(program.model, length))
-    batch = {
-        name: jax.tree.map(
-            lambda x, n=rows[name]: jax.ShapeDtypeStruct((n * mesh.size, *x.shape[1:]), x.dtype, sharding=where), part
-        )
-        for name, part in example.items()
-        if rows[name]
-    }
+    batch = unimedi.example(program.model, rows, length, sharding.batch_sharding(mesh), mesh.size)
     LOG.info("compiling for %d devices, %s a device", mesh.size, _words(rows))
     with jax.set_mesh(mesh):
-        lowered = program.step.lower(program.abstract, batch)
+        try:
+            lowered = program.step.lower(program.abstract, batch)
+        except NotImplementedError as error:  # cuDNN's attention takes some lengths and dtypes only
+            raise UserError(f"config.pretrain.model.attention: {str(error).splitlines()[0]}") from error
         try:
             compiled = lowered.compile(options)
         except jax.errors.JaxRuntimeError as error:
@@ -174,8 +169,13 @@ def _compile(
 
 def _used(message: str) -> float | None:
     """Bytes that a program would need, from the words of a TPU's compiler; None where it failed otherwise."""
-    found = re.search(r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm", message)
-    return float(found[1]) * 1024 ** (1 + "KMGT".index(found[2])) if found else None
+    # Where the temporaries alone are too much it says so before it has placed the rest.
+    pattern = (
+        r"(?:Used |required for HLO temporaries \()([\d.]+)([KMGT])(?: of [\d.]+[KMGT] hbm|\) exceeds available HBM)"
+    )
+    found = re.search(pattern, message)
+    number, unit = filter(None, found.groups()) if found else ("", "")
+    return float(number) * 1024 ** (1 + "KMGT".index(unit)) if found else None
 
 
 def _analytic(config: ml_collections.ConfigDict, program: setup.Program, rows: Rows) -> float:

@@ -58,8 +58,9 @@ class Target:
 
     @property
     def link(self) -> float:
-        """Bytes a second between devices: of the slower network where there are two."""
-        return self.chip.beyond if self.gpu and self.devices > PER_HOST else self.chip.link
+        """Bytes a second that a device exchanges; between hosts each GPU carries its part through its adapter."""
+        hosts = self.gpu and self.devices > PER_HOST
+        return min(self.chip.link, PER_HOST * self.chip.beyond) if hosts else self.chip.link
 
 
 def parse(name: str) -> Target:

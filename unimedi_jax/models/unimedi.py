@@ -1,6 +1,7 @@
 """UniMedI: vision tower, report tower and heads, and the ways of X-rays, CTs and reports through them."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -227,6 +228,21 @@ def example_batch(model: UniMedI, length: int = 8) -> dict[str, dict[str, Any]]:
     return {
         "xray": part(cells[0] * cells[1], model.image_patch, jnp.uint8),
         "ct": part(volume[0] * volume[1] * volume[2], model.volume_patch, jnp.int16),
+    }
+
+
+def example(
+    model: UniMedI, rows: Mapping[str, int], length: int, where: jax.sharding.Sharding, devices: int = 1
+) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
+    """A batch of `rows` samples a device of each modality as shapes alone, to compile for; 0 rows leave one out."""
+    shapes = jax.eval_shape(lambda: example_batch(model, length))
+    return {
+        name: {
+            field: jax.ShapeDtypeStruct((rows[name] * devices, *x.shape[1:]), x.dtype, sharding=where)
+            for field, x in part.items()
+        }
+        for name, part in shapes.items()
+        if rows[name]
     }
 
 

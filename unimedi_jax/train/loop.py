@@ -14,7 +14,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from unimedi_jax import checkpoint, flops, hosts, sharding, trees, writers
+from unimedi_jax import checkpoint, compilations, flops, hosts, sharding, trees, writers
 from unimedi_jax.errors import StoppedError
 from unimedi_jax.input import contract, pipeline
 from unimedi_jax.report import run as run_report
@@ -32,6 +32,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     Parameters come from (1) the workdir's newest checkpoint that is whole, else (2) `config.init`, else (3) the seed.
     SIGTERM and SIGINT end it with a checkpoint and `StoppedError`, or at once where there is nothing to save.
     """
+    compilations.keep(config.compilations)
     hosts.connect(**config.distributed)
     with stop.Stop() as stopping, hosts.none_lost():
         _run(config, workdir, stopping)

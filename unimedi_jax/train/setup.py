@@ -26,7 +26,7 @@ LOG = logging.getLogger(__name__)
 # What may differ when a run goes on: how often it speaks and saves, never what it computes.
 FREE = (
     "log_every", "data_dir", "checkpoint", "evals", "show_reports", "mesh", "sharding",
-    "guard", "resume", "distributed",
+    "guard", "resume", "distributed", "compilations",
 )  # fmt: skip
 # The part of a TPU's VMEM that one fusion may use: with the 16 MiB of the default the step does not compile for v5e,
 # where a gradient's all-reduce runs inside the loss over the prototypes.
@@ -85,7 +85,7 @@ def make(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Run:
         init=what.init,
         abstract=what.abstract,
         step=what.step,
-        samplers=_samplers(config, reports),
+        samplers=samplers(config, reports),
         batch=batch,
         config=plain,
     )
@@ -192,7 +192,8 @@ def open_sets(data: str, data_dir: str | pathlib.Path) -> tuple[tuple[records.Re
     return tuple(sets)
 
 
-def _samplers(config: ml_collections.ConfigDict, reports: Any) -> dict[str, transforms.ToSample]:
+def samplers(config: ml_collections.ConfigDict, reports: Any) -> dict[str, transforms.ToSample]:
+    """How each modality's records become samples, by the config of a run."""
     model, given = config.model, config.input
     return {
         modality: transforms.ToSample(

@@ -1,0 +1,76 @@
+"""The benches of input, build, checkpoint and compile at toy size: they run, and say what was asked."""
+
+import json
+import pathlib
+
+import pytest
+
+import main
+from configs import bench as config_file
+from data import phantom, records
+from unimedi_jax.bench import measure, originals, reading, run, saving, starting
+from unimedi_jax.bench.settings import plain, restored
+from unimedi_jax.errors import UserError
+
+
+@pytest.fixture
+def config(tmp_path_factory, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(originals, "FILM", (300, 256))
+    monkeypatch.setattr(originals, "SCAN", (64, 64, 40))
+    monkeypatch.setattr(originals, "SPACING", (5.0, 5.0, 8.0))
+    monkeypatch.setattr(reading, "ROWS", {"xray": 2, "ct": 2})
+    monkeypatch.setattr(reading, "RECORDS", {"xray": 4, "ct": 4})
+    config = config_file.get_config("all,demo")
+    config.films, config.scans, config.rounds, config.workers = 2, 1, 2, 0
+    config.vocab_size = 100
+    config.pretrain.model.update({"prototypes_cls": 32, "prototypes_patch": 16, "head_hidden": 32})
+    config.pretrain.batch.update({"xray": 1, "ct": 1})
+    return config
+
+
+def told(workdir: pathlib.Path) -> dict[str, dict]:
+    return {row["name"]: row for row in map(json.loads, (workdir / measure.LINES).read_text().splitlines())}
+
+
+def test_input_and_build(config, tmp_path: pathlib.Path) -> None:
+    config.data_dir = str(tmp_path / "records")
+    records.build(phantom.source(xrays=12, cts=8, seed=1), data_dir=tmp_path / "records", name="phantom", workers=1)
+    reading.inputs(config, tmp_path)
+    reading.build(config, tmp_path)
+    found = told(tmp_path)
+    assert found["X-rays from records, one core, cached"]["median"] > 0
+    assert found["CTs from records, 4 threads, not cached"]["median"] > 0
+    assert found["CTs: built over get_fdata + zoom"]["rounds"] == 2
+    pixels, rate = found["CTs from records, one core, cached, pixels"], found["CTs from records, one core, cached"]
+    assert pixels["median"] == pytest.approx(rate["median"] * 2**20 / 1e6)
+
+
+def test_checkpoint(config, tmp_path: pathlib.Path) -> None:
+    saving.run(config, tmp_path)
+    found = told(tmp_path)
+    stall, whole = (found[name]["values"] for name in (
+        "stall: the loop waits for a save", "a save to its end, in the background"
+    ))  # fmt: skip
+    assert all(0 < a <= b for a, b in zip(stall, whole, strict=True))
+    assert not (tmp_path / "checkpointed").exists()
+
+
+def test_settings_survive_the_way_through_json(config) -> None:
+    assert restored(plain(config)) == restored({**config.pretrain.to_dict(), "vocab_size": 100})
+
+
+def test_compile(config) -> None:
+    settings = plain(config)
+    found = starting._compile(settings, "")
+    assert set(found) == {"trace", "compile", "cpu"}
+    assert all(value > 0 for value in found.values())
+
+
+def test_unknown_benches_are_refused(config, tmp_path: pathlib.Path) -> None:
+    config.what = "step+spede"
+    with pytest.raises(UserError, match="spede"):
+        run.run(config, tmp_path)
+
+
+def test_both_jobs_are_on_the_list() -> None:
+    assert {"bench", "compile"} <= set(main.JOBS)

@@ -1,0 +1,93 @@
+"""The bench's two sides of the step: the same parameters and batch, each in a process of its own."""
+
+import importlib.util
+import json
+import os
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from configs import bench as config_file
+from unimedi_jax import sharding, trees
+from unimedi_jax.bench import batch
+from unimedi_jax.bench.process import Process
+from unimedi_jax.errors import UserError
+from unimedi_jax.models import unimedi
+from unimedi_jax.train import setup
+
+TWIN = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("torch", "timm", "transformers")),
+    reason="torch, timm or transformers is not installed (requirements-dev.txt, requirements-judges.txt)",
+)
+
+
+@pytest.fixture(scope="module")
+def config():
+    """The demo's step, smaller."""
+    config = config_file.get_config("step,demo").pretrain
+    config.batch.update({"xray": 2, "ct": 2})
+    config.model.update(
+        {"norm_by_modality": False, "prototypes_cls": 64, "prototypes_patch": 32, "projection_hidden": 32}
+    )
+    return config
+
+
+@pytest.fixture(scope="module")
+def settings(config) -> dict:
+    return json.loads(config.to_json_best_effort()) | {"vocab_size": 500}
+
+
+@pytest.fixture(scope="module")
+def program(config) -> setup.Program:
+    return setup.program(config, vocab_size=500, mesh=sharding.make_mesh(data=8))
+
+
+def test_the_batch_is_of_the_shapes_that_the_step_takes(config, settings, program) -> None:
+    where = sharding.batch_sharding(sharding.make_mesh(data=8))
+    wanted = unimedi.example(program.model, dict(config.batch), config.input.report_length, where)
+    shapes = jax.tree.map(lambda x: (x.shape, x.dtype), wanted)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), batch.random(settings)) == shapes
+
+
+@TWIN
+def test_the_twin_has_the_same_parameters_and_learns(settings, program) -> None:
+    from unimedi_jax.bench import twin
+
+    made = twin.make(settings)
+    assert made.say["parameters"] == trees.count(program.abstract.params)
+    losses = []
+    for _ in range(3):
+        made.step()
+        losses.append(made.say["loss"])
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0]
+    teacher = made.teacher["vision"].patch_3d.weight
+    student = made.student["vision"].patch_3d.weight
+    assert 0 < (teacher - student).abs().max() < 1e-2
+
+
+def test_a_process_steps_when_told(tmp_path) -> None:
+    """Its first step is not measured, and what a library prints does not mix with its answers."""
+    (tmp_path / "trivial.py").write_text(
+        "class Trivial:\n"
+        "    def __init__(self, settings):\n"
+        "        self.say = settings | {'steps': 0}\n"
+        "    def step(self):\n"
+        "        self.say['steps'] += 1\n"
+        "        print('a word of a library')\n"
+        "make = Trivial\n"
+    )
+    paths = os.pathsep.join([str(tmp_path), str(pathlib.Path.cwd())])
+    process = Process("trivial", {"a": 1}, {"PYTHONPATH": paths})
+    assert process.say == {"a": 1, "steps": 1}
+    assert process.step() >= 0
+    assert process.peak() > 2**20
+    process.close()
+
+
+def test_a_process_that_fails_is_one_line(settings, capfd) -> None:
+    with pytest.raises(UserError, match="ended with exit code 1"):
+        Process("unimedi_jax.bench.batch", settings)
+    assert "has no attribute 'make'" in capfd.readouterr().err

@@ -1,0 +1,1 @@
+"""How fast it is: the step, the input, saving, compiling and building, each beside what one would use otherwise."""

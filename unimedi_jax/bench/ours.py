@@ -1,0 +1,33 @@
+"""The training step as training runs it, on random batches: one side of the comparison."""
+
+from typing import Any
+
+import jax
+
+from unimedi_jax import sharding, trees
+from unimedi_jax.bench import batch
+from unimedi_jax.bench.settings import restored
+from unimedi_jax.train import setup
+
+
+class Ours:
+    """State and step of `config.pretrain`."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        config = restored(settings)
+        self._mesh = sharding.make_mesh(**config.mesh)
+        self._program = setup.program(config, vocab_size=config.vocab_size, mesh=self._mesh)
+        with jax.set_mesh(self._mesh):
+            self._state = self._program.init(jax.random.key(0))
+            self._batch = sharding.put_batch(batch.random(settings), self._mesh)
+        self.say = {"parameters": trees.count(self._state.params), "jax": jax.__version__}
+
+    def step(self) -> None:
+        """One step, to its end."""
+        with jax.set_mesh(self._mesh):
+            self._state, metrics = self._program.step(self._state, self._batch)
+            jax.block_until_ready((self._state.params, metrics))
+        self.say["loss"] = float(metrics["loss"].value)
+
+
+make = Ours

@@ -1,0 +1,260 @@
+"""The same training step as one would write it in PyTorch today: timm's ViT, transformers' BERT, SDPA, fused AdamW.
+
+Same shapes, same parameters, same masking and losses; of eq. 1 it too computes the CLS row alone. Run in a process of
+its own (`bench.process`), where no JAX is imported.
+"""
+
+import copy
+import importlib.util
+import math
+import sys
+import types
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 (as everyone calls it)
+
+from unimedi_jax import patches
+from unimedi_jax.bench import batch
+from unimedi_jax.models import sizes
+
+Tensor = torch.Tensor
+TEACHER = ("vision", "head_cls", "head_patch")
+
+
+class _Anything(type):
+    def __getattr__(cls, name: str) -> "_Anything":
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Anything(name, (), {})
+
+
+class _Absent(types.ModuleType):
+    __path__ = ()
+
+    def __getattr__(self, name: str) -> _Anything:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Anything(name, (), {})
+
+
+def _timm() -> types.ModuleType:
+    """timm, whose image transforms want torchvision of torch's own build; nothing here uses them."""
+    if importlib.util.find_spec("torchvision") is None:
+        parts = ("", ".transforms", ".transforms.functional", ".ops", ".ops.misc", ".datasets", ".models")
+        sys.modules.update({f"torchvision{part}": _Absent(f"torchvision{part}") for part in parts})
+    import timm
+
+    return timm
+
+
+class Vision(nn.Module):
+    """Both tokenizers and the shared ViT of timm's blocks."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__()
+        size = sizes.VISION[settings["vision_size"]]
+        self.trunk = _timm().models.vision_transformer.VisionTransformer(
+            img_size=settings["image_size"], in_chans=1, num_classes=0, global_pool="token",
+            embed_dim=size.width, depth=size.depth, num_heads=size.heads, mlp_ratio=size.mlp_width / size.width,
+        )  # fmt: skip
+        image = (settings["image_size"] // settings["image_patch"][0]) ** 2
+        self.volume_grid = patches.grid(tuple(settings["volume_size"]), tuple(settings["volume_patch"]))
+        self.trunk.patch_embed = nn.Linear(math.prod(settings["image_patch"]), size.width)
+        self.patch_3d = nn.Linear(math.prod(settings["volume_patch"]), size.width)
+        self.trunk.pos_embed = nn.Parameter(0.02 * torch.randn(1, 1 + image, size.width))
+        self.position_3d = nn.Parameter(0.02 * torch.randn(1, math.prod(self.volume_grid), size.width))
+        self.mask_token = nn.Parameter(torch.zeros(size.width))  # trained by iBOT's masking only
+
+    def image(self, x: Tensor) -> Tensor:
+        """Patches in [-1, 1] to tokens."""
+        return self.trunk.patch_embed(x) + self.trunk.pos_embed[:, 1:]
+
+    def volume(self, x: Tensor) -> Tensor:
+        """Patches in [-1, 1] to tokens."""
+        return self.patch_3d(x) + self.position_3d
+
+    def forward(self, x: Tensor, scores: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Tokens through the ViT; with `scores` eq. 1 beside them."""
+        cls = (self.trunk.cls_token + self.trunk.pos_embed[:, :1]).expand(len(x), -1, -1)
+        x, rows = torch.cat([cls, x], dim=1), []
+        for block in self.trunk.blocks:
+            attention = block.attn
+            q, k, v = attention.qkv(block.norm1(x)).unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+            if scores:
+                row = (q[:, :, :1] * attention.scale) @ k.transpose(-1, -2)
+                rows.append(row.softmax(-1)[:, :, 0, 1:].mean(1))
+            out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+            x = x + attention.proj(out)
+            x = x + block.mlp(block.norm2(x))
+        return self.trunk.norm(x), torch.stack(rows).mean(0) if scores else None
+
+
+class Projection(nn.Sequential):
+    """MGCA's global embedding."""
+
+    def __init__(self, width: int, hidden: int, out: int) -> None:
+        super().__init__(
+            nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True),
+            nn.Linear(hidden, out), nn.BatchNorm1d(out, affine=False),
+        )  # fmt: skip
+
+
+class Head(nn.Module):
+    """DINO's head: MLP, unit length, weight-normalised prototypes."""
+
+    def __init__(self, width: int, hidden: int, bottleneck: int, prototypes: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, bottleneck)
+        )
+        self.last = nn.Parameter(0.02 * torch.randn(prototypes, bottleneck))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of the prototypes."""
+        return F.linear(F.normalize(self.mlp(x), dim=-1), F.normalize(self.last, dim=-1))
+
+
+class Twin:
+    """Model, optimiser and one step."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        torch.manual_seed(0)
+        model, goal = settings["model"], settings["objective"]
+        width, read = sizes.VISION[model["vision_size"]].width, sizes.REPORT[model["report_size"]]
+        self._model, self._goal, self._optim = model, goal, settings["optim"]
+        head = (width, model["head_hidden"], model["head_bottleneck"])
+        bert = transformers.BertConfig(
+            vocab_size=settings["vocab_size"], hidden_size=read.width, num_hidden_layers=read.depth,
+            num_attention_heads=read.heads, intermediate_size=read.mlp_width,
+            max_position_embeddings=model["report_positions"],
+            hidden_dropout_prob=model["report_dropout"], attention_probs_dropout_prob=model["report_dropout"],
+            attn_implementation="sdpa",
+        )  # fmt: skip
+        self.student = nn.ModuleDict(
+            {
+                "vision": Vision(model),
+                "report": transformers.BertModel(bert, add_pooling_layer=False),
+                "project_image": Projection(width, model["projection_hidden"], model["embedding"]),
+                "project_report": Projection(read.width, model["projection_hidden"], model["embedding"]),
+                "head_cls": Head(*head, model["prototypes_cls"]),
+                "head_patch": Head(*head, model["prototypes_patch"]),
+            }
+        ).train()
+        self.teacher = nn.ModuleDict({name: copy.deepcopy(self.student[name]) for name in TEACHER})
+        self.teacher.requires_grad_(False)
+        self._centres = {name: torch.zeros(model[f"prototypes_{name}"]) for name in ("cls", "patch")}
+        self._adamw = torch.optim.AdamW(
+            self.student.parameters(), lr=2e-5, weight_decay=settings["optim"]["weight_decay"], fused=True
+        )
+        self._batch = {
+            name: {key: torch.from_numpy(array) for key, array in part.items()}
+            for name, part in batch.random(settings).items()
+        }
+        self._bfloat16 = settings.get("bfloat16", False)
+        count = sum(p.numel() for p in self.student.parameters())
+        self.say = {"parameters": count, "torch": torch.__version__, "threads": torch.get_num_threads()}
+
+    def step(self) -> None:
+        """Loss, gradients, optimiser, moving averages."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
+            views = {name: self._views(name, part["tokens"]) for name, part in self._batch.items()}
+            loss = self._contrast(views) + self._distil(views)
+        self._adamw.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.student.parameters(), self._optim["clip_norm"], foreach=True)
+        self._adamw.step()
+        student = [p for name in TEACHER for p in self.student[name].parameters()]
+        torch._foreach_lerp_(list(self.teacher.parameters()), student, 0.004)
+        self.say["loss"] = loss.item()
+
+    def _views(self, name: str, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """CLS of student and teacher, and their tokens at the positions that the student sees."""
+        pixels = _image(tokens) if name == "xray" else self._window(tokens)
+        with torch.no_grad():
+            layers = None if name == "xray" else self._layers(pixels)
+            slices = None if name == "xray" or not self._model["slices"] else self._slices(tokens, layers)
+            seen, scores = self.teacher["vision"](self._embed(self.teacher["vision"], name, pixels, slices), True)
+            count = math.ceil(round((1 - self._goal["mask_ratio"]) * scores.shape[1], 6))
+            where = scores.topk(count, dim=1).indices.sort(dim=1).values
+        embedded = self._embed(self.student["vision"], name, pixels, slices)
+        student, _ = self.student["vision"](_gather(embedded, where))
+        return student[:, 0], seen[:, 0], student[:, 1:], _gather(seen[:, 1:], where)
+
+    def _embed(self, vision: Vision, name: str, pixels: Tensor, slices: Tensor | None) -> Tensor:
+        if name == "xray":
+            return vision.image(pixels)
+        volume = vision.volume(pixels)
+        if slices is None:
+            return volume
+        flat = vision.image(slices.flatten(0, 1))
+        return torch.cat([flat.unflatten(0, slices.shape[:2]).flatten(1, 2), volume], dim=1)
+
+    def _window(self, x: Tensor) -> Tensor:
+        low, high = self._model["window_hu"]
+        return (x.float().clamp(low, high) - low) * (2 / (high - low)) - 1
+
+    def _layers(self, pixels: Tensor) -> Tensor:
+        """The depth layers that the teacher's attention over the volume chooses (eq. 2)."""
+        teacher = self.teacher["vision"]
+        _, scores = teacher(teacher.volume(pixels), True)
+        by_layer = scores.unflatten(1, (teacher.volume_grid[0], -1)).mean(-1)
+        return by_layer.topk(self._model["slices"], dim=1).indices.sort(dim=1).values
+
+    def _slices(self, tokens: Tensor, layers: Tensor) -> Tensor:
+        """Patches of the centre slices of the chosen layers, (b, k, n, v)."""
+        grid, (z, y, x) = self.teacher["vision"].volume_grid, self._model["volume_patch"]
+        chosen = _gather(tokens.unflatten(1, (grid[0], -1)), layers).unflatten(2, grid[1:]).unflatten(-1, (z, y, x))
+        plane = self._window(chosen[..., z // 2, :, :]).permute(0, 1, 2, 4, 3, 5)  # b k gy py gx px
+        plane = plane.flatten(4, 5).flatten(2, 3)
+        plane = F.interpolate(plane, (self._model["slice_size"],) * 2, mode="bilinear")
+        patch = self._model["image_patch"][0]
+        cut = plane.unflatten(3, (-1, patch)).unflatten(2, (-1, patch)).transpose(3, 4)  # b k gy gx py px
+        return cut.flatten(4, 5).flatten(2, 3)
+
+    def _contrast(self, views: dict[str, Any]) -> Tensor:
+        cls = torch.cat([view[0] for view in views.values()])
+        text = torch.cat([part["text"] for part in self._batch.values()])
+        mask = torch.cat([part["text_mask"] for part in self._batch.values()])
+        read = self.student["report"](input_ids=text, attention_mask=mask).last_hidden_state
+        pooled = read[:, 0] if self._model["report_pooling"] == "cls" else _mean(read, mask)
+        image = F.normalize(self.student["project_image"](cls).float(), dim=-1)
+        report = F.normalize(self.student["project_report"](pooled).float(), dim=-1)
+        logits = image @ report.T / self._goal["temperature"]
+        target = torch.arange(len(logits))
+        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+    def _distil(self, views: dict[str, Any]) -> Tensor:
+        total = torch.zeros(())
+        pairs = {"cls": lambda v: (v[0][:, None], v[1][:, None]), "patch": lambda v: (v[2], v[3])}
+        for name, pick in pairs.items():
+            means, parts = [], []
+            for view in views.values():
+                student, target = pick(view)
+                logits = self.student[f"head_{name}"](student).float()
+                with torch.no_grad():
+                    seen = self.teacher[f"head_{name}"](target).float()
+                    wanted = ((seen - self._centres[name]) / 0.04).softmax(-1)
+                    means.append(seen.mean(1))
+                parts.append(-(wanted * (logits / self._goal["student_temperature"]).log_softmax(-1)).sum(-1).mean(1))
+            self._centres[name].lerp_(torch.cat(means).mean(0), 1 - self._goal["centre_momentum"])
+            total = total + torch.cat(parts).mean() * self._goal["weight_icl" if name == "cls" else "weight_pcl"]
+        return total
+
+
+def _image(x: Tensor) -> Tensor:
+    return x.float() / 127.5 - 1
+
+
+def _gather(x: Tensor, index: Tensor) -> Tensor:
+    return x.take_along_dim(index.reshape(*index.shape, *(1,) * (x.ndim - 2)), dim=1)
+
+
+def _mean(x: Tensor, mask: Tensor) -> Tensor:
+    weight = mask[..., None].to(x.dtype)
+    return (x * weight).sum(1) / weight.sum(1)
+
+
+make = Twin

@@ -1,0 +1,40 @@
+"""Compiled programs kept on disk: the second start of a run compiles nothing."""
+
+import hashlib
+import logging
+import os
+import pathlib
+import platform
+import re
+import stat
+
+import jax
+
+LOG = logging.getLogger(__name__)
+
+
+def keep(folder: str) -> None:
+    """Keeps what takes a second or longer to compile in `folder` (~ is the home), and takes it from there; "" = not.
+
+    What lies there is run as it is: a folder that others may write to is not used, with a line that says so.
+    """
+    if not folder:
+        return
+    path = pathlib.Path(folder).expanduser() / _machine()
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = path.stat()
+    except OSError as error:
+        LOG.warning("compiled programs are not kept: %s: %s", path, error.strerror)
+        return
+    if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        LOG.warning("compiled programs are not kept: others may write to %s", path)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(path))
+
+
+def _machine() -> str:
+    """Names the processor's instruction sets, which programs for it use: unlike machines may share a home."""
+    known = pathlib.Path("/proc/cpuinfo")
+    sets = re.search(r"^(flags|Features)\s*:.*$", known.read_text() if known.exists() else "", re.MULTILINE)
+    return f"{platform.machine()}-{hashlib.sha256((sets[0] if sets else '').encode()).hexdigest()[:8]}"
