@@ -57,6 +57,7 @@ def _base() -> ml_collections.ConfigDict:
     config.input = ml_collections.ConfigDict(
         {
             "report_length": 112,  # tokens, as MGCA
+            "report_buckets": (),  # lengths below, such as (48, 80): a batch takes the first that holds its reports
             "crop": 224,  # pixels of the 256 x 256 record
             "crop_shift": 16,  # pixels by which the cut may leave the centre: here, anywhere
             "ct_shift": (0, 0, 0),  # voxels of the record's grid by which a CT may move
@@ -67,6 +68,7 @@ def _base() -> ml_collections.ConfigDict:
     )
     # Per device: 16 on each of 8 devices is the paper's global batch of 128.
     config.batch = ml_collections.ConfigDict({"xray": 12, "ct": 4})
+    config.accumulate = 1  # parts of a batch that pass one after the other where memory is short; negatives stay all
 
     config.model = ml_collections.ConfigDict(
         {
@@ -107,6 +109,7 @@ def _base() -> ml_collections.ConfigDict:
             "weight_pcl": 1.0,
             "temperature": 0.07,
             "identical_reports": False,
+            "contrastive_chunk": 0,  # rows of the similarities at a time, for global batches of many thousands; 0 = all
             "student_temperature": 0.1,
             "teacher_temperature_cls": (0.04, 0.04),
             "teacher_temperature_patch": (0.04, 0.07),

@@ -5,11 +5,12 @@ import signal
 import socket
 import threading
 
+import jax
 import pytest
 
 from data import phantom, records
 from tests.faults import injuries
-from unimedi_jax import manifest
+from unimedi_jax import hosts, manifest
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,29 @@ def two(folder: pathlib.Path, workdir: pathlib.Path, cache: pathlib.Path, number
             process.stderr.close()
             process.wait()
     return [(code, "".join(log)) for code, log in zip(codes, logs, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("environment", "devices"),
+    [
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x16)"}, []),  # one process a machine: all of its devices
+        ({"SLURM_STEP_TASKS_PER_NODE": "8(x16)"}, None),  # JAX gives each process its own
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, []),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "4"}, None),
+        ({}, None),  # a TPU pod
+    ],
+)
+def test_a_process_alone_on_its_machine_has_all_devices(monkeypatch, environment: dict, devices: list | None):
+    given = {}
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **settings: given.update(settings))
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    hosts.connect("auto", timeout=9)
+    assert given.get("local_device_ids") == devices
+    assert "coordinator_address" not in given
+    hosts.connect("host:1", processes=4, process=2)
+    assert (given["coordinator_address"], given["num_processes"], given["process_id"]) == ("host:1", 4, 2)
 
 
 def test_all_stop_at_one_step_and_none_waits_for_a_lost_one(records_dir, tmp_path):

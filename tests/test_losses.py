@@ -1,12 +1,16 @@
 """The losses against PyTorch and against slow loops in numpy."""
 
+import math
+
 import jax
 import numpy as np
 import optax
 import pytest
 from jax import numpy as jnp
+from jax.sharding import AxisType
 
-from unimedi_jax import losses
+from tests import hlo
+from unimedi_jax import losses, sharding
 
 TAU = 0.07
 
@@ -60,23 +64,74 @@ def test_contrastive_of_perfect_alignment_is_near_zero() -> None:
 def test_identical_reports_share_the_target(pairs) -> None:
     image, text = pairs
     groups = np.array([0, 1, 2, 0, 3, 4, 0])
-    positives = groups[:, None] == groups[None]
-    found = losses.contrastive(image, text, TAU, jnp.asarray(positives))
+    found = losses.contrastive(image, text, TAU, jnp.asarray(groups))
     logits = np.float64(image) @ np.float64(text).T / TAU
     for way, scores in enumerate((logits, logits.T)):
         log_share = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
         expected = [-log_share[i, groups == groups[i]].mean() for i in range(7)]
         np.testing.assert_allclose(found[way], expected, rtol=1e-4)
-    alone = losses.contrastive(image, text, TAU, jnp.eye(7, dtype=bool))
+    alone = losses.contrastive(image, text, TAU, jnp.array([3, 1, 4, 0, 5, 9, 2]))
     np.testing.assert_allclose(alone, losses.contrastive(image, text, TAU))
 
 
 def test_same_report_ignores_padding() -> None:
     text = np.array([[5, 6, 0], [5, 6, 9], [5, 6, 9], [5, 0, 6]], np.int32)
     mask = np.array([[1, 1, 0], [1, 1, 0], [1, 1, 1], [1, 1, 1]], bool)
-    expected = np.eye(4, dtype=bool)
-    expected[0, 1] = expected[1, 0] = True
-    np.testing.assert_array_equal(losses.same_report(jnp.asarray(text), jnp.asarray(mask)), expected)
+    for chunk in (0, 2):
+        found = losses.same_report(jnp.asarray(text), jnp.asarray(mask), chunk)
+        np.testing.assert_array_equal(found, [0, 0, 2, 3])
+
+
+def many_pairs(batch: int, width: int) -> tuple[jax.Array, jax.Array]:
+    z = np.random.default_rng(3).standard_normal((2, batch, width), np.float32)
+    return tuple(jnp.asarray(z / np.linalg.norm(z, axis=-1, keepdims=True)))
+
+
+@pytest.mark.parametrize("chunk", [1, 8, 16, 48])
+@pytest.mark.parametrize("shared", [False, True])
+def test_chunks_change_neither_value_nor_gradient(chunk: int, shared: bool) -> None:
+    pairs = many_pairs(48, 16)
+    report = jnp.arange(48) % 20 if shared else None
+    weight = jnp.linspace(0.5, 1.5, 96).reshape(2, 48)  # a cotangent that tells the samples apart
+
+    def run(chunk: int):
+        def loss(image, text, temperature):
+            each = losses.contrastive(image, text, temperature, report, chunk)
+            return jnp.mean(each * weight), each
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*pairs, jnp.float32(TAU))
+
+    for ours, expected in zip(*map(jax.tree.leaves, (run(chunk), run(0))), strict=True):
+        np.testing.assert_allclose(ours, expected, atol=1e-6, rtol=1e-6)
+
+
+def test_a_chunk_divides_the_batch() -> None:
+    with pytest.raises(ValueError, match="batch of 48 does not divide into chunks of 9"):
+        losses.contrastive(*many_pairs(48, 16), TAU, chunk=9)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_chunks_take_memory_by_the_row(devices: int) -> None:
+    """Forward and backward of 2048 pairs: 64 rows of similarities, or a device's share of them, and not 2048."""
+    batch, chunk = 2048, 64
+    mesh = jax.make_mesh((devices, 1), sharding.AXES, axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:devices])
+    pairs = jax.device_put(many_pairs(batch, 16), sharding.batch_sharding(mesh))
+
+    def compiled(chunk: int) -> jax.stages.Compiled:
+        def loss(image, text):
+            return losses.contrastive(image, text, TAU, chunk=chunk).mean()
+
+        with jax.set_mesh(mesh):
+            return jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(*pairs).compile()
+
+    dense, ours = compiled(0), compiled(chunk)
+    taken = [run.memory_analysis().temp_size_in_bytes for run in (ours, dense)]
+    assert taken[1] > batch * batch * 4 / devices
+    assert taken[0] < taken[1] / 4
+    largest = max(math.prod(shape) for shape in hlo.Program(ours).arrays())
+    assert largest <= max(batch * 16, batch * chunk / devices)
+    for a, b in zip(*(jax.tree.leaves(run(*pairs)) for run in (ours, dense)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-6)
 
 
 @pytest.fixture
@@ -127,14 +182,16 @@ def test_self_distillation_is_least_where_the_student_agrees(logits) -> None:
     assert (losses.self_distillation(logits[0], teacher, centre, 0.1, 0.04) > least).all()
 
 
-def test_prototypes_used_tells_a_collapse_from_a_spread() -> None:
+def test_perplexity_tells_a_collapse_from_a_spread() -> None:
+    def used(teacher, centre):
+        return losses.perplexity(losses.assignments(teacher, centre, 0.04).mean(axis=0))
+
     spread = 100.0 * jnp.eye(12)
-    assert losses.prototypes_used(spread, jnp.zeros(12), 0.04) == pytest.approx(12.0)
-    assert losses.prototypes_used(spread.reshape(3, 4, 12), jnp.zeros(12), 0.04) == pytest.approx(12.0)
-    assert losses.prototypes_used(spread[:3], jnp.zeros(12), 0.04) == pytest.approx(3.0)
+    assert used(spread, jnp.zeros(12)) == pytest.approx(12.0)
+    assert used(spread[:3], jnp.zeros(12)) == pytest.approx(3.0)
     one = jnp.broadcast_to(spread[5], (12, 12))
-    assert losses.prototypes_used(one, jnp.zeros(12), 0.04) == pytest.approx(1.0)
-    assert losses.prototypes_used(one, spread[5], 0.04) == pytest.approx(12.0)  # centring evens it out
+    assert used(one, jnp.zeros(12)) == pytest.approx(1.0)
+    assert used(one, spread[5]) == pytest.approx(12.0)  # centring evens it out
 
 
 @pytest.mark.parametrize("shape", [(6, 12), (3, 4, 12)])

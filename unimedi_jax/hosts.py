@@ -61,6 +61,13 @@ def vote(mine: bool, mesh: Mesh) -> Array:
     return _any(sharding.put_batch(np.full(jax.local_device_count(), mine), mesh))
 
 
+def largest(mine: int, mesh: Mesh) -> int:
+    """The largest number that any process brings; among several the host waits for the devices to come to it."""
+    if jax.process_count() == 1:
+        return mine
+    return int(_max(sharding.put_batch(np.full(jax.local_device_count(), mine, np.int32), mesh)))
+
+
 @contextlib.contextmanager
 def none_lost() -> Iterator[None]:
     """Among several processes an error of one ends it at once, as waiting for the others would take for ever."""
@@ -82,4 +89,4 @@ def _alone_on_machine() -> bool:
     return tasks.partition("(")[0] == "1"
 
 
-_any = jax.jit(jnp.any)
+_any, _max = jax.jit(jnp.any), jax.jit(jnp.max)

@@ -9,36 +9,71 @@ import jax
 import optax
 from jax import numpy as jnp
 
-from unimedi_jax.typing import Array, Bool, Float, Int
+from unimedi_jax.typing import Array, Bool, Float, Int, Shaped
 
 
 def contrastive(
     z_image: Float[Array, "b e"],
     z_text: Float[Array, "b e"],
     temperature: Float[Array, ""] | float,
-    positives: Bool[Array, "b b"] | None = None,
+    report: Int[Array, " b"] | None = None,
+    chunk: int = 0,
 ) -> Float[Array, "2 b"]:
     """Symmetric InfoNCE, per sample: row 0 image to report, row 1 report to image.
 
     The embeddings are of unit length. Under `jit` with sharded inputs the batch is the global one: the compiler
-    inserts the gather, and the gradient flows through it. `positives[i, j]` says that report j also describes
-    image i (identical reports); the target is then uniform over the positives. Reports embedded alike, without dropout
-    say, give the same mean loss with and without it. The paper uses none of that (positives = the diagonal).
+    inserts the gather, and the gradient flows through it. Samples with the same number in `report` share one
+    (identical reports); the target is then uniform over them. Reports embedded alike, without dropout say, give the
+    same mean loss with and without it. The paper uses none of that (every report its own).
+
+    `chunk` rows of the similarities exist at a time, forward and backward, so that memory grows with b and not with
+    b^2; 0 is all of them. Spread over d devices, each holds chunk / d of the rows.
+
+    Raises:
+        ValueError: `chunk` does not divide the batch.
     """
-    logits = (z_image @ z_text.T).astype(jnp.float32) / temperature
-    target = jnp.eye(len(logits)) if positives is None else positives.astype(jnp.float32)
+    batch = len(z_image)
+    if chunk and batch % chunk:
+        raise ValueError(f"a batch of {batch} does not divide into chunks of {chunk}")
+    report = jnp.arange(batch) if report is None else report
 
-    def cross_entropy(logits: Array, target: Array) -> Array:
-        target = target / jnp.sum(target, axis=-1, keepdims=True)
-        return optax.softmax_cross_entropy(logits, target)
+    def cross_entropy(rows: Float[Array, "c e"], own: Int[Array, " c"], others: Array) -> Float[Array, " c"]:
+        logits = (rows @ others.T).astype(jnp.float32) / temperature
+        target = (own[:, None] == report[None]).astype(jnp.float32)
+        return optax.softmax_cross_entropy(logits, target / jnp.sum(target, axis=-1, keepdims=True))
 
-    return jnp.stack([cross_entropy(logits, target), cross_entropy(logits.T, target.T)])
+    def one_way(rows: Float[Array, "b e"], others: Float[Array, "b e"]) -> Float[Array, " b"]:
+        if chunk in (0, batch):
+            return cross_entropy(rows, report, others)
+        # Gathered once, before the loop. The backward pass makes a chunk's similarities once more: they are not kept.
+        others = everywhere(others)
+        each = jax.checkpoint(lambda part: cross_entropy(*part, others), prevent_cse=False)
+        return merge(jax.lax.map(each, (split(rows, batch // chunk), split(report, batch // chunk))))
+
+    return jnp.stack([one_way(z_image, z_text), one_way(z_text, z_image)])
 
 
-def same_report(text: Int[Array, "b l"], text_mask: Bool[Array, "b l"]) -> Bool[Array, "b b"]:
-    """Which pairs of reports are word for word the same (padding ignored)."""
-    text = jnp.where(text_mask, text, -1)
-    return jnp.all(text[:, None] == text[None, :], axis=-1)
+def split(x: Shaped[Array, "b ..."], parts: int) -> Shaped[Array, "parts c ..."]:
+    """A batch as `parts` of equal size; row i goes to part i mod `parts`, so that each device has a share of each."""
+    return jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1)
+
+
+def merge(x: Shaped[Array, "parts c ..."]) -> Shaped[Array, "b ..."]:
+    """The batch that `split` has divided, its rows in their old order."""
+    return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
+
+
+def everywhere(x: Array) -> Array:
+    """Gathers a sharded array onto every device of the mesh; without one it does nothing."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, jax.P())
+
+
+def same_report(text: Int[Array, "b l"], text_mask: Bool[Array, "b l"], chunk: int = 0) -> Int[Array, " b"]:
+    """For each report the number of the first that is word for word the same (padding ignored)."""
+    text = everywhere(jnp.where(text_mask, text, -1))
+    return jax.lax.map(lambda own: jnp.argmax(jnp.all(text == own[None], axis=-1)), text, batch_size=chunk or len(text))
 
 
 def self_distillation(
@@ -52,27 +87,26 @@ def self_distillation(
 
     `student` and `teacher` are prototype logits of the same positions. No gradient reaches the teacher.
     """
-    target = _assigned(teacher, centre, teacher_temperature)
+    target = assignments(teacher, centre, teacher_temperature)
     log_student = jax.nn.log_softmax(student.astype(jnp.float32) / student_temperature)
     return -jnp.sum(jax.lax.stop_gradient(target) * log_student, axis=-1)
 
 
-def prototypes_used(
+def assignments(
     teacher: Float[Array, "*b p"], centre: Float[Array, " p"], temperature: Float[Array, ""] | float
-) -> Float[Array, ""]:
-    """Perplexity of the teacher's mean target: p where all prototypes serve alike, 1 where all samples have one alone.
-
-    The second is the collapse that centring is there to prevent (DINO section 5.3), and a loss near 0 does not tell
-    it from a student that agrees.
-    """
-    mean = jnp.mean(_assigned(teacher, centre, temperature), axis=tuple(range(teacher.ndim - 1)))
-    return jnp.exp(jnp.sum(jax.scipy.special.entr(mean)))
-
-
-def _assigned(teacher: Array, centre: Array, temperature: Array | float) -> Array:
-    """What the teacher says of each position: its logits centred and sharpened."""
+) -> Float[Array, "*b p"]:
+    """The teacher's targets: its logits centred and sharpened, a share for each prototype."""
     centred = teacher.astype(jnp.float32) - jnp.broadcast_to(centre, teacher.shape)
     return jax.nn.softmax(centred / temperature)
+
+
+def perplexity(shares: Float[Array, " p"]) -> Float[Array, ""]:
+    """How many prototypes the mean target of a batch is spread over: p where all serve alike, 1 where one serves all.
+
+    The second is the collapse that centring is there to prevent (DINO section 5.3); a loss near 0 does not tell it from
+    a student that agrees.
+    """
+    return jnp.exp(jnp.sum(jax.scipy.special.entr(shares)))
 
 
 def update_centre(

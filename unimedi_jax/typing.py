@@ -9,7 +9,7 @@ Dimension letters, the same in every annotation:
 
 from typing import Any
 
-from jaxtyping import Array, Bool, Float, Int, Key, Num, UInt, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, Num, Shaped, UInt, UInt8
 
 PyTree = Any  # nested dict of arrays
 Params = dict[str, Any]  # linen parameters of one network
@@ -27,6 +27,7 @@ __all__ = [
     "Num",
     "Params",
     "PyTree",
+    "Shaped",
     "UInt",
     "UInt8",
 ]

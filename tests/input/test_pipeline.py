@@ -115,6 +115,21 @@ def test_a_modality_may_be_absent():
         batches([(Set("a", 10, 0), 1.0)], {"xray": 0, "ct": 0}, 1)
 
 
+def test_reports_are_cut_to_the_first_length_that_holds_them():
+    def part(*lengths):
+        mask = np.arange(9)[None] < np.array(lengths)[:, None]
+        return {"text": np.where(mask, 7, 0), "text_mask": mask, "id": np.array([str(n) for n in lengths])}
+
+    batch = {"xray": part(2, 4), "ct": part(3)}
+    for lengths, expected in (((4, 6, 9), 4), ((3, 6, 9), 6), ((9,), 9)):
+        found = pipeline.report_length(batch, lengths)
+        assert found == expected
+        cut = pipeline.trimmed(batch, found)
+        assert [cut[m]["text"].shape for m in ("xray", "ct")] == [(2, expected), (1, expected)]
+        assert all(cut[m]["text"].sum() == batch[m]["text"].sum() for m in batch), "no token is lost"
+        assert cut["xray"]["id"].tolist() == ["2", "4"]
+
+
 def test_small_sets_fill_batches_across_epochs():
     found = batches([(Set("a", 3, 0), 1.0)], {"xray": 8, "ct": 0}, 3)
     seen = ids(found, "xray")

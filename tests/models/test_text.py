@@ -111,6 +111,14 @@ def test_what_stands_in_the_padding_is_never_read(params, reports) -> None:
     np.testing.assert_array_equal(found, tower().apply({"params": params}, other, mask))
 
 
+def test_reports_cut_to_the_longest_mean_the_same(params, reports) -> None:
+    ids, mask = (x[1:] for x in reports)
+    for pooling in ("cls", "mean"):
+        whole = tower(pooling=pooling).apply({"params": params}, ids, mask)
+        cut = tower(pooling=pooling).apply({"params": params}, ids[:, :9], mask[:, :9])
+        np.testing.assert_allclose(cut, whole, atol=1e-5)
+
+
 def test_dropout_acts_in_training_alone(params, reports) -> None:
     def run(seed: int, train: bool) -> jax.Array:
         rngs = {"dropout": jax.random.key(seed)}

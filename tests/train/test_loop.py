@@ -199,6 +199,12 @@ def test_not_a_number_is_skipped_told_and_in_the_end_stops_the_run(config, tmp_p
         ({"data": "phantom:x"}, "weight of 'phantom' is 'x'"),
         ({"data": ""}, "names no set"),
         ({"steps": 0}, "config.steps"),
+        ({"accumulate": 3}, r"does not divide over 8 devices in 3 parts"),
+        ({"objective": {"contrastive_chunk": 5}}, r"contrastive_chunk=5 does not divide the global batch of 16"),
+        (
+            {"input": {"report_buckets": (99,)}},
+            r"report_buckets=\(99,\) are lengths below",
+        ),
     ],
 )
 def test_user_errors_are_one_sentence(config, tmp_path, change, words):

@@ -1,5 +1,7 @@
 """The objective: what the student sees, what is distilled, and where gradients go."""
 
+from typing import NamedTuple
+
 import jax
 import numpy as np
 import pytest
@@ -9,10 +11,10 @@ from jax import numpy as jnp
 from unimedi_jax import losses
 from unimedi_jax.models import sizes, vision
 from unimedi_jax.train import objective as objectives
+from unimedi_jax.train import views as both
 from unimedi_jax.train.objective import Objective
 
 IMAGE, VOLUME, JOINT = 16, 16, 48  # tokens of the tiny model: an X-ray, a volume, slices and volume
-VIEWS = {"xray": objectives.xray_views, "ct": objectives.ct_views}
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +49,23 @@ def loss(model, objective: Objective):
     return jax.jit(run)
 
 
+class Views(NamedTuple):
+    """Student and teacher on the same samples."""
+
+    student_cls: jax.Array
+    teacher_cls: jax.Array
+    student_patches: jax.Array
+    teacher_patches: jax.Array
+
+
 def views(name: str, model, objective: Objective):
-    def run(params, teacher, tokens, step=0):
-        key = jax.random.key(3)
-        return VIEWS[name](params, teacher, tokens, key, jnp.int32(step), model=model, objective=objective)
+    settings = {"model": model, "objective": objective}
+
+    def run(params, teacher, tokens, step=0, key=None):
+        key = jax.random.key(3) if key is None else key
+        taught = both.teach(name, teacher, tokens, key, jnp.int32(step), **settings)
+        seen = both.see(name, params, tokens, taught, **settings)
+        return Views(seen.cls, taught.cls, seen.patches, taught.patches)
 
     return run
 
@@ -237,9 +252,7 @@ def test_the_loss_is_put_together_from_its_parts(tiny, networks, make_batch, by_
 
     _, *keys = jax.random.split(jax.random.key(3), 3)
     seen = {
-        name: jax.jit(
-            lambda p, t, x, k, name=name: VIEWS[name](p, t, x, k, jnp.int32(0), model=tiny, objective=objective)
-        )(student, teacher, batch[name]["tokens"], key)
+        name: jax.jit(views(name, tiny, objective))(student, teacher, batch[name]["tokens"], 0, key)
         for name, key in zip(("xray", "ct"), keys, strict=True)
     }
 
@@ -249,10 +262,11 @@ def test_the_loss_is_put_together_from_its_parts(tiny, networks, make_batch, by_
     def heads(params, x, method):
         return tiny.apply({"params": params}, x, method=method)
 
+    text, mask = put(lambda n: batch[n]["text"]), put(lambda n: batch[n]["text_mask"])
+    reports = tiny.apply({"params": student}, text, mask, True, method="read")
     (image, text), norms = tiny.apply(
         {"params": student, "batch_stats": stats["batch_stats"]},
-        {n: seen[n].student_cls for n in ("xray", "ct")}, put(lambda n: batch[n]["text"]),
-        put(lambda n: batch[n]["text_mask"]), True, method="join", mutable=["batch_stats"],
+        {n: seen[n].student_cls for n in ("xray", "ct")}, reports, True, method="project", mutable=["batch_stats"],
     )  # fmt: skip
     vl = losses.contrastive(image, text, 0.07).mean(axis=0)
     icl, pcl, logits_cls, logits_patch = [], [], [], []

@@ -80,6 +80,21 @@ def _endless(
     return mixed.batch(rows, drop_remainder=True)[host::hosts]
 
 
+def report_length(batch: HostBatch, lengths: Sequence[int]) -> int:
+    """The least of `lengths` that holds every report of a batch; the longest of them holds all there are."""
+    longest = max(int(part["text_mask"].sum(axis=1).max()) for part in batch.values())
+    return min(length for length in lengths if length >= longest)
+
+
+def trimmed(batch: HostBatch, length: int) -> HostBatch:
+    """The batch with its reports cut to `length` tokens."""
+    texts = {"text", "text_mask"}
+    return {
+        modality: {name: value[:, :length] if name in texts else value for name, value in part.items()}
+        for modality, part in batch.items()
+    }
+
+
 def evaluation(
     found: records.RecordSet,
     sampler: transforms.ToSample,

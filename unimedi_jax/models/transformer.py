@@ -55,6 +55,29 @@ def over_batch(x: Array) -> Array:
     return jax.lax.with_sharding_constraint(x, jax.P(("data", "fsdp")))
 
 
+def attend(
+    q: Float[Array, "b n h k"],
+    k: Float[Array, "b n h k"],
+    v: Float[Array, "b n h k"],
+    mask: Bool[Array, "b n"] | None,
+    implementation: str | None,
+) -> Float[Array, "b n h k"]:
+    """Scaled dot-product attention; keys where `mask` is False are left out.
+
+    "cudnn" is NVIDIA's fused kernel, for bfloat16 and without a mask, which holds no (n, n) array. Its backward pass
+    takes even lengths alone: an odd one gets a token more, which the kernel is told to leave out on both sides.
+    """
+    batch, n = q.shape[:2]
+    if implementation != "cudnn" or n % 2 == 0:
+        keys = None if mask is None else mask[:, None, None, :]
+        return jax.nn.dot_product_attention(q, k, v, mask=keys, implementation=implementation)
+    q, k, v = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (q, k, v))
+    lengths = jnp.full(batch, n, jnp.int32)
+    return jax.nn.dot_product_attention(
+        q, k, v, query_seq_lengths=lengths, key_value_seq_lengths=lengths, implementation=implementation
+    )[:, :n]
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with q, k, v as thirds of one projection, heads contiguous inside each (timm).
 
@@ -82,8 +105,7 @@ class Attention(nn.Module):
         if self.dropout and train:
             out = self._attend_with_dropout(q, k, v, mask)
         else:
-            keys = None if mask is None else mask[:, None, None, :]
-            out = jax.nn.dot_product_attention(q, k, v, mask=keys, implementation=self.implementation)
+            out = attend(q, k, v, mask, self.implementation)
         out = nn.Dense(width, name="out", **dense)(out.reshape(batch, n, width))
         return out, self._cls_row(q, k) if self.scores else None
 

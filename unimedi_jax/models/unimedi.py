@@ -85,14 +85,10 @@ class UniMedI(nn.Module):
         by_layer = selection.slice_scores(scores, self.volume_grid[0])
         return by_layer, selection.top(by_layer, self.slices)
 
-    def join(
-        self,
-        cls: dict[str, Float[Array, "_ d"]],
-        tokens: Int[Array, "b l"],
-        mask: Bool[Array, "b l"],
-        train: bool = False,
+    def project(
+        self, cls: dict[str, Float[Array, "_ d"]], reports: Float[Array, "b w"], train: bool = False
     ) -> tuple[Float[Array, "b e"], Float[Array, "b e"]]:
-        """CLS of each modality, in turn, and the reports of them all into the joint space.
+        """CLS of each modality, in turn, and the vectors of all their reports into the joint space.
 
         With BatchNorms by modality each is normalised by itself. A mixed batch otherwise spends most of its unit
         variance on telling films from scans, and what distinguishes one film from another is left small.
@@ -101,13 +97,15 @@ class UniMedI(nn.Module):
             images = jnp.concatenate([self.project_image(x, train, name) for name, x in cls.items()])
         else:
             images = self.project_image(jnp.concatenate(list(cls.values())), train)
-        return images, self.embed_report(tokens, mask, train)
+        return images, self.project_report(reports, train)
 
-    def embed_report(
-        self, tokens: Int[Array, "b l"], mask: Bool[Array, "b l"], train: bool = False
-    ) -> Float[Array, "b e"]:
+    def read(self, tokens: Int[Array, "b l"], mask: Bool[Array, "b l"], train: bool = False) -> Float[Array, "b w"]:
+        """Reports to vectors of the report tower."""
+        return self.report(tokens, mask, train)
+
+    def embed_report(self, tokens: Int[Array, "b l"], mask: Bool[Array, "b l"]) -> Float[Array, "b e"]:
         """Reports into the joint space."""
-        return self.project_report(self.report(tokens, mask, train), train)
+        return self.project_report(self.read(tokens, mask))
 
     def prototypes_cls(self, cls: Float[Array, "b d"]) -> Float[Array, "b p"]:
         """DINO logits of CLS."""
@@ -141,7 +139,7 @@ class UniMedI(nn.Module):
         self.embed_ct(batch["ct"]["tokens"], layers)
         encoded = self.encode(x)
         for name in ("xray", "ct"):  # one after the other: their numbers of samples may differ
-            self.join({name: encoded.cls}, batch["xray"]["text"], batch["xray"]["text_mask"])
+            self.project({name: encoded.cls}, self.read(batch["xray"]["text"], batch["xray"]["text_mask"]))
         self.prototypes_cls(encoded.cls)
         self.prototypes_patch(encoded.patches)
 

@@ -149,6 +149,8 @@ def _train(
     """
     progress = _progress(config, job, first)
     meta = facts(job)
+    lengths = (*config.input.report_buckets, config.input.report_length)
+    work = {length: _flops(config, job, length) for length in lengths}
 
     def validate(step: int) -> None:
         checkpoints.wait()
@@ -166,8 +168,12 @@ def _train(
     for step in range(first + 1, config.steps + 1):
         started = time.perf_counter()
         host_batch = next(batches)
-        batch = sharding.put_batch(_arrays(host_batch), job.mesh)
+        length = pipeline.report_length(host_batch, lengths)
+        if len(lengths) > 1:
+            length = hosts.largest(length, job.mesh)  # one program on all hosts
+        batch = sharding.put_batch(_arrays(pipeline.trimmed(host_batch, length)), job.mesh)
         progress.waited(time.perf_counter() - started)
+        progress.worked(work[length])
         state, metrics = job.step(state, batch)
         # The step before is looked at while this one runs: the device never waits for the log.
         _log(before, config, writer, progress, guard)
@@ -201,15 +207,16 @@ def _scores(config: ml_collections.ConfigDict, writer: writers.Writer) -> dict[i
 
 
 def _progress(config: ml_collections.ConfigDict, job: setup.Run, first: int) -> Progress:
-    work = flops.training_step(
-        job.model, xrays=job.batch["xray"], cts=job.batch["ct"],
-        report_length=config.input.report_length,
-        mask_ratio=config.objective.mask_ratio, mask_mode=config.objective.mask_mode,
-    )  # fmt: skip
-    device = jax.devices()[0]
     return Progress(
-        first=first, last=config.steps, samples=sum(job.batch.values()), flops_per_step=work,
-        device_kind=device.device_kind, devices=job.mesh.size,
+        first=first, last=config.steps, samples=sum(job.batch.values()),
+        device_kind=jax.devices()[0].device_kind, devices=job.mesh.size,
+    )  # fmt: skip
+
+
+def _flops(config: ml_collections.ConfigDict, job: setup.Run, length: int) -> float:
+    return flops.training_step(
+        job.model, xrays=job.batch["xray"], cts=job.batch["ct"], report_length=length,
+        mask_ratio=config.objective.mask_ratio, mask_mode=config.objective.mask_mode,
     )  # fmt: skip
 
 

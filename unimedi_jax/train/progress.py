@@ -8,11 +8,8 @@ from unimedi_jax import flops
 class Progress:
     """Clocks of the loop. `waited` brackets the wait for data; `report` gives the rates since the last report."""
 
-    def __init__(
-        self, *, first: int, last: int, samples: int, flops_per_step: float, device_kind: str, devices: int
-    ) -> None:
-        self._last = last
-        self._samples, self._flops = samples, flops_per_step
+    def __init__(self, *, first: int, last: int, samples: int, device_kind: str, devices: int) -> None:
+        self._last, self._samples = last, samples
         peak = flops.peak(device_kind)
         self._peak = None if peak is None else peak * devices
         self._rate = 0.0  # steps a second
@@ -20,11 +17,15 @@ class Progress:
 
     def restart(self, step: int) -> None:
         """Forgets the time up to `step`: after compilation or an evaluation."""
-        self._mark, self._mark_step, self._waited = time.perf_counter(), step, 0.0
+        self._mark, self._mark_step, self._waited, self._flops = time.perf_counter(), step, 0.0, 0.0
 
     def waited(self, seconds: float) -> None:
         """Adds time that the loop spent waiting for a batch."""
         self._waited += seconds
+
+    def worked(self, flops: float) -> None:
+        """Adds the arithmetic of a step."""
+        self._flops += flops
 
     def report(self, step: int) -> dict[str, float]:
         """Scalars since the last report: `samples_per_s`, `wait_share`, and `mfu` where the device's peak is known."""
@@ -36,7 +37,7 @@ class Progress:
             "speed/wait_share": self._waited / seconds,
         }
         if self._peak:
-            scalars["speed/mfu"] = rate * self._flops / self._peak
+            scalars["speed/mfu"] = self._flops / seconds / self._peak
         self._rate = rate
         self.restart(step)
         return scalars

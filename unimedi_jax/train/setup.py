@@ -26,7 +26,8 @@ LOG = logging.getLogger(__name__)
 # What may differ when a run goes on: how often it speaks and saves, never what it computes.
 FREE = (
     "log_every", "data_dir", "checkpoint", "evals", "show_reports", "mesh", "sharding",
-    "guard", "resume", "distributed", "compilations",
+    "guard", "resume", "distributed", "compilations", "accumulate", "objective.contrastive_chunk",
+    "input.report_buckets",
 )  # fmt: skip
 # The part of a TPU's VMEM that one fusion may use: with the 16 MiB of the default the step does not compile for v5e,
 # where a gradient's all-reduce runs inside the loss over the prototypes.
@@ -69,8 +70,15 @@ def make(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Run:
     with hosts.chief_first("config.json is there"):
         plain = _same_run(plain, workdir, force=config.resume.force)
     batch = plain["global_batch"]
-    if any(rows % mesh.size for rows in batch.values()):
-        raise UserError(f"the run's global batch {batch} does not divide over {mesh.size} devices")
+    if config.accumulate < 1 or any(rows % (mesh.size * config.accumulate) for rows in batch.values()):
+        raise UserError(
+            f"the run's global batch {batch} does not divide over {mesh.size} devices in {config.accumulate} parts: "
+            "see config.accumulate"
+        )
+    if (chunk := config.objective.contrastive_chunk) and sum(batch.values()) % chunk:
+        raise UserError(
+            f"config.objective.contrastive_chunk={chunk} does not divide the global batch of {sum(batch.values())}"
+        )
     with hosts.chief_first("the tokenizer is there"):
         # A run that goes on has its own copy, and asks no hub for anything.
         known = config.tokenizer or (workdir / "tokenizer" / "tokenizer.json").exists()
@@ -114,6 +122,7 @@ def program(config: ml_collections.ConfigDict, *, vocab_size: int, mesh: Mesh) -
     train_step = step.make_train_step(
         model, tx, objective=goal, schedule=schedule,
         ema=optim.ema_schedule(**config.ema, steps=config.steps),
+        accumulate=config.accumulate,
         freeze_last_layer_steps=config.freeze_last_layer_steps,
         freeze_patch_embed=config.freeze_patch_embed,
     )  # fmt: skip
@@ -236,6 +245,11 @@ def _check(config: ml_collections.ConfigDict) -> None:
             f"config.input.report_length={config.input.report_length} exceeds "
             f"config.model.report_positions={config.model.report_positions}"
         )
+    if any(not 2 < length < config.input.report_length for length in config.input.report_buckets):
+        raise UserError(
+            f"config.input.report_buckets={tuple(config.input.report_buckets)} are lengths below "
+            f"config.input.report_length={config.input.report_length}"
+        )
     if config.input.crop > 256 or config.input.crop % config.model.image_size:
         raise UserError(
             f"config.input.crop={config.input.crop} is at most 256 and a multiple of "
@@ -268,7 +282,7 @@ def _same_run(plain: dict[str, Any], workdir: pathlib.Path, *, force: bool) -> d
     changed = [
         f"{key}: {old.get(key)!r} then, {new.get(key)!r} now"
         for key in sorted(old.keys() | new.keys())
-        if key.split(".")[0] not in free and old.get(key) != new.get(key)
+        if not {key, key.split(".")[0]} & set(free) and old.get(key) != new.get(key)
     ]
     if changed and not force:
         raise UserError(

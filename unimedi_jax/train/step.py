@@ -9,7 +9,8 @@ from jax import numpy as jnp
 from unimedi_jax import optim, trees
 from unimedi_jax.metrics import Mean
 from unimedi_jax.models import unimedi
-from unimedi_jax.train import objective as objectives
+from unimedi_jax.train import gradcache
+from unimedi_jax.train.settings import Objective
 from unimedi_jax.train.state import TrainState
 from unimedi_jax.typing import Array, Batch, Metrics
 
@@ -18,15 +19,17 @@ def make_train_step(
     model: unimedi.UniMedI,
     tx: optax.GradientTransformation,
     *,
-    objective: objectives.Objective,
+    objective: Objective,
     schedule: Callable[[Array], Array],
     ema: Callable[[Array], Array],
+    accumulate: int = 1,
     freeze_last_layer_steps: int = 0,
     freeze_patch_embed: bool = False,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """`step(state, batch) -> (state, metrics)`; `schedule` and `ema` map a step to learning rate and momentum.
 
-    The teacher follows after the optimiser: teacher = m teacher + (1 - m) student. `freeze_last_layer_steps` keeps the
+    The batch passes in `accumulate` parts, all samples being negatives of each other all the same. The teacher follows
+    after the optimiser: teacher = m teacher + (1 - m) student. `freeze_last_layer_steps` keeps the
     prototypes still at the start (DINO), `freeze_patch_embed` keeps both tokenizers' projections (A-CLIP).
 
     Where the loss, the gradients or what they would lead to is not finite, the state stays as it is, bit for bit: only
@@ -35,10 +38,9 @@ def make_train_step(
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
-        grad_fn = jax.value_and_grad(objectives.unimedi_loss, has_aux=True)
-        (loss, (metrics, stats)), grads = grad_fn(
+        (loss, (metrics, stats)), grads = gradcache.loss_and_grads(
             state.params, state.teacher, state.stats, batch, key, state.step,
-            model=model, objective=objective,
+            parts=accumulate, model=model, objective=objective,
         )  # fmt: skip
         moving = (state.step >= freeze_last_layer_steps).astype(jnp.float32)
 
