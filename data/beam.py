@@ -39,6 +39,7 @@ def opened(source: Source, workers: int, options: str, folder: Path) -> Iterator
     source's files, under the same path. What an interrupted run left there is not converted again; a clean exit
     removes it. Raises UserError for a pipeline that fails.
     """
+    folder = folder.resolve()  # the workers may stand elsewhere
     folder.mkdir(parents=True, exist_ok=True)
     batches = {folder / name: rows for name, rows in _batches(source.rows)}
     missing = [(path, rows) for path, rows in batches.items() if not _holds(path, rows)]
