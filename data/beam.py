@@ -5,6 +5,7 @@ source's order as ever, so that it has the same bytes.
 """
 
 import contextlib
+import io
 import itertools
 import json
 import logging
@@ -26,7 +27,7 @@ from unimedi_jax import errors
 LOG = logging.getLogger(__name__)
 BATCH = 16  # row numbers of one file, and of one element of the pipeline: 16 MB of CTs
 # What Beam's DirectRunner comes down to, without its looking on the network for a faster one.
-HERE = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
+HERE = "FnApiRunner"
 
 
 @contextlib.contextmanager
@@ -38,6 +39,7 @@ def opened(source: Source, workers: int, options: str, folder: Path) -> Iterator
     source's files, under the same path. What an interrupted run left there is not converted again; a clean exit
     removes it. Raises UserError for a pipeline that fails.
     """
+    folder = folder.resolve()  # the workers may stand elsewhere
     folder.mkdir(parents=True, exist_ok=True)
     batches = {folder / name: rows for name, rows in _batches(source.rows)}
     missing = [(path, rows) for path, rows in batches.items() if not _holds(path, rows)]
@@ -83,13 +85,22 @@ def _run(
 
 def _options(options: str, workers: int) -> PipelineOptions:
     try:
-        chosen = PipelineOptions(shlex.split(options))
-    except ValueError as error:
-        raise errors.UserError(f"config.beam is no list of options: {error}") from error
-    if chosen.view_as(StandardOptions).runner is None:
-        chosen.view_as(StandardOptions).runner = HERE
-        chosen.view_as(DirectOptions).direct_running_mode = "multi_threading"
-        chosen.view_as(DirectOptions).direct_num_workers = workers  # 0: one a core
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            chosen = PipelineOptions(shlex.split(options))
+            standard, direct = chosen.view_as(StandardOptions), chosen.view_as(DirectOptions)
+            known, all_given = (chosen.get_all_options(retain_unknown_options=unknown) for unknown in (False, True))
+    except (ValueError, SystemExit) as error:  # an option without its value ends the program, as on a command line
+        reason = said.getvalue().strip().rpartition("error: ")[2] or error
+        raise errors.UserError(f"config.beam is no list of Beam's options: {reason}") from error
+    unknown = ", ".join(sorted(all_given.keys() - known.keys()))
+    if unknown and standard.runner is None:
+        raise errors.UserError(f"config.beam is no list of Beam's options: {unknown} is none of them")
+    if unknown:
+        LOG.warning("Beam leaves it to the runner to know: %s", unknown)
+    if standard.runner is None:
+        standard.runner = HERE
+        direct.direct_running_mode = "multi_threading"
+        direct.direct_num_workers = workers  # 0: one a core
     return chosen
 
 

@@ -15,6 +15,7 @@ from pyarrow import parquet
 import unimedi_jax
 from configs import embed as embed_config
 from data import films, volumes
+from tests import dicoms
 from unimedi_jax.convert import embed, inference, maps, parity, sources
 from unimedi_jax.errors import UserError
 
@@ -52,6 +53,22 @@ def model(exported) -> embed.Model:
 def found(model, folder, tmp_path_factory) -> tuple[embed.Embeddings, pathlib.Path]:
     maps_to = tmp_path_factory.mktemp("maps") / "new"
     return model.embed(folder, maps_to=maps_to), maps_to
+
+
+def test_one_multi_frame_dicom_file_is_a_ct(tmp_path):
+    pixels = np.full((6, 16, 16), -1000, np.int16)
+    pixels[:, 4:12, 4:12] = 40
+    shared = {
+        "PixelMeasuresSequence": {"PixelSpacing": [2, 2]},
+        "PlaneOrientationSequence": {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]},
+        "PixelValueTransformationSequence": {"RescaleSlope": 1, "RescaleIntercept": 0},
+    }
+    path = tmp_path / "ct.dcm"
+    dicoms.enhanced(pixels, [[0, 0, 3 * n] for n in range(6)], shared=shared).save_as(path, enforce_file_format=True)
+    for source in (path, tmp_path):
+        ((item,), _) = sources.find(source)
+        assert item.modality == "ct"
+        np.testing.assert_array_equal(item.read(), volumes.read_volume(path)[0])
 
 
 def test_a_folder_gives_one_row_for_each_file_that_can_be_read(trained, found, folder):

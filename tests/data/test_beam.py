@@ -32,7 +32,7 @@ def draw(row, dies=True):
 
 
 def source(convert=draw):
-    whole = phantom.source(xrays=12, cts=10)
+    whole = phantom.source(xrays=12, cts=6)
     return Source(whole.labels, whole.prompts, whole.rows, convert, whole.truth, whole.contract)
 
 
@@ -71,7 +71,12 @@ def test_what_an_interrupted_pipeline_has_left_is_not_converted_again(beam, tmp_
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [("--runner=NoSuchRunner", "NoSuchRunner"), ("--runner='", r"config\.beam")],
+    [
+        ("--runner=NoSuchRunner", "NoSuchRunner"),
+        ("--runner='", r"config\.beam"),
+        ("--direct_num_workers=a", "'a'"),
+        ("--runer=Flink", "runer"),
+    ],
 )
 def test_a_pipeline_that_cannot_run_is_one_line(beam, tmp_path, options, message):
     with pytest.raises(UserError, match=message) as caught:
