@@ -55,14 +55,21 @@ def ensure_phantom(data_dir: str | Path) -> None:
 def _examine(config: Any, workdir: Path, budget: float) -> None:
     source = _source(config, None, workdir)
     found = doctor.examine(source, workers=config.workers, report_length=config.report_length)
-    folder = Path(config.source).expanduser().parent if config.kind == "manifest" else None
-    page = doctor_page.write(workdir, found, source, folder)
+    page = doctor_page.write(workdir, found, source, _folder(config))
     print(doctor.table(found))
     print(f"page: {page}\nno set was written (config.dry_run)")
     if rows := found["patients_in_two_splits"]:
         raise errors.UserError(f"{len(rows)} rows belong to patients in two splits: give each patient one, see {page}")
     if reason := records.over_budget(found["rejected"], found["rows"], budget):
         raise errors.OverBudgetError(reason)
+
+
+def _folder(config: Any) -> Path | None:
+    """What the paths of a source's rows are relative to."""
+    if config.kind == "phantom":
+        return None
+    place = Path(config.source).expanduser()
+    return place.parent if config.kind == "manifest" else place
 
 
 def _source(config: Any, data_dir: Path | None, workdir: Path) -> Source:

@@ -47,6 +47,7 @@ class Listing:
     organs: tuple[str, ...] = ()
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # for the contract
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)  # to hold against the set's EXPECTED
+    published: Mapping[str, int] = dataclasses.field(default_factory=dict)  # sizes of the splits asked for
     left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)  # by the protocol, by reason
     rejected: Sequence[Rejected] = ()
     leaks: bool = False  # the split asked for has patients on two sides, as the code it reproduces
