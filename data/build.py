@@ -41,7 +41,7 @@ def run(config: Any, workdir: Path) -> None:
     records.make_folder(data_dir)
     source = _source(config, data_dir, workdir)
     built = records.build(source, data_dir=data_dir, name=config.name, max_rejected=budget, workers=config.workers)
-    print(summary(built))
+    print(summary(built, silent=source.contract.get("reports", True) is None))
 
 
 def ensure_phantom(data_dir: str | Path) -> None:
@@ -126,8 +126,11 @@ def _reports(given: Any, data_dir: Path, workdir: Path) -> public.Reports:
     return public.Reports(policy, given.language, given.foreign, to_english)
 
 
-def summary(built: records.Built) -> str:
-    """The counts as a table, the reasons of the rejects, where the set is and what comes next."""
+def summary(built: records.Built, *, silent: bool = False) -> str:
+    """The counts as a table, the reasons of the rejects, where the set is and what comes next.
+
+    A `silent` set has no reports: it is not trained on.
+    """
     lines = ["", f"{'accepted':<16}" + "".join(f"{split:>8}" for split in SPLITS)]
     for modality, counts in built.counts.items():
         lines.append(f"  {modality:<14}" + "".join(f"{counts[split]:>8}" for split in SPLITS))
@@ -142,8 +145,9 @@ def summary(built: records.Built) -> str:
     if built.rejected:
         lines.append(f"rows left out, with reasons: {built.folder / records.LEDGER}")
     lines.append(f"{'built' if built.made else 'already built'}: {built.folder}{os.sep}")
+    use = "evaluate.py --config.checkpoint=RUN" if silent else "pretrain.py:demo"
     lines.append(
-        "next: python main.py --config=configs/pretrain.py:demo "
+        f"next: python main.py --config=configs/{use} "
         f"--config.data={built.folder.name} --config.data_dir={built.folder.parent}"
     )
     return "\n".join(lines)

@@ -82,6 +82,7 @@ def open_i(root, numbers):
 
 
 def covidx(root):
+    root.mkdir(exist_ok=True)
     for side in ("train", "test"):
         lines = [f"{side}{n} {side}{n}.png normal rsna" for n in range(6)]
         (root / f"{side}_COVIDx9A.txt").write_text("\n".join(lines))
@@ -108,6 +109,18 @@ def test_the_doctor_and_a_second_build(tmp_path, capsys):
     config.options.labels = "normal"
     with pytest.raises(UserError, match="was built from another source"):
         job.run(config, tmp_path / "run")
+
+
+def test_the_doctor_of_a_set_without_reports(tmp_path, capsys):
+    config = build_config.get_config("covidx")
+    config.source, config.data_dir = str(covidx(tmp_path / "raw")), str(tmp_path / "records")
+    config.workers, config.dry_run, config.max_rejected = 1, True, 1.0
+    (tmp_path / "raw/train/train3.png").write_bytes(b"none")
+    job.run(config, tmp_path / "look")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "not_an_image 1" in shown
+    assert "row 4: train/train3.png: not_an_image" in shown
+    assert "over 112 tokens, cut 0" in shown
 
 
 def test_workers_give_the_same_set(tmp_path):
