@@ -58,7 +58,13 @@ def source(
 
     Raises UserError for a tree that lacks what the set must have, or for unknown options.
     """
-    found = sets.SETS[name].read(root, **options)
+    try:
+        found = sets.SETS[name].read(root, **options)
+    except (ValueError, KeyError, AttributeError) as error:  # a word for a number, a list for a table
+        raise errors.UserError(
+            f"a table or list of {name} in {root} is not of its published form ({type(error).__name__}): "
+            "data/README.md shows the tree that this set must have"
+        ) from error
     rejected = list(found.rejected)
     counts: collections.Counter = collections.Counter()
     silent = dict.fromkeys(range(len(found.items)), "")
