@@ -51,7 +51,7 @@ def run(config: Any, workdir: Path) -> None:
         workers=config.workers,
         beam=beam,
     )
-    print(summary(built))
+    print(summary(built, silent=source.contract.get("reports", True) is None))
 
 
 def ensure_phantom(data_dir: str | Path) -> None:
@@ -68,14 +68,21 @@ def _examine(config: Any, workdir: Path, budget: float, beam: str | None) -> Non
     shutil.rmtree(scratch, ignore_errors=True)  # of an interrupted look, perhaps at another source
     converting = runner.opened(source, config.workers, beam, scratch)
     found = doctor.examine(source, converting, report_length=config.report_length)
-    folder = Path(config.source).expanduser().parent if config.kind == "manifest" else None
-    page = doctor_page.write(workdir, found, source, folder)
+    page = doctor_page.write(workdir, found, source, _folder(config))
     print(doctor.table(found))
     print(f"page: {page}\nno set was written (config.dry_run)")
     if rows := found["patients_in_two_splits"]:
         raise errors.UserError(f"{len(rows)} rows belong to patients in two splits: give each patient one, see {page}")
     if reason := records.over_budget(found["rejected"], found["rows"], budget):
         raise errors.OverBudgetError(reason)
+
+
+def _folder(config: Any) -> Path | None:
+    """What the paths of a source's rows are relative to."""
+    if config.kind == "phantom":
+        return None
+    place = Path(config.source).expanduser()
+    return place.parent if config.kind == "manifest" else place
 
 
 def _source(config: Any, data_dir: Path | None, workdir: Path) -> Source:
@@ -132,8 +139,11 @@ def _reports(given: Any, data_dir: Path, workdir: Path) -> public.Reports:
     return public.Reports(policy, given.language, given.foreign, to_english)
 
 
-def summary(built: records.Built) -> str:
-    """The counts as a table, the reasons of the rejects, where the set is and what comes next."""
+def summary(built: records.Built, *, silent: bool = False) -> str:
+    """The counts as a table, the reasons of the rejects, where the set is and what comes next.
+
+    A `silent` set has no reports: it is not trained on.
+    """
     lines = ["", f"{'accepted':<16}" + "".join(f"{split:>8}" for split in SPLITS)]
     for modality, counts in built.counts.items():
         lines.append(f"  {modality:<14}" + "".join(f"{counts[split]:>8}" for split in SPLITS))
@@ -148,8 +158,9 @@ def summary(built: records.Built) -> str:
     if built.rejected:
         lines.append(f"rows left out, with reasons: {built.folder / records.LEDGER}")
     lines.append(f"{'built' if built.made else 'already built'}: {built.folder}{os.sep}")
+    use = "evaluate.py --config.checkpoint=RUN" if silent else "pretrain.py:demo"
     lines.append(
-        "next: python main.py --config=configs/pretrain.py:demo "
+        f"next: python main.py --config=configs/{use} "
         f"--config.data={built.folder.name} --config.data_dir={built.folder.parent}"
     )
     return "\n".join(lines)

@@ -48,7 +48,8 @@ def examine(source: Source, converting: AbstractContextManager[pool.Convert], *,
             for code in notes:
                 noted[code].append(row.number)
             cases.append(Case(row, signs.measure(result)))
-            reports.append((row.number, result["report"]))
+            if result["report"]:  # sets to be evaluated on have none
+                reports.append((row.number, result["report"]))
             pictures[census.picture_key(result)].append(row)
     rejected = counted.in_order()
     same = [rows for rows in pictures.values() if len(rows) > 1]
@@ -66,7 +67,7 @@ def examine(source: Source, converting: AbstractContextManager[pool.Convert], *,
         "duplicates": [[row.number for row in rows] for rows in same],
         "duplicates_in_two_splits": [[r.number for r in rows] for rows in same if len({r.split for r in rows}) > 1],
         "patients_in_two_splits": [one.row for one in rejected if _code(one) == "leak_patient"],
-        "reports": report_facts(reports, sorted(counted.reports), report_length, codes["empty_report"]),
+        "reports": report_facts(reports, sorted(filter(None, counted.reports)), report_length, codes["empty_report"]),
     }
 
 

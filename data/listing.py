@@ -1,6 +1,5 @@
 """What a builder of a public set says of it: its films and CTs by its tables and folders, before any pixel is read."""
 
-import collections
 import csv
 import dataclasses
 import difflib
@@ -47,6 +46,7 @@ class Listing:
     organs: tuple[str, ...] = ()
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # for the contract
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)  # to hold against the set's EXPECTED
+    published: Mapping[str, int] = dataclasses.field(default_factory=dict)  # sizes of the splits asked for
     left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)  # by the protocol, by reason
     rejected: Sequence[Rejected] = ()
     leaks: bool = False  # the split asked for has patients on two sides, as the code it reproduces
@@ -69,9 +69,9 @@ def find(root: Path, *names: str) -> Path:
 
 
 def table(path: Path, required: Sequence[str], delimiter: str = ",") -> list[dict[str, str]]:
-    """The rows of a CSV or TSV, packed or not, by the names of its columns, blanks around names and values gone.
+    """The required columns of a CSV or TSV, packed or not, row by row, blanks around names and values gone.
 
-    Raises UserError for a file that cannot be read or lacks a required column.
+    Raises UserError for a file that cannot be read or lacks one of them.
     """
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as stream:
@@ -84,14 +84,14 @@ def table(path: Path, required: Sequence[str], delimiter: str = ",") -> list[dic
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     try:
         header = [name.strip() for name in next(lines, [])]
-        rows = [dict(zip(header, map(str.strip, fields), strict=False)) for fields in lines if fields]
+        if missing := [name for name in required if name not in header]:
+            raise errors.UserError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(header[:20])}")
+        places = [(name, header.index(name)) for name in required]
+        return [{name: fields[at].strip() for name, at in places} for fields in lines if fields]
     except csv.Error as error:
         raise errors.UserError(f"{path} is not valid CSV at line {lines.line_num}: {error}") from error
-    if missing := [name for name in required if name not in header]:
-        raise errors.UserError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(header[:20])}")
-    if any(len(row) < len(header) for row in rows):
-        raise errors.UserError(f"{path} has rows of fewer fields than its header: copy or download it again")
-    return rows
+    except IndexError as error:
+        raise errors.UserError(f"{path} has too few fields in line {lines.line_num}: download it again") from error
 
 
 def one_of(name: str, value: str, known: Sequence[str]) -> str:
@@ -117,11 +117,6 @@ def label(value: str, uncertain: float) -> float:
     """1, 0 or blank (unknown) as tables of CheXpert's kind write them; -1 becomes `uncertain`."""
     value = value.removesuffix(".0")
     return uncertain if value == "-1" else float(value or "nan")
-
-
-def of_splits(items: Sequence[Item]) -> dict[str, int]:
-    """Films or CTs a split; those whose split a hash decides count for none."""
-    return dict(collections.Counter(item.split for item in items if item.split))
 
 
 def _names(folder: Path) -> list[str]:

@@ -9,10 +9,11 @@ from typing import Any
 
 from data import cases, listing, privacy, sections, sets, text
 from data.files import BadInput
-from data.source import SPLITS, Rejected, Row, Source
+from data.source import ORGANS, SPLITS, Rejected, Row, Source
 from unimedi_jax import errors
 
 FOREIGN = ("error", "keep", "translate")
+PLACES = ("reports", "lists")  # options that name a place on this machine, which travels nowhere
 Translate = Callable[[Sequence[tuple[str, str]]], Sequence[str]]  # (id, text) of reports to English
 
 
@@ -57,12 +58,17 @@ def source(
 
     Raises UserError for a tree that lacks what the set must have, or for unknown options.
     """
-    found = sets.SETS[name].read(root, **options)
+    try:
+        found = sets.SETS[name].read(root, **options)
+    except (ValueError, KeyError, AttributeError) as error:  # a word for a number, a list for a table
+        raise errors.UserError(
+            f"a table or list of {name} in {root} is not of its published form ({type(error).__name__}): "
+            "data/README.md shows the tree that this set must have"
+        ) from error
     rejected = list(found.rejected)
     counts: collections.Counter = collections.Counter()
-    captions = (
-        _captions(found.items, reports, counts, rejected) if reports else dict.fromkeys(range(len(found.items)), "")
-    )
+    silent = dict.fromkeys(range(len(found.items)), "")
+    captions = _captions(found.items, reports, counts, rejected) if reports else silent
     rows, seen = [], collections.Counter()
     for at, caption in captions.items():
         item = found.items[at]
@@ -76,13 +82,8 @@ def source(
             continue
         key = privacy.pseudonym(item.path + (f" {item.split}" if found.leaks else ""), salt)
         rows.append(Row(key, item.modality, item.split, at + 1, info=case, path=item.path))
-    both = 0
-    if found.leaks:
-        splits = collections.defaultdict(set)
-        for row in rows:
-            splits[row.info.patient].add(row.split)
-        both = sum(len(sides) > 1 for sides in splits.values())
-    else:
+    both = _patients_in_two_splits(rows) if found.leaks else 0
+    if not found.leaks:
         rows, leaked = cases.split_by_patient(rows)
         rejected += leaked
     if not keep_ids:
@@ -95,18 +96,19 @@ def source(
         truth=found.truth,
         contract={
             "kind": name,
-            "options": dict(options),
+            "options": {key: Path(one).name if key in PLACES else one for key, one in options.items()},
             **found.facts,
             "reports": _rules(reports, counts),
             "patient": "as the set gives it" if keep_ids else "hashed",
             "counts": dict(found.counts),
+            "published_splits": dict(found.published),
             "left_out": dict(found.left_out),
             "patients_in_two_splits": both,
-            **({"organs": list(found.organs)} if found.organs else {}),
+            "organs": list(found.organs),
         },
         rejected=tuple(sorted(rejected, key=lambda one: one.row)),
         for_training=found.for_training,
-        **({"organs": found.organs} if found.organs else {}),
+        organs=found.organs or ORGANS,
     )
 
 
@@ -115,13 +117,9 @@ def summary(made: Source) -> str:
     facts = made.contract
     expected = sets.SETS[facts["kind"]].EXPECTED
     lines = ["", f"{facts['kind'] + ', by its tables':<44}{'got':>10}  published"]
-    for what, got in facts["counts"].items():
-        published = expected.get(what)
-        verdict = "" if not isinstance(published, int) else "  same" if published == got else "  DIFFERS"
-        shown = f"{published:,}" if isinstance(published, int) else published or "-"
-        lines.append(f"  {what:<42}{got:>10,}  {shown}{verdict}")
+    lines += [_beside(what, got, expected.get(what)) for what, got in facts["counts"].items()]
     splits = collections.Counter(row.split for row in made.rows)
-    lines += [f"  {split:<42}{splits[split]:>10,}" for split in SPLITS]
+    lines += [_beside(split, splits[split], facts["published_splits"].get(split)) for split in SPLITS]
     if facts["patients_in_two_splits"]:
         lines.append(
             f"  warning: {facts['patients_in_two_splits']} patients are in more than one split, as was asked for"
@@ -130,6 +128,20 @@ def summary(made: Source) -> str:
         lines += [title] if any(counts.values()) else []
         lines += [f"  {what:<42}{count:>10,}" for what, count in counts.items() if count]
     return "\n".join(lines)
+
+
+def _beside(what: str, got: int, published: int | str | None) -> str:
+    """One line: a count of ours, and the published one if there is any."""
+    if not isinstance(published, int):
+        return f"  {what:<42}{got:>10,}  {published or '-'}"
+    return f"  {what:<42}{got:>10,}  {published:,}  {'same' if published == got else 'DIFFERS'}"
+
+
+def _patients_in_two_splits(rows: Sequence[Row]) -> int:
+    splits: dict[str, set[str]] = collections.defaultdict(set)
+    for row in rows:
+        splits[row.info.patient].add(row.split)
+    return sum(len(sides) > 1 for sides in splits.values())
 
 
 def _case(item: listing.Item, root: Path, caption: str) -> cases.Case:
@@ -162,8 +174,8 @@ def _captions(
             if reports.foreign == "translate":
                 foreign.append(at)
             elif reports.foreign == "error" and spoken != "mixed":
-                detail = f"the report reads as '{spoken}', config.report.language is '{reports.language}'"
-                rejected.append(Rejected(at + 1, item.path, f"wrong_language: {detail}"))
+                error = BadInput("wrong_language", f"the report reads as '{spoken}', not '{reports.language}'")
+                rejected.append(Rejected(at + 1, item.path, str(error)))
                 continue
         found[at] = caption
     if reports.translate and foreign:
@@ -172,8 +184,8 @@ def _captions(
             found[at] = translated
             if not translated:
                 del found[at]
-                reason = "no_translation: the report has no English, or one that failed its checks"
-                rejected.append(Rejected(at + 1, items[at].path, reason))
+                error = BadInput("no_translation", "the report has no English, or one that failed its checks")
+                rejected.append(Rejected(at + 1, items[at].path, str(error)))
         counts["translated"] += sum(at in found for at in foreign)
     if policy != reports.policy:
         found = {at: sections.mgca(caption) for at, caption in found.items()}

@@ -85,7 +85,8 @@ def sections(report: str) -> dict[str, str]:
             name = common_name(heading)
             found[name] = f"{found[name]} {words}" if name in found and not structured else words
     if not {"findings", "impression"} & set(found):
-        _, *rest = PARAGRAPH.split((parts[-1][1] if parts else report).strip())
+        # Of an empty section the first paragraph is the empty one: what follows is not said under its heading.
+        _, *rest = PARAGRAPH.split(parts[-1][1][1:].rstrip() if parts else report.strip())
         if last := text.clean(" ".join(rest)):
             found["last_paragraph"] = last
     return found

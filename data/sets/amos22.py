@@ -14,6 +14,7 @@ ORGANS = (
 )  # fmt: skip
 PARTS = {"Tr": "train", "Va": "val", "Ts": "test"}
 LAST_CT = 500  # 501 to 600 are MR
+PUBLISHED = {"train": 200, "val": 100, "test": 200}
 EXPECTED = {"CTs of Tr": 200, "CTs of Va": 100, "CTs of Ts": 200}
 
 
@@ -39,5 +40,5 @@ def read(root: Path) -> Listing:
     facts = {"test": "imagesTs" if tested else "imagesVa, for the test part has no labels here"}
     return Listing(
         items, (), btcv.volume_with_organs, frozenset({"organ_mask"}), ORGANS,
-        facts=facts, counts=counts, left_out=left_out,
+        facts=facts, counts=counts, published=PUBLISHED if tested else {}, left_out=left_out,
     )  # fmt: skip

@@ -14,6 +14,7 @@ ORGANS = (
 )  # fmt: skip
 TEST = tuple(f"{number:04d}" for number in range(35, 41))  # MONAI's validation cases, on which papers report
 EXPECTED = {"labelled CTs": 30, "unlabelled CTs": 20}
+PUBLISHED = {"train": 24, "test": 6}
 
 
 def read(root: Path) -> Listing:
@@ -33,7 +34,7 @@ def read(root: Path) -> Listing:
     unlabelled = len(list(root_of.glob("Testing/img/img*.nii.gz")))
     counts = {"labelled CTs": len(items), "unlabelled CTs": unlabelled}
     return Listing(
-        items, (), volume_with_organs, frozenset({"organ_mask"}), ORGANS, counts=counts,
+        items, (), volume_with_organs, frozenset({"organ_mask"}), ORGANS, counts=counts, published=PUBLISHED,
         left_out={"unlabelled CTs": unlabelled},
     )  # fmt: skip
 

@@ -19,6 +19,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif")
 MIN_SLICES = 4
 RANGE_HU = (-1000, 1000)  # what the greys 0 and 255 become; nominal, for the slices hold no Hounsfield units
 LISTS = {"train": "ct_train.json", "test": "ct_test.json"}
+PUBLISHED = {"train": 3_195, "test": 798}
 EXPECTED = {
     "train scans of CP": 1_210, "train scans of NCP": 1_213, "train scans of Normal": 772,
     "test scans of CP": 303, "test scans of NCP": 302, "test scans of Normal": 193,
@@ -49,7 +50,8 @@ def read(root: Path, *, lists: str, first_slice: str) -> Listing:
         "first": first_slice,
     }
     pixels = functools.partial(slices, superior_first=first_slice == "superior")
-    return Listing(items, CLASSES, pixels, counts=counts, left_out=left_out, facts=facts)
+    published = PUBLISHED if lists else {}
+    return Listing(items, CLASSES, pixels, counts=counts, published=published, left_out=left_out, facts=facts)
 
 
 def slices(case: Case, modality: str, note: Note, *, superior_first: bool) -> Example:

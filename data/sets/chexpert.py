@@ -19,9 +19,10 @@ ZERO_IN_5X200 = tuple(name for name in LABELS if name not in (*TASKS, "No Findin
 ALL = {"ignore": float("nan"), "zeros": 0.0, "ones": 1.0}
 MGCA = dict(zip(TASKS, (1.0, 0.0, 0.0, 1.0, 1.0), strict=True))  # what -1 becomes there, and blank becomes 0
 VAL_SHARE = 5000 / 223_414
+PUBLISHED = {"mgca": {"train": 186_027, "val": 5_000, "test": 202}}  # G2D, frontal films
 EXPECTED = {
     "rows of train.csv": 223_414, "patients of train.csv": 64_540, "frontal films of train.csv": 191_027,
-    "lateral films of train.csv": 32_387, "frontal films of valid.csv": 202,
+    "lateral films of train.csv": 32_387, "frontal films of valid.csv": 202, "films of 5x200": 1_000,
 }  # fmt: skip
 Row = Mapping[str, str]
 
@@ -38,12 +39,11 @@ def read(root: Path, *, part: str, split: str, views: str, uncertain: str, each:
     needed = ("Path", "Frontal/Lateral", *LABELS)
     train, test = (listing.table(listing.find(root, name), needed) for name in ("train.csv", "valid.csv"))
     chosen = few(train, each)
+    counts = _counts(train, test) | {"films of 5x200": len(chosen)}
     left_out: collections.Counter = collections.Counter()
     item = functools.partial(_item, uncertain=uncertain)
     if part == "5x200":
-        return Listing(
-            [item(train[at], "test") for at in chosen], TASKS, counts=_counts(train, test), for_training=False
-        )
+        return Listing([item(train[at], "test") for at in chosen], TASKS, counts=counts, for_training=False)
     if split == "mgca":
         placed = mgca(len(train), chosen, val)
     else:
@@ -59,7 +59,12 @@ def read(root: Path, *, part: str, split: str, views: str, uncertain: str, each:
     kept = [(row, side) for row, side in rows if row["Frontal/Lateral"].lower() in shown]
     left_out[f"films that are not {views}"] = len(rows) - len(kept)
     return Listing(
-        [item(*one) for one in kept], TASKS, counts=_counts(train, test), left_out=left_out, leaks=split == "mgca"
+        [item(*one) for one in kept],
+        TASKS,
+        counts=counts,
+        published=PUBLISHED.get(split, {}),
+        left_out=left_out,
+        leaks=split == "mgca",
     )
 
 

@@ -11,6 +11,7 @@ from unimedi_jax import errors
 CLASSES = {"9A": ("normal", "pneumonia", "COVID-19"), "9B": ("negative", "positive")}
 FIELDS = 4  # patient id, file name, class, source
 VAL_SHARE = 0.2
+PUBLISHED = {"mgca": {"train": 23_988, "val": 5_998, "test": 400}}  # G2D, of another version than these lists
 EXPECTED = {
     "train normal": 8_085, "train pneumonia": 5_555, "train COVID-19": 16_490, "train negative": 13_992,
     "train positive": 16_490, "test normal": 100, "test pneumonia": 100, "test COVID-19": 200,
@@ -47,4 +48,11 @@ def read(root: Path, *, version: str, split: str) -> Listing:
         train = [item for item in train if item.patient not in tested]
         held_out = {at for at, item in enumerate(train) if cases.share_of(item.patient) < VAL_SHARE}
     train = [dataclasses.replace(item, split="val") if at in held_out else item for at, item in enumerate(train)]
-    return Listing(train + test, classes, counts=counts, left_out=left_out, leaks=split == "mgca")
+    return Listing(
+        train + test,
+        classes,
+        counts=counts,
+        published=PUBLISHED.get(split, {}),
+        left_out=left_out,
+        leaks=split == "mgca",
+    )

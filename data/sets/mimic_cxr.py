@@ -76,7 +76,9 @@ def _labels(path: Path, unsure: float) -> Mapping[str, tuple[float, ...]]:
 def _reports(place: Path) -> Callable[[str, str], str | Mapping[str, str] | None]:
     """What gives a study's report, raw or in sections; None for a study without one."""
     if place.suffix == ".csv":
-        rows = listing.table(listing.find(place.parent, place.name), ("study", "impression", "findings"))
+        rows = listing.table(
+            listing.find(place.parent, place.name), ("study", "impression", "findings", "last_paragraph")
+        )
         known = {row.pop("study"): row for row in rows}
         return lambda subject, study: known.get(study)
     if not (place / "files").is_dir():

@@ -59,9 +59,8 @@ def _xml(root: Path, rejected: list[Rejected]) -> Iterator[Report]:
         try:
             tree = ElementTree.parse(path)
         except ElementTree.ParseError:
-            rejected.append(
-                Rejected(number, str(path.relative_to(root)), "truncated: the XML ends early or is damaged")
-            )
+            reason = "truncated: the XML ends early or is damaged"
+            rejected.append(Rejected(number, str(path.relative_to(root)), reason))
             continue
         parts = {part.get("Label", "").lower(): part.text or "" for part in tree.iter("AbstractText")}
         terms = [term.text or "" for term in tree.iter("major")]

@@ -8,6 +8,10 @@ from data.listing import Item, Listing
 
 EXPECTED = {"patients": 26_684, "with pneumonia": 6_012, "without": 20_672, "rows": 30_227, "boxes": 9_555}
 SPLITS = {"detection": 5337 * 2, "classification": 0.3}  # what is not for training
+PUBLISHED = {
+    "detection": {"train": 16_010, "val": 5_337, "test": 5_337},
+    "classification": {"train": 18_678, "val": 4_003, "test": 4_003},
+}
 
 
 def read(root: Path, *, split: str) -> Listing:
@@ -34,7 +38,9 @@ def read(root: Path, *, split: str) -> Listing:
     positive = sum(bool(of) for of in boxes.values())
     counts = {"patients": len(patients), "with pneumonia": positive, "without": len(patients) - positive}
     counts |= {"rows": len(rows), "boxes": sum(map(len, boxes.values()))}
-    return Listing(items, ("Pneumonia",), truth.film_with_boxes, frozenset({"boxes"}), counts=counts)
+    return Listing(
+        items, ("Pneumonia",), truth.film_with_boxes, frozenset({"boxes"}), counts=counts, published=PUBLISHED[split]
+    )
 
 
 def _corners(row: dict[str, str]) -> tuple[float, ...]:

@@ -316,5 +316,5 @@ def test_the_phantom_s_config_is_the_embedded_set(tmp_path, monkeypatch, capsys)
 
 
 def test_an_unknown_source_is_named():
-    with pytest.raises(ValueError, match="no source named 'dicomdir': give one of manifest, phantom"):
+    with pytest.raises(ValueError, match="one of manifest, phantom, mimic_cxr"):
         build_config.get_config("dicomdir")

@@ -79,6 +79,7 @@ def test_a_colon_in_a_sentence_is_no_heading_where_headings_stand_at_line_starts
 def test_the_last_paragraph_stands_in_where_asked():
     report = " EXAMINATION: Chest.\n\n INDICATION: Fever.\n \n The lungs are clear.\n\n No effusion.\n"
     assert sections.sections(report)["last_paragraph"] == "The lungs are clear. No effusion."
+    assert sections.sections(report.replace(" Fever.", " "))["last_paragraph"] == "The lungs are clear. No effusion."
     with pytest.raises(BadInput, match="empty_report"):
         caption(report)
     assert caption(report, empty="last_paragraph") == (

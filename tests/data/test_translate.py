@@ -137,10 +137,10 @@ def marian(tmp_path_factory):
         loss.backward()
         optimiser.step()
     assert loss.item() < 0.05, "the pairs are learnt"
-    torch.set_num_threads(threads)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return folder
+    yield folder
+    torch.set_num_threads(threads)
 
 
 def test_a_set_through_a_marian_model(tmp_path, marian, build, monkeypatch):  # noqa: F811

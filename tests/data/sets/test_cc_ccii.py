@@ -60,6 +60,7 @@ def test_hkbu_s_lists_give_order_and_split(tree, build, tmp_path):
     assert reversed_one[0] < reversed_one[-1], "the order of the list counts, not that of the names"
     assert made.counted("scans of fewer than 4 slices 1")
     assert made.counted("train scans of CP 1 1,210 DIFFERS")
+    assert made.counted("test 3 798 DIFFERS")
     (tmp_path / "ct_test.json").unlink()
     with pytest.raises(UserError, match=r"has no ct_test\.json \(there is ct_train\.json"):
         build("cc_ccii", tree, lists=str(tmp_path))

@@ -52,10 +52,10 @@ def test_tables_are_read_strictly(tmp_path):
     path.write_bytes('\ufeffa , b\n1, "x\ny"\n'.encode())
     assert listing.table(path, ("a", "b"))[0]["a"] == "1"
     path.write_bytes(b"a,b\n1,caf\xe9\n")
-    assert listing.table(path, ("a",)) == [{"a": "1", "b": "caf\ufffd"}]
+    assert listing.table(path, ("b",)) == [{"b": "caf\ufffd"}]
     path.write_bytes(b"a,b\n1\n")
-    with pytest.raises(UserError, match="rows of fewer fields"):
-        listing.table(path, ("a",))
+    with pytest.raises(UserError, match="too few fields in line 2"):
+        listing.table(path, ("b",))
     with pytest.raises(UserError, match="lacks the columns c; it has a, b"):
         listing.table(path, ("c",))
     packed = tmp_path / "t.csv.gz"
@@ -82,6 +82,7 @@ def open_i(root, numbers):
 
 
 def covidx(root):
+    root.mkdir(exist_ok=True)
     for side in ("train", "test"):
         lines = [f"{side}{n} {side}{n}.png normal rsna" for n in range(6)]
         (root / f"{side}_COVIDx9A.txt").write_text("\n".join(lines))
@@ -108,6 +109,18 @@ def test_the_doctor_and_a_second_build(tmp_path, capsys):
     config.options.labels = "normal"
     with pytest.raises(UserError, match="was built from another source"):
         job.run(config, tmp_path / "run")
+
+
+def test_the_doctor_of_a_set_without_reports(tmp_path, capsys):
+    config = build_config.get_config("covidx")
+    config.source, config.data_dir = str(covidx(tmp_path / "raw")), str(tmp_path / "records")
+    config.workers, config.dry_run, config.max_rejected = 1, True, 1.0
+    (tmp_path / "raw/train/train3.png").write_bytes(b"none")
+    job.run(config, tmp_path / "look")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "not_an_image 1" in shown
+    assert "row 4: train/train3.png: not_an_image" in shown
+    assert "over 112 tokens, cut 0" in shown
 
 
 def test_workers_give_the_same_set(tmp_path):
@@ -176,3 +189,18 @@ def test_options_from_the_command_line(tmp_path):
     wrong = run("--config.options.split=x", f"--config.data_dir={tmp_path / 'records'}")
     assert wrong.returncode == 2
     assert wrong.stderr == "error: config.options.split is 'x': one of detection, classification\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "text"),
+    [
+        ("rsna", "stage_2_train_labels.csv", "patientId,x,y,width,height,Target\n1,a,b,c,d,1\n"),
+        ("luna16", "annotations.csv", "seriesuid,coordX,coordY,coordZ,diameter_mm\n1,x,1,1,1\n"),
+    ],
+)
+def test_tables_with_words_for_numbers_are_one_line(tmp_path, build, name, file, text):
+    (tmp_path / file).write_text(text)
+    (tmp_path / "stage_2_train_images").mkdir()
+    with pytest.raises(UserError, match=f"of {name} in .* is not of its published form") as caught:
+        build(name, tmp_path)
+    assert "\n" not in str(caught.value)
