@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 HOUSE = "unimedi_jax"
 # Low to high. A module may import from its own line and from those above it.
 LAYERS = (
-    ("typing", "errors", "trees", "patches"),
+    ("typing", "errors", "trees", "patches", "placement"),
     ("losses", "selection", "metrics", "models", "flops", "hlo", "input", "data"),
     ("optim", "sharding", "hosts", "compilations", "fingerprint", "manifest", "checkpoint", "writers"),
     ("train.settings",),

@@ -9,6 +9,7 @@ import pytest
 from jax import numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+from tests import hlo
 from unimedi_jax import optim, sharding, trees
 from unimedi_jax.errors import UserError
 from unimedi_jax.models import unimedi
@@ -115,6 +116,32 @@ def test_rows_of_a_batch_are_spread_over_every_device() -> None:
         found = sharding.put_batch({"x": rows}, sharding.make_mesh(*sizes))["x"]
         np.testing.assert_array_equal(found, rows)
         assert {shard.data.shape for shard in found.addressable_shards} == {(2, 1)}
+
+
+@pytest.mark.usefixtures("small_leaves_too")
+def test_no_device_gathers_the_reports_of_others(tiny) -> None:
+    """Weights are gathered, activations never: not even for the gradient of the word table."""
+    mesh, rows, length = sharding.make_mesh(2, 4), 64, 16  # 4 divides the width of the table, not its 50 rows
+    shapes = jax.eval_shape(lambda: unimedi.init(tiny, jax.random.key(0)))["params"]["report"]
+    layout = sharding.layout(shapes, mesh, EVERYTHING)
+    given = jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes, layout
+    )
+    text = jax.ShapeDtypeStruct((rows, length), jnp.int32, sharding=sharding.batch_sharding(mesh))
+    mask = jax.ShapeDtypeStruct((rows, length), bool, sharding=sharding.batch_sharding(mesh))
+
+    def loss(params, text, mask):
+        return tiny.report.apply({"params": params}, text, mask, True).sum()
+
+    with jax.set_mesh(mesh):
+        program = hlo.Program(jax.jit(jax.grad(loss), out_shardings=layout).lower(given, text, mask).compile())
+    gathered = [line for lines in program.parts.values() for line in lines if line.op.startswith("all-gather")]
+    assert gathered, "the weights are"
+    largest = max(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    assert largest < rows * length * tiny.report.width / 2
+    for line in gathered:
+        for _, shape in hlo.ARRAY.findall(line.made):
+            assert math.prod(map(int, filter(None, shape.split(",")))) <= largest, line
 
 
 @pytest.fixture(scope="module")

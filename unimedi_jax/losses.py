@@ -9,6 +9,7 @@ import jax
 import optax
 from jax import numpy as jnp
 
+from unimedi_jax import placement
 from unimedi_jax.typing import Array, Bool, Float, Int, Shaped
 
 
@@ -46,7 +47,7 @@ def contrastive(
         if chunk in (0, batch):
             return cross_entropy(rows, report, others)
         # Gathered once, before the loop. The backward pass makes a chunk's similarities once more: they are not kept.
-        others = everywhere(others)
+        others = placement.everywhere(others)
         each = jax.checkpoint(lambda part: cross_entropy(*part, others), prevent_cse=False)
         return merge(jax.lax.map(each, (split(rows, batch // chunk), split(report, batch // chunk))))
 
@@ -63,16 +64,9 @@ def merge(x: Shaped[Array, "parts c ..."]) -> Shaped[Array, "b ..."]:
     return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
 
 
-def everywhere(x: Array) -> Array:
-    """Gathers a sharded array onto every device of the mesh; without one it does nothing."""
-    if jax.sharding.get_abstract_mesh().empty:
-        return x
-    return jax.lax.with_sharding_constraint(x, jax.P())
-
-
 def same_report(text: Int[Array, "b l"], text_mask: Bool[Array, "b l"], chunk: int = 0) -> Int[Array, " b"]:
     """For each report the number of the first that is word for word the same (padding ignored)."""
-    text = everywhere(jnp.where(text_mask, text, -1))
+    text = placement.everywhere(jnp.where(text_mask, text, -1))
     return jax.lax.map(lambda own: jnp.argmax(jnp.all(text == own[None], axis=-1)), text, batch_size=chunk or len(text))
 
 

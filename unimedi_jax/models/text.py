@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 from jax import numpy as jnp
 
+from unimedi_jax import placement
 from unimedi_jax.models import transformer
 from unimedi_jax.typing import Array, Bool, Float, Int
 
@@ -22,7 +23,7 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b l d"], mask: Bool[Array, "b l"]) -> tuple[Array, None]:
-        x = transformer.over_batch(x)
+        x = placement.over_batch(x)
         norm = dict(epsilon=EPSILON, dtype=self.dtype)
         drop = nn.Dropout(self.dropout, deterministic=not self.train)
         attended, _ = transformer.Attention(self.heads, self.dtype, dropout=self.dropout, name="attention")(

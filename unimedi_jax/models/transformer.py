@@ -45,16 +45,6 @@ def over_layers(block: type[nn.Module], depth: int, remat: str) -> Callable[...,
     )
 
 
-def over_batch(x: Array) -> Array:
-    """Pins the batch axis of activations to the mesh, so that fsdp gathers weights and never splits activations.
-
-    Without a mesh (inference, most tests) it does nothing.
-    """
-    if jax.sharding.get_abstract_mesh().empty:
-        return x
-    return jax.lax.with_sharding_constraint(x, jax.P(("data", "fsdp")))
-
-
 def attend(
     q: Float[Array, "b n h k"],
     k: Float[Array, "b n h k"],

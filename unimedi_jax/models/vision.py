@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 from jax import numpy as jnp
 
+from unimedi_jax import placement
 from unimedi_jax.models import transformer
 from unimedi_jax.typing import Array, Bool, Float, Int
 
@@ -53,7 +54,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"], _: None) -> tuple[Array, tuple[Array | None, Array | None]]:
-        x = transformer.over_batch(x)
+        x = placement.over_batch(x)
         norm = dict(epsilon=EPSILON, dtype=self.dtype)
         attended, scores = transformer.Attention(
             self.heads, self.dtype, self.scores, self.cls_key, self.attention, name="attention"
