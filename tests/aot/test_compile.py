@@ -125,7 +125,7 @@ def test_tpu(tmp_path: pathlib.Path) -> None:
 
 @INSTALLED
 def test_a_batch_too_large_for_a_tpu_is_one_line_with_the_batch_that_fits(tmp_path: pathlib.Path) -> None:
-    done = compile_for("v5e-1,demo,xray_only", tmp_path, "--config.pretrain.batch.xray=8192")
+    done = compile_for("v5e-1,demo,xray_only", tmp_path, "--config.pretrain.batch.xray=4096")
     assert done.returncode == 2
     [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert "does not fit" in line
