@@ -68,8 +68,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.data_dir = "records"
     config.name = arg
     config.strict = False  # a rejected row makes the build fail
-    # The share of rejected rows above which it fails.
-    config.max_rejected = {"manifest": 1.0, "phantom": 0.001}.get(arg, 0.01)
+    config.max_rejected = 1.0 if arg == "manifest" else 0.001  # the share of rejected rows above which it fails
     config.dry_run = False  # the doctor: examine everything, write a page about it to the workdir and no records
     config.report_length = 112  # tokens, as pre-training cuts reports: the doctor counts longer ones
     config.workers = 0  # processes that read files; 0 = one a core
