@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from orbax import checkpoint as ocp
 
+from tests.faults import config as toy
 from unimedi_jax import checkpoint, writers
 from unimedi_jax.errors import UserError
 from unimedi_jax.report import tables
@@ -135,17 +136,25 @@ class CrashError(Exception):
 
 
 def test_a_loss_that_stays_up_sends_the_run_back_and_a_crash_does_not_change_where_to(
-    config, tmp_path, monkeypatch, caplog
+    records_dir, tmp_path, monkeypatch, caplog
 ):
     """Two batches in a row spike: the run goes back to the checkpoint before them and leaves them out."""
+    config = toy.get_config()
+    config.data_dir = str(records_dir)
+    config.batch.xray, config.batch.ct = 1, 1
     config.steps, config.checkpoint.every, config.evals.every = 8, 2, 100
     config.guard.update(rollback=2, spike=50.0)
     monkeypatch.setattr(guard, "ENOUGH", 3)
-    make, calls, crash_at = setup.make, [], []
+    monkeypatch.setattr(
+        loop.run_report, "final", lambda *_, **__: "no page"
+    )  # three runs of which only the steps count
+    monkeypatch.setattr(loop.run_report, "summary", lambda _: "")
+    make, made, calls, crash_at = setup.make, [], [], []
 
     def poisoned(*args):
         run = make(*args)
-        step = run.step
+        made.append(run.step)
+        step = made[0]  # compiled once
 
         def poison(state, batch):
             calls.append(float(batch["xray"]["tokens"].sum(dtype=np.int32)))  # which batch it is
