@@ -42,11 +42,14 @@ class _Absent(types.ModuleType):
 
 def _timm() -> types.ModuleType:
     """timm, whose image transforms want torchvision of torch's own build; nothing here uses them."""
-    if importlib.util.find_spec("torchvision") is None:
-        parts = ("", ".transforms", ".transforms.functional", ".ops", ".ops.misc", ".datasets", ".models")
-        sys.modules.update({f"torchvision{part}": _Absent(f"torchvision{part}") for part in parts})
+    parts = ("", ".transforms", ".transforms.functional", ".ops", ".ops.misc", ".datasets", ".models")
+    names = [f"torchvision{part}" for part in parts]
+    stood_in = [] if importlib.util.find_spec("torchvision") else names
+    sys.modules.update({name: _Absent(name) for name in stood_in})
     import timm
 
+    for name in stood_in:  # others who look for it shall not find these
+        del sys.modules[name]
     return timm
 
 
