@@ -84,7 +84,7 @@ def test_the_roofline_of_the_real_step_on_simulated_devices(small) -> None:
     rows = dict(small.batch)
     done = job._compile(program, mesh, rows, small.input.report_length, {})
     assert done.total > 0
-    analytic = job._analytic(small, program, rows)
+    analytic = setup.work(small, program.model, rows, small.input.report_length)
     text = done.compiled.as_text()
     found = job.roofline(text, targets.parse("v5e-8"), analytic)
     # Unoptimised here, so that a little more is computed than a compiler would leave.

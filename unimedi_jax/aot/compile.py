@@ -71,7 +71,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         "global_batch": {name: count * mesh.size for name, count in rows.items()},
         "compile_seconds": round(seconds, 1),
         "memory": {**done.memory, "available": target.chip.memory},
-        **roofline(text, target, _analytic(config.pretrain, program, rows)),
+        **roofline(text, target, setup.work(config.pretrain, program.model, rows, length)),
     }
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "compile.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
@@ -176,13 +176,6 @@ def _used(message: str) -> float | None:
     found = re.search(pattern, message)
     number, unit = filter(None, found.groups()) if found else ("", "")
     return float(number) * 1024 ** (1 + "KMGT".index(unit)) if found else None
-
-
-def _analytic(config: ml_collections.ConfigDict, program: setup.Program, rows: Rows) -> float:
-    return flops.training_step(
-        program.model, xrays=rows["xray"], cts=rows["ct"], report_length=config.input.report_length,
-        mask_ratio=config.objective.mask_ratio, mask_mode=config.objective.mask_mode,
-    )  # fmt: skip
 
 
 def _words(rows: Rows) -> str:

@@ -14,7 +14,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from unimedi_jax import checkpoint, compilations, flops, hosts, sharding, trees, writers
+from unimedi_jax import checkpoint, compilations, hosts, sharding, trees, writers
 from unimedi_jax.errors import StoppedError
 from unimedi_jax.input import contract, pipeline
 from unimedi_jax.report import run as run_report
@@ -150,7 +150,7 @@ def _train(
     progress = _progress(config, job, first)
     meta = facts(job)
     lengths = (*config.input.report_buckets, config.input.report_length)
-    work = {length: _flops(config, job, length) for length in lengths}
+    work = {length: setup.work(config, job.model, job.batch, length) for length in lengths}
 
     def validate(step: int) -> None:
         checkpoints.wait()
@@ -210,13 +210,6 @@ def _progress(config: ml_collections.ConfigDict, job: setup.Run, first: int) -> 
     return Progress(
         first=first, last=config.steps, samples=sum(job.batch.values()),
         device_kind=jax.devices()[0].device_kind, devices=job.mesh.size,
-    )  # fmt: skip
-
-
-def _flops(config: ml_collections.ConfigDict, job: setup.Run, length: int) -> float:
-    return flops.training_step(
-        job.model, xrays=job.batch["xray"], cts=job.batch["ct"], report_length=length,
-        mask_ratio=config.objective.mask_ratio, mask_mode=config.objective.mask_mode,
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ import json
 import logging
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from unimedi_jax import hosts, optim, sharding
+from unimedi_jax import flops, hosts, optim, sharding
 from unimedi_jax.convert import start
 from unimedi_jax.errors import UserError
 from unimedi_jax.evals import features, suite
@@ -138,6 +138,14 @@ def program(config: ml_collections.ConfigDict, *, vocab_size: int, mesh: Mesh) -
             train_step, donate_argnames="state", out_shardings=(layout, None),
             compiler_options=COMPILER_OPTIONS.get(mesh.devices.flat[0].platform),
         ),
+    )  # fmt: skip
+
+
+def work(config: ml_collections.ConfigDict, model: unimedi.UniMedI, rows: Mapping[str, int], length: int) -> float:
+    """Floating-point operations that a step on `rows` of each modality with reports of `length` tokens needs."""
+    return flops.training_step(
+        model, xrays=rows["xray"], cts=rows["ct"], report_length=length,
+        mask_ratio=config.objective.mask_ratio, mask_mode=config.objective.mask_mode,
     )  # fmt: skip
 
 
