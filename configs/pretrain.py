@@ -6,6 +6,8 @@ An ablation is a further word: `:no_slices` of the paper's recipe, `:demo,no_sli
 The embedded phantom is trained on until `config.data` names built sets, such as "mine" or "mine,phantom:0.5".
 """
 
+from typing import Any
+
 import ml_collections
 
 ABLATIONS = {
@@ -21,8 +23,19 @@ ABLATIONS = {
     "no_distillation": {"objective": {"weight_icl": 0.0, "weight_pcl": 0.0}},
     "random_mask": {"objective": {"mask_by": "random"}},
 }
+# Systems that UniMedI is compared with: the same towers and data, another objective (unimedi_jax/objectives).
+# `objective` takes the place of UniMedI's settings; CTs are their volume's tokens in training and evaluation.
+SYSTEMS = {
+    "convirt": {
+        "objective": {"name": "contrast", "temperature": 0.1, "learn_temperature": False, "image_weight": 0.75}
+    },
+    "clip": {
+        "objective": {"name": "contrast", "temperature": 0.07, "learn_temperature": True, "image_weight": 0.5},
+        "model": {"projection": "linear"},
+    },
+}
 STARTS = ("", "paper", "demo")
-PRESETS = (*STARTS, *ABLATIONS)
+PRESETS = (*STARTS, *ABLATIONS, *SYSTEMS)
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -37,6 +50,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         _demo(config)
     for word in words:
         config.update(ABLATIONS.get(word, {}))
+        if word in SYSTEMS:
+            _system(config, SYSTEMS[word])
     return config
 
 
@@ -104,6 +119,7 @@ def _base() -> ml_collections.ConfigDict:
     )
     config.objective = ml_collections.ConfigDict(
         {
+            "name": "unimedi",
             "weight_vl": 1.0,
             "weight_icl": 1.0,
             "weight_pcl": 1.0,
@@ -177,6 +193,13 @@ def _base() -> ml_collections.ConfigDict:
     )
     config.show_reports = "auto"  # report texts on the page: "yes", "no", "auto" = the phantom's alone
     return config
+
+
+def _system(config: ml_collections.ConfigDict, changes: dict[str, Any]) -> None:
+    """Another objective with its settings, in place of UniMedI's."""
+    config.objective = ml_collections.ConfigDict(changes["objective"])
+    config.evals.ct_slices = False
+    config.update({key: value for key, value in changes.items() if key != "objective"})
 
 
 def _share(steps: ml_collections.FieldReference, share: float) -> ml_collections.FieldReference:

@@ -23,11 +23,13 @@ from absl import flags  # noqa: E402
 from jax import numpy as jnp  # noqa: E402
 
 from unimedi_jax.models import sizes, unimedi  # noqa: E402
+from unimedi_jax.objectives.unimedi import Objective  # noqa: E402
 
 flags.FLAGS(["pytest"])
 hypothesis.settings.register_profile("proof", database=None, deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("proof")
 
+OBJECTIVE = Objective()
 TINY = sizes.Size(width=32, depth=2, heads=4, mlp_width=64)
 SETTINGS = dict(
     vision_size="tiny",
@@ -52,13 +54,14 @@ SETTINGS = dict(
 
 @pytest.fixture(scope="session")
 def make_tiny():
-    """`make_tiny(**settings)`: UniMedI at width 32, depth 2 (or another `size`), with the settings given."""
+    """`make_tiny(**settings)`: UniMedI at width 32, depth 2 (or another `size`), with the settings and heads given."""
 
-    def make(*, size: sizes.Size = TINY, **settings) -> unimedi.UniMedI:
+    def make(*, size: sizes.Size = TINY, objective=OBJECTIVE, **settings) -> unimedi.UniMedI:
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(sizes.VISION, "tiny", size)
             patch.setitem(sizes.REPORT, "tiny", size)
-            return unimedi.make(**SETTINGS | settings)
+            model = unimedi.make(**SETTINGS | settings)
+            return model.clone(head=objective.heads(model))
 
     return make
 

@@ -7,7 +7,7 @@ from jax import numpy as jnp
 
 from unimedi_jax import flops
 from unimedi_jax.models import sizes, unimedi
-from unimedi_jax.train import objective
+from unimedi_jax.objectives import unimedi as objective
 
 # One layer: XLA counts the body of a scan once, however often it runs. Wide, so that matrix products dominate.
 WIDE = sizes.Size(width=256, depth=1, heads=4, mlp_width=1024)

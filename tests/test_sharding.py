@@ -12,7 +12,8 @@ from jax.sharding import PartitionSpec as P
 from unimedi_jax import hlo, optim, sharding, trees
 from unimedi_jax.errors import UserError
 from unimedi_jax.models import unimedi
-from unimedi_jax.train import objective, state
+from unimedi_jax.objectives import unimedi as objective
+from unimedi_jax.train import state
 
 EVERYTHING = ((".*", "fsdp"),)
 MESHES = [(8, 1), (4, 2), (2, 4), (1, 8)]
@@ -71,7 +72,7 @@ def test_rules_that_do_not_fit_are_refused() -> None:
 @pytest.mark.usefixtures("small_leaves_too")
 def test_one_rule_reaches_parameter_moments_and_teacher(tiny) -> None:
     tx, _ = optim.make(steps=10, warmup_steps=1, peak_lr=1e-3)
-    abstract = jax.eval_shape(state.make_init(tiny, tx), jax.random.key(0))
+    abstract = jax.eval_shape(state.make_init(tiny, tx, objective.Objective()), jax.random.key(0))
     mesh = sharding.make_mesh(4, 2)
     rules = (("trunk/blocks/mlp/fc1/kernel$", "fsdp"), (".*", "replicate"))
     found = sharding.layout(abstract, mesh, rules)
@@ -88,7 +89,8 @@ def test_the_state_of_vit_b_is_split_evenly(fsdp: int) -> None:
     """Parameters, moments, teacher and centres: what is too small to split is under a fiftieth of it all."""
     tx, _ = optim.make(steps=10, warmup_steps=1, peak_lr=1e-3)
     model = unimedi.make(vocab_size=28_996)
-    abstract = jax.eval_shape(state.make_init(model, tx), jax.random.key(0))
+    model = model.clone(head=objective.Objective().heads(model))
+    abstract = jax.eval_shape(state.make_init(model, tx, objective.Objective()), jax.random.key(0))
     found = sharding.layout(abstract, sharding.make_mesh(fsdp=fsdp), EVERYTHING)
 
     def size(leaf: jax.ShapeDtypeStruct, shape: tuple[int, ...]) -> int:
@@ -146,7 +148,7 @@ def test_no_device_gathers_the_reports_of_others(tiny) -> None:
 @pytest.fixture(scope="module")
 def arguments(tiny, tiny_variables, make_batch):
     params = tiny_variables["params"]
-    teacher = {part: params[part] for part in state.TEACHER_PARTS}
+    teacher = {part: params[part] for part in objective.Objective.teacher}
     stats = {
         "batch_stats": tiny_variables["batch_stats"],
         "centre_cls": dict.fromkeys(("xray", "ct"), jnp.linspace(-0.1, 0.1, 24)),

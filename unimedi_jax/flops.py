@@ -36,8 +36,8 @@ def training_step(
         student = 1 + (kept if mask_mode == "drop" else n)
         passes = BACKWARD * transformer(seen, student) + transformer(seen, 1 + n)
         passes += transformer(seen, 1 + alone) if alone else 0.0
-        passes += (BACKWARD + 1) * _head(model.head_cls, tower.width)
-        passes += (BACKWARD + 1) * distilled * _head(model.head_patch, tower.width)
+        passes += (BACKWARD + 1) * _head(model.head["cls"], tower.width)
+        passes += (BACKWARD + 1) * distilled * _head(model.head["patch"], tower.width)
         total += samples * passes
     # The tokenizers' inputs need no gradient: 2 instead of 3 for the student, and 1 for each teacher pass.
     pixels = model.image_patch[0] * model.image_patch[1]

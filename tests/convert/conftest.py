@@ -16,7 +16,7 @@ from data import contracts
 from unimedi_jax import checkpoint, optim
 from unimedi_jax.convert import export, loaded
 from unimedi_jax.input import tokenizer
-from unimedi_jax.models import unimedi
+from unimedi_jax.objectives.unimedi import Objective
 from unimedi_jax.train import state as states
 
 torch = pytest.importorskip("torch")
@@ -116,7 +116,7 @@ def make_trained(words, random_tree):
         small = dict(projection_hidden=32, prototypes_cls=8, prototypes_patch=8, head_hidden=16, head_bottleneck=8)
         config.model.update(small | settings)
         config = json.loads(config.to_json_best_effort())
-        model = unimedi.make(**loaded.settings(config, len(words)))
+        model = loaded.build(config, len(words))
         variables = random_tree(loaded.variables_like(model), 0.1)
         # A variance is positive; prototypes are scaled to unit length.
         stats = jax.tree.map(lambda x: np.abs(np.asarray(x)) + 0.5, variables["batch_stats"])
@@ -155,7 +155,7 @@ def workdir(trained, words, tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
     tx, _ = optim.make(steps=10, **trained.config["optim"])
     key = jax.random.key(0)
-    shapes = jax.eval_shape(states.make_init(trained.model, tx), key)
+    shapes = jax.eval_shape(states.make_init(trained.model, tx, Objective()), key)
     fresh = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes.replace(key=np.zeros(2)))
     stats = fresh.stats | {"batch_stats": trained.variables["batch_stats"]}
     state = fresh.replace(params=trained.variables["params"], stats=stats, key=key)

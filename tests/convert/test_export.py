@@ -74,7 +74,7 @@ def test_transformers_loads_the_report_tower_and_reads_the_same(trained, exporte
     weight = given["attention_mask"][..., None]
     theirs = ((hidden * weight).sum(1) / weight.sum(1)).numpy()
     ids, mask = (jnp.asarray(given[name].numpy()) for name in ("input_ids", "attention_mask"))
-    ours = trained.model.apply(trained.variables, ids, mask.astype(bool), method=lambda m, x, y: m.report(x, y))
+    ours = trained.model.apply(trained.variables, ids, mask.astype(bool), method=lambda m, x, y: m.report(x, y).vector)
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 

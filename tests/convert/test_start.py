@@ -157,7 +157,7 @@ def text() -> tuple[np.ndarray, np.ndarray]:
 
 def report_of(model, variables, ids, mask) -> np.ndarray:
     def run(variables, ids, mask):
-        return model.apply(variables, ids, mask, method=lambda m, x, y: m.report(x, y))
+        return model.apply(variables, ids, mask, method=lambda m, x, y: m.report(x, y).vector)
 
     return np.asarray(jax.jit(run)(variables, jnp.asarray(ids), jnp.asarray(mask)))
 

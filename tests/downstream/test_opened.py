@@ -10,6 +10,7 @@ import pytest
 
 from unimedi_jax.downstream import opened
 from unimedi_jax.errors import UserError
+from unimedi_jax.objectives.unimedi import Objective
 from unimedi_jax.train import state
 
 
@@ -64,6 +65,8 @@ def test_modalities_that_a_set_has(records_dir):
 
 
 def test_the_untrained_twin_is_where_the_run_began(trained):
-    begin = jax.jit(state.make_init(trained.model, optax.sgd(1.0)))  # compiled, as the run does: eager rounds otherwise
+    begin = jax.jit(
+        state.make_init(trained.model, optax.sgd(1.0), Objective())
+    )  # compiled, as the run does: eager rounds otherwise
     begun = begin(jax.random.key(trained.loaded.config["seed"]))
     jax.tree.map(np.testing.assert_array_equal, trained.untrained["params"], begun.params)

@@ -8,7 +8,8 @@ import pytest
 from configs import pretrain
 from unimedi_jax import flops, hlo, optim
 from unimedi_jax.models import sizes, unimedi
-from unimedi_jax.train import objective, state, step
+from unimedi_jax.objectives import make as make_objective
+from unimedi_jax.train import state, step
 
 ROWS = {"xray": 6, "ct": 2}  # numbers that no other dimension has
 LENGTH = 112
@@ -22,11 +23,13 @@ class Step:
 
     def __init__(self) -> None:
         config = pretrain.get_config()
-        self.model = unimedi.make(vocab_size=28_996, **{**config.model, "attention": None})
+        goal = make_objective(**config.objective)
+        model = unimedi.make(vocab_size=28_996, **{**config.model, "attention": None})
+        self.model = model.clone(head=goal.heads(model))
         tx, schedule = optim.make(steps=config.steps, **config.optim)
-        self.state = jax.eval_shape(state.make_init(self.model, tx), jax.random.key(0))
+        self.state = jax.eval_shape(state.make_init(self.model, tx, goal), jax.random.key(0))
         train_step = step.make_train_step(
-            self.model, tx, objective=objective.Objective(**config.objective), schedule=schedule,
+            self.model, tx, objective=goal, schedule=schedule,
             ema=optim.ema_schedule(**config.ema, steps=config.steps),
         )  # fmt: skip
         batch = {

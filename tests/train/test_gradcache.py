@@ -8,8 +8,8 @@ from jax import numpy as jnp
 
 from unimedi_jax import trees
 from unimedi_jax.models import unimedi
+from unimedi_jax.objectives.unimedi import Objective
 from unimedi_jax.train import gradcache
-from unimedi_jax.train.settings import Objective
 
 SETTINGS = [{}, {"mask_mode": "mask_token", "contrastive_chunk": 12, "identical_reports": True}]
 

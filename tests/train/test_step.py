@@ -9,9 +9,9 @@ from jax import numpy as jnp
 
 from unimedi_jax import optim, trees
 from unimedi_jax.models import sizes
+from unimedi_jax.objectives.unimedi import Objective
 from unimedi_jax.train import state as states
 from unimedi_jax.train import step as steps
-from unimedi_jax.train.objective import Objective
 
 STEPS = 50
 OPTIMISER = dict(steps=STEPS, warmup_steps=5, peak_lr=3e-3, start_lr=1e-4)
@@ -24,7 +24,7 @@ def make(model, **settings):
         model, tx, objective=Objective(), schedule=schedule,
         ema=optim.ema_schedule(base=0.9, final=1.0, steps=STEPS), **settings,
     )  # fmt: skip
-    return jax.jit(states.make_init(model, tx))(jax.random.key(0)), jax.jit(step)
+    return jax.jit(states.make_init(model, tx, Objective()))(jax.random.key(0)), jax.jit(step)
 
 
 @pytest.fixture(scope="module")

@@ -81,10 +81,11 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     print(f"all collectives: {workdir / 'compile.json'}")
 
 
-def roofline(text: str, target: targets.Target, analytic: float) -> dict[str, Any]:
+def roofline(text: str, target: targets.Target, analytic: float | None) -> dict[str, Any]:
     """What a compiled program asks of one device, and the time below which no device of the kind can do it.
 
-    `analytic`: floating-point operations that the method needs, of one device; MFU counts these.
+    `analytic`: floating-point operations that the method needs, of one device; MFU counts these, or the compiled ones
+    where there is no such count.
     """
     program = hlo.parse(text)
     exchanged = hlo.exchanged(program)
@@ -99,7 +100,7 @@ def roofline(text: str, target: targets.Target, analytic: float) -> dict[str, An
         "memory": work["bytes"] / target.chip.bandwidth,
         "network": work["wire_bytes"] / target.link,
     }
-    least = max(seconds.values())
+    least, analytic = max(seconds.values()), analytic or work["flops"]
     return {
         **work,
         "analytic_flops": analytic,

@@ -64,7 +64,7 @@ def architecture(trained: loaded.Trained) -> dict[str, Any]:
     kept = (
         "image_size", "image_patch", "volume_size", "volume_patch", "window_hu", "slices", "slices_per_layer",
         "slice_size", "type_embedding", "slice_embedding", "cls_key", "embedding", "projection", "projection_hidden",
-        "norm_by_modality", "prototypes_cls", "prototypes_patch", "head_hidden", "head_bottleneck",
+        "norm_by_modality",
     )  # fmt: skip
     return {
         "vision": {"width": sight.width, "depth": sight.depth, "heads": sight.heads, "mlp_width": sight.mlp_width},
@@ -78,6 +78,7 @@ def architecture(trained: loaded.Trained) -> dict[str, Any]:
         "crop": given["input"]["crop"],
         "report_length": given["input"]["report_length"],
         **{name: given["model"][name] for name in kept},
+        "heads": {name: [head.hidden, head.bottleneck, head.prototypes] for name, head in model.head.items()},
     }  # fmt: skip
 
 

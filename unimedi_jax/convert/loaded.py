@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax import numpy as jnp
 
-from unimedi_jax import checkpoint
+from unimedi_jax import checkpoint, objectives
 from unimedi_jax.convert import names, weights
 from unimedi_jax.errors import UserError
 from unimedi_jax.input import tokenizer
@@ -57,16 +57,24 @@ def settings(config: dict[str, Any], words: int) -> dict[str, Any]:
     return {**given, "vocab_size": words, "attention": None, "remat": "none", "dtype": "float32"}
 
 
+def build(config: dict[str, Any], words: int) -> unimedi.UniMedI:
+    """The network of a run's configuration, for inference; of the objectives' heads it has UniMedI's alone."""
+    model, objective = unimedi.make(**settings(config, words)), objectives.make(**config["objective"])
+    return model.clone(head=objective.heads(model) if config["objective"]["name"] == "unimedi" else {})
+
+
 def _run(place: pathlib.Path, network: str) -> Trained:
     step, state, meta = checkpoint.read(place, ("params", "teacher", "stats"))
     state = jax.tree.map(jnp.asarray, state)
+    if network == "teacher" and not state["teacher"]:
+        raise UserError(f"{place} has no teacher: its objective is {meta['config']['objective']['name']}")
     params = state["params"] if network == "student" else {**state["params"], **state["teacher"]}
     reports = tokenizer.load(place / "tokenizer")
-    return Trained(
-        place, _model(meta["config"], len(reports), place),
-        {"params": params, "batch_stats": state["stats"]["batch_stats"]},
-        reports, meta["config"], meta["contracts"], meta["versions"], network, step,
-    )  # fmt: skip
+    model = _model(meta["config"], len(reports), place)
+    variables = {"params": params, "batch_stats": state["stats"]["batch_stats"]}
+    own = variables_like(model)
+    variables = {kind: {name: arrays[name] for name in own[kind]} for kind, arrays in variables.items()}
+    return Trained(place, model, variables, reports, meta["config"], meta["contracts"], meta["versions"], network, step)
 
 
 def _export(place: pathlib.Path, network: str) -> Trained:
@@ -100,6 +108,6 @@ def variables_like(model: unimedi.UniMedI) -> PyTree:
 
 def _model(config: dict[str, Any], words: int, place: pathlib.Path) -> unimedi.UniMedI:
     try:
-        return unimedi.make(**settings(config, words))
+        return build(config, words)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{place} was made with settings that this version does not know: {error}") from error

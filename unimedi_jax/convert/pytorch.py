@@ -195,9 +195,8 @@ class Projection(nn.Module):
 class Prototypes(nn.Module):
     """DINO's head, of training: vectors to logits of prototypes."""
 
-    def __init__(self, width: int, a: dict[str, Any], prototypes: int) -> None:
+    def __init__(self, width: int, hidden: int, narrow: int, prototypes: int) -> None:
         super().__init__()
-        hidden, narrow = a["head_hidden"], a["head_bottleneck"]
         self.fc1, self.fc2, self.fc3 = nn.Linear(width, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, narrow)
         self.last_layer = nn.Linear(narrow, prototypes, bias=False)
 
@@ -218,8 +217,8 @@ class UniMedI(nn.Module):
         self.vision, self.report = VisionTower(a), ReportTower(a)
         self.project_image = Projection(wide, a, ("xray", "ct") if a["norm_by_modality"] else ())
         self.project_report = Projection(a["report"]["width"], a)
-        self.head_cls = Prototypes(wide, a, a["prototypes_cls"])
-        self.head_patch = Prototypes(wide, a, a["prototypes_patch"])
+        for name, sizes in a["heads"].items():
+            self.add_module(f"head_{name}", Prototypes(wide, *sizes))
 
     def xrays(self, films: torch.Tensor) -> Features:
         """Films, uint8 (b, 256, 256), bright = dense."""

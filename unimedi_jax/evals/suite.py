@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from unimedi_jax.evals import features, gap, probe, retrieval, slices, zeroshot
+from unimedi_jax.evals import features, gap, probe, retrieval, slices, vectors, zeroshot
 from unimedi_jax.input import records, transforms
 from unimedi_jax.typing import PyTree
 
@@ -24,6 +24,7 @@ class Suite:
     length: int
     limit: int
     slices: int  # k of the top-k
+    aligned: bool = True  # whether the network has learnt which report belongs to an image
 
     def __call__(
         self, variables: PyTree, split: str, *, final: bool = False, examples: int = 0
@@ -40,7 +41,7 @@ class Suite:
         resamples = RESAMPLES if final else 0
         scalars: dict[str, float] = {}
         for modality, part in embedded.items():
-            results = self._alignment(variables, part, resamples)
+            results = self._alignment(variables, part, resamples) if self.aligned else {}
             train = self._images(variables, modality, "train") if final else None
             if train:
                 results |= _named("probe", self._probe(variables, modality, train, part, resamples))
@@ -61,10 +62,12 @@ class Suite:
         return self.found.contract["labels"]
 
     def _embed(self, variables: PyTree, modality: str, split: str, examples: int = 0) -> features.Split:
-        return features.embed(
+        part = features.embed(
             self.embedder, variables, self.found, self.samplers[modality], split,
-            limit=self.limit, examples=examples,
+            limit=self.limit, examples=examples, images_alone=not self.aligned,
         )  # fmt: skip
+        # Without reports the joint space is not learnt: gaps and maps are then those of the representation.
+        return part if self.aligned else dataclasses.replace(part, z=vectors.unit_rows(part.cls).astype(np.float32))
 
     def _images(self, variables: PyTree, modality: str, split: str) -> features.Split | None:
         """A split without its reports, for the probe; None where there is no such patient."""
@@ -106,7 +109,7 @@ class Suite:
 def _gaps(embedded: Mapping[str, features.Split]) -> dict[str, float]:
     """Gaps between the clouds, and how well single findings separate across modalities."""
     clouds = {modality: part.z for modality, part in embedded.items()}
-    clouds |= {f"{modality}_report": part.z_report for modality, part in embedded.items()}
+    clouds |= {f"{modality}_report": part.z_report for modality, part in embedded.items() if part.z_report is not None}
     pairs = [("xray", "ct"), ("xray", "xray_report"), ("ct", "ct_report")]
     scalars: dict[str, float] = {}
     for a, b in pairs:

@@ -1,6 +1,6 @@
 """Heads on top of the towers: projection into the joint space, and DINO's prototypes."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,6 +14,15 @@ def unit(x: Float[Array, "*b e"]) -> Float[Array, "*b e"]:
     x = x.astype(jnp.float32)
     # The floor stands under the root: a zero vector, what BatchNorm makes of a batch of one, then has a gradient.
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-16))
+
+
+class Sizes(NamedTuple):
+    """Sizes of the heads that an objective trains beside the towers."""
+
+    prototypes_cls: int = 65536
+    prototypes_patch: int = 8192
+    hidden: int = 2048
+    bottleneck: int = 256
 
 
 class Projection(nn.Module):
@@ -66,3 +75,23 @@ class DinoHead(nn.Module):
         kernel = self.param("last_layer", init, (self.bottleneck, self.prototypes))
         kernel = kernel / jnp.linalg.norm(kernel, axis=0, keepdims=True)
         return jnp.dot(x, kernel.astype(self.dtype), preferred_element_type=jnp.float32)
+
+    def touch(self, patches: Float[Array, "b n d"], words: Float[Array, "b l w"]) -> None:
+        """One call, so that `init` makes the parameters."""
+        self(patches)
+
+
+class Scale(nn.Module):
+    """A learnt factor of similarities, at most `most`: CLIP's temperature turned over, in logarithms."""
+
+    start: float
+    most: float = 100.0
+
+    @nn.compact
+    def __call__(self) -> Float[Array, ""]:
+        log = self.param("log", nn.initializers.constant(jnp.log(self.start)), ())
+        return jnp.minimum(jnp.exp(log), self.most)
+
+    def touch(self, patches: Float[Array, "b n d"], words: Float[Array, "b l w"]) -> None:
+        """One call, so that `init` makes the parameters."""
+        self()

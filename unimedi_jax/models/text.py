@@ -1,6 +1,6 @@
 """The report tower: BERT's architecture, so that Bio_ClinicalBERT's weights fit."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 from jax import numpy as jnp
@@ -34,10 +34,18 @@ class Layer(nn.Module):
         return nn.LayerNorm(name="norm2", **norm)(x + drop(hidden)), None
 
 
+class Read(NamedTuple):
+    """What the report tower says of a batch of reports."""
+
+    vector: Float[Array, "b d"]  # of the whole report
+    words: Float[Array, "b l d"]  # of each token, after the last layer
+
+
 class ReportTower(nn.Module):
     """Token ids to one vector a report: CLS of the last layer, or the mean of the last hidden states.
 
-    Padding (mask False) is never attended to. BERT's pooler is left out, as in MGCA.
+    Padding (mask False) is never attended to. BERT's pooler is left out, as in MGCA. `context` is added to every
+    token's embedding: an image that helps to read (MRM).
     """
 
     vocab_size: int
@@ -53,8 +61,12 @@ class ReportTower(nn.Module):
 
     @nn.compact
     def __call__(
-        self, text: Int[Array, "b l"], text_mask: Bool[Array, "b l"], train: bool = False
-    ) -> Float[Array, "b d"]:
+        self,
+        text: Int[Array, "b l"],
+        text_mask: Bool[Array, "b l"],
+        train: bool = False,
+        context: Float[Array, "b d"] | None = None,
+    ) -> Read:
         if text.shape[1] > self.max_positions:
             raise ValueError(f"reports of {text.shape[1]} tokens exceed the {self.max_positions} positions")
         init = transformer.init(self.width)
@@ -63,13 +75,16 @@ class ReportTower(nn.Module):
         positions = nn.Embed(self.max_positions, self.width, name="positions", **embed)(jnp.arange(text.shape[1]))
         # Two segments exist in BERT's weights; a report is one, always segment 0.
         segment = self.param("segments", init, (2, self.width)).astype(self.dtype)
-        x = nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name="norm")(words + positions[None] + segment[None, :1])
+        x = words + positions[None] + segment[None, :1]
+        if context is not None:
+            x += context.astype(self.dtype)[:, None]
+        x = nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name="norm")(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         layers = transformer.over_layers(Layer, self.depth, self.remat)
         x, _ = layers(
             self.heads, self.mlp_width, self.dtype, self.dropout, train, name="layers"
         )(x, text_mask)  # fmt: skip
-        return self._pool(x, text_mask)
+        return Read(self._pool(x, text_mask), x)
 
     def _pool(self, x: Float[Array, "b l d"], mask: Bool[Array, "b l"]) -> Float[Array, "b d"]:
         if self.pooling == "cls":

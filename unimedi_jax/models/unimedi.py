@@ -27,14 +27,15 @@ class UniMedI(nn.Module):
     """The whole model. Build it with `make`; call its methods through `apply(..., method="...")`.
 
     X-ray tokens are uint8 patches (b, n, 256), CT tokens int16 HU patches (b, n, 1024); both are normalised here.
+    `head` is what an objective trains beside the towers; its modules are the parameters `head_<name>`.
     """
 
     vision: vision.VisionTower
     report: text.ReportTower
     project_image: heads.Projection
     project_report: heads.Projection
-    head_cls: heads.DinoHead
-    head_patch: heads.DinoHead
+    head: Mapping[str, nn.Module]  # each with `touch`, see heads.DinoHead
+    head_sizes: heads.Sizes
     image_patch: tuple[int, int]
     volume_patch: tuple[int, int, int]
     window_hu: tuple[float, float]
@@ -53,9 +54,26 @@ class UniMedI(nn.Module):
         """X-ray patches to tokens with positions."""
         return self.vision.embed_image(inputs.image(tokens), hidden=hidden)
 
-    def embed_volume(self, tokens: Num[Array, "b n v"]) -> Float[Array, "b n d"]:
+    def embed_volume(
+        self, tokens: Num[Array, "b n v"], hidden: Bool[Array, "b n"] | None = None
+    ) -> Float[Array, "b n d"]:
         """CT patches to tokens with positions: the volume alone, what slice selection looks at."""
-        return self.vision.embed_volume(inputs.hounsfield(tokens, self.window_hu))
+        return self.vision.embed_volume(inputs.hounsfield(tokens, self.window_hu), hidden=hidden)
+
+    def pixels(self, name: str, tokens: Num[Array, "b n v"]) -> Float[Array, "b n v"]:
+        """The patches of a modality in [-1, 1], as the tokenizers take them and as reconstruction aims at them."""
+        return inputs.image(tokens) if name == "xray" else inputs.hounsfield(tokens, self.window_hu)
+
+    def embed_pixels(
+        self,
+        name: str,
+        pixels: Float[Array, "b n v"],
+        grid: tuple[int, ...],
+        hidden: Bool[Array, "b n"] | None = None,
+    ) -> Float[Array, "b n d"]:
+        """Patches in [-1, 1], of a crop of any `grid` of tokens say, to tokens with positions of that grid."""
+        embed = self.vision.embed_image if name == "xray" else self.vision.embed_volume
+        return embed(pixels, grid, hidden=hidden)
 
     def embed_ct(
         self,
@@ -101,19 +119,25 @@ class UniMedI(nn.Module):
 
     def read(self, tokens: Int[Array, "b l"], mask: Bool[Array, "b l"], train: bool = False) -> Float[Array, "b w"]:
         """Reports to vectors of the report tower."""
-        return self.report(tokens, mask, train)
+        return self.report(tokens, mask, train).vector
+
+    def read_words(
+        self,
+        tokens: Int[Array, "b l"],
+        mask: Bool[Array, "b l"],
+        train: bool = False,
+        context: Float[Array, "b w"] | None = None,
+    ) -> text.Read:
+        """Reports to the vectors of their words too; `context` is added to each word's embedding."""
+        return self.report(tokens, mask, train, context)
 
     def embed_report(self, tokens: Int[Array, "b l"], mask: Bool[Array, "b l"]) -> Float[Array, "b e"]:
         """Reports into the joint space."""
         return self.project_report(self.read(tokens, mask))
 
-    def prototypes_cls(self, cls: Float[Array, "b d"]) -> Float[Array, "b p"]:
-        """DINO logits of CLS."""
-        return self.head_cls(cls)
-
-    def prototypes_patch(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b n p"]:
-        """DINO logits of patch tokens."""
-        return self.head_patch(tokens)
+    def through(self, name: str, *x: Any) -> Any:
+        """What the objective's head `name` makes of `x`."""
+        return self.head[name](*x)
 
     def xray_features(self, tokens: UInt8[Array, "b n v"]) -> Features:
         """Inference on X-rays: all tokens, nothing masked."""
@@ -138,10 +162,11 @@ class UniMedI(nn.Module):
         layers = jnp.zeros((len(batch["ct"]["tokens"]), self.slices), jnp.int32)
         self.embed_ct(batch["ct"]["tokens"], layers)
         encoded = self.encode(x)
+        read = self.read_words(batch["xray"]["text"], batch["xray"]["text_mask"])
         for name in ("xray", "ct"):  # one after the other: their numbers of samples may differ
-            self.project({name: encoded.cls}, self.read(batch["xray"]["text"], batch["xray"]["text_mask"]))
-        self.prototypes_cls(encoded.cls)
-        self.prototypes_patch(encoded.patches)
+            self.project({name: encoded.cls}, read.vector)
+        for head in self.head.values():
+            head.touch(encoded.patches, read.words)
 
 
 def make(
@@ -180,7 +205,8 @@ def make(
 
     Sizes are names of `sizes.VISION` and `sizes.REPORT`; sizes in pixels and voxels are those the pipeline delivers
     (`volume_size` and `volume_patch` in z, y, x). `slices` is the k of the top-k over depth layers, `slice_size` the
-    pixels a slice is resized to before T_2D. Parameters are float32 whatever `dtype` the arithmetic uses.
+    pixels a slice is resized to before T_2D. Parameters are float32 whatever `dtype` the arithmetic uses. The heads of
+    an objective are not in it yet: `model.clone(head=objective.heads(model))`.
     """
     kind = jnp.dtype(dtype)
     seen, read = sizes.VISION[vision_size], sizes.REPORT[report_size]
@@ -196,14 +222,13 @@ def make(
         report_dropout, report_pooling, kind, remat,
     )  # fmt: skip
     project = dict(hidden=projection_hidden, kind=projection, dtype=kind)
-    dino = dict(hidden=head_hidden, bottleneck=head_bottleneck, dtype=kind)
     return UniMedI(
         vision=tower,
         report=report,
         project_image=heads.Projection(embedding, by_modality=norm_by_modality, **project),
         project_report=heads.Projection(embedding, **project),
-        head_cls=heads.DinoHead(prototypes_cls, **dino),
-        head_patch=heads.DinoHead(prototypes_patch, **dino),
+        head={},
+        head_sizes=heads.Sizes(prototypes_cls, prototypes_patch, head_hidden, head_bottleneck),
         image_patch=tuple(image_patch),
         volume_patch=tuple(volume_patch),
         window_hu=tuple(window_hu),

@@ -128,6 +128,7 @@ def _content(
         retrieval=[
             _retrieved(modality, case, row, embedded[modality])
             for modality, cases in shown.items()
+            if evaluations.aligned
             for row, case in list(enumerate(cases))[: EXAMPLES // 2]
         ],
         notes=inverted,

@@ -13,8 +13,8 @@ from jax import numpy as jnp
 from unimedi_jax import losses
 from unimedi_jax.metrics import Mean
 from unimedi_jax.models import unimedi
-from unimedi_jax.train import objective as objectives
-from unimedi_jax.train.settings import Objective
+from unimedi_jax.objectives import Objective, common
+from unimedi_jax.objectives import unimedi as objectives
 from unimedi_jax.typing import Array, Batch, Float, Int, Key, Metrics, Params, PyTree
 
 
@@ -30,16 +30,15 @@ def loss_and_grads(
     model: unimedi.UniMedI,
     objective: Objective,
 ) -> tuple[tuple[Float[Array, ""], tuple[Metrics, PyTree]], Params]:
-    """`jax.value_and_grad(unimedi_loss, has_aux=True)` with the activations of one of `parts` equal parts at a time.
+    """`jax.value_and_grad(objective.loss, has_aux=True)` with the activations of one of `parts` equal parts at a time.
 
-    One part is the plain gradient. Of more come the same values and gradients up to rounding, but for random draws
-    (dropout, random masks), whose keys are each part's own. Kept for the whole batch: what the teacher says of it, CLS
-    and the reports' vectors.
+    One part is the plain gradient. More, which UniMedI's objective alone allows, give the same values and gradients up
+    to rounding, but for random draws (dropout, random masks), whose keys are each part's own. Kept for the whole batch:
+    what the teacher says of it, CLS and the reports' vectors.
     """
-    settings = {"model": model, "objective": objective}
     if parts == 1:
-        grads = jax.value_and_grad(objectives.unimedi_loss, has_aux=True)
-        return grads(params, teacher, stats, batch, key, step, **settings)
+        return jax.value_and_grad(objective.loss, has_aux=True)(params, teacher, stats, batch, key, step, model=model)
+    settings = {"model": model, "objective": objective}
     divided = jax.tree.map(lambda x: losses.split(x, parts), batch)
     keys = jax.vmap(objectives.draws)(jax.random.split(key, parts))
     again = jax.random.clone(keys["dropout"])  # the same dropout in both passes, on purpose
@@ -53,7 +52,7 @@ def loss_and_grads(
 
     def contrast(params: Params, joined: PyTree) -> tuple[Array, Any]:
         cls, reports = jax.tree.map(losses.merge, joined)
-        reports = jnp.concatenate([reports[name] for name in cls])
+        reports = jnp.concatenate([reports[name] for name in common.modalities(batch)])
         contrasted, batch_stats = objectives.contrast(params, stats, batch, cls, reports, **settings)
         return objectives.total(contrasted, objective)[0], (contrasted, batch_stats)
 
@@ -84,9 +83,7 @@ def loss_and_grads(
 
 def _joined(seen: objectives.Seen, reports: Float[Array, "b d"], batch: Batch) -> tuple[dict, dict]:
     """CLS and the reports' vectors by modality: what L_vl looks at."""
-    sizes = [len(batch[name]["text"]) for name in seen]
-    ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
-    return {name: view.cls for name, view in seen.items()}, dict(zip(seen, jnp.split(reports, ends), strict=True))
+    return {name: view.cls for name, view in seen.items()}, common.by_modality(reports, batch)
 
 
 def _dot(way: Array, vector: Array) -> Float[Array, ""]:

@@ -233,7 +233,7 @@ def _log(
         return
     values = host_values(done.metrics) | progress.report(step)
     writer.scalars(step, values)
-    parts = " ".join(f"{k} {values[f'loss/{k}']:.3f}" for k in ("vl", "icl", "pcl") if f"loss/{k}" in values)
+    parts = " ".join(f"{key.removeprefix('loss/')} {values[key]:.3f}" for key in values if key.startswith("loss/"))
     mfu = f", MFU {values['speed/mfu']:.0%}" if "speed/mfu" in values else ""
     LOG.info(
         "step %d/%d  loss %.3f (%s)  %.0f samples/s%s, waiting for data %.1f%%, left %s",

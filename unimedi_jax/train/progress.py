@@ -17,15 +17,16 @@ class Progress:
 
     def restart(self, step: int) -> None:
         """Forgets the time up to `step`: after compilation or an evaluation."""
-        self._mark, self._mark_step, self._waited, self._flops = time.perf_counter(), step, 0.0, 0.0
+        self._mark, self._mark_step, self._waited = time.perf_counter(), step, 0.0
+        self._flops: float | None = 0.0
 
     def waited(self, seconds: float) -> None:
         """Adds time that the loop spent waiting for a batch."""
         self._waited += seconds
 
-    def worked(self, flops: float) -> None:
-        """Adds the arithmetic of a step."""
-        self._flops += flops
+    def worked(self, flops: float | None) -> None:
+        """Adds the arithmetic of a step; None where it is not known."""
+        self._flops = None if flops is None or self._flops is None else self._flops + flops
 
     def report(self, step: int) -> dict[str, float]:
         """Scalars since the last report: `samples_per_s`, `wait_share`, and `mfu` where the device's peak is known."""
@@ -36,7 +37,7 @@ class Progress:
             "speed/samples_per_s": rate * self._samples,
             "speed/wait_share": self._waited / seconds,
         }
-        if self._peak:
+        if self._peak and self._flops is not None:
             scalars["speed/mfu"] = self._flops / seconds / self._peak
         self._rate = rate
         self.restart(step)

@@ -13,13 +13,13 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from unimedi_jax import flops, hosts, optim, sharding
+from unimedi_jax import flops, hosts, objectives, optim, sharding
 from unimedi_jax.convert import start
 from unimedi_jax.errors import UserError
 from unimedi_jax.evals import features, suite
 from unimedi_jax.input import contract, pipeline, records, tokenizer, transforms
 from unimedi_jax.models import unimedi
-from unimedi_jax.train import objective, state, step
+from unimedi_jax.train import state, step
 from unimedi_jax.typing import PyTree
 
 LOG = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ class Run:
     sets: tuple[tuple[records.RecordSet, float], ...]
     reports: Any  # tokenizer
     model: unimedi.UniMedI
+    objective: objectives.Objective
     mesh: Mesh
     init: Callable[[jax.Array], state.TrainState]  # jitted, onto the mesh
     abstract: PyTree  # ShapeDtypeStructs with shardings: the restore target
@@ -55,6 +56,7 @@ class Program:
     """What runs on the devices; it knows no data."""
 
     model: unimedi.UniMedI
+    objective: objectives.Objective
     init: Callable[[jax.Array], state.TrainState]  # jitted, onto the mesh
     abstract: PyTree  # ShapeDtypeStructs with shardings
     step: Callable[..., Any]  # jitted
@@ -75,7 +77,7 @@ def make(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Run:
             f"the run's global batch {batch} does not divide over {mesh.size} devices in {config.accumulate} parts: "
             "see config.accumulate"
         )
-    if (chunk := config.objective.contrastive_chunk) and sum(batch.values()) % chunk:
+    if (chunk := config.objective.get("contrastive_chunk", 0)) and sum(batch.values()) % chunk:
         raise UserError(
             f"config.objective.contrastive_chunk={chunk} does not divide the global batch of {sum(batch.values())}"
         )
@@ -89,6 +91,7 @@ def make(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Run:
         sets=sets,
         reports=reports,
         model=what.model,
+        objective=what.objective,
         mesh=mesh,
         init=what.init,
         abstract=what.abstract,
@@ -109,11 +112,12 @@ def program(config: ml_collections.ConfigDict, *, vocab_size: int, mesh: Mesh) -
     settings = {**config.model, "attention": attention, "vocab_size": vocab_size}
     try:
         model = unimedi.make(**settings)
-        goal = objective.Objective(**config.objective)
-    except (ValueError, KeyError) as error:
+        goal = objectives.make(**config.objective)
+        model = model.clone(head=goal.heads(model))
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"config.model or config.objective: {error}") from error
     tx, schedule = optim.make(steps=config.steps, **config.optim)
-    init = state.make_init(model, tx)
+    init = state.make_init(model, tx, goal)
     abstract = jax.eval_shape(init, jax.random.key(config.seed))
     try:
         layout = sharding.layout(abstract, mesh, config.sharding)
@@ -128,6 +132,7 @@ def program(config: ml_collections.ConfigDict, *, vocab_size: int, mesh: Mesh) -
     )  # fmt: skip
     return Program(
         model=model,
+        objective=goal,
         init=jax.jit(init, out_shardings=layout),
         abstract=jax.tree.map(
             lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
@@ -141,8 +146,15 @@ def program(config: ml_collections.ConfigDict, *, vocab_size: int, mesh: Mesh) -
     )  # fmt: skip
 
 
-def work(config: ml_collections.ConfigDict, model: unimedi.UniMedI, rows: Mapping[str, int], length: int) -> float:
-    """Floating-point operations that a step on `rows` of each modality with reports of `length` tokens needs."""
+def work(
+    config: ml_collections.ConfigDict, model: unimedi.UniMedI, rows: Mapping[str, int], length: int
+) -> float | None:
+    """Floating-point operations that a step on `rows` of each modality with reports of `length` tokens needs.
+
+    None where they are not counted: of other objectives than UniMedI's.
+    """
+    if config.objective.name != "unimedi":
+        return None
     return flops.training_step(
         model, xrays=rows["xray"], cts=rows["ct"], report_length=length,
         mask_ratio=config.objective.mask_ratio, mask_mode=config.objective.mask_mode,
@@ -164,7 +176,7 @@ def pretrained(
     params = filled["params"]
     return fresh.replace(
         params=jax.tree.map(_like, params, fresh.params),
-        teacher=jax.tree.map(_like, {part: params[part] for part in state.TEACHER_PARTS}, fresh.teacher),
+        teacher=jax.tree.map(_like, {part: params[part] for part in fresh.teacher}, fresh.teacher),
         stats=fresh.stats | {"batch_stats": jax.tree.map(_like, filled["batch_stats"], fresh.stats["batch_stats"])},
     )
 
@@ -187,6 +199,7 @@ def make_suite(run: Run, config: ml_collections.ConfigDict) -> suite.Suite:
         length=config.input.report_length,
         limit=config.evals.limit,
         slices=run.model.slices,
+        aligned=run.objective.reads,
     )
 
 
@@ -246,6 +259,10 @@ def _tokenizer(name: str, sets: tuple[tuple[records.RecordSet, float], ...], wor
 
 
 def _check(config: ml_collections.ConfigDict) -> None:
+    if config.accumulate > 1 and config.objective.name != "unimedi":
+        raise UserError(
+            f"config.accumulate divides batches of UniMedI's objective alone, not {config.objective.name}'s"
+        )
     if config.steps < 1 or config.log_every < 1 or config.checkpoint.every < 1:
         raise UserError("config.steps, config.log_every and config.checkpoint.every are at least 1")
     if config.input.report_length > config.model.report_positions:

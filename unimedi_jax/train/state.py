@@ -9,9 +9,8 @@ from flax import struct
 from jax import numpy as jnp
 
 from unimedi_jax.models import unimedi
+from unimedi_jax.objectives import Objective
 from unimedi_jax.typing import Array, Key, Params, PyTree
-
-TEACHER_PARTS = ("vision", "head_cls", "head_patch")  # the visual side; reports have no teacher
 
 
 @struct.dataclass
@@ -20,9 +19,9 @@ class TrainState:
 
     step: Array  # int32 scalar, the only truth about progress
     params: Params
-    teacher: Params  # moving average of the visual side of `params`
+    teacher: Params  # moving average of the objective's parts of `params`; {} where it has no teacher
     opt_state: optax.OptState
-    stats: PyTree  # batch_stats of the projections, centres of the distillation
+    stats: PyTree  # batch_stats of the projections, and the objective's own: centres of the distillation, say
     key: Key[Array, ""]  # constant for the run; a step uses fold_in(key, step)
     skipped: Array  # int32 scalar, steps left out because something was not finite
     skipped_in_a_row: Array  # int32 scalar, those of them since the last good step
@@ -34,7 +33,9 @@ def begin(model: unimedi.UniMedI, key: Key[Array, ""]) -> tuple[dict[str, Any], 
     return unimedi.init(model, init_key), run_key
 
 
-def make_init(model: unimedi.UniMedI, tx: optax.GradientTransformation) -> Callable[[Key[Array, ""]], TrainState]:
+def make_init(
+    model: unimedi.UniMedI, tx: optax.GradientTransformation, objective: Objective
+) -> Callable[[Key[Array, ""]], TrainState]:
     """A function from a key to the state before the first step."""
 
     def init(key: Key[Array, ""]) -> TrainState:
@@ -44,24 +45,15 @@ def make_init(model: unimedi.UniMedI, tx: optax.GradientTransformation) -> Calla
             step=jnp.zeros((), jnp.int32),
             params=params,
             # Copied: donating the state must not hand the same buffer over twice.
-            teacher=jax.tree.map(jnp.copy, {part: params[part] for part in TEACHER_PARTS}),
+            teacher=jax.tree.map(jnp.copy, {part: params[part] for part in objective.teacher}),
             opt_state=tx.init(params),
-            stats={
-                "batch_stats": variables.get("batch_stats", {}),
-                "centre_cls": _centres(model.head_cls.prototypes),
-                "centre_patch": _centres(model.head_patch.prototypes),
-            },
+            stats={"batch_stats": variables.get("batch_stats", {}), **objective.stats(model)},
             key=run_key,
             skipped=jnp.zeros((), jnp.int32),
             skipped_in_a_row=jnp.zeros((), jnp.int32),
         )
 
     return init
-
-
-def _centres(prototypes: int) -> dict[str, Array]:
-    """One a modality; they stay equal unless `centre_by_modality`."""
-    return {modality: jnp.zeros(prototypes) for modality in ("xray", "ct")}
 
 
 def variables(state: TrainState, network: str = "student") -> PyTree:

@@ -9,8 +9,8 @@ from jax import numpy as jnp
 from unimedi_jax import optim, trees
 from unimedi_jax.metrics import Mean
 from unimedi_jax.models import unimedi
+from unimedi_jax.objectives import Objective
 from unimedi_jax.train import gradcache
-from unimedi_jax.train.settings import Objective
 from unimedi_jax.train.state import TrainState
 from unimedi_jax.typing import Array, Batch, Metrics
 

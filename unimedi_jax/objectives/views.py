@@ -7,7 +7,7 @@ from jax import numpy as jnp
 
 from unimedi_jax import selection
 from unimedi_jax.models import unimedi
-from unimedi_jax.train.settings import Objective
+from unimedi_jax.objectives.settings import Settings
 from unimedi_jax.typing import Array, Float, Int, Key, Params
 
 
@@ -35,7 +35,7 @@ def teach(
     step: Int[Array, ""],
     *,
     model: unimedi.UniMedI,
-    objective: Objective,
+    objective: Settings,
 ) -> Taught:
     """The teacher sees a sample whole, scores its tokens and chooses; of a CT it chooses slices first."""
     layers = None
@@ -51,7 +51,7 @@ def teach(
 
 
 def see(
-    name: str, params: Params, tokens: Array, taught: Taught, *, model: unimedi.UniMedI, objective: Objective
+    name: str, params: Params, tokens: Array, taught: Taught, *, model: unimedi.UniMedI, objective: Settings
 ) -> Seen:
     """The student sees the kept tokens; the others are dropped, or hidden behind the mask token."""
     if objective.mask_mode == "drop":
@@ -87,7 +87,7 @@ def _choose_layers(
     step: Int[Array, ""],
     *,
     model: unimedi.UniMedI,
-    objective: Objective,
+    objective: Settings,
 ) -> Int[Array, "b s"]:
     """The teacher on the volume alone: the depth layers that eq. 2 ranks first."""
     volume = model.apply({"params": teacher}, tokens, method="embed_volume")
@@ -100,7 +100,7 @@ def _choose_layers(
 
 
 def _choose(
-    name: str, scores: Float[Array, "b n"], n: int, *, model: unimedi.UniMedI, objective: Objective
+    name: str, scores: Float[Array, "b n"], n: int, *, model: unimedi.UniMedI, objective: Settings
 ) -> Int[Array, "b k"]:
     """The tokens to keep; `n` is their number without slices."""
     share = objective.mask_ratio
@@ -116,7 +116,7 @@ def _choose(
     return jnp.concatenate([first, second], axis=1)
 
 
-def _compared(keep: Int[Array, "b k"], length: int, *, objective: Objective) -> Int[Array, "b m"]:
+def _compared(keep: Int[Array, "b k"], length: int, *, objective: Settings) -> Int[Array, "b m"]:
     """Where the patch loss looks: at the kept tokens, or with mask tokens at all others (iBOT)."""
     if objective.mask_mode == "drop":
         return keep

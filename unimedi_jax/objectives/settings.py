@@ -1,4 +1,4 @@
-"""Settings of the objective: the losses, and what the student sees."""
+"""Settings of UniMedI's objective: the losses, and what the student sees."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ from unimedi_jax.typing import Array, Int
 
 
 @dataclasses.dataclass(frozen=True)
-class Objective:
+class Settings:
     """Settings of the losses and of what the student sees: `config.objective`, word for word."""
 
     weight_vl: float = 1.0

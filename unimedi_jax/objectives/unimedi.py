@@ -1,19 +1,19 @@
 """UniMedI's objective: one batch to one loss. Read `unimedi_loss` first, it is the method on one screen."""
 
-from typing import NamedTuple
+import dataclasses
+from typing import ClassVar, NamedTuple
 
-import jax
+import flax.linen as nn
 from jax import numpy as jnp
 
 from unimedi_jax import losses
 from unimedi_jax.metrics import Mean
-from unimedi_jax.models import unimedi
-from unimedi_jax.train import views
-from unimedi_jax.train.settings import Objective
+from unimedi_jax.models import heads, unimedi
+from unimedi_jax.objectives import common, views
+from unimedi_jax.objectives.settings import Settings
 from unimedi_jax.typing import Array, Batch, Float, Int, Key, Metrics, Params, PyTree
 
 CENTRES = {"icl": "centre_cls", "pcl": "centre_patch"}  # of each loss, in the state's stats
-Parts = dict[str, dict[str, Array]]  # loss -> modality -> its value for each sample
 Taught = dict[str, views.Taught]  # by modality
 Seen = dict[str, views.Seen]
 
@@ -28,6 +28,45 @@ class Spread(NamedTuple):
 Told = dict[str, dict[str, Spread]]  # loss -> modality
 
 
+@dataclasses.dataclass(frozen=True)
+class Objective(Settings):
+    """UniMedI (arXiv 2311.14851): L_vl, L_icl and L_pcl; docs/method.md says item by item what is the paper's word."""
+
+    teacher: ClassVar[tuple[str, ...]] = ("vision", "head_cls", "head_patch")  # the visual side; reports have none
+    reads: ClassVar[bool] = True
+
+    def heads(self, model: unimedi.UniMedI) -> dict[str, nn.Module]:
+        """DINO's prototypes for CLS and for patches."""
+        size, dtype = model.head_sizes, model.vision.dtype
+        return {
+            "cls": heads.DinoHead(size.prototypes_cls, size.hidden, size.bottleneck, dtype),
+            "patch": heads.DinoHead(size.prototypes_patch, size.hidden, size.bottleneck, dtype),
+        }
+
+    def stats(self, model: unimedi.UniMedI) -> PyTree:
+        """The centres, one a modality; they stay equal unless `centre_by_modality`."""
+        size = model.head_sizes
+        both = ("xray", "ct")
+        return {
+            "centre_cls": {modality: jnp.zeros(size.prototypes_cls) for modality in both},
+            "centre_patch": {modality: jnp.zeros(size.prototypes_patch) for modality in both},
+        }
+
+    def loss(
+        self,
+        params: Params,
+        teacher: Params,
+        stats: PyTree,
+        batch: Batch,
+        key: Key[Array, ""],
+        step: Int[Array, ""],
+        *,
+        model: unimedi.UniMedI,
+    ) -> tuple[Float[Array, ""], tuple[Metrics, PyTree]]:
+        """The loss of a batch, and beside it the metrics and the new `stats`."""
+        return unimedi_loss(params, teacher, stats, batch, key, step, model=model, objective=self)
+
+
 def unimedi_loss(
     params: Params,
     teacher: Params,
@@ -37,7 +76,7 @@ def unimedi_loss(
     step: Int[Array, ""],
     *,
     model: unimedi.UniMedI,
-    objective: Objective,
+    objective: Settings,
 ) -> tuple[Float[Array, ""], tuple[Metrics, PyTree]]:
     """L = w_vl L_vl + w_icl L_icl + w_pcl L_pcl over a mixed batch of X-rays and CTs, either of which may be absent.
 
@@ -56,7 +95,7 @@ def unimedi_loss(
 
 def draws(key: Key[Array, ""]) -> dict[str, Key[Array, ""]]:
     """Every random draw has a key of its own, which does not depend on the modalities at hand."""
-    return dict(zip(("dropout", "xray", "ct"), jax.random.split(key, 3), strict=True))
+    return common.keys(key, "dropout", "xray", "ct")
 
 
 def teach(
@@ -66,26 +105,24 @@ def teach(
     step: Int[Array, ""],
     *,
     model: unimedi.UniMedI,
-    objective: Objective,
+    objective: Settings,
 ) -> Taught:
     """The teacher on every modality at hand."""
     return {
         name: views.teach(name, teacher, batch[name]["tokens"], keys[name], step, model=model, objective=objective)
-        for name in ("xray", "ct")
-        if name in batch
+        for name in common.modalities(batch)
     }
 
 
 def see(
-    params: Params, batch: Batch, taught: Taught, key: Key[Array, ""], *, model: unimedi.UniMedI, objective: Objective
+    params: Params, batch: Batch, taught: Taught, key: Key[Array, ""], *, model: unimedi.UniMedI, objective: Settings
 ) -> tuple[Seen, Float[Array, "b d"]]:
     """The student on what the teacher leaves it, and the report tower on the reports, modality after modality."""
     seen = {
         name: views.see(name, params, batch[name]["tokens"], view, model=model, objective=objective)
         for name, view in taught.items()
     }
-    text, mask = (jnp.concatenate([batch[name][field] for name in taught]) for field in ("text", "text_mask"))
-    return seen, model.apply({"params": params}, text, mask, True, method="read", rngs={"dropout": key})
+    return seen, common.read(params, batch, key, model=model).vector
 
 
 def contrast(
@@ -96,24 +133,17 @@ def contrast(
     reports: Float[Array, "b d"],
     *,
     model: unimedi.UniMedI,
-    objective: Objective,
-) -> tuple[Parts, PyTree]:
+    objective: Settings,
+) -> tuple[common.Parts, PyTree]:
     """L_vl over all samples of the batch, CTs' and X-rays' reports being negatives of each other.
 
     Returns it with the running statistics of the projections.
     """
-    (z_image, z_text), updated = model.apply(
-        {"params": params, "batch_stats": stats["batch_stats"]},
-        cls, reports, True, method="project", mutable=["batch_stats"],
-    )  # fmt: skip
-    report, chunk = None, objective.contrastive_chunk
-    if objective.identical_reports:
-        text, mask = (jnp.concatenate([batch[name][field] for name in cls]) for field in ("text", "text_mask"))
-        report = losses.same_report(text, mask, chunk)
+    z_image, z_text, batch_stats = common.project(params, stats, cls, reports, model=model)
+    chunk = objective.contrastive_chunk
+    report = losses.same_report(*common.reports(batch), chunk) if objective.identical_reports else None
     each = losses.contrastive(z_image, z_text, objective.temperature, report, chunk).mean(axis=0)
-    sizes = [len(rows) for rows in cls.values()]
-    ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
-    return {"vl": dict(zip(cls, jnp.split(each, ends), strict=True))}, updated.get("batch_stats", {})
+    return {"vl": common.by_modality(each, batch)}, batch_stats
 
 
 def distil(
@@ -125,22 +155,22 @@ def distil(
     step: Int[Array, ""],
     *,
     model: unimedi.UniMedI,
-    objective: Objective,
-) -> tuple[Parts, Told]:
+    objective: Settings,
+) -> tuple[common.Parts, Told]:
     """L_icl on CLS and L_pcl on patches, and how the teacher's targets are spread over the prototypes."""
     temperature_cls, temperature_patch = objective.temperatures(step)
     parts, told = {}, {}
-    for name, method, weight, temperature, pick in (
-        ("icl", "prototypes_cls", objective.weight_icl, temperature_cls, lambda view: view.cls),
-        ("pcl", "prototypes_patch", objective.weight_pcl, temperature_patch, lambda view: view.patches),
+    for name, head, weight, temperature, pick in (
+        ("icl", "cls", objective.weight_icl, temperature_cls, lambda view: view.cls),
+        ("pcl", "patch", objective.weight_pcl, temperature_patch, lambda view: view.patches),
     ):
         if not weight:
             continue
         parts[name], told[name] = {}, {}
         for modality in seen:
             centre = stats[CENTRES[name]][modality]
-            student = model.apply({"params": params}, pick(seen[modality]), method=method)
-            target = jax.lax.stop_gradient(model.apply({"params": teacher}, pick(taught[modality]), method=method))
+            student = model.apply({"params": params}, head, pick(seen[modality]), method="through")
+            target = model.apply({"params": teacher}, head, pick(taught[modality]), method="through")
             loss = losses.self_distillation(student, target, centre, objective.student_temperature, temperature)
             # Patches: mean within a sample first, so that a CT does not outweigh an X-ray by its length.
             parts[name][modality] = loss.reshape(len(loss), -1).mean(axis=1)
@@ -154,7 +184,7 @@ def _over_samples(values: Float[Array, "b *m p"]) -> Mean:
     return Mean(each.sum(axis=0), jnp.float32(len(values)))
 
 
-def centres(stats: PyTree, told: Told, objective: Objective) -> dict[str, dict[str, Array]]:
+def centres(stats: PyTree, told: Told, objective: Settings) -> dict[str, dict[str, Array]]:
     """The centres after this batch, one a modality; those of a loss without weight stay as they are.
 
     They stay equal, each following the whole batch, unless `centre_by_modality`.
@@ -180,12 +210,6 @@ def prototypes_used(told: Told) -> Metrics:
     }
 
 
-def total(parts: Parts, objective: Objective) -> tuple[Float[Array, ""], Metrics]:
+def total(parts: common.Parts, objective: Settings) -> tuple[Float[Array, ""], Metrics]:
     """The weighted sum of the losses, each a mean over all samples, and the means by loss and modality."""
-    metrics, loss = {}, jnp.zeros(())
-    for name, by_modality in parts.items():
-        means = {modality: Mean.of(values) for modality, values in by_modality.items()}
-        metrics |= {f"{modality}/{name}": mean for modality, mean in means.items()}
-        metrics[f"loss/{name}"] = whole = sum(means.values(), start=Mean(0.0, 0.0))
-        loss += getattr(objective, f"weight_{name}") * whole.value
-    return loss, metrics
+    return common.total(parts, {name: getattr(objective, f"weight_{name}") for name in parts})

@@ -10,9 +10,9 @@ from jax import numpy as jnp
 
 from unimedi_jax import losses
 from unimedi_jax.models import sizes, vision
-from unimedi_jax.train import objective as objectives
-from unimedi_jax.train import views as both
-from unimedi_jax.train.objective import Objective
+from unimedi_jax.objectives import unimedi as objectives
+from unimedi_jax.objectives import views as both
+from unimedi_jax.objectives.unimedi import Objective
 
 IMAGE, VOLUME, JOINT = 16, 16, 48  # tokens of the tiny model: an X-ray, a volume, slices and volume
 
@@ -259,8 +259,8 @@ def test_the_loss_is_put_together_from_its_parts(tiny, networks, make_batch, by_
     def put(pick):
         return jnp.concatenate([pick(name) for name in ("xray", "ct")])
 
-    def heads(params, x, method):
-        return tiny.apply({"params": params}, x, method=method)
+    def heads(params, x, name):
+        return tiny.apply({"params": params}, name, x, method="through")
 
     text, mask = put(lambda n: batch[n]["text"]), put(lambda n: batch[n]["text_mask"])
     reports = tiny.apply({"params": student}, text, mask, True, method="read")
@@ -271,11 +271,11 @@ def test_the_loss_is_put_together_from_its_parts(tiny, networks, make_batch, by_
     vl = losses.contrastive(image, text, 0.07).mean(axis=0)
     icl, pcl, logits_cls, logits_patch = [], [], [], []
     for name, view in seen.items():
-        logits_cls.append(heads(teacher, view.teacher_cls, "prototypes_cls"))
-        logits_patch.append(heads(teacher, view.teacher_patches, "prototypes_patch"))
-        ours = heads(student, view.student_cls, "prototypes_cls")
+        logits_cls.append(heads(teacher, view.teacher_cls, "cls"))
+        logits_patch.append(heads(teacher, view.teacher_patches, "patch"))
+        ours = heads(student, view.student_cls, "cls")
         icl.append(losses.self_distillation(ours, logits_cls[-1], stats["centre_cls"][name], 0.1, 0.04))
-        ours = heads(student, view.student_patches, "prototypes_patch")
+        ours = heads(student, view.student_patches, "patch")
         each = losses.self_distillation(ours, logits_patch[-1], stats["centre_patch"][name], 0.1, 0.07)
         pcl.append(each.mean(axis=1))
     expected = {"vl": vl, "icl": np.concatenate(icl), "pcl": np.concatenate(pcl)}

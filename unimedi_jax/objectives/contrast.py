@@ -1,0 +1,61 @@
+"""ConVIRT and CLIP: image against report, all tokens, no teacher.
+
+ConVIRT (Zhang et al., arXiv 2010.00747): eq. 2 and 3, weighted by `image_weight`, temperature 0.1, non-linear
+projections. CLIP (Radford et al., arXiv 2103.00020): both directions alike, a learnt temperature, linear projections.
+The projections are `config.model.projection`. Both papers draw a sentence or a crop for each sample; here the pipeline's
+augmentation stands for that. CTs go in as their volume's tokens, beside the X-rays of the batch.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import flax.linen as nn
+
+from unimedi_jax import losses
+from unimedi_jax.models import heads, unimedi
+from unimedi_jax.objectives import common
+from unimedi_jax.typing import Array, Batch, Int, Key, Params, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """L_vl alone."""
+
+    temperature: float = 0.07  # where it starts, if it is learnt
+    learn_temperature: bool = False
+    image_weight: float = 0.5  # of image to report; the rest is of report to image
+
+    teacher: ClassVar[tuple[str, ...]] = ()
+    reads: ClassVar[bool] = True
+
+    def heads(self, model: unimedi.UniMedI) -> dict[str, nn.Module]:
+        """The temperature, where it is learnt."""
+        return {"scale": heads.Scale(1 / self.temperature)} if self.learn_temperature else {}
+
+    def stats(self, model: unimedi.UniMedI) -> PyTree:
+        """Nothing from step to step."""
+        return {}
+
+    def loss(
+        self,
+        params: Params,
+        teacher: Params,
+        stats: PyTree,
+        batch: Batch,
+        key: Key[Array, ""],
+        step: Int[Array, ""],
+        *,
+        model: unimedi.UniMedI,
+    ) -> common.Loss:
+        """Every image of the batch against every report."""
+        seen = common.see(params, batch, model=model)
+        read = common.read(params, batch, key, model=model)
+        cls = {name: view.cls for name, view in seen.items()}
+        z_image, z_text, batch_stats = common.project(params, stats, cls, read.vector, model=model)
+        temperature = self.temperature
+        if self.learn_temperature:
+            temperature = 1 / model.apply({"params": params}, "scale", method="through")
+        to_report, to_image = losses.contrastive(z_image, z_text, temperature)
+        each = self.image_weight * to_report + (1 - self.image_weight) * to_image
+        parts = {"vl": common.by_modality(each, batch)}
+        return common.with_total(parts, {"vl": 1.0}, {"batch_stats": batch_stats})
