@@ -2,8 +2,8 @@
 
 ConVIRT (Zhang et al., arXiv 2010.00747): eq. 2 and 3, weighted by `image_weight`, temperature 0.1, non-linear
 projections. CLIP (Radford et al., arXiv 2103.00020): both directions alike, a learnt temperature, linear projections.
-The projections are `config.model.projection`. Both papers draw a sentence or a crop for each sample; here the pipeline's
-augmentation stands for that. CTs go in as their volume's tokens, beside the X-rays of the batch.
+The projections are `config.model.projection`. Both papers draw a sentence or a crop for each sample; here the
+pipeline's augmentation stands for that. CTs go in as their volume's tokens, beside the X-rays of the batch.
 """
 
 import dataclasses
