@@ -33,7 +33,40 @@ SYSTEMS = {
         "objective": {"name": "contrast", "temperature": 0.07, "learn_temperature": True, "image_weight": 0.5},
         "model": {"projection": "linear"},
     },
+    "simmim": {
+        "objective": {"name": "simmim", "mask_ratio": 0.6, "block": 2},
+        "checkpoint": {"keep_best": 0},
+    },
+    "mae": {
+        "objective": {
+            "name": "mae",
+            "mask_ratio": 0.75,
+            "norm_pix": True,
+            "decoder_width": 512,
+            "decoder_depth": 8,
+            "decoder_heads": 16,
+        },
+        "checkpoint": {"keep_best": 0},
+    },
+    "mrm": {
+        "objective": {
+            "name": "mrm",
+            "mask_ratio": 0.75,
+            "norm_pix": True,
+            "decoder_width": 768,
+            "decoder_depth": 4,
+            "decoder_heads": 6,
+            "word_ratio": 0.5,
+            "weight_mim": 1.0,
+            "weight_mlm": 1.0,
+            "mask_id": 4,  # of the sets' own tokenizers; Bio_ClinicalBERT: 103 and (0, 101, 102)
+            "special_ids": (0, 2, 3),
+        },
+        "checkpoint": {"keep_best": 0},
+    },
 }
+_LIGHT = {"objective": {"decoder_width": 64, "decoder_depth": 2, "decoder_heads": 4}}
+DEMO = {"mae": _LIGHT, "mrm": _LIGHT}  # what the small run makes smaller of a system
 STARTS = ("", "paper", "demo")
 PRESETS = (*STARTS, *ABLATIONS, *SYSTEMS)
 
@@ -52,6 +85,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         config.update(ABLATIONS.get(word, {}))
         if word in SYSTEMS:
             _system(config, SYSTEMS[word])
+            config.update(DEMO.get(word, {}) if "demo" in words else {})
     return config
 
 

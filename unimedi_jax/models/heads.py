@@ -1,4 +1,4 @@
-"""Heads on top of the towers: projection into the joint space, and DINO's prototypes."""
+"""Heads on top of the towers: projection into the joint space, DINO's prototypes, linear maps."""
 
 from typing import Any, NamedTuple
 
@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 from jax import numpy as jnp
 
+from unimedi_jax.models import transformer
 from unimedi_jax.typing import Array, Float
 
 
@@ -95,3 +96,20 @@ class Scale(nn.Module):
     def touch(self, patches: Float[Array, "b n d"], words: Float[Array, "b l w"]) -> None:
         """One call, so that `init` makes the parameters."""
         self()
+
+
+class Linear(nn.Module):
+    """A linear map of image tokens, or of a report's words: to pixels, to another width, to a vocabulary. float32."""
+
+    features: int
+    of: str = "patches"  # what it is for: "patches" or "words"
+    dtype: Any = jnp.bfloat16
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b f"]:
+        init = transformer.init(x.shape[-1])
+        return nn.Dense(self.features, dtype=self.dtype, kernel_init=init, name="out")(x).astype(jnp.float32)
+
+    def touch(self, patches: Float[Array, "b n d"], words: Float[Array, "b l w"]) -> None:
+        """One call, so that `init` makes the parameters."""
+        self({"patches": patches, "words": words}[self.of])

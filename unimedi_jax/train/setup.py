@@ -85,6 +85,7 @@ def make(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Run:
         # A run that goes on has its own copy, and asks no hub for anything.
         known = config.tokenizer or (workdir / "tokenizer" / "tokenizer.json").exists()
         reports = _tokenizer(config.tokenizer if known else start.tokenizer(**config.init), sets, workdir)
+    _check_ids(dict(config.objective), reports)
     what = program(config, vocab_size=len(reports), mesh=mesh)
     _check_records(sets, what.model)
     return Run(
@@ -279,6 +280,21 @@ def _check(config: ml_collections.ConfigDict) -> None:
         raise UserError(
             f"config.input.crop={config.input.crop} is at most 256 and a multiple of "
             f"config.model.image_size={config.model.image_size}"
+        )
+
+
+def _check_ids(objective: Mapping[str, Any], reports: Any) -> None:
+    """An objective that masks words has to mean the tokens of this vocabulary; other ids would train all the same."""
+    if "mask_id" not in objective:
+        return
+    if reports.mask_token_id is None:
+        raise UserError(f"the tokenizer has no mask token, but config.objective.name={objective['name']} hides words")
+    special = (reports.pad_token_id, reports.cls_token_id, reports.sep_token_id)
+    if objective["mask_id"] != reports.mask_token_id or not set(special) <= set(objective["special_ids"]):
+        raise UserError(
+            f"config.objective.mask_id={objective['mask_id']} and special_ids={tuple(objective['special_ids'])} are "
+            f"not those of the run's tokenizer: give --config.objective.mask_id={reports.mask_token_id} "
+            f'"--config.objective.special_ids={special}"'
         )
 
 

@@ -1,0 +1,154 @@
+"""Masked records: which words are hidden, what is guessed of them, and what the image has to do with it."""
+
+import types
+
+import jax
+import numpy as np
+import pytest
+from jax import numpy as jnp
+
+from unimedi_jax.errors import UserError
+from unimedi_jax.input import tokenizer
+from unimedi_jax.models import sizes
+from unimedi_jax.objectives import mae, mrm
+from unimedi_jax.objectives.mrm import Objective
+from unimedi_jax.train import setup
+
+SIZE = sizes.Size(32, 1, 4, 64)
+DECODER = dict(decoder_width=24, decoder_depth=1, decoder_heads=2)
+OBJECTIVE = Objective(**DECODER)
+
+
+@pytest.fixture(scope="module")
+def model(make_tiny):
+    return make_tiny(size=SIZE, objective=OBJECTIVE)
+
+
+@pytest.fixture(scope="module")
+def params(model, random_params):
+    return random_params(model)
+
+
+def test_the_ids_are_those_of_the_sets_own_tokenizers(tmp_path) -> None:
+    tokenizer.save(tokenizer.train(["no effusion", "no pneumothorax"]), tmp_path)
+    reports = tokenizer.load(tmp_path)
+    assert Objective().mask_id == reports.mask_token_id
+    assert Objective().special_ids == (reports.pad_token_id, reports.cls_token_id, reports.sep_token_id)
+    settings = {"name": "mrm", "mask_id": Objective().mask_id, "special_ids": Objective().special_ids}
+    setup._check_ids(settings, reports)
+    setup._check_ids({"name": "mae"}, types.SimpleNamespace())
+    with pytest.raises(UserError, match=r"mask_id=4 .*objective.special_ids=\(0, 2, 3\)"):
+        setup._check_ids(settings | {"special_ids": (0, 1)}, reports)
+    bert = types.SimpleNamespace(mask_token_id=103, pad_token_id=0, cls_token_id=101, sep_token_id=102)
+    with pytest.raises(UserError, match=r"mask_id=103 .*special_ids=\(0, 101, 102\)"):
+        setup._check_ids(settings, bert)
+    setup._check_ids(settings | {"mask_id": 103, "special_ids": (0, 101, 102)}, bert)
+    with pytest.raises(UserError, match="no mask token"):
+        setup._check_ids(settings, types.SimpleNamespace(mask_token_id=None))
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.15])
+def test_a_share_of_every_reports_words_is_hidden(ratio: float) -> None:
+    rng = np.random.default_rng(0)
+    words = np.array([1, 2, 3, 7, 8, 20, 0])
+    at = np.arange(24)[None]
+    text = np.where(at <= words[:, None], rng.integers(5, 50, (7, 24)), 0)
+    text[:, 0] = 2  # [CLS]
+    text[np.arange(7), words + 1] = 3  # [SEP]
+    mask = at < words[:, None] + 2
+    hide = jax.jit(lambda key: mrm.hide_words(key, jnp.asarray(text), jnp.asarray(mask), ratio, (0, 2, 3)))
+    draws = np.stack([hide(key) for key in jax.random.split(jax.random.key(0), 100)])
+    expected = {0.5: [1, 1, 2, 4, 4, 10, 0], 0.15: [1, 1, 1, 2, 2, 3, 0]}[ratio]
+    np.testing.assert_array_equal(draws.sum(axis=2), np.broadcast_to(expected, (100, 7)))
+    ordinary = mask & (text > 4)
+    assert not draws[:, ~ordinary].any(), "no padding, no special token"
+    shares = draws.mean(axis=0)[5, 1:21]
+    assert np.abs(shares - expected[5] / 20).max() < 0.2, "every word alike"
+    assert shares.min() > 0
+
+
+def test_the_cross_entropy_is_over_hidden_words_alone() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((3, 6, 11)).astype(np.float32)
+    text = rng.integers(0, 11, (3, 6))
+    hidden = rng.random((3, 6)) < 0.5
+    hidden[2] = False  # a report without words
+    shares = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    expected, gradient = np.zeros(3), np.zeros_like(logits)
+    for i in range(2):
+        for n in np.flatnonzero(hidden[i]):
+            expected[i] -= np.log(shares[i, n, text[i, n]]) / hidden[i].sum()
+            gradient[i, n] = (shares[i, n] - np.eye(11)[text[i, n]]) / hidden[i].sum()
+    arrays = [jnp.asarray(x) for x in (logits, text, hidden)]
+    np.testing.assert_allclose(mrm.cross_entropy(*arrays), expected, atol=1e-5)
+    np.testing.assert_allclose(jax.grad(lambda *x: mrm.cross_entropy(*x).sum())(*arrays), gradient, atol=1e-6)
+    uniform = mrm.cross_entropy(jnp.zeros((3, 6, 11)), *arrays[1:])
+    np.testing.assert_allclose(uniform, [np.log(11), np.log(11), 0], rtol=1e-5)
+    sure = mrm.cross_entropy(100 * jax.nn.one_hot(arrays[1], 11), *arrays[1:])
+    np.testing.assert_allclose(sure, 0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("xrays", "cts", "weight_mim"), [(3, 0, 1.0), (0, 2, 0.0)])
+def test_where_gradients_go(model, params, make_batch, xrays: int, cts: int, weight_mim: float) -> None:
+    objective = Objective(weight_mim=weight_mim, **DECODER)
+    batch = make_batch(model, xrays, cts)
+
+    def loss(params):
+        return objective.loss(params, {}, {"batch_stats": {}}, batch, jax.random.key(3), jnp.int32(0), model=model)
+
+    (value, (metrics, stats)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    assert stats == {"batch_stats": {}}
+    assert metrics.keys() == {"loss", *(f"{part}/{kind}" for part in ("loss", *batch) for kind in ("mim", "mlm"))}
+    total = weight_mim * float(metrics["loss/mim"].value) + float(metrics["loss/mlm"].value)
+    assert float(value) == pytest.approx(total, rel=1e-5)
+    reached = {part: any(leaf.any() for leaf in jax.tree.leaves(grad)) for part, grad in grads.items()}
+    assert reached == {
+        "vision": True, "report": True, "project_image": False, "project_report": False,
+        "head_decoder": weight_mim > 0, "head_context": True, "head_words": True,
+    }  # fmt: skip
+    # Without the images' own loss too: the reports teach the ViT.
+    assert grads["vision"]["patch_2d" if xrays else "patch_3d"]["kernel"].any()
+    assert grads["report"]["words"]["embedding"][objective.mask_id].any()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+
+
+def test_words_are_guessed_beside_the_images_visible_tokens(model, params, make_batch) -> None:
+    """The words' loss of a mixed batch once more by hand."""
+    batch = make_batch(model, 2, 2)
+    run = jax.jit(lambda batch: OBJECTIVE.loss(params, {}, {}, batch, jax.random.key(3), jnp.int32(0), model=model))
+    value, (metrics, _) = run(batch)
+    assert float(value) == pytest.approx(sum(float(metrics[f"loss/{kind}"].value) for kind in ("mim", "mlm")), rel=1e-5)
+
+    keys = dict(zip(("xray", "ct", "words", "dropout"), jax.random.split(jax.random.key(3), 4), strict=True))
+    text, mask = (jnp.concatenate([batch[n][field] for n in ("xray", "ct")]) for field in ("text", "text_mask"))
+    hidden = np.asarray(mrm.hide_words(keys["words"], text, mask, 0.5, (0, 2, 3)))
+
+    @jax.jit
+    def said(params):
+        seen = [mae.see(n, params, batch[n]["tokens"], keys[n], 0.75, model=model).patches for n in ("xray", "ct")]
+        feature = jnp.concatenate([x.mean(axis=1) for x in seen])
+        context = feature @ params["head_context"]["out"]["kernel"] + params["head_context"]["out"]["bias"][None]
+        masked = jnp.where(hidden, 4, text)
+        words = model.apply({"params": params}, masked, mask, False, context, method="read_words").words
+        return words @ params["head_words"]["out"]["kernel"] + params["head_words"]["out"]["bias"][None, None]
+
+    logs = np.asarray(jax.nn.log_softmax(said(params)))
+    each = [-logs[i, hidden[i], np.asarray(text)[i, hidden[i]]].mean() for i in range(4)]
+    assert float(metrics["xray/mlm"].value) == pytest.approx(np.mean(each[:2]), rel=1e-3)
+    assert float(metrics["ct/mlm"].value) == pytest.approx(np.mean(each[2:]), rel=1e-3)
+
+    other = {**batch, "xray": {**batch["xray"], "tokens": 255 - batch["xray"]["tokens"]}}
+    changed = run(other)[1][0]
+    assert abs(float(changed["xray/mlm"].value) - float(metrics["xray/mlm"].value)) > 1e-3
+    assert float(changed["ct/mlm"].value) == pytest.approx(float(metrics["ct/mlm"].value), rel=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{"word_ratio": 0.0}, {"word_ratio": 1.0}, {"mask_id": 2}, {"mask_ratio": 1.0}])
+def test_wrong_settings_are_refused(settings: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        Objective(**settings)
+
+
+def test_a_mask_beyond_the_vocabulary_is_refused(make_tiny) -> None:
+    with pytest.raises(ValueError, match="mask_id=103 is no id of a vocabulary of 50"):
+        make_tiny(objective=Objective(mask_id=103))
