@@ -2,8 +2,10 @@
 # make test       sets up .venv with the test tools, lints and runs the suite
 # make aot        sets up .venv-aot with the compilers of TPUs and GPUs, for configs/compile.py and its tests
 # PYTHON=python3.12 make ...   another interpreter; ARGS="--config.steps=100" passes settings on
+# PROCESSES=4 make test        so many test files at a time, each process up to 6 GB
 
 PYTHON ?= python3
+PROCESSES ?= 2
 BIN := .venv/bin
 
 .PHONY: pretrain test aot clean
@@ -14,7 +16,7 @@ pretrain: .venv/run.txt
 test: .venv/dev.txt
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile $(ARGS)
 
 aot: .venv-aot/aot.txt
 
