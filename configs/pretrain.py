@@ -33,6 +33,66 @@ SYSTEMS = {
         "objective": {"name": "contrast", "temperature": 0.07, "learn_temperature": True, "image_weight": 0.5},
         "model": {"projection": "linear"},
     },
+    "prior": {
+        "objective": {
+            "name": "prior",
+            "temperature": 0.01,
+            "sentences": 16,
+            "prototypes": 512,
+            "memory_temperature": 0.9,
+            "channel_dropout": 0.5,
+            "depth": 8,
+            "attention_heads": 4,
+            "memory_from": 0,  # the authors: after 20 of 150 epochs
+            "reconstruct_from": 0,  # after 50
+            "weight_vl": 10.0,
+            "weight_region": 1.0,
+            "weight_sentence": 1.0,
+            "weight_memory": 10.0,
+            "weight_pixels": 1.0,
+            "weight_generated": 10.0,
+            "weight_shares": 1.0,
+        }
+    },
+    "medklip": {
+        "objective": {
+            "name": "medklip",
+            "entities": 75,
+            "depth": 4,
+            "attention_heads": 4,
+            "temperature": 0.07,
+            "weight_presence": 1.0,
+            "weight_mention": 1.0,
+        },
+        "checkpoint": {"keep_best": 0},
+    },
+    "kad": {
+        "objective": {
+            "name": "kad",
+            "entities": 40,
+            "depth": 4,
+            "attention_heads": 4,
+            "temperature": 0.07,
+            "weight_vl": 1.0,
+            "weight_image": 1.0,
+            "weight_report": 1.0,
+        }
+    },
+    "med_unic": {
+        "objective": {
+            "name": "med_unic",
+            "temperature": 0.07,
+            "crop": 0.75,
+            "hidden": 2048,
+            "features": 512,
+            "off_diagonal": 0.0051,
+            "weight_vl": 1.0,
+            "weight_vv": 1.0,
+            "weight_feature": 0.25,
+            "weight_instance": 0.005,
+        },
+        "model": {"report_dropout": 0.1},  # it alone makes two views of a report
+    },
 }
 STARTS = ("", "paper", "demo")
 PRESETS = (*STARTS, *ABLATIONS, *SYSTEMS)
