@@ -10,6 +10,8 @@ from typing import Any
 
 import ml_collections
 
+from configs.systems import SMALLER, SYSTEMS
+
 ABLATIONS = {
     # Image-report contrast alone on both modalities; with xray_only and ct_only the models of the paper's figure 2.
     "one_encoder": {
@@ -23,50 +25,6 @@ ABLATIONS = {
     "no_distillation": {"objective": {"weight_icl": 0.0, "weight_pcl": 0.0}},
     "random_mask": {"objective": {"mask_by": "random"}},
 }
-# Systems that UniMedI is compared with: the same towers and data, another objective (unimedi_jax/objectives).
-# `objective` takes the place of UniMedI's settings; CTs are their volume's tokens in training and evaluation.
-SYSTEMS = {
-    "convirt": {
-        "objective": {"name": "contrast", "temperature": 0.1, "learn_temperature": False, "image_weight": 0.75}
-    },
-    "clip": {
-        "objective": {"name": "contrast", "temperature": 0.07, "learn_temperature": True, "image_weight": 0.5},
-        "model": {"projection": "linear"},
-    },
-    "simmim": {
-        "objective": {"name": "simmim", "mask_ratio": 0.6, "block": 2},
-        "checkpoint": {"keep_best": 0},
-    },
-    "mae": {
-        "objective": {
-            "name": "mae",
-            "mask_ratio": 0.75,
-            "norm_pix": True,
-            "decoder_width": 512,
-            "decoder_depth": 8,
-            "decoder_heads": 16,
-        },
-        "checkpoint": {"keep_best": 0},
-    },
-    "mrm": {
-        "objective": {
-            "name": "mrm",
-            "mask_ratio": 0.75,
-            "norm_pix": True,
-            "decoder_width": 768,
-            "decoder_depth": 4,
-            "decoder_heads": 6,
-            "word_ratio": 0.5,
-            "weight_mim": 1.0,
-            "weight_mlm": 1.0,
-            "mask_id": 4,  # of the sets' own tokenizers; Bio_ClinicalBERT: 103 and (0, 101, 102)
-            "special_ids": (0, 2, 3),
-        },
-        "checkpoint": {"keep_best": 0},
-    },
-}
-_LIGHT = {"objective": {"decoder_width": 64, "decoder_depth": 2, "decoder_heads": 4}}
-DEMO = {"mae": _LIGHT, "mrm": _LIGHT}  # what the small run makes smaller of a system
 STARTS = ("", "paper", "demo")
 PRESETS = (*STARTS, *ABLATIONS, *SYSTEMS)
 
@@ -85,7 +43,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         config.update(ABLATIONS.get(word, {}))
         if word in SYSTEMS:
             _system(config, SYSTEMS[word])
-            config.update(DEMO.get(word, {}) if "demo" in words else {})
+            config.update(SMALLER.get(word, {}) if "demo" in words else {})
     return config
 
 

@@ -1,4 +1,4 @@
-"""Heads on top of the towers: projection into the joint space, DINO's prototypes, linear maps."""
+"""Heads on top of the towers: projection into the joint space, DINO's prototypes, linear maps, queries to tokens."""
 
 from typing import Any, NamedTuple
 
@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 from jax import numpy as jnp
 
+from unimedi_jax import placement
 from unimedi_jax.models import transformer
 from unimedi_jax.typing import Array, Float
 
@@ -113,3 +114,74 @@ class Linear(nn.Module):
     def touch(self, patches: Float[Array, "b n d"], words: Float[Array, "b l w"]) -> None:
         """One call, so that `init` makes the parameters."""
         self({"patches": patches, "words": words}[self.of])
+
+
+class Cross(nn.Module):
+    """Multi-head attention of queries to the tokens of a memory."""
+
+    heads: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b q d"], memory: Float[Array, "b n d"]) -> Float[Array, "b q d"]:
+        width = x.shape[-1]
+        dense = dict(dtype=self.dtype, kernel_init=transformer.init(width))
+        q = nn.Dense(width, name="q", **dense)(x)
+        k, v = jnp.split(nn.Dense(2 * width, name="kv", **dense)(memory), 2, axis=-1)
+        q, k, v = (part.reshape(*part.shape[:2], self.heads, -1) for part in (q, k, v))
+        out = jax.nn.dot_product_attention(q, k, v)
+        return nn.Dense(width, name="out", **dense)(out.reshape(x.shape))
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm: queries attend to each other, then to the memory, then an MLP of four times the width."""
+
+    heads: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b q d"], memory: Float[Array, "b n d"]) -> tuple[Array, None]:
+        x = placement.over_batch(x)
+        norm = dict(epsilon=1e-6, dtype=self.dtype)
+        among = transformer.Attention(self.heads, self.dtype, name="attention")
+        x = x + among(nn.LayerNorm(name="norm1", **norm)(x))[0]
+        x = x + Cross(self.heads, self.dtype, name="cross")(nn.LayerNorm(name="norm2", **norm)(x), memory)
+        x = x + transformer.Mlp(4 * x.shape[-1], self.dtype, name="mlp")(nn.LayerNorm(name="norm3", **norm)(x))
+        return x, None
+
+
+class QueryDecoder(nn.Module):
+    """Queries that ask the tokens of an image, or of a report, for what they stand for.
+
+    The queries are given, or `learnt` vectors of its own. A memory of each of `sides` ("image", "report") has its own
+    map into the decoder's width.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    learnt: int = 0  # 0: the queries are given
+    sides: tuple[str, ...] = ("image",)
+    dtype: Any = jnp.bfloat16
+
+    @nn.compact
+    def __call__(
+        self, memory: Float[Array, "b n m"], queries: Float[Array, "q w"] | None = None, side: str = "image"
+    ) -> Float[Array, "b q d"]:
+        dense, norm = dict(dtype=self.dtype), dict(epsilon=1e-6, dtype=self.dtype)
+        memory = nn.Dense(self.width, kernel_init=transformer.init(memory.shape[-1]), name=side, **dense)(memory)
+        memory = nn.LayerNorm(name="norm_memory", **norm)(memory)
+        if queries is None:
+            x = self.param("learnt_queries", nn.initializers.normal(1.0), (self.learnt, self.width)).astype(self.dtype)
+        else:
+            init = transformer.init(queries.shape[-1])
+            x = nn.Dense(self.width, kernel_init=init, name="queries", **dense)(queries)
+        x = jnp.broadcast_to(x[None], (len(memory), *x.shape))
+        layers = transformer.over_layers(DecoderLayer, self.depth, "none")
+        x, _ = layers(self.heads, self.dtype, name="layers")(x, memory)
+        return nn.LayerNorm(name="norm", **norm)(x)
+
+    def touch(self, patches: Float[Array, "b n d"], words: Float[Array, "b l w"]) -> None:
+        """One call a side, so that `init` makes the parameters."""
+        for side in self.sides:
+            self({"image": patches, "report": words}[side], None if self.learnt else words[0], side)

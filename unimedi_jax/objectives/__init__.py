@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import flax.linen as nn
 
 from unimedi_jax.models import unimedi as models
-from unimedi_jax.objectives import contrast, mae, mrm, simmim, unimedi
+from unimedi_jax.objectives import contrast, kad, mae, med_unic, medklip, mrm, prior, simmim, unimedi
 from unimedi_jax.typing import Array, Batch, Float, Int, Key, Metrics, Params, PyTree
 
 
@@ -45,6 +45,10 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "simmim": simmim.Objective,
     "mae": mae.Objective,
     "mrm": mrm.Objective,
+    "prior": prior.Objective,
+    "medklip": medklip.Objective,
+    "kad": kad.Objective,
+    "med_unic": med_unic.Objective,
 }
 
 

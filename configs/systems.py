@@ -1,0 +1,108 @@
+"""The systems that UniMedI is compared with, as presets of configs/pretrain.py: the same towers, another objective.
+
+`objective` takes the place of UniMedI's settings: the fields of its dataclass in unimedi_jax/objectives. CTs are their
+volume's tokens in training and evaluation.
+"""
+
+SYSTEMS = {
+    "convirt": {
+        "objective": {"name": "contrast", "temperature": 0.1, "learn_temperature": False, "image_weight": 0.75}
+    },
+    "clip": {
+        "objective": {"name": "contrast", "temperature": 0.07, "learn_temperature": True, "image_weight": 0.5},
+        "model": {"projection": "linear"},
+    },
+    "simmim": {
+        "objective": {"name": "simmim", "mask_ratio": 0.6, "block": 2},
+        "checkpoint": {"keep_best": 0},
+    },
+    "mae": {
+        "objective": {
+            "name": "mae",
+            "mask_ratio": 0.75,
+            "norm_pix": True,
+            "decoder_width": 512,
+            "decoder_depth": 8,
+            "decoder_heads": 16,
+        },
+        "checkpoint": {"keep_best": 0},
+    },
+    "mrm": {
+        "objective": {
+            "name": "mrm",
+            "mask_ratio": 0.75,
+            "norm_pix": True,
+            "decoder_width": 768,
+            "decoder_depth": 4,
+            "decoder_heads": 6,
+            "word_ratio": 0.5,
+            "weight_mim": 1.0,
+            "weight_mlm": 1.0,
+            "mask_id": 4,  # of the sets' own tokenizers; Bio_ClinicalBERT: 103 and (0, 101, 102)
+            "special_ids": (0, 2, 3),
+        },
+        "checkpoint": {"keep_best": 0},
+    },
+    "prior": {
+        "objective": {
+            "name": "prior",
+            "temperature": 0.01,
+            "sentences": 16,
+            "prototypes": 512,
+            "memory_temperature": 0.9,
+            "channel_dropout": 0.5,
+            "depth": 8,
+            "attention_heads": 4,
+            "memory_from": 0,  # the authors: after 20 of 150 epochs
+            "reconstruct_from": 0,  # after 50
+            "weight_vl": 10.0,
+            "weight_region": 1.0,
+            "weight_sentence": 1.0,
+            "weight_memory": 10.0,
+            "weight_pixels": 1.0,
+            "weight_generated": 10.0,
+            "weight_shares": 1.0,
+        }
+    },
+    "medklip": {
+        "objective": {
+            "name": "medklip",
+            "entities": 75,
+            "depth": 4,
+            "attention_heads": 4,
+            "temperature": 0.07,
+            "weight_presence": 1.0,
+            "weight_mention": 1.0,
+        },
+        "checkpoint": {"keep_best": 0},
+    },
+    "kad": {
+        "objective": {
+            "name": "kad",
+            "entities": 40,
+            "depth": 4,
+            "attention_heads": 4,
+            "temperature": 0.07,
+            "weight_vl": 1.0,
+            "weight_image": 1.0,
+            "weight_report": 1.0,
+        }
+    },
+    "med_unic": {
+        "objective": {
+            "name": "med_unic",
+            "temperature": 0.07,
+            "crop": 0.75,
+            "hidden": 2048,
+            "features": 512,
+            "off_diagonal": 0.0051,
+            "weight_vl": 1.0,
+            "weight_vv": 1.0,
+            "weight_feature": 0.25,
+            "weight_instance": 0.005,
+        },
+        "model": {"report_dropout": 0.1},  # it alone makes two views of a report
+    },
+}
+_LIGHT = {"objective": {"decoder_width": 64, "decoder_depth": 2, "decoder_heads": 4}}
+SMALLER = {"mae": _LIGHT, "mrm": _LIGHT}  # what the demo makes smaller of a system

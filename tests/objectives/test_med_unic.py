@@ -1,0 +1,130 @@
+"""Med-UniC: its regularisation against slow twins, crops of tokens, and what it trains."""
+
+import jax
+import numpy as np
+import pytest
+import torch
+from jax import numpy as jnp
+
+from unimedi_jax.models import sizes
+from unimedi_jax.objectives import med_unic
+
+
+@pytest.fixture
+def draw():
+    rng = np.random.default_rng(0)
+    return lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
+
+
+def test_decorrelation_is_that_of_numpy_s_correlations(draw) -> None:
+    one, other = draw(4, 30), draw(4, 30)
+    both = np.corrcoef(one, other)[:4, 4:]
+    twin = [(1 - both[i, i]) ** 2 + 0.1 * sum(both[i, j] ** 2 for j in range(4) if j != i) for i in range(4)]
+    decorrelation = jax.jit(med_unic.decorrelation)
+    np.testing.assert_allclose(decorrelation(one, other, 0.1), twin, atol=1e-4)
+    np.testing.assert_allclose(decorrelation(5 * one + 3, other, 0.1), twin, atol=1e-4)
+
+
+def test_gradients_of_the_decorrelation_are_torch_s(draw) -> None:
+    one, other = draw(5, 8), draw(5, 8)
+    found = jax.jit(jax.grad(lambda *x: med_unic.decorrelation(*x, 0.0051).mean(), (0, 1)))(one, other)
+    tensors = [torch.tensor(np.asarray(x), requires_grad=True) for x in (one, other)]
+    a, b = (torch.nn.functional.layer_norm(x, (8,), eps=1e-5) for x in tensors)
+    correlation = a @ b.T / 8
+    eye = torch.eye(5)
+    twin = ((1 - eye * correlation) ** 2 * eye).sum() + 0.0051 * (correlation**2 * (1 - eye)).sum()
+    (twin / 5).backward()
+    for grad, tensor in zip(found, tensors, strict=True):
+        np.testing.assert_allclose(grad, tensor.grad, atol=1e-5)
+
+
+def test_known_values_of_the_decorrelation() -> None:
+    rows = jnp.array([[1.0, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]])
+    decorrelation = jax.jit(med_unic.decorrelation)
+    np.testing.assert_allclose(decorrelation(rows, rows, 0.5), 0, atol=1e-4)
+    np.testing.assert_allclose(decorrelation(rows, -rows, 0.5), 4, atol=1e-4)
+    alike = jnp.broadcast_to(rows[:1], rows.shape)
+    np.testing.assert_allclose(decorrelation(alike, alike, 0.5), 2 * 0.5, atol=1e-4)
+    constant = jnp.ones_like(rows)
+    np.testing.assert_allclose(decorrelation(constant, constant, 0.5), 1, atol=1e-6)
+
+
+def test_the_projection_is_torch_s_in_training(draw, random_tree) -> None:
+    x, head = draw(6, 5), med_unic.Features(7, 3, jnp.float32)
+    params = random_tree(jax.eval_shape(head.init, jax.random.key(0), x))["params"]
+    found = jax.jit(head.apply)({"params": params}, x)
+    twin = torch.nn.Sequential(
+        torch.nn.Linear(5, 7), torch.nn.BatchNorm1d(7), torch.nn.ReLU(),
+        torch.nn.Linear(7, 3), torch.nn.BatchNorm1d(3, affine=False),
+    )  # fmt: skip
+    for module, name in ((twin[0], "fc1"), (twin[3], "fc2")):
+        module.weight.data = torch.tensor(np.asarray(params[name]["kernel"].T))
+        module.bias.data = torch.tensor(np.asarray(params[name]["bias"]))
+    twin[1].weight.data, twin[1].bias.data = (torch.tensor(np.asarray(params[name])) for name in ("scale", "bias"))
+    np.testing.assert_allclose(found, twin(torch.tensor(np.asarray(x))).detach(), atol=1e-4)
+
+
+@pytest.mark.parametrize(("cells", "size"), [((4, 5), (3, 2)), ((3, 4, 4), (2, 3, 4)), ((4, 4), (4, 4))])
+def test_crops_are_boxes_of_the_grid(cells: tuple, size: tuple) -> None:
+    number = np.arange(np.prod(cells), dtype=np.int16).reshape(1, -1, 1)
+    tokens = jnp.asarray(np.repeat(number, 40, axis=0))
+    found = np.asarray(jax.jit(med_unic.crop, static_argnums=(1, 2))(tokens, cells, size, jax.random.key(0)))[..., 0]
+    assert found.dtype == np.int16
+    corners = set()
+    for each in found:
+        corner = np.unravel_index(each[0], cells)
+        box = np.arange(np.prod(cells)).reshape(cells)[
+            tuple(slice(c, c + s) for c, s in zip(corner, size, strict=True))
+        ]
+        np.testing.assert_array_equal(each, box.ravel())
+        corners.add(corner)
+    assert len(corners) == np.prod([c - s + 1 for c, s in zip(cells, size, strict=True)]), "every place has its turn"
+
+
+OBJECTIVE = med_unic.Objective(hidden=16, features=8, crop=0.5)
+NAMES = ("vl", "vv", "feature", "instance")
+
+
+@pytest.fixture(scope="module")
+def run(make_tiny, random_params, make_batch):
+    """`run(xrays, cts, grad)`: (loss, (metrics, new statistics)) and, if asked, the gradients."""
+    model = make_tiny(size=sizes.Size(32, 1, 4, 64), objective=OBJECTIVE, report_dropout=0.1, projection="linear")
+    params = random_params(model)
+
+    def loss(params, batch):
+        stats = {"batch_stats": {}}
+        return OBJECTIVE.loss(params, {}, stats, batch, jax.random.key(3), jnp.int32(0), model=model)
+
+    plain, both = jax.jit(loss), jax.jit(jax.value_and_grad(loss, has_aux=True))
+    return lambda xrays, cts, grad=False: (both if grad else plain)(params, make_batch(model, xrays, cts))
+
+
+@pytest.mark.parametrize(("xrays", "cts"), [(4, 0), (0, 4)])
+def test_one_modality_alone_gives_a_finite_loss(run, xrays: int, cts: int) -> None:
+    value, (metrics, new) = run(xrays, cts)
+    kind = "xray" if xrays else "ct"
+    assert metrics.keys() == {"loss", *(f"{part}/{name}" for part in (kind, "loss") for name in NAMES)}
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, metrics, new)))
+
+
+def test_a_mixed_batch_trains_everything(run) -> None:
+    (value, (metrics, _)), grads = run(4, 3, grad=True)
+    assert value.dtype == jnp.float32
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, metrics, grads)))
+    total = sum(getattr(OBJECTIVE, f"weight_{name}") * metrics[f"loss/{name}"].value for name in NAMES)
+    np.testing.assert_allclose(value, total, rtol=1e-5)
+    np.testing.assert_allclose(metrics["xray/feature"].value, metrics["ct/feature"].value, rtol=1e-6)
+    assert metrics["loss/instance"].value > 1e-3, "dropout makes the two readings differ"
+    for part in ("project_image", "project_report"):
+        assert all(leaf.any() for leaf in jax.tree.leaves(grads[part])), part
+    for name in ("fc1", "fc2"):
+        assert grads["head_features"][name]["kernel"].any()
+    for kernel in ("patch_2d", "patch_3d"):
+        assert grads["vision"][kernel]["kernel"].any()
+
+
+def test_what_leaves_one_view_is_refused(make_tiny) -> None:
+    with pytest.raises(ValueError, match="report_dropout=0"):
+        make_tiny(objective=med_unic.Objective(), report_dropout=0.0)
+    with pytest.raises(ValueError, match="crop"):
+        med_unic.Objective(crop=0.0)

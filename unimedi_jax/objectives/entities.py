@@ -1,0 +1,67 @@
+"""Entities without a knowledge base: the words of a batch that tell its reports apart. For MedKLIP and KAD.
+
+Both systems have the findings of every report named for them, by RadGraph over a medical vocabulary, with "present",
+"absent" or "uncertain" beside each. A batch holds token ids alone. What stands in: an entity is a token of the
+vocabulary; those of a step are the ones whose presence is most uncertain over the batch, p (1 - p) with p the share of
+its reports that hold the token; an entity is present where the report holds it. That is the simplest of the rules by
+which KAD extracts entities. It knows no negation ("no effusion" holds effusion), no synonyms, and takes telling words
+that are no findings ("left", "small", pieces of words).
+"""
+
+from typing import NamedTuple
+
+import jax
+import optax
+from jax import numpy as jnp
+
+from unimedi_jax.models import unimedi
+from unimedi_jax.typing import Array, Bool, Float, Int, Params
+
+
+class Entities(NamedTuple):
+    """What a batch's reports are asked for."""
+
+    ids: Int[Array, " q"]
+    present: Bool[Array, "b q"]
+    telling: Bool[Array, " q"]  # False where all reports hold it, or none: nothing to learn
+
+
+def find(text: Int[Array, "b l"], mask: Bool[Array, "b l"], vocab_size: int, count: int) -> Entities:
+    """The `count` tokens whose presence in a report of the batch is the least foreseeable."""
+    rows = jnp.arange(len(text))[:, None]
+    held = jnp.zeros((len(text), vocab_size), jnp.uint8).at[rows, text].max(mask.astype(jnp.uint8))
+    share = jnp.mean(held.astype(jnp.float32), axis=0)
+    uncertain, ids = jax.lax.top_k(share * (1 - share), count)
+    return Entities(ids, held[:, ids] > 0, uncertain > 0)
+
+
+def check(count: int, model: unimedi.UniMedI) -> None:
+    """Refuses more entities than there are tokens.
+
+    Raises:
+        ValueError: so it is.
+    """
+    if count > model.report.vocab_size:
+        raise ValueError(f"entities={count}, but the vocabulary has {model.report.vocab_size} tokens")
+
+
+def encode(params: Params, ids: Int[Array, " q"], *, model: unimedi.UniMedI) -> Float[Array, "q w"]:
+    """Each entity as the report tower reads it: a report of that one word."""
+    alone = jnp.ones((len(ids), 1), bool)
+    return model.apply({"params": params}, ids[:, None], alone, method="read")
+
+
+def mentions(
+    words: Float[Array, "b l w"], text: Int[Array, "b l"], mask: Bool[Array, "b l"], ids: Int[Array, " q"]
+) -> Float[Array, "b q w"]:
+    """What each report says of each entity: the mean of the word vectors where it stands; 0 where it does not."""
+    at = ((text[:, :, None] == ids[None, None]) & mask[:, :, None]).astype(jnp.float32)
+    total = jnp.einsum("blq,blw->bqw", at, words.astype(jnp.float32))
+    return total / jnp.maximum(jnp.sum(at, axis=1), 1.0)[..., None]
+
+
+def presence(logits: Float[Array, "b q"], found: Entities) -> Float[Array, " b"]:
+    """Binary cross-entropy of each entity's presence, mean over the telling ones."""
+    each = optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), found.present.astype(jnp.float32))
+    telling = found.telling.astype(jnp.float32)
+    return each @ telling / jnp.maximum(jnp.sum(telling), 1.0)

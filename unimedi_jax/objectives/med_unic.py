@@ -1,0 +1,162 @@
+"""Med-UniC: image against report, image against its crop, and reports decorrelated by feature and by instance.
+
+Med-UniC (Wan et al., arXiv 2305.19894) trains on English and Spanish reports together: L = L_cvl + lambda_t L_ctr.
+L_cvl is the symmetric InfoNCE of image and report and that of two views of the image. L_ctr, the cross-lingual text
+alignment regularisation, needs no negatives and no pairs across languages: each report is read twice, dropout making
+the two views, a projection of its own maps both, and the cross-correlations of the two are drawn to the identity, once
+between features over the batch (L_tf) and once between instances over the features (L_ti), as in Barlow Twins.
+
+Deviations:
+- reports are of whatever language the data have; nothing here knows which. The two stages before, a vocabulary and
+  masked words of both languages, are the tokenizer's and `config.init.report`'s business;
+- the second view of an image is a random crop of whole patches; pipeline augmentation alone makes the first;
+- both correlation matrices are true ones, standardised over the axis that they sum. In the authors' code L_ti sums
+  features that are standardised over the batch and divides by the size of the batch;
+- lambda_t is in none of the published scripts: `weight_feature` and `weight_instance` are the code's constants, 1/4 and
+  1/200, times 1. L_tf and L_ti are divided by the number of features and of instances, as there;
+- BatchNorm of the projection has the statistics of the batch and keeps none: it is not used after training;
+- the joint space is as wide as `config.model.embedding`; the authors' 512.
+L_tf is one number a batch and counts alike for every sample of it. CTs go in as their volume's tokens.
+"""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+from jax import numpy as jnp
+
+from unimedi_jax import losses, selection
+from unimedi_jax.models import unimedi
+from unimedi_jax.objectives import common
+from unimedi_jax.typing import Array, Batch, Float, Int, Key, Num, Params, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """Contrast between image and report and between views of an image; L_tf and L_ti between views of a report."""
+
+    temperature: float = 0.07
+    crop: float = 0.75  # side of an image's second view, as a share
+    hidden: int = 2048  # widths of the projection of L_ctr
+    features: int = 512
+    off_diagonal: float = 0.0051  # of Barlow Twins
+    weight_vl: float = 1.0
+    weight_vv: float = 1.0
+    weight_feature: float = 0.25
+    weight_instance: float = 0.005
+
+    teacher: ClassVar[tuple[str, ...]] = ()
+    reads: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.crop <= 1:
+            raise ValueError(f"crop is above 0 and at most 1, not {self.crop}")
+
+    def heads(self, model: unimedi.UniMedI) -> dict[str, nn.Module]:
+        """The reports' second projection.
+
+        Raises:
+            ValueError: the report tower has no dropout, which alone makes two views of a report.
+        """
+        if not model.report.dropout:
+            raise ValueError("report_dropout=0 reads every report twice alike, and Med-UniC compares the readings")
+        return {"features": Features(self.hidden, self.features, model.report.dtype)}
+
+    def stats(self, model: unimedi.UniMedI) -> PyTree:
+        """Nothing from step to step."""
+        return {}
+
+    def loss(
+        self,
+        params: Params,
+        teacher: Params,
+        stats: PyTree,
+        batch: Batch,
+        key: Key[Array, ""],
+        step: Int[Array, ""],
+        *,
+        model: unimedi.UniMedI,
+    ) -> common.Loss:
+        """Two views of every image and two readings of every report."""
+        keys = common.keys(key, "first", "second", "xray", "ct")
+        one, other = (common.read(params, batch, keys[name], model=model).vector for name in ("first", "second"))
+        seen = {name: view.cls for name, view in common.see(params, batch, model=model).items()}
+        cropped = {
+            name: self._crop(name, params, batch[name]["tokens"], keys[name], model=model)
+            for name in common.modalities(batch)
+        }
+        z_image, z_text, batch_stats = common.project(params, stats, seen, one, model=model)
+        z_crop = common.project(params, stats, cropped, other, model=model)[0]
+        told, again = (model.apply({"params": params}, "features", x, method="through") for x in (one, other))
+        parts = {
+            "vl": losses.contrastive(z_image, z_text, self.temperature).mean(axis=0),
+            "vv": losses.contrastive(z_image, z_crop, self.temperature).mean(axis=0),
+            "feature": jnp.full(len(told), jnp.mean(decorrelation(told.T, again.T, self.off_diagonal))),
+            "instance": decorrelation(told, again, self.off_diagonal),
+        }
+        return common.with_total(
+            {name: common.by_modality(each, batch) for name, each in parts.items()},
+            {name: getattr(self, f"weight_{name}") for name in parts},
+            {"batch_stats": batch_stats},
+        )
+
+    def _crop(
+        self, name: str, params: Params, tokens: Array, key: Key[Array, ""], *, model: unimedi.UniMedI
+    ) -> Float[Array, "b d"]:
+        """CLS of a random crop of every sample."""
+        cells = model.vision.image_grid if name == "xray" else model.vision.volume_grid
+        size = tuple(max(1, round(self.crop * count)) for count in cells)
+        pixels = model.apply({"params": params}, name, crop(tokens, cells, size, key), method="pixels")
+        embedded = model.apply({"params": params}, name, pixels, size, method="embed_pixels")
+        return model.apply({"params": params}, embedded, method="encode").cls
+
+
+class Features(nn.Module):
+    """Dense, BatchNorm, ReLU, Dense, BatchNorm without scale, with the statistics of the batch. Float32."""
+
+    hidden: int
+    width: int
+    dtype: Any = jnp.bfloat16
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b w"]) -> Float[Array, "b e"]:
+        dense = dict(dtype=self.dtype, kernel_init=nn.initializers.lecun_normal())
+        x = standardise(nn.Dense(self.hidden, name="fc1", **dense)(x), axis=0)
+        scale = self.param("scale", nn.initializers.ones, (self.hidden,))
+        bias = self.param("bias", nn.initializers.zeros, (self.hidden,))
+        x = nn.relu(x * scale[None] + bias[None]).astype(self.dtype)
+        return standardise(nn.Dense(self.width, name="fc2", **dense)(x), axis=0)
+
+    def touch(self, patches: Float[Array, "b n d"], words: Float[Array, "b l w"]) -> None:
+        """One call, so that `init` makes the parameters."""
+        self(words[:, 0])
+
+
+def standardise(x: Float[Array, "m n"], axis: int) -> Float[Array, "m n"]:
+    """Mean 0 and variance 1 over `axis`, in float32."""
+    x = x.astype(jnp.float32)
+    x = x - jnp.mean(x, axis=axis, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.mean(x * x, axis=axis, keepdims=True) + 1e-5)
+
+
+def decorrelation(one: Float[Array, "m n"], other: Float[Array, "m n"], off_diagonal: float) -> Float[Array, " m"]:
+    """Row i of the two against each other: (1 - c_ii)^2 and, weighted, the sum of c_ij^2 over all j that are not i.
+
+    c is the correlation of rows over columns. Samples by features give L_ti; transposed they give L_tf.
+    """
+    correlation = standardise(one, axis=1) @ standardise(other, axis=1).T / one.shape[1]
+    own = jnp.diagonal(correlation)
+    return (1 - own) ** 2 + off_diagonal * (jnp.sum(correlation**2, axis=1) - own**2)
+
+
+def crop(
+    tokens: Num[Array, "b n v"], cells: tuple[int, ...], size: tuple[int, ...], key: Key[Array, ""]
+) -> Num[Array, "b m v"]:
+    """A box of `size` tokens out of a grid of `cells`, at a random place of its own for every sample."""
+    index = jnp.zeros((len(tokens), 1), jnp.int32)
+    for count, side, drawn in zip(cells, size, jax.random.split(key, len(cells)), strict=True):
+        start = jax.random.randint(drawn, (len(tokens), 1), 0, count - side + 1)
+        along = start + jnp.arange(side)[None]
+        index = (index[:, :, None] * count + along[:, None]).reshape(len(tokens), -1)
+    return selection.gather(tokens, index)
