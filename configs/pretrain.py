@@ -1,7 +1,8 @@
 """Pre-training. No argument: ViT-B/16 with the paper's recipe (docs/method.md), from the seed; `:paper`: the report
 tower starts from Bio_ClinicalBERT as in the paper; `:demo`: the small run.
 
-An ablation is a further word: `:no_slices` of the paper's recipe, `:demo,no_slices` of the small run.
+An ablation is a further word: `:no_slices` of the paper's recipe, `:demo,no_slices` of the small run. So is another
+system: `:clip`, `:demo,mae`, `:demo,mae,ct_only` (docs/systems.md).
 
 The embedded phantom is trained on until `config.data` names built sets, such as "mine" or "mine,phantom:0.5".
 """
@@ -34,16 +35,19 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     words = arg.split(",")
     if not set(words) <= set(PRESETS):
         raise ValueError(f"configs/pretrain.py:{arg}: the presets are {', '.join(PRESETS[1:])}")
+    systems, ablations = ([word for word in words if word in names] for names in (SYSTEMS, ABLATIONS))
+    if len(systems) > 1 or (systems and set(ablations) - {"xray_only", "ct_only"}):
+        raise ValueError(f"configs/pretrain.py:{arg}: one system, with or without xray_only or ct_only")
     config = _base()
     if "paper" in words:
         config.init.report = "emilyalsentzer/Bio_ClinicalBERT"
     if "demo" in words:
         _demo(config)
-    for word in words:
-        config.update(ABLATIONS.get(word, {}))
-        if word in SYSTEMS:
-            _system(config, SYSTEMS[word])
-            config.update(SMALLER.get(word, {}) if "demo" in words else {})
+    for word in ablations:
+        config.update(ABLATIONS[word])
+    for word in systems:
+        _system(config, SYSTEMS[word])
+        config.update(SMALLER.get(word, {}) if "demo" in words else {})
     return config
 
 
