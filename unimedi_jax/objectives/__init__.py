@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import flax.linen as nn
 
 from unimedi_jax.models import unimedi as models
-from unimedi_jax.objectives import contrast, unimedi
+from unimedi_jax.objectives import contrast, gloria, mgca, siglip, unimedi
 from unimedi_jax.typing import Array, Batch, Float, Int, Key, Metrics, Params, PyTree
 
 
@@ -42,6 +42,9 @@ class Objective(Protocol):
 OBJECTIVES: dict[str, type[Objective]] = {
     "unimedi": unimedi.Objective,
     "contrast": contrast.Objective,  # ConVIRT, CLIP
+    "siglip": siglip.Objective,
+    "gloria": gloria.Objective,
+    "mgca": mgca.Objective,
 }
 
 
