@@ -12,6 +12,36 @@ SYSTEMS = {
         "objective": {"name": "contrast", "temperature": 0.07, "learn_temperature": True, "image_weight": 0.5},
         "model": {"projection": "linear"},
     },
+    "siglip": {
+        "objective": {"name": "siglip", "scale": 10.0, "bias": -10.0, "contrastive_chunk": 0},
+        "model": {"projection": "linear"},
+    },
+    "gloria": {
+        "objective": {
+            "name": "gloria",
+            "weight_vl": 1.0,
+            "weight_local": 1.0,
+            "temp1": 4.0,
+            "temp2": 5.0,
+            "temp3": 10.0,
+            "local_chunk": 8,  # reports at a time: memory for time
+        },
+        "model": {"projection": "linear", "report_pooling": "mean"},
+    },
+    "mgca": {
+        "objective": {
+            "name": "mgca",
+            "weight_vl": 1.0,
+            "weight_cta": 1.0,
+            "weight_cpa": 1.0,
+            "temperature": 0.07,
+            "local_temperature": 0.1,
+            "prototype_temperature": 0.2,
+            "prototypes": 500,
+            "epsilon": 0.05,
+            "sinkhorn_iterations": 3,
+        },
+    },
     "simmim": {
         "objective": {"name": "simmim", "mask_ratio": 0.6, "block": 2},
         "checkpoint": {"keep_best": 0},

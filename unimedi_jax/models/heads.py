@@ -56,6 +56,32 @@ class Projection(nn.Module):
         return unit(nn.BatchNorm(use_bias=False, use_scale=False, name=f"norm2{own}", **norm)(x))
 
 
+class Local(nn.Module):
+    """Patches or words, each by itself, as vectors of the joint space: float32, of any length.
+
+    One linear map without bias (GLoRIA's local embedding); with `hidden` units Dense, LayerNorm, ReLU, Dense. The
+    latter is MGCA's, whose BatchNorms would average over padded words, and over films and scans.
+    """
+
+    width: int
+    of: str  # "patches" or "words"
+    hidden: int = 0
+    dtype: Any = jnp.bfloat16
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n e"]:
+        dense = dict(dtype=self.dtype, kernel_init=nn.initializers.lecun_normal())
+        if not self.hidden:
+            return nn.Dense(self.width, use_bias=False, name="fc", **dense)(x).astype(jnp.float32)
+        x = nn.Dense(self.hidden, name="fc1", **dense)(x)
+        x = nn.relu(nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(x))
+        return nn.Dense(self.width, name="fc2", **dense)(x).astype(jnp.float32)
+
+    def touch(self, patches: Float[Array, "b n d"], words: Float[Array, "b l w"]) -> None:
+        """One call, so that `init` makes the parameters."""
+        self({"patches": patches, "words": words}[self.of])
+
+
 class DinoHead(nn.Module):
     """MLP, unit length, weight-normalised linear map to prototype logits (DINO, arXiv 2104.14294, appendix C).
 

@@ -9,7 +9,20 @@ from typing import Any, Protocol
 import flax.linen as nn
 
 from unimedi_jax.models import unimedi as models
-from unimedi_jax.objectives import contrast, kad, mae, med_unic, medklip, mrm, prior, simmim, unimedi
+from unimedi_jax.objectives import (
+    contrast,
+    gloria,
+    kad,
+    mae,
+    med_unic,
+    medklip,
+    mgca,
+    mrm,
+    prior,
+    siglip,
+    simmim,
+    unimedi,
+)  # fmt: skip
 from unimedi_jax.typing import Array, Batch, Float, Int, Key, Metrics, Params, PyTree
 
 
@@ -49,6 +62,9 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "medklip": medklip.Objective,
     "kad": kad.Objective,
     "med_unic": med_unic.Objective,
+    "siglip": siglip.Objective,
+    "gloria": gloria.Objective,
+    "mgca": mgca.Objective,
 }
 
 

@@ -27,7 +27,7 @@ LOG = logging.getLogger(__name__)
 FREE = (
     "log_every", "data_dir", "checkpoint", "evals", "show_reports", "mesh", "sharding",
     "guard", "resume", "distributed", "compilations", "accumulate", "objective.contrastive_chunk",
-    "input.report_buckets",
+    "objective.local_chunk", "input.report_buckets",
 )  # fmt: skip
 # The part of a TPU's VMEM that one fusion may use: with the 16 MiB of the default the step does not compile for v5e,
 # where a gradient's all-reduce runs inside the loss over the prototypes.

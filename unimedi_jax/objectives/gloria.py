@@ -1,0 +1,130 @@
+"""GLoRIA: the report against the image as a whole, and its words against the regions of the image.
+
+Huang et al., ICCV 2021 (section 3.3, global and local objective); temperatures and the normalisation of the attention,
+over the words first and then over the regions, are those of the authors' public code. For each word a region's share
+is weighed, the regions are summed to the word's context, and an image's similarity to a report is
+log sum exp(temp2 cos(context, word)) over the words. Both contrasts go both ways.
+
+Deviations: regions are the patch tokens of the last layer (of a CT its volume's tokens), not an intermediate map of a
+ResNet; words are tokens of the report tower's last layer, their pieces not summed to words, the last four layers not
+summed; both get a linear map to the joint width, where the paper maps the regions alone to the width of BERT. As in
+the code [CLS] counts among the words and [SEP] does not. Each loss is the mean of its two directions, half of the
+code's sum. Inference compares by the global similarity alone.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+from jax import numpy as jnp
+
+from unimedi_jax import losses, placement
+from unimedi_jax.models import heads, unimedi
+from unimedi_jax.objectives import common
+from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key, Params, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """Global contrast (vl) and local contrast."""
+
+    weight_vl: float = 1.0
+    weight_local: float = 1.0
+    temp1: float = 4.0  # sharpens a word's attention over the regions; these three are factors, not divisors
+    temp2: float = 5.0  # how far the best matching words count for a report's similarity
+    temp3: float = 10.0  # of both contrasts
+    local_chunk: int = 8  # reports whose attention over all images exists at a time
+
+    teacher: ClassVar[tuple[str, ...]] = ()
+    reads: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for name in ("temp1", "temp2", "temp3"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is above 0, not {getattr(self, name)}")
+        if self.local_chunk < 1:
+            raise ValueError(f"local_chunk is a number of reports, not {self.local_chunk}")
+
+    def heads(self, model: unimedi.UniMedI) -> dict[str, nn.Module]:
+        """Linear maps of patches and words to the joint width."""
+        width, dtype = model.project_image.width, model.vision.dtype
+        return {
+            "region": heads.Local(width, of="patches", dtype=dtype),
+            "word": heads.Local(width, of="words", dtype=dtype),
+        }
+
+    def stats(self, model: unimedi.UniMedI) -> PyTree:
+        """Nothing from step to step."""
+        return {}
+
+    def loss(
+        self,
+        params: Params,
+        teacher: Params,
+        stats: PyTree,
+        batch: Batch,
+        key: Key[Array, ""],
+        step: Int[Array, ""],
+        *,
+        model: unimedi.UniMedI,
+    ) -> common.Loss:
+        """Every image of the batch against every report, as wholes and by their parts."""
+
+        def local(name: str, x: Float[Array, "b n d"]) -> Float[Array, "b n e"]:
+            return model.apply({"params": params}, name, x, method="through")
+
+        seen = common.see(params, batch, model=model)
+        read = common.read(params, batch, key, model=model)
+        cls = {name: view.cls for name, view in seen.items()}
+        z_image, z_text, batch_stats = common.project(params, stats, cls, read.vector, model=model)
+        words = local("word", read.words[:, :-1])
+        mask = common.reports(batch)[1][:, 1:]  # one token less: [SEP] is the last
+        similarities = jnp.concatenate(
+            [
+                local_similarities(local("region", view.patches), words, mask, self.temp1, self.temp2, self.local_chunk)
+                for view in seen.values()
+            ]
+        )
+        whole = losses.contrastive(z_image, z_text, 1 / self.temp3).mean(axis=0)
+        parts = {
+            "vl": common.by_modality(whole, batch),
+            "local": common.by_modality(contrast(self.temp3 * similarities).mean(axis=0), batch),
+        }
+        return common.with_total(
+            parts, {"vl": self.weight_vl, "local": self.weight_local}, {"batch_stats": batch_stats}
+        )
+
+
+def local_similarities(
+    regions: Float[Array, "b n e"],
+    words: Float[Array, "c l e"],
+    mask: Bool[Array, "c l"],
+    temp1: float,
+    temp2: float,
+    chunk: int,
+) -> Float[Array, "b c"]:
+    """How well each image has regions for the words of each report; no word of a padded place counts.
+
+    The attention of `chunk` reports over all images exists at a time, forward and backward, so that memory grows with
+    b and not with b c. Spread over devices, each holds its images' share of it.
+    """
+
+    def similarity(report: tuple[Float[Array, "l e"], Bool[Array, " l"]]) -> Float[Array, " b"]:
+        words, mask = report
+        likeness = jnp.einsum("bne,le->bnl", regions, words)
+        share = jax.nn.softmax(likeness, axis=2, where=mask[None, None])  # of a region, among the words
+        attention = jax.nn.softmax(temp1 * share, axis=1)
+        context = jnp.einsum("bnl,bne->ble", attention, regions)
+        cosine = jnp.sum(heads.unit(context) * heads.unit(words)[None], axis=-1)
+        return jax.nn.logsumexp(temp2 * cosine, axis=-1, where=mask[None])
+
+    reports = placement.everywhere(words), placement.everywhere(mask)  # gathered once, before the loop
+    each = jax.checkpoint(similarity, prevent_cse=False)
+    return jax.lax.map(each, reports, batch_size=min(chunk, len(words))).T
+
+
+def contrast(logits: Float[Array, "b b"]) -> Float[Array, "2 b"]:
+    """Cross-entropy of each row and of each column to its place on the diagonal: image to report, report to image."""
+    own = jnp.diagonal(logits)
+    return jnp.stack([jax.nn.logsumexp(logits, axis=axis) - own for axis in (1, 0)])

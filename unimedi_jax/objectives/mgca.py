@@ -1,0 +1,200 @@
+"""MGCA: images and reports aligned as wholes, token by token, and by the prototypes they fall to.
+
+Wang et al., arXiv 2210.06044: instance-wise alignment (ITA, here "vl"), bidirectional cross-attention token alignment
+(CTA) and cross-modal prototype alignment (CPA), section 3; numbers are those of the authors' public code. CTA lets
+each token gather from the other side of its own pair and contrasts the two with the other tokens of its sample. CPA
+has each side predict the prototypes that Sinkhorn-Knopp assigns to the other.
+
+Deviations: patches are weighted by eq. 1 (mean over layers and heads) where the paper has the last block's CLS
+attention, clipped to its 10th and 90th percentile as in the code; words all weigh alike, for the report tower hands
+out no attention; pieces of words are not summed. As in the code's default the cross-attention has no learnt matrices.
+What is gathered has unit length both ways (the code leaves it out for a ViT's patches), and padding is nobody's
+negative. LayerNorm stands for BatchNorm in the local embeddings. Each loss is the mean of its directions; the code
+adds those of ITA and of CTA. Sinkhorn-Knopp balances over X-rays and CTs of the batch together.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+from jax import numpy as jnp
+
+from unimedi_jax import losses
+from unimedi_jax.models import heads, unimedi
+from unimedi_jax.objectives import common
+from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key, Params, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """ITA, CTA and CPA."""
+
+    weight_vl: float = 1.0  # the paper's lambda 1 to 3
+    weight_cta: float = 1.0
+    weight_cpa: float = 1.0
+    temperature: float = 0.07
+    local_temperature: float = 0.1  # of the attention and of the contrast between tokens
+    prototype_temperature: float = 0.2
+    prototypes: int = 500
+    epsilon: float = 0.05  # the smaller, the harder the assignments
+    sinkhorn_iterations: int = 3
+
+    teacher: ClassVar[tuple[str, ...]] = ()
+    reads: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for name in ("temperature", "local_temperature", "prototype_temperature", "epsilon"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is above 0, not {getattr(self, name)}")
+        for name in ("prototypes", "sinkhorn_iterations"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is 1 or more, not {getattr(self, name)}")
+
+    def heads(self, model: unimedi.UniMedI) -> dict[str, nn.Module]:
+        """Local embeddings, as wide as the global ones, and prototypes."""
+        size, dtype = model.project_image, model.vision.dtype
+        return {
+            "patch": heads.Local(size.width, of="patches", hidden=size.hidden, dtype=dtype),
+            "word": heads.Local(size.width, of="words", hidden=size.hidden, dtype=dtype),
+            "prototype": Prototypes(size.width, self.prototypes),
+        }
+
+    def stats(self, model: unimedi.UniMedI) -> PyTree:
+        """Nothing from step to step."""
+        return {}
+
+    def loss(
+        self,
+        params: Params,
+        teacher: Params,
+        stats: PyTree,
+        batch: Batch,
+        key: Key[Array, ""],
+        step: Int[Array, ""],
+        *,
+        model: unimedi.UniMedI,
+    ) -> common.Loss:
+        """The three alignments of a batch."""
+
+        def through(name: str, x: Array) -> Array:
+            return model.apply({"params": params}, name, x, method="through")
+
+        seen = common.see(params, batch, model=model, scores=True)
+        read = common.read(params, batch, key, model=model)
+        cls = {name: view.cls for name, view in seen.items()}
+        z_image, z_text, batch_stats = common.project(params, stats, cls, read.vector, model=model)
+        whole = losses.contrastive(z_image, z_text, self.temperature).mean(axis=0)
+        words = common.by_modality(heads.unit(through("word", read.words[:, 1:])), batch)  # all but [CLS]
+        masks = common.by_modality(common.reports(batch)[1][:, 1:], batch)
+        tokens = {
+            name: align_tokens(
+                heads.unit(through("patch", view.patches)), token_weights(view.scores),
+                words[name], masks[name], self.local_temperature,
+            ).mean(axis=0)
+            for name, view in seen.items()
+        }  # fmt: skip
+        prototypes = align_prototypes(
+            through("prototype", z_image), through("prototype", z_text),
+            self.prototype_temperature, self.epsilon, self.sinkhorn_iterations,
+        ).mean(axis=0)  # fmt: skip
+        parts = {
+            "vl": common.by_modality(whole, batch),
+            "cta": tokens,
+            "cpa": common.by_modality(prototypes, batch),
+        }
+        weights = {"vl": self.weight_vl, "cta": self.weight_cta, "cpa": self.weight_cpa}
+        return common.with_total(parts, weights, {"batch_stats": batch_stats})
+
+
+class Prototypes(nn.Module):
+    """Cosines of unit vectors with learnt prototypes, in float32."""
+
+    width: int
+    prototypes: int
+
+    @nn.compact
+    def __call__(self, z: Float[Array, "b e"]) -> Float[Array, "b p"]:
+        # Named as DINO's, which config.freeze_last_layer_steps keeps still at the start, here as there an epoch.
+        kernel = self.param("last_layer", nn.initializers.lecun_normal(), (self.width, self.prototypes))
+        return z @ (kernel / jnp.linalg.norm(kernel, axis=0, keepdims=True))
+
+    def touch(self, patches: Float[Array, "b n d"], words: Float[Array, "b l w"]) -> None:
+        """One call, so that `init` makes the parameters."""
+        self(jnp.zeros((1, self.width)))
+
+
+def token_weights(scores: Float[Array, "b n"]) -> Float[Array, "b n"]:
+    """Shares of the tokens of a sample: its scores, each clipped to the range of the middle eight tenths; detached."""
+    low, high = jnp.quantile(scores, jnp.array([0.1, 0.9]), axis=1, keepdims=True)
+    clipped = jnp.clip(scores, low, high)
+    return jax.lax.stop_gradient(clipped / jnp.sum(clipped, axis=1, keepdims=True))
+
+
+def align_tokens(
+    patches: Float[Array, "b n e"],
+    patch_weights: Float[Array, "b n"],
+    words: Float[Array, "b l e"],
+    mask: Bool[Array, "b l"],
+    temperature: float,
+) -> Float[Array, "2 b"]:
+    """CTA of images and their own reports: row 0 the words' alignment to the patches, row 1 the patches' to the words.
+
+    Patches and words are of unit length; words where `mask` is False are left out.
+    """
+    word_weights = mask / jnp.sum(mask, axis=1, keepdims=True)
+    everywhere = jnp.ones(patch_weights.shape, bool)
+    of_words = _align(words, mask, word_weights, patches, everywhere, temperature)
+    of_patches = _align(patches, everywhere, patch_weights, words, mask, temperature)
+    return jnp.stack([of_words, of_patches])
+
+
+def _align(
+    tokens: Float[Array, "b n e"],
+    mask: Bool[Array, "b n"],
+    weights: Float[Array, "b n"],
+    others: Float[Array, "b m e"],
+    others_mask: Bool[Array, "b m"],
+    temperature: float,
+) -> Float[Array, " b"]:
+    """Each token and what it gathers from the other side find each other among the tokens of the sample."""
+    likeness = jnp.einsum("bne,bme->bnm", tokens, others) / temperature
+    attention = jax.nn.softmax(likeness, axis=2, where=others_mask[:, None])
+    gathered = heads.unit(jnp.einsum("bnm,bme->bne", attention, others))
+    logits = jnp.einsum("bne,bke->bnk", tokens, gathered) / temperature
+    own = jnp.diagonal(logits, axis1=1, axis2=2)
+    to_gathered = jax.nn.logsumexp(logits, axis=2, where=mask[:, None]) - own
+    to_token = jax.nn.logsumexp(logits, axis=1, where=mask[:, :, None]) - own
+    return jnp.sum(weights * (to_gathered + to_token) / 2, axis=1)
+
+
+def sinkhorn(logits: Float[Array, "b p"], epsilon: float, iterations: int) -> Float[Array, "b p"]:
+    """Soft assignments of samples to prototypes that serve all prototypes alike (SwAV, arXiv 2006.09882, section 3.1).
+
+    exp(logits / epsilon) with its columns and rows scaled in turn: a sample's shares sum to 1, and the more iterations
+    the closer a prototype's sum is to b / p. In logarithms, so that no epsilon overflows.
+    """
+    log_shares = logits.astype(jnp.float32) / epsilon
+    for _ in range(iterations):
+        for axis in (0, 1):
+            log_shares -= jax.nn.logsumexp(log_shares, axis=axis, keepdims=True)
+    return jnp.exp(log_shares)
+
+
+def align_prototypes(
+    image: Float[Array, "b p"],
+    report: Float[Array, "b p"],
+    temperature: float,
+    epsilon: float,
+    iterations: int,
+) -> Float[Array, "2 b"]:
+    """CPA from similarities to the prototypes: row 0 the report predicts the image's assignment, row 1 the reverse.
+
+    The assignments are over the whole batch, and no gradient reaches them.
+    """
+
+    def predict(logits: Float[Array, "b p"], other: Float[Array, "b p"]) -> Float[Array, " b"]:
+        target = jax.lax.stop_gradient(sinkhorn(other, epsilon, iterations))
+        return -jnp.sum(target * jax.nn.log_softmax(logits / temperature), axis=1)
+
+    return jnp.stack([predict(report, image), predict(image, report)])
