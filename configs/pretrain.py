@@ -23,6 +23,9 @@ ABLATIONS = {
     "no_distillation": {"objective": {"weight_icl": 0.0, "weight_pcl": 0.0}},
     "random_mask": {"objective": {"mask_by": "random"}},
 }
+# How random views look, of the systems that learn from them.
+LOOK = {"crop_aspect": 4 / 3, "brightness": 0.2, "contrast": 0.4, "noise": 0.02}
+BLIND = {"checkpoint": {"keep_best": 0}}  # no reports are read: there is no zero-shot score to go by
 # Systems that UniMedI is compared with: the same towers and data, another objective (unimedi_jax/objectives).
 # `objective` takes the place of UniMedI's settings; CTs are their volume's tokens in training and evaluation.
 SYSTEMS = {
@@ -32,6 +35,77 @@ SYSTEMS = {
     "clip": {
         "objective": {"name": "contrast", "temperature": 0.07, "learn_temperature": True, "image_weight": 0.5},
         "model": {"projection": "linear"},
+    },
+    "dino": {
+        "objective": {
+            "name": "dino",
+            **LOOK,
+            "crop_scale": (0.4, 1.0),
+            "local_crops": 2,
+            "local_scale": (0.05, 0.4),
+            "local_size": 3 / 7,  # 96 of 224 pixels
+            "student_temperature": 0.1,
+            "teacher_temperature": (0.04, 0.04),
+            "temperature_warmup_steps": 0,
+            "centre_momentum": 0.9,
+        },
+        **BLIND,
+    },
+    "mocov3": {
+        "objective": {"name": "mocov3", **LOOK, "crop_scale": (0.08, 1.0), "temperature": 0.2},
+        "model": {"position_init": "sincos"},
+        "ema": {"base": 0.99},
+        "freeze_patch_embed": True,
+        **BLIND,
+    },
+    "aclip": {
+        "objective": {
+            "name": "aclip",
+            **LOOK,
+            "crop_scale": (0.5, 1.0),
+            "temperature": 0.07,
+            "learn_temperature": True,
+            "simclr_temperature": 0.1,
+            "weight_vl": 1.0,
+            "weight_simclr": 1.0,
+            "weight_byol": 2.0,
+            "mask_ratio": 0.5,
+            "mask_block": 1,  # 2: the paper's 2 x 2 blocks on films, where they divide the grid
+        },
+        "model": {"projection": "linear"},
+        "freeze_patch_embed": True,
+    },
+    "unimiss": {
+        "objective": {
+            "name": "unimiss",
+            **LOOK,
+            "crop_scale": (0.4, 1.0),
+            "student_temperature": 0.1,
+            "teacher_temperature": (0.04, 0.04),
+            "temperature_warmup_steps": 0,
+            "centre_momentum": 0.9,
+            "slices": 4,
+            "weight_slices": 1.0,
+        },
+        **BLIND,
+    },
+    "joint": {
+        "objective": {
+            "name": "joint",
+            **LOOK,
+            "crop_scale": (0.4, 1.0),
+            "prototypes": 512,
+            "temperature": 0.1,
+            "epsilon": 0.05,
+            "iterations": 3,
+            "slices": 4,
+            "hidden_slices": 1,
+            "layers": 2,
+            "weight_intra": 1.0,
+            "weight_inter": 1.0,
+            "weight_hidden": 1.0,
+        },
+        **BLIND,
     },
 }
 STARTS = ("", "paper", "demo")

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import flax.linen as nn
 
 from unimedi_jax.models import unimedi as models
-from unimedi_jax.objectives import contrast, unimedi
+from unimedi_jax.objectives import aclip, contrast, dino, joint, mocov3, unimedi, unimiss
 from unimedi_jax.typing import Array, Batch, Float, Int, Key, Metrics, Params, PyTree
 
 
@@ -42,6 +42,11 @@ class Objective(Protocol):
 OBJECTIVES: dict[str, type[Objective]] = {
     "unimedi": unimedi.Objective,
     "contrast": contrast.Objective,  # ConVIRT, CLIP
+    "dino": dino.Objective,
+    "mocov3": mocov3.Objective,
+    "aclip": aclip.Objective,
+    "unimiss": unimiss.Objective,
+    "joint": joint.Objective,
 }
 
 
