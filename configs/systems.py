@@ -4,6 +4,8 @@
 volume's tokens in training and evaluation.
 """
 
+VIEWS = {"crop_aspect": 4 / 3, "brightness": 0.2, "contrast": 0.4, "noise": 0.02}
+BLIND = {"checkpoint": {"keep_best": 0}}  # aligned with no reports: there is no zero-shot score to go by
 SYSTEMS = {
     "convirt": {
         "objective": {"name": "contrast", "temperature": 0.1, "learn_temperature": False, "image_weight": 0.75}
@@ -42,9 +44,80 @@ SYSTEMS = {
             "sinkhorn_iterations": 3,
         },
     },
+    "dino": {
+        "objective": {
+            "name": "dino",
+            **VIEWS,
+            "crop_scale": (0.4, 1.0),
+            "local_crops": 2,
+            "local_scale": (0.05, 0.4),
+            "local_size": 3 / 7,  # 96 of 224 pixels
+            "student_temperature": 0.1,
+            "teacher_temperature": (0.04, 0.04),
+            "temperature_warmup_steps": 0,
+            "centre_momentum": 0.9,
+        },
+        **BLIND,
+    },
+    "mocov3": {
+        "objective": {"name": "mocov3", **VIEWS, "crop_scale": (0.08, 1.0), "temperature": 0.2},
+        "model": {"position_init": "sincos"},
+        "ema": {"base": 0.99},
+        "freeze_patch_embed": True,
+        **BLIND,
+    },
+    "aclip": {
+        "objective": {
+            "name": "aclip",
+            **VIEWS,
+            "crop_scale": (0.5, 1.0),
+            "temperature": 0.07,
+            "learn_temperature": True,
+            "simclr_temperature": 0.1,
+            "weight_vl": 1.0,
+            "weight_simclr": 1.0,
+            "weight_byol": 2.0,
+            "mask_ratio": 0.5,
+            "mask_block": 1,  # 2: the paper's 2 x 2 blocks on films, where they divide the grid
+        },
+        "model": {"projection": "linear"},
+        "freeze_patch_embed": True,
+    },
+    "unimiss": {
+        "objective": {
+            "name": "unimiss",
+            **VIEWS,
+            "crop_scale": (0.4, 1.0),
+            "student_temperature": 0.1,
+            "teacher_temperature": (0.04, 0.04),
+            "temperature_warmup_steps": 0,
+            "centre_momentum": 0.9,
+            "slices": 4,
+            "weight_slices": 1.0,
+        },
+        **BLIND,
+    },
+    "joint": {
+        "objective": {
+            "name": "joint",
+            **VIEWS,
+            "crop_scale": (0.4, 1.0),
+            "prototypes": 512,
+            "temperature": 0.1,
+            "epsilon": 0.05,
+            "iterations": 3,
+            "slices": 4,
+            "hidden_slices": 1,
+            "layers": 2,
+            "weight_intra": 1.0,
+            "weight_inter": 1.0,
+            "weight_hidden": 1.0,
+        },
+        **BLIND,
+    },
     "simmim": {
         "objective": {"name": "simmim", "mask_ratio": 0.6, "block": 2},
-        "checkpoint": {"keep_best": 0},
+        **BLIND,
     },
     "mae": {
         "objective": {
@@ -55,7 +128,7 @@ SYSTEMS = {
             "decoder_depth": 8,
             "decoder_heads": 16,
         },
-        "checkpoint": {"keep_best": 0},
+        **BLIND,
     },
     "mrm": {
         "objective": {
@@ -71,7 +144,7 @@ SYSTEMS = {
             "mask_id": 4,  # of the sets' own tokenizers; Bio_ClinicalBERT: 103 and (0, 101, 102)
             "special_ids": (0, 2, 3),
         },
-        "checkpoint": {"keep_best": 0},
+        **BLIND,
     },
     "prior": {
         "objective": {
@@ -104,7 +177,7 @@ SYSTEMS = {
             "weight_presence": 1.0,
             "weight_mention": 1.0,
         },
-        "checkpoint": {"keep_best": 0},
+        **BLIND,
     },
     "kad": {
         "objective": {

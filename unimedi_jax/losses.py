@@ -94,6 +94,17 @@ def assignments(
     return jax.nn.softmax(centred / temperature)
 
 
+def sinkhorn(scores: Float[Array, "b p"], epsilon: float = 0.05, iterations: int = 3) -> Float[Array, "b p"]:
+    """Shares of b samples in p prototypes which all serve alike (SwAV, arXiv 2006.09882, section 3.1); rows sum to 1.
+
+    In logarithms, so that no score overflows. The caller stops the gradient, where the shares are a target.
+    """
+    logits = scores.astype(jnp.float32) / epsilon
+    for _ in range(iterations):
+        logits = jax.nn.log_softmax(jax.nn.log_softmax(logits, axis=0), axis=1)
+    return jax.nn.softmax(logits, axis=1)
+
+
 def perplexity(shares: Float[Array, " p"]) -> Float[Array, ""]:
     """How many prototypes the mean target of a batch is spread over: p where all serve alike, 1 where one serves all.
 

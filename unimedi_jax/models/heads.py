@@ -109,6 +109,51 @@ class DinoHead(nn.Module):
         self(patches)
 
 
+def batch_norm(x: Float[Array, "b *c d"], epsilon: float = 1e-5) -> Float[Array, "b *c d"]:
+    """Zero mean and unit variance over the rows of the batch, in float32; nothing is remembered for inference.
+
+    Views along further axes are normalised apart. Under `jit` the batch is the global one.
+    """
+    x = x.astype(jnp.float32)
+    return (x - jnp.mean(x, axis=0, keepdims=True)) * jax.lax.rsqrt(jnp.var(x, axis=0, keepdims=True) + epsilon)
+
+
+class NormedMlp(nn.Module):
+    """Layers without bias, BatchNorm and ReLU between them, as in SimCLR, BYOL and MoCo v3; float32 comes out.
+
+    The norms know the batch at hand alone, which is what they use in training; these heads serve nothing else.
+    """
+
+    widths: tuple[int, ...]  # of what each layer gives
+    inputs: int = 0  # width of what goes in; 0: the vision tower's
+    last_norm: bool = False  # another norm at the end, without a scale (MoCo v3)
+    dtype: Any = jnp.bfloat16
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b *c d"]) -> Float[Array, "b *c e"]:
+        dense = dict(use_bias=False, dtype=self.dtype, kernel_init=nn.initializers.lecun_normal())
+        for i, width in enumerate(self.widths[:-1], 1):
+            x = batch_norm(nn.Dense(width, name=f"fc{i}", **dense)(x))
+            x = nn.relu(Affine(name=f"norm{i}")(x))
+        x = nn.Dense(self.widths[-1], name=f"fc{len(self.widths)}", **dense)(x)
+        return batch_norm(x) if self.last_norm else x.astype(jnp.float32)
+
+    def touch(self, patches: Float[Array, "b n d"], words: Float[Array, "b l w"]) -> None:
+        """One call, so that `init` makes the parameters."""
+        self(jnp.zeros((1, self.inputs or patches.shape[-1])))
+
+
+class Affine(nn.Module):
+    """A scale and a shift for each channel."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+        shape = (1,) * (x.ndim - 1) + x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        return x * scale.reshape(shape) + bias.reshape(shape)
+
+
 class Scale(nn.Module):
     """A learnt factor of similarities, at most `most`: CLIP's temperature turned over, in logarithms."""
 

@@ -10,19 +10,24 @@ import flax.linen as nn
 
 from unimedi_jax.models import unimedi as models
 from unimedi_jax.objectives import (
+    aclip,
     contrast,
+    dino,
     gloria,
+    joint,
     kad,
     mae,
     med_unic,
     medklip,
     mgca,
+    mocov3,
     mrm,
     prior,
     siglip,
     simmim,
     unimedi,
-)  # fmt: skip
+    unimiss,
+)
 from unimedi_jax.typing import Array, Batch, Float, Int, Key, Metrics, Params, PyTree
 
 
@@ -55,6 +60,14 @@ class Objective(Protocol):
 OBJECTIVES: dict[str, type[Objective]] = {
     "unimedi": unimedi.Objective,
     "contrast": contrast.Objective,  # ConVIRT, CLIP
+    "siglip": siglip.Objective,
+    "gloria": gloria.Objective,
+    "mgca": mgca.Objective,
+    "aclip": aclip.Objective,
+    "unimiss": unimiss.Objective,
+    "joint": joint.Objective,
+    "dino": dino.Objective,
+    "mocov3": mocov3.Objective,
     "simmim": simmim.Objective,
     "mae": mae.Objective,
     "mrm": mrm.Objective,
@@ -62,9 +75,6 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "medklip": medklip.Objective,
     "kad": kad.Objective,
     "med_unic": med_unic.Objective,
-    "siglip": siglip.Objective,
-    "gloria": gloria.Objective,
-    "mgca": mgca.Objective,
 }
 
 

@@ -67,6 +67,11 @@ def project(
     return z_image, z_text, updated.get("batch_stats", {})
 
 
+def through(name: str, params: Params, *x: Any, model: unimedi.UniMedI) -> Any:
+    """What a network's head `name` makes of `x`."""
+    return model.apply({"params": params}, name, *x, method="through")
+
+
 def by_modality(each: Float[Array, "b ..."], batch: Batch) -> dict[str, Array]:
     """Rows of a joined batch back to their modalities."""
     names = modalities(batch)

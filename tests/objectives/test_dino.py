@@ -1,0 +1,111 @@
+"""DINO: the loss over views against PyTorch, what it reaches, and what its centres follow."""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+from jax import numpy as jnp
+
+from tests.objectives import trial
+from unimedi_jax.objectives import common, dino
+from unimedi_jax.objectives.dino import Objective
+
+
+@pytest.fixture(scope="module")
+def small(make_tiny):
+    return make_tiny(objective=Objective())
+
+
+@pytest.fixture(scope="module")
+def given(small, random_tree):
+    return trial.networks(small, Objective(), random_tree)
+
+
+@pytest.fixture(scope="module")
+def step(small, given, make_batch):
+    """One mixed batch: the loss, metrics, statistics and gradient."""
+    return trial.gradients(small, Objective(), given, make_batch(small, 3, 2))
+
+
+def test_the_loss_over_views_equals_torch() -> None:
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    student, teacher = rng.standard_normal((5, 4, 7), np.float32), rng.standard_normal((5, 2, 7), np.float32)
+    centre = rng.standard_normal(7).astype(np.float32)
+    theirs = torch.tensor(student, requires_grad=True)
+    log_shares = [torch.log_softmax(view / 0.1, dim=-1) for view in theirs.unbind(dim=1)]
+    targets = [torch.softmax((torch.tensor(view) - torch.tensor(centre)) / 0.05, dim=-1) for view in
+               teacher.swapaxes(0, 1)]  # fmt: skip
+    terms = [-(target * view).sum(dim=-1) for i, target in enumerate(targets) for j, view in enumerate(log_shares)
+             if i != j]  # fmt: skip
+    assert len(terms) == 6
+    expected = sum(terms) / 6
+    expected.sum().backward()
+
+    def ours(student, teacher):
+        each = dino.across_views(student, teacher, jnp.asarray(centre), 0.1, 0.05)
+        return each.sum(), each
+
+    grads, each = jax.jit(jax.grad(ours, argnums=(0, 1), has_aux=True))(student, teacher)
+    np.testing.assert_allclose(each, expected.detach().numpy(), rtol=1e-5)
+    np.testing.assert_allclose(grads[0], theirs.grad.numpy(), atol=1e-4)
+    assert not grads[1].any()
+
+
+def test_known_values_of_the_loss() -> None:
+    same = jnp.zeros((3, 4, 16))
+    np.testing.assert_allclose(dino.across_views(same, same[:, :2], jnp.zeros(16), 0.1, 0.04), math.log(16), rtol=1e-5)
+    sure = jnp.tile(jax.nn.one_hot(jnp.arange(3), 16)[:, None] * 10, (1, 4, 1))
+    assert dino.across_views(sure, sure[:, :2], jnp.zeros(16), 0.1, 0.04).max() < 1e-5
+    alike = jnp.concatenate([sure[:, :2], -sure[:, 2:]], axis=1)  # the small views disagree
+    assert dino.across_views(alike, sure[:, :2], jnp.zeros(16), 0.1, 0.04).min() > 10
+
+
+def test_gradients_reach_what_sees_and_no_report(step, small) -> None:
+    sees = {"cls", "position_cls", "patch_2d", "patch_3d", "position_2d", "position_3d", "trunk"}
+    assert trial.reached(step[3]) == {"head_cls", *(f"vision/{name}" for name in sees)}
+
+
+def test_metrics_by_modality(step, small, given, make_batch) -> None:
+    names = {"loss", "loss/dino"}
+    each = {name: {f"{name}/dino", f"{name}/dino_prototypes"} for name in ("xray", "ct")}
+    assert set(step[1]) == names | each["xray"] | each["ct"]
+    assert all(1 <= step[1][f"{name}/dino_prototypes"].value <= 24.01 for name in each)
+    alone = trial.alone(small, Objective(), given, make_batch(small, 3, 2))
+    assert alone == {name: names | found for name, found in each.items()}
+
+
+def test_centres_follow_the_teacher_of_their_modality(step, small, given, make_batch) -> None:
+    batch, objective = make_batch(small, 3, 2), Objective()
+    keys = common.keys(jax.random.key(3), "xray", "ct")
+    for name, part in batch.items():
+
+        def taught(tokens, key, name=name):
+            large, _ = objective.views(name, tokens, key, model=small)
+            return dino.logits(given.teacher, large, model=small)
+
+        mean = np.asarray(jax.jit(taught)(part["tokens"], keys[name])).mean(axis=(0, 1))
+        np.testing.assert_allclose(step[2]["centre"][name], 0.1 * mean, atol=1e-5)
+
+
+def test_student_and_teacher_see_two_sizes_in_three_passes(small, given, make_batch) -> None:
+    batch = make_batch(small, 3, 2)
+    films, volumes = [(6, 5), (6, 17), (6, 17)], [(4, 3), (4, 17), (4, 17)]
+    assert trial.passes(small, Objective(), given, batch) == sorted(films + volumes)
+    assert trial.passes(small, Objective(local_crops=0), given, {"xray": batch["xray"]}) == films[1:]
+    assert trial.passes(small, Objective(local_crops=5), given, {"xray": batch["xray"]}) == [(6, 17), (6, 17), (15, 5)]
+
+
+@pytest.mark.parametrize(("warmup", "step", "expected"), [(0, 0, 0.07), (10, 0, 0.04), (10, 5, 0.055), (10, 30, 0.07)])
+def test_the_teachers_temperature_warms_up(warmup: int, step: int, expected: float) -> None:
+    objective = Objective(teacher_temperature=(0.04, 0.07), temperature_warmup_steps=warmup)
+    assert float(objective.temperature(jnp.int32(step))) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"local_scale": (0.0, 0.4)}, {"local_size": 0.0}, {"local_size": 1.1}, {"local_crops": -1}]
+)
+def test_settings_that_make_no_sense_are_refused(settings: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        Objective(**settings)

@@ -1,0 +1,130 @@
+"""Joint 2D-3D clustering: assignments and losses against slow twins, the transformer over slices, what is reached."""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+from jax import numpy as jnp
+
+from tests.objectives import trial
+from unimedi_jax import losses
+from unimedi_jax.objectives import joint
+from unimedi_jax.objectives.joint import Objective
+
+
+def balanced(scores: np.ndarray, epsilon: float, iterations: int) -> np.ndarray:
+    """Sinkhorn-Knopp as SwAV's appendix has it: rows of 1 / p, columns of 1 / b, in turn."""
+    q = np.exp(np.float64(scores) / epsilon).T
+    p, b = q.shape
+    q /= q.sum()
+    for _ in range(iterations):
+        q /= p * q.sum(axis=1, keepdims=True)
+        q /= b * q.sum(axis=0, keepdims=True)
+    return (q * b).T
+
+
+def cosines(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_sinkhorn_equals_its_algorithm(iterations: int) -> None:
+    scores = cosines(12, 5)
+    found = losses.sinkhorn(jnp.asarray(scores), 0.05, iterations)
+    np.testing.assert_allclose(found, balanced(scores, 0.05, iterations), atol=1e-5)
+    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_sinkhorn_gives_every_prototype_its_share() -> None:
+    found = losses.sinkhorn(jnp.asarray(cosines(12, 4)) + jnp.array([[0.9, 0.0, 0.0, 0.0]]), 0.05, 100)
+    np.testing.assert_allclose(found.sum(axis=0), 3, rtol=1e-2)
+    assert np.isfinite(losses.sinkhorn(jnp.asarray(cosines(12, 4)) * 1e4, 0.05, 3)).all(), "no overflow"
+
+
+def test_swapped_equals_a_loop_and_its_targets_are_detached() -> None:
+    torch = pytest.importorskip("torch")
+    scores = cosines(6, 3, 5)
+    theirs = torch.tensor(scores, requires_grad=True)
+    terms = []
+    for a in range(3):
+        target = torch.tensor(balanced(scores[:, a], 0.05, 3), dtype=torch.float32)
+        terms += [-(target * torch.log_softmax(theirs[:, b] / 0.1, dim=1)).sum(dim=1) for b in range(3) if b != a]
+    expected = sum(terms) / 6
+    expected.sum().backward()
+
+    def ours(scores):
+        each = joint.swapped(scores, 0.1, 0.05, 3)
+        return each.sum(), each
+
+    grad, each = jax.jit(jax.grad(ours, has_aux=True))(scores)
+    np.testing.assert_allclose(each, expected.detach().numpy(), rtol=1e-4)
+    np.testing.assert_allclose(grad, theirs.grad.numpy(), atol=1e-4)
+
+
+def test_known_values_of_swapped() -> None:
+    alike = jnp.zeros((8, 2, 16))
+    np.testing.assert_allclose(joint.swapped(alike, 0.1, 0.05, 3), math.log(16), rtol=1e-5)
+    own = 2 * jnp.tile(jnp.eye(8)[:, None], (1, 2, 1)) - 1
+    assert joint.swapped(own, 0.1, 0.05, 3).max() < 1e-5
+    assert joint.swapped(own.at[:, 1].set(jnp.roll(own[:, 1], 1, axis=0)), 0.1, 0.05, 3).min() > 10
+
+
+def test_filled_looks_at_hidden_slices_alone() -> None:
+    found, slices = cosines(3, 4, 6), cosines(2, 3, 4, 6)[1]
+    hidden = np.array([[1, 0, 0, 0], [0, 1, 1, 0], [1, 1, 1, 1]], bool)
+    each = joint.filled(jnp.asarray(found), jnp.asarray(slices), jnp.asarray(hidden))
+    for i in range(3):
+        assert float(each[i]) == pytest.approx(((found - slices)[i, hidden[i]] ** 2).mean(), rel=1e-5)
+    grad = jax.grad(lambda x: joint.filled(found, x, hidden).sum())(jnp.asarray(slices))
+    assert not grad.any(), "the target is detached"
+
+
+def test_hidden_slices_tell_their_place_and_nothing_else(random_tree) -> None:
+    network = joint.OverSlices(depth=16, layers=2, heads=4, dtype=jnp.float32)
+    slices, where = jnp.asarray(cosines(2, 3, 8)), jnp.array([[1, 5, 9], [0, 2, 15]])
+    shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), slices, where))
+    run = jax.jit(lambda *x: network.apply({"params": random_tree(shapes["params"])}, *x))
+    hidden = jnp.array([[False, True, False]] * 2)
+    changed = slices.at[:, 1].set(5.0)
+    for a, b in zip(run(slices, where, hidden), run(changed, where, hidden), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert np.abs(run(slices, where)[0] - run(changed, where)[0]).max() > 1e-3
+    assert np.abs(run(slices, where, hidden)[1] - run(slices, where.at[:, 1].add(1), hidden)[1]).max() > 1e-3
+    order = np.array([2, 0, 1])
+    for a, b in zip(run(slices, where), run(slices[:, order], where[:, order]), strict=True):
+        np.testing.assert_allclose(a if a.ndim == 2 else a[:, order], b, atol=1e-5)
+
+
+def test_so_many_are_hidden_in_each_row() -> None:
+    hidden = np.asarray(joint._choose(jax.random.key(0), (50, 4), 2))
+    np.testing.assert_array_equal(hidden.sum(axis=1), 2)
+    assert (hidden.sum(axis=0) > 10).all()
+
+
+def test_the_whole(make_tiny, make_batch, random_tree) -> None:
+    objective = Objective(prototypes=12, slices=3, layers=1, weight_intra=0.5, weight_inter=2.0, weight_hidden=3.0)
+    model = make_tiny(objective=objective)
+    given = trial.networks(model, objective, random_tree)
+    batch = make_batch(model, 3, 2)
+    assert trial.passes(model, objective, given, batch) == [(4, 17), (6, 17), (12, 17)]
+    value, metrics, _, gradient = trial.gradients(model, objective, given, batch)
+    sees = {"cls", "position_cls", "patch_2d", "patch_3d", "position_2d", "position_3d", "trunk"}
+    heads = {"head_intra", "head_inter", "head_slices"}
+    assert trial.reached(gradient) == {*heads, *(f"vision/{name}" for name in sees)}
+    assert all(leaf.any() for leaf in jax.tree.leaves(gradient["head_slices"]))
+    weights = {"intra": 0.5, "inter": 2.0, "hidden": 3.0}
+    expected = sum(weight * float(metrics[f"loss/{kind}"].value) for kind, weight in weights.items())
+    assert float(value) == pytest.approx(expected, rel=1e-5)
+    films = {"loss", "loss/intra", "xray/intra"}
+    volumes = {"loss", *(f"{part}/{kind}" for part in ("loss", "ct") for kind in weights)}
+    assert set(metrics) == films | volumes
+    assert trial.alone(model, objective, given, batch) == {"xray": films, "ct": volumes}
+
+
+@pytest.mark.parametrize(
+    "settings", [{"hidden_slices": 0}, {"hidden_slices": 4}, {"prototypes": 0}, {"epsilon": 0.0}, {"iterations": 0}]
+)
+def test_settings_that_make_no_sense_are_refused(settings: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        Objective(**settings)
