@@ -202,3 +202,41 @@ def test_centre_is_a_running_mean(shape: tuple[int, ...]) -> None:
     expected = 0.9 * centre + 0.1 * teacher.reshape(-1, 12).mean(axis=0)
     found = losses.update_centre(jnp.float32(centre), jnp.float32(teacher))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def sinkhorn_in_numpy(logits: np.ndarray, epsilon: float, iterations: int) -> np.ndarray:
+    """SwAV's form: a (p, b) table whose rows are brought to 1 / p and columns to 1 / b."""
+    table = np.exp(np.float64(logits) / epsilon).T
+    table /= table.sum()
+    for _ in range(iterations):
+        table *= (1 / table.shape[0]) / table.sum(axis=1, keepdims=True)
+        table *= (1 / table.shape[1]) / table.sum(axis=0, keepdims=True)
+    return (table / table.sum(axis=0, keepdims=True)).T
+
+
+@pytest.mark.parametrize("iterations", [1, 3, 10])
+def test_sinkhorn_equals_numpy(iterations: int) -> None:
+    logits = np.random.default_rng(0).uniform(-1, 1, (10, 5)).astype(np.float32)
+    found = losses.sinkhorn(jnp.asarray(logits), 0.05, iterations)
+    np.testing.assert_allclose(found, sinkhorn_in_numpy(logits, 0.05, iterations), atol=1e-5)
+
+
+def test_sinkhorn_balances_rows_and_columns() -> None:
+    logits = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (10, 5)).astype(np.float32))
+    logits += 0.5 * jnp.eye(5)[None, 0]  # one prototype draws all samples
+
+    def off(iterations: int) -> float:
+        shares = losses.sinkhorn(logits, 0.2, iterations)
+        np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-5)
+        return float(jnp.abs(shares.sum(axis=0) - 10 / 5).max())
+
+    softmax = float(jnp.abs(jax.nn.softmax(logits / 0.2).sum(axis=0) - 10 / 5).max())
+    assert off(3) < softmax / 4
+    assert off(60) < 1e-4
+
+
+def test_known_values_of_sinkhorn() -> None:
+    np.testing.assert_allclose(losses.sinkhorn(jnp.full((10, 5), 3.0), 0.05, 3), 0.2, rtol=1e-6)
+    # Groups of equal size are told apart, and an epsilon whose exponentials float32 does not hold is no harm.
+    groups = jnp.repeat(jnp.eye(5), 2, axis=0)
+    np.testing.assert_allclose(losses.sinkhorn(groups, 1e-3, 3), groups, atol=1e-6)

@@ -1,6 +1,5 @@
 """GLoRIA's local similarities against PyTorch, report by report, their memory, and the whole objective."""
 
-import dataclasses
 import functools
 
 import jax
@@ -8,8 +7,7 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from configs import pretrain
-from unimedi_jax import losses, objectives
+from unimedi_jax import losses
 from unimedi_jax.models import sizes
 from unimedi_jax.objectives import gloria
 
@@ -129,12 +127,6 @@ def test_known_values() -> None:
 def test_a_wrong_setting_is_refused(settings: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         gloria.Objective(**settings)
-
-
-def test_the_preset_writes_out_all_settings() -> None:
-    settings = dict(pretrain.get_config("gloria").objective)
-    assert settings.keys() == {"name", *(field.name for field in dataclasses.fields(gloria.Objective))}
-    assert objectives.make(**settings) == gloria.Objective()
 
 
 @pytest.fixture(scope="module")

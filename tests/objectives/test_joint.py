@@ -8,7 +8,6 @@ import pytest
 from jax import numpy as jnp
 
 from tests.objectives import trial
-from unimedi_jax import losses
 from unimedi_jax.objectives import joint
 from unimedi_jax.objectives.joint import Objective
 
@@ -26,20 +25,6 @@ def balanced(scores: np.ndarray, epsilon: float, iterations: int) -> np.ndarray:
 
 def cosines(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
-
-
-@pytest.mark.parametrize("iterations", [1, 3])
-def test_sinkhorn_equals_its_algorithm(iterations: int) -> None:
-    scores = cosines(12, 5)
-    found = losses.sinkhorn(jnp.asarray(scores), 0.05, iterations)
-    np.testing.assert_allclose(found, balanced(scores, 0.05, iterations), atol=1e-5)
-    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
-
-
-def test_sinkhorn_gives_every_prototype_its_share() -> None:
-    found = losses.sinkhorn(jnp.asarray(cosines(12, 4)) + jnp.array([[0.9, 0.0, 0.0, 0.0]]), 0.05, 100)
-    np.testing.assert_allclose(found.sum(axis=0), 3, rtol=1e-2)
-    assert np.isfinite(losses.sinkhorn(jnp.asarray(cosines(12, 4)) * 1e4, 0.05, 3)).all(), "no overflow"
 
 
 def test_swapped_equals_a_loop_and_its_targets_are_detached() -> None:

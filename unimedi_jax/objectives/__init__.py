@@ -35,7 +35,8 @@ class Objective(Protocol):
     """One batch to one loss, and what must be there for it. Its fields are the settings of `config.objective`."""
 
     teacher: tuple[str, ...]  # parts of the parameters that an EMA teacher follows; () for none
-    reads: bool  # whether it aligns images with reports, so that zero-shot and retrieval mean something
+    reads: bool  # whether reports teach it
+    aligned: bool  # whether they end in one space with the images, so that zero-shot and retrieval mean something
 
     def heads(self, model: models.UniMedI) -> dict[str, nn.Module]:
         """Modules trained beside the towers; the parameters of the head "x" are `head_x`."""

@@ -68,6 +68,7 @@ class Objective(crops.Settings):
 
     teacher: ClassVar[tuple[str, ...]] = ("vision", "head_projector")
     reads: ClassVar[bool] = True
+    aligned: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

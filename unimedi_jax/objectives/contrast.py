@@ -27,6 +27,7 @@ class Objective:
 
     teacher: ClassVar[tuple[str, ...]] = ()
     reads: ClassVar[bool] = True
+    aligned: ClassVar[bool] = True
 
     def heads(self, model: unimedi.UniMedI) -> dict[str, nn.Module]:
         """The temperature, where it is learnt."""

@@ -53,6 +53,7 @@ class Settings(crops.Settings):
 
     teacher: ClassVar[tuple[str, ...]] = ("vision", "head_cls")
     reads: ClassVar[bool] = False
+    aligned: ClassVar[bool] = False
 
     def heads(self, model: unimedi.UniMedI) -> dict[str, nn.Module]:
         """DINO's prototypes for CLS."""

@@ -38,6 +38,7 @@ class Objective:
 
     teacher: ClassVar[tuple[str, ...]] = ()
     reads: ClassVar[bool] = True
+    aligned: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name in ("temp1", "temp2", "temp3"):

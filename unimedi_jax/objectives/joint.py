@@ -107,6 +107,7 @@ class Objective(crops.Settings):
 
     teacher: ClassVar[tuple[str, ...]] = ()
     reads: ClassVar[bool] = False
+    aligned: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -156,6 +156,7 @@ class Objective(Settings):
 
     teacher: ClassVar[tuple[str, ...]] = ()
     reads: ClassVar[bool] = False
+    aligned: ClassVar[bool] = False
 
     def loss(
         self,

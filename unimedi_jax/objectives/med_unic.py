@@ -48,6 +48,7 @@ class Objective:
 
     teacher: ClassVar[tuple[str, ...]] = ()
     reads: ClassVar[bool] = True
+    aligned: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 < self.crop <= 1:

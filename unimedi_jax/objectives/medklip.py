@@ -16,8 +16,8 @@ The filter, the descriptions and the 51 names of positions are knowledge from ou
   dot products;
 - the decoder is as wide as the vision tower (the paper: 256, behind a ResNet-50's two-layer map), with GELU for ReLU
   and without dropout.
-Image and report have no joint space in MedKLIP, whose zero-shot classification asks the decoder: `reads` is False, and
-evaluation looks at the images alone. CTs go in as their volume's tokens, beside the X-rays of the batch.
+Image and report have no joint space in MedKLIP, whose zero-shot classification asks the decoder: `aligned` is False,
+and evaluation looks at the images alone. CTs go in as their volume's tokens, beside the X-rays of the batch.
 """
 
 import dataclasses
@@ -44,7 +44,8 @@ class Objective:
     weight_mention: float = 1.0
 
     teacher: ClassVar[tuple[str, ...]] = ()
-    reads: ClassVar[bool] = False
+    reads: ClassVar[bool] = True
+    aligned: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.entities < 1 or self.depth < 1:

@@ -42,6 +42,7 @@ class Objective:
 
     teacher: ClassVar[tuple[str, ...]] = ()
     reads: ClassVar[bool] = True
+    aligned: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name in ("temperature", "local_temperature", "prototype_temperature", "epsilon"):
@@ -168,19 +169,6 @@ def _align(
     return jnp.sum(weights * (to_gathered + to_token) / 2, axis=1)
 
 
-def sinkhorn(logits: Float[Array, "b p"], epsilon: float, iterations: int) -> Float[Array, "b p"]:
-    """Soft assignments of samples to prototypes that serve all prototypes alike (SwAV, arXiv 2006.09882, section 3.1).
-
-    exp(logits / epsilon) with its columns and rows scaled in turn: a sample's shares sum to 1, and the more iterations
-    the closer a prototype's sum is to b / p. In logarithms, so that no epsilon overflows.
-    """
-    log_shares = logits.astype(jnp.float32) / epsilon
-    for _ in range(iterations):
-        for axis in (0, 1):
-            log_shares -= jax.nn.logsumexp(log_shares, axis=axis, keepdims=True)
-    return jnp.exp(log_shares)
-
-
 def align_prototypes(
     image: Float[Array, "b p"],
     report: Float[Array, "b p"],
@@ -194,7 +182,7 @@ def align_prototypes(
     """
 
     def predict(logits: Float[Array, "b p"], other: Float[Array, "b p"]) -> Float[Array, " b"]:
-        target = jax.lax.stop_gradient(sinkhorn(other, epsilon, iterations))
+        target = jax.lax.stop_gradient(losses.sinkhorn(other, epsilon, iterations))
         return -jnp.sum(target * jax.nn.log_softmax(logits / temperature), axis=1)
 
     return jnp.stack([predict(report, image), predict(image, report)])

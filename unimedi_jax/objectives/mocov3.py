@@ -45,6 +45,7 @@ class Objective(crops.Settings):
 
     teacher: ClassVar[tuple[str, ...]] = ("vision", "head_projector")
     reads: ClassVar[bool] = False
+    aligned: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

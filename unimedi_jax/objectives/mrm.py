@@ -70,7 +70,8 @@ class Objective(mae.Settings):
     special_ids: tuple[int, ...] = (0, 2, 3)  # [PAD], [CLS], [SEP]: never masked
 
     teacher: ClassVar[tuple[str, ...]] = ()
-    reads: ClassVar[bool] = False
+    reads: ClassVar[bool] = True
+    aligned: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -33,6 +33,7 @@ class Objective:
 
     teacher: ClassVar[tuple[str, ...]] = ()
     reads: ClassVar[bool] = True
+    aligned: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.scale <= 0:

@@ -49,6 +49,7 @@ class Objective:
 
     teacher: ClassVar[tuple[str, ...]] = ()
     reads: ClassVar[bool] = False
+    aligned: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 0 < self.mask_ratio < 1:

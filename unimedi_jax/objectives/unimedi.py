@@ -34,6 +34,7 @@ class Objective(Settings):
 
     teacher: ClassVar[tuple[str, ...]] = ("vision", "head_cls", "head_patch")  # the visual side; reports have none
     reads: ClassVar[bool] = True
+    aligned: ClassVar[bool] = True
 
     def heads(self, model: unimedi.UniMedI) -> dict[str, nn.Module]:
         """DINO's prototypes for CLS and for patches."""

@@ -87,7 +87,7 @@ def make(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Run:
         reports = _tokenizer(config.tokenizer if known else start.tokenizer(**config.init), sets, workdir)
     _check_ids(dict(config.objective), reports)
     what = program(config, vocab_size=len(reports), mesh=mesh)
-    _check_records(sets, what.model)
+    _check_records(sets, what.model, reads=what.objective.reads)
     return Run(
         sets=sets,
         reports=reports,
@@ -200,7 +200,7 @@ def make_suite(run: Run, config: ml_collections.ConfigDict) -> suite.Suite:
         length=config.input.report_length,
         limit=config.evals.limit,
         slices=run.model.slices,
-        aligned=run.objective.reads,
+        aligned=run.objective.aligned,
     )
 
 
@@ -298,12 +298,13 @@ def _check_ids(objective: Mapping[str, Any], reports: Any) -> None:
         )
 
 
-def _check_records(sets: tuple[tuple[records.RecordSet, float], ...], model: unimedi.UniMedI) -> None:
+def _check_records(sets: tuple[tuple[records.RecordSet, float], ...], model: unimedi.UniMedI, *, reads: bool) -> None:
     if not 0 <= model.slices <= model.volume_grid[0]:
         raise UserError(f"config.model.slices={model.slices}, but volumes have {model.volume_grid[0]} depth layers")
     if not any(found.size(m, "train") for found, _ in sets for m in pipeline.MODALITIES):
         raise UserError("the sets of config.data hold no training records")
-    if silent := [found.name for found, _ in sets if found.contract["source"].get("reports", True) is None]:
+    silent = [found.name for found, _ in sets if found.contract["source"].get("reports", True) is None]
+    if silent and reads:
         raise UserError(
             f"config.data: {', '.join(silent)} have no reports to learn from: these sets are for evaluation"
         )

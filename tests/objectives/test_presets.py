@@ -1,0 +1,51 @@
+"""Every system of configs/systems.py: its settings are all written out, and its whole step takes shape."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from configs import pretrain, systems
+from unimedi_jax import objectives, sharding
+from unimedi_jax.errors import UserError
+from unimedi_jax.models import unimedi
+from unimedi_jax.train import setup
+
+EVERYWHERE = [*systems.SYSTEMS, "mae,xray_only", "simmim,ct_only", "clip,xray_only", "unimiss,ct_only"]
+
+
+@pytest.mark.parametrize("name", systems.SYSTEMS)
+def test_all_settings_are_written_out(name: str) -> None:
+    config = pretrain.get_config(name)
+    goal = objectives.make(**config.objective)
+    assert set(config.objective.keys()) == {"name", *(field.name for field in dataclasses.fields(goal))}
+    assert (config.checkpoint.keep_best > 0) == goal.aligned, "the best is told by zero-shot classification"
+    assert not config.evals.ct_slices
+    assert goal.reads or not goal.aligned
+
+
+@pytest.mark.parametrize("name", EVERYWHERE)
+def test_the_step_takes_shape_in_the_small_run(name: str) -> None:
+    config = pretrain.get_config(f"demo,{name}")
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    what = setup.program(config, vocab_size=200, mesh=mesh)
+    batch = unimedi.example(what.model, dict(config.batch), 64, jax.NamedSharding(mesh, jax.P(("data", "fsdp"))))
+    state, metrics = jax.eval_shape(what.step, what.abstract, batch)
+    alike = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), state, what.abstract)
+    assert all(jax.tree.leaves(alike))
+    losses = {key.removeprefix("loss/") for key in metrics if key.startswith("loss/")}
+    assert losses, "what is minimised is told"
+    assert all(any(f"{modality}/{loss}" in metrics for modality in batch) for loss in losses), "some are of CTs alone"
+    assert state.teacher.keys() == set(what.objective.teacher)
+
+
+def test_one_system_a_run() -> None:
+    for words in ("mae,clip", "demo,clip,no_slices"):
+        with pytest.raises(ValueError, match="one system, with or without xray_only or ct_only"):
+            pretrain.get_config(words)
+    config = pretrain.get_config("demo,clip")
+    config.objective.nonsense = 1
+    with pytest.raises(UserError, match="nonsense"):
+        setup.program(config, vocab_size=200, mesh=sharding.make_mesh(devices=jax.devices()[:1]))
+    with pytest.raises(ValueError, match="name is one of unimedi, contrast"):
+        objectives.make("nothing")
