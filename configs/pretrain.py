@@ -6,9 +6,9 @@ An ablation is a further word: `:no_slices` of the paper's recipe, `:demo,no_sli
 The embedded phantom is trained on until `config.data` names built sets, such as "mine" or "mine,phantom:0.5".
 """
 
-from typing import Any
-
 import ml_collections
+
+from unimedi_jax.train import presets
 
 ABLATIONS = {
     # Image-report contrast alone on both modalities; with xray_only and ct_only the models of the paper's figure 2.
@@ -49,9 +49,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     if "demo" in words:
         _demo(config)
     for word in words:
-        config.update(ABLATIONS.get(word, {}))
-        if word in SYSTEMS:
-            _system(config, SYSTEMS[word])
+        presets.apply(config, {**ABLATIONS, **SYSTEMS}.get(word, {}))
     return config
 
 
@@ -193,13 +191,6 @@ def _base() -> ml_collections.ConfigDict:
     )
     config.show_reports = "auto"  # report texts on the page: "yes", "no", "auto" = the phantom's alone
     return config
-
-
-def _system(config: ml_collections.ConfigDict, changes: dict[str, Any]) -> None:
-    """Another objective with its settings, in place of UniMedI's."""
-    config.objective = ml_collections.ConfigDict(changes["objective"])
-    config.evals.ct_slices = False
-    config.update({key: value for key, value in changes.items() if key != "objective"})
 
 
 def _share(steps: ml_collections.FieldReference, share: float) -> ml_collections.FieldReference:
