@@ -119,6 +119,14 @@ def ablate(config: Any, workdir: pathlib.Path) -> None:
     job.run(config, workdir)
 
 
+def compare(config: Any, workdir: pathlib.Path) -> None:
+    """UniMedI beside the systems it is compared with: trained alike, and their table."""
+    _ensure_phantom(config)
+    from unimedi_jax.downstream import compare as job
+
+    job.run(config, workdir)
+
+
 def compile(config: Any, workdir: pathlib.Path) -> None:
     """The training step ahead of time, for TPU slices and GPUs that are not here."""
     from unimedi_jax.aot import targets
@@ -160,6 +168,7 @@ JOBS: dict[str, Callable[[Any, pathlib.Path], None]] = {
     "retrieve": retrieve,
     "evaluate": evaluate,
     "ablate": ablate,
+    "compare": compare,
     "compile": compile,
     "bench": bench,
 }

@@ -2,16 +2,13 @@
 
 import ml_collections
 
-from configs import pretrain
+from configs import compare, pretrain
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    config = ml_collections.ConfigDict()
+    config = compare.get_config(arg)
     config.job = "ablate"
-    config.data = "phantom"
-    config.data_dir = "records"
-    config.presets = ",".join(["unimedi", *pretrain.ABLATIONS])  # unimedi: config.base as it is
+    config.presets = ",".join(["unimedi", *pretrain.ABLATIONS])
     config.seeds = (0, 1, 2)
-    config.base = pretrain.get_config(arg or "demo")  # what all share, as in --config.base.steps=300
-    config.changes = ml_collections.ConfigDict(pretrain.ABLATIONS)
+    del config.encoders, config.encoder_size
     return config

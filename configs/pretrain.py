@@ -7,11 +7,10 @@ system: `:clip`, `:demo,mae`, `:demo,mae,ct_only` (docs/systems.md).
 The embedded phantom is trained on until `config.data` names built sets, such as "mine" or "mine,phantom:0.5".
 """
 
-from typing import Any
-
 import ml_collections
 
-from configs.systems import SMALLER, SYSTEMS
+from configs import systems
+from unimedi_jax.train import presets
 
 ABLATIONS = {
     # Image-report contrast alone on both modalities; with xray_only and ct_only the models of the paper's figure 2.
@@ -27,7 +26,12 @@ ABLATIONS = {
     "random_mask": {"objective": {"mask_by": "random"}},
 }
 STARTS = ("", "paper", "demo")
-PRESETS = (*STARTS, *ABLATIONS, *SYSTEMS)
+PRESETS = (*STARTS, *ABLATIONS, *systems.SYSTEMS)
+
+
+def changes(*, small: bool) -> dict[str, dict]:
+    """What each ablation and each system changes in a configuration; `small`: in the demo's."""
+    return {**ABLATIONS, **systems.changes(small=small)}
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -35,19 +39,17 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     words = arg.split(",")
     if not set(words) <= set(PRESETS):
         raise ValueError(f"configs/pretrain.py:{arg}: the presets are {', '.join(PRESETS[1:])}")
-    systems, ablations = ([word for word in words if word in names] for names in (SYSTEMS, ABLATIONS))
-    if len(systems) > 1 or (systems and set(ablations) - {"xray_only", "ct_only"}):
+    chosen = [word for word in words if word not in STARTS]
+    others = [word for word in chosen if word in systems.SYSTEMS]
+    if len(others) > 1 or (others and set(chosen) - {*others, "xray_only", "ct_only"}):
         raise ValueError(f"configs/pretrain.py:{arg}: one system, with or without xray_only or ct_only")
     config = _base()
     if "paper" in words:
         config.init.report = "emilyalsentzer/Bio_ClinicalBERT"
     if "demo" in words:
         _demo(config)
-    for word in ablations:
-        config.update(ABLATIONS[word])
-    for word in systems:
-        _system(config, SYSTEMS[word])
-        config.update(SMALLER.get(word, {}) if "demo" in words else {})
+    for word in chosen:
+        presets.apply(config, changes(small="demo" in words)[word])
     return config
 
 
@@ -189,13 +191,6 @@ def _base() -> ml_collections.ConfigDict:
     )
     config.show_reports = "auto"  # report texts on the page: "yes", "no", "auto" = the phantom's alone
     return config
-
-
-def _system(config: ml_collections.ConfigDict, changes: dict[str, Any]) -> None:
-    """Another objective with its settings, in place of UniMedI's."""
-    config.objective = ml_collections.ConfigDict(changes["objective"])
-    config.evals.ct_slices = False
-    config.update({key: value for key, value in changes.items() if key != "objective"})
 
 
 def _share(steps: ml_collections.FieldReference, share: float) -> ml_collections.FieldReference:

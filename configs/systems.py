@@ -207,5 +207,17 @@ SYSTEMS = {
         "model": {"report_dropout": 0.1},  # it alone makes two views of a report
     },
 }
-_LIGHT = {"objective": {"decoder_width": 64, "decoder_depth": 2, "decoder_heads": 4}}
-SMALLER = {"mae": _LIGHT, "mrm": _LIGHT}  # what the demo makes smaller of a system
+
+
+_LIGHT = {"decoder_width": 64, "decoder_depth": 2, "decoder_heads": 4}
+_SMALLER = {"mae": _LIGHT, "mrm": _LIGHT}  # of the objective, in the demo
+
+
+def changes(*, small: bool) -> dict[str, dict]:
+    """What each system changes in a configuration; `small`: in the demo's."""
+    if not small:
+        return SYSTEMS
+    return {
+        name: {**system, "objective": {**system["objective"], **_SMALLER.get(name, {})}}
+        for name, system in SYSTEMS.items()
+    }

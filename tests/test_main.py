@@ -29,6 +29,10 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
         (["--config=configs/pretrain.py", "stray"], "unknown argument 'stray'"),
         (["--config=configs/pretrain.py", "--config.data=nothere"], "no built set named nothere"),
         (["--config=configs/build.py:manifest"], "config.source"),
+        (
+            ["--config=configs/compare.py", "--config.data=nothere", "--config.presets=clop"],
+            "config.presets is a list of",
+        ),
         (["--config=configs/compile.py:v5e-3"], "v5e slices have"),
         (["--config=configs/bench.py:spede"], "it measures step, input"),
     ],
@@ -45,6 +49,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, words, tmp_path):
 def test_help_needs_no_jax():
     done = run("--help")
     assert "--workdir" in done.stdout
+    assert all(f"\n  {name:10}" in done.stdout for name in main.JOBS)
     probe = "import sys, main; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", probe], cwd=ROOT).returncode == 0
 

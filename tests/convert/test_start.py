@@ -11,8 +11,9 @@ import pytest
 import safetensors.torch
 from jax import numpy as jnp
 
+from tests.conftest import TINY
 from unimedi_jax import patches, trees
-from unimedi_jax.convert import start, weights
+from unimedi_jax.convert import start, vit, weights
 from unimedi_jax.errors import UserError
 from unimedi_jax.input import tokenizer
 from unimedi_jax.models import sizes, unimedi
@@ -117,6 +118,15 @@ def test_another_vit_is_refused_in_one_line(tiny, tiny_variables, make_vit, tmp_
         start.fill(tiny_variables, tiny, {}, vision=path)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_file_says_what_model_it_needs(make_vit, tmp_path, monkeypatch):
+    monkeypatch.setitem(sizes.VISION, "tiny", TINY)
+    path = pathlib.Path(save(make_vit(patch_size=8).state_dict(), tmp_path / "vit.safetensors"))
+    assert vit.settings(path) == {"vision_size": "tiny", "image_patch": (8, 8)}
+    wide = pathlib.Path(save(make_vit(embed_dim=48).state_dict(), tmp_path / "wide.safetensors"))
+    with pytest.raises(UserError, match="width 48, depth 2, MLP 96: none of Mu, Ti"):
+        vit.settings(wide)
 
 
 class Evil:

@@ -106,6 +106,11 @@ def test_results_are_averaged_over_seeds_and_written_whole(tmp_path):
     assert mean.value == pytest.approx(0.3)
     assert np.isnan(mean.low)
     assert np.isnan(nothing.value)
+    spread, nothing = results.average(rows, spread=True)
+    assert (spread.low, spread.high) == (0.2, 0.4)
+    assert np.isnan(nothing.low)
+    found = results.scalars([spread])
+    assert found == {f"trained/t/d/ct/0.1/m{end}": x for end, x in (("", mean.value), ("/low", 0.2), ("/high", 0.4))}
     shown = results.text(rows, ["m"])
     assert "0.300" in shown
     assert shown.splitlines()[-1].endswith("-")

@@ -15,7 +15,6 @@ import ml_collections
 from unimedi_jax import flops, hlo, sharding
 from unimedi_jax.aot import targets
 from unimedi_jax.errors import UserError
-from unimedi_jax.models import unimedi
 from unimedi_jax.train import setup
 
 LOG = logging.getLogger(__name__)
@@ -145,13 +144,12 @@ def _scaled(rows: Rows, factor: float) -> Rows:
 def _compile(
     program: setup.Program, mesh: jax.sharding.Mesh, rows: Rows, length: int, options: dict[str, Any]
 ) -> Attempt:
-    batch = unimedi.example(program.model, rows, length, sharding.batch_sharding(mesh), mesh.size)
     LOG.info("compiling for %d devices, %s a device", mesh.size, _words(rows))
+    try:
+        lowered = setup.lowered(program, mesh, rows, length)
+    except NotImplementedError as error:  # cuDNN's attention takes some lengths and dtypes only
+        raise UserError(f"config.pretrain.model.attention: {str(error).splitlines()[0]}") from error
     with jax.set_mesh(mesh):
-        try:
-            lowered = program.step.lower(program.abstract, batch)
-        except NotImplementedError as error:  # cuDNN's attention takes some lengths and dtypes only
-            raise UserError(f"config.pretrain.model.attention: {str(error).splitlines()[0]}") from error
         try:
             compiled = lowered.compile(options)
         except jax.errors.JaxRuntimeError as error:

@@ -4,13 +4,14 @@ import dataclasses
 import math
 import pathlib
 import re
+from typing import Any
 
 import jax
 import numpy as np
 
 from unimedi_jax.convert import names, weights
 from unimedi_jax.errors import UserError
-from unimedi_jax.models import unimedi
+from unimedi_jax.models import sizes, unimedi
 
 NEEDED = ("patch_embed.proj.weight", "cls_token", "pos_embed", "blocks.0.attn.qkv.weight")
 EXTRA_TOKENS = ("reg_token", "register_tokens", "storage_tokens", "dist_token")
@@ -43,9 +44,7 @@ def read(name: str, model: unimedi.UniMedI) -> Weights:
         UserError: no ViT in timm's names, another size, register or distillation tokens, unknown parts of a block.
     """
     path = open_file(name)
-    state = weights.read(path)
-    prefix = next((key[: -len(NEEDED[0])] for key in state if key.endswith(NEEDED[0])), "")
-    state = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+    state = _state(path)
     _check(state, model, path)
     skipped = [key for key in state if HEADS.match(key)]
     state = {key: value for key, value in state.items() if key not in skipped}
@@ -63,17 +62,47 @@ def read(name: str, model: unimedi.UniMedI) -> Weights:
     return Weights({f"vision.{key}": value for key, value in state.items()}, tuple(changed), tuple(skipped))
 
 
+def settings(path: pathlib.Path) -> dict[str, Any]:
+    """What `config.model` has to say for the ViT of a file: its size by name, its patch.
+
+    Raises:
+        UserError: no ViT in timm's names, or one of a size that has no name here.
+    """
+    state = _state(path)
+    _check_names(state, path)
+    for name, size in sizes.VISION.items():
+        if (size.width, size.depth, size.mlp_width) == _size(state):
+            return {"vision_size": name, "image_patch": state[NEEDED[0]].shape[2:]}
+    width, depth, wide = _size(state)
+    raise UserError(f"{path} is a ViT of width {width}, depth {depth}, MLP {wide}: none of {', '.join(sizes.VISION)}")
+
+
+def _state(path: pathlib.Path) -> names.State:
+    """The arrays of a file by timm's names, whatever stands before them."""
+    state = weights.read(path)
+    prefix = next((key[: -len(NEEDED[0])] for key in state if key.endswith(NEEDED[0])), "")
+    return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+
+
+def _size(state: names.State) -> tuple[int, int, int]:
+    """Width, depth, width of the MLP."""
+    depth = len({key.split(".")[1] for key in state if key.startswith("blocks.")})
+    return state["cls_token"].shape[-1], depth, state.get("blocks.0.mlp.fc1.weight", np.zeros((0, 0))).shape[0]
+
+
+def _check_names(state: names.State, path: pathlib.Path) -> None:
+    if missing := [key for key in NEEDED if key not in state]:
+        raise UserError(f"{path} is no ViT in timm's names: it lacks {', '.join(missing)}")
+
+
 def _check(state: names.State, model: unimedi.UniMedI, path: pathlib.Path) -> None:
     if extra := [key for key in EXTRA_TOKENS if key in state]:
         raise UserError(
             f"{path} has {extra[0]} {state[extra[0]].shape}: this ViT computes with tokens that UniMedI's has not, "
             "and without them it would be another function; choose the model without register or distillation tokens"
         )
-    if missing := [key for key in NEEDED if key not in state]:
-        raise UserError(f"{path} is no ViT in timm's names: it lacks {', '.join(missing)}")
-    depth = len({key.split(".")[1] for key in state if key.startswith("blocks.")})
-    width = state["cls_token"].shape[-1]
-    wide = state.get("blocks.0.mlp.fc1.weight", np.zeros((0, 0))).shape[0]
+    _check_names(state, path)
+    width, depth, wide = _size(state)
     tower = model.vision
     if (width, depth, wide) != (tower.width, tower.depth, tower.mlp_width):
         raise UserError(

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import pathlib
 from collections.abc import Sequence
 
@@ -76,13 +75,7 @@ def sets(data_dir: str | pathlib.Path) -> list[str]:
 
 def page_content(rows: Sequence[results.Result], *, name: str, config: dict) -> PageContent:
     """A table for every task, ours beside the untrained network's and chance, then the published figures."""
-    merged = results.average(rows)
-    scalars: dict[str, float] = {"step": 0}
-    for row in merged:
-        key = f"{row.encoder}/{row.key}"
-        scalars[key] = row.value
-        if not math.isnan(row.low):
-            scalars |= {f"{key}/low": row.low, f"{key}/high": row.high}
+    scalars = {"step": 0} | results.scalars(results.average(rows))
     tables = [_table(task, metrics, rows, set(scalars)) for task, metrics in SHOWN.items()]
     others, more = published.table(scalars)
     return PageContent(

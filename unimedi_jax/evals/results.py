@@ -71,8 +71,11 @@ def publish(rows: Sequence[Result], metrics: Sequence[str], workdir: pathlib.Pat
     print(f"{text(rows, metrics)}\nall numbers: {path}")
 
 
-def average(rows: Sequence[Result]) -> list[Result]:
-    """Rows that differ in their seed alone as one: mean of the values; intervals are kept where there is one seed."""
+def average(rows: Sequence[Result], *, spread: bool = False) -> list[Result]:
+    """Rows that differ in their seed alone as one: mean of the values; intervals are kept where there is one seed.
+
+    With `spread` the interval of several seeds is that from their smallest value to their largest, else none.
+    """
     groups: dict[tuple, list[Result]] = {}
     for row in rows:
         groups.setdefault((row.key, row.encoder), []).append(row)
@@ -80,9 +83,23 @@ def average(rows: Sequence[Result]) -> list[Result]:
     for group in groups.values():
         values = np.array([row.value for row in group])
         value = float("nan") if np.isnan(values).all() else float(np.nanmean(values))
-        alone = group[0] if len(group) == 1 else group[0]._replace(low=float("nan"), high=float("nan"))
-        merged.append(alone._replace(value=value))
+        ends = (group[0].low, group[0].high)
+        if len(group) > 1:
+            told = spread and not np.isnan(value)
+            ends = (float(np.nanmin(values)), float(np.nanmax(values))) if told else (float("nan"), float("nan"))
+        merged.append(group[0]._replace(value=value, low=ends[0], high=ends[1]))
     return merged
+
+
+def scalars(merged: Iterable[Result]) -> dict[str, float]:
+    """What a page looks up: numbers by encoder and key, their intervals as `<key>/low` and `<key>/high`."""
+    found: dict[str, float] = {}
+    for row in merged:
+        key = f"{row.encoder}/{row.key}"
+        found[key] = row.value
+        if not np.isnan(row.low):
+            found |= {f"{key}/low": row.low, f"{key}/high": row.high}
+    return found
 
 
 def text(rows: Sequence[Result], metrics: Sequence[str]) -> str:

@@ -71,7 +71,7 @@ def summary(workdir: pathlib.Path) -> str:
     """The result tables of a finished run as text, from its metrics.jsonl and config alone."""
     metrics = [line for line in writers.read(workdir) if _is_final(line)]
     rows = tables.result_tables(metrics, [])
-    return "\n\n".join(_as_text(table, metrics) for table in rows)
+    return "\n\n".join(tables.text(table, metrics) for table in rows)
 
 
 def _below(value: float | None, limit: float) -> bool:
@@ -80,21 +80,6 @@ def _below(value: float | None, limit: float) -> bool:
 
 def _is_final(line: Mapping[str, Any]) -> bool:
     return any(key.startswith("test/") for key in line)
-
-
-def _as_text(table: content.Table, metrics: Sequence[Mapping[str, Any]]) -> str:
-    def words(cell: content.Cell | None) -> str:
-        value = None if cell is None else tables.latest(metrics, cell.key)
-        if cell is None or value is None:
-            return "-"
-        other = None if cell.beside is None else tables.latest(metrics, cell.beside)
-        held = "" if other is None else f" ({cell.beside_name} {other:.{cell.digits}f})"
-        return f"{value:.{cell.digits}f}{held}"
-
-    lines = [list(table.columns), *([row.name, *map(words, row.cells)] for row in table.rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(table.columns))]
-    body = ["  ".join(word.ljust(w) for word, w in zip(line, widths, strict=True)) for line in lines]
-    return "\n".join([table.title, *(line.rstrip() for line in body)])
 
 
 def _content(

@@ -38,6 +38,26 @@ def latest(metrics: Sequence[Mapping[str, Any]], key: str) -> float | None:
     return None
 
 
+def text(table: Table, metrics: Sequence[Mapping[str, Any]], *, intervals: bool = False) -> str:
+    """A table for the terminal; with `intervals` those of its numbers, where the metrics have them."""
+
+    def words(cell: Cell | None) -> str:
+        value = None if cell is None else latest(metrics, cell.key)
+        if cell is None or value is None:
+            return "-"
+        found = f"{value:.{cell.digits}f}"
+        low, high = (latest(metrics, f"{cell.key}/{end}") if intervals else None for end in ("low", "high"))
+        if low is not None and high is not None:
+            found += f" [{low:.{cell.digits}f}, {high:.{cell.digits}f}]"
+        other = None if cell.beside is None else latest(metrics, cell.beside)
+        return found if other is None else f"{found} ({cell.beside_name} {other:.{cell.digits}f})"
+
+    lines = [list(table.columns), *([row.name, *map(words, row.cells)] for row in table.rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(table.columns))]
+    body = ["  ".join(word.ljust(w) for word, w in zip(line, widths, strict=True)) for line in lines]
+    return "\n".join([table.title, *(line.rstrip() for line in body)])
+
+
 def result_tables(
     metrics: Sequence[Mapping[str, Any]],
     labels: Sequence[str],

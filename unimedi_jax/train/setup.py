@@ -147,6 +147,13 @@ def program(config: ml_collections.ConfigDict, *, vocab_size: int, mesh: Mesh) -
     )  # fmt: skip
 
 
+def lowered(what: Run | Program, mesh: Mesh, rows: Mapping[str, int], length: int) -> jax.stages.Lowered:
+    """The step on `rows` of each modality a device with reports of `length` tokens, from their shapes alone."""
+    batch = unimedi.example(what.model, rows, length, sharding.batch_sharding(mesh), mesh.size)
+    with jax.set_mesh(mesh):
+        return what.step.lower(what.abstract, batch)
+
+
 def work(
     config: ml_collections.ConfigDict, model: unimedi.UniMedI, rows: Mapping[str, int], length: int
 ) -> float | None:

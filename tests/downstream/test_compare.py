@@ -1,0 +1,363 @@
+"""Presets side by side: each trained once, one table of what its run said, a cost that the program itself states."""
+
+import csv
+import json
+import pathlib
+import re
+
+import jax
+import numpy as np
+import pytest
+import safetensors.torch
+from jax.experimental.compilation_cache import compilation_cache
+
+from configs import ablate as ablate_configs
+from configs import compare as configs
+from configs import pretrain, systems
+from tests.conftest import TINY
+from tests.convert.conftest import make_vit, timm  # noqa: F401
+from unimedi_jax import flops, writers
+from unimedi_jax.downstream import ablate, compare, released, runs
+from unimedi_jax.errors import UserError
+from unimedi_jax.evals import results, suite
+from unimedi_jax.models import sizes
+from unimedi_jax.report import published
+from unimedi_jax.report import run as run_report
+from unimedi_jax.train import loop, setup
+
+torch = pytest.importorskip("torch")
+LENGTH = 16
+
+
+@pytest.fixture(scope="module")
+def patch():
+    """The tiny size by its name, few resamples: for the whole module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sizes.VISION, "tiny", TINY)
+        patch.setitem(sizes.REPORT, "tiny", TINY)
+        patch.setattr(suite, "RESAMPLES", 10)
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def toy(records_dir, patch):
+    """`toy()`: clip and unimedi for two steps, at sizes where all of it takes seconds."""
+
+    def make(config=None):
+        config = config or configs.get_config()
+        config.data_dir = str(records_dir)
+        config.presets, config.seeds = "clip,unimedi", (3,)
+        base = config.base
+        base.compilations = ""
+        base.steps, base.log_every = 2, 1
+        base.batch.update(xray=1, ct=1)
+        base.input.report_length = LENGTH
+        base.model.update(
+            vision_size="tiny", report_size="tiny", image_size=112, volume_size=(16, 32, 32), slice_size=112,
+            projection_hidden=16, embedding=16, prototypes_cls=8, prototypes_patch=8, head_hidden=16, head_bottleneck=8,
+        )  # fmt: skip
+        base.evals.update(rows=1, limit=8)
+        return config
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def vit(make_vit, tmp_path_factory):  # noqa: F811
+    """A ViT of timm's at the tiny size, in a file."""
+    path = tmp_path_factory.mktemp("released") / "somebody.safetensors"
+    model = make_vit()
+    safetensors.torch.save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path)
+    return path, model
+
+
+@pytest.fixture(scope="module")
+def done(toy, vit, patch, tmp_path_factory):
+    """(the config, the folder of a finished comparison of two presets and one released encoder).
+
+    Compiled programs are kept: counting a step's arithmetic compiles nothing that training has not.
+    """
+    config = toy()
+    config.encoders, config.encoder_size = f"{vit[0]}:0.4:0.25", 112
+    config.base.compilations = str(tmp_path_factory.mktemp("compiled"))
+    workdir = tmp_path_factory.mktemp("compare")
+    patch.setattr(run_report, "_map", lambda *_: None)  # t-SNE and pictures of the runs' own pages
+    patch.setattr(run_report, "EXAMPLES", 0)
+    count = runs._gflop
+    patch.setattr(runs, "_gflop", lambda run: count(run) if run.name == "clip" else 1.0)
+    compilation_cache.reset_cache()
+    compare.run(config, workdir)
+    patch.setattr(runs, "_gflop", count)
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+    config.base.compilations = ""
+    return config, workdir
+
+
+def read(workdir: pathlib.Path) -> dict[tuple[str, str], dict[str, str]]:
+    with (workdir / "results.csv").open() as stream:
+        return {(row["encoder"], row["metric"]): row for row in csv.DictReader(stream)}
+
+
+def final(folder: pathlib.Path) -> dict[str, float]:
+    return {k.removeprefix("test/"): v for line in writers.read(folder) for k, v in line.items() if "test/" in k}
+
+
+@pytest.mark.parametrize("name", ["clip", "unimedi"])
+def test_table_and_csv_hold_what_the_runs_said(done, name):
+    _, workdir = done
+    said, rows, page = final(workdir / f"{name}-3"), read(workdir), (workdir / "index.html").read_text()
+    own = {metric: row for (encoder, metric), row in rows.items() if encoder == name and "cost/" not in metric}
+    assert set(own) == {key for key in said if not key.endswith(("/low", "/high")) and said[key] is not None}
+    for metric, row in own.items():
+        assert float(row["value"]) == said[metric]
+        assert (row["low"] and float(row["low"])) == said.get(f"{metric}/low", "")
+        assert (row["data"], row["seed"], row["task"]) == ("phantom", "3", "comparison")
+    for metric in set(runs.SHOWN) & set(own):
+        key = f"{name}/comparison/phantom/1/{metric}"
+        assert re.search(f'data-key="{key}" data-value="{re.escape(json.dumps(said[metric]))}"', page)
+    assert {"xray/zeroshot/macro", "ct/slices/any/hit_rate", "gap/xray_ct/distance"} <= set(own)
+
+
+def test_the_page_tells_measured_from_published(done):
+    page = (done[1] / "index.html").read_text()
+    assert "95 % bootstrap interval over cases, of the one seed" in page
+    before, _, after = page.partition("Other architectures, published figures only")
+    assert "nothing here was measured by us" in after
+    assert "SwinUNETR" not in before.partition("<main>")[2]
+
+
+def test_the_arithmetic_is_that_of_the_compiled_step(done):
+    """Of CLIP's step, where it can be counted by hand: the towers three times, whose inputs need no gradient."""
+    _, workdir = done
+    xrays = cts = jax.device_count()
+    image, volume = 7 * 7, 4 * 2 * 2
+    seen = xrays * flops.transformer(TINY, 1 + image) + cts * flops.transformer(TINY, 1 + volume)
+    read_ = (xrays + cts) * flops.transformer(TINY, LENGTH)
+    tokens = 2 * TINY.width * (xrays * image * 256 + cts * volume * 1024)
+    project = (xrays + cts) * 2 * (2 * TINY.width * 16)
+    joined = 2 * (xrays + cts) ** 2 * 16
+    expected = 3 * (seen + read_ + project + joined) + 2 * tokens
+    (row,) = [row for key, row in read(workdir).items() if key == ("clip", runs.GFLOP)]
+    assert float(row["value"]) == pytest.approx(expected / 1e9, rel=0.01)
+
+
+def test_seconds_are_those_of_the_steps_after_the_first(done):
+    _, workdir = done
+    rates = [line["speed/samples_per_s"] for line in writers.read(workdir / "clip-3") if "speed/samples_per_s" in line]
+    assert rates[0] == 0  # the step that compiles
+    assert float(read(workdir)["clip", runs.SECONDS]["value"]) == 2 * jax.device_count() / rates[1]
+
+
+def test_a_second_call_trains_nothing(done, monkeypatch, capsys):
+    config, workdir = done
+    before = read(workdir)
+
+    def never(*_, **__):
+        raise AssertionError
+
+    monkeypatch.setattr(loop, "_train", never)
+    monkeypatch.setattr(suite.Suite, "__call__", never)
+    monkeypatch.setattr(runs, "_gflop", lambda run: float(before[run.name, runs.GFLOP]["value"]))
+    compare.run(config, workdir)
+    assert read(workdir) == before
+    assert capsys.readouterr().out.count("nothing left to do") == 2
+
+
+def test_a_released_encoder_is_probed_on_films_alone(done):
+    _, workdir = done
+    rows = {metric: row for (encoder, metric), row in read(workdir).items() if encoder == "somebody"}
+    assert set(rows) & set(runs.SHOWN) == {"xray/probe/macro"}
+    said = final(workdir / "encoder-somebody")["xray/probe/macro"]
+    assert float(rows["xray/probe/macro"]["value"]) == said
+    (kept,) = json.loads((workdir / "encoder-somebody" / "init.json").read_text())
+    assert any("interpolated from (4, 4) to (7, 7)" in change for change in kept["changed"])
+
+
+def test_a_released_encoder_sees_the_grey_levels_that_it_was_trained_with(tiny, tiny_variables, vit):
+    path, model = vit
+    grey = np.random.default_rng(0).integers(0, 256, (2, 64, 64)).astype(np.uint8)
+    variables, _ = released.weights(tiny_variables, tiny, str(path), mean=0.3, deviation=0.2)
+    tokens = jax.numpy.asarray(grey.reshape(2, 4, 16, 4, 16).swapaxes(2, 3).reshape(2, 16, 256))
+    cls = jax.jit(lambda variables: tiny.apply(variables, tokens, method="xray_features").cls)(variables)
+    with torch.no_grad():
+        film = torch.from_numpy((grey / 255 - 0.3) / 0.2).float()[:, None].expand(-1, 3, -1, -1)
+        theirs = model.forward_features(film)[:, 0].numpy()
+    np.testing.assert_allclose(np.asarray(cls), theirs, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["", *pretrain.ABLATIONS, *systems.SYSTEMS])
+def test_a_preset_is_what_pre_training_alone_makes_of_it(name):
+    config = configs.get_config()
+    config.presets = name or "unimedi"
+    (run,) = runs.planned(config, pathlib.Path())
+    alone = pretrain.get_config(",".join(filter(None, ("demo", name))))
+    alone.seed = 0
+    assert json.loads(run.settings.to_json_best_effort()) == json.loads(alone.to_json_best_effort())
+
+
+def test_overrides_reach_every_preset_and_an_objective_its_own():
+    config = configs.get_config()
+    config.presets, config.seeds = "unimedi,clip,clip+xray_only,unimedi", (1, 2)
+    config.base.steps = 300
+    config.base.objective.weight_pcl = 0.7
+    config.changes.clip.objective.temperature = 0.2
+    planned = runs.planned(config, pathlib.Path("runs"))
+    assert [str(run.folder) for run in planned[:3]] == ["runs/unimedi-1", "runs/clip-1", "runs/clip+xray_only-1"]
+    assert len(planned) == 6
+    assert {run.settings.steps for run in planned} == {300}
+    assert planned[0].settings.objective.temperature_warmup_steps == 180
+    assert planned[0].settings.objective.weight_pcl == 0.7
+    assert "weight_pcl" not in planned[1].settings.objective
+    assert [run.settings.objective.temperature for run in planned[:3]] == [0.07, 0.2, 0.2]
+    assert [run.unseen for run in planned[:3]] == [(), (), ("ct",)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (dict(presets="clip,clop"), "'clip,clop'"),
+        (dict(presets=""), "config.presets is a list of unimedi, "),
+        (dict(seeds=()), "for one seed or more"),
+        (dict(presets="clip+random_mask"), "clip+random_mask does not fit"),
+        (dict(encoders="nowhere.safetensors"), "'nowhere.safetensors' is no file"),
+        (dict(encoders="{vit}:0.5"), "mean and deviation"),
+        (dict(encoders="{vit}:0.5:0"), "mean and deviation"),
+        (dict(encoders="{vit},{vit}"), "somebody is the name of two rows"),
+        (dict(encoders="{text}"), "text.safetensors"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_compared_is_one_line_before_any_training(toy, vit, tmp_path, monkeypatch, settings, words):
+    (tmp_path / "text.safetensors").write_text("no weights")
+    config = toy().lock()
+    files = {"vit": vit[0], "text": tmp_path / "text.safetensors"}
+    config.update({k: v.format(**files) if isinstance(v, str) else v for k, v in settings.items()})
+    monkeypatch.setattr(loop, "run", None)
+    with pytest.raises(UserError) as error:
+        compare.run(config, tmp_path)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.glob("*/config.json"))
+
+
+def test_an_unknown_start_is_refused():
+    with pytest.raises(ValueError, match="'clip' is no start: one of paper, demo"):
+        configs.get_config("clip")
+
+
+# ---- the table, of runs whose numbers are made up ----
+
+
+def told(folder: pathlib.Path, scalars: dict[str, float], seconds: float = 2.0) -> None:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"global_batch": {"xray": 3, "ct": 1}}))
+    with writers.Writer(folder, resume_step=0) as writer:
+        for rate in (0.0, 1.0, 4.0 / seconds, 8.0):
+            writer.scalars(1, {"speed/samples_per_s": rate})
+        writer.scalars(2, {f"test/{name}": value for name, value in scalars.items()})
+
+
+def interval(metric: str, value: float) -> dict[str, float]:
+    return {metric: value, f"{metric}/low": value - 0.1, f"{metric}/high": value + 0.1}
+
+
+def table(workdir: pathlib.Path, capsys) -> dict[str, dict[str, str]]:
+    """What the terminal says: row -> column -> cell."""
+    _, head, *lines = capsys.readouterr().out.splitlines()
+    starts = [match.start() for match in re.finditer(r"\S+( \S+)*", head)]
+    cut = [slice(a, b) for a, b in zip([0, *starts], [*starts, None], strict=True)]
+    names = [head[one].strip() for one in cut]
+    return {
+        line[cut[0]].strip(): dict(zip(names, (line[one].strip() for one in cut), strict=True))
+        for line in lines
+        if ": " not in line
+    }
+
+
+def test_seeds_are_averaged_and_their_spread_is_told(tmp_path, monkeypatch, capsys):
+    config = configs.get_config()
+    config.presets, config.seeds = "unimedi,xray_only", (0, 1)
+    monkeypatch.setattr(loop, "run", lambda settings, folder: None)
+    monkeypatch.setattr(runs, "_gflop", lambda run: 12.34)
+    for seed, value in ((0, 0.6), (1, 0.9)):
+        both = interval("xray/zeroshot/macro", value) | interval("ct/probe/macro", value - 0.2)
+        gap = {"gap/xray_ct/distance": value, "gap/images/separation": float("nan")}
+        told(tmp_path / f"unimedi-{seed}", both | gap, seconds=1.0 + seed)
+        told(tmp_path / f"xray_only-{seed}", both | gap)
+    compare.run(config, tmp_path)
+    found = table(tmp_path, capsys)
+    assert found["unimedi"]["X-ray zero-shot AUC"] == "0.750 [0.600, 0.900]"
+    assert found["unimedi"]["CT probe AUC"] == "0.550 [0.400, 0.700]"
+    assert found["unimedi"]["X-ray R@5"] == found["unimedi"]["class separation"] == "-"
+    assert found["unimedi"]["GFLOP a step"] == "12.3"
+    assert found["unimedi"]["s a step"] == "1.50 [1.00, 2.00]"
+    assert found["xray_only"]["X-ray zero-shot AUC"] == "0.750 [0.600, 0.900]"
+    assert found["xray_only"]["CT probe AUC"] == found["xray_only"]["gap, centroids"] == "-"
+    page = (tmp_path / "index.html").read_text()
+    assert "means over 2 seeds, small figures under them the smallest and the largest" in page
+    with (tmp_path / "results.csv").open() as stream:
+        rows = [row for row in csv.DictReader(stream) if row["metric"] == "xray/zeroshot/macro"]
+    assert [(r["encoder"], r["seed"], r["value"], r["low"]) for r in rows[:2]] == [
+        ("unimedi", "0", "0.6", "0.5"),
+        ("xray_only", "0", "0.6", "0.5"),
+    ]
+
+
+def test_one_seed_keeps_its_bootstrap_and_a_system_without_reports_a_dash(tmp_path, monkeypatch, capsys):
+    config = configs.get_config()
+    config.presets = "unimedi"
+    monkeypatch.setattr(loop, "run", lambda settings, folder: None)
+    monkeypatch.setattr(runs, "_gflop", lambda run: 1.0)
+    told(tmp_path / "unimedi-0", interval("xray/probe/macro", 0.5))
+    compare.run(config, tmp_path)
+    row = table(tmp_path, capsys)["unimedi"]
+    assert row["X-ray probe AUC"] == "0.500 [0.400, 0.600]"
+    assert row["X-ray zero-shot AUC"] == row["X-ray R@5"] == "-"
+
+
+def test_a_run_without_its_last_line_is_said(tmp_path, monkeypatch):
+    config = configs.get_config()
+    config.presets = "unimedi"
+    monkeypatch.setattr(loop, "run", lambda settings, folder: None)
+    with pytest.raises(UserError, match="unimedi-0 holds no finished run"):
+        compare.run(config, tmp_path)
+
+
+def test_ablations_add_two_encoders_and_their_map(checkpoint_dir, records_dir, tmp_path, monkeypatch, capsys):
+    config = ablate_configs.get_config()
+    assert config.presets.split(",") == ["unimedi", *pretrain.ABLATIONS]
+    config.presets, config.seeds, config.data_dir = "xray_only,ct_only", (0,), str(records_dir)
+    config.base.evals.rows = 4
+    for name in ("xray_only", "ct_only"):
+        (tmp_path / f"{name}-0").symlink_to(checkpoint_dir)
+    monkeypatch.setattr(loop, "run", lambda settings, folder: None)
+    monkeypatch.setattr(runs, "costs", lambda *_: [])
+    monkeypatch.setattr(
+        runs, "measured", lambda run, task: [results.Result(task, "phantom", "", run.name, "xray/probe/macro", 0.5)]
+    )
+    ablate.run(config, tmp_path)
+    found = table(tmp_path, capsys)
+    assert list(found) == ["xray_only", "ct_only", "two_encoders"]
+    assert found["two_encoders"]["X-ray probe AUC"] == "-"
+    # The same weights stand for both here: one run's own gap.
+    assert 0 < float(found["two_encoders"]["gap, centroids"]) < 2
+    page = (tmp_path / "index.html").read_text()
+    assert page.count("<figcaption>two_encoders</figcaption>") == 1
+
+
+def test_other_architectures_have_published_figures_alone():
+    found, scalars = published.others()
+    assert {row.name.partition(":")[0] for row in found.rows} >= {"SwinUNETR", "nnU-Net", "DiRA", "Med3D", "Alice"}
+    assert sorted(scalars.values()) == [82.25, 87.59]
+    assert all(key.startswith("published/") for key in scalars)
+
+
+def test_the_step_is_compiled_for_the_runs_own_batch(toy, tmp_path):
+    config = toy()
+    config.presets = "clip+xray_only"
+    (run,) = runs.planned(config, tmp_path)
+    job = setup.make(run.settings, run.folder)
+    text = setup.lowered(job, job.mesh, {"xray": 1, "ct": 0}, LENGTH).as_text()
+    assert f"tensor<{jax.device_count()}x49x256xui8>" in text
+    assert "xi16>" not in text

@@ -1,0 +1,54 @@
+"""The objective that README.md prints: under 30 lines, and it trains as printed."""
+
+import importlib.util
+import pathlib
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from unimedi_jax import objectives, optim
+from unimedi_jax.train import state as states
+from unimedi_jax.train import step as steps
+
+TEXT = pathlib.Path(__file__).parents[2] / "README.md"
+
+
+@pytest.fixture(scope="module")
+def code() -> str:
+    (found,) = re.findall(r"```python\n(.*?)```", TEXT.read_text(encoding="utf-8"), re.DOTALL)
+    return found
+
+
+@pytest.fixture
+def cosine(code, tmp_path, monkeypatch):
+    path = tmp_path / "cosine.py"
+    path.write_text(code)
+    spec = importlib.util.spec_from_file_location("cosine", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setitem(objectives.OBJECTIVES, "cosine", module.Objective)
+    return objectives.make("cosine", weight=2.0)
+
+
+def test_it_is_short(code):
+    assert len(code.splitlines()) < 30
+
+
+def test_it_trains_as_printed(cosine, make_tiny, make_batch):
+    model = make_tiny(objective=cosine)
+    tx, schedule = optim.make(steps=5, warmup_steps=1, peak_lr=1e-2, start_lr=1e-2)
+    train_step = steps.make_train_step(
+        model, tx, objective=cosine, schedule=schedule, ema=optim.ema_schedule(base=0.9, final=1.0, steps=5)
+    )
+    before = jax.jit(states.make_init(model, tx, cosine))(jax.random.key(0))
+    after, metrics = jax.jit(train_step)(before, make_batch(model, 3, 2))
+    values = {name: float(metric.value) for name, metric in metrics.items()}
+    assert values["loss"] == pytest.approx(2 * values["loss/cosine"])
+    assert values["loss/cosine"] == pytest.approx((3 * values["xray/cosine"] + 2 * values["ct/cosine"]) / 5, rel=1e-5)
+    assert 0 < values["loss/cosine"] < 2
+    assert after.teacher == {}
+    for tower in ("vision", "report"):
+        moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), before.params[tower], after.params[tower])
+        assert any(jax.tree.leaves(moved))

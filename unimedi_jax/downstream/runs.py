@@ -1,0 +1,198 @@
+"""Several pre-training runs side by side: trained on the same data with the same steps and seeds, and their table."""
+
+import copy
+import json
+import logging
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+
+from unimedi_jax import hlo, writers
+from unimedi_jax.errors import UserError
+from unimedi_jax.evals import results
+from unimedi_jax.input import pipeline
+from unimedi_jax.report import page, tables
+from unimedi_jax.report.content import Cell, PageContent, Row, Table
+from unimedi_jax.train import loop, presets, setup
+
+LOG = logging.getLogger(__name__)
+UNIMEDI = "unimedi"  # the preset that changes nothing
+GFLOP, SECONDS = "cost/gflop", "cost/seconds"
+# Metrics of a table with their columns and digits.
+SHOWN = {
+    "xray/zeroshot/macro": ("X-ray zero-shot AUC", 3),
+    "ct/zeroshot/macro": ("CT zero-shot AUC", 3),
+    "xray/probe/macro": ("X-ray probe AUC", 3),
+    "ct/probe/macro": ("CT probe AUC", 3),
+    "xray/retrieval/i2t_r5": ("X-ray R@5", 3),
+    "ct/retrieval/i2t_r5": ("CT R@5", 3),
+    "ct/slices/any/hit_rate": ("slice hits", 3),
+    "gap/xray_ct/distance": ("gap, centroids", 3),
+    "gap/xray_ct/accuracy": ("gap, told apart", 3),
+    "gap/images/separation": ("class separation", 3),
+    GFLOP: ("GFLOP a step", 1),
+    SECONDS: ("s a step", 2),
+}
+
+
+class Run(NamedTuple):
+    """One preset of one seed."""
+
+    name: str
+    seed: int
+    folder: pathlib.Path
+    settings: ml_collections.ConfigDict
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """Modalities that it does not learn from: an encoder is judged on what it was trained for."""
+        return tuple(name for name in pipeline.MODALITIES if not self.settings.batch[name])
+
+
+def planned(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[Run]:
+    """Every preset of `config.presets` with every seed, each in its own folder, `<preset>-<seed>`.
+
+    Raises:
+        UserError: there is no such preset, or two that cannot be joined.
+    """
+    known = [UNIMEDI, *config.changes]
+    names = list(dict.fromkeys(name for name in config.presets.split(",") if name))
+    if not names or not config.seeds or {part for name in names for part in name.split("+")} - set(known):
+        raise UserError(
+            f"config.presets is a list of {', '.join(known)}, for one seed or more, not {config.presets!r} "
+            f"for {tuple(config.seeds)}"
+        )
+    return [
+        Run(name, seed, workdir / f"{name}-{seed}", _settings(config, name, seed))
+        for seed in dict.fromkeys(config.seeds)
+        for name in names
+    ]
+
+
+def _settings(config: ml_collections.ConfigDict, name: str, seed: int) -> ml_collections.ConfigDict:
+    """What all share, with the changes of the preset."""
+    settings = copy.deepcopy(config.base)
+    try:
+        for part in name.split("+"):
+            presets.apply(settings, config.changes.get(part, {}))
+        settings.update(seed=seed, data=config.data, data_dir=config.data_dir)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"config.presets: {name} does not fit config.base: {str(error).splitlines()[0]}") from error
+    return settings
+
+
+def train(runs: Sequence[Run]) -> None:
+    """Trains what is not trained yet; a run goes on where it stopped."""
+    for run in runs:
+        LOG.info("preset %s, seed %d", run.name, run.seed)
+        loop.run(run.settings, run.folder)
+
+
+def measured(run: Run, task: str) -> list[results.Result]:
+    """The test numbers of a finished run, those of modalities left out that it has not learnt from.
+
+    Raises:
+        UserError: there are none.
+    """
+    final = next((line for line in reversed(writers.read(run.folder)) if any(map(_tested, line))), None)
+    if final is None:
+        raise UserError(f"{run.folder} holds no finished run: remove it, or run the same command again")
+    hidden = tuple(f"test/{place}/" for place in (*run.unseen, *(("gap",) if run.unseen else ())))
+    found = {
+        key.removeprefix("test/"): value
+        for key, value in final.items()
+        if _tested(key) and value is not None and not key.startswith(hidden)
+    }
+    return _rows(run, task, found)
+
+
+def costs(runs: Sequence[Run], task: str) -> list[results.Result]:
+    """Seconds a step of every run, and once a preset the arithmetic of its compiled step, of the whole batch."""
+    rows, counted = [], set()
+    for run in runs:
+        found = {SECONDS: _seconds(run)}
+        if run.name not in counted:
+            found[GFLOP] = _gflop(run)
+            counted.add(run.name)
+        rows += _rows(run, task, {key: value for key, value in found.items() if not math.isnan(value)})
+    return rows
+
+
+def _tested(key: str) -> bool:
+    return key.startswith("test/")
+
+
+def _rows(run: Run, task: str, found: dict[str, float]) -> list[results.Result]:
+    return results.of(found, task=task, data=run.settings.data, modality="", encoder=run.name, seed=run.seed)
+
+
+def _gflop(run: Run) -> float:
+    """10^9 floating-point operations of matrix products, as training compiles the step."""
+    job = setup.make(run.settings, run.folder)
+    rows = {name: count // job.mesh.size for name, count in job.batch.items()}
+    compiled = setup.lowered(job, job.mesh, rows, run.settings.input.report_length).compile()
+    return hlo.flops(hlo.parse(compiled.as_text())) * job.mesh.size / 1e9
+
+
+def _seconds(run: Run) -> float:
+    """Median over what the run logged; not-a-number where it took no step beside the first, which compiles."""
+    rates = [line["speed/samples_per_s"] for line in writers.read(run.folder) if line.get("speed/samples_per_s")]
+    samples = sum(json.loads((run.folder / "config.json").read_text(encoding="utf-8"))["global_batch"].values())
+    return float(np.median([samples / rate for rate in rates])) if rates else float("nan")
+
+
+def publish(
+    rows: Sequence[results.Result],
+    workdir: pathlib.Path,
+    config: ml_collections.ConfigDict,
+    *,
+    title: str,
+    note: str = "",
+    tables_beside: Sequence[Table] = (),
+    scalars_beside: Mapping[str, float] | None = None,
+    pictures: Sequence[tuple[str, bytes]] = (),
+) -> None:
+    """`results.csv` with all numbers of every seed, `index.html` and the terminal with the table of their means."""
+    results.write_csv(workdir / "results.csv", rows)
+    merged = [row for row in results.average(rows, spread=True) if row.metric in SHOWN]
+    scalars: dict[str, Any] = {"step": 0} | results.scalars(merged) | dict(scalars_beside or {})
+    table = _table(merged, title, " ".join(filter(None, (_note(rows), note))))
+    content = PageContent(
+        name=workdir.name, config=json.loads(config.to_json_best_effort()), contract={}, metrics=[scalars],
+        tables=[table, *tables_beside], kind=title.lower(), pictures=pictures,
+    )  # fmt: skip
+    path = page.write(workdir / "index.html", content, show_reports=True)
+    print(tables.text(table, [scalars], intervals=True))
+    print(f"page: {path}\nall numbers: {workdir / 'results.csv'}")
+
+
+def _table(merged: Sequence[results.Result], title: str, note: str) -> Table:
+    """A line for each preset, in the order in which they come."""
+    place = {row.encoder: f"{row.encoder}/{row.key.removesuffix(row.metric)}" for row in merged}
+    lines = [
+        Row(name, [Cell(start + metric, digits=digits) for metric, (_, digits) in SHOWN.items()])
+        for name, start in place.items()
+    ]
+    return Table(title, ("", *(column for column, _ in SHOWN.values())), lines, note)
+
+
+def _note(rows: Sequence[results.Result]) -> str:
+    seeds = len({row.seed for row in rows})
+    interval = (
+        f"Numbers are means over {seeds} seeds, small figures under them the smallest and the largest of those seeds; "
+        "of what has one seed, the 95 % bootstrap interval over cases."
+        if seeds > 1
+        else "Small figures under a number: 95 % bootstrap interval over cases, of the one seed that was run."
+    )
+    return (
+        f"Test patients. {interval} Every seed and finding is in results.csv. A dash: a model without that part, such "
+        "as reports to align with or slices to choose, or not trained on that modality. GFLOP: matrix products of one "
+        "step of the whole batch, counted in the compiled program. Seconds: median while training "
+        f"({jax.device_count()} x {jax.devices()[0].device_kind}), whatever else the machine did. "
+        "Presets are in configs/pretrain.py."
+    )
