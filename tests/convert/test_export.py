@@ -1,5 +1,6 @@
 """Exports load strictly into timm, transformers and plain PyTorch, compute the same, and come back bit by bit."""
 
+import dataclasses
 import importlib.util
 import json
 import pathlib
@@ -14,7 +15,7 @@ import safetensors.torch
 from jax import numpy as jnp
 
 from data import films, volumes
-from unimedi_jax import patches, trees
+from unimedi_jax import objectives, patches, trees
 from unimedi_jax.convert import card, export, inference, loaded, parity, start
 from unimedi_jax.errors import UserError
 from unimedi_jax.models import unimedi
@@ -228,3 +229,31 @@ def test_a_run_on_records_of_other_rules_does_not_start_from_it(tiny_variables, 
     others = {"ours": {**trained.contracts["mine"], "format": 0}}
     with pytest.raises(UserError, match=r"the set ours breaks the contract.*format was"):
         start.fill(tiny_variables, tiny, others, checkpoint=str(exported))
+
+
+def test_a_run_of_another_objective_is_exported_and_starts_others(trained, exported, random_tree, tmp_path):
+    """Towers and projections travel; heads that the other side does not train stay behind, and are told."""
+    settings = dict(mask_ratio=0.75, norm_pix=True, decoder_width=16, decoder_depth=1, decoder_heads=2)
+    goal = objectives.make("mae", **settings)
+    model = trained.model.clone(head=goal.heads(trained.model))
+    fresh = jax.tree.map(jnp.asarray, random_tree(loaded.variables_like(model), 0.1))
+    filled, (summary,) = start.fill(fresh, model, {}, checkpoint=str(exported))
+    assert same_bits(filled["params"]["vision"], trained.variables["params"]["vision"])
+    assert same_bits(filled["params"]["head_decoder"], fresh["params"]["head_decoder"])
+    assert summary.skipped
+    assert all(name.startswith(("head_cls.", "head_patch.")) for name in summary.skipped)
+
+    config = trained.config | {"objective": {"name": "mae", **settings}}
+    own = {"params": {k: v for k, v in filled["params"].items() if k != "head_decoder"}}
+    other = dataclasses.replace(
+        trained, model=loaded.build(config, len(trained.reports)), config=config,
+        variables={"params": own["params"], "batch_stats": trained.variables["batch_stats"]},
+    )  # fmt: skip
+    assert not other.model.head
+    export.write(other, tmp_path / "mae")
+    again = loaded.read(tmp_path / "mae")
+    assert same_bits(again.variables, other.variables)
+    begun, (summary,) = start.fill(trained.variables, trained.model, {}, checkpoint=str(tmp_path / "mae"))
+    assert summary.new
+    assert all(name.startswith("head_") for name in summary.new)
+    assert same_bits(begun["params"]["head_cls"], trained.variables["params"]["head_cls"])

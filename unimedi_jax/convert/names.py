@@ -104,11 +104,21 @@ def _table() -> Iterator[Leaf]:
 TABLE = {leaf.ours: leaf for leaf in _table()}
 
 
+def _leaf(name: str) -> Leaf | None:
+    """The table's row of one of our arrays; None for a head that only another objective trains."""
+    return TABLE.get(name) if name.startswith("params/head_") else TABLE[name]
+
+
 def to_torch(variables: PyTree, model: unimedi.UniMedI) -> State:
-    """Every array of {"params", "batch_stats"} under PyTorch's names and in its layouts, float32."""
+    """Every array of {"params", "batch_stats"} under PyTorch's names and in its layouts, float32.
+
+    Heads of other objectives than UniMedI's have no name there and stay behind.
+    """
     state: State = {}
     for name, array in zip(trees.names(variables), jax.tree.leaves(variables), strict=True):
-        leaf, array = TABLE[name], np.asarray(array, np.float32)
+        leaf, array = _leaf(name), np.asarray(array, np.float32)
+        if leaf is None:
+            continue
         for layer, part in enumerate(array if leaf.stacked else array[None]):
             names = leaf.names(layer)
             for key, piece in zip(names, np.split(part, len(names), axis=-1), strict=True):
@@ -119,7 +129,7 @@ def to_torch(variables: PyTree, model: unimedi.UniMedI) -> State:
 def from_torch(state: Mapping[str, np.ndarray], template: PyTree) -> tuple[PyTree, list[str]]:
     """`template` with the arrays of `state` in their places, and the template's names that `state` lacks.
 
-    A leaf that is lacking keeps the template's value.
+    A leaf that is lacking keeps the template's value, as does one that has no name in PyTorch.
 
     Raises:
         UserError: an array of another shape.
@@ -128,7 +138,9 @@ def from_torch(state: Mapping[str, np.ndarray], template: PyTree) -> tuple[PyTre
     lacking: list[str] = []
 
     def fill(name: str, old: Any) -> Any:
-        leaf = TABLE[name]
+        leaf = _leaf(name)
+        if leaf is None:
+            return old
         layers = range(old.shape[0] if leaf.stacked else 1)
         keys = [leaf.names(layer) for layer in layers]
         absent = [key for group in keys for key in group if key not in state]
@@ -152,10 +164,11 @@ def from_torch(state: Mapping[str, np.ndarray], template: PyTree) -> tuple[PyTre
 
 
 def known(template: PyTree) -> set[str]:
-    """PyTorch's names of all arrays of a tree."""
+    """PyTorch's names of all arrays of a tree that have one."""
     found: set[str] = set()
     for name, array in zip(trees.names(template), jax.tree.leaves(template), strict=True):
-        leaf = TABLE[name]
+        if (leaf := _leaf(name)) is None:
+            continue
         for layer in range(array.shape[0] if leaf.stacked else 1):
             found.update(leaf.names(layer))
     return found

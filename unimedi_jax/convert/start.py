@@ -14,6 +14,7 @@ from unimedi_jax.typing import PyTree
 
 # What published weights do not have and may start from the seed; any other gap is refused.
 MAY_BE_NEW = {
+    "": ("head_",),  # a run of another objective has other heads
     "vision": ("mask_token", "patch_embed_3d.", "type_2d", "type_3d", "depth_of_slice"),
     "report": (),
 }
@@ -67,7 +68,9 @@ def fill(
             for name, now in sets.items():
                 contract.check(then, now, where=f"the set {name}")
         state = names.to_torch(trained.variables, trained.model)
-        variables, summary = _put(variables, vit.Weights(state, (), ()), "", checkpoint)
+        left = {name for name in state if name.startswith("head_")} - names.known(variables)
+        kept = {name: array for name, array in state.items() if name not in left}
+        variables, summary = _put(variables, vit.Weights(kept, (), tuple(sorted(left))), "", checkpoint)
         summaries.append(summary)
     for part, source, reader in (("vision", vision, vit.read), ("report", report, bert.read)):
         if source:
