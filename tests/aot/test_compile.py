@@ -17,7 +17,7 @@ from configs import compile as config_file
 from unimedi_jax import hlo, sharding
 from unimedi_jax.aot import compile as job
 from unimedi_jax.aot import targets
-from unimedi_jax.train import setup
+from unimedi_jax.train import program as programs
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 PYTHON = pathlib.Path(os.environ.get("AOT_PYTHON", ROOT / ".venv-aot" / "bin" / "python"))
@@ -80,11 +80,11 @@ def small():
 
 def test_the_roofline_of_the_real_step_on_simulated_devices(small) -> None:
     mesh = sharding.make_mesh(**small.mesh)
-    program = setup.program(small, vocab_size=100, mesh=mesh)
+    program = programs.make(small, vocab_size=100, mesh=mesh)
     rows = dict(small.batch)
     done = job._compile(program, mesh, rows, small.input.report_length, {})
     assert done.total > 0
-    analytic = setup.work(small, program.model, rows, small.input.report_length)
+    analytic = programs.work(small, program.model, rows, small.input.report_length)
     text = done.compiled.as_text()
     found = job.roofline(text, targets.parse("v5e-8"), analytic)
     # Unoptimised here, so that a little more is computed than a compiler would leave.

@@ -15,7 +15,7 @@ from unimedi_jax.bench import batch
 from unimedi_jax.bench.process import Process
 from unimedi_jax.errors import UserError
 from unimedi_jax.models import unimedi
-from unimedi_jax.train import setup
+from unimedi_jax.train import program as programs
 
 TWIN = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("torch", "timm", "transformers")),
@@ -40,8 +40,8 @@ def settings(config) -> dict:
 
 
 @pytest.fixture(scope="module")
-def program(config) -> setup.Program:
-    return setup.program(config, vocab_size=500, mesh=sharding.make_mesh(data=8))
+def program(config) -> programs.Program:
+    return programs.make(config, vocab_size=500, mesh=sharding.make_mesh(data=8))
 
 
 def test_the_batch_is_of_the_shapes_that_the_step_takes(config, settings, program) -> None:

@@ -24,6 +24,7 @@ from unimedi_jax.models import sizes
 from unimedi_jax.report import published
 from unimedi_jax.report import run as run_report
 from unimedi_jax.train import loop, setup
+from unimedi_jax.train import program as programs
 
 torch = pytest.importorskip("torch")
 LENGTH = 16
@@ -358,6 +359,6 @@ def test_the_step_is_compiled_for_the_runs_own_batch(toy, tmp_path):
     config.presets = "clip+xray_only"
     (run,) = runs.planned(config, tmp_path)
     job = setup.make(run.settings, run.folder)
-    text = setup.lowered(job, job.mesh, {"xray": 1, "ct": 0}, LENGTH).as_text()
+    text = programs.lowered(job, job.mesh, {"xray": 1, "ct": 0}, LENGTH).as_text()
     assert f"tensor<{jax.device_count()}x49x256xui8>" in text
     assert "xi16>" not in text

@@ -9,7 +9,7 @@ from configs import pretrain, systems
 from unimedi_jax import objectives, sharding
 from unimedi_jax.errors import UserError
 from unimedi_jax.models import unimedi
-from unimedi_jax.train import setup
+from unimedi_jax.train import program as programs
 
 EVERYWHERE = [*systems.SYSTEMS, "mae,xray_only", "simmim,ct_only", "clip,xray_only", "unimiss,ct_only"]
 
@@ -28,7 +28,7 @@ def test_all_settings_are_written_out(name: str) -> None:
 def test_the_step_takes_shape_in_the_small_run(name: str) -> None:
     config = pretrain.get_config(f"demo,{name}")
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    what = setup.program(config, vocab_size=200, mesh=mesh)
+    what = programs.make(config, vocab_size=200, mesh=mesh)
     batch = unimedi.example(what.model, dict(config.batch), 64, jax.NamedSharding(mesh, jax.P(("data", "fsdp"))))
     state, metrics = jax.eval_shape(what.step, what.abstract, batch)
     alike = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), state, what.abstract)
@@ -46,6 +46,6 @@ def test_one_system_a_run() -> None:
     config = pretrain.get_config("demo,clip")
     config.objective.nonsense = 1
     with pytest.raises(UserError, match="nonsense"):
-        setup.program(config, vocab_size=200, mesh=sharding.make_mesh(devices=jax.devices()[:1]))
+        programs.make(config, vocab_size=200, mesh=sharding.make_mesh(devices=jax.devices()[:1]))
     with pytest.raises(ValueError, match="name is one of unimedi, contrast"):
         objectives.make("nothing")

@@ -15,7 +15,7 @@ import ml_collections
 from unimedi_jax import flops, hlo, sharding
 from unimedi_jax.aot import targets
 from unimedi_jax.errors import UserError
-from unimedi_jax.train import setup
+from unimedi_jax.train import program as programs
 
 LOG = logging.getLogger(__name__)
 MARGIN = 0.97  # of the memory, in a batch that is guessed from others
@@ -47,7 +47,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """
     target = targets.parse(config.target)
     mesh = sharding.make_mesh(**config.pretrain.mesh, devices=targets.devices(target))
-    program = setup.program(config.pretrain, vocab_size=config.vocab_size, mesh=mesh)
+    program = programs.make(config.pretrain, vocab_size=config.vocab_size, mesh=mesh)
     length, rows = config.pretrain.input.report_length, dict(config.pretrain.batch)
     if not any(rows.values()):
         raise UserError("config.pretrain.batch asks for neither X-rays nor CTs")
@@ -70,7 +70,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         "global_batch": {name: count * mesh.size for name, count in rows.items()},
         "compile_seconds": round(seconds, 1),
         "memory": {**done.memory, "available": target.chip.memory},
-        **roofline(text, target, setup.work(config.pretrain, program.model, rows, length)),
+        **roofline(text, target, programs.work(config.pretrain, program.model, rows, length)),
     }
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "compile.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
@@ -142,11 +142,11 @@ def _scaled(rows: Rows, factor: float) -> Rows:
 
 
 def _compile(
-    program: setup.Program, mesh: jax.sharding.Mesh, rows: Rows, length: int, options: dict[str, Any]
+    program: programs.Program, mesh: jax.sharding.Mesh, rows: Rows, length: int, options: dict[str, Any]
 ) -> Attempt:
     LOG.info("compiling for %d devices, %s a device", mesh.size, _words(rows))
     try:
-        lowered = setup.lowered(program, mesh, rows, length)
+        lowered = programs.lowered(program, mesh, rows, length)
     except NotImplementedError as error:  # cuDNN's attention takes some lengths and dtypes only
         raise UserError(f"config.pretrain.model.attention: {str(error).splitlines()[0]}") from error
     with jax.set_mesh(mesh):

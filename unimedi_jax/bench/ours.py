@@ -7,7 +7,7 @@ import jax
 from unimedi_jax import sharding, trees
 from unimedi_jax.bench import batch
 from unimedi_jax.bench.settings import restored
-from unimedi_jax.train import setup
+from unimedi_jax.train import program as programs
 
 
 class Ours:
@@ -16,7 +16,7 @@ class Ours:
     def __init__(self, settings: dict[str, Any]) -> None:
         config = restored(settings)
         self._mesh = sharding.make_mesh(**config.mesh)
-        self._program = setup.program(config, vocab_size=config.vocab_size, mesh=self._mesh)
+        self._program = programs.make(config, vocab_size=config.vocab_size, mesh=self._mesh)
         with jax.set_mesh(self._mesh):
             self._state = self._program.init(jax.random.key(0))
             self._batch = sharding.put_batch(batch.random(settings), self._mesh)

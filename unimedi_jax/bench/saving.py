@@ -8,7 +8,7 @@ import ml_collections
 
 from unimedi_jax import checkpoint, sharding
 from unimedi_jax.bench import measure
-from unimedi_jax.train import setup
+from unimedi_jax.train import program as programs
 
 
 class Position:
@@ -22,7 +22,7 @@ class Position:
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Saves the state of `config.pretrain` as often as there are rounds, then restores it."""
     mesh = sharding.make_mesh(**config.pretrain.mesh)
-    program = setup.program(config.pretrain, vocab_size=config.vocab_size, mesh=mesh)
+    program = programs.make(config.pretrain, vocab_size=config.vocab_size, mesh=mesh)
     folder = workdir / "checkpointed"
     shutil.rmtree(folder, ignore_errors=True)
     stalls, wholes = [], []

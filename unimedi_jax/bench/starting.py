@@ -15,7 +15,7 @@ from unimedi_jax import compilations, sharding
 from unimedi_jax.bench import measure
 from unimedi_jax.bench.settings import plain, restored
 from unimedi_jax.models import unimedi
-from unimedi_jax.train import setup
+from unimedi_jax.train import program as programs
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -61,7 +61,7 @@ def _compile(settings: dict[str, Any], cache: str) -> dict[str, float]:
     compilations.keep(cache)
     config = restored(settings)
     mesh = sharding.make_mesh(**config.mesh)
-    program = setup.program(config, vocab_size=config.vocab_size, mesh=mesh)
+    program = programs.make(config, vocab_size=config.vocab_size, mesh=mesh)
     batch = unimedi.example(
         program.model, dict(config.batch), config.input.report_length, sharding.batch_sharding(mesh), mesh.size
     )

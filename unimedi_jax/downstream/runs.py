@@ -19,6 +19,7 @@ from unimedi_jax.input import pipeline
 from unimedi_jax.report import page, tables
 from unimedi_jax.report.content import Cell, PageContent, Row, Table
 from unimedi_jax.train import loop, presets, setup
+from unimedi_jax.train import program as programs
 
 LOG = logging.getLogger(__name__)
 UNIMEDI = "unimedi"  # the preset that changes nothing
@@ -135,7 +136,7 @@ def _gflop(run: Run) -> float:
     """10^9 floating-point operations of matrix products, as training compiles the step."""
     job = setup.make(run.settings, run.folder)
     rows = {name: count // job.mesh.size for name, count in job.batch.items()}
-    compiled = setup.lowered(job, job.mesh, rows, run.settings.input.report_length).compile()
+    compiled = programs.lowered(job, job.mesh, rows, run.settings.input.report_length).compile()
     return hlo.flops(hlo.parse(compiled.as_text())) * job.mesh.size / 1e9
 
 

@@ -18,6 +18,7 @@ from unimedi_jax import checkpoint, compilations, hosts, sharding, trees, writer
 from unimedi_jax.errors import StoppedError
 from unimedi_jax.input import contract, pipeline
 from unimedi_jax.report import run as run_report
+from unimedi_jax.train import program as programs
 from unimedi_jax.train import setup, stop
 from unimedi_jax.train import state as states
 from unimedi_jax.train.guard import Done, Guard, SpikedError, host_values, record_ids
@@ -150,7 +151,7 @@ def _train(
     progress = _progress(config, job, first)
     meta = facts(job)
     lengths = (*config.input.report_buckets, config.input.report_length)
-    work = {length: setup.work(config, job.model, job.batch, length) for length in lengths}
+    work = {length: programs.work(config, job.model, job.batch, length) for length in lengths}
 
     def validate(step: int) -> None:
         checkpoints.wait()

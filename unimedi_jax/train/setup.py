@@ -1,4 +1,7 @@
-"""From the configuration to the objects of a run. With `loop.py` the only reader of the config."""
+"""From the configuration to the objects of a run: data, tokenizer, program, evaluations.
+
+With `program.py` and `loop.py` the only reader of the config.
+"""
 
 import dataclasses
 import json
@@ -13,13 +16,14 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from unimedi_jax import flops, hosts, objectives, optim, sharding
+from unimedi_jax import hosts, objectives, sharding
 from unimedi_jax.convert import start
 from unimedi_jax.errors import UserError
 from unimedi_jax.evals import features, suite
 from unimedi_jax.input import contract, pipeline, records, tokenizer, transforms
 from unimedi_jax.models import unimedi
-from unimedi_jax.train import state, step
+from unimedi_jax.train import program as programs
+from unimedi_jax.train import state
 from unimedi_jax.typing import PyTree
 
 LOG = logging.getLogger(__name__)
@@ -29,9 +33,6 @@ FREE = (
     "guard", "resume", "distributed", "compilations", "accumulate", "objective.contrastive_chunk",
     "objective.local_chunk", "input.report_buckets",
 )  # fmt: skip
-# The part of a TPU's VMEM that one fusion may use: with the 16 MiB of the default the step does not compile for v5e,
-# where a gradient's all-reduce runs inside the loss over the prototypes.
-COMPILER_OPTIONS = {"tpu": {"xla_tpu_scoped_vmem_limit_kib": 32768}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,17 +50,6 @@ class Run:
     samplers: dict[str, transforms.ToSample]
     batch: dict[str, int]  # global rows a step
     config: dict[str, Any]  # plain, as it goes into config.json
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-    """What runs on the devices; it knows no data."""
-
-    model: unimedi.UniMedI
-    objective: objectives.Objective
-    init: Callable[[jax.Array], state.TrainState]  # jitted, onto the mesh
-    abstract: PyTree  # ShapeDtypeStructs with shardings
-    step: Callable[..., Any]  # jitted
 
 
 def make(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Run:
@@ -86,7 +76,7 @@ def make(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Run:
         known = config.tokenizer or (workdir / "tokenizer" / "tokenizer.json").exists()
         reports = _tokenizer(config.tokenizer if known else start.tokenizer(**config.init), sets, workdir)
     _check_ids(dict(config.objective), reports)
-    what = program(config, vocab_size=len(reports), mesh=mesh)
+    what = programs.make(config, vocab_size=len(reports), mesh=mesh)
     _check_records(sets, what.model, reads=what.objective.reads)
     return Run(
         sets=sets,
@@ -101,72 +91,6 @@ def make(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Run:
         batch=batch,
         config=plain,
     )
-
-
-def program(config: ml_collections.ConfigDict, *, vocab_size: int, mesh: Mesh) -> Program:
-    """The model and what is compiled of it for a mesh, whose devices need not be there.
-
-    Raises:
-        UserError: a setting of the model, the objective or the sharding is wrong.
-    """
-    attention = {"xla": None, "cudnn": "cudnn"}[config.model.attention]
-    settings = {**config.model, "attention": attention, "vocab_size": vocab_size}
-    try:
-        model = unimedi.make(**settings)
-        goal = objectives.make(**config.objective)
-        model = model.clone(head=goal.heads(model))
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"config.model or config.objective: {error}") from error
-    tx, schedule = optim.make(steps=config.steps, **config.optim)
-    init = state.make_init(model, tx, goal)
-    abstract = jax.eval_shape(init, jax.random.key(config.seed))
-    try:
-        layout = sharding.layout(abstract, mesh, config.sharding)
-    except ValueError as error:
-        raise UserError(f"config.sharding: {error}") from error
-    train_step = step.make_train_step(
-        model, tx, objective=goal, schedule=schedule,
-        ema=optim.ema_schedule(**config.ema, steps=config.steps),
-        accumulate=config.accumulate,
-        freeze_last_layer_steps=config.freeze_last_layer_steps,
-        freeze_patch_embed=config.freeze_patch_embed,
-    )  # fmt: skip
-    return Program(
-        model=model,
-        objective=goal,
-        init=jax.jit(init, out_shardings=layout),
-        abstract=jax.tree.map(
-            lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-            abstract,
-            layout,
-        ),
-        step=jax.jit(
-            train_step, donate_argnames="state", out_shardings=(layout, None),
-            compiler_options=COMPILER_OPTIONS.get(mesh.devices.flat[0].platform),
-        ),
-    )  # fmt: skip
-
-
-def lowered(what: Run | Program, mesh: Mesh, rows: Mapping[str, int], length: int) -> jax.stages.Lowered:
-    """The step on `rows` of each modality a device with reports of `length` tokens, from their shapes alone."""
-    batch = unimedi.example(what.model, rows, length, sharding.batch_sharding(mesh), mesh.size)
-    with jax.set_mesh(mesh):
-        return what.step.lower(what.abstract, batch)
-
-
-def work(
-    config: ml_collections.ConfigDict, model: unimedi.UniMedI, rows: Mapping[str, int], length: int
-) -> float | None:
-    """Floating-point operations that a step on `rows` of each modality with reports of `length` tokens needs.
-
-    None where they are not counted: of other objectives than UniMedI's.
-    """
-    if config.objective.name != "unimedi":
-        return None
-    return flops.training_step(
-        model, xrays=rows["xray"], cts=rows["ct"], report_length=length,
-        mask_ratio=config.objective.mask_ratio, mask_mode=config.objective.mask_mode,
-    )  # fmt: skip
 
 
 def pretrained(
