@@ -132,7 +132,7 @@ def test_no_device_gathers_the_reports_of_others(tiny) -> None:
     mask = jax.ShapeDtypeStruct((rows, length), bool, sharding=sharding.batch_sharding(mesh))
 
     def loss(params, text, mask):
-        return tiny.report.apply({"params": params}, text, mask, True).sum()
+        return tiny.report.apply({"params": params}, text, mask, True).vector.sum()
 
     with jax.set_mesh(mesh):
         compiled = jax.jit(jax.grad(loss), out_shardings=layout).lower(given, text, mask).compile()

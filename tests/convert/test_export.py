@@ -244,10 +244,10 @@ def test_a_run_of_another_objective_is_exported_and_starts_others(trained, expor
     assert all(name.startswith(("head_cls.", "head_patch.")) for name in summary.skipped)
 
     config = trained.config | {"objective": {"name": "mae", **settings}}
-    own = {"params": {k: v for k, v in filled["params"].items() if k != "head_decoder"}}
+    own = jax.tree.map(jnp.asarray, {k: v for k, v in filled["params"].items() if k != "head_decoder"})
     other = dataclasses.replace(
         trained, model=loaded.build(config, len(trained.reports)), config=config,
-        variables={"params": own["params"], "batch_stats": trained.variables["batch_stats"]},
+        variables={"params": own, "batch_stats": trained.variables["batch_stats"]},
     )  # fmt: skip
     assert not other.model.head
     export.write(other, tmp_path / "mae")
