@@ -89,7 +89,10 @@ def look(pid: int) -> tuple[float, int, int] | None:
 
 
 def judge(samples: list[Sample]) -> list[str]:
-    """What grows over the second half of the samples: the slope for memory, the highest counts for the others."""
+    """What grows over the second half of the samples: the slope for memory, the lowest counts for the others.
+
+    A save in progress opens files and threads, more or fewer; what leaks is open between the saves too.
+    """
     half = len(samples) // 2
     early, late = samples[half // 2 : half], samples[half:]
     if len(early) < 4:
@@ -98,7 +101,7 @@ def judge(samples: list[Sample]) -> list[str]:
     slope = stats.linregress(steps, memory).slope if steps[-1] > steps[0] else 0.0
     grown = {"memory": slope * (steps[-1] - steps[0]) / memory[0]}
     for name in ("files", "threads"):
-        before, after = (max(getattr(one, name) for one in part) for part in (early, late))
+        before, after = (min(getattr(one, name) for one in part) for part in (early, late))
         grown[name] = (after - before) / before
     return [
         f"{name} grow by {share:.0%} over the second half" for name, share in grown.items() if share > ALLOWED[name]

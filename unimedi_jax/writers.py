@@ -5,6 +5,7 @@ import math
 import os
 import pathlib
 import time
+from collections.abc import Iterator
 from types import TracebackType
 
 from tensorboardX import SummaryWriter
@@ -71,12 +72,18 @@ class Writer:
             self._close()
 
 
-def read(workdir: pathlib.Path) -> list[dict[str, float]]:
-    """All lines of a run's `metrics.jsonl`; none where there is no file."""
+def lines(workdir: pathlib.Path) -> Iterator[dict[str, float]]:
+    """The lines of a run's `metrics.jsonl` one after the other; none where there is no file."""
     path = workdir / "metrics.jsonl"
     if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return
+    with path.open(encoding="utf-8") as file:
+        yield from map(json.loads, file)
+
+
+def read(workdir: pathlib.Path) -> list[dict[str, float]]:
+    """All of them."""
+    return list(lines(workdir))
 
 
 def _cut_after(path: pathlib.Path, step: int) -> None:

@@ -203,7 +203,8 @@ def _train(
 def _scores(config: ml_collections.ConfigDict, writer: writers.Writer) -> dict[int, float]:
     """Step -> what `keep_best` goes by, of all validations so far; where it is undefined, the worst."""
     name = f"val/{config.checkpoint.best}"
-    lines = (line for line in writers.read(writer.workdir) if any(key.startswith("val/") for key in line))
+    # One at a time: at every checkpoint of a long run there are more of them.
+    lines = (line for line in writers.lines(writer.workdir) if any(key.startswith("val/") for key in line))
     return {line["step"]: -np.inf if line.get(name) is None else line[name] for line in lines}
 
 
