@@ -1,1 +1,1 @@
-"""Training: the objective, the state, one step, one loop."""
+"""Training: the program, the state, one step, one loop."""
