@@ -1,7 +1,7 @@
 """What objectives share: both modalities through the towers, reports beside them, losses by modality to one number."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax import numpy as jnp
@@ -70,6 +70,26 @@ def project(
 def through(name: str, params: Params, *x: Any, model: unimedi.UniMedI) -> Any:
     """What a network's head `name` makes of `x`."""
     return model.apply({"params": params}, name, *x, method="through")
+
+
+class Paired(NamedTuple):
+    """Images and reports of a batch, whole, and where they lie in the joint space."""
+
+    seen: dict[str, vision.Encoded]
+    read: text.Read
+    z_image: Float[Array, "b e"]
+    z_text: Float[Array, "b e"]
+    batch_stats: PyTree
+
+
+def pair(
+    params: Params, stats: PyTree, batch: Batch, key: Key[Array, ""], *, model: unimedi.UniMedI, scores: bool = False
+) -> Paired:
+    """Every image and every report through its tower and its projection: where image-report contrast begins."""
+    seen = see(params, batch, model=model, scores=scores)
+    found = read(params, batch, key, model=model)
+    cls = {name: view.cls for name, view in seen.items()}
+    return Paired(seen, found, *project(params, stats, cls, found.vector, model=model))
 
 
 def by_modality(each: Float[Array, "b ..."], batch: Batch) -> dict[str, Array]:

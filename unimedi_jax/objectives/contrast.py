@@ -49,10 +49,7 @@ class Objective:
         model: unimedi.UniMedI,
     ) -> common.Loss:
         """Every image of the batch against every report."""
-        seen = common.see(params, batch, model=model)
-        read = common.read(params, batch, key, model=model)
-        cls = {name: view.cls for name, view in seen.items()}
-        z_image, z_text, batch_stats = common.project(params, stats, cls, read.vector, model=model)
+        _, _, z_image, z_text, batch_stats = common.pair(params, stats, batch, key, model=model)
         temperature = self.temperature
         if self.learn_temperature:
             temperature = 1 / model.apply({"params": params}, "scale", method="through")

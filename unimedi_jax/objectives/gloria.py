@@ -75,10 +75,7 @@ class Objective:
         def local(name: str, x: Float[Array, "b n d"]) -> Float[Array, "b n e"]:
             return model.apply({"params": params}, name, x, method="through")
 
-        seen = common.see(params, batch, model=model)
-        read = common.read(params, batch, key, model=model)
-        cls = {name: view.cls for name, view in seen.items()}
-        z_image, z_text, batch_stats = common.project(params, stats, cls, read.vector, model=model)
+        seen, read, z_image, z_text, batch_stats = common.pair(params, stats, batch, key, model=model)
         words = local("word", read.words[:, :-1])
         mask = common.reports(batch)[1][:, 1:]  # one token less: [SEP] is the last
         similarities = jnp.concatenate(

@@ -80,10 +80,8 @@ class Objective:
         """Every image of the batch against every report, and every entity asked of both."""
         found = entities.find(*common.reports(batch), model.report.vocab_size, self.entities)
         queries = entities.encode(params, found.ids, model=model)
-        seen = common.see(params, batch, model=model)
-        report = common.read(params, batch, key, model=model).vector
-        cls = {name: view.cls for name, view in seen.items()}
-        z_image, z_text, batch_stats = common.project(params, stats, cls, report, model=model)
+        seen, read, z_image, z_text, batch_stats = common.pair(params, stats, batch, key, model=model)
+        report = read.vector
 
         def ask(memory: Array, side: str) -> Array:
             answers = model.apply({"params": params}, "decoder", memory, queries, side, method="through")

@@ -81,10 +81,7 @@ class Objective:
         def through(name: str, x: Array) -> Array:
             return model.apply({"params": params}, name, x, method="through")
 
-        seen = common.see(params, batch, model=model, scores=True)
-        read = common.read(params, batch, key, model=model)
-        cls = {name: view.cls for name, view in seen.items()}
-        z_image, z_text, batch_stats = common.project(params, stats, cls, read.vector, model=model)
+        seen, read, z_image, z_text, batch_stats = common.pair(params, stats, batch, key, model=model, scores=True)
         whole = losses.contrastive(z_image, z_text, self.temperature).mean(axis=0)
         words = common.by_modality(heads.unit(through("word", read.words[:, 1:])), batch)  # all but [CLS]
         masks = common.by_modality(common.reports(batch)[1][:, 1:], batch)

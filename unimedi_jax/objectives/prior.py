@@ -100,10 +100,7 @@ class Objective:
     ) -> common.Loss:
         """Image against report over the batch, then what each sample's regions and sentences say to each other."""
         keys = common.keys(key, "dropout", "xray", "ct")
-        seen = common.see(params, batch, model=model)
-        read = common.read(params, batch, keys["dropout"], model=model)
-        cls = {name: view.cls for name, view in seen.items()}
-        z_image, z_text, batch_stats = common.project(params, stats, cls, read.vector, model=model)
+        seen, read, z_image, z_text, batch_stats = common.pair(params, stats, batch, keys["dropout"], model=model)
         scale = model.apply({"params": params}, "scale", method="through")
         contrasted = losses.contrastive(z_image, z_text, 1 / scale).mean(axis=0)
         sentences, real = prior_losses.runs(read.words, common.reports(batch)[1], self.sentences)

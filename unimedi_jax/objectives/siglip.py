@@ -61,10 +61,7 @@ class Objective:
         model: unimedi.UniMedI,
     ) -> common.Loss:
         """Every image of the batch with every report."""
-        seen = common.see(params, batch, model=model)
-        read = common.read(params, batch, key, model=model)
-        cls = {name: view.cls for name, view in seen.items()}
-        z_image, z_text, batch_stats = common.project(params, stats, cls, read.vector, model=model)
+        _, _, z_image, z_text, batch_stats = common.pair(params, stats, batch, key, model=model)
         scale, bias = (model.apply({"params": params}, name, method="through") for name in ("scale", "bias"))
         each = sigmoid(z_image, z_text, scale, bias, self.contrastive_chunk)
         parts = {"vl": common.by_modality(each, batch)}
