@@ -103,6 +103,7 @@ class Program:
 
 def parse(text: str) -> Program:
     """Reads `compiled.as_text()`."""
+    text = re.sub(r'\n("[^\n]*)\n(?=\}\})', r"\1", text)  # what a kernel says of itself, on lines of its own
     computations: dict[str, Computation] = {}
     entry, current = "", None
     for line in text.splitlines():
@@ -219,6 +220,10 @@ def _products(one: Instruction, where: Computation) -> float:
         sizes = [int(n) for n in re.findall(r"\d+", scores[1])] if scores else [0]
         width = math.prod(where[one.operands[0]].shapes[0].sizes) / max(math.prod(sizes[:3]), 1)
         return (10 if "Backward" in one.attributes else 4) * math.prod(sizes) * width
+    if kernel := re.search(r"/splash_mha_(fwd|dkv)", one.attributes if one.opcode == "custom-call" else ""):
+        # After two tables of blocks: queries and keys, (batch, heads, length, width).
+        queries, keys = (where[name].shapes[0].sizes for name in one.operands[2:4])
+        return (4 if kernel[1] == "fwd" else 10) * math.prod(queries) * keys[2]
     return 0.0
 
 

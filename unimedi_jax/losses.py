@@ -94,6 +94,12 @@ def assignments(
     return jax.nn.softmax(centred / temperature)
 
 
+def warmed(ends: tuple[float, float], steps: int, step: Int[Array, ""]) -> Float[Array, ""]:
+    """The teacher's temperature: linear from the first to the second in so many steps, then constant."""
+    start, end = ends
+    return start + (end - start) * jnp.minimum(step / steps, 1.0) if steps else jnp.float32(end)
+
+
 def sinkhorn(scores: Float[Array, "b p"], epsilon: float = 0.05, iterations: int = 3) -> Float[Array, "b p"]:
     """Shares of b samples in p prototypes which all serve alike (SwAV, arXiv 2006.09882, section 3.1); rows sum to 1.
 

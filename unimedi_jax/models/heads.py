@@ -7,7 +7,7 @@ import jax
 from jax import numpy as jnp
 
 from unimedi_jax import placement
-from unimedi_jax.models import transformer
+from unimedi_jax.models import attention, transformer
 from unimedi_jax.typing import Array, Float
 
 
@@ -200,7 +200,7 @@ class Cross(nn.Module):
         q = nn.Dense(width, name="q", **dense)(x)
         k, v = jnp.split(nn.Dense(2 * width, name="kv", **dense)(memory), 2, axis=-1)
         q, k, v = (part.reshape(*part.shape[:2], self.heads, -1) for part in (q, k, v))
-        out = jax.nn.dot_product_attention(q, k, v)
+        out = attention.attend(q, k, v)
         return nn.Dense(width, name="out", **dense)(out.reshape(x.shape))
 
 

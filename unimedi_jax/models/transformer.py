@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 from jax import numpy as jnp
 
+from unimedi_jax.models import attention
 from unimedi_jax.typing import Array, Bool, Float
 
 
@@ -45,29 +46,6 @@ def over_layers(block: type[nn.Module], depth: int, remat: str) -> Callable[...,
     )
 
 
-def attend(
-    q: Float[Array, "b n h k"],
-    k: Float[Array, "b n h k"],
-    v: Float[Array, "b n h k"],
-    mask: Bool[Array, "b n"] | None,
-    implementation: str | None,
-) -> Float[Array, "b n h k"]:
-    """Scaled dot-product attention; keys where `mask` is False are left out.
-
-    "cudnn" is NVIDIA's fused kernel, for bfloat16 and without a mask, which holds no (n, n) array. Its backward pass
-    takes even lengths alone: an odd one gets a token more, which the kernel is told to leave out on both sides.
-    """
-    batch, n = q.shape[:2]
-    if implementation != "cudnn" or n % 2 == 0:
-        keys = None if mask is None else mask[:, None, None, :]
-        return jax.nn.dot_product_attention(q, k, v, mask=keys, implementation=implementation)
-    q, k, v = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (q, k, v))
-    lengths = jnp.full(batch, n, jnp.int32)
-    return jax.nn.dot_product_attention(
-        q, k, v, query_seq_lengths=lengths, key_value_seq_lengths=lengths, implementation=implementation
-    )[:, :n]
-
-
 class Attention(nn.Module):
     """Multi-head self-attention with q, k, v as thirds of one projection, heads contiguous inside each (timm).
 
@@ -79,7 +57,7 @@ class Attention(nn.Module):
     dtype: Any
     scores: bool = False
     cls_key: bool = True  # eq. 1's softmax runs over CLS and patches; False leaves CLS out and renormalises
-    implementation: str | None = None  # of jax.nn.dot_product_attention: None lets XLA decide, "cudnn"
+    kind: str = "xla"  # one of attention.KINDS
     dropout: float = 0.0
 
     @nn.compact
@@ -93,9 +71,10 @@ class Attention(nn.Module):
         qkv = nn.Dense(3 * width, name="qkv", **dense)(x)
         q, k, v = jnp.moveaxis(qkv.reshape(batch, n, 3, self.heads, width // self.heads), 2, 0)
         if self.dropout and train:
-            out = self._attend_with_dropout(q, k, v, mask)
+            drop = nn.Dropout(self.dropout, deterministic=False)
+            out = attention.plain(q, k, v, mask, drop)
         else:
-            out = attend(q, k, v, mask, self.implementation)
+            out = attention.attend(q, k, v, mask, self.kind)
         out = nn.Dense(width, name="out", **dense)(out.reshape(batch, n, width))
         return out, self._cls_row(q, k) if self.scores else None
 
@@ -104,16 +83,6 @@ class Attention(nn.Module):
         logits *= q.shape[-1] ** -0.5
         row = jax.nn.softmax(logits)[..., 1:] if self.cls_key else jax.nn.softmax(logits[..., 1:])
         return jnp.mean(row, axis=1)
-
-    def _attend_with_dropout(self, q: Array, k: Array, v: Array, mask: Array | None) -> Array:
-        # BERT drops attention probabilities, which the fused kernels do not offer.
-        logits = jnp.einsum("bqhk,bnhk->bhqn", q, k, preferred_element_type=jnp.float32)
-        logits *= q.shape[-1] ** -0.5
-        if mask is not None:
-            logits = jnp.where(mask[:, None, None, :], logits, jnp.finfo(logits.dtype).min)
-        weights = jax.nn.softmax(logits).astype(self.dtype)
-        weights = nn.Dropout(self.dropout, deterministic=False)(weights)
-        return jnp.einsum("bhqn,bnhk->bqhk", weights, v)
 
 
 class Mlp(nn.Module):

@@ -197,7 +197,7 @@ def make(
     report_positions: int = 512,
     report_dropout: float = 0.1,
     report_pooling: str = "cls",
-    attention: str | None = None,
+    attention: str = "xla",
     remat: str = "none",
     dtype: str = "bfloat16",
 ) -> UniMedI:

@@ -7,7 +7,7 @@ import jax
 from jax import numpy as jnp
 
 from unimedi_jax import placement
-from unimedi_jax.models import transformer
+from unimedi_jax.models import attention, transformer
 from unimedi_jax.typing import Array, Bool, Float, Int
 
 EPSILON = 1e-6  # LayerNorm of ViT (timm)
@@ -49,7 +49,7 @@ class Block(nn.Module):
     dtype: Any
     scores: bool
     cls_key: bool
-    attention: str | None
+    attention: str
     hidden: bool = False
 
     @nn.compact
@@ -73,7 +73,7 @@ class Trunk(nn.Module):
     mlp_width: int
     dtype: Any
     cls_key: bool = True
-    attention: str | None = None
+    attention: str = "xla"
     remat: str = "none"
 
     @nn.compact
@@ -108,7 +108,7 @@ class VisionTower(nn.Module):
     type_embedding: bool = False  # tells 2D from 3D; the paper names none
     slice_embedding: bool = False  # tells from which depth layer a slice was taken; the paper names none
     cls_key: bool = True
-    attention: str | None = None
+    attention: str = "xla"
     remat: str = "none"
     position_init: str = "normal"
 
@@ -116,6 +116,8 @@ class VisionTower(nn.Module):
         width = self.width
         init = transformer.init(width)
         starts = {"normal": init, "sincos": lambda _, shape: sincos(shape[:-1], width)}
+        if self.attention not in attention.KINDS:
+            raise ValueError(f"attention is one of {', '.join(attention.KINDS)}, not {self.attention!r}")
         if self.position_init not in starts:
             raise ValueError(f"position_init is one of {sorted(starts)}, not {self.position_init!r}")
         start = starts[self.position_init]

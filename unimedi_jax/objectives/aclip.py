@@ -24,7 +24,7 @@ from jax import numpy as jnp
 
 from unimedi_jax import losses, selection
 from unimedi_jax.models import heads, unimedi
-from unimedi_jax.objectives import common, crops
+from unimedi_jax.objectives import base, common, crops
 from unimedi_jax.typing import Array, Batch, Float, Int, Key, Params, PyTree
 
 
@@ -53,7 +53,7 @@ def byol(predicted: Float[Array, "b c e"], target: Float[Array, "b e"]) -> Float
 
 
 @dataclasses.dataclass(frozen=True)
-class Objective(crops.Settings):
+class Objective(crops.Settings, base.Objective):
     """L_vl of both views, SimCLR and BYOL."""
 
     crop_scale: tuple[float, float] = (0.5, 1.0)
@@ -67,8 +67,6 @@ class Objective(crops.Settings):
     mask_block: int = 1  # 2 keeps 2x2 blocks of a film's tokens, as in the paper
 
     teacher: ClassVar[tuple[str, ...]] = ("vision", "head_projector")
-    reads: ClassVar[bool] = True
-    aligned: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,10 +85,6 @@ class Objective(crops.Settings):
         }
         return made | ({"scale": heads.Scale(1 / self.temperature)} if self.learn_temperature else {})
 
-    def stats(self, model: unimedi.UniMedI) -> PyTree:
-        """Nothing from step to step."""
-        return {}
-
     def loss(
         self,
         params: Params,
@@ -101,7 +95,7 @@ class Objective(crops.Settings):
         step: Int[Array, ""],
         *,
         model: unimedi.UniMedI,
-    ) -> common.Loss:
+    ) -> base.Loss:
         """The teacher on every sample, the student on half of the tokens of two views, reports once."""
         keys = common.keys(key, "xray", "ct", "dropout")
         cls, between = {}, {"simclr": {}, "byol": {}}

@@ -8,10 +8,10 @@ from jax import numpy as jnp
 
 from unimedi_jax.metrics import Mean
 from unimedi_jax.models import text, unimedi, vision
+from unimedi_jax.objectives import base
 from unimedi_jax.typing import Array, Batch, Float, Key, Metrics, Params, PyTree
 
 Parts = dict[str, dict[str, Array]]  # loss -> modality -> its value for each sample
-Loss = tuple[Float[Array, ""], tuple[Metrics, PyTree]]  # the loss; metrics and the new statistics
 
 
 def modalities(batch: Mapping[str, Any]) -> list[str]:
@@ -111,7 +111,7 @@ def total(parts: Parts, weights: Mapping[str, float]) -> tuple[Float[Array, ""],
     return loss, metrics
 
 
-def with_total(parts: Parts, weights: Mapping[str, float], stats: PyTree) -> Loss:
+def with_total(parts: Parts, weights: Mapping[str, float], stats: PyTree) -> base.Loss:
     """What an objective's `loss` returns, from the losses of the samples and the new statistics."""
     loss, metrics = total(parts, weights)
     return loss, (metrics | {"loss": Mean(loss, jnp.ones(()))}, stats)

@@ -7,35 +7,26 @@ pipeline's augmentation stands for that. CTs go in as their volume's tokens, bes
 """
 
 import dataclasses
-from typing import ClassVar
 
 import flax.linen as nn
 
 from unimedi_jax import losses
 from unimedi_jax.models import heads, unimedi
-from unimedi_jax.objectives import common
+from unimedi_jax.objectives import base, common
 from unimedi_jax.typing import Array, Batch, Int, Key, Params, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
-class Objective:
+class Objective(base.Objective):
     """L_vl alone."""
 
     temperature: float = 0.07  # where it starts, if it is learnt
     learn_temperature: bool = False
     image_weight: float = 0.5  # of image to report; the rest is of report to image
 
-    teacher: ClassVar[tuple[str, ...]] = ()
-    reads: ClassVar[bool] = True
-    aligned: ClassVar[bool] = True
-
     def heads(self, model: unimedi.UniMedI) -> dict[str, nn.Module]:
         """The temperature, where it is learnt."""
         return {"scale": heads.Scale(1 / self.temperature)} if self.learn_temperature else {}
-
-    def stats(self, model: unimedi.UniMedI) -> PyTree:
-        """Nothing from step to step."""
-        return {}
 
     def loss(
         self,
@@ -47,12 +38,12 @@ class Objective:
         step: Int[Array, ""],
         *,
         model: unimedi.UniMedI,
-    ) -> common.Loss:
+    ) -> base.Loss:
         """Every image of the batch against every report."""
         _, _, z_image, z_text, batch_stats = common.pair(params, stats, batch, key, model=model)
         temperature = self.temperature
         if self.learn_temperature:
-            temperature = 1 / model.apply({"params": params}, "scale", method="through")
+            temperature = 1 / common.through("scale", params, model=model)
         to_report, to_image = losses.contrastive(z_image, z_text, temperature)
         each = self.image_weight * to_report + (1 - self.image_weight) * to_image
         parts = {"vl": common.by_modality(each, batch)}

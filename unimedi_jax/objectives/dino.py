@@ -19,7 +19,7 @@ from jax import numpy as jnp
 from unimedi_jax import losses
 from unimedi_jax.metrics import Mean
 from unimedi_jax.models import heads, unimedi
-from unimedi_jax.objectives import common, crops
+from unimedi_jax.objectives import base, common, crops
 from unimedi_jax.typing import Array, Batch, Float, Int, Key, Params, PyTree
 
 
@@ -43,7 +43,7 @@ def across_views(
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(crops.Settings):
+class Settings(crops.Settings, base.Objective):
     """Settings of views and of self-distillation, which UniMiSS shares."""
 
     student_temperature: float = 0.1
@@ -66,10 +66,7 @@ class Settings(crops.Settings):
 
     def temperature(self, step: Int[Array, ""]) -> Float[Array, ""]:
         """The teacher's: linear from start to end, then constant."""
-        start, end = self.teacher_temperature
-        if not self.temperature_warmup_steps:
-            return jnp.float32(end)
-        return start + (end - start) * jnp.minimum(step / self.temperature_warmup_steps, 1.0)
+        return losses.warmed(self.teacher_temperature, self.temperature_warmup_steps, step)
 
     def distil(
         self,
@@ -115,7 +112,7 @@ class Objective(Settings):
         step: Int[Array, ""],
         *,
         model: unimedi.UniMedI,
-    ) -> common.Loss:
+    ) -> base.Loss:
         """Every sample's views against its large ones."""
         keys = common.keys(key, "xray", "ct")
         each, used, centres = {}, {}, dict(stats["centre"])

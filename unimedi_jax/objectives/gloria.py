@@ -13,7 +13,6 @@ code's sum. Inference compares by the global similarity alone.
 """
 
 import dataclasses
-from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -21,12 +20,12 @@ from jax import numpy as jnp
 
 from unimedi_jax import losses, placement
 from unimedi_jax.models import heads, unimedi
-from unimedi_jax.objectives import common
+from unimedi_jax.objectives import base, common
 from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key, Params, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
-class Objective:
+class Objective(base.Objective):
     """Global contrast (vl) and local contrast."""
 
     weight_vl: float = 1.0
@@ -35,10 +34,6 @@ class Objective:
     temp2: float = 5.0  # how far the best matching words count for a report's similarity
     temp3: float = 10.0  # of both contrasts
     local_chunk: int = 8  # reports whose attention over all images exists at a time
-
-    teacher: ClassVar[tuple[str, ...]] = ()
-    reads: ClassVar[bool] = True
-    aligned: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name in ("temp1", "temp2", "temp3"):
@@ -55,10 +50,6 @@ class Objective:
             "word": heads.Local(width, of="words", dtype=dtype),
         }
 
-    def stats(self, model: unimedi.UniMedI) -> PyTree:
-        """Nothing from step to step."""
-        return {}
-
     def loss(
         self,
         params: Params,
@@ -69,11 +60,11 @@ class Objective:
         step: Int[Array, ""],
         *,
         model: unimedi.UniMedI,
-    ) -> common.Loss:
+    ) -> base.Loss:
         """Every image of the batch against every report, as wholes and by their parts."""
 
         def local(name: str, x: Float[Array, "b n d"]) -> Float[Array, "b n e"]:
-            return model.apply({"params": params}, name, x, method="through")
+            return common.through(name, params, x, model=model)
 
         seen, read, z_image, z_text, batch_stats = common.pair(params, stats, batch, key, model=model)
         words = local("word", read.words[:, :-1])

@@ -25,7 +25,7 @@ from jax import numpy as jnp
 
 from unimedi_jax import losses
 from unimedi_jax.models import heads, transformer, unimedi, vision
-from unimedi_jax.objectives import common, crops
+from unimedi_jax.objectives import base, common, crops
 from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key, Params, PyTree
 
 
@@ -91,7 +91,7 @@ class OverSlices(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class Objective(crops.Settings):
+class Objective(crops.Settings, base.Objective):
     """Clusters within 2D, clusters between slices and volume, hidden slices."""
 
     prototypes: int = 512  # of each of the two sets
@@ -105,7 +105,6 @@ class Objective(crops.Settings):
     weight_inter: float = 1.0
     weight_hidden: float = 1.0
 
-    teacher: ClassVar[tuple[str, ...]] = ()
     reads: ClassVar[bool] = False
     aligned: ClassVar[bool] = False
 
@@ -127,10 +126,6 @@ class Objective(crops.Settings):
             "slices": OverSlices(depth, self.layers, model.vision.heads, dtype),
         }
 
-    def stats(self, model: unimedi.UniMedI) -> PyTree:
-        """Nothing from step to step."""
-        return {}
-
     def loss(
         self,
         params: Params,
@@ -141,7 +136,7 @@ class Objective(crops.Settings):
         step: Int[Array, ""],
         *,
         model: unimedi.UniMedI,
-    ) -> common.Loss:
+    ) -> base.Loss:
         """Two views of every film, of every volume, and of some of its slices."""
         keys = common.keys(key, "xray", "ct")
         parts = {"intra": {}}

@@ -22,19 +22,18 @@ Losses on image and report are added up, as in the authors' code. CTs go in as t
 """
 
 import dataclasses
-from typing import ClassVar
 
 import flax.linen as nn
 from jax import numpy as jnp
 
 from unimedi_jax import losses
 from unimedi_jax.models import heads, unimedi
-from unimedi_jax.objectives import common, entities
+from unimedi_jax.objectives import base, common, entities
 from unimedi_jax.typing import Array, Batch, Int, Key, Params, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
-class Objective:
+class Objective(base.Objective):
     """L_contrast and L_dqn of the paper, with stand-ins for its knowledge."""
 
     entities: int = 40  # queries a step
@@ -44,10 +43,6 @@ class Objective:
     weight_vl: float = 1.0
     weight_image: float = 1.0  # of the query network on the image
     weight_report: float = 1.0  # and on the report
-
-    teacher: ClassVar[tuple[str, ...]] = ()
-    reads: ClassVar[bool] = True
-    aligned: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.entities < 1 or self.depth < 1:
@@ -62,10 +57,6 @@ class Objective:
             "presence": heads.Linear(1, dtype=dtype),
         }
 
-    def stats(self, model: unimedi.UniMedI) -> PyTree:
-        """Nothing from step to step."""
-        return {}
-
     def loss(
         self,
         params: Params,
@@ -76,7 +67,7 @@ class Objective:
         step: Int[Array, ""],
         *,
         model: unimedi.UniMedI,
-    ) -> common.Loss:
+    ) -> base.Loss:
         """Every image of the batch against every report, and every entity asked of both."""
         found = entities.find(*common.reports(batch), model.report.vocab_size, self.entities)
         queries = entities.encode(params, found.ids, model=model)
@@ -84,8 +75,8 @@ class Objective:
         report = read.vector
 
         def ask(memory: Array, side: str) -> Array:
-            answers = model.apply({"params": params}, "decoder", memory, queries, side, method="through")
-            return model.apply({"params": params}, "presence", answers, method="through")[..., 0]
+            answers = common.through("decoder", params, memory, queries, side, model=model)
+            return common.through("presence", params, answers, model=model)[..., 0]
 
         images = jnp.concatenate([ask(view.patches, "image") for view in seen.values()])
         parts = {

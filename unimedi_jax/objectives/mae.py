@@ -22,7 +22,7 @@ from jax import numpy as jnp
 
 from unimedi_jax import selection
 from unimedi_jax.models import transformer, unimedi, vision
-from unimedi_jax.objectives import common, masked
+from unimedi_jax.objectives import base, common, masked
 from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key, Params, PyTree
 
 
@@ -69,7 +69,7 @@ class Decoder(nn.Module):
     grids: Mapping[str, tuple[int, ...]]  # modality -> tokens along its axes
     values: Mapping[str, int]  # modality -> pixels of a patch
     dtype: Any = jnp.bfloat16
-    attention: str | None = None
+    attention: str = "xla"
     remat: str = "none"
 
     @nn.compact
@@ -110,7 +110,7 @@ def restore(
 ) -> Float[Array, " b"]:
     """How far the decoder is from the dropped patches, for every sample."""
     x = jnp.concatenate([seen.cls[:, None], seen.patches], axis=1)
-    predicted = model.apply({"params": params}, "decoder", name, x, seen.place, method="through")
+    predicted = common.through("decoder", params, name, x, seen.place, model=model)
     pixels = model.pixels(name, tokens)
     return error(predicted, normalise(pixels) if norm_pix else pixels, seen.hidden)
 
@@ -145,16 +145,11 @@ class Settings:
             )
         }  # fmt: skip
 
-    def stats(self, model: unimedi.UniMedI) -> PyTree:
-        """Nothing from step to step."""
-        return {}
-
 
 @dataclasses.dataclass(frozen=True)
-class Objective(Settings):
+class Objective(Settings, base.Objective):
     """Dropped patches of films, of volumes, or of both."""
 
-    teacher: ClassVar[tuple[str, ...]] = ()
     reads: ClassVar[bool] = False
     aligned: ClassVar[bool] = False
 
@@ -168,7 +163,7 @@ class Objective(Settings):
         step: Int[Array, ""],
         *,
         model: unimedi.UniMedI,
-    ) -> common.Loss:
+    ) -> base.Loss:
         """What was dropped of every image, against what is restored of it."""
         keys = common.keys(key, "xray", "ct")
         each = {}

@@ -43,5 +43,5 @@ def hide(key: Key[Array, ""], rows: int, cells: tuple[int, ...], ratio: float, b
 
 def over(each: Float[Array, "b n"], where: Bool[Array, "b n"]) -> Float[Array, " b"]:
     """The mean of every sample's values at `where`; 0 for a sample that has no such place."""
-    weight = where.astype(jnp.float32)
-    return jnp.sum(each.astype(jnp.float32) * weight, axis=-1) / jnp.maximum(jnp.sum(weight, axis=-1), 1.0)
+    total = jnp.sum(jnp.where(where, each.astype(jnp.float32), 0.0), axis=-1)
+    return total / jnp.maximum(jnp.sum(where, axis=-1), 1)

@@ -20,7 +20,7 @@ L_tf is one number a batch and counts alike for every sample of it. CTs go in as
 """
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -28,12 +28,12 @@ from jax import numpy as jnp
 
 from unimedi_jax import losses, selection
 from unimedi_jax.models import unimedi
-from unimedi_jax.objectives import common
+from unimedi_jax.objectives import base, common
 from unimedi_jax.typing import Array, Batch, Float, Int, Key, Num, Params, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
-class Objective:
+class Objective(base.Objective):
     """Contrast between image and report and between views of an image; L_tf and L_ti between views of a report."""
 
     temperature: float = 0.07
@@ -45,10 +45,6 @@ class Objective:
     weight_vv: float = 1.0
     weight_feature: float = 0.25
     weight_instance: float = 0.005
-
-    teacher: ClassVar[tuple[str, ...]] = ()
-    reads: ClassVar[bool] = True
-    aligned: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 < self.crop <= 1:
@@ -64,10 +60,6 @@ class Objective:
             raise ValueError("report_dropout=0 reads every report twice alike, and Med-UniC compares the readings")
         return {"features": Features(self.hidden, self.features, model.report.dtype)}
 
-    def stats(self, model: unimedi.UniMedI) -> PyTree:
-        """Nothing from step to step."""
-        return {}
-
     def loss(
         self,
         params: Params,
@@ -78,7 +70,7 @@ class Objective:
         step: Int[Array, ""],
         *,
         model: unimedi.UniMedI,
-    ) -> common.Loss:
+    ) -> base.Loss:
         """Two views of every image and two readings of every report."""
         keys = common.keys(key, "first", "second", "xray", "ct")
         one, other = (common.read(params, batch, keys[name], model=model).vector for name in ("first", "second"))
@@ -89,7 +81,7 @@ class Objective:
         }
         z_image, z_text, batch_stats = common.project(params, stats, seen, one, model=model)
         z_crop = common.project(params, stats, cropped, other, model=model)[0]
-        told, again = (model.apply({"params": params}, "features", x, method="through") for x in (one, other))
+        told, again = (common.through("features", params, x, model=model) for x in (one, other))
         parts = {
             "vl": losses.contrastive(z_image, z_text, self.temperature).mean(axis=0),
             "vv": losses.contrastive(z_image, z_crop, self.temperature).mean(axis=0),

@@ -28,12 +28,12 @@ import jax
 from jax import numpy as jnp
 
 from unimedi_jax.models import heads, unimedi
-from unimedi_jax.objectives import common, entities
+from unimedi_jax.objectives import base, common, entities
 from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key, Params, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
-class Objective:
+class Objective(base.Objective):
     """L_cls and L_loc of the paper, with stand-ins for its knowledge."""
 
     entities: int = 75  # queries a step
@@ -43,8 +43,6 @@ class Objective:
     weight_presence: float = 1.0
     weight_mention: float = 1.0
 
-    teacher: ClassVar[tuple[str, ...]] = ()
-    reads: ClassVar[bool] = True
     aligned: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -61,10 +59,6 @@ class Objective:
             "mention": heads.Linear(model.report.width, dtype=dtype),
         }
 
-    def stats(self, model: unimedi.UniMedI) -> PyTree:
-        """Nothing from step to step."""
-        return {}
-
     def loss(
         self,
         params: Params,
@@ -75,21 +69,16 @@ class Objective:
         step: Int[Array, ""],
         *,
         model: unimedi.UniMedI,
-    ) -> common.Loss:
+    ) -> base.Loss:
         """Every entity asked of every image, and told by every report."""
         text, mask = common.reports(batch)
         found = entities.find(text, mask, model.report.vocab_size, self.entities)
         queries = entities.encode(params, found.ids, model=model)
         seen = common.see(params, batch, model=model)
         answers = jnp.concatenate(
-            [
-                model.apply({"params": params}, "decoder", view.patches, queries, method="through")
-                for view in seen.values()
-            ]
+            [common.through("decoder", params, view.patches, queries, model=model) for view in seen.values()]
         )
-        logits, asked = (
-            model.apply({"params": params}, head, answers, method="through") for head in ("presence", "mention")
-        )
+        logits, asked = (common.through(head, params, answers, model=model) for head in ("presence", "mention"))
         words = common.read(params, batch, key, model=model).words
         told = entities.mentions(words, text, mask, found.ids)
         here = found.present & found.telling[None]

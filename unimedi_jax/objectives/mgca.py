@@ -14,7 +14,6 @@ adds those of ITA and of CTA. Sinkhorn-Knopp balances over X-rays and CTs of the
 """
 
 import dataclasses
-from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -22,12 +21,12 @@ from jax import numpy as jnp
 
 from unimedi_jax import losses
 from unimedi_jax.models import heads, unimedi
-from unimedi_jax.objectives import common
+from unimedi_jax.objectives import base, common
 from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key, Params, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
-class Objective:
+class Objective(base.Objective):
     """ITA, CTA and CPA."""
 
     weight_vl: float = 1.0  # the paper's lambda 1 to 3
@@ -39,10 +38,6 @@ class Objective:
     prototypes: int = 500
     epsilon: float = 0.05  # the smaller, the harder the assignments
     sinkhorn_iterations: int = 3
-
-    teacher: ClassVar[tuple[str, ...]] = ()
-    reads: ClassVar[bool] = True
-    aligned: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name in ("temperature", "local_temperature", "prototype_temperature", "epsilon"):
@@ -61,10 +56,6 @@ class Objective:
             "prototype": Prototypes(size.width, self.prototypes),
         }
 
-    def stats(self, model: unimedi.UniMedI) -> PyTree:
-        """Nothing from step to step."""
-        return {}
-
     def loss(
         self,
         params: Params,
@@ -75,11 +66,11 @@ class Objective:
         step: Int[Array, ""],
         *,
         model: unimedi.UniMedI,
-    ) -> common.Loss:
+    ) -> base.Loss:
         """The three alignments of a batch."""
 
         def through(name: str, x: Array) -> Array:
-            return model.apply({"params": params}, name, x, method="through")
+            return common.through(name, params, x, model=model)
 
         seen, read, z_image, z_text, batch_stats = common.pair(params, stats, batch, key, model=model, scores=True)
         whole = losses.contrastive(z_image, z_text, self.temperature).mean(axis=0)

@@ -19,7 +19,7 @@ import jax
 
 from unimedi_jax import losses
 from unimedi_jax.models import heads, unimedi
-from unimedi_jax.objectives import common, crops
+from unimedi_jax.objectives import base, common, crops
 from unimedi_jax.typing import Array, Batch, Float, Int, Key, Params, PyTree
 
 
@@ -37,7 +37,7 @@ def momentum_contrast(
 
 
 @dataclasses.dataclass(frozen=True)
-class Objective(crops.Settings):
+class Objective(crops.Settings, base.Objective):
     """The loss of algorithm 1 within each modality."""
 
     crop_scale: tuple[float, float] = (0.08, 1.0)
@@ -60,10 +60,6 @@ class Objective(crops.Settings):
             "predictor": heads.NormedMlp((hidden, out), inputs=out, last_norm=True, dtype=dtype),
         }
 
-    def stats(self, model: unimedi.UniMedI) -> PyTree:
-        """Nothing from step to step."""
-        return {}
-
     def loss(
         self,
         params: Params,
@@ -74,7 +70,7 @@ class Objective(crops.Settings):
         step: Int[Array, ""],
         *,
         model: unimedi.UniMedI,
-    ) -> common.Loss:
+    ) -> base.Loss:
         """Two views of every sample, through the student and through its momentum encoder."""
         keys = common.keys(key, "xray", "ct")
         each = {}

@@ -32,7 +32,7 @@ import optax
 from jax import numpy as jnp
 
 from unimedi_jax.models import heads, unimedi
-from unimedi_jax.objectives import common, mae, masked
+from unimedi_jax.objectives import base, common, mae, masked
 from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key, Params, PyTree
 
 
@@ -57,7 +57,7 @@ def cross_entropy(
 
 
 @dataclasses.dataclass(frozen=True)
-class Objective(mae.Settings):
+class Objective(mae.Settings, base.Objective):
     """Dropped patches and masked words."""
 
     decoder_width: int = 768
@@ -69,8 +69,6 @@ class Objective(mae.Settings):
     mask_id: int = 4
     special_ids: tuple[int, ...] = (0, 2, 3)  # [PAD], [CLS], [SEP]: never masked
 
-    teacher: ClassVar[tuple[str, ...]] = ()
-    reads: ClassVar[bool] = True
     aligned: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -104,7 +102,7 @@ class Objective(mae.Settings):
         step: Int[Array, ""],
         *,
         model: unimedi.UniMedI,
-    ) -> common.Loss:
+    ) -> base.Loss:
         """What was hidden of every record, against what is restored of it."""
         keys = common.keys(key, "xray", "ct", "words", "dropout")
         seen, mim = {}, {}
@@ -128,10 +126,10 @@ class Objective(mae.Settings):
         text, mask = common.reports(batch)
         hidden = hide_words(keys["words"], text, mask, self.word_ratio, self.special_ids)
         feature = jnp.concatenate([seen[name].patches.mean(axis=1) for name in common.modalities(batch)])
-        context = model.apply({"params": params}, "context", feature, method="through")
+        context = common.through("context", params, feature, model=model)
         read = model.apply(
             {"params": params}, jnp.where(hidden, self.mask_id, text), mask, True, context,
             method="read_words", rngs={"dropout": keys["dropout"]},
         )  # fmt: skip
-        logits = model.apply({"params": params}, "words", read.words, method="through")
+        logits = common.through("words", params, read.words, model=model)
         return cross_entropy(logits, text, hidden)

@@ -26,7 +26,7 @@ CTs go in as their volume's tokens, beside the X-rays of the batch.
 
 import dataclasses
 import math
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -34,12 +34,12 @@ from jax import numpy as jnp
 
 from unimedi_jax import losses
 from unimedi_jax.models import heads, transformer, unimedi, vision
-from unimedi_jax.objectives import common, prior_losses
+from unimedi_jax.objectives import base, common, masked, prior_losses
 from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key, Params, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
-class Objective:
+class Objective(base.Objective):
     """Global and local alignment, the memory, and the reconstruction of pixels and prototypes."""
 
     temperature: float = 0.01  # where both of them start: global and within a report
@@ -58,10 +58,6 @@ class Objective:
     weight_pixels: float = 1.0
     weight_generated: float = 10.0
     weight_shares: float = 1.0
-
-    teacher: ClassVar[tuple[str, ...]] = ()
-    reads: ClassVar[bool] = True
-    aligned: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.temperature <= 0 or self.memory_temperature <= 0:
@@ -83,10 +79,6 @@ class Objective:
             "scale_local": heads.Scale(1 / self.temperature, 1000.0),
         }
 
-    def stats(self, model: unimedi.UniMedI) -> PyTree:
-        """Nothing from step to step."""
-        return {}
-
     def loss(
         self,
         params: Params,
@@ -97,11 +89,11 @@ class Objective:
         step: Int[Array, ""],
         *,
         model: unimedi.UniMedI,
-    ) -> common.Loss:
+    ) -> base.Loss:
         """Image against report over the batch, then what each sample's regions and sentences say to each other."""
         keys = common.keys(key, "dropout", "xray", "ct")
         seen, read, z_image, z_text, batch_stats = common.pair(params, stats, batch, keys["dropout"], model=model)
-        scale = model.apply({"params": params}, "scale", method="through")
+        scale = common.through("scale", params, model=model)
         contrasted = losses.contrastive(z_image, z_text, 1 / scale).mean(axis=0)
         sentences, real = prior_losses.runs(read.words, common.reports(batch)[1], self.sentences)
         local, told = self._align(params, batch, seen, sentences, real, keys, step, model=model)
@@ -141,7 +133,7 @@ class Objective:
         """The losses on regions, modality by modality, and those on sentences, of the whole batch."""
 
         def through(head: str, *x: Any) -> Any:
-            return model.apply({"params": params}, head, *x, method="through")
+            return common.through(head, params, *x, model=model)
 
         own, there = (common.by_modality(x, batch) for x in (sentences, real))
         parts, of_sentences, generated = {"region": {}, "pixels": {}}, [], []
@@ -163,9 +155,9 @@ class Objective:
         generated, targets = prior_losses.paired(jnp.concatenate(generated), told.mixtures, real)
         return parts, {
             "sentence": prior_losses.own_sentence(told.used, told.shown, real, through("scale_local")),
-            "memory": prior_losses.over(real, jnp.mean(jnp.abs(told.mixtures - told.own), axis=-1)),
+            "memory": masked.over(jnp.mean(jnp.abs(told.mixtures - told.own), axis=-1), real),
             "generated": jnp.mean(jnp.abs(generated - targets), axis=(1, 2)),
-            "shares": prior_losses.over(real, prior_losses.divergence(told.logits, generated @ memory.T)),
+            "shares": masked.over(prior_losses.divergence(told.logits, generated @ memory.T), real),
         }
 
 

@@ -5,6 +5,7 @@ import optax
 from jax import numpy as jnp
 
 from unimedi_jax.models import heads
+from unimedi_jax.objectives import masked
 from unimedi_jax.typing import Array, Bool, Float
 
 
@@ -67,7 +68,7 @@ def own_sentence(
         logits = jnp.where(real[:, None], logits, jnp.finfo(logits.dtype).min)
         return -jnp.diagonal(jax.nn.log_softmax(logits), axis1=1, axis2=2)
 
-    return over(real, (one_way(logits) + one_way(jnp.swapaxes(logits, 1, 2))) / 2)
+    return masked.over((one_way(logits) + one_way(jnp.swapaxes(logits, 1, 2))) / 2, real)
 
 
 def paired(
@@ -90,8 +91,3 @@ def divergence(target: Float[Array, "b s p"], logits: Float[Array, "b s p"]) -> 
     """Kullback-Leibler divergence of the shares that `logits` give from those of `target`, which gets no gradient."""
     target = jax.nn.log_softmax(jax.lax.stop_gradient(target))
     return jnp.sum(jnp.exp(target) * (target - jax.nn.log_softmax(logits)), axis=-1)
-
-
-def over(real: Bool[Array, "b s"], each: Float[Array, "b s"]) -> Float[Array, " b"]:
-    """The mean over the sentences that there are."""
-    return jnp.sum(jnp.where(real, each, 0.0), axis=1) / jnp.maximum(jnp.sum(real, axis=1), 1)

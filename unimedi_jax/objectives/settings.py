@@ -4,6 +4,7 @@ import dataclasses
 
 from jax import numpy as jnp
 
+from unimedi_jax import losses
 from unimedi_jax.typing import Array, Int
 
 
@@ -45,12 +46,9 @@ class Settings:
 
     def temperatures(self, step: Int[Array, ""]) -> tuple[Array, Array]:
         """The teacher's temperatures for CLS and patches: linear from start to end, then constant."""
-        done = jnp.minimum(step / max(self.temperature_warmup_steps, 1), 1.0)
-        if not self.temperature_warmup_steps:
-            done = jnp.ones(())
-        pairs = self.teacher_temperature_cls, self.teacher_temperature_patch
-        cls, patch = (start + (end - start) * done for start, end in pairs)
-        return cls, patch
+        steps = self.temperature_warmup_steps
+        cls, patch = self.teacher_temperature_cls, self.teacher_temperature_patch
+        return losses.warmed(cls, steps, step), losses.warmed(patch, steps, step)
 
     def scores(self, by: str, attention: Array, draw: Array, step: Int[Array, ""]) -> Array:
         """Attention or a random draw, as `by` and `random_until_step` say. What is not used is never computed."""

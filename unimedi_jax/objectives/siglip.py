@@ -11,7 +11,6 @@ house's; X-rays and CTs of a batch are negatives of each other, and so are equal
 
 import dataclasses
 import math
-from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -19,21 +18,17 @@ from jax import numpy as jnp
 
 from unimedi_jax import losses, placement
 from unimedi_jax.models import heads, unimedi
-from unimedi_jax.objectives import common
+from unimedi_jax.objectives import base, common
 from unimedi_jax.typing import Array, Batch, Float, Int, Key, Params, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
-class Objective:
+class Objective(base.Objective):
     """The sigmoid loss alone."""
 
     scale: float = 10.0  # t at the start
     bias: float = -10.0  # b at the start
     contrastive_chunk: int = 0  # rows of the similarities that exist at a time; 0 = all
-
-    teacher: ClassVar[tuple[str, ...]] = ()
-    reads: ClassVar[bool] = True
-    aligned: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.scale <= 0:
@@ -45,10 +40,6 @@ class Objective:
         """Scale, which nothing bounds, and bias."""
         return {"scale": heads.Scale(self.scale, most=math.inf), "bias": Bias(self.bias)}
 
-    def stats(self, model: unimedi.UniMedI) -> PyTree:
-        """Nothing from step to step."""
-        return {}
-
     def loss(
         self,
         params: Params,
@@ -59,10 +50,10 @@ class Objective:
         step: Int[Array, ""],
         *,
         model: unimedi.UniMedI,
-    ) -> common.Loss:
+    ) -> base.Loss:
         """Every image of the batch with every report."""
         _, _, z_image, z_text, batch_stats = common.pair(params, stats, batch, key, model=model)
-        scale, bias = (model.apply({"params": params}, name, method="through") for name in ("scale", "bias"))
+        scale, bias = (common.through(name, params, model=model) for name in ("scale", "bias"))
         each = sigmoid(z_image, z_text, scale, bias, self.contrastive_chunk)
         parts = {"vl": common.by_modality(each, batch)}
         return common.with_total(parts, {"vl": 1.0}, {"batch_stats": batch_stats})

@@ -18,7 +18,7 @@ import flax.linen as nn
 from jax import numpy as jnp
 
 from unimedi_jax.models import heads, unimedi
-from unimedi_jax.objectives import common, masked
+from unimedi_jax.objectives import base, common, masked
 from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key, Params, PyTree
 
 
@@ -37,17 +37,16 @@ def predict(
     cells = masked.grid(name, model)
     tokens = model.apply({"params": params}, name, pixels, cells, hidden, method="embed_pixels")
     seen = model.apply({"params": params}, tokens, method="encode")
-    return model.apply({"params": params}, f"pixels_{name}", seen.patches, method="through")
+    return common.through(f"pixels_{name}", params, seen.patches, model=model)
 
 
 @dataclasses.dataclass(frozen=True)
-class Objective:
+class Objective(base.Objective):
     """Masked pixels of films, of volumes, or of both."""
 
     mask_ratio: float = 0.6  # share of the blocks that is hidden
     block: int = 2  # tokens along each axis that are hidden together, where the grid divides
 
-    teacher: ClassVar[tuple[str, ...]] = ()
     reads: ClassVar[bool] = False
     aligned: ClassVar[bool] = False
 
@@ -64,10 +63,6 @@ class Objective:
             for name in ("xray", "ct")
         }
 
-    def stats(self, model: unimedi.UniMedI) -> PyTree:
-        """Nothing from step to step."""
-        return {}
-
     def loss(
         self,
         params: Params,
@@ -78,7 +73,7 @@ class Objective:
         step: Int[Array, ""],
         *,
         model: unimedi.UniMedI,
-    ) -> common.Loss:
+    ) -> base.Loss:
         """What is hidden of every image, against what is said of it."""
         keys = common.keys(key, "xray", "ct")
         each = {}

@@ -9,7 +9,7 @@ from jax import numpy as jnp
 from unimedi_jax import losses
 from unimedi_jax.metrics import Mean
 from unimedi_jax.models import heads, unimedi
-from unimedi_jax.objectives import common, views
+from unimedi_jax.objectives import base, common, views
 from unimedi_jax.objectives.settings import Settings
 from unimedi_jax.typing import Array, Batch, Float, Int, Key, Metrics, Params, PyTree
 
@@ -29,12 +29,10 @@ Told = dict[str, dict[str, Spread]]  # loss -> modality
 
 
 @dataclasses.dataclass(frozen=True)
-class Objective(Settings):
+class Objective(Settings, base.Objective):
     """UniMedI (arXiv 2311.14851): L_vl, L_icl and L_pcl; docs/method.md says item by item what is the paper's word."""
 
     teacher: ClassVar[tuple[str, ...]] = ("vision", "head_cls", "head_patch")  # the visual side; reports have none
-    reads: ClassVar[bool] = True
-    aligned: ClassVar[bool] = True
 
     def heads(self, model: unimedi.UniMedI) -> dict[str, nn.Module]:
         """DINO's prototypes for CLS and for patches."""
@@ -63,7 +61,7 @@ class Objective(Settings):
         step: Int[Array, ""],
         *,
         model: unimedi.UniMedI,
-    ) -> tuple[Float[Array, ""], tuple[Metrics, PyTree]]:
+    ) -> base.Loss:
         """The loss of a batch, and beside it the metrics and the new `stats`."""
         return unimedi_loss(params, teacher, stats, batch, key, step, model=model, objective=self)
 
@@ -170,8 +168,8 @@ def distil(
         parts[name], told[name] = {}, {}
         for modality in seen:
             centre = stats[CENTRES[name]][modality]
-            student = model.apply({"params": params}, head, pick(seen[modality]), method="through")
-            target = model.apply({"params": teacher}, head, pick(taught[modality]), method="through")
+            student = common.through(head, params, pick(seen[modality]), model=model)
+            target = common.through(head, teacher, pick(taught[modality]), model=model)
             loss = losses.self_distillation(student, target, centre, objective.student_temperature, temperature)
             # Patches: mean within a sample first, so that a CT does not outweigh an X-ray by its length.
             parts[name][modality] = loss.reshape(len(loss), -1).mean(axis=1)

@@ -18,7 +18,7 @@ import dataclasses
 from jax import numpy as jnp
 
 from unimedi_jax.models import unimedi
-from unimedi_jax.objectives import common, crops, dino
+from unimedi_jax.objectives import base, common, crops, dino
 from unimedi_jax.typing import Array, Batch, Float, Int, Key, Params, PyTree
 
 
@@ -46,7 +46,7 @@ class Objective(dino.Settings):
         step: Int[Array, ""],
         *,
         model: unimedi.UniMedI,
-    ) -> common.Loss:
+    ) -> base.Loss:
         """Two views of every sample, and slices of those of the volumes."""
         keys = common.keys(key, "xray", "ct", "slices")
         parts, used, centres = {}, {}, dict(stats["centre"])

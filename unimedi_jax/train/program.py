@@ -36,17 +36,16 @@ def make(config: ml_collections.ConfigDict, *, vocab_size: int, mesh: Mesh) -> P
     Raises:
         UserError: a setting of the model, the objective or the sharding is wrong.
     """
-    attention = {"xla": None, "cudnn": "cudnn"}[config.model.attention]
-    settings = {**config.model, "attention": attention, "vocab_size": vocab_size}
+    settings = {**config.model, "vocab_size": vocab_size}
     try:
         model = unimedi.make(**settings)
         goal = objectives.make(**config.objective)
         model = model.clone(head=goal.heads(model))
+        tx, schedule = optim.make(steps=config.steps, **config.optim)
+        init = state.make_init(model, tx, goal)
+        abstract = jax.eval_shape(init, jax.random.key(config.seed))
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"config.model or config.objective: {error}") from error
-    tx, schedule = optim.make(steps=config.steps, **config.optim)
-    init = state.make_init(model, tx, goal)
-    abstract = jax.eval_shape(init, jax.random.key(config.seed))
+        raise UserError(f"config.model, config.objective or config.optim: {error}") from error
     try:
         layout = sharding.layout(abstract, mesh, config.sharding)
     except ValueError as error:

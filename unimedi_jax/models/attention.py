@@ -1,0 +1,112 @@
+"""Scaled dot-product attention by XLA's plain products, in blocks, or by the fused kernels of NVIDIA and of TPUs."""
+
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+from jax import numpy as jnp
+
+from unimedi_jax import placement
+from unimedi_jax.typing import Array, Bool, Float
+
+KINDS = ("xla", "blocks", "cudnn", "splash")
+LANES = 128  # of a TPU: the kernel wants lengths in multiples of it
+LONGEST = 1024  # keys that one step of the kernel holds
+# Tokens up to which XLA keeps the scores in a TPU's own memory and moves less than the kernel (docs/performance.md).
+SHORT = 600
+
+Queries = Float[Array, "b q h k"]
+Keys = Float[Array, "b n h k"]
+Drop = Callable[[Array], Array]
+
+
+def attend(q: Queries, k: Keys, v: Keys, mask: Bool[Array, "b n"] | None = None, kind: str = "xla") -> Queries:
+    """softmax(q k / sqrt(width)) v for every head; keys where `mask` is False are left out. Softmax in float32.
+
+    - "xla": plain products, which hold an array of (heads, n, n) for each sample.
+    - "blocks": one head of one sample at a time, made once more in the backward pass: on a CPU three times as fast at
+      900 tokens and slower below 100. It holds one (n, n).
+    - "cudnn": NVIDIA's fused kernel, for bfloat16 and without a mask.
+    - "splash": the fused kernel for TPUs that comes with JAX, for sequences of more than `SHORT` tokens; others "xla".
+    """
+    if kind == "cudnn" and mask is None:
+        return _cudnn(q, k, v)
+    if kind == "splash" and k.shape[1] > SHORT:
+        return splash(q, k, v, mask)
+    return blocks(q, k, v, mask) if kind == "blocks" else plain(q, k, v, mask)
+
+
+def plain(q: Queries, k: Keys, v: Keys, mask: Bool[Array, "b n"] | None = None, drop: Drop = lambda x: x) -> Queries:
+    """By products of all heads at once; `drop` acts on the weights (BERT's dropout, which fused kernels lack)."""
+    # Heads stand in front of the products: XLA's for CPUs copies less than for jax.nn.dot_product_attention.
+    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+    keys = None if mask is None else mask[:, None, None]
+    weights = drop(_weights(q, k, keys).astype(v.dtype))
+    return jnp.einsum("bhqn,bhnk->bhqk", weights, v).swapaxes(1, 2)
+
+
+def blocks(q: Queries, k: Keys, v: Keys, mask: Bool[Array, "b n"] | None = None) -> Queries:
+    """One head of one sample after the other."""
+    mask = jnp.ones(k.shape[:2], bool) if mask is None else mask
+
+    def head(part: tuple[Array, ...]) -> Array:
+        q, k, v, keys = part
+        return _weights(q, k, keys[None]).astype(v.dtype) @ v
+
+    def local(q: Array, k: Array, v: Array, mask: Array) -> Array:
+        keys = jnp.repeat(mask, q.shape[1], axis=0)
+        each = jax.checkpoint(head, prevent_cse=False)
+        found = jax.lax.map(each, (*(x.reshape(-1, *x.shape[2:]) for x in (q, k, v)), keys))
+        return found.reshape(q.shape)
+
+    return placement.each_its_own(local)(*(x.swapaxes(1, 2) for x in (q, k, v)), mask).swapaxes(1, 2)
+
+
+def _weights(q: Float[Array, "*b q k"], k: Float[Array, "*b n k"], keys: Array | None) -> Float[Array, "*b q n"]:
+    logits = jnp.einsum("...qk,...nk->...qn", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+    if keys is not None:
+        logits = jnp.where(keys, logits, jnp.finfo(logits.dtype).min)
+    return jax.nn.softmax(logits)
+
+
+def _cudnn(q: Queries, k: Keys, v: Keys) -> Queries:
+    """The kernel's backward pass takes even lengths alone: an odd one gets a token that it leaves out on both sides."""
+    batch, n = q.shape[:2]
+    call = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
+    if n % 2 == 0:
+        return call(q, k, v)
+    q, k, v = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (q, k, v))
+    lengths = jnp.full(batch, n, jnp.int32)
+    return call(q, k, v, query_seq_lengths=lengths, key_value_seq_lengths=lengths)[:, :n]
+
+
+def splash(q: Queries, k: Keys, v: Keys, mask: Bool[Array, "b n"] | None = None, *, interpret: bool = False) -> Queries:
+    """Lengths are filled up to whole lanes. `interpret` runs the kernel on a CPU, slowly, for the tests.
+
+    What a query sees that is masked itself is without meaning.
+    """
+    batch, n = k.shape[:2]
+    more = -n % LANES
+    real = jnp.ones((batch, n), bool) if mask is None else mask
+    # Keys that do not count are of another segment than the queries that do.
+    segments = jnp.pad(real, ((0, 0), (0, more))).astype(jnp.int32)
+    q = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)  # the kernel does not scale
+    q, k, v = (jnp.pad(x, ((0, 0), (0, more), (0, 0), (0, 0))).swapaxes(1, 2) for x in (q, k, v))
+    local = placement.each_its_own(functools.partial(_splash, interpret=interpret))
+    return local(q, k, v, segments).swapaxes(1, 2)[:, :n]
+
+
+def _splash(q: Array, k: Array, v: Array, segments: Array, interpret: bool) -> Float[Array, "b h n k"]:
+    # Imported where it is used: Pallas takes long, and TPUs alone need it.
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    heads, n = q.shape[1:3]
+    keys, queries = math.gcd(n, LONGEST) if n > LONGEST else n, math.gcd(n, 512)
+    sizes = kernels.BlockSizes(
+        block_q=queries, block_kv=keys, block_q_dkv=queries, block_kv_dkv=keys, use_fused_bwd_kernel=True
+    )
+    whole = masks.MultiHeadMask([masks.FullMask((n, n))] * heads)
+    kernel = kernels.make_splash_mha(whole, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret)
+    return jax.vmap(kernel)(q, k, v, kernels.SegmentIds(segments, segments))
