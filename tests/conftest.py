@@ -1,6 +1,9 @@
 """Settings that must stand before jax is imported, and the tiny model most tests share."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
@@ -8,6 +11,12 @@ os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # tiny models compile far lo
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"  # broadcasting over a new axis is written out
 os.environ["JAX_DEBUG_KEY_REUSE"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # What one test has compiled is there for the others, for the suite's other processes and those that tests start.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(8 << 30)  # with a limit, and only then, files are locked
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 from jaxtyping import install_import_hook
 

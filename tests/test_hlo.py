@@ -104,6 +104,24 @@ backend_config={"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting
     assert hlo.called_targets(found) == {"__cudnn$fmhaSoftmax": 1, "__cublas$lt$matmul": 1}
 
 
+def test_the_kernel_of_a_tpu_says_something_of_itself_on_a_line_of_its_own() -> None:
+    text = """HloModule jit_f
+
+ENTRY %main (q: bf16[2,12,1024,64]) -> bf16[2,12,1024,64] {
+  %q = bf16[2,12,1024,64]{3,2,1,0} parameter(0)
+  %t = s8[1,2,1]{2,1,0} constant({...})
+  %kernel = (f32[512,64]{1,0}, bf16[2,12,1024,64]{3,2,1,0}) custom-call(%t, %t, %q, %q, %q), \
+custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 512}"
+}}, metadata={op_name="jit(f)/splash_mha_dkv_segmented_no_residuals/pallas_call" stack_frame_id=8}
+  ROOT %out = bf16[2,12,1024,64]{3,2,1,0} get-tuple-element(%kernel), index=1
+}
+"""
+    found = hlo.parse(text)
+    assert hlo.flops(found) == 5 * 2 * 2 * 12 * 1024**2 * 64
+    assert hlo.called_targets(found) == {"tpu_custom_call": 1}
+
+
 def test_collectives_between_eight_devices() -> None:
     mesh = sharding.make_mesh(data=2, fsdp=4)
     rows, columns = NamedSharding(mesh, P(("data", "fsdp"))), NamedSharding(mesh, P("fsdp"))

@@ -138,3 +138,39 @@ def test_h100_with_fused_attention(tmp_path: pathlib.Path) -> None:
     fused = {name for name in found["kernels"] if name.startswith("__cudnn$fmha")}
     assert any(name.endswith("Backward") for name in fused)
     assert any(not name.endswith("Backward") for name in fused)
+
+
+KERNEL = """
+from unimedi_jax.aot import targets
+targets.prepare()
+import json
+import jax
+from jax import numpy as jnp
+from unimedi_jax import hlo, sharding
+from unimedi_jax.models import attention
+
+mesh = sharding.make_mesh(4, 1, devices=targets.devices(targets.parse("v5e-4")))
+x = jax.ShapeDtypeStruct((8, 905, 12, 64), jnp.bfloat16, sharding=sharding.batch_sharding(mesh))
+found = {}
+for kind in ("xla", "splash"):
+    loss = lambda q, k, v: jnp.sum(attention.attend(q, k, v, kind=kind).astype(jnp.float32))
+    with jax.set_mesh(mesh):
+        text = jax.jit(jax.grad(loss, (0, 1, 2))).lower(x, x, x).compile().as_text()
+    program = hlo.parse(text)
+    kernels = hlo.called_targets(program)["tpu_custom_call"]
+    found[kind] = {"flops": hlo.flops(program), "bytes": hlo.bytes_moved(program), "kernels": kernels}
+print(json.dumps(found))
+"""
+
+
+@INSTALLED
+def test_the_kernel_of_tpus_is_compiled_for_them_and_moves_less() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))}
+    done = subprocess.run([PYTHON, "-c", KERNEL], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["xla"]["kernels"] == 0
+    assert found["splash"]["kernels"] == 2  # forward and backward
+    # Two samples a device; 905 tokens fill 1024 places; 2 products forward, 5 backward, 2 a multiply-add.
+    assert found["splash"]["flops"] == 14 * 2 * 12 * 1024**2 * 64
+    assert found["splash"]["bytes"] < found["xla"]["bytes"] / 10

@@ -43,6 +43,17 @@ def get_config() -> ml_collections.ConfigDict:
     return config
 
 
+def short(records_dir: pathlib.Path) -> ml_collections.ConfigDict:
+    """Three steps, with a batch that eight simulated devices can share."""
+    config = get_config()
+    config.data_dir = str(records_dir)
+    config.steps = 3
+    config.batch.xray, config.batch.ct = 1, 1
+    config.checkpoint.every = 2
+    config.evals.update(every=2, rows=1, limit=4)
+    return config
+
+
 def _wire() -> None:
     if path := os.environ.get("FAULTS_IDS"):
         _note_ids(pathlib.Path(path))

@@ -38,17 +38,7 @@ def lines(workdir: pathlib.Path) -> list[dict]:
 def undisturbed(records_dir, tmp_path_factory):
     """A finished run, its workdir and config."""
     workdir = tmp_path_factory.mktemp("runs") / "undisturbed"
-    from configs import pretrain  # the module-scoped twin of the `config` fixture
-
-    config = pretrain.get_config("demo")
-    config.compilations = ""
-    config.data_dir = str(records_dir)
-    config.steps, config.log_every = 3, 1
-    config.batch.xray, config.batch.ct = 1, 1
-    config.model.update(projection_hidden=32, prototypes_cls=32, prototypes_patch=16)
-    config.model.update(head_hidden=32, head_bottleneck=16)
-    config.checkpoint.every = 2
-    config.evals.update(every=2, rows=1, limit=4)
+    config = toy.short(records_dir)
     loop.run(config, workdir)
     return workdir, config
 
