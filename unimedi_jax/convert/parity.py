@@ -141,7 +141,7 @@ def compare(ours: Arrays, theirs: Arrays) -> dict[str, float]:
 
 def _vision_layers(trained: loaded.Trained, params: PyTree, x: Array) -> Iterator[tuple[str, Array]]:
     tower = trained.model.vision
-    block = vision.Block(tower.heads, tower.mlp_width, jnp.float32, False, tower.cls_key, None)
+    block = vision.Block(tower.heads, tower.mlp_width, jnp.float32, False, tower.cls_key, tower.attention)
     cls = jnp.broadcast_to(params["cls"] + params["position_cls"], (len(x), 1, tower.width))
     x, step = jnp.concatenate([cls, x], axis=1), jax.jit(lambda p, x: block.apply({"params": p}, x, None)[0])
     for i in range(tower.depth):

@@ -17,8 +17,9 @@ def binary(logits: Float[Array, "b *space"], mask: Float[Array, "b *space"]) -> 
 
 def exclusive(logits: Float[Array, "b *space c"], mask: Int[Array, "b *space"]) -> Float[Array, ""]:
     """Cross-entropy plus one minus the soft Dice of each case and class, squared in the denominator (UNETR)."""
-    entropy = optax.softmax_cross_entropy_with_integer_labels(logits, mask).mean()
     found, truth = jax.nn.softmax(logits), jax.nn.one_hot(mask, logits.shape[-1])
+    # Not by integer labels: their gradient scatters, voxel after voxel on a CPU.
+    entropy = optax.softmax_cross_entropy(logits, truth).mean()
     space = tuple(range(1, logits.ndim - 1))
     overlap = 2 * jnp.sum(found * truth, axis=space)
     return entropy + jnp.mean(1 - overlap / (jnp.sum(found**2, axis=space) + jnp.sum(truth**2, axis=space) + 1e-6))
