@@ -104,12 +104,34 @@ class Residual(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b z y x c"]) -> Float[Array, "b z y x f"]:
-        conv = dict(use_bias=False, dtype=self.dtype)
-        y = instance_norm(nn.Conv(self.features, (3, 3, 3), name="conv1", **conv)(x))
-        y = instance_norm(nn.Conv(self.features, (3, 3, 3), name="conv2", **conv)(nn.leaky_relu(y, 0.01)))
+        y = instance_norm(Conv(self.features, self.dtype, name="conv1")(x))
+        y = instance_norm(Conv(self.features, self.dtype, name="conv2")(nn.leaky_relu(y, 0.01)))
         if x.shape[-1] != self.features:
-            x = instance_norm(nn.Dense(self.features, name="conv3", **conv)(x))
+            x = instance_norm(nn.Dense(self.features, use_bias=False, dtype=self.dtype, name="conv3")(x))
         return nn.leaky_relu(x + y, 0.01)
+
+
+class Conv(nn.Module):
+    """A 3 x 3 x 3 convolution without bias, computed as one of 3 x 3 over each slice and its two neighbours.
+
+    On a CPU that is three times as fast as XLA's convolutions in 3D, forward and backward.
+    """
+
+    features: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b z y x c"]) -> Float[Array, "b z y x f"]:
+        batch, slices, *plane, channels = x.shape
+        init = nn.initializers.lecun_normal()
+        kernel = self.param("kernel", init, (3, 3, 3, channels, self.features)).astype(self.dtype)
+        padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
+        x = jnp.concatenate([padded[:, i : i + slices] for i in range(3)], axis=-1)
+        kernel = jnp.moveaxis(kernel, 0, 2).reshape(3, 3, 3 * channels, self.features)
+        x = jax.lax.conv_general_dilated(
+            x.reshape(-1, *plane, 3 * channels), kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return x.reshape(batch, slices, *plane, self.features)
 
 
 def instance_norm(x: Float[Array, "b z y x c"]) -> Float[Array, "b z y x c"]:
