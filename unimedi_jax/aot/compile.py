@@ -217,5 +217,5 @@ def table(found: dict[str, Any], samples: int) -> str:
         f"{row['source'][-60:]}"
         for row in found["collectives"][:SHOWN]
     )
-    attention = {name: n for name, n in found["kernels"].items() if "fmha" in name or "attention" in name.lower()}
+    attention = {name: n for name, n in found["kernels"].items() if "fmha" in name or name == "tpu_custom_call"}
     return "\n".join([*lines, *rows, *([f"  fused attention: {attention}"] if attention else [])])

@@ -1,5 +1,6 @@
 """What every objective is: a batch to a loss, and what must be there for it."""
 
+import abc
 from typing import ClassVar
 
 import flax.linen as nn
@@ -10,7 +11,7 @@ from unimedi_jax.typing import Array, Batch, Float, Int, Key, Metrics, Params, P
 Loss = tuple[Float[Array, ""], tuple[Metrics, PyTree]]  # the loss; metrics and the new statistics
 
 
-class Objective:
+class Objective(abc.ABC):
     """The base of all of them, frozen dataclasses whose fields are the settings of `config.objective`."""
 
     teacher: ClassVar[tuple[str, ...]] = ()  # parts of the parameters that an EMA teacher follows
@@ -25,6 +26,7 @@ class Objective:
         """What the state keeps from step to step beside "batch_stats", at its start: centres, queues."""
         return {}
 
+    @abc.abstractmethod
     def loss(
         self,
         params: Params,
@@ -37,4 +39,3 @@ class Objective:
         model: unimedi.UniMedI,
     ) -> Loss:
         """The loss of a batch of X-rays and CTs, either of which may be absent; the metrics and the new `stats`."""
-        raise NotImplementedError

@@ -116,7 +116,7 @@ def restore(
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(base.Objective):
     """What is dropped, what is restored, and the decoder that does it."""
 
     mask_ratio: float = 0.75  # share of the tokens that is dropped
@@ -147,7 +147,7 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Objective(Settings, base.Objective):
+class Objective(Settings):
     """Dropped patches of films, of volumes, or of both."""
 
     reads: ClassVar[bool] = False

@@ -57,7 +57,7 @@ def cross_entropy(
 
 
 @dataclasses.dataclass(frozen=True)
-class Objective(mae.Settings, base.Objective):
+class Objective(mae.Settings):
     """Dropped patches and masked words."""
 
     decoder_width: int = 768

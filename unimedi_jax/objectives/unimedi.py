@@ -76,7 +76,7 @@ def unimedi_loss(
     *,
     model: unimedi.UniMedI,
     objective: Settings,
-) -> tuple[Float[Array, ""], tuple[Metrics, PyTree]]:
+) -> base.Loss:
     """L = w_vl L_vl + w_icl L_icl + w_pcl L_pcl over a mixed batch of X-rays and CTs, either of which may be absent.
 
     Returns the loss, and beside it the metrics (means, per loss and per modality) and the new `stats`.

@@ -41,11 +41,14 @@ def make(config: ml_collections.ConfigDict, *, vocab_size: int, mesh: Mesh) -> P
         model = unimedi.make(**settings)
         goal = objectives.make(**config.objective)
         model = model.clone(head=goal.heads(model))
-        tx, schedule = optim.make(steps=config.steps, **config.optim)
-        init = state.make_init(model, tx, goal)
-        abstract = jax.eval_shape(init, jax.random.key(config.seed))
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"config.model, config.objective or config.optim: {error}") from error
+        raise UserError(f"config.model or config.objective: {error}") from error
+    tx, schedule = optim.make(steps=config.steps, **config.optim)
+    init = state.make_init(model, tx, goal)
+    try:
+        abstract = jax.eval_shape(init, jax.random.key(config.seed))
+    except ValueError as error:  # what modules say of their settings; other errors are ours
+        raise UserError(f"config.model: {error}") from error
     try:
         layout = sharding.layout(abstract, mesh, config.sharding)
     except ValueError as error:
