@@ -72,5 +72,15 @@ def test_unknown_benches_are_refused(config, tmp_path: pathlib.Path) -> None:
         run.run(config, tmp_path)
 
 
+@pytest.mark.parametrize("busy", [3.0, 60.0])
+def test_other_work_is_told(config, tmp_path: pathlib.Path, monkeypatch, caplog, busy: float) -> None:
+    monkeypatch.setattr(run.psutil, "cpu_percent", lambda interval: busy)
+    monkeypatch.setattr(run, "BENCHES", {"step": lambda config, workdir: None})
+    config.what = "step"
+    run.run(config, tmp_path)
+    assert told(tmp_path)["processors at other work"]["values"] == [busy]
+    assert ("at other work" in caplog.text) == (busy >= run.IDLE)
+
+
 def test_both_jobs_are_on_the_list() -> None:
     assert {"bench", "compile"} <= set(main.JOBS)

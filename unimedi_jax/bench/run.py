@@ -1,11 +1,16 @@
 """The bench job: a table and JSON lines for each of the things it is asked to measure."""
 
+import logging
 import pathlib
 
 import ml_collections
+import psutil
 
-from unimedi_jax.bench import reading, saving, starting, step
+from unimedi_jax.bench import measure, reading, saving, starting, step
 from unimedi_jax.errors import UserError
+
+LOG = logging.getLogger(__name__)
+IDLE = 10  # per cent of the processors' time that others may take
 
 BENCHES = {
     "step": step.run,
@@ -24,6 +29,11 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             f"configs/bench.py:{unknown[0]}: it measures {', '.join(BENCHES)}, all, or several as in step+input"
         )
     workdir.mkdir(parents=True, exist_ok=True)
+    busy = psutil.cpu_percent(interval=2)
+    measure.report("machine", [measure.Result("processors at other work", "%", (busy,), f"below {IDLE}")], workdir)
+    if busy >= IDLE:
+        # Threads that wait for each other suffer most, so that even ratios taken in turns are not what they seem.
+        LOG.warning("this machine is at other work: measure again when it is not, ratios of steps above all")
     for name in wanted:
         BENCHES[name](config, workdir)
     print(f"lines: {workdir / 'bench.jsonl'}")

@@ -7,7 +7,7 @@ import jax
 from jax import numpy as jnp
 
 from unimedi_jax import placement
-from unimedi_jax.models import attention, transformer
+from unimedi_jax.models import attention, linear, transformer
 from unimedi_jax.typing import Array, Float
 
 
@@ -44,15 +44,15 @@ class Projection(nn.Module):
     def __call__(self, x: Float[Array, "b d"], train: bool = False, modality: str = "") -> Float[Array, "b e"]:
         dense = dict(dtype=self.dtype, kernel_init=nn.initializers.lecun_normal())
         if self.kind == "linear":
-            return unit(nn.Dense(self.width, use_bias=False, name="fc", **dense)(x))
+            return unit(linear.Dense(self.width, use_bias=False, name="fc", **dense)(x))
         if self.kind != "mlp":
             raise ValueError(f"projection is mlp or linear, not {self.kind!r}")
         own = f"_{modality}" if self.by_modality and modality else ""
         # Statistics in float32: a batch mean in bfloat16 keeps three digits.
         norm = dict(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=jnp.float32)
-        x = nn.Dense(self.hidden, name="fc1", **dense)(x)
+        x = linear.Dense(self.hidden, name="fc1", **dense)(x)
         x = nn.relu(nn.BatchNorm(name=f"norm1{own}", **norm)(x))
-        x = nn.Dense(self.width, name="fc2", **dense)(x)
+        x = linear.Dense(self.width, name="fc2", **dense)(x)
         return unit(nn.BatchNorm(use_bias=False, use_scale=False, name=f"norm2{own}", **norm)(x))
 
 
@@ -72,10 +72,10 @@ class Local(nn.Module):
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n e"]:
         dense = dict(dtype=self.dtype, kernel_init=nn.initializers.lecun_normal())
         if not self.hidden:
-            return nn.Dense(self.width, use_bias=False, name="fc", **dense)(x).astype(jnp.float32)
-        x = nn.Dense(self.hidden, name="fc1", **dense)(x)
+            return linear.Dense(self.width, use_bias=False, name="fc", **dense)(x).astype(jnp.float32)
+        x = linear.Dense(self.hidden, name="fc1", **dense)(x)
         x = nn.relu(nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(x))
-        return nn.Dense(self.width, name="fc2", **dense)(x).astype(jnp.float32)
+        return linear.Dense(self.width, name="fc2", **dense)(x).astype(jnp.float32)
 
     def touch(self, patches: Float[Array, "b n d"], words: Float[Array, "b l w"]) -> None:
         """One call, so that `init` makes the parameters."""
@@ -97,9 +97,9 @@ class DinoHead(nn.Module):
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b p"]:
         init = nn.initializers.truncated_normal(0.02)  # unit length follows: the scale does not matter
         dense = dict(dtype=self.dtype, kernel_init=init)
-        x = nn.gelu(nn.Dense(self.hidden, name="fc1", **dense)(x), approximate=False)
-        x = nn.gelu(nn.Dense(self.hidden, name="fc2", **dense)(x), approximate=False)
-        x = unit(nn.Dense(self.bottleneck, name="fc3", **dense)(x)).astype(self.dtype)
+        x = linear.gelu(linear.Dense(self.hidden, name="fc1", **dense)(x))
+        x = linear.gelu(linear.Dense(self.hidden, name="fc2", **dense)(x))
+        x = unit(linear.Dense(self.bottleneck, name="fc3", **dense)(x)).astype(self.dtype)
         kernel = self.param("last_layer", init, (self.bottleneck, self.prototypes))
         kernel = kernel / jnp.linalg.norm(kernel, axis=0, keepdims=True)
         return jnp.dot(x, kernel.astype(self.dtype), preferred_element_type=jnp.float32)
@@ -133,9 +133,9 @@ class NormedMlp(nn.Module):
     def __call__(self, x: Float[Array, "b *c d"]) -> Float[Array, "b *c e"]:
         dense = dict(use_bias=False, dtype=self.dtype, kernel_init=nn.initializers.lecun_normal())
         for i, width in enumerate(self.widths[:-1], 1):
-            x = batch_norm(nn.Dense(width, name=f"fc{i}", **dense)(x))
+            x = batch_norm(linear.Dense(width, name=f"fc{i}", **dense)(x))
             x = nn.relu(Affine(name=f"norm{i}")(x))
-        x = nn.Dense(self.widths[-1], name=f"fc{len(self.widths)}", **dense)(x)
+        x = linear.Dense(self.widths[-1], name=f"fc{len(self.widths)}", **dense)(x)
         return batch_norm(x) if self.last_norm else x.astype(jnp.float32)
 
     def touch(self, patches: Float[Array, "b n d"], words: Float[Array, "b l w"]) -> None:
@@ -180,7 +180,7 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b f"]:
         init = transformer.init(x.shape[-1])
-        return nn.Dense(self.features, dtype=self.dtype, kernel_init=init, name="out")(x).astype(jnp.float32)
+        return linear.Dense(self.features, dtype=self.dtype, kernel_init=init, name="out")(x).astype(jnp.float32)
 
     def touch(self, patches: Float[Array, "b n d"], words: Float[Array, "b l w"]) -> None:
         """One call, so that `init` makes the parameters."""
@@ -197,11 +197,11 @@ class Cross(nn.Module):
     def __call__(self, x: Float[Array, "b q d"], memory: Float[Array, "b n d"]) -> Float[Array, "b q d"]:
         width = x.shape[-1]
         dense = dict(dtype=self.dtype, kernel_init=transformer.init(width))
-        q = nn.Dense(width, name="q", **dense)(x)
-        k, v = jnp.split(nn.Dense(2 * width, name="kv", **dense)(memory), 2, axis=-1)
+        q = linear.Dense(width, name="q", **dense)(x)
+        k, v = jnp.split(linear.Dense(2 * width, name="kv", **dense)(memory), 2, axis=-1)
         q, k, v = (part.reshape(*part.shape[:2], self.heads, -1) for part in (q, k, v))
         out = attention.attend(q, k, v)
-        return nn.Dense(width, name="out", **dense)(out.reshape(x.shape))
+        return linear.Dense(width, name="out", **dense)(out.reshape(x.shape))
 
 
 class DecoderLayer(nn.Module):
@@ -240,13 +240,13 @@ class QueryDecoder(nn.Module):
         self, memory: Float[Array, "b n m"], queries: Float[Array, "q w"] | None = None, side: str = "image"
     ) -> Float[Array, "b q d"]:
         dense, norm = dict(dtype=self.dtype), dict(epsilon=1e-6, dtype=self.dtype)
-        memory = nn.Dense(self.width, kernel_init=transformer.init(memory.shape[-1]), name=side, **dense)(memory)
+        memory = linear.Dense(self.width, kernel_init=transformer.init(memory.shape[-1]), name=side, **dense)(memory)
         memory = nn.LayerNorm(name="norm_memory", **norm)(memory)
         if queries is None:
             x = self.param("learnt_queries", nn.initializers.normal(1.0), (self.learnt, self.width)).astype(self.dtype)
         else:
             init = transformer.init(queries.shape[-1])
-            x = nn.Dense(self.width, kernel_init=init, name="queries", **dense)(queries)
+            x = linear.Dense(self.width, kernel_init=init, name="queries", **dense)(queries)
         x = jnp.broadcast_to(x[None], (len(memory), *x.shape))
         layers = transformer.over_layers(DecoderLayer, self.depth, "none")
         x, _ = layers(self.heads, self.dtype, name="layers")(x, memory)

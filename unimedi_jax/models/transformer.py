@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 from jax import numpy as jnp
 
-from unimedi_jax.models import attention
+from unimedi_jax.models import attention, linear
 from unimedi_jax.typing import Array, Bool, Float
 
 
@@ -68,14 +68,14 @@ class Attention(nn.Module):
         if width % self.heads:
             raise ValueError(f"width {width} is not divisible by {self.heads} heads")
         dense = dict(dtype=self.dtype, kernel_init=init(width))
-        qkv = nn.Dense(3 * width, name="qkv", **dense)(x)
+        qkv = linear.Dense(3 * width, name="qkv", **dense)(x)
         q, k, v = jnp.moveaxis(qkv.reshape(batch, n, 3, self.heads, width // self.heads), 2, 0)
         if self.dropout and train:
             drop = nn.Dropout(self.dropout, deterministic=False)
             out = attention.plain(q, k, v, mask, drop)
         else:
             out = attention.attend(q, k, v, mask, self.kind)
-        out = nn.Dense(width, name="out", **dense)(out.reshape(batch, n, width))
+        out = linear.Dense(width, name="out", **dense)(out.reshape(batch, n, width))
         return out, self._cls_row(q, k) if self.scores else None
 
     def _cls_row(self, q: Array, k: Array) -> Float[Array, "b m"]:
@@ -94,6 +94,5 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         dense = dict(dtype=self.dtype, kernel_init=init(x.shape[-1]))
-        hidden = nn.Dense(self.hidden, name="fc1", **dense)(x)
-        # approximate=False: flax's default is the tanh form, ViT and BERT weights expect erf.
-        return nn.Dense(x.shape[-1], name="fc2", **dense)(nn.gelu(hidden, approximate=False))
+        hidden = linear.Dense(self.hidden, name="fc1", **dense)(x)
+        return linear.Dense(x.shape[-1], name="fc2", **dense)(linear.gelu(hidden))

@@ -7,7 +7,7 @@ import jax
 from jax import numpy as jnp
 
 from unimedi_jax import placement
-from unimedi_jax.models import attention, transformer
+from unimedi_jax.models import attention, linear, transformer
 from unimedi_jax.typing import Array, Bool, Float, Int
 
 EPSILON = 1e-6  # LayerNorm of ViT (timm)
@@ -122,8 +122,8 @@ class VisionTower(nn.Module):
             raise ValueError(f"position_init is one of {sorted(starts)}, not {self.position_init!r}")
         start = starts[self.position_init]
         dense = dict(dtype=self.dtype, kernel_init=init)
-        self.patch_2d = nn.Dense(width, **dense)
-        self.patch_3d = nn.Dense(width, **dense)
+        self.patch_2d = linear.Dense(width, **dense)
+        self.patch_3d = linear.Dense(width, **dense)
         image, volume = self.image_grid, self.volume_grid
         self.cls = self.param("cls", init, (width,))
         self.position_cls = self.param("position_cls", init, (width,))

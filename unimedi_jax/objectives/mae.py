@@ -21,7 +21,7 @@ import jax
 from jax import numpy as jnp
 
 from unimedi_jax import selection
-from unimedi_jax.models import transformer, unimedi, vision
+from unimedi_jax.models import linear, transformer, unimedi, vision
 from unimedi_jax.objectives import base, common, masked
 from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key, Params, PyTree
 
@@ -76,7 +76,7 @@ class Decoder(nn.Module):
     def __call__(self, name: str, x: Float[Array, "b m d"], place: Int[Array, "b n"]) -> Float[Array, "b n v"]:
         init = transformer.init(self.width)
         dense = dict(dtype=self.dtype, kernel_init=init)
-        x = nn.Dense(self.width, name="embed", **dense)(x)
+        x = linear.Dense(self.width, name="embed", **dense)(x)
         tokens = unshuffle(x[:, 1:], self.param("mask_token", init, (self.width,)), place)
         positions = vision.sincos(self.grids[name], self.width).reshape(1, -1, self.width)
         x = jnp.concatenate([x[:, :1], tokens + positions.astype(self.dtype)], axis=1)
@@ -85,7 +85,7 @@ class Decoder(nn.Module):
             attention=self.attention, remat=self.remat, name="trunk",
         )  # fmt: skip
         x, _, _ = trunk(x, False)
-        return nn.Dense(self.values[name], name=f"pixels_{name}", **dense)(x[:, 1:]).astype(jnp.float32)
+        return linear.Dense(self.values[name], name=f"pixels_{name}", **dense)(x[:, 1:]).astype(jnp.float32)
 
     def touch(self, patches: Float[Array, "b n d"], words: Float[Array, "b l w"]) -> None:
         """One call a modality, of one visible token, so that `init` makes the parameters."""

@@ -33,7 +33,7 @@ import jax
 from jax import numpy as jnp
 
 from unimedi_jax import losses
-from unimedi_jax.models import heads, transformer, unimedi, vision
+from unimedi_jax.models import heads, linear, transformer, unimedi, vision
 from unimedi_jax.objectives import base, common, masked, prior_losses
 from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key, Params, PyTree
 
@@ -198,7 +198,7 @@ class Local(nn.Module):
         use_memory: Bool[Array, ""],
     ) -> tuple[Regions, Sentences, Float[Array, "p e"]]:
         def dense(name: str, x: Array) -> Array:
-            return nn.Dense(self.width, dtype=self.dtype, kernel_init=transformer.init(x.shape[-1]), name=name)(x)
+            return linear.Dense(self.width, dtype=self.dtype, kernel_init=transformer.init(x.shape[-1]), name=name)(x)
 
         regions = dense("regions", patches)
         sentences = dense("sentences", words).astype(jnp.float32)
@@ -209,8 +209,8 @@ class Local(nn.Module):
         asked, told, said = (dense(f"sentence_{part}", used) for part in ("query", "key", "value"))
         shown = prior_losses.sigmoid_attention(asked, key, value, jnp.ones(regions.shape[:2], bool))
         regions_told = prior_losses.sigmoid_attention(query, told, said, real)
-        hidden = nn.Dense(self.width // 2, dtype=self.dtype, name="predictor1")
-        out = nn.Dense(self.width, dtype=self.dtype, name="predictor2")
+        hidden = linear.Dense(self.width // 2, dtype=self.dtype, name="predictor1")
+        out = linear.Dense(self.width, dtype=self.dtype, name="predictor2")
         predicted = (out(nn.relu(hidden(x))) for x in (regions, regions_told.astype(self.dtype)))
         return (
             Regions(regions, regions_told, *predicted),
@@ -234,8 +234,8 @@ class Pixels(nn.Module):
     def __call__(self, regions: Float[Array, "b n e"], told: Float[Array, "b n e"]) -> Float[Array, "b n v"]:
         x = jnp.concatenate([regions.astype(self.dtype), told.astype(self.dtype)], axis=-1)
         init = transformer.init(x.shape[-1])
-        x = nn.gelu(nn.Dense(regions.shape[-1], dtype=self.dtype, kernel_init=init, name="fc1")(x), approximate=False)
-        return nn.Dense(self.pixels, dtype=self.dtype, kernel_init=init, name="fc2")(x)
+        x = linear.gelu(linear.Dense(regions.shape[-1], dtype=self.dtype, kernel_init=init, name="fc1")(x))
+        return linear.Dense(self.pixels, dtype=self.dtype, kernel_init=init, name="fc2")(x)
 
     def touch(self, patches: Float[Array, "b n d"], words: Float[Array, "b l w"]) -> None:
         """One call, so that `init` makes the parameters."""
