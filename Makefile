@@ -10,8 +10,6 @@ BIN := .venv/bin
 
 .PHONY: pretrain test aot clean
 
-# Large pages: XLA's arrays are new memory in every step, and small pages cost a tenth of its time.
-pretrain: export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
 pretrain: .venv/run.txt
 	$(BIN)/python main.py --config=configs/pretrain.py:demo $(ARGS)
 

@@ -57,6 +57,7 @@ SYSTEMS = {
             "temperature_warmup_steps": 0,
             "centre_momentum": 0.9,
         },
+        "evals": {"network": "teacher"},
         **BLIND,
     },
     "mocov3": {
@@ -87,7 +88,7 @@ SYSTEMS = {
         "objective": {
             "name": "unimiss",
             **VIEWS,
-            "crop_scale": (0.4, 1.0),
+            "crop_scale": (0.14, 1.0),
             "student_temperature": 0.1,
             "teacher_temperature": (0.04, 0.04),
             "temperature_warmup_steps": 0,
@@ -101,14 +102,14 @@ SYSTEMS = {
         "objective": {
             "name": "joint",
             **VIEWS,
-            "crop_scale": (0.4, 1.0),
+            "crop_scale": (0.14, 1.0),
             "prototypes": 512,
             "temperature": 0.1,
             "epsilon": 0.05,
             "iterations": 3,
             "slices": 4,
             "hidden_slices": 1,
-            "layers": 2,
+            "layers": 4,
             "weight_intra": 1.0,
             "weight_inter": 1.0,
             "weight_hidden": 1.0,
@@ -155,7 +156,7 @@ SYSTEMS = {
             "memory_temperature": 0.9,
             "channel_dropout": 0.5,
             "depth": 8,
-            "attention_heads": 4,
+            "attention_heads": 12,
             "memory_from": 0,  # the authors: after 20 of 150 epochs
             "reconstruct_from": 0,  # after 50
             "weight_vl": 10.0,
@@ -165,7 +166,8 @@ SYSTEMS = {
             "weight_pixels": 1.0,
             "weight_generated": 10.0,
             "weight_shares": 1.0,
-        }
+        },
+        "input": {"shuffle_sentences": True},
     },
     "medklip": {
         "objective": {
@@ -210,7 +212,12 @@ SYSTEMS = {
 
 
 _LIGHT = {"decoder_width": 64, "decoder_depth": 2, "decoder_heads": 4}
-_SMALLER = {"mae": _LIGHT, "mrm": _LIGHT}  # of the objective, in the demo
+_SMALLER = {
+    "mae": _LIGHT,
+    "mrm": _LIGHT,
+    "prior": {"attention_heads": 4},
+    "joint": {"layers": 2},
+}  # of the objective, in the demo
 
 
 def changes(*, small: bool) -> dict[str, dict]:

@@ -118,3 +118,13 @@ def test_half_precision_arithmetic_keeps_float32_results() -> None:
         found, variables = head.init_with_output(jax.random.key(0), x)
         assert found.dtype == jnp.float32
         assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+
+
+def test_a_scale_above_its_cap_is_cut_and_may_come_back() -> None:
+    scale = heads.Scale(10.0, 100.0)
+    for log, expected in ((2.0, np.exp(2.0)), (7.0, 100.0)):
+        params = {"params": {"log": jnp.float32(log)}}
+        value, slope = jax.value_and_grad(lambda params: scale.apply(params))(params)
+        np.testing.assert_allclose([value, slope["params"]["log"]], expected, rtol=1e-5)
+    endless = heads.Scale(10.0, np.inf)
+    np.testing.assert_allclose(endless.apply({"params": {"log": jnp.float32(7.0)}}), np.exp(7.0), rtol=1e-5)

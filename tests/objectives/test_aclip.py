@@ -111,7 +111,9 @@ def test_linear_projections_and_a_fixed_temperature(small, random_tree, make_bat
     assert stats == {"batch_stats": {}}
 
 
-@pytest.mark.parametrize("settings", [{"mask_ratio": 1.0}, {"mask_ratio": -0.1}, {"mask_block": 0}])
+@pytest.mark.parametrize(
+    "settings", [{"mask_ratio": 1.0}, {"mask_ratio": -0.1}, {"mask_block": 0}, {"simclr_temperature": 0.0}]
+)
 def test_settings_that_make_no_sense_are_refused(settings: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         Objective(**settings)

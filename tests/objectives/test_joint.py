@@ -81,6 +81,15 @@ def test_hidden_slices_tell_their_place_and_nothing_else(random_tree) -> None:
         np.testing.assert_allclose(a if a.ndim == 2 else a[:, order], b, atol=1e-5)
 
 
+def test_all_slices_of_a_view_share_box_and_light() -> None:
+    """Equal slices of a volume stay equal; those of another view do not."""
+    one = jnp.asarray(np.random.default_rng(0).uniform(-0.5, 0.5, (2, 1, 16, 16)), jnp.float32)
+    slices = jnp.repeat(one, 3, axis=1)
+    views = Objective(noise=0.0).views_of_slices(jax.random.key(0), slices).reshape(2, 3, 2, 16, 16)
+    np.testing.assert_allclose(views[:, 1:], views[:, :-1], atol=1e-6)
+    assert float(jnp.abs(views[:, 0, 0] - views[:, 0, 1]).max()) > 0.1
+
+
 def test_so_many_are_hidden_in_each_row() -> None:
     hidden = np.asarray(joint._choose(jax.random.key(0), (50, 4), 2))
     np.testing.assert_array_equal(hidden.sum(axis=1), 2)

@@ -41,6 +41,12 @@ def test_as_many_runs_as_tokens_are_the_tokens(draw) -> None:
     assert (np.asarray(real) == mask).all()
 
 
+def test_the_marks_of_a_report_are_no_part_of_its_sentences() -> None:
+    mask = jnp.array([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0]], bool)
+    found = np.asarray(prior_losses.inner(mask))
+    np.testing.assert_array_equal(found, [[0, 1, 1, 0, 0], [0] * 5, [0] * 5, [0] * 5])
+
+
 def test_mixtures_are_torch_s_gumbel_softmax(draw) -> None:
     sentences, memory, noise = draw(2, 3, 4), draw(6, 4), draw(2, 3, 6)
 
@@ -186,7 +192,10 @@ def test_memory_and_reconstruction_wait_for_their_steps(run) -> None:
     assert [tuple(map(bool, both)) for both in moved] == [(False, False), (True, False), (True, True)]
 
 
-@pytest.mark.parametrize("wrong", [{"channel_dropout": 1.0}, {"sentences": 0}, {"temperature": 0.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"channel_dropout": 1.0}, {"sentences": 0}, {"temperature": 0.0}, {"reconstruct_from": 3, "memory_from": 4}],
+)
 def test_wrong_settings_are_refused(wrong: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         prior.Objective(**wrong)

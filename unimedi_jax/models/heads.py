@@ -163,7 +163,9 @@ class Scale(nn.Module):
     @nn.compact
     def __call__(self) -> Float[Array, ""]:
         log = self.param("log", nn.initializers.constant(jnp.log(self.start)), ())
-        return jnp.minimum(jnp.exp(log), self.most)
+        # The excess is taken off, not cut: a cut has no gradient, and one step too far would hold it there for good.
+        excess = jnp.maximum(log - jnp.log(self.most), 0)
+        return jnp.exp(log - jax.lax.stop_gradient(excess))
 
     def touch(self, patches: Float[Array, "b n d"], words: Float[Array, "b l w"]) -> None:
         """One call, so that `init` makes the parameters."""

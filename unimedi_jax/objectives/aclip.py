@@ -72,6 +72,9 @@ class Objective(crops.Settings, base.Objective):
         super().__post_init__()
         if not 0 <= self.mask_ratio < 1:
             raise ValueError(f"mask_ratio is at least 0 and below 1, not {self.mask_ratio}")
+        for name in ("temperature", "simclr_temperature"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is above 0, not {getattr(self, name)}")
         if self.mask_block < 1:
             raise ValueError(f"mask_block is at least 1, not {self.mask_block}")
 

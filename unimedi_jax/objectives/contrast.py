@@ -24,6 +24,10 @@ class Objective(base.Objective):
     learn_temperature: bool = False
     image_weight: float = 0.5  # of image to report; the rest is of report to image
 
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError(f"temperature is above 0, not {self.temperature}")
+
     def heads(self, model: unimedi.UniMedI) -> dict[str, nn.Module]:
         """The temperature, where it is learnt."""
         return {"scale": heads.Scale(1 / self.temperature)} if self.learn_temperature else {}

@@ -5,9 +5,10 @@ appendix C, multi-crop, centring and sharpening, the EMA teacher on backbone and
 
 Otherwise than there: both modalities are in a batch, a CT as its volume's tokens, with views cut in three dimensions.
 Each modality has a centre of its own, as the mean of a mixed batch would let all CTs share one prototype. Views are
-never mirrored and not blurred (`crops`). Two small views by default, where the paper has up to ten. There is no
-stochastic depth, and the weight decay is constant. Two views of one size are one pass: student and teacher on the large
-ones, student on the small ones.
+never mirrored and not blurred (`crops`). Two small views by default, where the paper has up to ten. The teacher's
+temperature stays at 0.04, as by default in the authors' code; the paper warms it up to 0.07. There is no stochastic
+depth, and the weight decay is constant. Its teacher is what is evaluated, as in the paper. Two views of one size are
+one pass: student and teacher on the large ones, student on the small ones.
 """
 
 import dataclasses
@@ -50,6 +51,13 @@ class Settings(crops.Settings, base.Objective):
     teacher_temperature: tuple[float, float] = (0.04, 0.04)  # start and end of the warm-up
     temperature_warmup_steps: int = 0
     centre_momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.student_temperature, *self.teacher_temperature) <= 0:
+            raise ValueError("student_temperature and teacher_temperature are above 0")
+        if not 0 <= self.centre_momentum < 1:
+            raise ValueError(f"centre_momentum is at least 0 and below 1, not {self.centre_momentum}")
 
     teacher: ClassVar[tuple[str, ...]] = ("vision", "head_cls")
     reads: ClassVar[bool] = False

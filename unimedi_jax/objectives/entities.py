@@ -30,8 +30,9 @@ def find(text: Int[Array, "b l"], mask: Bool[Array, "b l"], vocab_size: int, cou
     """The `count` tokens whose presence in a report of the batch is the least foreseeable."""
     rows = jnp.arange(len(text))[:, None]
     held = jnp.zeros((len(text), vocab_size), jnp.uint8).at[rows, text].max(mask.astype(jnp.uint8))
-    share = jnp.mean(held.astype(jnp.float32), axis=0)
-    uncertain, ids = jax.lax.top_k(share * (1 - share), count)
+    # Whole numbers: a token that all hold, as [CLS], is at 0 without rounding.
+    holders = jnp.sum(held, axis=0, dtype=jnp.int32)
+    uncertain, ids = jax.lax.top_k(holders * (len(text) - holders), count)
     return Entities(ids, held[:, ids] > 0, uncertain > 0)
 
 
@@ -45,10 +46,12 @@ def check(count: int, model: unimedi.UniMedI) -> None:
         raise ValueError(f"entities={count}, but the vocabulary has {model.report.vocab_size} tokens")
 
 
-def encode(params: Params, ids: Int[Array, " q"], *, model: unimedi.UniMedI) -> Float[Array, "q w"]:
-    """Each entity as the report tower reads it: a report of that one word."""
-    alone = jnp.ones((len(ids), 1), bool)
-    return model.apply({"params": params}, ids[:, None], alone, method="read")
+def encode(
+    params: Params, ids: Int[Array, " q"], start: Int[Array, ""], *, model: unimedi.UniMedI
+) -> Float[Array, "q w"]:
+    """Each entity as the report tower reads it: a report of that one word behind [CLS], whose id is `start`."""
+    alone = jnp.stack([jnp.full_like(ids, start), ids], axis=1)
+    return model.apply({"params": params}, alone, jnp.ones(alone.shape, bool), method="read")
 
 
 def mentions(

@@ -13,7 +13,8 @@ volume tokens, and without this T_3D would learn nothing. The transformer has pl
 is told each slice's place. A few random slices stand for all, resized to the films' size. Vectors go through DINO's
 head, whose prototypes are of unit length, as SwAV's are, and which has no BatchNorm. The assignments are balanced over
 the samples of one modality and view, not over films and slices together, and there is no queue: 512 prototypes, not
-3000. Views: see `crops`.
+3000. Of four slices one is hidden (a tenth of all in the authors' code), and there are no small views. Views: see
+`crops`.
 """
 
 import dataclasses
@@ -94,13 +95,14 @@ class OverSlices(nn.Module):
 class Objective(crops.Settings, base.Objective):
     """Clusters within 2D, clusters between slices and volume, hidden slices."""
 
+    crop_scale: tuple[float, float] = (0.14, 1.0)
     prototypes: int = 512  # of each of the two sets
     temperature: float = 0.1
     epsilon: float = 0.05  # of Sinkhorn: how soft the assignments are
     iterations: int = 3
     slices: int = 4  # of a volume
     hidden_slices: int = 1  # of them, hidden from the transformer
-    layers: int = 2  # of the transformer over slices
+    layers: int = 4  # of the transformer over slices
     weight_intra: float = 1.0
     weight_inter: float = 1.0
     weight_hidden: float = 1.0
@@ -159,7 +161,7 @@ class Objective(crops.Settings, base.Objective):
         keys = common.keys(key, "slices", "slice views", "views", "hidden")
         taken, where = crops.slices(keys["slices"], x, self.slices, crops.size_of("xray", model=model)[0])
         batch, count = where.shape
-        seen = self.see(keys["slice views"], params, taken.reshape(-1, *taken.shape[2:]), model=model)
+        seen = crops.see(params, self.views_of_slices(keys["slice views"], taken), model=model)
         intra = self.clusters("intra", params, seen, model=model).reshape(batch, count).mean(axis=1)
         # Each view of the slices by itself: (b s) 2 d to (b 2) s d.
         seen = seen.reshape(batch, count, 2, -1).swapaxes(1, 2).reshape(2 * batch, count, -1)
@@ -178,6 +180,16 @@ class Objective(crops.Settings, base.Objective):
         """CLS of two random views of films, slices or volumes."""
         views = crops.crop(key, x, 2, x.shape[1:], self.crop_scale, self)
         return crops.see(params, views.images, model=model)
+
+    def views_of_slices(self, key: Key[Array, ""], slices: Float[Array, "b s y x"]) -> Float[Array, "bs 2 y x"]:
+        """Two views of each slice; in a view all slices of a volume share box, contrast and brightness."""
+        keys = common.keys(key, "boxes", "light")
+        batch, count, *plane = slices.shape
+        boxes = crops.draw(keys["boxes"], (batch, 2), 2, self.crop_scale, self.crop_aspect)
+        boxes = (jnp.repeat(x, count, axis=0) for x in boxes)
+        images = crops.cut(slices.reshape(-1, *plane), *boxes, tuple(plane)).reshape(batch, count, 2, *plane)
+        images = crops.relight(keys["light"], images.swapaxes(1, 2), self).swapaxes(1, 2)
+        return images.reshape(batch * count, 2, *plane)
 
     def clusters(
         self, head: str, params: Params, views: Float[Array, "b c d"], *, model: unimedi.UniMedI

@@ -69,8 +69,9 @@ class Objective(base.Objective):
         model: unimedi.UniMedI,
     ) -> base.Loss:
         """Every image of the batch against every report, and every entity asked of both."""
-        found = entities.find(*common.reports(batch), model.report.vocab_size, self.entities)
-        queries = entities.encode(params, found.ids, model=model)
+        text, mask = common.reports(batch)
+        found = entities.find(text, mask, model.report.vocab_size, self.entities)
+        queries = entities.encode(params, found.ids, text[0, 0], model=model)
         seen, read, z_image, z_text, batch_stats = common.pair(params, stats, batch, key, model=model)
         report = read.vector
 

@@ -73,7 +73,7 @@ class Objective(base.Objective):
         """Every entity asked of every image, and told by every report."""
         text, mask = common.reports(batch)
         found = entities.find(text, mask, model.report.vocab_size, self.entities)
-        queries = entities.encode(params, found.ids, model=model)
+        queries = entities.encode(params, found.ids, text[0, 0], model=model)
         seen = common.see(params, batch, model=model)
         answers = jnp.concatenate(
             [common.through("decoder", params, view.patches, queries, model=model) for view in seen.values()]

@@ -10,14 +10,17 @@ report's prototypes from the image by a decoder with 16 learnt queries, in no or
 with the sentences (L1), and the memory's shares are compared for each pair (Kullback-Leibler).
 
 Deviations, from the paper or the authors' code:
-- sentences: a batch says nothing of full stops. `sentences` equal runs of the report's tokens stand for them, each the
-  mean of the token vectors; as many as a report has tokens make every token its own. Long reports are not cut;
+- sentences: a batch says nothing of full stops. `sentences` equal runs of the report's tokens between [CLS] and [SEP]
+  stand for them, each the mean of the token vectors; as many as a report has tokens make every token its own. Long
+  reports are not cut;
 - the global contrast is of CLS and the report tower's vector through `config.model.projection`, which evaluation knows;
   the authors pool regions and prototypes by attention. With that goes the contrast of the generated prototypes, pooled,
   against the report;
 - the pixels of a patch come from its own region by two dense layers; the authors' five-block convolutional decoder
   looks around. The decoder of prototypes is the pre-norm one of `models.heads`; theirs is BERT's, of as many layers;
-- mixtures and shares are targets of the generation without gradient: the memory follows the reports alone;
+- what is generated has targets without gradient, the mixtures and their shares; the memory, with which its own shares
+  are taken, learns from them, as in the authors' code;
+- means over a report's sentences, then over reports, where the authors' are over all sentences of the batch;
 - the authors' three stages (20, 30 and 100 epochs: alignment of sentences; with the memory; with CCR) are
   `memory_from` and `reconstruct_from`, in steps; at 0 all begins together, with the weights of the third stage (10 for
   the global contrast, 1 before). The temperatures may not fall below 0.001, theirs have no bound.
@@ -48,7 +51,7 @@ class Objective(base.Objective):
     memory_temperature: float = 0.9  # of the Gumbel softmax
     channel_dropout: float = 0.5  # of the regions that pixels are rebuilt from
     depth: int = 8  # of the decoder of prototypes
-    attention_heads: int = 4
+    attention_heads: int = 12
     memory_from: int = 0  # step from which prototypes take the place of sentences
     reconstruct_from: int = 0  # step from which CCR counts
     weight_vl: float = 10.0
@@ -66,6 +69,8 @@ class Objective(base.Objective):
             raise ValueError(f"channel_dropout is at least 0 and below 1, not {self.channel_dropout}")
         if min(self.sentences, self.prototypes, self.depth) < 1:
             raise ValueError("sentences, prototypes and depth are at least 1")
+        if self.reconstruct_from < self.memory_from:
+            raise ValueError("reconstruct_from is at least memory_from: what is generated are mixtures of the memory")
 
     def heads(self, model: unimedi.UniMedI) -> dict[str, nn.Module]:
         """Local alignment with the memory, the decoders, and both temperatures. All as wide as the vision tower."""
@@ -95,7 +100,8 @@ class Objective(base.Objective):
         seen, read, z_image, z_text, batch_stats = common.pair(params, stats, batch, keys["dropout"], model=model)
         scale = common.through("scale", params, model=model)
         contrasted = losses.contrastive(z_image, z_text, 1 / scale).mean(axis=0)
-        sentences, real = prior_losses.runs(read.words, common.reports(batch)[1], self.sentences)
+        inner = prior_losses.inner(common.reports(batch)[1])
+        sentences, real = prior_losses.runs(read.words, inner, self.sentences)
         local, told = self._align(params, batch, seen, sentences, real, keys, step, model=model)
         parts = {
             "vl": common.by_modality(contrasted, batch),

@@ -9,6 +9,12 @@ from unimedi_jax.objectives import masked
 from unimedi_jax.typing import Array, Bool, Float
 
 
+def inner(mask: Bool[Array, "b l"]) -> Bool[Array, "b l"]:
+    """Each report's tokens without the first and the last, [CLS] and [SEP]."""
+    place = jnp.cumsum(mask, axis=1)
+    return mask & (place > 1) & (place < jnp.sum(mask, axis=1, keepdims=True))
+
+
 def runs(
     words: Float[Array, "b l w"], mask: Bool[Array, "b l"], count: int
 ) -> tuple[Float[Array, "b s w"], Bool[Array, "b s"]]:

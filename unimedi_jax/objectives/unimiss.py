@@ -26,6 +26,7 @@ from unimedi_jax.typing import Array, Batch, Float, Int, Key, Params, PyTree
 class Objective(dino.Settings):
     """Films, volumes, and volumes with their slices."""
 
+    crop_scale: tuple[float, float] = (0.14, 1.0)
     slices: int = 4  # of each view of a volume
     weight_slices: float = 1.0  # of each of the three terms with slices
 
