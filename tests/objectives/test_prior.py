@@ -140,7 +140,7 @@ def test_divergence_is_torch_s(draw) -> None:
     np.testing.assert_allclose(divergence(target, target + 3), 0, atol=1e-5)
 
 
-LATE = prior.Objective(sentences=4, prototypes=6, depth=1, memory_from=5, reconstruct_from=9)
+LATE = prior.Objective(sentences=4, prototypes=6, depth=1, attention_heads=4, memory_from=5, reconstruct_from=9)
 
 
 @pytest.fixture(scope="module")
