@@ -56,7 +56,7 @@ def test_a_mixed_batch_trains_everything(run, model, make_batch) -> None:
 
 
 def test_one_network_is_asked_of_images_and_of_reports(run, model, params, make_batch) -> None:
-    """Both losses again, from the parts: each entity, read as a report of one word, asked of either side."""
+    """Both losses again, from the parts: each entity, read as a word behind [CLS], asked of either side."""
     batch = make_batch(model, 4, 0)
     metrics = run(batch)[1][0]
     text, mask = common.reports(batch)
@@ -68,7 +68,7 @@ def test_one_network_is_asked_of_images_and_of_reports(run, model, params, make_
 
         found = entities.find(text, mask, 50, 6)
         queries = jnp.concatenate(
-            [apply(token.reshape(1, 1), jnp.ones((1, 1), bool), method="read") for token in found.ids]
+            [apply(jnp.stack([text[0, 0], token])[None], jnp.ones((1, 2), bool), method="read") for token in found.ids]
         )
         patches = apply(apply(batch["xray"]["tokens"], method="embed_xray"), method="encode").patches
         report = apply(text, mask, method="read")[:, None]
