@@ -212,12 +212,13 @@ SYSTEMS = {
 
 
 _LIGHT = {"decoder_width": 64, "decoder_depth": 2, "decoder_heads": 4}
+# Of the objective, in the demo.
 _SMALLER = {
     "mae": _LIGHT,
     "mrm": _LIGHT,
     "prior": {"attention_heads": 4},
     "joint": {"layers": 2},
-}  # of the objective, in the demo
+}
 
 
 def changes(*, small: bool) -> dict[str, dict]:

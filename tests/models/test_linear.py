@@ -60,6 +60,6 @@ def test_gelu_equals_pytorch(dtype: jnp.dtype) -> None:
     expected.sum().backward()
     value, slope = linear.gelu(x), jax.grad(lambda x: jnp.sum(linear.gelu(x).astype(jnp.float32)))(x)
     assert value.dtype == dtype
-    near = dict(rtol=1e-6, atol=1e-6) if dtype == jnp.float32 else dict(rtol=0.02, atol=0.02)
+    near = dict(rtol=1e-6, atol=1e-6) if dtype == jnp.float32 else dict(rtol=2**-8, atol=1e-6)
     np.testing.assert_allclose(np.asarray(value, np.float32), expected.detach().numpy(), **near)
     np.testing.assert_allclose(np.asarray(slope, np.float32), other.grad.numpy(), **near)

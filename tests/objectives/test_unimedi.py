@@ -369,3 +369,11 @@ def test_the_teachers_temperature_warms_up(warmup: int, step: int, patch: float)
 def test_settings_that_do_not_exist_are_refused(settings: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         Objective(**settings)
+
+
+def test_mask_tokens_that_hide_nothing_are_refused(make_tiny) -> None:
+    """At a ratio of 0, and at one too small for a single token; nothing is compiled for it."""
+    for ratio in (0.0, 1e-4):
+        with pytest.raises(ValueError, match="mask_ratio"):
+            make_tiny(objective=Objective(mask_mode="mask_token", mask_ratio=ratio))
+    make_tiny(objective=Objective(mask_mode="drop", mask_ratio=0.0))

@@ -15,8 +15,8 @@ from unimedi_jax.typing import Array, Float
 def product(x: Float[Array, "*b n"], kernel: Float[Array, "n m"]) -> Float[Array, "*b m"]:
     """x @ kernel; on CPUs the kernel's gradient is a product of two matrices, whatever axes the rows of x have.
 
-    Over several axes of rows XLA's compiler for CPUs copies both sides into another order first, and a layer takes
-    twice the time. On TPUs it is making the rows one axis that copies.
+    Over several axes of rows XLA's compiler for CPUs copies both sides into another order first. On TPUs it is making
+    the rows one axis that copies.
     """
     return x @ kernel
 

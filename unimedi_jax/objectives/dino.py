@@ -52,16 +52,16 @@ class Settings(crops.Settings, base.Objective):
     temperature_warmup_steps: int = 0
     centre_momentum: float = 0.9
 
+    teacher: ClassVar[tuple[str, ...]] = ("vision", "head_cls")
+    reads: ClassVar[bool] = False
+    aligned: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if min(self.student_temperature, *self.teacher_temperature) <= 0:
             raise ValueError("student_temperature and teacher_temperature are above 0")
         if not 0 <= self.centre_momentum < 1:
             raise ValueError(f"centre_momentum is at least 0 and below 1, not {self.centre_momentum}")
-
-    teacher: ClassVar[tuple[str, ...]] = ("vision", "head_cls")
-    reads: ClassVar[bool] = False
-    aligned: ClassVar[bool] = False
 
     def heads(self, model: unimedi.UniMedI) -> dict[str, nn.Module]:
         """DINO's prototypes for CLS."""

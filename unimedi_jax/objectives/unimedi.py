@@ -1,12 +1,13 @@
 """UniMedI's objective: one batch to one loss. Read `unimedi_loss` first, it is the method on one screen."""
 
 import dataclasses
+import math
 from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 from jax import numpy as jnp
 
-from unimedi_jax import losses
+from unimedi_jax import losses, selection
 from unimedi_jax.metrics import Mean
 from unimedi_jax.models import heads, unimedi
 from unimedi_jax.objectives import base, common, views
@@ -35,7 +36,14 @@ class Objective(Settings, base.Objective):
     teacher: ClassVar[tuple[str, ...]] = ("vision", "head_cls", "head_patch")  # the visual side; reports have none
 
     def heads(self, model: unimedi.UniMedI) -> dict[str, nn.Module]:
-        """DINO's prototypes for CLS and for patches."""
+        """DINO's prototypes for CLS and for patches.
+
+        Raises:
+            ValueError: mask tokens are to be compared where none stands.
+        """
+        tokens = min(math.prod(model.vision.image_grid), math.prod(model.volume_grid))
+        if self.mask_mode == "mask_token" and selection.kept(tokens, self.mask_ratio) == tokens:
+            raise ValueError(f"mask_ratio={self.mask_ratio} hides none of {tokens} tokens, which mask_token compares")
         size, dtype = model.head_sizes, model.vision.dtype
         return {
             "cls": heads.DinoHead(size.prototypes_cls, size.hidden, size.bottleneck, dtype),

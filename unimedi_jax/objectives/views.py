@@ -120,8 +120,6 @@ def _compared(keep: Int[Array, "b k"], length: int, *, objective: Settings) -> I
     """Where the patch loss looks: at the kept tokens, or with mask tokens at all others (iBOT)."""
     if objective.mask_mode == "drop":
         return keep
-    if keep.shape[1] == length:
-        raise ValueError(f"mask_ratio={objective.mask_ratio} hides none of {length} tokens, which mask_token compares")
     return selection.top(_hidden(keep, length).astype(jnp.float32), length - keep.shape[1])
 
 
