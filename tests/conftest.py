@@ -1,6 +1,7 @@
 """Settings that must stand before jax is imported, and the tiny model most tests share."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -34,6 +35,8 @@ from jax import numpy as jnp  # noqa: E402
 from unimedi_jax.models import sizes, unimedi  # noqa: E402
 from unimedi_jax.objectives.unimedi import Objective  # noqa: E402
 
+gc.freeze()  # what has been imported stays
+gc.set_threshold(50_000, 20, 20)  # traces are many small objects: a tenth of the suite's time went into looking at them
 flags.FLAGS(["pytest"])
 hypothesis.settings.register_profile("proof", database=None, deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("proof")

@@ -45,8 +45,9 @@ def test_blocks_of_an_xray_keep_25_of_49() -> None:
 
 
 def test_blocks_must_divide_the_grid() -> None:
-    with pytest.raises(ValueError, match="blocks of 2"):
-        selection.top_blocks(jnp.ones((1, 35)), (5, 7), 2, 3)
+    with pytest.raises(ValueError, match="mask_block=2"):
+        selection.check_blocks((6, 7), 2)
+    selection.check_blocks((6, 8), 2)
 
 
 @pytest.mark.parametrize("tokens", [1, 10, 16, 49, 196, 512, 904, 1885])

@@ -29,12 +29,16 @@ def top_blocks(scores: Float[Array, "b n"], cells: tuple[int, int], block: int, 
     A block's score is the mean over its tokens. Returns sorted token indices, m = count * block**2.
     """
     rows, columns = cells
-    if rows % block or columns % block:
-        raise ValueError(f"a grid of {cells} tokens does not divide into blocks of {block}")
     token = jnp.arange(rows * columns).reshape(rows // block, block, columns // block, block)
     token = token.transpose(0, 2, 1, 3).reshape(-1, block * block)
     best = top(jnp.mean(scores[:, token], axis=-1), count)
     return jnp.sort(token[best].reshape(scores.shape[0], -1), axis=-1)
+
+
+def check_blocks(cells: tuple[int, int], block: int) -> None:
+    """Raises ValueError where a grid of tokens does not divide into blocks of `mask_block`."""
+    if any(count % block for count in cells):
+        raise ValueError(f"mask_block={block} does not divide a film's grid of {cells[0]} x {cells[1]} tokens")
 
 
 def kept(tokens: int, mask_ratio: float) -> int:

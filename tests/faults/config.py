@@ -81,23 +81,23 @@ def _note_ids(path: pathlib.Path) -> None:
 
 
 def _fill_disk(save: int) -> None:
-    finalize, count = ocp.StandardCheckpointHandler.finalize, []
+    finalize, count = ocp.PyTreeCheckpointHandler.finalize, []
 
-    def full(self: ocp.StandardCheckpointHandler, directory: object) -> None:
+    def full(self: ocp.PyTreeCheckpointHandler, directory: object) -> None:
         count.append(directory)
         if len(count) >= save:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finalize(self, directory)
 
-    ocp.StandardCheckpointHandler.finalize = full
+    ocp.PyTreeCheckpointHandler.finalize = full
 
 
 def _slow_save(seconds: float) -> None:
-    finalize = ocp.StandardCheckpointHandler.finalize
+    finalize = ocp.PyTreeCheckpointHandler.finalize
 
-    def slow(self: ocp.StandardCheckpointHandler, directory: object) -> None:
+    def slow(self: ocp.PyTreeCheckpointHandler, directory: object) -> None:
         logging.getLogger("unimedi_jax.faults").warning("writing a checkpoint")
         time.sleep(seconds)
         finalize(self, directory)
 
-    ocp.StandardCheckpointHandler.finalize = slow
+    ocp.PyTreeCheckpointHandler.finalize = slow

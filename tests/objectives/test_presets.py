@@ -39,6 +39,12 @@ def test_the_step_takes_shape_in_the_small_run(name: str) -> None:
     assert state.teacher.keys() == set(what.objective.teacher)
 
 
+@pytest.mark.parametrize("name", ["unimedi", "aclip"])
+def test_blocks_of_tokens_that_do_not_fit_are_refused_before_a_step_is_traced(tiny, name: str) -> None:
+    with pytest.raises(ValueError, match="mask_block=3 does not divide a film's grid of 4 x 4"):
+        objectives.make(name, mask_block=3).heads(tiny)
+
+
 def test_one_system_a_run() -> None:
     for words in ("mae,clip", "demo,clip,no_slices"):
         with pytest.raises(ValueError, match="one system, with or without xray_only or ct_only"):

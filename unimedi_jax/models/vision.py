@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import numpy as np
 from jax import numpy as jnp
 
 from unimedi_jax import placement
@@ -13,23 +14,24 @@ from unimedi_jax.typing import Array, Bool, Float, Int
 EPSILON = 1e-6  # LayerNorm of ViT (timm)
 
 
-def sincos(grid: tuple[int, ...], width: int, longest: float = 100.0) -> Float[Array, "*grid d"]:
+def sincos(grid: tuple[int, ...], width: int, longest: float = 100.0) -> Float[np.ndarray, "*grid d"]:
     """Sines and cosines of the position along each axis, in equal shares of the width (MoCo v3, arXiv 2104.02057).
 
     Neighbours start alike and distances are told apart, which small noise has to learn first. Periods run from 2 pi
     to 2 pi `longest` cells. What does not divide over the axes stays zero.
     """
     count = width // (2 * len(grid))
-    frequencies = longest ** -(jnp.arange(count) / count)
+    frequencies = longest ** -(np.arange(count) / count)
     parts = []
     for axis, cells in enumerate(grid):
-        angles = jnp.outer(jnp.arange(cells), frequencies)
-        waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
+        angles = np.outer(np.arange(cells), frequencies)
+        waves = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
         shape = [1] * len(grid) + [2 * count]
         shape[axis] = cells
-        parts.append(jnp.broadcast_to(waves.reshape(shape), (*grid, 2 * count)))
-    table = jnp.concatenate(parts, axis=-1)
-    return jnp.pad(table, [(0, 0)] * len(grid) + [(0, width - table.shape[-1])])
+        parts.append(np.broadcast_to(waves.reshape(shape), (*grid, 2 * count)))
+    table = np.concatenate(parts, axis=-1)
+    # Not traced: Flax makes a parameter's initial value at every application, to check its shape.
+    return np.pad(table, [(0, 0)] * len(grid) + [(0, width - table.shape[-1])]).astype(np.float32)
 
 
 class Encoded(NamedTuple):
@@ -115,7 +117,7 @@ class VisionTower(nn.Module):
     def setup(self) -> None:
         width = self.width
         init = transformer.init(width)
-        starts = {"normal": init, "sincos": lambda _, shape: sincos(shape[:-1], width)}
+        starts = {"normal": init, "sincos": lambda _, shape: jnp.asarray(sincos(shape[:-1], width))}
         if self.attention not in attention.KINDS:
             raise ValueError(f"attention is one of {', '.join(attention.KINDS)}, not {self.attention!r}")
         if self.position_init not in starts:

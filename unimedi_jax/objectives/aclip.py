@@ -79,7 +79,12 @@ class Objective(crops.Settings, base.Objective):
             raise ValueError(f"mask_block is at least 1, not {self.mask_block}")
 
     def heads(self, model: unimedi.UniMedI) -> dict[str, nn.Module]:
-        """BYOL's projector and predictor, SimCLR's projector, and the temperature, where it is learnt."""
+        """BYOL's projector and predictor, SimCLR's projector, and the temperature, where it is learnt.
+
+        Raises:
+            ValueError: blocks do not divide a film.
+        """
+        selection.check_blocks(model.vision.image_grid, self.mask_block)
         hidden, out, dtype = model.head_sizes.hidden, model.head_sizes.bottleneck, model.vision.dtype
         made = {
             "projector": heads.NormedMlp((hidden, out), dtype=dtype),

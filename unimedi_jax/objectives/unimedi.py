@@ -39,8 +39,9 @@ class Objective(Settings, base.Objective):
         """DINO's prototypes for CLS and for patches.
 
         Raises:
-            ValueError: mask tokens are to be compared where none stands.
+            ValueError: mask tokens are to be compared where none stands, or blocks do not divide a film.
         """
+        selection.check_blocks(model.vision.image_grid, self.mask_block)
         tokens = min(math.prod(model.vision.image_grid), math.prod(model.volume_grid))
         if self.mask_mode == "mask_token" and selection.kept(tokens, self.mask_ratio) == tokens:
             raise ValueError(f"mask_ratio={self.mask_ratio} hides none of {tokens} tokens, which mask_token compares")
