@@ -6,7 +6,7 @@ import optax
 import pytest
 from jax import numpy as jnp
 
-from unimedi_jax import trees
+from unimedi_jax import sharding, trees
 from unimedi_jax.models import unimedi
 from unimedi_jax.objectives.unimedi import Objective
 from unimedi_jax.train import gradcache
@@ -39,10 +39,16 @@ def compiled(model: unimedi.UniMedI, given, parts: int, settings: dict) -> jax.s
     return jax.jit(run).lower(*given).compile()
 
 
-@pytest.mark.parametrize(("parts", "settings"), [(4, SETTINGS[0]), (2, SETTINGS[1])])
-def test_parts_give_what_the_whole_gives(tiny, given, parts: int, settings: dict) -> None:
-    whole, divided = compiled(tiny, given, 1, settings), compiled(tiny, given, parts, settings)
-    (loss, aux), grads = divided(*given)
+@pytest.mark.parametrize(("parts", "settings", "devices"), [(4, SETTINGS[0], 1), (2, SETTINGS[1], 8)])
+def test_parts_give_what_the_whole_gives(tiny, given, parts: int, settings: dict, devices: int) -> None:
+    """In parts on one device or on a mesh, the whole on one."""
+    whole = compiled(tiny, given, 1, settings)
+    mesh = sharding.make_mesh(fsdp=2) if devices > 1 else sharding.make_mesh(devices=jax.devices()[:1])
+    networks, batch = given
+    placed = jax.device_put(networks, jax.NamedSharding(mesh, jax.P())), sharding.put_batch(batch, mesh)
+    with jax.set_mesh(mesh):
+        divided = compiled(tiny, placed, parts, settings)
+        (loss, aux), grads = jax.device_get(divided(*placed))
     (expected_loss, expected_aux), expected_grads = whole(*given)
     assert float(loss) == pytest.approx(float(expected_loss), rel=1e-5)
     for name, ours, expected in zip(trees.names(aux), *map(jax.tree.leaves, (aux, expected_aux)), strict=True):
