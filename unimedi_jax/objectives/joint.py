@@ -76,7 +76,7 @@ class OverSlices(nn.Module):
         x = slices.astype(self.dtype)
         if hidden is not None:
             x = jnp.where(hidden[..., None], token[None, None], x)
-        x += vision.sincos((self.depth,), width).astype(self.dtype)[where]
+        x += jnp.asarray(vision.sincos((self.depth,), width), self.dtype)[where]
         norm = dict(epsilon=vision.EPSILON, dtype=self.dtype)
         for i in range(self.layers):
             attention = transformer.Attention(self.heads, self.dtype, name=f"attention{i}")
