@@ -77,6 +77,8 @@ def test_a_process_steps_when_told(tmp_path) -> None:
         "    def step(self):\n"
         "        self.say['steps'] += 1\n"
         "        print('a word of a library')\n"
+        "    def peak(self):\n"
+        "        return None\n"
         "make = Trivial\n"
     )
     paths = os.pathsep.join([str(tmp_path), str(pathlib.Path.cwd())])

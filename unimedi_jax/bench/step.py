@@ -16,13 +16,14 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Measures the step of `config.pretrain`; against the twin where torch, timm and transformers are installed."""
     settings = plain(config)
     samples = sum(config.pretrain.batch.values())
-    sides: dict[str, Process] = {"ours": Process("unimedi_jax.bench.ours", settings)}
+    # Both sides stand on one GPU at the same time: JAX would take three quarters of it at once.
+    sides = {"ours": Process("unimedi_jax.bench.ours", settings, {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"})}
     missing = [name for name in ("torch", "timm", "transformers") if importlib.util.find_spec(name) is None]
     if missing:
         print(f"no PyTorch twin: {', '.join(missing)} not installed (requirements-dev.txt, requirements-judges.txt)")
     else:
         sides["twin"] = Process("unimedi_jax.bench.twin", settings)
-        if config.bfloat16:
+        if config.bfloat16 and config.pretrain.model.dtype != "bfloat16":
             sides["twin, bfloat16"] = Process("unimedi_jax.bench.twin", settings | {"bfloat16": True})
     try:
         seconds = measure.interleaved({name: side.step for name, side in sides.items()}, config.rounds)
@@ -32,11 +33,18 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             side.close()
     said = {name: side.say["parameters"] for name, side in sides.items()}
     model = settings["model"]
+    ours = sides["ours"].say
+    rows = f"{config.pretrain.batch.xray} X-rays and {config.pretrain.batch.ct} CTs"
     title = (
-        f"step: {config.pretrain.batch.xray} X-rays and {config.pretrain.batch.ct} CTs, vision {model['vision_size']}, "
+        f"step on {ours['device']}: {rows}, vision {model['vision_size']}, "
         f"report {model['report_size']}, {model['dtype']}; parameters {said}"
     )
-    measure.report(title, table(seconds, peaks, samples), workdir)
+    results = table(seconds, peaks, samples)
+    if ours["flops"] and ours["peak_flops"]:
+        least = ours["flops"] / ours["peak_flops"]
+        shares = {name: tuple(least / s for s in values) for name, values in seconds.items()}
+        results += [measure.Result(f"{name}: MFU", "", values) for name, values in shares.items()]
+    measure.report(title, results, workdir)
 
 
 def table(seconds: dict[str, tuple[float, ...]], peaks: dict[str, float], samples: int) -> list[measure.Result]:

@@ -1,7 +1,7 @@
 """The same training step as one would write it in PyTorch today: timm's ViT, transformers' BERT, SDPA, fused AdamW.
 
-Same shapes, same parameters, same masking and losses; of eq. 1 it too computes the CLS row alone. Run in a process of
-its own (`bench.process`), where no JAX is imported.
+Same shapes, same parameters, same masking and losses; of eq. 1 it too computes the CLS row alone. On an NVIDIA GPU
+where there is one. Run in a process of its own (`bench.process`), where no JAX is imported.
 """
 
 import copy
@@ -128,6 +128,7 @@ class Twin:
         model, goal = settings["model"], settings["objective"]
         width, read = sizes.VISION[model["vision_size"]].width, sizes.REPORT[model["report_size"]]
         self._model, self._goal, self._optim = model, goal, settings["optim"]
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         head = (width, model["head_hidden"], model["head_bottleneck"])
         bert = transformers.BertConfig(
             vocab_size=settings["vocab_size"], hidden_size=read.width, num_hidden_layers=read.depth,
@@ -136,33 +137,39 @@ class Twin:
             hidden_dropout_prob=model["report_dropout"], attention_probs_dropout_prob=model["report_dropout"],
             attn_implementation="sdpa",
         )  # fmt: skip
-        self.student = nn.ModuleDict(
-            {
-                "vision": Vision(model),
-                "report": transformers.BertModel(bert, add_pooling_layer=False),
-                "project_image": Projection(width, model["projection_hidden"], model["embedding"]),
-                "project_report": Projection(read.width, model["projection_hidden"], model["embedding"]),
-                "head_cls": Head(*head, model["prototypes_cls"]),
-                "head_patch": Head(*head, model["prototypes_patch"]),
-            }
-        ).train()
+        self.student = (
+            nn.ModuleDict(
+                {
+                    "vision": Vision(model),
+                    "report": transformers.BertModel(bert, add_pooling_layer=False),
+                    "project_image": Projection(width, model["projection_hidden"], model["embedding"]),
+                    "project_report": Projection(read.width, model["projection_hidden"], model["embedding"]),
+                    "head_cls": Head(*head, model["prototypes_cls"]),
+                    "head_patch": Head(*head, model["prototypes_patch"]),
+                }
+            )
+            .train()
+            .to(self._device)
+        )
         self.teacher = nn.ModuleDict({name: copy.deepcopy(self.student[name]) for name in TEACHER})
         self.teacher.requires_grad_(False)
-        self._centres = {name: torch.zeros(model[f"prototypes_{name}"]) for name in ("cls", "patch")}
+        self._centres = {
+            name: torch.zeros(model[f"prototypes_{name}"], device=self._device) for name in ("cls", "patch")
+        }
         self._adamw = torch.optim.AdamW(
             self.student.parameters(), lr=2e-5, weight_decay=settings["optim"]["weight_decay"], fused=True
         )
         self._batch = {
-            name: {key: torch.from_numpy(array) for key, array in part.items()}
+            name: {key: torch.from_numpy(array).to(self._device) for key, array in part.items()}
             for name, part in batch.random(settings).items()
         }
-        self._bfloat16 = settings.get("bfloat16", False)
+        self._bfloat16 = settings.get("bfloat16", False) or model["dtype"] == "bfloat16"
         count = sum(p.numel() for p in self.student.parameters())
         self.say = {"parameters": count, "torch": torch.__version__, "threads": torch.get_num_threads()}
 
     def step(self) -> None:
         """Loss, gradients, optimiser, moving averages."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16):
             views = {name: self._views(name, part["tokens"]) for name, part in self._batch.items()}
             loss = self._contrast(views) + self._distil(views)
         self._adamw.zero_grad(set_to_none=True)
@@ -171,7 +178,11 @@ class Twin:
         self._adamw.step()
         student = [p for name in TEACHER for p in self.student[name].parameters()]
         torch._foreach_lerp_(list(self.teacher.parameters()), student, 0.004)
-        self.say["loss"] = loss.item()
+        self.say["loss"] = loss.item()  # waits for the device
+
+    def peak(self) -> int | None:
+        """Bytes of the GPU's memory that tensors held at most; None on a CPU."""
+        return torch.cuda.max_memory_allocated() if self._device.type == "cuda" else None
 
     def _views(self, name: str, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """CLS of student and teacher, and their tokens at the positions that the student sees."""
@@ -226,11 +237,11 @@ class Twin:
         image = F.normalize(self.student["project_image"](cls).float(), dim=-1)
         report = F.normalize(self.student["project_report"](pooled).float(), dim=-1)
         logits = image @ report.T / self._goal["temperature"]
-        target = torch.arange(len(logits))
+        target = torch.arange(len(logits), device=self._device)
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
     def _distil(self, views: dict[str, Any]) -> Tensor:
-        total = torch.zeros(())
+        total = torch.zeros((), device=self._device)
         pairs = {"cls": lambda v: (v[0][:, None], v[1][:, None]), "patch": lambda v: (v[2], v[3])}
         for name, pick in pairs.items():
             means, parts = [], []
