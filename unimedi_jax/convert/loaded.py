@@ -54,7 +54,8 @@ def settings(config: dict[str, Any], words: int) -> dict[str, Any]:
     """What `unimedi.make` takes for inference, from a run's configuration."""
     # Inference in float32 by XLA's own attention: the numbers are to be the same wherever they are computed.
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in config["model"].items()}
-    return {**given, "vocab_size": words, "attention": "xla", "remat": "none", "dtype": "float32"}
+    plain = {"attention": "xla", "remat": "none", "layers": "scanned", "dtype": "float32"}
+    return {**given, "vocab_size": words, **plain}
 
 
 def build(config: dict[str, Any], words: int) -> unimedi.UniMedI:

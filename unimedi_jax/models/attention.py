@@ -13,8 +13,8 @@ from unimedi_jax.typing import Array, Bool, Float
 KINDS = ("xla", "blocks", "cudnn", "splash")
 LANES = 128  # of a TPU: the kernel wants lengths in multiples of it
 LONGEST = 1024  # keys that one step of the kernel holds
-# Tokens up to which XLA keeps the scores in a TPU's own memory and moves less than the kernel (docs/performance.md).
-SHORT = 600
+# Tokens up to which "xla" is as good or better (docs/performance.md): a TPU keeps the scores in its own memory.
+SHORT = {"splash": 600, "blocks": 256}
 
 Queries = Float[Array, "b q h k"]
 Keys = Float[Array, "b n h k"]
@@ -25,16 +25,29 @@ def attend(q: Queries, k: Keys, v: Keys, mask: Bool[Array, "b n"] | None = None,
     """softmax(q k / sqrt(width)) v for every head; keys where `mask` is False are left out. Softmax in float32.
 
     - "xla": plain products, which hold an array of (heads, n, n) for each sample.
-    - "blocks": one head of one sample at a time, made once more in the backward pass: on a CPU three times as fast at
-      900 tokens and slower below 100. It holds one (n, n).
+    - "blocks": one head of one sample at a time, made once more in the backward pass: on a CPU twice as fast at
+      900 tokens. It holds one (n, n).
     - "cudnn": NVIDIA's fused kernel, for bfloat16 and without a mask.
-    - "splash": the fused kernel for TPUs that comes with JAX, for sequences of more than `SHORT` tokens; others "xla".
+    - "splash": the fused kernel for TPUs that comes with JAX.
+
+    Sequences of `SHORT` tokens or fewer, and what a kernel does not take, are left to "xla".
     """
     if kind == "cudnn" and mask is None:
         return _cudnn(q, k, v)
-    if kind == "splash" and k.shape[1] > SHORT:
-        return splash(q, k, v, mask)
-    return blocks(q, k, v, mask) if kind == "blocks" else plain(q, k, v, mask)
+    if kind in SHORT and k.shape[1] > SHORT[kind]:
+        return {"splash": splash, "blocks": blocks}[kind](q, k, v, mask)
+    return plain(q, k, v, mask)
+
+
+def fitting(device: jax.Device, dtype: str) -> str:
+    """The kind for a device and the dtype of the arithmetic; the device may be one that is compiled for alone."""
+    if device.platform == "tpu":
+        return "splash"
+    if device.platform == "cpu":
+        return "blocks"
+    # Ampere and later: what came before has no bfloat16.
+    fused = "NVIDIA" in device.device_kind and float(getattr(device, "compute_capability", 0)) >= 8
+    return "cudnn" if fused and dtype in ("bfloat16", "float16") else "xla"
 
 
 def plain(q: Queries, k: Keys, v: Keys, mask: Bool[Array, "b n"] | None = None, drop: Drop = lambda x: x) -> Queries:

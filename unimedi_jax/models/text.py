@@ -58,6 +58,7 @@ class ReportTower(nn.Module):
     pooling: str = "cls"  # "cls" or "mean"
     dtype: Any = jnp.bfloat16
     remat: str = "none"
+    unrolled: bool = False
 
     @nn.compact
     def __call__(
@@ -80,7 +81,7 @@ class ReportTower(nn.Module):
             x += context.astype(self.dtype)[:, None]
         x = nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name="norm")(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        layers = transformer.over_layers(Layer, self.depth, self.remat)
+        layers = transformer.over_layers(Layer, self.depth, self.remat, self.unrolled)
         x, _ = layers(
             self.heads, self.mlp_width, self.dtype, self.dropout, train, name="layers"
         )(x, text_mask)  # fmt: skip

@@ -12,6 +12,8 @@ from unimedi_jax import patches, selection
 from unimedi_jax.models import heads, inputs, sizes, text, vision
 from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Num, UInt8
 
+LAYERS = ("scanned", "unrolled")  # how the compiler sees the layers of a tower
+
 
 class Features(NamedTuple):
     """What inference gives for a batch of X-rays or CTs."""
@@ -199,6 +201,7 @@ def make(
     report_pooling: str = "cls",
     attention: str = "xla",
     remat: str = "none",
+    layers: str = "scanned",
     dtype: str = "bfloat16",
 ) -> UniMedI:
     """UniMedI from plain settings, the ones of `config.model`.
@@ -208,18 +211,20 @@ def make(
     pixels a slice is resized to before T_2D. Parameters are float32 whatever `dtype` the arithmetic uses. The heads of
     an objective are not in it yet: `model.clone(head=objective.heads(model))`.
     """
-    kind = jnp.dtype(dtype)
+    if layers not in LAYERS:
+        raise ValueError(f"layers is one of {', '.join(LAYERS)}, not {layers!r}")
+    kind, unrolled = jnp.dtype(dtype), layers == "unrolled"
     seen, read = sizes.VISION[vision_size], sizes.REPORT[report_size]
     tower = vision.VisionTower(
         seen.width, seen.depth, seen.heads, seen.mlp_width,
         image_grid=patches.grid((image_size,) * 2, tuple(image_patch)),
         volume_grid=patches.grid(tuple(volume_size), tuple(volume_patch)),
         dtype=kind, type_embedding=type_embedding, slice_embedding=slice_embedding,
-        cls_key=cls_key, attention=attention, remat=remat, position_init=position_init,
+        cls_key=cls_key, attention=attention, remat=remat, unrolled=unrolled, position_init=position_init,
     )  # fmt: skip
     report = text.ReportTower(
         vocab_size, read.width, read.depth, read.heads, read.mlp_width, report_positions,
-        report_dropout, report_pooling, kind, remat,
+        report_dropout, report_pooling, kind, remat, unrolled,
     )  # fmt: skip
     project = dict(hidden=projection_hidden, kind=projection, dtype=kind)
     return UniMedI(

@@ -77,12 +77,13 @@ class Trunk(nn.Module):
     cls_key: bool = True
     attention: str = "xla"
     remat: str = "none"
+    unrolled: bool = False
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b n d"], scores: bool, hidden: bool = False
     ) -> tuple[Array, Array | None, Array | None]:
-        layers = transformer.over_layers(Block, self.depth, self.remat)
+        layers = transformer.over_layers(Block, self.depth, self.remat, self.unrolled)
         x, (rows, states) = layers(
             self.heads, self.mlp_width, self.dtype, scores, self.cls_key, self.attention, hidden,
             name="blocks",
@@ -112,6 +113,7 @@ class VisionTower(nn.Module):
     cls_key: bool = True
     attention: str = "xla"
     remat: str = "none"
+    unrolled: bool = False
     position_init: str = "normal"
 
     def setup(self) -> None:
@@ -139,7 +141,7 @@ class VisionTower(nn.Module):
             self.depth_of_slice = self.param("depth_of_slice", init, (volume[0], width))
         self.trunk = Trunk(
             width, self.depth, self.heads, self.mlp_width, self.dtype, self.cls_key,
-            self.attention, self.remat,
+            self.attention, self.remat, self.unrolled,
         )  # fmt: skip
 
     def embed_image(

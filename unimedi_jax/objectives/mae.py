@@ -71,6 +71,7 @@ class Decoder(nn.Module):
     dtype: Any = jnp.bfloat16
     attention: str = "xla"
     remat: str = "none"
+    unrolled: bool = False
 
     @nn.compact
     def __call__(self, name: str, x: Float[Array, "b m d"], place: Int[Array, "b n"]) -> Float[Array, "b n v"]:
@@ -82,7 +83,7 @@ class Decoder(nn.Module):
         x = jnp.concatenate([x[:, :1], tokens + positions.astype(self.dtype)], axis=1)
         trunk = vision.Trunk(
             self.width, self.depth, self.heads, 4 * self.width, self.dtype,
-            attention=self.attention, remat=self.remat, name="trunk",
+            attention=self.attention, remat=self.remat, unrolled=self.unrolled, name="trunk",
         )  # fmt: skip
         x, _, _ = trunk(x, False)
         return linear.Dense(self.values[name], name=f"pixels_{name}", **dense)(x[:, 1:]).astype(jnp.float32)
@@ -141,7 +142,7 @@ class Settings(base.Objective):
                 self.decoder_width, self.decoder_depth, self.decoder_heads,
                 {name: masked.grid(name, model) for name in ("xray", "ct")},
                 {name: masked.values(name, model) for name in ("xray", "ct")},
-                tower.dtype, tower.attention, tower.remat,
+                tower.dtype, tower.attention, tower.remat, tower.unrolled,
             )
         }  # fmt: skip
 

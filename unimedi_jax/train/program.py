@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from unimedi_jax import flops, objectives, optim, sharding
 from unimedi_jax.errors import UserError
-from unimedi_jax.models import unimedi
+from unimedi_jax.models import attention, unimedi
 from unimedi_jax.train import state, step
 from unimedi_jax.typing import PyTree
 
@@ -36,7 +36,7 @@ def make(config: ml_collections.ConfigDict, *, vocab_size: int, mesh: Mesh) -> P
     Raises:
         UserError: a setting of the model, the objective or the sharding is wrong.
     """
-    settings = {**config.model, "vocab_size": vocab_size}
+    settings = {**_fitted(config.model, mesh.devices.flat[0]), "vocab_size": vocab_size}
     try:
         model = unimedi.make(**settings)
         goal = objectives.make(**config.objective)
@@ -74,6 +74,15 @@ def make(config: ml_collections.ConfigDict, *, vocab_size: int, mesh: Mesh) -> P
             compiler_options=COMPILER_OPTIONS.get(mesh.devices.flat[0].platform),
         ),
     )  # fmt: skip
+
+
+def _fitted(given: Mapping[str, Any], device: jax.Device) -> dict[str, Any]:
+    """The model's settings with "auto" replaced by what is fastest on a device (docs/performance.md)."""
+    fastest = {
+        "attention": attention.fitting(device, given["dtype"]),
+        "layers": "unrolled" if device.platform == "gpu" else "scanned",
+    }
+    return {**given, **{name: value for name, value in fastest.items() if given[name] == "auto"}}
 
 
 def lowered(what: Any, mesh: Mesh, rows: Mapping[str, int], length: int) -> jax.stages.Lowered:

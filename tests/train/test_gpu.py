@@ -1,0 +1,80 @@
+"""What only an NVIDIA GPU can show: its fused kernel means what the products mean, and runs repeat themselves."""
+
+import importlib.util
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.faults import __main__ as campaign
+from tests.faults import injuries
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("nvidia-smi") is None or importlib.util.find_spec("jax_cuda13_plugin") is None,
+    reason="no NVIDIA GPU, or no JAX for it (requirements-cuda.txt)",
+)
+# Nothing compiled is taken over: what a second process finds out by trying must come out the same.
+GPU = {"JAX_PLATFORMS": "cuda", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+KERNEL = """
+import json
+import jax
+import numpy as np
+from jax import numpy as jnp
+from unimedi_jax.models import attention
+
+assert attention.fitting(jax.devices()[0], "bfloat16") == "cudnn"
+found = {}
+for tokens in (49, 453, 905):
+    wide = jnp.asarray(np.random.default_rng(tokens).standard_normal((4, 2, tokens, 12, 64)), jnp.float32)
+    def run(kind, dtype):
+        def loss(q, k, v):
+            out = attention.attend(q, k, v, kind=kind).astype(jnp.float32)
+            return jnp.sum(out * wide[3]), out
+        made = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*wide[:3].astype(dtype))
+        return [np.asarray(x, np.float32) for x in jax.tree.leaves(made)]
+    with jax.default_matmul_precision("highest"):
+        exact = run("xla", jnp.float32)
+    away = lambda kind: [
+        float(np.linalg.norm(a - b) / np.linalg.norm(b))
+        for a, b in zip(run(kind, jnp.bfloat16), exact, strict=True)
+    ]
+    found[tokens] = {"cudnn": away("cudnn"), "xla": away("xla")}
+print(json.dumps(found))
+"""
+
+
+def test_the_fused_kernel_is_as_near_to_float32_as_the_products() -> None:
+    """dq, dk, dv and the output, at even and odd lengths, in bfloat16."""
+    known = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))}
+    done = subprocess.run([sys.executable, "-c", KERNEL], cwd=injuries.ROOT, env=known | GPU, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    for lengths in json.loads(done.stdout.splitlines()[-1]).values():
+        for fused, products in zip(lengths["cudnn"], lengths["xla"], strict=True):
+            assert 0 < fused < 2 * products < 0.03
+
+
+def test_a_run_repeats_itself_to_the_bit(records_dir, tmp_path) -> None:
+    """Once alone, once compiled anew, and once killed in the middle."""
+    seen = {}
+
+    def go(name: str, moment: str = "training", signals: str = "") -> int:
+        process = injuries.start(
+            records_dir, tmp_path / name, "--config.checkpoint.keep_every=1", "--config.model.dtype=bfloat16",
+            FAULTS_IDS=str(tmp_path / f"{name}.ids"), **GPU,
+        )  # fmt: skip
+        code, log = injuries.watch(process, moment, injuries.SIGNALS.get(signals, []), random.Random(0))
+        assert "Traceback" not in log
+        seen[name] = campaign.observe(tmp_path / name, tmp_path / f"{name}.ids")
+        return code
+
+    assert go("alone") == 0
+    assert len(seen["alone"].ids) == 14
+    assert go("again") == 0
+    assert campaign.differences(seen["alone"], seen["again"], whole=True) == []
+    assert go("killed", signals="SIGKILL") == -9
+    assert go("killed") == 0
+    assert campaign.differences(seen["alone"], seen["killed"], whole=True) == []
