@@ -75,7 +75,10 @@ def _base() -> ml_collections.ConfigDict:
             "crop_shift": 16,  # pixels by which the cut may leave the centre: here, anywhere
             "ct_shift": (0, 0, 0),  # voxels of the record's grid by which a CT may move
             "shuffle_sentences": False,  # PRIOR's augmentation of reports
-            "threads": 4,
+            "threads": 4,  # that read records and make batches of them
+            # Processes that do so instead of threads, where the device is so fast that they would hinder its program;
+            # -1: none beside a CPU, four a device of a host beside GPUs and TPUs, of at most half its cores.
+            "processes": -1,
             "max_damaged": 0.0,  # share of a set's records that may be unreadable; the next ones stand in for them
         }
     )
@@ -110,8 +113,9 @@ def _base() -> ml_collections.ConfigDict:
             "report_positions": 512,
             "report_dropout": 0.1,
             "report_pooling": "cls",
-            "attention": "xla",  # or "blocks"; or a fused kernel: "cudnn" on NVIDIA, "splash" on TPUs
+            "attention": "auto",  # the device's: "cudnn" on NVIDIA, "splash" on TPUs, "blocks" on CPUs; or "xla"
             "remat": "none",  # "dots" and "full" trade arithmetic for memory
+            "layers": "auto",  # "unrolled" on GPUs, which is faster there, else "scanned", which compiles faster
             "dtype": "bfloat16",  # of the arithmetic; parameters, softmax and losses are float32
         }
     )

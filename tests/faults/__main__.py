@@ -114,7 +114,8 @@ def one_round(
         what = "put right afterwards"
     elif kind == "clock":
         name, environment["FAULTS_CLOCK"] = "a wrong clock", "1"
-    process = injuries.start(records, workdir, **environment)
+    readers = rng.choice([0, 0, 2])
+    process = injuries.start(records, workdir, f"--config.input.processes={readers}", **environment)
     code, log = injuries.watch(process, moment, numbers, rng)
     if kind == "records":
         shutil.rmtree(records)

@@ -1,5 +1,14 @@
 """Batches: their order, their shapes, hosts, mixing, and saving the place."""
 
+import contextlib
+import multiprocessing
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
 
@@ -66,18 +75,63 @@ def test_the_seed_decides_everything():
     assert len(np.unique(drawn)) == len(drawn), "each sample has a generator of its own"
 
 
-def test_the_place_can_be_saved_and_found_again():
-    dataset = pipeline.train([(Set("a", 30, 9), 1.0)], SAMPLERS, {"xray": 4, "ct": 2}, seed=0)
-    iterator = iter(dataset)
-    for _ in range(3):
-        next(iterator)
-    state = iterator.get_state()
-    rest = [next(iterator) for _ in range(4)]
-    again = iter(dataset)
-    again.set_state(state)
-    for a, b in zip(rest, [next(again) for _ in range(4)], strict=True):
-        assert a["xray"]["id"].tolist() == b["xray"]["id"].tolist()
-        np.testing.assert_array_equal(a["ct"]["drawn"], b["ct"]["drawn"])
+@pytest.mark.parametrize("processes", [0, 2])
+def test_the_place_can_be_saved_and_found_again(processes):
+    """By whoever reads on: threads, or processes of their own."""
+
+    def begin(processes: int) -> pipeline.Batches:
+        sets, rows = [(Set("a", 30, 9), 1.0)], {"xray": 4, "ct": 2}
+        return pipeline.train(sets, SAMPLERS, rows, seed=0, processes=processes)
+
+    with contextlib.closing(begin(0)) as one, contextlib.closing(begin(processes)) as again:
+        for _ in range(3):
+            next(one)
+        state = one.get_state()
+        rest = [next(one) for _ in range(4)]
+        again.set_state(state)
+        for a, b in zip(rest, again, strict=False):
+            assert a["xray"]["id"].tolist() == b["xray"]["id"].tolist()
+            np.testing.assert_array_equal(a["ct"]["drawn"], b["ct"]["drawn"])
+        assert again.get_state() == one.get_state()
+    assert not multiprocessing.active_children()
+
+
+READS = """
+import multiprocessing
+import time
+from absl import flags
+from tests.input import test_pipeline as shared
+from unimedi_jax.input import pipeline
+
+if __name__ == "__main__":
+    flags.FLAGS(["reads"])
+    sets, rows = [(shared.Set("a", 30, 9), 1.0)], {"xray": 4, "ct": 2}
+    batches = pipeline.train(sets, shared.SAMPLERS, rows, seed=0, processes=2)
+    next(batches)
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    time.sleep(600)
+"""
+
+
+def test_readers_end_with_a_run_that_is_killed_and_outlive_its_signals(tmp_path):
+    (tmp_path / "reads.py").write_text(READS)
+    known = os.environ | {"PYTHONPATH": str(pathlib.Path.cwd())}
+    process = subprocess.Popen([sys.executable, tmp_path / "reads.py"], env=known, stdout=subprocess.PIPE, text=True)
+    readers = [int(pid) for pid in process.stdout.readline().split()]
+    assert len(readers) == 2
+    for pid in readers:
+        os.kill(pid, signal.SIGINT)
+        os.kill(pid, signal.SIGTERM)
+    time.sleep(1)
+    for pid in readers:
+        os.kill(pid, 0)  # still there
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    until = time.monotonic() + 60
+    while any(pathlib.Path(f"/proc/{pid}").exists() for pid in readers):
+        assert time.monotonic() < until
+        time.sleep(0.2)
 
 
 def test_hosts_read_disjoint_shares_that_cover_all():

@@ -29,8 +29,10 @@ def test_a_run_that_is_hurt_again_and_again_ends_as_if_nothing_had_happened(alon
     workdir, rng = tmp_path / "run", random.Random(0)
     environment = cache | {"FAULTS_IDS": str(tmp_path / "ids"), "FAULTS_CLOCK": "1"}
 
-    def go(moment: str = "training", signals: str = "", **more: str) -> tuple[int, str]:
-        process = injuries.start(records_dir, workdir, **environment, **more)
+    def go(moment: str = "training", signals: str = "", readers: int = 0, **more: str) -> tuple[int, str]:
+        process = injuries.start(
+            records_dir, workdir, f"--config.input.processes={readers}", **environment, **more
+        )  # fmt: skip
         code, log = injuries.watch(process, moment, injuries.SIGNALS.get(signals, []), rng)
         assert "Traceback" not in log
         found = campaign.observe(workdir, tmp_path / "ids")
@@ -46,7 +48,7 @@ def test_a_run_that_is_hurt_again_and_again_ends_as_if_nothing_had_happened(alon
 
     injuries.injure_checkpoint(workdir, "flip a file", rng)
     injuries.injure_checkpoint(workdir, "an empty step folder", rng)
-    code, log = go("evaluation", "SIGKILL")
+    code, log = go("evaluation", "SIGKILL", readers=2)
     assert code == -9
     assert "is skipped: it has no manifest.json" in log
 

@@ -1,6 +1,7 @@
 """A run goes on with its own settings and data, or is told to go on with others."""
 
 import json
+import types
 
 import pytest
 
@@ -30,3 +31,22 @@ def test_a_damaged_config_is_said(tmp_path):
     (tmp_path / "config.json").write_text('{"steps": ')
     with pytest.raises(UserError, match=r"config.json is damaged"):
         setup._same_run(BEFORE, tmp_path, force=False)
+
+
+def test_processes_read_where_their_batches_have_room(monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(setup, "SHARED", tmp_path)
+    monkeypatch.setattr(setup.os, "cpu_count", lambda: 24)
+    monkeypatch.setattr(setup.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=200_000_000))
+    assert setup.readers(-1, 1) == 0, "beside a CPU threads do"
+    assert setup.readers(0, 10**12) == 0
+    assert setup.readers(3, 10_000_000) == 3
+    with pytest.raises(UserError, match=r"3 reading processes need 510 MB of .*, which has 200 MB left: .*--shm-size"):
+        setup.readers(3, 30_000_000)
+    monkeypatch.setattr(setup.jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(setup.jax, "local_device_count", lambda: 2)
+    assert setup.readers(-1, 5_000_000) == 8
+    assert "threads read" not in caplog.text
+    assert setup.readers(-1, 50_000_000) == 0
+    assert "threads read instead" in caplog.text
+    monkeypatch.setattr(setup.os, "cpu_count", lambda: 6)
+    assert setup.readers(-1, 5_000_000) == 3

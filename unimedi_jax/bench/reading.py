@@ -35,6 +35,7 @@ def inputs(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         works = {
             "ours": lambda m=modality: _rate(_ours(config, m, 0), m, time.process_time),
             "threads": lambda m=modality: _rate(_ours(config, m, threads), m, time.perf_counter),
+            "processes": lambda m=modality: _rate(_ours(config, m, 0, config.workers), m, time.perf_counter),
             "cold": lambda m=modality: _cold(config, m),
         }
         if importlib.util.find_spec("torch"):
@@ -53,6 +54,7 @@ def inputs(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             measure.Result(f"{name} from records, one core, cached, pixels", "MB/s", mega),
             measure.Result(f"{name} from records, {threads} threads, cached", "1/s wall", found["threads"]),
             measure.Result(f"{name} from records, {threads} threads, not cached", "1/s wall", found["cold"]),
+            measure.Result(f"{name} from records, {config.workers} processes", "1/s wall", found["processes"]),
         ]
         if "theirs" in found:
             workers = f"{config.workers} workers"
@@ -112,11 +114,12 @@ def _each(work: Callable[[Row], None], rows: list[Row]) -> float:
     return len(rows) / (time.process_time() - started)
 
 
-def _ours(config: ml_collections.ConfigDict, modality: str, threads: int) -> Iterator:
+def _ours(config: ml_collections.ConfigDict, modality: str, threads: int, processes: int = 0) -> Iterator:
     sets = setup.open_sets(config.data, config.data_dir)
     reports = setup.tokenizer.load(sets[0][0].folder / "tokenizer")
     rows = {name: ROWS[name] if name == modality else 0 for name in pipeline.MODALITIES}
-    return iter(pipeline.train(sets, setup.samplers(config.pretrain, reports), rows, seed=0, threads=threads))
+    samplers = setup.samplers(config.pretrain, reports)
+    return pipeline.train(sets, samplers, rows, seed=0, threads=threads, processes=processes)
 
 
 def _rate(batches: Iterator, modality: str, clock: Callable[[], float]) -> float:

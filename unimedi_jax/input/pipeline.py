@@ -7,10 +7,11 @@ import grain
 import numpy as np
 
 from unimedi_jax.errors import UserError
-from unimedi_jax.input import records, transforms
+from unimedi_jax.input import records, transforms, workers
 
 HostBatch = dict[str, dict[str, np.ndarray]]
 MODALITIES = ("xray", "ct")
+AHEAD = 8  # batches that are read before they are asked for
 
 
 def train(
@@ -22,8 +23,9 @@ def train(
     host: int = 0,
     hosts: int = 1,
     threads: int = 4,
+    processes: int = 0,
     max_damaged: float = 0.0,
-) -> grain.IterDataset[HostBatch]:
+) -> "Batches":
     """Endless batches {"xray": {...}, "ct": {...}} with `batch[modality]` rows each for this host.
 
     `sets` come with mixing weights. Each set is shuffled anew every epoch, and a modality with 0 rows is left out of
@@ -43,9 +45,54 @@ def train(
     # "Endless" is sys.maxsize records, so the number of batches differs with their size; zip wants one length.
     length = min(map(len, parts.values()))
     joined = grain.experimental.ZipMapDataset([part[:length] for part in parts.values()])
-    joined = joined.map(lambda rows: dict(zip(parts, rows, strict=True)))
-    # Threads, not processes: decoding a volume costs less than copying it between processes.
-    return joined.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=8))
+    names = tuple(parts)
+    return Batches(joined.map(lambda rows: dict(zip(names, rows, strict=True))), threads, processes)
+
+
+class Batches(Iterator[HostBatch]):
+    """Batches in order from a place that can be saved, whoever reads them: the place is their number alone.
+
+    `threads` of this process read them or, where these hinder a program that waits for Python's lock between two
+    steps, as one for a GPU does, so many `processes` of their own.
+    """
+
+    def __init__(self, dataset: grain.MapDataset[HostBatch], threads: int, processes: int) -> None:
+        self._dataset, self._threads, self._processes = dataset, threads, processes
+        self._next = 0
+        self._reader: grain.DatasetIterator[HostBatch] | None = None
+
+    def __next__(self) -> HostBatch:
+        self._reader = self._reader or self._read()
+        batch = next(self._reader)
+        self._next += 1
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        """The place: batches that were handed out."""
+        return {"next_index": self._next}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Goes on from a place."""
+        self.close()
+        self._next = state["next_index"]
+
+    def close(self) -> None:
+        """Ends threads and processes."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def _read(self) -> grain.DatasetIterator[HostBatch]:
+        rest = self._dataset[self._next :]
+        if not self._processes:
+            return iter(rest.to_iter_dataset(grain.ReadOptions(self._threads, max(self._threads, AHEAD))))
+        ahead = max(AHEAD // self._processes, 1)
+        # Batch i is of process i mod n: the order is that of one reader.
+        dataset = rest.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)).mp_prefetch(
+            grain.MultiprocessingOptions(self._processes, per_worker_buffer_size=ahead),
+            worker_init_fn=workers.of_this_process(),
+        )
+        return iter(dataset)
 
 
 def _endless(

@@ -1,6 +1,7 @@
 """From a record to one sample of a batch. Augmentation moves and crops; it never mirrors: reports name sides."""
 
 import dataclasses
+import math
 import re
 from typing import Any
 
@@ -90,6 +91,11 @@ class ToSample:
     shift: tuple[int, int, int] = (0, 0, 0)  # CTs: voxels of the record's grid
     shuffle: bool = False  # sentences of reports
     keep: tuple[str, ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        """Of a sample's tokens, next to which the rest is small."""
+        return self.image_size**2 if self.modality == "xray" else 2 * math.prod(self.volume_size)
 
     def __call__(self, record: dict[str, Any], rng: np.random.Generator | None = None) -> Sample:
         if self.modality == "xray":

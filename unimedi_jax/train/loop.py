@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
-import grain
 import jax
 import ml_collections
 import numpy as np
@@ -77,14 +76,16 @@ def _run(config: ml_collections.ConfigDict, workdir: pathlib.Path, stopping: sto
         print(f"report page: {page}")
 
 
-def _batches(config: ml_collections.ConfigDict, job: setup.Run) -> grain.DatasetIterator:
+def _batches(config: ml_collections.ConfigDict, job: setup.Run) -> pipeline.Batches:
     hosts = jax.process_count()
-    dataset = pipeline.train(
-        job.sets, job.samplers, {name: rows // hosts for name, rows in job.batch.items()},
+    rows = {name: count // hosts for name, count in job.batch.items()}
+    size = sum(count * job.samplers[name].bytes for name, count in rows.items())
+    return pipeline.train(
+        job.sets, job.samplers, rows,
         seed=config.seed, host=jax.process_index(), hosts=hosts,
-        threads=config.input.threads, max_damaged=config.input.max_damaged,
+        threads=config.input.threads, processes=setup.readers(config.input.processes, size),
+        max_damaged=config.input.max_damaged,
     )  # fmt: skip
-    return iter(dataset)
 
 
 def _start(

@@ -6,6 +6,8 @@ With `program.py` and `loop.py` the only reader of the config.
 import dataclasses
 import json
 import logging
+import math
+import os
 import pathlib
 import shutil
 from collections.abc import Callable, Mapping
@@ -30,9 +32,13 @@ LOG = logging.getLogger(__name__)
 # What may differ when a run goes on: how often it speaks and saves, never what it computes.
 FREE = (
     "log_every", "data_dir", "checkpoint", "evals", "show_reports", "mesh", "sharding",
-    "guard", "resume", "distributed", "compilations", "accumulate", "objective.contrastive_chunk",
-    "objective.local_chunk", "input.report_buckets",
+    "guard", "resume", "distributed", "compilations", "accumulate", "model.attention", "model.remat",
+    "model.layers", "objective.contrastive_chunk", "objective.local_chunk", "input.report_buckets",
+    "input.threads", "input.processes",
 )  # fmt: skip
+
+READERS = 4  # processes a device
+SHARED = pathlib.Path("/dev/shm")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +97,28 @@ def make(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Run:
         batch=batch,
         config=plain,
     )
+
+
+def readers(asked: int, batch: int) -> int:
+    """Processes that read a host's batches of `batch` bytes; -1: as many as its devices are likely to want.
+
+    Raises:
+        UserError: batches of so many processes do not fit into the shared memory, through which they come.
+    """
+    if asked < 0:
+        beside = 0 if jax.default_backend() == "cpu" else READERS * jax.local_device_count()
+        wanted = min(beside, (os.cpu_count() or 1) // 2)
+    else:
+        wanted = asked
+    room = shutil.disk_usage(SHARED).free if wanted and SHARED.exists() else math.inf
+    need = (pipeline.AHEAD + 3 * wanted) * batch  # those that wait, and what each is making and handing over
+    if need <= room:
+        return wanted
+    told = f"{wanted} reading processes need {need / 1e6:.0f} MB of {SHARED}, which has {room / 1e6:.0f} MB left"
+    if asked > 0:
+        raise UserError(f"{told}: config.input.processes=0 reads with threads; docker run --shm-size=2g gives more")
+    LOG.warning("%s: threads read instead, and may hinder the device; docker run --shm-size=2g gives more", told)
+    return 0
 
 
 def pretrained(
