@@ -14,9 +14,13 @@ from unimedi_jax.models import attention, unimedi
 from unimedi_jax.train import state, step
 from unimedi_jax.typing import PyTree
 
-# The part of a TPU's VMEM that one fusion may use: with the 16 MiB of the default the step does not compile for v5e,
-# where a gradient's all-reduce runs inside the loss over the prototypes.
-COMPILER_OPTIONS = {"tpu": {"xla_tpu_scoped_vmem_limit_kib": 32768}}
+COMPILER_OPTIONS = {
+    # The part of a TPU's VMEM that one fusion may use: with the 16 MiB of the default the step does not compile for v5e,
+    # where a gradient's all-reduce runs inside the loss over the prototypes.
+    "tpu": {"xla_tpu_scoped_vmem_limit_kib": 32768},
+    # No sums in the order in which threads come by: a step moves a fiftieth more, and gives the same bits again.
+    "gpu": {"xla_gpu_exclude_nondeterministic_ops": True},
+}
 
 
 @dataclasses.dataclass(frozen=True)
