@@ -1,6 +1,7 @@
 """Batches: their order, their shapes, hosts, mixing, and saving the place."""
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import pathlib
@@ -94,6 +95,16 @@ def test_the_place_can_be_saved_and_found_again(processes):
             np.testing.assert_array_equal(a["ct"]["drawn"], b["ct"]["drawn"])
         assert again.get_state() == one.get_state()
     assert not multiprocessing.active_children()
+
+
+def test_a_reader_that_is_killed_is_one_line():
+    sets, rows = [(Set("a", 30, 9), 1.0)], {"xray": 4, "ct": 2}
+    with contextlib.closing(pipeline.train(sets, SAMPLERS, rows, seed=0, processes=1)) as batches:
+        next(batches)
+        for child in multiprocessing.active_children():
+            child.kill()
+        with pytest.raises(UserError, match=r"was killed.*config.input.processes=0"):
+            list(itertools.islice(batches, 100))
 
 
 READS = """

@@ -24,7 +24,7 @@ class Step:
     def __init__(self) -> None:
         config = pretrain.get_config()
         goal = make_objective(**config.objective)
-        model = unimedi.make(vocab_size=28_996, **{**config.model, "attention": "xla"})
+        model = unimedi.make(vocab_size=28_996, **{**config.model, "attention": "xla", "layers": "scanned"})
         self.model = model.clone(head=goal.heads(model))
         tx, schedule = optim.make(steps=config.steps, **config.optim)
         self.state = jax.eval_shape(state.make_init(self.model, tx, goal), jax.random.key(0))

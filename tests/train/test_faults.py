@@ -59,7 +59,7 @@ def test_a_run_that_is_hurt_again_and_again_ends_as_if_nothing_had_happened(alon
     broken = shutil.copytree(records_dir, tmp_path / "records")
     for path in broken.rglob("*train.array_record*"):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    process = injuries.start(broken, workdir, **environment)
+    process = injuries.start(broken, workdir, "--config.input.processes=2", **environment)
     code, log = injuries.watch(process, "training", [], rng)
     assert code == 2
     assert "cannot be read" in log

@@ -63,7 +63,15 @@ class Batches(Iterator[HostBatch]):
 
     def __next__(self) -> HostBatch:
         self._reader = self._reader or self._read()
-        batch = next(self._reader)
+        try:
+            batch = next(self._reader)
+        except RuntimeError as error:  # grain has no class of its own for it
+            if "terminated unexpectedly" not in str(error):
+                raise
+            raise UserError(
+                "a process that reads records was killed, perhaps for its memory: the same command goes on from the "
+                "last checkpoint, config.input.processes=0 reads with threads"
+            ) from error
         self._next += 1
         return batch
 

@@ -15,10 +15,10 @@ from unimedi_jax.train import state, step
 from unimedi_jax.typing import PyTree
 
 COMPILER_OPTIONS = {
-    # The part of a TPU's VMEM that one fusion may use: with the 16 MiB of the default the step does not compile for v5e,
-    # where a gradient's all-reduce runs inside the loss over the prototypes.
+    # The part of a TPU's VMEM that one fusion may use: with the 16 MiB of the default the step does not compile for
+    # v5e, where a gradient's all-reduce runs inside the loss over the prototypes.
     "tpu": {"xla_tpu_scoped_vmem_limit_kib": 32768},
-    # No sums in the order in which threads come by: a step moves a fiftieth more, and gives the same bits again.
+    # No sums in the order in which threads come by: a step moves 1.5 % more bytes, and gives the same again.
     "gpu": {"xla_gpu_exclude_nondeterministic_ops": True},
 }
 
