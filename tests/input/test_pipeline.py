@@ -130,9 +130,9 @@ def test_readers_end_with_a_run_that_is_killed_and_outlive_its_signals(tmp_path)
     process = subprocess.Popen([sys.executable, tmp_path / "reads.py"], env=known, stdout=subprocess.PIPE, text=True)
     readers = [int(pid) for pid in process.stdout.readline().split()]
     assert len(readers) == 2
-    for pid in readers:
-        os.kill(pid, signal.SIGINT)
-        os.kill(pid, signal.SIGTERM)
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        for pid in readers:
+            os.kill(pid, signum)
     time.sleep(1)
     for pid in readers:
         os.kill(pid, 0)  # still there

@@ -1,5 +1,6 @@
 """grain pipelines: records to batches, in an order that depends on the seed alone and whose position can be saved."""
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -62,9 +63,13 @@ class Batches(Iterator[HostBatch]):
         self._reader: grain.DatasetIterator[HostBatch] | None = None
 
     def __next__(self) -> HostBatch:
-        self._reader = self._reader or self._read()
         try:
-            batch = next(self._reader)
+            if self._reader is None:
+                with workers.deaf() if self._processes else contextlib.nullcontext():
+                    self._reader = self._read()
+                    batch = next(self._reader)
+            else:
+                batch = next(self._reader)
         except RuntimeError as error:  # grain has no class of its own for it
             if "terminated unexpectedly" not in str(error):
                 raise
@@ -98,7 +103,7 @@ class Batches(Iterator[HostBatch]):
         # Batch i is of process i mod n: the order is that of one reader.
         dataset = rest.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)).mp_prefetch(
             grain.MultiprocessingOptions(self._processes, per_worker_buffer_size=ahead),
-            worker_init_fn=workers.of_this_process(),
+            worker_init_fn=workers.ends_with_this(),
         )
         return iter(dataset)
 
