@@ -65,11 +65,12 @@ def test_a_run_repeats_itself_to_the_bit(records_dir, tmp_path) -> None:
             "--config.evals.every=100", FAULTS_IDS=str(tmp_path / f"{name}.ids"), **GPU,
         )  # fmt: skip
         log = []
-        for line in process.stderr:
-            log.append(line)
-            if f"step {until}/" in line:
-                process.kill()
-        assert process.wait() == -9, "".join(log)
+        with process:
+            for line in process.stderr:
+                log.append(line)
+                if f"step {until}/" in line:
+                    process.kill()
+        assert process.returncode == -9, "".join(log)
         seen = campaign.observe(tmp_path / name, tmp_path / f"{name}.ids")
         # A kill comes a little later than asked for.
         return seen._replace(lines=seen.lines[:10], ids={k: v for k, v in seen.ids.items() if k <= 10})

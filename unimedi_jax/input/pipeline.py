@@ -32,7 +32,7 @@ def train(
     `sets` come with mixing weights. Each set is shuffled anew every epoch, and a modality with 0 rows is left out of
     the batch. Hosts read disjoint shares: put one behind the other, they are the batch that one host would read, row
     by row, so that neither the losses nor the place in the data depend on the number of hosts. At most a share of
-    `max_damaged` of a set may be unreadable.
+    `max_damaged` of a set may be unreadable; each process counts those that it meets.
     """
     parts = {}
     for number, modality in enumerate(MODALITIES):
