@@ -137,20 +137,17 @@ class Twin:
             hidden_dropout_prob=model["report_dropout"], attention_probs_dropout_prob=model["report_dropout"],
             attn_implementation="sdpa",
         )  # fmt: skip
-        self.student = (
-            nn.ModuleDict(
-                {
-                    "vision": Vision(model),
-                    "report": transformers.BertModel(bert, add_pooling_layer=False),
-                    "project_image": Projection(width, model["projection_hidden"], model["embedding"]),
-                    "project_report": Projection(read.width, model["projection_hidden"], model["embedding"]),
-                    "head_cls": Head(*head, model["prototypes_cls"]),
-                    "head_patch": Head(*head, model["prototypes_patch"]),
-                }
-            )
-            .train()
-            .to(self._device)
-        )
+        self.student = nn.ModuleDict(
+            {
+                "vision": Vision(model),
+                "report": transformers.BertModel(bert, add_pooling_layer=False),
+                "project_image": Projection(width, model["projection_hidden"], model["embedding"]),
+                "project_report": Projection(read.width, model["projection_hidden"], model["embedding"]),
+                "head_cls": Head(*head, model["prototypes_cls"]),
+                "head_patch": Head(*head, model["prototypes_patch"]),
+            }
+        ).train()
+        self.student.to(self._device)
         self.teacher = nn.ModuleDict({name: copy.deepcopy(self.student[name]) for name in TEACHER})
         self.teacher.requires_grad_(False)
         self._centres = {
