@@ -3,28 +3,37 @@
 import atexit
 import gc
 import os
+import pathlib
 import shutil
 import tempfile
+from importlib import metadata
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # tiny models compile far longer than they run
+os.environ["JAX_NUM_CPU_DEVICES"] = "8"
+# Tiny models compile far longer than they run. Without its fusion emitters the older compiler takes half the time.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+OLDER = metadata.version("jaxlib").startswith("0.10.")
+os.environ["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false" if OLDER else "--xla_cpu_opt_preset=FAST_COMPILE"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"  # broadcasting over a new axis is written out
 os.environ["JAX_DEBUG_KEY_REUSE"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
+if "TESTS_SHARED" not in os.environ:
+    # What one process of the suite has compiled or built is there for the others and for those that tests start.
+    os.environ["TESTS_SHARED"] = tempfile.mkdtemp(prefix="tests-")
+    atexit.register(shutil.rmtree, os.environ["TESTS_SHARED"], ignore_errors=True)
+SHARED = pathlib.Path(os.environ["TESTS_SHARED"])
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    # What one test has compiled is there for the others, for the suite's other processes and those that tests start.
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(SHARED / "compiled")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
     os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(8 << 30)  # with a limit, and only then, files are locked
-    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
-from jaxtyping import install_import_hook
+from jaxtyping import install_import_hook  # noqa: E402
 
 # Before the first import of these modules: their annotations are checked at every call from here on.
 CHECKED = ("models", "losses", "selection", "patches")
 install_import_hook([f"unimedi_jax.{name}" for name in CHECKED], "beartype.beartype")
 
+import filelock  # noqa: E402
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
@@ -32,6 +41,8 @@ import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 from jax import numpy as jnp  # noqa: E402
 
+from data import phantom, records  # noqa: E402
+from unimedi_jax import sharding  # noqa: E402
 from unimedi_jax.models import sizes, unimedi  # noqa: E402
 from unimedi_jax.objectives.unimedi import Objective  # noqa: E402
 
@@ -62,6 +73,34 @@ SETTINGS = dict(
     report_dropout=0.0,
     dtype="float32",
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def two_devices():
+    """Jobs run on two of the eight simulated devices, each of which costs time of its own, unless told otherwise."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharding.make_mesh, "__defaults__", (-1, 1, jax.devices()[:2]))
+        yield
+
+
+@pytest.fixture(scope="module")
+def eight_devices():
+    """Jobs run on all of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharding.make_mesh, "__defaults__", (-1, 1, None))
+        yield
+
+
+@pytest.fixture(scope="session")
+def records_dir() -> pathlib.Path:
+    """A small phantom, built by the first process of the suite that asks for it. To be read, not written to."""
+    folder = SHARED / "records"
+    with filelock.FileLock(SHARED / "records.lock"):
+        if not folder.exists():
+            partial = SHARED / "records.partial"
+            records.build(phantom.source(xrays=40, cts=20, seed=7), data_dir=partial, name="phantom", workers=2)
+            partial.rename(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

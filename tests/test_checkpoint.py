@@ -16,6 +16,7 @@ from unimedi_jax.errors import UserError
 
 # What Orbax leaves lying when it fails.
 pytestmark = [
+    pytest.mark.usefixtures("eight_devices"),
     pytest.mark.filterwarnings("ignore:coroutine .* was never awaited"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]

@@ -10,6 +10,8 @@ from jax.sharding import PartitionSpec as P
 
 from unimedi_jax import hlo, sharding
 
+pytestmark = pytest.mark.usefixtures("eight_devices")
+
 
 def program(function, *args) -> hlo.Program:
     return hlo.parse(jax.jit(function).lower(*args).compile().as_text())

@@ -8,16 +8,8 @@ import threading
 import jax
 import pytest
 
-from data import phantom, records
 from tests.faults import injuries
 from unimedi_jax import hosts, manifest
-
-
-@pytest.fixture(scope="module")
-def records_dir(tmp_path_factory) -> pathlib.Path:
-    folder = tmp_path_factory.mktemp("records")
-    records.build(phantom.source(xrays=40, cts=20, seed=7), data_dir=folder, name="phantom", workers=2)
-    return folder
 
 
 def free_port() -> int:

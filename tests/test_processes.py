@@ -1,7 +1,6 @@
-"""One run on 1, 2 and 4 processes over loopback, as so many hosts: the same losses and the same embeddings.
+"""One run on 1 and 4 processes over loopback, as so many hosts: the same losses and the same embeddings.
 
-The mesh is 2 x 2 and every leaf that can be is split; two processes find each other as Slurm tells them, four as Open
-MPI does.
+The mesh is 2 x 2 and every leaf that can be is split. Processes find each other as Slurm or Open MPI tells them.
 """
 
 import json
@@ -13,17 +12,17 @@ import sys
 
 import pytest
 
-from data import phantom, records
 from tests.faults.injuries import ROOT
 
 DEVICES = 4
-
-
-@pytest.fixture(scope="module")
-def records_dir(tmp_path_factory) -> pathlib.Path:
-    folder = tmp_path_factory.mktemp("records")
-    records.build(phantom.source(xrays=12, cts=10, seed=7), data_dir=folder, name="phantom", workers=2)
-    return folder
+TRAIN = ("-m", "tests.faults.host")
+MEET = (
+    "-c",
+    "import jax\n"
+    "from unimedi_jax import hosts\n"
+    "hosts.connect('auto', timeout=60)\n"
+    "print([jax.process_index(), jax.process_count(), jax.device_count(), jax.local_device_count()])\n",
+)
 
 
 def free_job() -> int:
@@ -49,21 +48,19 @@ def open_mpi(job: int, process: int, processes: int) -> dict[str, str]:
     }  # fmt: skip
 
 
-LAUNCHERS = {1: lambda *_: {}, 2: slurm, 4: open_mpi}
-
-
-def run(folder: pathlib.Path, workdir: pathlib.Path, processes: int) -> list[dict]:
-    """What each of `processes` processes tells, with `DEVICES` devices in all."""
+def start(command: list[str], folder: pathlib.Path, processes: int, launcher=lambda *_: {}) -> list[list]:
+    """What each of `processes` processes tells in a line of JSON, with `DEVICES` devices in all."""
     job = free_job()
-    command = [sys.executable, "-m", "tests.faults.host", str(folder), str(workdir), "auto" if processes > 1 else ""]
-    settings = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    settings["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES // processes}"
-    logs = [workdir.parent / f"{i}.log" for i in range(processes)]
+    settings = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": str(ROOT)}
+    settings["JAX_NUM_CPU_DEVICES"] = str(DEVICES // processes)
+    logs = [folder / f"{processes}-{i}.log" for i in range(processes)]
     started = []
     for i, log in enumerate(logs):
-        environment = {**os.environ, **settings, **LAUNCHERS[processes](job, i, processes)}
+        environment = {**os.environ, **settings, **launcher(job, i, processes)}
         with log.open("w") as file:
-            started.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file))
+            started.append(
+                subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment, stdout=file, stderr=file)
+            )
     try:
         codes = [process.wait(timeout=900) for process in started]
     finally:
@@ -72,22 +69,22 @@ def run(folder: pathlib.Path, workdir: pathlib.Path, processes: int) -> list[dic
             process.wait()
     words = [log.read_text() for log in logs]
     assert codes == [0] * processes, "\n".join(words)
-    return [json.loads(next(line for line in log.splitlines() if line.startswith("{"))) for log in words]
+    lines = [[line for line in log.splitlines() if line.startswith(("{", "["))] for log in words]
+    return [json.loads(told[-1]) for told in lines]
 
 
-@pytest.fixture(scope="module")
-def alone(records_dir, tmp_path_factory) -> dict:
-    (told,) = run(records_dir, tmp_path_factory.mktemp("alone") / "run", 1)
-    return told
+@pytest.mark.parametrize("launcher", [slurm, open_mpi])
+def test_processes_meet_as_their_launcher_tells_them(tmp_path, launcher) -> None:
+    assert start([*MEET], tmp_path, 2, launcher) == [[0, 2, DEVICES, 2], [1, 2, DEVICES, 2]]
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_several_processes_give_what_one_gives(records_dir, tmp_path, alone, processes: int) -> None:
+def test_four_processes_give_what_one_gives(records_dir, tmp_path) -> None:
+    (alone,) = start([*TRAIN, str(records_dir), str(tmp_path / "alone"), ""], tmp_path, 1)
     assert alone["split"] > 20
     assert alone["processes"] == 1
-    for told in run(records_dir, tmp_path / "run", processes):
-        assert told["processes"] == processes
-        assert told["largest"] == 10 + processes - 1
+    for told in start([*TRAIN, str(records_dir), str(tmp_path / "run"), "auto"], tmp_path, 4, open_mpi):
+        assert told["processes"] == 4
+        assert told["largest"] == 10 + 4 - 1
         assert told["split"] == alone["split"]
         for step, (ours, expected) in enumerate(zip(told["steps"], alone["steps"], strict=True)):
             assert {"loss", "loss/vl", "xray/pcl", "norm/grads"} <= ours.keys()

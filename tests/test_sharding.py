@@ -15,6 +15,8 @@ from unimedi_jax.models import unimedi
 from unimedi_jax.objectives import unimedi as objective
 from unimedi_jax.train import state
 
+pytestmark = pytest.mark.usefixtures("eight_devices")
+
 EVERYTHING = ((".*", "fsdp"),)
 MESHES = [(8, 1), (4, 2), (2, 4), (1, 8)]
 

@@ -4,11 +4,17 @@ import json
 import math
 import os
 import pathlib
+import sys
 import time
 from collections.abc import Iterator
 from types import TracebackType
 
-from tensorboardX import SummaryWriter
+# tensorboardX imports PyTorch wherever it is installed, seconds at every start, for nothing that is written here.
+_torch = sys.modules.setdefault("torch", None)
+from tensorboardX import SummaryWriter  # noqa: E402
+
+if _torch is None:
+    del sys.modules["torch"]
 
 
 class Writer:

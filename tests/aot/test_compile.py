@@ -19,6 +19,8 @@ from unimedi_jax.aot import compile as job
 from unimedi_jax.aot import targets
 from unimedi_jax.train import program as programs
 
+pytestmark = pytest.mark.usefixtures("eight_devices")
+
 ROOT = pathlib.Path(__file__).parent.parent.parent
 PYTHON = pathlib.Path(os.environ.get("AOT_PYTHON", ROOT / ".venv-aot" / "bin" / "python"))
 INSTALLED = pytest.mark.skipif(

@@ -17,6 +17,8 @@ from unimedi_jax.errors import UserError
 from unimedi_jax.models import unimedi
 from unimedi_jax.train import program as programs
 
+pytestmark = pytest.mark.usefixtures("eight_devices")
+
 TWIN = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("torch", "timm", "transformers")),
     reason="torch, timm or transformers is not installed (requirements-dev.txt, requirements-judges.txt)",

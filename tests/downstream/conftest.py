@@ -1,4 +1,4 @@
-"""A small built set and a checkpoint of the demo's network at a tiny size, shared by the downstream tests."""
+"""A checkpoint of the demo's network at a tiny size, shared by the downstream tests."""
 
 import pathlib
 
@@ -7,17 +7,9 @@ import jax
 import pytest
 
 from configs import pretrain
-from data import phantom, records
 from unimedi_jax import checkpoint
 from unimedi_jax.downstream import opened
 from unimedi_jax.train import loop, setup
-
-
-@pytest.fixture(scope="session")
-def records_dir(tmp_path_factory) -> pathlib.Path:
-    folder = tmp_path_factory.mktemp("records")
-    records.build(phantom.source(xrays=30, cts=20, seed=3), data_dir=folder, name="phantom", workers=2)
-    return folder
 
 
 @pytest.fixture(scope="session")

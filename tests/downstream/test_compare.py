@@ -16,7 +16,7 @@ from configs import compare as configs
 from configs import pretrain, systems
 from tests.conftest import TINY
 from tests.convert.conftest import make_vit, timm  # noqa: F401
-from unimedi_jax import flops, writers
+from unimedi_jax import flops, sharding, writers
 from unimedi_jax.downstream import ablate, compare, released, runs
 from unimedi_jax.errors import UserError
 from unimedi_jax.evals import results, suite
@@ -132,7 +132,7 @@ def test_the_page_tells_measured_from_published(done):
 def test_the_arithmetic_is_that_of_the_compiled_step(done):
     """Of CLIP's step, where it can be counted by hand: the towers three times, whose inputs need no gradient."""
     _, workdir = done
-    xrays = cts = jax.device_count()
+    xrays = cts = sharding.make_mesh().size
     image, volume = 7 * 7, 4 * 2 * 2
     seen = xrays * flops.transformer(TINY, 1 + image) + cts * flops.transformer(TINY, 1 + volume)
     read_ = (xrays + cts) * flops.transformer(TINY, LENGTH)
@@ -148,7 +148,7 @@ def test_seconds_are_those_of_the_steps_after_the_first(done):
     _, workdir = done
     rates = [line["speed/samples_per_s"] for line in writers.read(workdir / "clip-3") if "speed/samples_per_s" in line]
     assert rates[0] == 0  # the step that compiles
-    assert float(read(workdir)["clip", runs.SECONDS]["value"]) == 2 * jax.device_count() / rates[1]
+    assert float(read(workdir)["clip", runs.SECONDS]["value"]) == 2 * sharding.make_mesh().size / rates[1]
 
 
 def test_a_second_call_trains_nothing(done, monkeypatch, capsys):
@@ -361,5 +361,5 @@ def test_the_step_is_compiled_for_the_runs_own_batch(toy, tmp_path):
     (run,) = runs.planned(config, tmp_path)
     job = setup.make(run.settings, run.folder)
     text = programs.lowered(job, job.mesh, {"xray": 1, "ct": 0}, LENGTH).as_text()
-    assert f"tensor<{jax.device_count()}x49x256xui8>" in text
+    assert f"tensor<{job.mesh.size}x49x256xui8>" in text
     assert "xi16>" not in text

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn import metrics
 from sklearn.linear_model import LogisticRegression
 
-from unimedi_jax.evals import classification, draws, logistic, results
+from unimedi_jax.evals import auroc, bootstrap, classification, draws, logistic, results
 
 
 @given(st.integers(2, 60), st.integers(1, 12), st.integers(0, 10_000))
@@ -19,6 +19,32 @@ def test_equals_scikit_learn_with_ties(n, levels, seed):
     assert found["auroc/a"] == pytest.approx(metrics.roc_auc_score(targets, scores), abs=1e-9)
     assert found["auprc/a"] == pytest.approx(metrics.average_precision_score(targets, scores), abs=1e-9)
     assert found["accuracy/a"] == pytest.approx(metrics.accuracy_score(targets, scores >= 0.5), abs=1e-9)
+
+
+@pytest.mark.parametrize("cells", [1, 10**6])  # resamples one by one, all together
+def test_resamples_are_measured_as_scikit_learn_measures_their_rows(monkeypatch, cells):
+    monkeypatch.setattr(bootstrap, "CELLS", cells)
+    rng = np.random.default_rng(0)
+    scores, targets = rng.integers(0, 9, 40) / 9, (rng.random(40) < 0.5).astype(float)
+    targets[::7] = np.nan
+    rows, counts = (f(40, resamples=50, seed=3) for f in (bootstrap.draws, bootstrap.counts))
+    kinds = (
+        (auroc.weighted, metrics.roc_auc_score, lambda s: s),
+        (classification.average_precision, metrics.average_precision_score, lambda s: s),
+        (classification.accuracy, metrics.accuracy_score, lambda s: s >= 0.5),
+    )
+    for ours, theirs, of in kinds:
+        known = [row[~np.isnan(targets[row])] for row in rows]
+        expected = [theirs(targets[row], of(scores[row])) for row in known]
+        np.testing.assert_allclose(bootstrap.weighted(ours, scores, targets, counts), expected, atol=1e-12)
+
+
+def test_a_resample_without_positives_has_no_result():
+    counts = np.array([[2, 0], [0, 2], [1, 1]])
+    for ours in (auroc.weighted, classification.average_precision):
+        found = ours(np.array([0.1, 0.2]), np.array([0.0, 1.0]), counts)
+        assert np.isnan(found[0])
+        assert found[2] == 1
 
 
 def test_absent_classes_and_single_cases():

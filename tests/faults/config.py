@@ -44,7 +44,7 @@ def get_config() -> ml_collections.ConfigDict:
 
 
 def short(records_dir: pathlib.Path) -> ml_collections.ConfigDict:
-    """Three steps, with a batch that eight simulated devices can share."""
+    """Three steps of a batch that is small on any number of devices."""
     config = get_config()
     config.data_dir = str(records_dir)
     config.steps = 3

@@ -30,7 +30,7 @@ def start(
     records: pathlib.Path, workdir: pathlib.Path, *flags: str, stderr: Any = subprocess.PIPE, **environment: str
 ) -> subprocess.Popen:
     """The run's one command; its lines come on stderr."""
-    known = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}  # one device, whatever this process simulates
+    known = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}  # whatever this process simulates
     return subprocess.Popen(
         [*COMMAND, f"--config.data_dir={records}", f"--workdir={workdir}", *flags],
         cwd=ROOT, env=known | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} | environment,

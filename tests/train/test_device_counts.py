@@ -1,4 +1,7 @@
-"""A run that goes on with another number of devices: the same records in the same order, losses within tolerance."""
+"""A run that goes on with another number of devices: the same records in the same order, losses within tolerance.
+
+A number that the global batch does not divide by is refused.
+"""
 
 import random
 import signal
@@ -9,7 +12,7 @@ from tests.faults import __main__ as campaign
 from tests.faults import injuries
 
 
-def test_four_devices_then_two_then_one(records_dir, tmp_path):
+def test_four_devices_then_two_then_one_and_never_three(records_dir, tmp_path):
     cache = {
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -17,7 +20,7 @@ def test_four_devices_then_two_then_one(records_dir, tmp_path):
 
     def go(name: str, devices: int, moment: str = "training", numbers: tuple[int, ...] = ()) -> tuple[int, str]:
         environment = cache | {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "JAX_NUM_CPU_DEVICES": str(devices),
             "FAULTS_IDS": str(tmp_path / f"{name}.ids"),
         }
         process = injuries.start(records_dir, tmp_path / name, **environment)
@@ -27,6 +30,9 @@ def test_four_devices_then_two_then_one(records_dir, tmp_path):
     wanted = campaign.observe(tmp_path / "alone", tmp_path / "alone.ids")
 
     assert go("moved", 4, "the first evaluation", (signal.SIGKILL,))[0] == -9
+    code, log = go("moved", 3)
+    assert code == 2
+    assert "does not divide over 3 devices" in log
     code, log = go("moved", 2, "evaluation", (signal.SIGTERM,))
     assert code == 75, log
     code, log = go("moved", 1)
@@ -41,12 +47,3 @@ def test_four_devices_then_two_then_one(records_dir, tmp_path):
     assert len(losses[0]) == 14
     np.testing.assert_allclose(*losses, rtol=1e-4)
     assert losses[0] != losses[1], "sums in another order: equal to the last bit would mean the same devices"
-
-
-def test_devices_that_do_not_divide_the_batch_are_refused(records_dir, tmp_path):
-    process = injuries.start(records_dir, tmp_path / "run")
-    assert injuries.watch(process, "training", [signal.SIGTERM], random.Random(0))[0] == 75
-    process = injuries.start(records_dir, tmp_path / "run", XLA_FLAGS="--xla_force_host_platform_device_count=4")
-    code, log = injuries.watch(process, "training", [], random.Random(0))
-    assert code == 2
-    assert "does not divide over 4 devices" in log

@@ -11,6 +11,8 @@ from unimedi_jax.models import unimedi
 from unimedi_jax.objectives.unimedi import Objective
 from unimedi_jax.train import gradcache
 
+pytestmark = pytest.mark.usefixtures("eight_devices")
+
 SETTINGS = [{}, {"mask_mode": "mask_token", "contrastive_chunk": 12, "identical_reports": True}]
 
 

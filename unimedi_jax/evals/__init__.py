@@ -1,6 +1,6 @@
 """Evaluations: pure functions on host arrays, numpy in, numbers out.
 
-`features` alone calls a model; only `logistic` computes with jax beside it.
+`features` alone calls a model, and alone computes with jax.
 
 Rules that hold in every module:
 * nothing to measure (no cases, one class only) gives NaN, never 0 and never an error;

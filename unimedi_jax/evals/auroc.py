@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import stats
 
 from unimedi_jax.evals import bootstrap, vectors
 
@@ -55,20 +54,31 @@ def auroc(scores: Float[np.ndarray, " n"], targets: Float[np.ndarray, " n"]) -> 
     Targets are 0, 1 or NaN (skipped); NaN if a class is absent. Raises ValueError for other targets
     and for scores that are not finite.
     """
+    return float(weighted(scores, targets, np.ones((1, len(scores))))[0])
+
+
+def weighted(
+    scores: Float[np.ndarray, " n"], targets: Float[np.ndarray, " n"], counts: Float[np.ndarray, "r n"]
+) -> Float[np.ndarray, " r"]:
+    """`auroc` of each of r resamples, in which case i stands `counts[:, i]` times."""
     scores, targets = np.asarray(scores, np.float64), np.asarray(targets, np.float64)
     known = ~np.isnan(targets)
-    scores, targets = scores[known], targets[known]
+    scores, targets, counts = scores[known], targets[known], counts[:, known]
     if not np.isin(targets, (0, 1)).all():
         raise ValueError("labels must be 0, 1 or NaN")
     if not np.isfinite(scores).all():
         raise ValueError("scores must be finite")
-    positives = int(targets.sum())
-    negatives = len(targets) - positives
-    if not positives or not negatives:
-        return float("nan")
-    ranks = stats.rankdata(scores)  # tied scores share their mean rank
-    above = ranks[targets == 1].sum() - positives * (positives + 1) / 2
-    return float(above / (positives * negatives))
+    if not scores.size:
+        return np.full(len(counts), np.nan)
+    order = np.argsort(scores)
+    scores, positive = scores[order], counts[:, order] * targets[order]
+    negative = counts[:, order] - positive
+    tied = np.flatnonzero(np.append(True, scores[1:] != scores[:-1]))  # the first of every group of tied scores
+    positive, negative = (np.add.reduceat(side, tied, axis=1) for side in (positive, negative))
+    below = np.cumsum(negative, axis=1) - negative
+    won = (positive * (below + negative / 2)).sum(axis=1)
+    pairs = positive.sum(axis=1) * negative.sum(axis=1)
+    return np.divide(won, pairs, out=np.full(len(counts), np.nan), where=pairs > 0)
 
 
 def per_label(
@@ -82,12 +92,11 @@ def per_label(
     scores, targets = np.asarray(scores, np.float64), np.asarray(targets, np.float64)
     if scores.ndim != 2 or scores.shape != targets.shape:
         raise ValueError(f"scores {scores.shape} and labels {targets.shape} do not fit")
-    values = _columns(scores, targets)
+    values = _columns(scores, targets, np.ones((1, len(scores))))[0]
     low = high = np.full(scores.shape[1], np.nan)
     macro_low = macro_high = float("nan")
     if resamples and len(scores) > 1:
-        rows = bootstrap.draws(len(scores), resamples=resamples, seed=seed)
-        tries = np.array([_columns(scores[row], targets[row]) for row in rows])
+        tries = _columns(scores, targets, bootstrap.counts(len(scores), resamples=resamples, seed=seed))
         bounds = [bootstrap.percentiles(column) for column in tries.T]
         low, high = np.array(bounds, np.float64).reshape(-1, 2).T
         # A resample without a rare label's positives would be a macro over other labels: left out.
@@ -106,15 +115,14 @@ def per_label(
     )
 
 
-def _columns(scores: Float[np.ndarray, "n c"], targets: Float[np.ndarray, "n c"]) -> Float[np.ndarray, " c"]:
-    unfitted = np.isnan(scores).all(axis=0)
-    return np.array(
-        [
-            float("nan") if missing else auroc(column, target)
-            for column, target, missing in zip(scores.T, targets.T, unfitted, strict=True)
-        ],
-        np.float64,
-    )
+def _columns(
+    scores: Float[np.ndarray, "n c"], targets: Float[np.ndarray, "n c"], counts: Float[np.ndarray, "r n"]
+) -> Float[np.ndarray, "r c"]:
+    """The AUC of every column in every resample."""
+    found = np.full((len(counts), scores.shape[1]), np.nan)
+    for index in np.flatnonzero(~np.isnan(scores).all(axis=0)):
+        found[:, index] = bootstrap.weighted(weighted, scores[:, index], targets[:, index], counts)
+    return found
 
 
 def _checked(names: Sequence[str], values: Float[np.ndarray, " c"]) -> Sequence[str]:

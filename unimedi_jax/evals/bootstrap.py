@@ -8,15 +8,30 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float, Int
 
-from unimedi_jax.evals import vectors
-
 QUANTILES = (0.025, 0.975)
+CELLS = 2_000_000  # of resamples times cases at a time
 NONE = (float("nan"), float("nan"))
 
 
 def draws(n: int, *, resamples: int, seed: int) -> Int[np.ndarray, "resamples n"]:
     """Row indices of every resample: n rows drawn with replacement."""
     return np.random.default_rng(seed).integers(0, n, size=(resamples, n))
+
+
+def counts(n: int, *, resamples: int, seed: int) -> Int[np.ndarray, "resamples n"]:
+    """How often each row stands in every resample: the same draws as `draws`."""
+    return np.stack([np.bincount(row, minlength=n) for row in draws(n, resamples=resamples, seed=seed)])
+
+
+def weighted(
+    statistic: Callable[[np.ndarray, np.ndarray, np.ndarray], Float[np.ndarray, " r"]],
+    scores: Float[np.ndarray, " n"],
+    targets: Float[np.ndarray, " n"],
+    counts: Int[np.ndarray, "resamples n"],
+) -> Float[np.ndarray, " resamples"]:
+    """`statistic(scores, targets, counts)` of all resamples, some at a time for their memory."""
+    pieces = np.array_split(counts, 1 + counts.size // CELLS)
+    return np.concatenate([statistic(scores, targets, piece) for piece in pieces])
 
 
 def percentiles(statistics: Float[np.ndarray, " resamples"]) -> tuple[float, float]:
@@ -46,4 +61,6 @@ def mean_interval(values: Float[np.ndarray, " n"], *, resamples: int = 1000, see
     """Interval of the mean of one number per case (a hit, a rank); NaN values are left out."""
     values = np.asarray(values, np.float64)
     values = values[~np.isnan(values)]
-    return interval(lambda row: vectors.nan_mean(values[row]), len(values), resamples=resamples, seed=seed)
+    if len(values) < 2 or resamples < 1:
+        return NONE
+    return percentiles(counts(len(values), resamples=resamples, seed=seed) @ values / len(values))

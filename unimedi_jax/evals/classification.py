@@ -3,36 +3,45 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from unimedi_jax.evals import auroc, bootstrap, vectors
 
 THRESHOLD = 0.5
 
 
-def average_precision(scores: Float[np.ndarray, " n"], targets: Float[np.ndarray, " n"]) -> float:
+def average_precision(
+    scores: Float[np.ndarray, " n"], targets: Float[np.ndarray, " n"], counts: Float[np.ndarray, "r n"]
+) -> Float[np.ndarray, " r"]:
     """Area under precision and recall as a sum of steps, tied scores entering together (scikit-learn's definition).
 
-    Targets are 0, 1 or NaN (skipped). Without a positive there is no recall: NaN. Positives alone give 1.
+    Of each of r resamples, in which case i stands `counts[:, i]` times. Targets are 0, 1 or NaN (skipped). Without a
+    positive there is no recall: NaN. Positives alone give 1.
     """
     scores, targets = np.asarray(scores, np.float64), np.asarray(targets, np.float64)
     known = ~np.isnan(targets)
-    scores, targets = scores[known], targets[known]
+    scores, targets, counts = scores[known], targets[known], counts[:, known]
     if not np.isfinite(scores).all():
         raise ValueError("scores must be finite")
-    if not targets.sum():
-        return float("nan")
+    if not scores.size:
+        return np.full(len(counts), np.nan)
     order = np.argsort(-scores, kind="stable")
-    scores, hits = scores[order], np.cumsum(targets[order])
+    scores, targets, counts = scores[order], targets[order], counts[:, order]
     last = np.append(scores[1:] != scores[:-1], True)  # of every group of tied scores
-    found, taken = hits[last], np.flatnonzero(last) + 1
-    return float(np.sum(np.diff(found, prepend=0) / hits[-1] * found / taken))
+    found, taken = (np.cumsum(each, axis=1)[:, last] for each in (counts * targets, counts))
+    precision = found / np.maximum(taken, 1)  # nothing taken yet: nothing found
+    total = found[:, -1]
+    area = (np.diff(found, axis=1, prepend=0) * precision).sum(axis=1)
+    return np.divide(area, total, out=np.full(len(counts), np.nan), where=total > 0)
 
 
-def accuracy(probabilities: Float[np.ndarray, " n"], targets: Float[np.ndarray, " n"]) -> float:
+def accuracy(
+    probabilities: Float[np.ndarray, " n"], targets: Float[np.ndarray, " n"], counts: Float[np.ndarray, "r n"]
+) -> Float[np.ndarray, " r"]:
     """Share of known targets on whose side of 0.5 the probability lies, 0.5 counting as present; NaN for none."""
     known = ~np.isnan(np.asarray(targets, np.float64))
-    return vectors.nan_mean((np.asarray(probabilities)[known] >= THRESHOLD) == (np.asarray(targets)[known] == 1))
+    right = (np.asarray(probabilities)[known] >= THRESHOLD) == (np.asarray(targets)[known] == 1)
+    return _share(right, counts[:, known])
 
 
 def exclusive(labels: Float[np.ndarray, "n c"]) -> bool:
@@ -61,46 +70,54 @@ def measure(
     probabilities, targets = np.asarray(probabilities, np.float64), np.asarray(targets, np.float64)
     if probabilities.shape != targets.shape or probabilities.shape[1:] != (len(names),):
         raise ValueError(f"probabilities {probabilities.shape}, labels {targets.shape}, {len(names)} names do not fit")
-    kinds = {"auroc": auroc.auroc, "auprc": average_precision, "accuracy": accuracy}
+    kinds = {"auroc": auroc.weighted, "auprc": average_precision, "accuracy": accuracy}
+    whole = np.ones((1, len(targets)))
     result: dict[str, float] = {}
     for kind, statistic in kinds.items():
-        values = _columns(statistic, probabilities, targets)
+        (values,) = _columns(statistic, probabilities, targets, whole)
         result |= {f"{kind}/{name}": float(value) for name, value in zip(names, values, strict=True)}
         result[f"{kind}/macro"] = vectors.nan_mean(values)
     if one_of:
-        result["accuracy/macro"] = _top(probabilities, targets)
+        result["accuracy/macro"] = float(_top(probabilities, targets, whole)[0])
     for name, column in zip(names, targets.T, strict=True):
         result[f"positives/{name}"] = float((column == 1).sum())
         result[f"negatives/{name}"] = float((column == 0).sum())
     result["undefined"] = float(sum(np.isnan(result[f"auroc/{name}"]) for name in names))
     result["cases"] = float(len(targets))
     if resamples and len(targets) > 1:
-        rows = bootstrap.draws(len(targets), resamples=resamples, seed=seed)
+        counts = bootstrap.counts(len(targets), resamples=resamples, seed=seed)
         for kind, statistic in kinds.items():
             keep = [not np.isnan(result[f"{kind}/{name}"]) for name in names]
             if kind == "accuracy" and one_of:
-                tries = np.array([_top(probabilities[row], targets[row]) for row in rows])
-            else:
+                tries = _top(probabilities, targets, counts)
+            elif any(keep):
                 # A resample without a rare label's positives would be a macro over other labels: left out.
-                tries = np.array(
-                    [_columns(statistic, probabilities[row], targets[row])[keep].mean() for row in rows if any(keep)]
-                )
+                tries = _columns(statistic, probabilities[:, keep], targets[:, keep], counts).mean(axis=1)
+            else:
+                tries = np.zeros(0)
             result[f"{kind}/macro/low"], result[f"{kind}/macro/high"] = bootstrap.percentiles(tries)
     return result
 
 
 def _columns(
-    statistic: Callable[[np.ndarray, np.ndarray], float], probabilities: np.ndarray, targets: np.ndarray
-) -> Float[np.ndarray, " c"]:
-    return np.array(
-        [
-            float("nan") if np.isnan(column).any() else statistic(column, target)
-            for column, target in zip(probabilities.T, targets.T, strict=True)
-        ],
-        np.float64,
-    )
+    statistic: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+    probabilities: Float[np.ndarray, "n c"],
+    targets: Float[np.ndarray, "n c"],
+    counts: Float[np.ndarray, "r n"],
+) -> Float[np.ndarray, "r c"]:
+    found = np.full((len(counts), probabilities.shape[1]), np.nan)
+    for index in np.flatnonzero(~np.isnan(probabilities).any(axis=0)):
+        found[:, index] = bootstrap.weighted(statistic, probabilities[:, index], targets[:, index], counts)
+    return found
 
 
-def _top(probabilities: np.ndarray, targets: np.ndarray) -> float:
+def _top(
+    probabilities: Float[np.ndarray, "n c"], targets: Float[np.ndarray, "n c"], counts: Float[np.ndarray, "r n"]
+) -> Float[np.ndarray, " r"]:
     known = ~np.isnan(targets).any(axis=1) & ~np.isnan(probabilities).any(axis=1)
-    return vectors.nan_mean(probabilities[known].argmax(axis=1) == targets[known].argmax(axis=1))
+    return _share(probabilities[known].argmax(axis=1) == targets[known].argmax(axis=1), counts[:, known])
+
+
+def _share(right: Bool[np.ndarray, " n"], counts: Float[np.ndarray, "r n"]) -> Float[np.ndarray, " r"]:
+    cases = counts.sum(axis=1)
+    return np.divide(counts @ right, cases, out=np.full(len(counts), np.nan), where=cases > 0)

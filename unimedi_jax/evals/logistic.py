@@ -1,19 +1,15 @@
-"""L2-regularised logistic regression to its optimum, for many labels and strengths in one compiled solve."""
+"""L2-regularised logistic regression to its optimum, for many labels and strengths."""
 
-import functools
-
-import jax
 import numpy as np
-import optax
-from jax import numpy as jnp
+from jaxtyping import Float
+from scipy import optimize, special
+from threadpoolctl import threadpool_limits
 
-from unimedi_jax.typing import Array, Bool, Float
-
-ITERATIONS = 300
-SMALLEST = 256  # rows of one compiled solve
-TOLERANCE = 1e-5  # of the gradient's norm over the norm at the start
+ITERATIONS = 1000
+TOLERANCE = 1e-5  # of the largest derivative over the largest at the start
 
 
+@threadpool_limits.wrap(limits=1)  # products this thin lose more than they gain by a second thread
 def fit(
     x: Float[np.ndarray, "n d"],
     y: Float[np.ndarray, "n c"],
@@ -29,12 +25,9 @@ def fit(
     known = ~np.isnan(y)
     if one_of:
         known = np.broadcast_to(known.all(axis=1, keepdims=True), y.shape)
-    # Rows of no weight up to a power of two: compiling takes seconds, solving a tenth of one, and sizes repeat.
-    spare = ((0, max(SMALLEST, 1 << (len(x) - 1).bit_length()) - len(x)), (0, 0))
-    x, y, known = np.pad(x, spare), np.pad(np.nan_to_num(y), spare), np.pad(known, spare)
-    arrays = (jnp.asarray(a, jnp.float32) for a in (x, y, strengths))
-    weights, bias = _solve(*arrays, jnp.asarray(known), one_of)
-    return np.asarray(weights), np.asarray(bias)
+    x, y = np.asarray(x, np.float64), np.nan_to_num(y)
+    found = [_minimise(x, y, known * row, one_of) for row in strengths]
+    return np.stack([params[:-1] for params in found]), np.stack([params[-1] for params in found])
 
 
 def probabilities(
@@ -48,43 +41,26 @@ def probabilities(
     return shifted / shifted.sum(axis=1, keepdims=True)
 
 
-@functools.partial(jax.jit, static_argnames="one_of")
-def _solve(
-    x: Float[Array, "n d"],
-    y: Float[Array, "n c"],
-    strengths: Float[Array, "s c"],
-    known: Bool[Array, "n c"],
-    one_of: bool,
-) -> tuple[Float[Array, "s d c"], Float[Array, "s c"]]:
-    def of_strength(strength: Float[Array, " c"]) -> tuple[Array, Array]:
-        def objective(params: tuple[Array, Array]) -> Float[Array, ""]:
-            weights, bias = params
-            logits = x @ weights + bias[None]
-            losses = -y * jax.nn.log_softmax(logits) if one_of else optax.sigmoid_binary_cross_entropy(logits, y)
-            fitted = jnp.sum(jnp.where(known, losses, 0.0) * strength[None])
-            # Divided by what it grows with, so that the line search starts with steps of a sensible size.
-            return (fitted + 0.5 * jnp.sum(weights**2)) / (1 + jnp.sum(strength[None] * known))
+def _minimise(
+    x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "n c"], strength: Float[np.ndarray, "n c"], one_of: bool
+) -> Float[np.ndarray, "d+1 c"]:
+    """Weights, and below them the intercepts, by L-BFGS; `strength` is C of every label, 0 where it is unknown."""
+    shape = (x.shape[1] + 1, y.shape[1])
+    scale = 1 / (1 + strength.sum())  # steps of a sensible size from the start
 
-        start = (jnp.zeros((x.shape[1], y.shape[1])), jnp.zeros(y.shape[1]))
-        return _minimise(objective, start)
+    def objective(flat: Float[np.ndarray, " p"]) -> tuple[float, Float[np.ndarray, " p"]]:
+        params = flat.reshape(shape)
+        logits = x @ params[:-1] + params[-1]
+        if one_of:
+            losses, found = -y * special.log_softmax(logits, axis=1), special.softmax(logits, axis=1)
+        else:
+            losses, found = np.logaddexp(0, logits) - y * logits, special.expit(logits)
+        slope = strength * (found - y)
+        value = np.sum(strength * losses) + 0.5 * np.sum(params[:-1] ** 2)
+        grad = np.concatenate([x.T @ slope + params[:-1], slope.sum(axis=0, keepdims=True)])
+        return scale * value, scale * grad.ravel()
 
-    return jax.vmap(of_strength)(strengths)
-
-
-def _minimise(objective, params):
-    solver = optax.lbfgs(memory_size=20)
-    value_and_grad = optax.value_and_grad_from_state(objective)
-    goal = TOLERANCE * optax.tree.norm(jax.grad(objective)(params))
-
-    def step(carry):
-        params, state = carry
-        value, grad = value_and_grad(params, state=state)
-        updates, state = solver.update(grad, state, params, value=value, grad=grad, value_fn=objective)
-        return optax.apply_updates(params, updates), state
-
-    def going(carry):
-        _, state = carry
-        count, grad = optax.tree.get(state, "count"), optax.tree.get(state, "grad")
-        return (count == 0) | ((count < ITERATIONS) & (optax.tree.norm(grad) > goal))
-
-    return jax.lax.while_loop(going, step, (params, solver.init(params)))[0]
+    start = np.zeros(shape).ravel()
+    goal = TOLERANCE * np.abs(objective(start)[1]).max()
+    options = {"maxiter": ITERATIONS, "maxfun": 2 * ITERATIONS, "gtol": goal, "ftol": 0.0, "maxcor": 20}
+    return optimize.minimize(objective, start, jac=True, method="L-BFGS-B", options=options).x.reshape(shape)

@@ -91,7 +91,10 @@ def load(name: str | Path) -> "PreTrainedTokenizerBase":
     try:
         if not Path(name).is_dir():
             _fetch(str(name))
-        tokenizer = transformers.AutoTokenizer.from_pretrained(str(name), local_files_only=True)
+        # Where nothing is left to guess: AutoTokenizer would import PyTorch wherever it is installed.
+        whole = (Path(name) / "tokenizer.json").is_file()
+        kind = transformers.PreTrainedTokenizerFast if whole else transformers.AutoTokenizer
+        tokenizer = kind.from_pretrained(str(name), local_files_only=True)
     except Exception as error:  # the hub client raises a dozen unrelated types
         raise errors.UserError(
             f"no tokenizer '{name}': no such folder, and the Hugging Face hub and its cache do not have it or "
