@@ -16,7 +16,7 @@ pretrain: .venv/run.txt
 test: .venv/dev.txt
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 aot: .venv-aot/aot.txt
 

@@ -14,6 +14,7 @@ os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 OLDER = metadata.version("jaxlib").startswith("0.10.")
 os.environ["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false" if OLDER else "--xla_cpu_opt_preset=FAST_COMPILE"
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # two would wait for the other test's two
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"  # broadcasting over a new axis is written out
 os.environ["JAX_DEBUG_KEY_REUSE"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -73,6 +74,14 @@ SETTINGS = dict(
     report_dropout=0.0,
     dtype="float32",
 )
+
+
+LONGEST = ("device_counts", "faults", "processes", "hosts", "test_loop", "export", "compare", "public", "test_unimedi")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: no process is left with one of them when the others have finished."""
+    items.sort(key=lambda item: not any(name in item.path.stem for name in LONGEST))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,20 +2,29 @@
 
 import pathlib
 
+import filelock
 import grain
 import jax
 import pytest
 
 from configs import pretrain
+from tests.conftest import SHARED
 from unimedi_jax import checkpoint
 from unimedi_jax.downstream import opened
 from unimedi_jax.train import loop, setup
 
 
 @pytest.fixture(scope="session")
-def checkpoint_dir(records_dir, tmp_path_factory) -> pathlib.Path:
-    """A run's folder with one checkpoint: weights as the seed gives them, no step trained."""
-    workdir = tmp_path_factory.mktemp("run")
+def checkpoint_dir(records_dir) -> pathlib.Path:
+    """A run's folder with one checkpoint: weights as the seed gives them, no step trained. To be read."""
+    workdir = SHARED / "run"
+    with filelock.FileLock(SHARED / "run.lock"):
+        if not workdir.exists():
+            _save(records_dir, workdir)
+    return workdir
+
+
+def _save(records_dir: pathlib.Path, workdir: pathlib.Path) -> None:
     config = pretrain.get_config("demo")
     config.compilations = ""
     config.data_dir = str(records_dir)
@@ -28,7 +37,6 @@ def checkpoint_dir(records_dir, tmp_path_factory) -> pathlib.Path:
     iterator = iter(grain.MapDataset.range(3).to_iter_dataset())
     with jax.set_mesh(job.mesh), checkpoint.Checkpoints(workdir) as checkpoints:
         checkpoints.save(1, job.init(jax.random.key(5)), iterator, loop.facts(job))
-    return workdir
 
 
 @pytest.fixture(scope="session")

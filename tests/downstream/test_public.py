@@ -38,7 +38,7 @@ def test_what_a_public_set_allows_is_measured(checkpoint_dir, tmp_path, build, r
     config.segment.update(tune="frozen", setr_channels=(8, 8, 8, 8), unetr_features=4)
     config.detect.update(tune="frozen", widths=(8, 8, 8), most=4)
     for recipe in (config.segment.xray, config.segment.ct, config.detect.recipe):
-        recipe.update(batch=8, epochs=1)  # the tests simulate eight devices
+        recipe.update(batch=2, epochs=1)
     evaluate.run(config, tmp_path / "evaluation")
     with (tmp_path / "evaluation" / "results.csv").open() as stream:
         rows = list(csv.DictReader(stream))
