@@ -6,6 +6,7 @@ import pathlib
 import sys
 import types
 
+import filelock
 import grain
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 
 from configs import pretrain
 from data import contracts
+from tests.conftest import SHARED
 from unimedi_jax import checkpoint, optim
 from unimedi_jax.convert import export, loaded
 from unimedi_jax.input import tokenizer
@@ -143,9 +145,12 @@ def trained(make_trained) -> loaded.Trained:
 
 
 @pytest.fixture(scope="session")
-def exported(trained, tmp_path_factory) -> pathlib.Path:
-    out = tmp_path_factory.mktemp("exports") / "student"
-    export.write(trained, out, rgb=True, onnx=True)
+def exported(trained) -> pathlib.Path:
+    """Written by the first process of the suite that asks for it. To be read."""
+    out = SHARED / "exports" / "student"
+    with filelock.FileLock(SHARED / "exports.lock"):
+        if not out.exists():
+            export.write(trained, out, rgb=True, onnx=True)
     return out
 
 
