@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Callable
 from importlib import metadata
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -100,16 +101,22 @@ def eight_devices():
         yield
 
 
-@pytest.fixture(scope="session")
-def records_dir() -> pathlib.Path:
-    """A small phantom, built by the first process of the suite that asks for it. To be read, not written to."""
-    folder = SHARED / "records"
-    with filelock.FileLock(SHARED / "records.lock"):
+def once(name: str, make: Callable[[pathlib.Path], object]) -> pathlib.Path:
+    """A folder that the first process of the suite to ask for it fills by `make(folder)`. To be read alone."""
+    folder, partial = SHARED / name, SHARED / f"{name}.partial"
+    with filelock.FileLock(SHARED / f"{name}.lock"):
         if not folder.exists():
-            partial = SHARED / "records.partial"
-            records.build(phantom.source(xrays=40, cts=20, seed=7), data_dir=partial, name="phantom", workers=2)
+            shutil.rmtree(partial, ignore_errors=True)
+            make(partial)
             partial.rename(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def records_dir() -> pathlib.Path:
+    """A small phantom."""
+    source = phantom.source(xrays=40, cts=20, seed=7)
+    return once("records", lambda folder: records.build(source, data_dir=folder, name="phantom", workers=2))
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -48,7 +49,7 @@ def open_mpi(job: int, process: int, processes: int) -> dict[str, str]:
     }  # fmt: skip
 
 
-def start(command: list[str], folder: pathlib.Path, processes: int, launcher=lambda *_: {}) -> list[list]:
+def start(command: list[str], folder: pathlib.Path, processes: int, launcher=lambda *_: {}) -> list[Any]:
     """What each of `processes` processes tells in a line of JSON, with `DEVICES` devices in all."""
     job = free_job()
     settings = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": str(ROOT)}

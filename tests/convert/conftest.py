@@ -6,7 +6,6 @@ import pathlib
 import sys
 import types
 
-import filelock
 import grain
 import jax
 import numpy as np
@@ -14,7 +13,7 @@ import pytest
 
 from configs import pretrain
 from data import contracts
-from tests.conftest import SHARED
+from tests.conftest import once
 from unimedi_jax import checkpoint, optim
 from unimedi_jax.convert import export, loaded
 from unimedi_jax.input import tokenizer
@@ -146,12 +145,7 @@ def trained(make_trained) -> loaded.Trained:
 
 @pytest.fixture(scope="session")
 def exported(trained) -> pathlib.Path:
-    """Written by the first process of the suite that asks for it. To be read."""
-    out = SHARED / "exports" / "student"
-    with filelock.FileLock(SHARED / "exports.lock"):
-        if not out.exists():
-            export.write(trained, out, rgb=True, onnx=True)
-    return out
+    return once("exported", lambda folder: export.write(trained, folder, rgb=True, onnx=True))
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,12 @@
 
 import pathlib
 
-import filelock
 import grain
 import jax
 import pytest
 
 from configs import pretrain
-from tests.conftest import SHARED
+from tests.conftest import once
 from unimedi_jax import checkpoint
 from unimedi_jax.downstream import opened
 from unimedi_jax.train import loop, setup
@@ -16,12 +15,8 @@ from unimedi_jax.train import loop, setup
 
 @pytest.fixture(scope="session")
 def checkpoint_dir(records_dir) -> pathlib.Path:
-    """A run's folder with one checkpoint: weights as the seed gives them, no step trained. To be read."""
-    workdir = SHARED / "run"
-    with filelock.FileLock(SHARED / "run.lock"):
-        if not workdir.exists():
-            _save(records_dir, workdir)
-    return workdir
+    """A run's folder with one checkpoint: weights as the seed gives them, no step trained."""
+    return once("run", lambda workdir: _save(records_dir, workdir))
 
 
 def _save(records_dir: pathlib.Path, workdir: pathlib.Path) -> None:

@@ -29,19 +29,20 @@ def test_resamples_are_measured_as_scikit_learn_measures_their_rows(monkeypatch,
     targets[::7] = np.nan
     rows, counts = (f(40, resamples=50, seed=3) for f in (bootstrap.draws, bootstrap.counts))
     kinds = (
-        (auroc.weighted, metrics.roc_auc_score, lambda s: s),
+        (auroc.resampled, metrics.roc_auc_score, lambda s: s),
         (classification.average_precision, metrics.average_precision_score, lambda s: s),
         (classification.accuracy, metrics.accuracy_score, lambda s: s >= 0.5),
     )
     for ours, theirs, of in kinds:
         known = [row[~np.isnan(targets[row])] for row in rows]
         expected = [theirs(targets[row], of(scores[row])) for row in known]
-        np.testing.assert_allclose(bootstrap.weighted(ours, scores, targets, counts), expected, atol=1e-12)
+        (found,) = bootstrap.columns(ours, scores[:, None], targets[:, None], counts).T
+        np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
 def test_a_resample_without_positives_has_no_result():
     counts = np.array([[2, 0], [0, 2], [1, 1]])
-    for ours in (auroc.weighted, classification.average_precision):
+    for ours in (auroc.resampled, classification.average_precision):
         found = ours(np.array([0.1, 0.2]), np.array([0.0, 1.0]), counts)
         assert np.isnan(found[0])
         assert found[2] == 1

@@ -54,10 +54,10 @@ def auroc(scores: Float[np.ndarray, " n"], targets: Float[np.ndarray, " n"]) -> 
     Targets are 0, 1 or NaN (skipped); NaN if a class is absent. Raises ValueError for other targets
     and for scores that are not finite.
     """
-    return float(weighted(scores, targets, np.ones((1, len(scores))))[0])
+    return float(resampled(scores, targets, np.ones((1, len(scores))))[0])
 
 
-def weighted(
+def resampled(
     scores: Float[np.ndarray, " n"], targets: Float[np.ndarray, " n"], counts: Float[np.ndarray, "r n"]
 ) -> Float[np.ndarray, " r"]:
     """`auroc` of each of r resamples, in which case i stands `counts[:, i]` times."""
@@ -92,11 +92,12 @@ def per_label(
     scores, targets = np.asarray(scores, np.float64), np.asarray(targets, np.float64)
     if scores.ndim != 2 or scores.shape != targets.shape:
         raise ValueError(f"scores {scores.shape} and labels {targets.shape} do not fit")
-    values = _columns(scores, targets, np.ones((1, len(scores))))[0]
+    (values,) = bootstrap.columns(resampled, scores, targets, np.ones((1, len(scores))))
     low = high = np.full(scores.shape[1], np.nan)
     macro_low = macro_high = float("nan")
     if resamples and len(scores) > 1:
-        tries = _columns(scores, targets, bootstrap.counts(len(scores), resamples=resamples, seed=seed))
+        counts = bootstrap.counts(len(scores), resamples=resamples, seed=seed)
+        tries = bootstrap.columns(resampled, scores, targets, counts)
         bounds = [bootstrap.percentiles(column) for column in tries.T]
         low, high = np.array(bounds, np.float64).reshape(-1, 2).T
         # A resample without a rare label's positives would be a macro over other labels: left out.
@@ -113,16 +114,6 @@ def per_label(
         macro_low,
         macro_high,
     )
-
-
-def _columns(
-    scores: Float[np.ndarray, "n c"], targets: Float[np.ndarray, "n c"], counts: Float[np.ndarray, "r n"]
-) -> Float[np.ndarray, "r c"]:
-    """The AUC of every column in every resample."""
-    found = np.full((len(counts), scores.shape[1]), np.nan)
-    for index in np.flatnonzero(~np.isnan(scores).all(axis=0)):
-        found[:, index] = bootstrap.weighted(weighted, scores[:, index], targets[:, index], counts)
-    return found
 
 
 def _checked(names: Sequence[str], values: Float[np.ndarray, " c"]) -> Sequence[str]:

@@ -23,15 +23,21 @@ def counts(n: int, *, resamples: int, seed: int) -> Int[np.ndarray, "resamples n
     return np.stack([np.bincount(row, minlength=n) for row in draws(n, resamples=resamples, seed=seed)])
 
 
-def weighted(
+def columns(
     statistic: Callable[[np.ndarray, np.ndarray, np.ndarray], Float[np.ndarray, " r"]],
-    scores: Float[np.ndarray, " n"],
-    targets: Float[np.ndarray, " n"],
-    counts: Int[np.ndarray, "resamples n"],
-) -> Float[np.ndarray, " resamples"]:
-    """`statistic(scores, targets, counts)` of all resamples, some at a time for their memory."""
+    scores: Float[np.ndarray, "n c"],
+    targets: Float[np.ndarray, "n c"],
+    counts: Float[np.ndarray, "resamples n"],
+) -> Float[np.ndarray, "resamples c"]:
+    """`statistic(scores, targets, counts)` of every column in all resamples, some at a time for their memory.
+
+    A column of NaN scores (nothing could be fitted) is NaN.
+    """
+    found = np.full((len(counts), scores.shape[1]), np.nan)
     pieces = np.array_split(counts, 1 + counts.size // CELLS)
-    return np.concatenate([statistic(scores, targets, piece) for piece in pieces])
+    for index in np.flatnonzero(~np.isnan(scores).all(axis=0)):
+        found[:, index] = np.concatenate([statistic(scores[:, index], targets[:, index], piece) for piece in pieces])
+    return found
 
 
 def percentiles(statistics: Float[np.ndarray, " resamples"]) -> tuple[float, float]:

@@ -1,6 +1,6 @@
 """AUROC, average precision and accuracy of a classifier: all three, always, for several labels or exclusive classes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -70,11 +70,11 @@ def measure(
     probabilities, targets = np.asarray(probabilities, np.float64), np.asarray(targets, np.float64)
     if probabilities.shape != targets.shape or probabilities.shape[1:] != (len(names),):
         raise ValueError(f"probabilities {probabilities.shape}, labels {targets.shape}, {len(names)} names do not fit")
-    kinds = {"auroc": auroc.weighted, "auprc": average_precision, "accuracy": accuracy}
+    kinds = {"auroc": auroc.resampled, "auprc": average_precision, "accuracy": accuracy}
     whole = np.ones((1, len(targets)))
     result: dict[str, float] = {}
     for kind, statistic in kinds.items():
-        (values,) = _columns(statistic, probabilities, targets, whole)
+        (values,) = bootstrap.columns(statistic, probabilities, targets, whole)
         result |= {f"{kind}/{name}": float(value) for name, value in zip(names, values, strict=True)}
         result[f"{kind}/macro"] = vectors.nan_mean(values)
     if one_of:
@@ -92,23 +92,11 @@ def measure(
                 tries = _top(probabilities, targets, counts)
             elif any(keep):
                 # A resample without a rare label's positives would be a macro over other labels: left out.
-                tries = _columns(statistic, probabilities[:, keep], targets[:, keep], counts).mean(axis=1)
+                tries = bootstrap.columns(statistic, probabilities[:, keep], targets[:, keep], counts).mean(axis=1)
             else:
                 tries = np.zeros(0)
             result[f"{kind}/macro/low"], result[f"{kind}/macro/high"] = bootstrap.percentiles(tries)
     return result
-
-
-def _columns(
-    statistic: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
-    probabilities: Float[np.ndarray, "n c"],
-    targets: Float[np.ndarray, "n c"],
-    counts: Float[np.ndarray, "r n"],
-) -> Float[np.ndarray, "r c"]:
-    found = np.full((len(counts), probabilities.shape[1]), np.nan)
-    for index in np.flatnonzero(~np.isnan(probabilities).any(axis=0)):
-        found[:, index] = bootstrap.weighted(statistic, probabilities[:, index], targets[:, index], counts)
-    return found
 
 
 def _top(
