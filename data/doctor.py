@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from data import census, pool, progress, reasons, sections, signs, text
+from data import census, pool, reasons, sections, signs, text
 from data.source import Rejected, Row, Source
+from unimedi_jax import progress
 from unimedi_jax.input import tokenizer
 
 FAR = 6.0  # robust standard deviations from which on a case is an outlier
@@ -37,7 +38,7 @@ def examine(source: Source, converting: AbstractContextManager[pool.Convert], *,
     reports: list[tuple[int, str]] = []
     pictures: dict[bytes, list[Row]] = collections.defaultdict(list)
     noted: dict[str, list[int]] = collections.defaultdict(list)
-    with converting as convert, progress.shown(len(source.rows)) as tick:
+    with converting as convert, progress.shown(len(source.rows), "rows") as tick:
         for row, result in convert(source.rows):
             tick(1)
             if isinstance(result, Rejected):

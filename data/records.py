@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from data import contracts, pool, progress, runner, writer
+from data import contracts, pool, runner, writer
 from data.census import Census
 from data.source import MODALITIES, SPLITS, Rejected, Source
-from unimedi_jax import errors
+from unimedi_jax import errors, progress
 from unimedi_jax.input import tokenizer
 
 LEDGER = "rejected.jsonl"
@@ -162,9 +162,9 @@ def _write(source: Source, staging: Path, *, name: str, workers: int, beam: str 
     left = {place: rows[place][shards[place].rows :] for place in shards}
     unfinished = dataclasses.replace(source, rows=list(itertools.chain(*left.values())))
     converting = runner.opened(unfinished, workers, beam, staging / "beam")
-    with converting as convert, progress.shown(len(source.rows)) as tick:
+    done = len(source.rows) - len(unfinished.rows)
+    with converting as convert, progress.shown(len(source.rows), "rows", done=done) as tick:
         for place in shards:
-            tick(shards[place].rows)
             _fill(shards[place], *place, convert(left[place]), census, tick)
     for modality in MODALITIES:
         splits = {split: shards[modality, split] for split in SPLITS if shards[modality, split].done}

@@ -76,6 +76,13 @@ def workdir(saved, tmp_path) -> pathlib.Path:
     return shutil.copytree(saved, tmp_path / "run")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def frozen():
+    """What other tests have left is looked at once, not after each test of this file: seconds a time."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def swept():
     yield

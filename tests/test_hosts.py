@@ -18,17 +18,14 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
-def two(folder: pathlib.Path, workdir: pathlib.Path, cache: pathlib.Path, number: int) -> list[tuple[int, str]]:
+def two(folder: pathlib.Path, workdir: pathlib.Path, number: int) -> list[tuple[int, str]]:
     """Starts both, signals the second alone once it trains; exit code and log of each."""
     flags = [
         f"--config.distributed.coordinator=127.0.0.1:{free_port()}", "--config.distributed.processes=2",
         "--config.distributed.timeout=20", "--config.steps=100000", "--config.log_every=20",
         "--config.checkpoint.every=1000", "--config.evals.every=1000000",
     ]  # fmt: skip
-    environment = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    processes = [
-        injuries.start(folder, workdir, *flags, f"--config.distributed.process={i}", **environment) for i in (0, 1)
-    ]
+    processes = [injuries.start(folder, workdir, *flags, f"--config.distributed.process={i}") for i in (0, 1)]
     logs: list[list[str]] = [[], []]
     sent: list[int] = []
 
@@ -79,7 +76,7 @@ def test_a_process_alone_on_its_machine_has_all_devices(monkeypatch, environment
 
 
 def test_all_stop_at_one_step_and_none_waits_for_a_lost_one(records_dir, tmp_path):
-    (code, log), (other, log_other) = two(records_dir, tmp_path / "run", tmp_path / "cache", signal.SIGTERM)
+    (code, log), (other, log_other) = two(records_dir, tmp_path / "run", signal.SIGTERM)
     assert (code, other) == (75, 75), log + log_other
     words = [line for line in (log + log_other).splitlines() if line.startswith("stopped after step")]
     assert len(words) == 2
@@ -87,7 +84,7 @@ def test_all_stop_at_one_step_and_none_waits_for_a_lost_one(records_dir, tmp_pat
     (step,) = manifest.steps(tmp_path / "run" / "checkpoints")
     assert f"step {step}," in words[0]
 
-    (code, log), (other, _) = two(records_dir, tmp_path / "run", tmp_path / "cache", signal.SIGKILL)
+    (code, log), (other, _) = two(records_dir, tmp_path / "run", signal.SIGKILL)
     assert other == -9
     assert f"going on from step {step}" in log
     assert code == 75, log

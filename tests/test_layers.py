@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 HOUSE = "unimedi_jax"
 # Low to high. A module may import from its own line and from those above it.
 LAYERS = (
-    ("typing", "errors", "trees", "patches", "placement"),
+    ("typing", "errors", "progress", "trees", "patches", "placement"),
     ("losses", "selection", "metrics", "models", "flops", "hlo", "input", "data"),
     ("optim", "sharding", "hosts", "compilations", "fingerprint", "manifest", "checkpoint", "writers"),
     ("objectives",),
@@ -21,7 +21,7 @@ LAYERS = (
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 HOST = ("input", "data")  # numpy alone: workers of the input pipeline, offline builds
-HOST_MAY_USE = (*HOST, "typing", "errors", "patches")
+HOST_MAY_USE = (*HOST, "typing", "errors", "progress", "patches")
 FILES = [
     *(ROOT / HOUSE).rglob("*.py"),
     *(ROOT / "data").rglob("*.py"),

@@ -30,7 +30,7 @@ def test_cudnn_is_given_even_lengths(monkeypatch: pytest.MonkeyPatch, tokens: in
             out = attend(q, k, v)
             return jnp.sum(out * jnp.cos(jnp.arange(out.size).reshape(out.shape))), out
 
-        return jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(q, k, v)
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(q, k, v)
 
     expected = run(library)
     monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)

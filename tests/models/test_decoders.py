@@ -23,7 +23,7 @@ def draw(*shape: int) -> np.ndarray:
 def test_setr_equals_torch(patch, channels):
     tokens, width = jnp.asarray(draw(2, 6, 5)), 5
     model = setr.SetrPup(2, (2, 3), patch, channels=(12, 10, 8, 6))
-    variables = model.init(jax.random.key(0), tokens)
+    variables = jax.jit(model.init)(jax.random.key(0), tokens)
     stages, before = [], width
     for i, c in enumerate(channels):
         conv, norm = nn.Conv2d(before, c, 3, padding=1), nn.BatchNorm2d(c)
@@ -41,7 +41,8 @@ def test_setr_equals_torch(patch, channels):
     project = torch.tensor(np.array(params["project"]["kernel"]))
     x = (torch.tensor(np.array(tokens)) @ project).reshape(2, 2, 3, width).permute(0, 3, 1, 2)
     expected = judge(x).detach().permute(0, 2, 3, 1).numpy()
-    found, updated = model.apply(variables, tokens, train=True, mutable=["batch_stats"])
+    train = jax.jit(lambda *x: model.apply(*x, train=True, mutable=["batch_stats"]))
+    found, updated = train(variables, tokens)
     assert found.shape == (2, 2 * patch[0], 3 * patch[1], 2)
     np.testing.assert_allclose(found, expected, atol=1e-4)
     for i, norm in enumerate(judge[1::4]):
@@ -51,7 +52,8 @@ def test_setr_equals_torch(patch, channels):
             # torch's running variance is the unbiased one, flax's is not: taken over for the comparison below.
             norm.running_var.copy_(torch.tensor(np.array(updated["batch_stats"][f"norm{i}"]["var"])))
     expected = judge.eval()(x).detach().permute(0, 2, 3, 1).numpy()
-    np.testing.assert_allclose(model.apply({**variables, **updated}, tokens), expected, atol=1e-4)
+    found = jax.jit(model.apply)({**variables, **updated}, tokens)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 5), (7, 7)])

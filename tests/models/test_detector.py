@@ -53,7 +53,7 @@ def test_equals_torch(subject):
             above = part if number == 4 else above
         found = _dense(params[f"answer{scale}"], part)
         expected.append(found.permute(0, 2, 3, 1).reshape(2, *part.shape[2:], 3, 6).detach().numpy())
-    found, _ = model.apply(variables, tokens, train=True, mutable=["batch_stats"])
+    found, _ = jax.jit(lambda *x: model.apply(*x, train=True, mutable=["batch_stats"]))(variables, tokens)
     assert [x.shape[1:3] for x in found] == [(4, 3), (7, 5), (14, 10)]
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-4)
@@ -85,7 +85,7 @@ def test_loss_is_that_of_its_formula():
     x = np.zeros((1, 7, 5, 3, 6), np.float32)
     box = np.array([0.5, 0.5, *detector.anchors(1)[1]], np.float32)  # exactly an anchor: no size to learn
     padded = jnp.asarray(np.stack([box, np.zeros(4, np.float32)]))[None]
-    found = yolo._of_scale(jnp.asarray(x), padded, jnp.array([[True, False]]), 1, GRID)
+    found = jax.jit(lambda *x: yolo._of_scale(*x, 1, GRID))(x, padded, np.array([[True, False]]))
     cells, half = 7 * 5 * 3, np.log(2)
     shape, others = detector.anchors(1)[1], detector.anchors(1)[[0, 2]]
     both = np.minimum(shape, others).prod(axis=1)
@@ -96,7 +96,8 @@ def test_loss_is_that_of_its_formula():
 
 def test_no_boxes_is_a_finite_loss_and_gradient():
     answers = [jnp.ones((2, *shape, 3, 6)) for shape in ((4, 3), (7, 5), (14, 10))]
-    value, grads = jax.value_and_grad(yolo.loss)(answers, jnp.zeros((2, 3, 4)), jnp.zeros((2, 3), bool), GRID)
+    grad = jax.jit(jax.value_and_grad(lambda answers, *boxes: yolo.loss(answers, *boxes, GRID)))
+    value, grads = grad(answers, jnp.zeros((2, 3, 4)), jnp.zeros((2, 3), bool))
     assert np.isfinite(value)
     assert all(np.isfinite(g).all() for g in grads)
     assert all((np.asarray(g)[..., :4] == 0).all() for g in grads)

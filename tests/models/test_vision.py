@@ -255,8 +255,8 @@ def test_sincos_positions_are_alike_by_their_distance_alone(grid: tuple[int, ...
 def test_position_tables_start_as_told(make_tiny) -> None:
     batch = unimedi.example_batch(make_tiny())
     model = make_tiny(size=sizes.Size(WIDTH, 1, 4, 64), position_init="sincos")
-    params = model.init(jax.random.key(0), batch, method="touch_all")["params"]["vision"]
+    params = jax.jit(lambda: model.init(jax.random.key(0), batch, method="touch_all"))()["params"]["vision"]
     for name, grid in (("position_2d", model.vision.image_grid), ("position_3d", model.vision.volume_grid)):
         np.testing.assert_array_equal(params[name], vision.sincos(grid, WIDTH))
     with pytest.raises(ValueError, match="position_init is one of"):
-        make_tiny(position_init="cosine").init(jax.random.key(0), batch, method="touch_all")
+        jax.eval_shape(lambda: make_tiny(position_init="cosine").init(jax.random.key(0), batch, method="touch_all"))

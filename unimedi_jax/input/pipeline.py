@@ -1,12 +1,14 @@
 """grain pipelines: records to batches, in an order that depends on the seed alone and whose position can be saved."""
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
 import numpy as np
 
+from unimedi_jax import progress
 from unimedi_jax.errors import UserError
 from unimedi_jax.input import records, transforms, workers
 
@@ -162,19 +164,22 @@ def evaluation(
     rows: int,
     *,
     limit: int = 0,
+    threads: int = 4,
 ) -> Iterator[dict[str, Any]]:
     """Every record of a split once, in order, in batches of `rows`; at most `limit` records (0 = all).
 
     The last batch is filled up with copies of its last record; `mask` (rows,) is False there. Fields that do not
-    stack, such as boxes, come as lists.
+    stack, such as boxes, come as lists. `threads` read while the device is at work.
     """
-    source = found.source(sampler.modality, split)
-    size = min(len(source), limit) if limit else len(source)
-    for start in range(0, size, rows):
-        samples = [sampler(source[i]) for i in range(start, min(start + rows, size))]
-        mask = np.arange(rows) < len(samples)
-        samples += [samples[-1]] * (rows - len(samples))
-        yield {"mask": mask, **{name: _stack([s[name] for s in samples]) for name in samples[0]}}
+    dataset = grain.MapDataset.source(found.source(sampler.modality, split))[: limit or None].map(sampler)
+    reader = iter(dataset.to_iter_dataset(grain.ReadOptions(threads, prefetch_buffer_size=2 * rows)))
+    names = {"xray": "X-rays", "ct": "CTs"}[sampler.modality]
+    with contextlib.closing(reader), progress.shown(len(dataset), f"{names} of {split}") as tick:
+        while samples := list(itertools.islice(reader, rows)):
+            real = len(samples)
+            samples += [samples[-1]] * (rows - real)
+            yield {"mask": np.arange(rows) < real} | {name: _stack([s[name] for s in samples]) for name in samples[0]}
+            tick(real)
 
 
 def _stack(values: list[Any]) -> Any:

@@ -21,7 +21,7 @@ from unimedi_jax.train import program as programs
 from unimedi_jax.train import setup, stop
 from unimedi_jax.train import state as states
 from unimedi_jax.train.guard import Done, Guard, SpikedError, host_values, record_ids
-from unimedi_jax.train.progress import Progress
+from unimedi_jax.train.speed import Speed
 
 LOG = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ def _train(
     the run either has both or repeats the steps, and later lines are cut off. Before an evaluation the state is saved,
     so that a stop or a kill in there costs nothing: the evaluation is what is repeated.
     """
-    progress = _progress(config, job, first)
+    speed = _speed(config, job, first)
     meta = facts(job)
     lengths = (*config.input.report_buckets, config.input.report_length)
     work = {length: programs.work(config, job.model, job.batch, length) for length in lengths}
@@ -174,21 +174,21 @@ def _train(
         if len(lengths) > 1:
             length = hosts.largest(length, job.mesh)  # one program on all hosts
         batch = sharding.put_batch(_arrays(pipeline.trimmed(host_batch, length)), job.mesh)
-        progress.waited(time.perf_counter() - started)
-        progress.worked(work[length])
+        speed.waited(time.perf_counter() - started)
+        speed.worked(work[length])
         state, metrics = job.step(state, batch)
         # The step before is looked at while this one runs: the device never waits for the log.
-        _log(before, config, writer, progress, guard)
+        _log(before, config, writer, speed, guard)
         before = Done(step, metrics, record_ids(host_batch))
         if step == first + 1:
             jax.block_until_ready(metrics)
             LOG.info("first step after %.0f s, compilation included", time.perf_counter() - started)
-            progress.restart(step)
+            speed.restart(step)
             stopping.busy()
         checkpoints.check()
         stop_now = stopping.requested(job.mesh)
         if due(step) or stop_now or step == config.steps or step % config.checkpoint.every == 0:
-            _log(before, config, writer, progress, guard)
+            _log(before, config, writer, speed, guard)
             before = None
             writer.sync()
             checkpoints.save(step, state, batches, meta | {"guard": guard.memory}, _scores(config, writer))
@@ -197,7 +197,7 @@ def _train(
                 raise StoppedError(f"stopped after step {step}, which is saved: the same command goes on")
             if due(step):
                 validate(step)
-            progress.restart(step)
+            speed.restart(step)
     return state
 
 
@@ -209,8 +209,8 @@ def _scores(config: ml_collections.ConfigDict, writer: writers.Writer) -> dict[i
     return {line["step"]: -np.inf if line.get(name) is None else line[name] for line in lines}
 
 
-def _progress(config: ml_collections.ConfigDict, job: setup.Run, first: int) -> Progress:
-    return Progress(
+def _speed(config: ml_collections.ConfigDict, job: setup.Run, first: int) -> Speed:
+    return Speed(
         first=first, last=config.steps, samples=sum(job.batch.values()),
         device_kind=jax.devices()[0].device_kind, devices=job.mesh.size,
     )  # fmt: skip
@@ -225,7 +225,7 @@ def _log(
     done: Done | None,
     config: ml_collections.ConfigDict,
     writer: writers.Writer,
-    progress: Progress,
+    speed: Speed,
     guard: Guard,
 ) -> None:
     if done is None:
@@ -234,14 +234,14 @@ def _log(
     step = done.step
     if step % config.log_every and step != config.steps:
         return
-    values = host_values(done.metrics) | progress.report(step)
+    values = host_values(done.metrics) | speed.report(step)
     writer.scalars(step, values)
     parts = " ".join(f"{key.removeprefix('loss/')} {values[key]:.3f}" for key in values if key.startswith("loss/"))
     mfu = f", MFU {values['speed/mfu']:.0%}" if "speed/mfu" in values else ""
     LOG.info(
         "step %d/%d  loss %.3f (%s)  %.0f samples/s%s, waiting for data %.1f%%, left %s",
         step, config.steps, values["loss"], parts, values["speed/samples_per_s"], mfu,
-        100 * values["speed/wait_share"], progress.eta(step),
+        100 * values["speed/wait_share"], speed.eta(step),
     )  # fmt: skip
 
 

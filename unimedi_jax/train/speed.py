@@ -1,11 +1,11 @@
-"""What a person sees while training: speed, time left, waiting for data, MFU."""
+"""What a person sees while training: samples a second, time left, waiting for data, MFU."""
 
 import time
 
 from unimedi_jax import flops
 
 
-class Progress:
+class Speed:
     """Clocks of the loop. `waited` brackets the wait for data; `report` gives the rates since the last report."""
 
     def __init__(self, *, first: int, last: int, samples: int, device_kind: str, devices: int) -> None:
