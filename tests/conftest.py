@@ -41,7 +41,6 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
-from jax import numpy as jnp  # noqa: E402
 
 from data import phantom, records  # noqa: E402
 from unimedi_jax import sharding  # noqa: E402
@@ -158,7 +157,7 @@ def make_batch():
             text = rng.integers(1, model.report.vocab_size, (rows, 8)).astype(np.int32)
             mask = np.arange(8)[None] < length
             part = {"tokens": tokens, "text": np.where(mask, text, 0), "text_mask": mask}
-            return jax.tree.map(jnp.asarray, part)
+            return jax.device_put(part)
 
         batch = {}
         if xrays:
@@ -172,11 +171,19 @@ def make_batch():
 
 @pytest.fixture(scope="session")
 def random_tree():
-    """`random_tree(tree)`: noise in the same shapes, so that zero biases and unit scales cannot hide."""
+    """`random_tree(tree)`: noise in the same shapes, so that zero biases and unit scales cannot hide.
 
-    def make(tree, scale: float = 0.3):
+    `around` adds so much of the tree itself, as of a student for a teacher that disagrees. Nothing compiles for it.
+    """
+
+    def make(tree, scale: float = 0.3, around: float = 0.0):
         rng = np.random.default_rng(0)
-        return jax.tree.map(lambda leaf: jnp.asarray(scale * rng.standard_normal(leaf.shape), jnp.float32), tree)
+
+        def draw(leaf):
+            noise = scale * rng.standard_normal(leaf.shape)
+            return (around * np.asarray(leaf) + noise if around else noise).astype(np.float32)
+
+        return jax.device_put(jax.tree.map(draw, tree))  # jnp.asarray would compile a program for every shape
 
     return make
 

@@ -57,7 +57,7 @@ def test_decay_reaches_what_the_rule_names(rule: str | None, decayed: set[str] |
     chosen = {} if rule is None else {"decay": rule}
     tx, _ = optim.make(steps=10, warmup_steps=0, peak_lr=0.1, weight_decay=0.5, **chosen)
     still = jax.tree.map(jnp.zeros_like, PARAMS)
-    updates, _ = tx.update(still, tx.init(PARAMS), PARAMS)
+    updates, _ = jax.jit(lambda: tx.update(still, tx.init(PARAMS), PARAMS))()
     for part in updates.values():
         for name, update in part.items():
             moves = decayed is None or name in decayed

@@ -12,6 +12,7 @@ from unimedi_jax import trees
 from unimedi_jax.typing import Array, PyTree, UInt
 
 SEEDS = (0x9E3779B9, 0x85EBCA6B)  # one lane of 32 bits each
+SMALL = 1 << 16  # elements; of fewer the host has the sum before a program for their shape is compiled
 
 
 def arrays(tree: PyTree) -> dict[str, str]:
@@ -22,9 +23,7 @@ def arrays(tree: PyTree) -> dict[str, str]:
     their own parts and the layout leaves no trace. Against decay and mistakes, not against malice.
     """
     lanes = jax.device_get([_lanes(leaf) for leaf in jax.tree.leaves(tree)])
-    return {
-        name: "".join(f"{x:08x}" for x in np.asarray(pair)) for name, pair in zip(trees.names(tree), lanes, strict=True)
-    }
+    return {name: "".join(f"{x:08x}" for x in pair) for name, pair in zip(trees.names(tree), lanes, strict=True)}
 
 
 def facts(value: Any) -> str:
@@ -32,15 +31,31 @@ def facts(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
+def _lanes(x: Array) -> UInt[Array, "2"] | UInt[np.ndarray, "2"]:
+    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        x = jax.random.key_data(x)
+    return _on_host(x) if x.size <= SMALL and x.is_fully_replicated else _on_devices(x)
+
+
+def _on_host(x: Array) -> UInt[np.ndarray, "2"]:
+    values = np.asarray(x).reshape(-1)
+    bits = values.view(f"uint{_width(values)}").astype(np.uint32)
+    return np.stack(_sums(bits, np.arange(bits.size, dtype=np.uint32)))
+
+
 @jax.jit
-def _lanes(x: Array) -> UInt[Array, "2"]:
-    bits = _bits(x)
+def _on_devices(x: Array) -> UInt[Array, "2"]:
+    bits = x if x.dtype == jnp.bool_ else jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{_width(x)}"))
     place = jnp.zeros(bits.shape, jnp.uint32)
     stride = 1
     for axis in reversed(range(bits.ndim)):  # row-major, without a reshape that would gather a sharded array
         place += jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis) * np.uint32(stride % 2**32)
         stride *= bits.shape[axis]
-    return jnp.stack([jnp.sum(_mix(bits ^ _mix(place + np.uint32(seed))), dtype=jnp.uint32) for seed in SEEDS])
+    return jnp.stack(_sums(bits.astype(jnp.uint32), place))
+
+
+def _sums(bits: UInt[Array, "..."], place: UInt[Array, "..."]) -> list[UInt[Array, ""]]:
+    return [_mix(bits ^ _mix(place + np.uint32(seed))).sum(dtype=np.uint32) for seed in SEEDS]
 
 
 def _mix(x: UInt[Array, "..."]) -> UInt[Array, "..."]:
@@ -50,10 +65,5 @@ def _mix(x: UInt[Array, "..."]) -> UInt[Array, "..."]:
     return x ^ (x >> 16)
 
 
-def _bits(x: Array) -> UInt[Array, "..."]:
-    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-        x = jax.random.key_data(x)
-    if x.dtype == jnp.bool_:
-        return x.astype(jnp.uint32)
-    width = min(x.dtype.itemsize, 4) * 8
-    return jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{width}")).astype(jnp.uint32)
+def _width(x: Array) -> int:
+    return min(x.dtype.itemsize, 4) * 8

@@ -236,7 +236,7 @@ def test_a_run_of_another_objective_is_exported_and_starts_others(trained, expor
     settings = dict(mask_ratio=0.75, norm_pix=True, decoder_width=16, decoder_depth=1, decoder_heads=2)
     goal = objectives.make("mae", **settings)
     model = trained.model.clone(head=goal.heads(trained.model))
-    fresh = jax.tree.map(jnp.asarray, random_tree(loaded.variables_like(model), 0.1))
+    fresh = random_tree(loaded.variables_like(model), 0.1)
     filled, (summary,) = start.fill(fresh, model, {}, checkpoint=str(exported))
     assert same_bits(filled["params"]["vision"], trained.variables["params"]["vision"])
     assert same_bits(filled["params"]["head_decoder"], fresh["params"]["head_decoder"])
@@ -244,7 +244,7 @@ def test_a_run_of_another_objective_is_exported_and_starts_others(trained, expor
     assert all(name.startswith(("head_cls.", "head_patch.")) for name in summary.skipped)
 
     config = trained.config | {"objective": {"name": "mae", **settings}}
-    own = jax.tree.map(jnp.asarray, {k: v for k, v in filled["params"].items() if k != "head_decoder"})
+    own = jax.device_put({k: v for k, v in filled["params"].items() if k != "head_decoder"})
     other = dataclasses.replace(
         trained, model=loaded.build(config, len(trained.reports)), config=config,
         variables={"params": own, "batch_stats": trained.variables["batch_stats"]},

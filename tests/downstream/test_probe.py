@@ -1,6 +1,7 @@
 """The classification job: every metric, share, seed and encoder, from cached features or by training the network."""
 
 import csv
+import functools
 
 import jax
 import numpy as np
@@ -66,9 +67,10 @@ def test_cls_is_what_the_evaluations_embed(trained, records_dir, modality):
     vision = {"vision": trained.trained["params"]["vision"]}
     for slices in (False, True):
         static = (slices,) if modality == "ct" else ()
-        expected = trained.model.apply(trained.trained, tokens, *static, method=f"{modality}_features").cls
-        ours = encoder.cls(trained.model, vision, tokens, modality, ct_slices=slices)
-        np.testing.assert_allclose(ours, expected, atol=1e-5)
+        features = functools.partial(trained.model.apply, method=f"{modality}_features")
+        expected = jax.jit(lambda variables, x, static=static, run=features: run(variables, x, *static))
+        ours = jax.jit(functools.partial(encoder.cls, trained.model, modality=modality, ct_slices=slices))
+        np.testing.assert_allclose(ours(vision, tokens), expected(trained.trained, tokens).cls, atol=1e-5)
 
 
 def test_no_gradient_through_unknown_labels():

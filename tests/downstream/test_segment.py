@@ -1,9 +1,9 @@
 """The segmentation job: films and volumes, frozen and fine-tuned, whole and in windows, on the record's own grid."""
 
 import cv2
+import jax
 import numpy as np
 import pytest
-from jax import numpy as jnp
 
 from configs import segment as configs
 from unimedi_jax.downstream import segment
@@ -41,7 +41,8 @@ def test_volumes_get_logits_for_every_voxel(trained, records_dir):
     assert sample["mask"].max() == 3
     params, stats = task.start(0)
     weights = {"encoder": {"vision": trained.untrained["params"]["vision"]}}
-    logits, _ = task.logits({"decoder": params}, weights, stats, jnp.asarray(sample["tokens"][None]), False)
+    run = jax.jit(lambda *given: task.logits(*given, False))
+    logits, _ = run({"decoder": params}, weights, stats, sample["tokens"][None])
     assert logits.shape == (1, *sample["mask"].shape, 4)
     assert np.isfinite(logits).all()
 

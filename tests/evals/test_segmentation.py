@@ -1,5 +1,6 @@
 """Dice, HD95 and NSD against MONAI and by hand, the rule for empty masks, sliding windows against MONAI's."""
 
+import jax
 import numpy as np
 import pytest
 import surface_distance
@@ -108,10 +109,10 @@ def test_losses_equal_monai_and_the_formula():
     logits, mask = rng.normal(size=(2, 3, 4, 5, 4)).astype(np.float32), rng.integers(0, 4, (2, 3, 4, 5))
     judge = DiceCELoss(to_onehot_y=True, softmax=True, squared_pred=True, smooth_nr=0.0, smooth_dr=1e-6)
     expected = judge(torch.tensor(logits).permute(0, 4, 1, 2, 3), torch.tensor(mask)[:, None])
-    assert float(losses.exclusive(logits, mask)) == pytest.approx(float(expected), abs=1e-5)
+    assert float(jax.jit(losses.exclusive)(logits, mask)) == pytest.approx(float(expected), abs=1e-5)
     x, y = rng.normal(size=(2, 6, 6)).astype(np.float32), (rng.random((2, 6, 6)) < 0.3).astype(np.float32)
     p = 1 / (1 + np.exp(-x))
     right = np.where(y == 1, p, 1 - p)
     focal = -((1 - right) ** 2 * np.log(right)).mean()
     dice = (2 * (p * y).sum() + 1) / (p.sum() + y.sum() + 1)
-    assert float(losses.binary(x, y)) == pytest.approx(10 * focal - np.log(dice), abs=1e-4)
+    assert float(jax.jit(losses.binary)(x, y)) == pytest.approx(10 * focal - np.log(dice), abs=1e-4)

@@ -51,7 +51,7 @@ def test_projection_equals_torch(projections) -> None:
         "norm2": {"mean": jnp.zeros(8), "var": jnp.ones(8)},
     }  # fmt: skip
     variables = {"params": params, "batch_stats": stats}
-    found, updated = ours.apply(variables, jnp.asarray(x), True, mutable=["batch_stats"])
+    found, updated = jax.jit(lambda *given: ours.apply(*given, True, mutable=["batch_stats"]))(variables, x)
     expected = functional.normalize(theirs(tensor(x)), dim=-1)
     np.testing.assert_allclose(found, expected.detach().numpy(), atol=1e-5)
     for name, layer in (("norm1", theirs[1]), ("norm2", theirs[4])):
@@ -61,7 +61,7 @@ def test_projection_equals_torch(projections) -> None:
         unbiased = (layer.running_var.numpy() - 0.9) * 6 / 5 * 25 / 36
         np.testing.assert_allclose((stats["var"] - 0.9), unbiased, atol=1e-5)
 
-    after = ours.apply({"params": params, **updated}, jnp.asarray(x), False)
+    after = jax.jit(lambda *given: ours.apply(*given, False))({"params": params, **updated}, x)
     with torch.no_grad():
         for name, layer in (("norm1", theirs[1]), ("norm2", theirs[4])):
             layer.running_var.copy_(tensor(updated["batch_stats"][name]["var"]))

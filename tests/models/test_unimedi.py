@@ -133,7 +133,8 @@ def test_features_of_cts(tiny, tiny_variables, make_batch, with_slices: bool) ->
 
     found = jax.jit(features)(tokens)
     volume = run(tiny, tiny_variables, tokens, method="embed_volume")
-    alone = tiny.vision.apply({"params": tiny_variables["params"]["vision"]}, volume, True, method="encode")
+    vision = {"params": tiny_variables["params"]["vision"]}
+    alone = jax.jit(lambda vision: tiny.vision.apply(vision, volume, True, method="encode"))(vision)
     by_layer = np.asarray(alone.scores).reshape(3, 4, 4).mean(axis=2)
     np.testing.assert_allclose(found.slice_scores, by_layer, atol=1e-6)
     np.testing.assert_array_equal(found.layers, np.sort(np.argsort(-by_layer, axis=1)[:, :2], axis=1))

@@ -33,7 +33,7 @@ def tokens() -> jax.Array:
 
 
 def run(tower: vision.VisionTower, params, *args, method: str):
-    return tower.apply({"params": params}, *args, method=method)
+    return jax.jit(lambda params: tower.apply({"params": params}, *args, method=method))(params)
 
 
 def torch_vit(params) -> torch.nn.TransformerEncoder:

@@ -37,12 +37,14 @@ def run(objective, model, params, batch):
 def test_the_loss_is_that_of_torch_on_the_same_embeddings(clip, params, make_batch, objective, scale) -> None:
     batch = make_batch(clip, 3, 2)
     (loss, (metrics, _)), grads = run(objective, clip, params, batch)
-    seen = {name: view.cls for name, view in common.see(params, batch, model=clip).items()}
-    read = common.read(params, batch, jax.random.key(0), model=clip).vector
-    image, text, _ = (
-        torch.tensor(np.asarray(x)) if hasattr(x, "shape") else x
-        for x in common.project(params, STATS, seen, read, model=clip)
-    )
+
+    @jax.jit
+    def project(params, batch):
+        seen = {name: view.cls for name, view in common.see(params, batch, model=clip).items()}
+        read = common.read(params, batch, jax.random.key(0), model=clip).vector
+        return common.project(params, STATS, seen, read, model=clip)[:2]
+
+    image, text = (torch.tensor(np.asarray(x)) for x in project(params, batch))
     logits = scale * image @ text.T
     own = torch.arange(5)
     to_report, to_image = (torch.nn.functional.cross_entropy(x, own, reduction="none") for x in (logits, logits.T))

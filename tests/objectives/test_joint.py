@@ -48,11 +48,12 @@ def test_swapped_equals_a_loop_and_its_targets_are_detached() -> None:
 
 
 def test_known_values_of_swapped() -> None:
-    alike = jnp.zeros((8, 2, 16))
-    np.testing.assert_allclose(joint.swapped(alike, 0.1, 0.05, 3), math.log(16), rtol=1e-5)
-    own = 2 * jnp.tile(jnp.eye(8)[:, None], (1, 2, 1)) - 1
-    assert joint.swapped(own, 0.1, 0.05, 3).max() < 1e-5
-    assert joint.swapped(own.at[:, 1].set(jnp.roll(own[:, 1], 1, axis=0)), 0.1, 0.05, 3).min() > 10
+    swapped = jax.jit(lambda logits: joint.swapped(logits, 0.1, 0.05, 3))
+    np.testing.assert_allclose(swapped(np.zeros((8, 2, 16), np.float32)), math.log(16), rtol=1e-5)
+    own = 2 * np.tile(np.eye(8, dtype=np.float32)[:, None], (1, 2, 1)) - 1
+    assert swapped(own).max() < 1e-5
+    own[:, 1] = np.roll(own[:, 1], 1, axis=0)
+    assert swapped(own).min() > 10
 
 
 def test_filled_looks_at_hidden_slices_alone() -> None:
@@ -85,7 +86,7 @@ def test_all_slices_of_a_view_share_box_and_light() -> None:
     """Equal slices of a volume stay equal; those of another view do not."""
     one = jnp.asarray(np.random.default_rng(0).uniform(-0.5, 0.5, (2, 1, 16, 16)), jnp.float32)
     slices = jnp.repeat(one, 3, axis=1)
-    views = Objective(noise=0.0).views_of_slices(jax.random.key(0), slices).reshape(2, 3, 2, 16, 16)
+    views = jax.jit(Objective(noise=0.0).views_of_slices)(jax.random.key(0), slices).reshape(2, 3, 2, 16, 16)
     np.testing.assert_allclose(views[:, 1:], views[:, :-1], atol=1e-6)
     assert float(jnp.abs(views[:, 0, 0] - views[:, 0, 1]).max()) > 0.1
 

@@ -21,8 +21,7 @@ IMAGE, VOLUME, JOINT = 16, 16, 48  # tokens of the tiny model: an X-ray, a volum
 def networks(tiny, random_params, random_tree):
     """(student, teacher, stats): two networks that disagree."""
     student = random_params(tiny)
-    teacher = {part: student[part] for part in ("vision", "head_cls", "head_patch")}
-    teacher = jax.tree.map(lambda x, noise: 0.8 * x + noise, teacher, random_tree(teacher))
+    teacher = random_tree({part: student[part] for part in ("vision", "head_cls", "head_patch")}, around=0.8)
     return student, teacher, fresh_stats()
 
 
@@ -215,7 +214,7 @@ def test_gradients_reach_the_modalities_at_hand(
     model = shallow(slices=slices)
     params = random_params(model)
     grad = jax.jit(jax.value_and_grad(loss(model, Objective()), argnums=(0, 1), has_aux=True))
-    (value, _), (student, teacher) = grad(params, params, fresh_stats(), make_batch(model, xrays, cts))
+    (value, _), (student, teacher) = jax.device_get(grad(params, params, fresh_stats(), make_batch(model, xrays, cts)))
     assert np.isfinite(value)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(student))
     assert not any(leaf.any() for leaf in jax.tree.leaves(teacher)), "teacher and scores are detached"
@@ -232,10 +231,10 @@ def test_what_only_selects_has_an_effect_and_no_gradient(shallow, random_params,
     run = loss(model, Objective(weight_icl=0.0, weight_pcl=0.0))
     batch = make_batch(model, 3, 3)
     teacher = {"vision": params["vision"]}
-    other = jax.tree.map(lambda x: -x, teacher)
+    other = jax.tree.map(lambda x: -np.asarray(x), teacher)
     value, again = (run(params, t, fresh_stats(), batch)[0] for t in (teacher, other))
     assert abs(value - again) > 1e-3, "another choice of tokens is another loss"
-    grads = jax.jit(jax.grad(run, argnums=1, has_aux=True))(params, teacher, fresh_stats(), batch)[0]
+    grads = jax.device_get(jax.jit(jax.grad(run, argnums=1, has_aux=True))(params, teacher, fresh_stats(), batch)[0])
     assert not any(leaf.any() for leaf in jax.tree.leaves(grads))
 
 
@@ -260,14 +259,17 @@ def test_the_loss_is_put_together_from_its_parts(tiny, networks, make_batch, by_
         return jnp.concatenate([pick(name) for name in ("xray", "ct")])
 
     def heads(params, x, name):
-        return tiny.apply({"params": params}, name, x, method="through")
+        return jax.jit(lambda params, x: tiny.apply({"params": params}, name, x, method="through"))(params, x)
+
+    @jax.jit
+    def project(params, xray, ct, text, mask):
+        variables = {"params": params, "batch_stats": stats["batch_stats"]}
+        reports = tiny.apply(variables, text, mask, True, method="read")
+        cls = {"xray": xray, "ct": ct}  # in the order of the reports, which a dict loses at jit's door
+        return tiny.apply(variables, cls, reports, True, method="project", mutable=["batch_stats"])
 
     text, mask = put(lambda n: batch[n]["text"]), put(lambda n: batch[n]["text_mask"])
-    reports = tiny.apply({"params": student}, text, mask, True, method="read")
-    (image, text), norms = tiny.apply(
-        {"params": student, "batch_stats": stats["batch_stats"]},
-        {n: seen[n].student_cls for n in ("xray", "ct")}, reports, True, method="project", mutable=["batch_stats"],
-    )  # fmt: skip
+    (image, text), norms = project(student, seen["xray"].student_cls, seen["ct"].student_cls, text, mask)
     vl = losses.contrastive(image, text, 0.07).mean(axis=0)
     icl, pcl, logits_cls, logits_patch = [], [], [], []
     for name, view in seen.items():

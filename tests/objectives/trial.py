@@ -22,9 +22,8 @@ def networks(model: unimedi.UniMedI, objective, random_tree) -> Networks:
     """A random student, a teacher that disagrees with it, and statistics as at the start."""
     shapes = jax.eval_shape(lambda: unimedi.init(model, jax.random.key(0)))
     params = random_tree(shapes["params"])
-    teacher = {part: params[part] for part in objective.teacher}
-    teacher = jax.tree.map(lambda x, noise: 0.8 * x + noise, teacher, random_tree(teacher))
-    norms = jax.tree.map(lambda x: jnp.ones(x.shape), shapes.get("batch_stats", {}))
+    teacher = random_tree({part: params[part] for part in objective.teacher}, around=0.8)
+    norms = jax.tree.map(lambda x: np.ones(x.shape, np.float32), shapes.get("batch_stats", {}))
     return Networks(params, teacher, {"batch_stats": norms, **objective.stats(model)})
 
 
@@ -43,7 +42,7 @@ def gradients(model: unimedi.UniMedI, objective, given: Networks, batch) -> tupl
     Checks what holds for each of them: all is finite, the statistics keep their form, nothing reaches the teacher.
     """
     run = jax.jit(jax.value_and_grad(loss(model, objective), argnums=(0, 1), has_aux=True))
-    (value, (metrics, stats)), (student, teacher) = run(*given, batch)
+    (value, (metrics, stats)), (student, teacher) = jax.device_get(run(*given, batch))
     assert value.shape == ()
     assert value.dtype == jnp.float32
     for leaf in jax.tree.leaves((value, metrics, stats, student)):

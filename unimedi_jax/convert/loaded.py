@@ -6,7 +6,6 @@ import pathlib
 from typing import Any
 
 import jax
-from jax import numpy as jnp
 
 from unimedi_jax import checkpoint, objectives
 from unimedi_jax.convert import names, weights
@@ -66,7 +65,7 @@ def build(config: dict[str, Any], words: int) -> unimedi.UniMedI:
 
 def _run(place: pathlib.Path, network: str) -> Trained:
     step, state, meta = checkpoint.read(place, ("params", "teacher", "stats"))
-    state = jax.tree.map(jnp.asarray, state)
+    state = jax.device_put(state)
     if network == "teacher" and not state["teacher"]:
         raise UserError(f"{place} has no teacher: its objective is {meta['config']['objective']['name']}")
     params = state["params"] if network == "student" else {**state["params"], **state["teacher"]}
@@ -97,7 +96,7 @@ def _export(place: pathlib.Path, network: str) -> Trained:
     strange = set(names.split_positions(state)) - names.known(template)
     if lacking or strange:
         raise UserError(f"{place / WEIGHTS} does not fit {FACTS} ({len(lacking)} arrays lack, {len(strange)} too many)")
-    variables = jax.tree.map(jnp.asarray, variables)
+    variables = jax.device_put(variables)
     return Trained(place, model, variables, reports, config, contracts, versions, network, step)
 
 

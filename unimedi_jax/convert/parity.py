@@ -84,11 +84,11 @@ def fixed_inputs() -> tuple[np.ndarray, np.ndarray]:
 def jax_outputs(trained: loaded.Trained, films: np.ndarray, volumes: np.ndarray, texts: tuple[str, ...]) -> Arrays:
     """Every layer of every path, by name, from records' pixels and texts."""
     model, variables = trained.model, trained.variables
-    params = variables["params"]
-    batch = jax.tree.map(jnp.asarray, inference.tokens(trained, films, volumes, texts))
+    params = jax.tree.map(np.asarray, variables["params"])  # layers are cut out of it
+    batch = jax.device_put(inference.tokens(trained, films, volumes, texts))
 
     def apply(method: str, *x: Any) -> Any:
-        return model.apply(variables, *x, method=method)
+        return jax.jit(lambda variables, *x: model.apply(variables, *x, method=method))(variables, *x)
 
     out: dict[str, Any] = {}
     with jax.default_matmul_precision("highest"):
@@ -153,8 +153,8 @@ def _report_layers(trained: loaded.Trained, params: PyTree, ids: Array, mask: Ar
     tower = trained.model.report
     layer = text.Layer(tower.heads, tower.mlp_width, jnp.float32, 0.0, False)
     place = params["positions"]["embedding"][: ids.shape[1]] + params["segments"][:1]
-    x = jnp.asarray(params["words"]["embedding"])[ids] + place[None]
-    x = nn.LayerNorm(epsilon=text.EPSILON).apply({"params": params["norm"]}, x)
+    x = params["words"]["embedding"][np.asarray(ids)] + place[None]
+    x = jax.jit(nn.LayerNorm(epsilon=text.EPSILON).apply)({"params": params["norm"]}, x)
     step = jax.jit(lambda p, x: layer.apply({"params": p}, x, mask)[0])
     for i in range(tower.depth):
         x = step(jax.tree.map(lambda leaf, i=i: leaf[i], params["layers"]), x)
