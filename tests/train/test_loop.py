@@ -98,7 +98,9 @@ def test_a_finished_run_says_so_and_changes_nothing(undisturbed, capsys):
     workdir, config = undisturbed
     before = (workdir / "metrics.jsonl").read_bytes()
     loop.run(config, workdir)
-    assert "nothing left to do" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "nothing left to do" in told
+    assert re.search(r"^consolidation +0\.\d", told, re.MULTILINE)
     assert (workdir / "metrics.jsonl").read_bytes() == before
 
 
@@ -136,7 +138,7 @@ def test_a_loss_that_stays_up_sends_the_run_back_and_a_crash_does_not_change_whe
     config.guard.update(rollback=2, spike=50.0)
     monkeypatch.setattr(guard, "ENOUGH", 3)
     monkeypatch.setattr(loop.run_report, "final", lambda *_, **__: "no page")  # runs of which only the steps count
-    monkeypatch.setattr(loop.run_report, "summary", lambda _: "")
+    monkeypatch.setattr(loop.run_report, "summary", lambda *_: "")
     make, made, calls, crash_at = setup.make, [], [], []
 
     def which(batch) -> float:

@@ -67,11 +67,11 @@ def headline(scalars: Mapping[str, float]) -> str:
     return "; ".join(parts)
 
 
-def summary(workdir: pathlib.Path) -> str:
-    """The result tables of a finished run as text, from its metrics.jsonl and config alone."""
+def summary(workdir: pathlib.Path, labels: Sequence[str]) -> str:
+    """The result tables of a finished run as text, from its metrics.jsonl alone; `labels` get a row each."""
     metrics = [line for line in writers.read(workdir) if _is_final(line)]
-    rows = tables.result_tables(metrics, [])
-    return "\n\n".join(tables.text(table, metrics) for table in rows)
+    shown = tables.result_tables(metrics, labels)
+    return "\n\n".join(tables.text(table, metrics) for table in shown)
 
 
 def _below(value: float | None, limit: float) -> bool:

@@ -41,6 +41,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 def _run(config: ml_collections.ConfigDict, workdir: pathlib.Path, stopping: stop.Stop) -> None:
     job = setup.make(config, workdir)
     chief = jax.process_index() == 0
+    labels = job.sets[0][0].contract["labels"]
     keep = {name: config.checkpoint[name] for name in ("keep", "keep_every", "keep_best")}
     with (
         jax.set_mesh(job.mesh),
@@ -49,7 +50,7 @@ def _run(config: ml_collections.ConfigDict, workdir: pathlib.Path, stopping: sto
     ):
         state, first, guard = _start(config, job, checkpoints, batches, workdir)
         if first == config.steps and run_report.finished(workdir):
-            print(run_report.summary(workdir))
+            print(run_report.summary(workdir, labels))
             print(f"nothing left to do: {workdir} is at step {first} of {config.steps}")
             return
         suite = setup.make_suite(job, config)
@@ -72,7 +73,7 @@ def _run(config: ml_collections.ConfigDict, workdir: pathlib.Path, stopping: sto
                     untrained=states.variables(job.init(jax.random.key(config.seed))),
                 )  # fmt: skip
     if chief:
-        print(run_report.summary(workdir))
+        print(run_report.summary(workdir, labels))
         print(f"report page: {page}")
 
 
