@@ -71,7 +71,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.max_rejected = 1.0 if arg == "manifest" else 0.001  # the share of rejected rows above which it fails
     config.dry_run = False  # the doctor: examine everything, write a page about it to the workdir and no records
     config.report_length = 112  # tokens, as pre-training cuts reports: the doctor counts longer ones
-    config.workers = 0  # processes that read files; 0 = one a core
+    config.workers = 0  # processes that read files; 0 = one for each core that this one may use
     config.runner = "pool"  # of these processes; or "beam", an Apache Beam pipeline (requirements-beam.txt)
     config.beam = ""  # its options, such as "--runner=FlinkRunner --flink_master=host:8081"; nothing: on this machine
     if arg == "phantom":

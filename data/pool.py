@@ -5,7 +5,6 @@ import concurrent.futures
 import contextlib
 import itertools
 import multiprocessing
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 
@@ -20,9 +19,12 @@ IN_FLIGHT = 3  # rows waiting per worker: enough to keep it busy, few enough to 
 def opened(source: Source, workers: int) -> Iterator[Convert]:
     """Yields a function that converts rows lazily; several of its iterators may be open at once.
 
-    `workers` 0 means one per core, 1 works in this process.
+    `workers` 0 means one for each core that this process may use, 1 works in this process.
     """
-    workers = workers or os.cpu_count() or 1
+    if not workers:
+        import joblib  # which the workers need not load
+
+        workers = joblib.cpu_count()
     if workers == 1:
         yield lambda rows: ((row, source.convert(row)) for row in rows)
         return

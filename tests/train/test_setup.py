@@ -35,7 +35,7 @@ def test_a_damaged_config_is_said(tmp_path):
 
 def test_processes_read_where_their_batches_have_room(monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(setup, "SHARED", tmp_path)
-    monkeypatch.setattr(setup.os, "cpu_count", lambda: 24)
+    monkeypatch.setattr(setup.joblib, "cpu_count", lambda: 24)
     monkeypatch.setattr(setup.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=200_000_000))
     assert setup.readers(-1, 1) == 0, "beside a CPU threads do"
     assert setup.readers(0, 10**12) == 0
@@ -48,5 +48,5 @@ def test_processes_read_where_their_batches_have_room(monkeypatch, tmp_path, cap
     assert "threads read" not in caplog.text
     assert setup.readers(-1, 50_000_000) == 0
     assert "threads read instead" in caplog.text
-    monkeypatch.setattr(setup.os, "cpu_count", lambda: 6)
+    monkeypatch.setattr(setup.joblib, "cpu_count", lambda: 6)
     assert setup.readers(-1, 5_000_000) == 3

@@ -7,13 +7,13 @@ import dataclasses
 import json
 import logging
 import math
-import os
 import pathlib
 import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import joblib
 import ml_collections
 import numpy as np
 from jax.sharding import Mesh
@@ -107,7 +107,7 @@ def readers(asked: int, batch: int) -> int:
     """
     if asked < 0:
         beside = 0 if jax.default_backend() == "cpu" else READERS * jax.local_device_count()
-        wanted = min(beside, (os.cpu_count() or 1) // 2)
+        wanted = min(beside, joblib.cpu_count() // 2)  # of the cores that a launcher or container leaves this process
     else:
         wanted = asked
     room = shutil.disk_usage(SHARED).free if wanted and SHARED.exists() else math.inf
