@@ -69,13 +69,12 @@ def test_a_run_that_is_hurt_again_and_again_ends_as_if_nothing_had_happened(alon
 
 def test_the_campaign_sees_what_differs(alone):
     """A check that cannot fail would prove nothing."""
-    wanted = alone
-    assert campaign.differences(wanted, wanted, whole=True) == []
-    gap = wanted._replace(lines=wanted.lines[:3] + wanted.lines[4:])
-    twice = wanted._replace(lines=[*wanted.lines[:4], *wanted.lines[3:]])
-    other = wanted._replace(ids=wanted.ids | {3: [*wanted.ids[3], wanted.ids[4][0]]})
-    short = wanted._replace(ids={k: v for k, v in wanted.ids.items() if k != 2})
-    array = next(iter(wanted.hashes["6"]))
-    arrays = wanted._replace(hashes=wanted.hashes | {"6": wanted.hashes["6"] | {array: "0"}})
+    assert campaign.differences(alone, alone, whole=True) == []
+    gap = alone._replace(lines=alone.lines[:3] + alone.lines[4:])
+    twice = alone._replace(lines=[*alone.lines[:4], *alone.lines[3:]])
+    other = alone._replace(ids=alone.ids | {3: [*alone.ids[3], alone.ids[4][0]]})
+    short = alone._replace(ids={k: v for k, v in alone.ids.items() if k != 2})
+    array = next(iter(alone.hashes["6"]))
+    arrays = alone._replace(hashes=alone.hashes | {"6": alone.hashes["6"] | {array: "0"}})
     for found in (gap, twice, other, short, arrays):
-        assert campaign.differences(wanted, found, whole=True)
+        assert campaign.differences(alone, found, whole=True)

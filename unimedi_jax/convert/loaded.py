@@ -65,7 +65,7 @@ def build(config: dict[str, Any], words: int) -> unimedi.UniMedI:
 
 def _run(place: pathlib.Path, network: str) -> Trained:
     step, state, meta = checkpoint.read(place, ("params", "teacher", "stats"))
-    state = jax.device_put(state)
+    state = jax.device_put(state)  # jnp.asarray would compile a program for every shape
     if network == "teacher" and not state["teacher"]:
         raise UserError(f"{place} has no teacher: its objective is {meta['config']['objective']['name']}")
     params = state["params"] if network == "student" else {**state["params"], **state["teacher"]}
