@@ -1,0 +1,1 @@
+"""A CSV of one's own X-rays and CTs."""

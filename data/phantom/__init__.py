@@ -1,0 +1,1 @@
+"""The embedded phantom: a synthetic thorax with known findings."""

@@ -1,0 +1,1 @@
+"""From report text to captions and token ids."""

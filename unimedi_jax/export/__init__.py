@@ -1,0 +1,1 @@
+"""The export job: PyTorch, timm and ONNX files of a run, with proof that they agree."""
