@@ -13,7 +13,7 @@ import absl.logging
 from absl import app, flags
 from ml_collections import config_flags
 
-from unimedi_jax.errors import RESUMABLE, StoppedError, UserError
+from data.errors import RESUMABLE, StoppedError, UserError
 
 # The C++ side of JAX otherwise logs about compilers and missing accelerators before our first line.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -28,7 +28,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default r
 
 def build(config: Any, workdir: pathlib.Path) -> None:
     """Raw source to records."""
-    from data import build as job
+    from data import job
 
     job.run(config, workdir)
 
@@ -50,21 +50,21 @@ def inspect(config: Any, workdir: pathlib.Path) -> None:
 
 def audit(config: Any, workdir: pathlib.Path) -> None:
     """Whether names or report text of a raw source are in a folder."""
-    from data import audit as job
+    from data.checks import audit as job
 
     job.run(config)
 
 
 def export(config: Any, workdir: pathlib.Path) -> None:
     """A run as files for timm, transformers, plain PyTorch and ONNX."""
-    from unimedi_jax.convert import export as job
+    from unimedi_jax.export import export as job
 
     job.run(config)
 
 
 def embed(config: Any, workdir: pathlib.Path) -> None:
     """Embeddings of X-rays, CTs and reports."""
-    from unimedi_jax.convert import embed as job
+    from unimedi_jax.inference import embed as job
 
     job.run(config)
 
@@ -72,7 +72,7 @@ def embed(config: Any, workdir: pathlib.Path) -> None:
 def probe(config: Any, workdir: pathlib.Path) -> None:
     """Classification with a trained encoder."""
     _ensure_phantom(config)
-    from unimedi_jax.downstream import probe as job
+    from unimedi_jax.evaluation import probe as job
 
     job.run(config, workdir)
 
@@ -80,7 +80,7 @@ def probe(config: Any, workdir: pathlib.Path) -> None:
 def segment(config: Any, workdir: pathlib.Path) -> None:
     """Segmentation with a trained encoder."""
     _ensure_phantom(config)
-    from unimedi_jax.downstream import segment as job
+    from unimedi_jax.evaluation import segment as job
 
     job.run(config, workdir)
 
@@ -88,7 +88,7 @@ def segment(config: Any, workdir: pathlib.Path) -> None:
 def detect(config: Any, workdir: pathlib.Path) -> None:
     """Detection with a trained encoder."""
     _ensure_phantom(config)
-    from unimedi_jax.downstream import detect as job
+    from unimedi_jax.evaluation import detect as job
 
     job.run(config, workdir)
 
@@ -96,7 +96,7 @@ def detect(config: Any, workdir: pathlib.Path) -> None:
 def retrieve(config: Any, workdir: pathlib.Path) -> None:
     """Retrieval and zero-shot classification."""
     _ensure_phantom(config)
-    from unimedi_jax.downstream import retrieve as job
+    from unimedi_jax.evaluation import retrieve as job
 
     job.run(config, workdir)
 
@@ -106,7 +106,7 @@ def evaluate(config: Any, workdir: pathlib.Path) -> None:
     if not config.data and not any(pathlib.Path(config.data_dir).glob("*/contract.json")):
         config.data = "phantom"
     _ensure_phantom(config)
-    from unimedi_jax.downstream import evaluate as job
+    from unimedi_jax.evaluation import evaluate as job
 
     job.run(config, workdir)
 
@@ -114,7 +114,7 @@ def evaluate(config: Any, workdir: pathlib.Path) -> None:
 def ablate(config: Any, workdir: pathlib.Path) -> None:
     """Several pre-training presets on the same data, and their table."""
     _ensure_phantom(config)
-    from unimedi_jax.downstream import ablate as job
+    from unimedi_jax.comparison import ablate as job
 
     job.run(config, workdir)
 
@@ -122,7 +122,7 @@ def ablate(config: Any, workdir: pathlib.Path) -> None:
 def compare(config: Any, workdir: pathlib.Path) -> None:
     """UniMedI beside the systems it is compared with: trained alike, and their table."""
     _ensure_phantom(config)
-    from unimedi_jax.downstream import compare as job
+    from unimedi_jax.comparison import compare as job
 
     job.run(config, workdir)
 
@@ -149,7 +149,7 @@ def bench(config: Any, workdir: pathlib.Path) -> None:
 def _ensure_phantom(config: Any) -> None:
     """The embedded set is made on the spot the first time that a job's list of sets names it."""
     if "phantom" in (part.partition(":")[0].strip() for part in config.data.split(",")):
-        from data import build as records
+        from data import job as records
 
         records.ensure_phantom(config.data_dir)
 

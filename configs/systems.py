@@ -42,7 +42,7 @@ SYSTEMS = {
             "prototypes": 500,
             "epsilon": 0.05,
             "sinkhorn_iterations": 3,
-        },
+        }
     },
     "dino": {
         "objective": {
@@ -116,10 +116,7 @@ SYSTEMS = {
         },
         **BLIND,
     },
-    "simmim": {
-        "objective": {"name": "simmim", "mask_ratio": 0.6, "block": 2},
-        **BLIND,
-    },
+    "simmim": {"objective": {"name": "simmim", "mask_ratio": 0.6, "block": 2}, **BLIND},
     "mae": {
         "objective": {
             "name": "mae",
@@ -213,12 +210,7 @@ SYSTEMS = {
 
 _LIGHT = {"decoder_width": 64, "decoder_depth": 2, "decoder_heads": 4}
 # Of the objective, in the demo.
-_SMALLER = {
-    "mae": _LIGHT,
-    "mrm": _LIGHT,
-    "prior": {"attention_heads": 4},
-    "joint": {"layers": 2},
-}
+_SMALLER = {"mae": _LIGHT, "mrm": _LIGHT, "prior": {"attention_heads": 4}, "joint": {"layers": 2}}
 
 
 def changes(*, small: bool) -> dict[str, dict]:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from unimedi_jax.errors import UserError
+from data.errors import UserError
 
 LOG = logging.getLogger(__name__)
 FILE = "contract.json"  # beside the records of a set

@@ -6,24 +6,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from data import (
-    choices,
-    contracts,
-    doctor,
-    doctor_page,
-    listing,
-    manifest,
-    phantom,
-    privacy,
-    public,
-    records,
-    runner,
-    sections,
-    translate,
-    volumes,
-)  # fmt: skip
+from data import errors
+from data.build import contracts, dataset, executors
+from data.checks import doctor, doctor_page
+from data.manifest import options, privacy
+from data.manifest import source as manifest
+from data.phantom import source as phantom
+from data.readers import volumes
+from data.reports import sections
+from data.sets import dataset_index, translate
+from data.sets import source as public
 from data.source import SPLITS, Source
-from unimedi_jax import errors
 
 PHANTOM_NAME = "phantom"
 TRANSLATED = ".translations"  # the folder of sentences that are translated already
@@ -37,19 +30,14 @@ def run(config: Any, workdir: Path) -> None:
     """
     data_dir = Path(config.data_dir).expanduser()
     budget = 0.0 if config.strict else config.max_rejected
-    beam = runner.options(config.runner, config.beam)
+    beam = executors.options(config.runner, config.beam)
     if config.dry_run:
         _examine(config, workdir, budget, beam)
         return
-    records.make_folder(data_dir)
+    dataset.make_folder(data_dir)
     source = _source(config, data_dir, workdir)
-    built = records.build(
-        source,
-        data_dir=data_dir,
-        name=config.name,
-        max_rejected=budget,
-        workers=config.workers,
-        beam=beam,
+    built = dataset.build(
+        source, data_dir=data_dir, name=config.name, max_rejected=budget, workers=config.workers, beam=beam
     )
     print(summary(built, silent=source.contract.get("reports", True) is None))
 
@@ -58,7 +46,7 @@ def ensure_phantom(data_dir: str | Path) -> None:
     """Builds the embedded phantom with its default settings under its default name, unless it is there."""
     if (Path(data_dir) / PHANTOM_NAME / contracts.FILE).exists():
         return
-    built = records.build(phantom.source(), data_dir=Path(data_dir), name=PHANTOM_NAME)
+    built = dataset.build(phantom.source(), data_dir=Path(data_dir), name=PHANTOM_NAME)
     print(summary(built))
 
 
@@ -66,14 +54,14 @@ def _examine(config: Any, workdir: Path, budget: float, beam: str | None) -> Non
     source = _source(config, None, workdir)
     scratch = workdir / "beam"
     shutil.rmtree(scratch, ignore_errors=True)  # of an interrupted look, perhaps at another source
-    converting = runner.opened(source, config.workers, beam, scratch)
+    converting = executors.opened(source, config.workers, beam, scratch)
     found = doctor.examine(source, converting, report_length=config.report_length)
     page = doctor_page.write(workdir, found, source, _folder(config))
     print(doctor.table(found))
     print(f"page: {page}\nno set was written (config.dry_run)")
     if rows := found["patients_in_two_splits"]:
         raise errors.UserError(f"{len(rows)} rows belong to patients in two splits: give each patient one, see {page}")
-    if reason := records.over_budget(found["rejected"], found["rows"], budget):
+    if reason := dataset.over_budget(found["rejected"], found["rows"], budget):
         raise errors.OverBudgetError(reason)
 
 
@@ -97,10 +85,10 @@ def _source(config: Any, data_dir: Path | None, workdir: Path) -> Source:
             "config.source is empty: name the CSV, as in --config.source=films.csv "
             f"({', '.join(manifest.REQUIRED)}, ...)"
         )
-    chosen = choices.Choices(
+    chosen = options.Choices(
         uncertain=config.uncertain,
         language=config.language,
-        sections=listing.words(config.sections),
+        sections=dataset_index.words(config.sections),
         keep_ids=config.keep_ids,
         scans=volumes.Rules(config.assume, config.min_slices),
     )
@@ -116,30 +104,40 @@ def _public(config: Any, salt: str, workdir: Path) -> Source:
         )
     reports = _reports(config.report, Path(config.data_dir).expanduser(), workdir) if "report" in config else None
     source = public.source(
-        config.kind, Path(config.source).expanduser(), options=config.options.to_dict(), reports=reports,
-        keep_ids=config.keep_ids, salt=salt,
-    )  # fmt: skip
+        config.kind,
+        Path(config.source).expanduser(),
+        options=config.options.to_dict(),
+        reports=reports,
+        keep_ids=config.keep_ids,
+        salt=salt,
+    )
     print(public.summary(source))
     return source
 
 
 def _reports(given: Any, data_dir: Path, workdir: Path) -> public.Reports:
     policy = sections.Policy(
-        order=listing.words(given.order), empty=given.empty, blanks=given.blanks, style=given.style,
+        order=dataset_index.words(given.order),
+        empty=given.empty,
+        blanks=given.blanks,
+        style=given.style,
         longest=given.longest,
-    )  # fmt: skip
+    )
     to_english = None
     if given.translations:
         to_english = translate.Table(Path(given.translations).expanduser())
     elif given.translator:
         to_english = translate.Marian(
-            given.translator, given.back_translator, cache=data_dir / TRANSLATED, page=workdir / "translations.csv",
+            given.translator,
+            given.back_translator,
+            cache=data_dir / TRANSLATED,
+            page=workdir / "translations.csv",
             drop_doubtful=given.drop_doubtful,
-        )  # fmt: skip
+        )
     return public.Reports(policy, given.language, given.foreign, to_english)
 
 
-def summary(built: records.Built, *, silent: bool = False) -> str:
+def summary(built: dataset.Built, *, silent: bool = False) -> str:
     """The counts as a table, the reasons of the rejects, where the set is and what comes next.
 
     A `silent` set has no reports: it is not trained on.
@@ -156,7 +154,7 @@ def summary(built: records.Built, *, silent: bool = False) -> str:
     if built.leaked:
         lines.append(f"warning: {built.leaked} pictures are, pixel by pixel, in more than one split")
     if built.rejected:
-        lines.append(f"rows left out, with reasons: {built.folder / records.LEDGER}")
+        lines.append(f"rows left out, with reasons: {built.folder / dataset.LEDGER}")
     lines.append(f"{'built' if built.made else 'already built'}: {built.folder}{os.sep}")
     use = "evaluate.py --config.checkpoint=RUN" if silent else "pretrain.py:demo"
     lines.append(

@@ -42,9 +42,10 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 
-from data import phantom, records  # noqa: E402
+from data.build import dataset  # noqa: E402
+from data.phantom import source as phantom  # noqa: E402
 from unimedi_jax import sharding  # noqa: E402
-from unimedi_jax.models import sizes, unimedi  # noqa: E402
+from unimedi_jax.models import sizes, towers  # noqa: E402
 from unimedi_jax.objectives.unimedi import Objective  # noqa: E402
 
 gc.freeze()  # what has been imported stays
@@ -115,18 +116,18 @@ def once(name: str, make: Callable[[pathlib.Path], object]) -> pathlib.Path:
 def records_dir() -> pathlib.Path:
     """A small phantom."""
     source = phantom.source(xrays=40, cts=20, seed=7)
-    return once("records", lambda folder: records.build(source, data_dir=folder, name="phantom", workers=2))
+    return once("records", lambda folder: dataset.build(source, data_dir=folder, name="phantom", workers=2))
 
 
 @pytest.fixture(scope="session")
 def make_tiny():
     """`make_tiny(**settings)`: UniMedI at width 32, depth 2 (or another `size`), with the settings and heads given."""
 
-    def make(*, size: sizes.Size = TINY, objective=OBJECTIVE, **settings) -> unimedi.UniMedI:
+    def make(*, size: sizes.Size = TINY, objective=OBJECTIVE, **settings) -> towers.UniMedI:
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(sizes.VISION, "tiny", size)
             patch.setitem(sizes.REPORT, "tiny", size)
-            model = unimedi.make(**SETTINGS | settings)
+            model = towers.make(**SETTINGS | settings)
             return model.clone(head=objective.heads(model))
 
     return make
@@ -139,16 +140,16 @@ def tiny(make_tiny):
 
 @pytest.fixture(scope="session")
 def tiny_variables(tiny):
-    return jax.jit(lambda: unimedi.init(tiny, jax.random.key(0)))()
+    return jax.jit(lambda: towers.init(tiny, jax.random.key(0)))()
 
 
 @pytest.fixture(scope="session")
 def make_batch():
     """`make_batch(model, xrays, cts)`: random pairs in the batch's format."""
 
-    def make(model: unimedi.UniMedI, xrays: int, cts: int, seed: int = 0) -> dict:
+    def make(model: towers.UniMedI, xrays: int, cts: int, seed: int = 0) -> dict:
         rng = np.random.default_rng(seed)
-        example = unimedi.example_batch(model)
+        example = towers.example_batch(model)
 
         def pairs(name: str, rows: int, low: int, high: int) -> dict:
             _, n, v = example[name]["tokens"].shape
@@ -192,8 +193,8 @@ def random_tree():
 def random_params(random_tree):
     """`random_params(model)`: weights far from their initialisation, and nothing to compile for them."""
 
-    def make(model: unimedi.UniMedI):
-        shapes = jax.eval_shape(lambda: unimedi.init(model, jax.random.key(0)))
+    def make(model: towers.UniMedI):
+        shapes = jax.eval_shape(lambda: towers.init(model, jax.random.key(0)))
         return random_tree(shapes["params"])
 
     return make

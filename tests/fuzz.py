@@ -29,11 +29,14 @@ import numpy as np
 import pydicom
 import SimpleITK
 
-from data import cases, geometry, manifest, reasons
-from data.choices import DEFAULT
+from data import reasons
+from data.errors import UserError
+from data.manifest import samples
+from data.manifest import source as manifest
+from data.manifest.options import DEFAULT
+from data.readers import geometry
 from data.source import Rejected, Row
 from tests import dicoms
-from unimedi_jax.errors import UserError
 
 SECONDS = 20  # of processor time for one case; of the clock ten times as many, on a machine that others use too
 MEMORY = 6 << 30  # of address space beyond which an allocation fails
@@ -69,14 +72,20 @@ def seeds() -> dict[str, bytes]:
         "ct.nii": nifti,
         "ct.nii.gz": gzip.compress(nifti, mtime=0),
         "slice.dcm": _dicom(
-            (scan[..., 0].T + 1024).astype(np.int16), Modality="CT", SeriesInstanceUID="1.2", RescaleSlope=1,
-            RescaleIntercept=-1024, ImageOrientationPatient=[1, 0, 0, 0, 1, 0], ImagePositionPatient=[0, 0, 0],
-            PixelSpacing=[2, 2], ImageType=["ORIGINAL", "PRIMARY", "AXIAL"],
+            (scan[..., 0].T + 1024).astype(np.int16),
+            Modality="CT",
+            SeriesInstanceUID="1.2",
+            RescaleSlope=1,
+            RescaleIntercept=-1024,
+            ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
+            ImagePositionPatient=[0, 0, 0],
+            PixelSpacing=[2, 2],
+            ImageType=["ORIGINAL", "PRIMARY", "AXIAL"],
         ),
         "ct.dcm": _enhanced(scan),
         "ctrle.dcm": _enhanced(scan, compress=pydicom.uid.RLELossless),
         "rows.csv": b'path,modality,report,patient,label:a\nx.png,xray,"A nodule, left",p1,1\nct.nii,ct,None,p2,-1\n',
-    }  # fmt: skip
+    }
     with tempfile.TemporaryDirectory() as folder:
         for name in ("ct.nrrd", "ct.mha"):
             for packed in (False, True):
@@ -171,9 +180,9 @@ def run(number: int, names: tuple[str, ...], files: dict[str, bytes], folder: Pa
         path = _series(data, files[name], folder / "series", rng)
     else:
         path.write_bytes(data)
-    case = cases.Case(path, None, "p", "A nodule.", (), "")
+    case = samples.Case(path, None, "p", "A nodule.", (), "")
     row = Row("key", "xray" if name.startswith("x") else "ct", "train", 1, case, name)
-    example = cases.convert(row, read=functools.partial(cases.pixels, rules=DEFAULT.scans))
+    example = samples.convert(row, read=functools.partial(samples.pixels, rules=DEFAULT.scans))
     if isinstance(example, Rejected):
         code = example.reason.partition(":")[0]
         assert code in reasons.REJECTED, code

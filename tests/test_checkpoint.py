@@ -11,8 +11,8 @@ from jax import numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from unimedi_jax import checkpoint, fingerprint, manifest, sharding
-from unimedi_jax.errors import UserError
+from data.errors import UserError
+from unimedi_jax import checkpoint, fingerprint, integrity, sharding
 
 # What Orbax leaves lying when it fails.
 pytestmark = [
@@ -176,7 +176,7 @@ def test_an_empty_step_folder_and_a_missing_item_are_skipped(workdir, caplog):
     (workdir / "checkpoints" / "7").mkdir()
     shutil.rmtree(workdir / "checkpoints" / "4" / "data")
     assert same(read(workdir), 2)
-    assert "checkpoint 7 is skipped: it has no manifest.json" in caplog.text
+    assert "checkpoint 7 is skipped: it has no integrity.json" in caplog.text
     assert "checkpoint 4 is skipped" in caplog.text
 
 
@@ -185,7 +185,7 @@ def test_all_bad_is_an_error_and_stays_one(workdir):
     for step in (2, 4):
         flip(workdir / "checkpoints" / str(step) / "manifest.json", rng)
     for _ in range(2):  # nothing is put aside, or the second try would begin anew in silence
-        with pytest.raises(UserError, match=r"none of the checkpoints .*4: its manifest.json .*2: its manifest.json"):
+        with pytest.raises(UserError, match=r"none of the checkpoints .*4: its integrity.json .*2: its integrity.json"):
             read(workdir)
 
 
@@ -218,14 +218,14 @@ def test_a_kill_between_the_files_and_the_manifest_loses_nothing(workdir):
 def test_what_is_kept(tmp_path):
     scores = {1: 0.1, 2: 0.9, 3: 0.5}
     root = write(tmp_path, *range(1, 8), keep=2, keep_every=4, keep_best=1, scores=scores)
-    assert manifest.steps(root) == [2, 4, 6, 7]
+    assert integrity.steps(root) == [2, 4, 6, 7]
 
 
 def test_a_damaged_checkpoint_does_not_count_among_the_kept(workdir):
     shutil.rmtree(workdir / "checkpoints" / "4" / "state")
     assert read(workdir).step == 2
     root = write(workdir, 4, 6)
-    assert manifest.steps(root) == [4, 6]
+    assert integrity.steps(root) == [4, 6]
     assert same(read(workdir), 6)
 
 

@@ -6,7 +6,7 @@ import pathlib
 import jax
 import pytest
 
-from unimedi_jax import compilations
+from unimedi_jax import compile_cache
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def setting(monkeypatch: pytest.MonkeyPatch):
 
 def test_the_folder_is_made_for_its_owner_alone(tmp_path: pathlib.Path, setting: dict) -> None:
     folder = tmp_path / "a" / "b"
-    compilations.keep(str(folder))
+    compile_cache.keep(str(folder))
     [(name, where)] = setting.items()
     assert name == "jax_compilation_cache_dir"
     assert pathlib.Path(where).parent == folder
@@ -27,15 +27,15 @@ def test_the_folder_is_made_for_its_owner_alone(tmp_path: pathlib.Path, setting:
 
 
 def test_nothing_is_kept_without_a_folder(setting: dict) -> None:
-    compilations.keep("")
+    compile_cache.keep("")
     assert setting == {}
 
 
 def test_what_others_may_write_to_is_not_run(tmp_path: pathlib.Path, setting: dict, caplog) -> None:
-    compilations.keep(str(tmp_path))
+    compile_cache.keep(str(tmp_path))
     pathlib.Path(setting.pop("jax_compilation_cache_dir")).chmod(0o777)
     with caplog.at_level(logging.WARNING):
-        compilations.keep(str(tmp_path))
+        compile_cache.keep(str(tmp_path))
     assert setting == {}
     assert "others may write" in caplog.text
 
@@ -43,6 +43,6 @@ def test_what_others_may_write_to_is_not_run(tmp_path: pathlib.Path, setting: di
 def test_a_home_that_cannot_be_written_costs_the_cache_alone(tmp_path: pathlib.Path, setting: dict, caplog) -> None:
     (tmp_path / "file").write_text("")
     with caplog.at_level(logging.WARNING):
-        compilations.keep(str(tmp_path / "file" / "cache"))
+        compile_cache.keep(str(tmp_path / "file" / "cache"))
     assert setting == {}
     assert "are not kept" in caplog.text

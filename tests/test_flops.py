@@ -6,7 +6,7 @@ import pytest
 from jax import numpy as jnp
 
 from unimedi_jax import flops
-from unimedi_jax.models import sizes, unimedi
+from unimedi_jax.models import sizes, towers
 from unimedi_jax.objectives import unimedi as objective
 
 # One layer: XLA counts the body of a scan once, however often it runs. Wide, so that matrix products dominate.
@@ -14,16 +14,21 @@ WIDE = sizes.Size(width=256, depth=1, heads=4, mlp_width=1024)
 
 
 @pytest.fixture(scope="module")
-def wide(make_tiny) -> unimedi.UniMedI:
+def wide(make_tiny) -> towers.UniMedI:
     return make_tiny(
-        size=WIDE, projection_hidden=512, prototypes_cls=512, prototypes_patch=256,
-        head_hidden=256, head_bottleneck=128, slices=1,
-    )  # fmt: skip
+        size=WIDE,
+        projection_hidden=512,
+        prototypes_cls=512,
+        prototypes_patch=256,
+        head_hidden=256,
+        head_bottleneck=128,
+        slices=1,
+    )
 
 
 @pytest.fixture(scope="module")
 def shapes(wide):
-    return jax.eval_shape(lambda: unimedi.init(wide, jax.random.key(0)))
+    return jax.eval_shape(lambda: towers.init(wide, jax.random.key(0)))
 
 
 def counted_by_xla(function, *args) -> float:

@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from tests.faults import injuries
-from unimedi_jax import hosts, manifest
+from unimedi_jax import hosts, integrity
 
 
 def free_port() -> int:
@@ -21,10 +21,14 @@ def free_port() -> int:
 def two(folder: pathlib.Path, workdir: pathlib.Path, number: int) -> list[tuple[int, str]]:
     """Starts both, signals the second alone once it trains; exit code and log of each."""
     flags = [
-        f"--config.distributed.coordinator=127.0.0.1:{free_port()}", "--config.distributed.processes=2",
-        "--config.distributed.timeout=20", "--config.steps=100000", "--config.log_every=20",
-        "--config.checkpoint.every=1000", "--config.evals.every=1000000",
-    ]  # fmt: skip
+        f"--config.distributed.coordinator=127.0.0.1:{free_port()}",
+        "--config.distributed.processes=2",
+        "--config.distributed.timeout=20",
+        "--config.steps=100000",
+        "--config.log_every=20",
+        "--config.checkpoint.every=1000",
+        "--config.evals.every=1000000",
+    ]
     processes = [injuries.start(folder, workdir, *flags, f"--config.distributed.process={i}") for i in (0, 1)]
     logs: list[list[str]] = [[], []]
     sent: list[int] = []
@@ -81,7 +85,7 @@ def test_all_stop_at_one_step_and_none_waits_for_a_lost_one(records_dir, tmp_pat
     words = [line for line in (log + log_other).splitlines() if line.startswith("stopped after step")]
     assert len(words) == 2
     assert words[0] == words[1]
-    (step,) = manifest.steps(tmp_path / "run" / "checkpoints")
+    (step,) = integrity.steps(tmp_path / "run" / "checkpoints")
     assert f"step {step}," in words[0]
 
     (code, log), (other, _) = two(records_dir, tmp_path / "run", signal.SIGKILL)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from unimedi_jax.metrics import Mean
+from unimedi_jax.mean import Mean
 
 
 def test_merged_means_are_the_mean_of_all() -> None:

@@ -38,15 +38,16 @@ def free_job() -> int:
 def slurm(job: int, process: int, processes: int) -> dict[str, str]:
     rank = {"PROCID": process, "LOCALID": process, "NTASKS": processes, "STEP_TASKS_PER_NODE": processes}
     return {f"SLURM_{k}": str(v) for k, v in rank.items()} | {
-        "SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "127.0.0.1",
-    }  # fmt: skip
+        "SLURM_JOB_ID": str(job),
+        "SLURM_STEP_NODELIST": "127.0.0.1",
+    }
 
 
 def open_mpi(job: int, process: int, processes: int) -> dict[str, str]:
     rank = {"RANK": process, "SIZE": processes, "LOCAL_RANK": process, "LOCAL_SIZE": processes}
     return {f"OMPI_COMM_WORLD_{k}": str(v) for k, v in rank.items()} | {
-        "OMPI_MCA_orte_hnp_uri": f"{job * 2**12}.0;tcp://127.0.0.1:1",
-    }  # fmt: skip
+        "OMPI_MCA_orte_hnp_uri": f"{job * 2**12}.0;tcp://127.0.0.1:1"
+    }
 
 
 def start(command: list[str], folder: pathlib.Path, processes: int, launcher=lambda *_: {}) -> list[Any]:

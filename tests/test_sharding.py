@@ -9,9 +9,9 @@ import pytest
 from jax import numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+from data.errors import UserError
 from unimedi_jax import hlo, optim, sharding, trees
-from unimedi_jax.errors import UserError
-from unimedi_jax.models import unimedi
+from unimedi_jax.models import towers
 from unimedi_jax.objectives import unimedi as objective
 from unimedi_jax.train import state
 
@@ -90,7 +90,7 @@ def test_one_rule_reaches_parameter_moments_and_teacher(tiny) -> None:
 def test_the_state_of_vit_b_is_split_evenly(fsdp: int) -> None:
     """Parameters, moments, teacher and centres: what is too small to split is under a fiftieth of it all."""
     tx, _ = optim.make(steps=10, warmup_steps=1, peak_lr=1e-3)
-    model = unimedi.make(vocab_size=28_996)
+    model = towers.make(vocab_size=28_996)
     model = model.clone(head=objective.Objective().heads(model))
     abstract = jax.eval_shape(state.make_init(model, tx, objective.Objective()), jax.random.key(0))
     found = sharding.layout(abstract, sharding.make_mesh(fsdp=fsdp), EVERYTHING)
@@ -125,7 +125,7 @@ def test_rows_of_a_batch_are_spread_over_every_device() -> None:
 def test_no_device_gathers_the_reports_of_others(tiny) -> None:
     """Weights are gathered, activations never: not even for the gradient of the word table."""
     mesh, rows, length = sharding.make_mesh(2, 4), 64, 16  # 4 divides the width of the table, not its 50 rows
-    shapes = jax.eval_shape(lambda: unimedi.init(tiny, jax.random.key(0)))["params"]["report"]
+    shapes = jax.eval_shape(lambda: towers.init(tiny, jax.random.key(0)))["params"]["report"]
     layout = sharding.layout(shapes, mesh, EVERYTHING)
     given = jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes, layout

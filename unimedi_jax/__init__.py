@@ -6,8 +6,8 @@ cosines = found.z @ model.embed_reports(["There is a pleural effusion."]).T    #
 """
 
 
-def load(path: str, network: str = "student", **settings: int | bool) -> "unimedi_jax.convert.embed.Model":
-    """A trained network by its path, see `unimedi_jax.convert.embed.load`; imports JAX when called."""
-    from unimedi_jax.convert import embed
+def load(path: str, network: str = "student", **settings: int | bool) -> "unimedi_jax.inference.embed.Model":
+    """A trained network by its path, see `unimedi_jax.inference.embed.load`; imports JAX when called."""
+    from unimedi_jax.inference import embed
 
     return embed.load(path, network, **settings)

@@ -19,8 +19,8 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint._src.metadata import array_metadata_store
 
-from unimedi_jax import hosts, manifest
-from unimedi_jax.errors import UserError
+from data.errors import UserError
+from unimedi_jax import hosts, integrity
 from unimedi_jax.typing import PyTree
 
 LOG = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Checkpoints:
         if self._chief:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(self.folder)
-            manifest.tidy(self.folder)
+            integrity.tidy(self.folder)
         hosts.meet("checkpoints are tidy")
         self._orbax = ocp.AsyncCheckpointer(_handler())
 
@@ -83,9 +83,9 @@ class Checkpoints:
         self._check_room(step, state)
         with self._explained(step):
             if self._chief:
-                manifest.prepare(folder, manifest.describe(step, state, data=position, meta=meta))
+                integrity.prepare(folder, integrity.describe(step, state, data=position, meta=meta))
             else:
-                manifest.describe(step, state)  # hashing global arrays takes all hosts
+                integrity.describe(step, state)  # hashing global arrays takes all hosts
             state, position, meta = ocp.args.PyTreeSave(state), ocp.args.JsonSave(position), ocp.args.JsonSave(meta)
             self._pending = step
             self._orbax.save(folder, args=ocp.args.Composite(state=state, data=position, meta=meta))
@@ -98,9 +98,9 @@ class Checkpoints:
         with self._explained(self._pending):
             self._orbax.check_for_errors()
             if self._chief and folder.exists():
-                manifest.commit(folder)
+                integrity.commit(folder)
                 self._prune()
-        if manifest.committed(folder):
+        if integrity.committed(folder):
             self._pending = None
 
     def wait(self) -> None:
@@ -126,16 +126,16 @@ class Checkpoints:
         damaged: dict[int, str] = {}
         if last is not None:
             self._forget_after(last)
-        for step in reversed(manifest.steps(self.folder)):
+        for step in reversed(integrity.steps(self.folder)):
             try:
                 found = self._load(step, abstract)
-            except manifest.DamagedError as error:
+            except integrity.DamagedError as error:
                 LOG.warning("checkpoint %d is skipped: %s", step, error)
                 damaged[step] = str(error)
                 continue
             if self._chief:
                 for bad in damaged:
-                    manifest.put_aside(self.folder / str(bad))
+                    integrity.put_aside(self.folder / str(bad))
             hosts.meet("damaged checkpoints are aside")
             return found
         if damaged:
@@ -167,36 +167,36 @@ class Checkpoints:
 
     def _load(self, step: int, abstract: PyTree) -> Restored:
         folder = self.folder / str(step)
-        said = manifest.read(folder)
-        manifest.fits(said, abstract)
+        said = integrity.read(folder)
+        integrity.fits(said, abstract)
         args = ocp.args.Composite(state=_onto(abstract), data=JSON, meta=JSON)
         try:
             found = self._orbax.restore(folder, args=args)
         except (PermissionError, MemoryError, jax.errors.JaxRuntimeError):
             raise  # says nothing of what was saved
         except Exception as error:
-            raise manifest.DamagedError(_first_line(error)) from error
+            raise integrity.DamagedError(_first_line(error)) from error
         if missing := {"state", "data", "meta"} - {name for name, value in found.items() if value is not None}:
-            raise manifest.DamagedError(f"it lacks {', '.join(sorted(missing))}")
-        manifest.hold_against(said, found["state"], data=found["data"], meta=found["meta"])
+            raise integrity.DamagedError(f"it lacks {', '.join(sorted(missing))}")
+        integrity.hold_against(said, found["state"], data=found["data"], meta=found["meta"])
         return Restored(step, found["state"], found["data"], found["meta"])
 
     def _forget_after(self, last: int) -> None:
         self.wait()
         if self._chief:
-            for step in reversed(manifest.steps(self.folder)):
+            for step in reversed(integrity.steps(self.folder)):
                 if step > last:
-                    manifest.remove(self.folder / str(step))
+                    integrity.remove(self.folder / str(step))
         hosts.meet("later checkpoints are gone")
 
     def _prune(self) -> None:
         # Only what has its manifest counts: the last good one never gives way to a broken one.
-        good = [step for step in manifest.steps(self.folder) if manifest.committed(self.folder / str(step))]
+        good = [step for step in integrity.steps(self.folder) if integrity.committed(self.folder / str(step))]
         scored = sorted((step for step in good if step in self._scores), key=lambda step: (self._scores[step], step))
         spared = {*good[-self._keep :], *scored[len(scored) - min(self._keep_best, len(scored)) :]}
         for step in good:
             if step not in spared and not (self._keep_every and step % self._keep_every == 0):
-                manifest.remove(self.folder / str(step))
+                integrity.remove(self.folder / str(step))
 
     def _check_room(self, step: int, state: PyTree) -> None:
         needed = SPARE + sum(leaf.nbytes for leaf in jax.tree.leaves(state))  # all hosts write to one disk
@@ -235,10 +235,10 @@ def read(workdir: pathlib.Path, parts: tuple[str, ...]) -> tuple[int, dict[str, 
     """
     root = (workdir / "checkpoints").absolute()
     damaged: list[str] = []
-    for step in reversed(manifest.steps(root)):
+    for step in reversed(integrity.steps(root)):
         try:
             return step, *_read(root / str(step), parts)
-        except manifest.DamagedError as error:
+        except integrity.DamagedError as error:
             LOG.warning("checkpoint %d is skipped: %s", step, error)
             damaged.append(f"{step}: {error}")
     if damaged:
@@ -249,7 +249,7 @@ def read(workdir: pathlib.Path, parts: tuple[str, ...]) -> tuple[int, dict[str, 
 
 
 def _read(folder: pathlib.Path, parts: tuple[str, ...]) -> tuple[dict[str, PyTree], dict[str, Any]]:
-    said = manifest.read(folder)
+    said = integrity.read(folder)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     with ocp.Checkpointer(_handler()) as reader:
         try:
@@ -263,9 +263,9 @@ def _read(folder: pathlib.Path, parts: tuple[str, ...]) -> tuple[dict[str, PyTre
         except (PermissionError, MemoryError):
             raise  # says nothing of what was saved
         except Exception as error:  # Orbax and TensorStore raise anything, in thousands of lines
-            raise manifest.DamagedError(_first_line(error)) from error
+            raise integrity.DamagedError(_first_line(error)) from error
     state = found["state"] if parts else {}
-    manifest.hold_against(said, state, meta=found["meta"])
+    integrity.hold_against(said, state, meta=found["meta"])
     return jax.device_get(state), found["meta"]
 
 

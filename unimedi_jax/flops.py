@@ -1,7 +1,7 @@
 """Analytic count of the floating-point operations of a training step: matrix products alone, 2 per multiply-add."""
 
 from unimedi_jax import selection
-from unimedi_jax.models import heads, sizes, unimedi
+from unimedi_jax.models import heads, sizes, towers
 
 BACKWARD = 3  # forward once, backward twice the forward
 
@@ -14,9 +14,8 @@ def transformer(size: sizes.Size, tokens: int) -> float:
 
 
 def training_step(
-    model: unimedi.UniMedI, *, xrays: int, cts: int, report_length: int, mask_ratio: float,
-    mask_mode: str = "drop",
-) -> float:  # fmt: skip
+    model: towers.UniMedI, *, xrays: int, cts: int, report_length: int, mask_ratio: float, mask_mode: str = "drop"
+) -> float:
     """One step of UniMedI on `xrays` X-rays and `cts` CTs with their reports; nothing recomputed.
 
     The student's forward counts three times (backward included), each pass of the teacher once: one over an X-ray, two

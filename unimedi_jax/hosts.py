@@ -12,8 +12,8 @@ from jax import numpy as jnp
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from data.errors import RESUMABLE, UserError
 from unimedi_jax import sharding
-from unimedi_jax.errors import RESUMABLE, UserError
 from unimedi_jax.typing import Array
 
 

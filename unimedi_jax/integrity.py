@@ -8,8 +8,8 @@ from typing import Any
 
 import jax
 
+from data.errors import UserError
 from unimedi_jax import fingerprint, trees
-from unimedi_jax.errors import UserError
 from unimedi_jax.typing import PyTree
 
 NAME = "manifest.json"

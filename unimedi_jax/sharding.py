@@ -8,8 +8,8 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from data.errors import UserError
 from unimedi_jax import trees
-from unimedi_jax.errors import UserError
 from unimedi_jax.typing import PyTree
 
 AXES = ("data", "fsdp")

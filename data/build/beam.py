@@ -1,4 +1,4 @@
-"""Converts rows as an Apache Beam pipeline (Flink, Spark, Dataflow): data/pool.py for archives of many machines.
+"""Converts rows as an Apache Beam pipeline (Flink, Spark, Dataflow): data/build/pool.py for archives of many machines.
 
 TFDS's own Beam writer shuffles the examples by a hash; here the workers only convert, and the set is written in the
 source's order as ever, so that it has the same bytes.
@@ -20,9 +20,9 @@ import apache_beam
 import numpy as np
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 
-from data import pool
+from data import errors
+from data.build import pool
 from data.source import Example, Rejected, Row, Source
-from unimedi_jax import errors
 
 LOG = logging.getLogger(__name__)
 BATCH = 16  # row numbers of one file, and of one element of the pipeline: 16 MB of CTs

@@ -6,17 +6,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data import films, geometry, text, volumes
-from data.census import Census
+from data import contract
+from data.build.build_statistics import Census
+from data.readers import geometry, volumes, xrays
+from data.reports import text
 from data.source import ORGANS, Source
-from unimedi_jax.input import contract
 
 FILE = contract.FILE
 FORMAT = 1  # grows when a change of this code changes what a record holds
 PIXEL_LIBRARIES = (
-    "numpy", "scipy", "opencv-python-headless", "pillow", "nibabel", "pydicom", "pylibjpeg",
-    "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "simpleitk",
-)  # fmt: skip
+    "numpy",
+    "scipy",
+    "opencv-python-headless",
+    "pillow",
+    "nibabel",
+    "pydicom",
+    "pylibjpeg",
+    "pylibjpeg-libjpeg",
+    "pylibjpeg-openjpeg",
+    "simpleitk",
+)
 
 
 def fingerprint(source: Source) -> str:
@@ -53,12 +62,7 @@ def make(source: Source, census: Census, *, name: str, folder: Path) -> dict[str
 def rules(organs: Sequence[str] = ORGANS) -> dict[str, Any]:
     """How this code makes a record of a film, a scan and a report: the part of the contract that every set shares."""
     return {
-        "xray": {
-            "image": [geometry.FILM_SIZE] * 2,
-            "dtype": "uint8",
-            "axes": "y x",
-            "rules": films.RULES,
-        },
+        "xray": {"image": [geometry.FILM_SIZE] * 2, "dtype": "uint8", "axes": "y x", "rules": xrays.RULES},
         "ct": {
             "volume": list(geometry.VOLUME_SHAPE),
             "dtype": "int16",

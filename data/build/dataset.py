@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from data import contracts, pool, runner, writer
-from data.census import Census
+from data import errors, progress
+from data.build import contracts, executors, pool, writer
+from data.build.build_statistics import Census
+from data.reports import tokenizer
 from data.source import MODALITIES, SPLITS, Rejected, Source
-from unimedi_jax import errors, progress
-from unimedi_jax.input import tokenizer
 
 LEDGER = "rejected.jsonl"
 FINISHED = "set"
@@ -36,18 +36,12 @@ class Built:
 
 
 def build(
-    source: Source,
-    *,
-    data_dir: Path,
-    name: str,
-    max_rejected: float = 1.0,
-    workers: int = 0,
-    beam: str | None = None,
+    source: Source, *, data_dir: Path, name: str, max_rejected: float = 1.0, workers: int = 0, beam: str | None = None
 ) -> Built:
     """Converts a source and writes `<data_dir>/<name>/`, whole or not at all; the same source gives the same bytes.
 
     An interrupted build leaves its finished shards in `<data_dir>/.<name>.building`; the next one goes on from them.
-    Rows are converted by `workers` processes, or, with `beam`, in a pipeline of these options (see `data.beam.opened`).
+    Rows are converted by `workers` processes, or, with `beam`, in a pipeline of these options (`beam.opened`).
     Above a share of `max_rejected` no set is made, and only the ledger written, to `<data_dir>/<name>.rejected.jsonl`.
     Raises UserError for a name taken by another source and for no training row, OverBudgetError for too many rejects.
     """
@@ -161,7 +155,7 @@ def _write(source: Source, staging: Path, *, name: str, workers: int, beam: str 
     rows = {place: [row for row in source.rows if (row.modality, row.split) == place] for place in shards}
     left = {place: rows[place][shards[place].rows :] for place in shards}
     unfinished = dataclasses.replace(source, rows=list(itertools.chain(*left.values())))
-    converting = runner.opened(unfinished, workers, beam, staging / "beam")
+    converting = executors.opened(unfinished, workers, beam, staging / "beam")
     done = len(source.rows) - len(unfinished.rows)
     with converting as convert, progress.shown(len(source.rows), "rows", done=done) as tick:
         for place in shards:

@@ -4,18 +4,18 @@ import importlib.util
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from data import pool
+from data import errors
+from data.build import pool
 from data.source import Source
-from unimedi_jax import errors
 
 RUNNERS = ("pool", "beam")
 
 
 def opened(source: Source, workers: int, beam: str | None, folder: Path) -> AbstractContextManager[pool.Convert]:
-    """`data.pool.opened`, or with the options of a pipeline `data.beam.opened`, which keeps its files in `folder`."""
+    """`pool.opened`, or with the options of a pipeline `beam.opened`, which keeps its files in `folder`."""
     if beam is None:
         return pool.opened(source, workers)
-    from data import beam as pipeline  # an optional requirement
+    from data.build import beam as pipeline  # an optional requirement
 
     return pipeline.opened(source, workers, beam, folder)
 

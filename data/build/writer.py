@@ -12,7 +12,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
-from data import geometry
+from data.readers import geometry
 from data.source import Example, Source
 
 VERSION = "1.0.0"

@@ -16,8 +16,12 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from data import audit_names, contracts, manifest, records, table, text
-from unimedi_jax import errors
+from data import errors
+from data.build import contracts, dataset
+from data.checks import audit_names
+from data.manifest import source as manifest
+from data.manifest import table
+from data.reports import text
 
 RUN_WORDS = 8  # a run of so many words is somebody's report, a shorter one may be anybody's
 MAX_MEMBER = 1 << 30
@@ -81,7 +85,7 @@ def search(folder: Path, names: Needles, runs: Needles) -> Iterator[tuple[str, s
             continue
         place = str(path.relative_to(folder))
         yield from _once(place, fold(path.name), names, {})
-        if path.name.endswith(records.LEDGER):
+        if path.name.endswith(dataset.LEDGER):
             reasons = [json.loads(line).get("reason", "") for line in path.read_text(encoding="utf-8").splitlines()]
             yield from _once(place, fold("\n".join(reasons)), names, runs)
         elif "array_record" not in path.name:

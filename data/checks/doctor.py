@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from data import census, pool, reasons, sections, signs, text
+from data import progress, reasons
+from data.build import build_statistics, pool
+from data.readers import image_statistics
+from data.reports import sections, text, tokenizer
 from data.source import Rejected, Row, Source
-from unimedi_jax import progress
-from unimedi_jax.input import tokenizer
 
 FAR = 6.0  # robust standard deviations from which on a case is an outlier
 MIN_CASES = 8  # fewer have no usual value
@@ -33,7 +34,7 @@ def examine(source: Source, converting: AbstractContextManager[pool.Convert], *,
 
     Holds row numbers, paths and codes, and no report text: cases are named by their row.
     """
-    counted = census.Census(list(source.rejected))
+    counted = build_statistics.Census(list(source.rejected))
     cases: list[Case] = []
     reports: list[tuple[int, str]] = []
     pictures: dict[bytes, list[Row]] = collections.defaultdict(list)
@@ -48,10 +49,10 @@ def examine(source: Source, converting: AbstractContextManager[pool.Convert], *,
             counted.add(row.modality, row.split, result, notes)
             for code in notes:
                 noted[code].append(row.number)
-            cases.append(Case(row, signs.measure(result)))
+            cases.append(Case(row, image_statistics.measure(result)))
             if result["report"]:  # sets to be evaluated on have none
                 reports.append((row.number, result["report"]))
-            pictures[census.picture_key(result)].append(row)
+            pictures[build_statistics.picture_key(result)].append(row)
     rejected = counted.in_order()
     same = [rows for rows in pictures.values() if len(rows) > 1]
     codes = collections.Counter(_code(one) for one in rejected)
@@ -73,7 +74,7 @@ def examine(source: Source, converting: AbstractContextManager[pool.Convert], *,
 
 
 def measures(cases: Sequence[Case]) -> dict[str, dict[str, float]]:
-    """Quantiles of every number of `signs.measure`."""
+    """Quantiles of every number of `image_statistics.measure`."""
     columns: dict[str, list[float]] = collections.defaultdict(list)
     for case in cases:
         for name, value in case.measures.items():
@@ -99,9 +100,13 @@ def outliers(cases: Sequence[Case]) -> list[dict[str, Any]]:
             far = abs(value - middle) / usual
             if far > FAR and far > found.get(case.row.number, {"far": 0})["far"]:
                 found[case.row.number] = {
-                    "row": case.row.number, "path": case.row.path, "measure": name, "value": round(float(value), 4),
-                    "median": round(float(middle), 4), "far": round(float(far), 1),
-                }  # fmt: skip
+                    "row": case.row.number,
+                    "path": case.row.path,
+                    "measure": name,
+                    "value": round(float(value), 4),
+                    "median": round(float(middle), 4),
+                    "far": round(float(far), 1),
+                }
     return sorted(found.values(), key=lambda one: -one["far"])
 
 

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data import doctor, doctor_pictures, reasons, signs
+from data import reasons
+from data.checks import doctor, doctor_pictures
+from data.readers import image_statistics
 from data.source import Rejected, Source
 
 STYLE = Path(__file__).with_name("doctor.css")
@@ -39,7 +41,7 @@ def render(found: Mapping[str, Any], source: Source, folder: Path | None) -> str
         _section("Same pixels twice", _table(_groups(found), ("rows", "in two splits"))),
         _section("Measures", _table(_measure_rows(found["measures"]), ("", "least", "1 %", "median", "99 %", "most"))),
         _section("Reports", _table(_report_rows(found["reports"]), ("", "rows or tokens"))),
-    ]  # fmt: skip
+    ]
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -69,7 +71,7 @@ def _strangest(found: Mapping[str, Any], source: Source) -> Iterable[tuple[bytes
     suspect = [
         (number, code, reasons.NOTES[code])
         for code, numbers in found["noted_rows"].items()
-        if code in signs.SUSPICIONS
+        if code in image_statistics.SUSPICIONS
         for number in numbers
     ]
     far = [

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import PIL.Image
 
-from data import dicom_pixels, dicom_tags
+from data.readers import dicom_pixels, dicom_tags
 from data.source import Example
 
 SIDE = 180

@@ -5,8 +5,9 @@ import re
 
 import numpy as np
 
-from data import text, volumes
-from unimedi_jax import errors
+from data import errors
+from data.readers import volumes
+from data.reports import text
 
 UNCERTAIN = {"ignore": np.nan, "zeros": 0.0, "ones": 1.0}  # what the label -1 becomes
 SECTIONS = ("findings", "impression")

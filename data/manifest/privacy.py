@@ -7,7 +7,7 @@ import os
 import secrets
 from pathlib import Path
 
-from unimedi_jax import errors
+from data import errors
 
 SALT = ".salt"
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from data import films, geometry, privacy, signs, volumes
-from data.files import BadInput, Note, check_hash
+from data.manifest import privacy
+from data.readers import geometry, image_statistics, volumes, xrays
+from data.readers.files import BadInput, Note, check_hash
 from data.source import Example, Rejected, Row
 
 LESION_OF_ANY_KIND = 254
@@ -61,7 +62,7 @@ def convert(row: Row, *, read: Reader) -> Example | Rejected:
         "report": row.info.report,
         "labels": np.array(row.info.labels, np.float32),
         **fields,
-        "notes": (*dict.fromkeys(notes), *signs.suspicions(signs.measure(fields))),
+        "notes": (*dict.fromkeys(notes), *image_statistics.suspicions(image_statistics.measure(fields))),
     }
 
 
@@ -71,10 +72,10 @@ def pixels(case: Case, modality: str, note: Note, *, masks: bool = False, rules:
 
 
 def _film(case: Case, masks: bool, note: Note) -> Example:
-    full = films.read_full_film(case.file, note)
+    full = xrays.read_full_film(case.file, note)
     fields = {"image": geometry.canonical_film(full)}
     if case.mask:
-        mask = films.read_film_mask(case.mask, full.shape)
+        mask = xrays.read_film_mask(case.mask, full.shape)
         fields["lesion_mask"] = geometry.canonical_film_mask(mask, LESION_OF_ANY_KIND)
     elif masks:
         fields["lesion_mask"] = np.full_like(fields["image"], UNANNOTATED)

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from data import cases, privacy, sections, table, text
-from data.choices import DEFAULT, UNCERTAIN, Choices
-from data.files import LFS_MAGIC, BadInput
+from data.manifest import privacy, samples, table
+from data.manifest.options import DEFAULT, UNCERTAIN, Choices
+from data.manifest.table import LABEL
+from data.readers.files import LFS_MAGIC, BadInput
+from data.reports import sections, text
 from data.source import MODALITIES, SPLITS, Rejected, Row, Source
-from data.table import LABEL
 
 REQUIRED = ("path", "modality", "report", "patient")
 OPTIONAL = ("split", "mask", "sha256")
@@ -18,8 +19,9 @@ LABEL_VALUES = {"1": 1.0, "0": 0.0, "": np.nan}
 
 CONTRACT = {
     "labels": "1 and 0 are kept, blank (unknown) becomes NaN, and -1 (uncertain) what `uncertain_becomes` says",
-    "split": f"by patient; not given: sha256 of the patient, {cases.TRAIN_SHARE:.0%} train, {cases.VAL_SHARE:.0%} val",
-    "mask": f"whatever is not 0 is a lesion of unstated kind, {cases.LESION_OF_ANY_KIND}",
+    "split": f"by patient; not given: sha256 of the patient, {samples.TRAIN_SHARE:.0%} train, "
+    f"{samples.VAL_SHARE:.0%} val",
+    "mask": f"whatever is not 0 is a lesion of unstated kind, {samples.LESION_OF_ANY_KIND}",
 }
 
 
@@ -50,16 +52,16 @@ def read(manifest: Path, choices: Choices = DEFAULT, salt: str = "") -> Source:
             uncertain[name] += _number(row[LABEL + name]) == "-1"
         key = privacy.pseudonym(row["path"], salt)
         rows.append(Row(key, row["modality"].lower(), split, number, info=case, path=row["path"]))
-    rows, leaked = cases.split_by_patient(rows)
+    rows, leaked = samples.split_by_patient(rows)
     if not choices.keep_ids:
-        rows = cases.hidden(rows, salt)
+        rows = samples.hidden(rows, salt)
     masks = any(row.info.mask for row in rows)
     return Source(
         labels=tuple(names),
-        prompts={name: cases.prompts(name) for name in names},
+        prompts={name: samples.prompts(name) for name in names},
         rows=rows,
         convert=functools.partial(
-            cases.convert, read=functools.partial(cases.pixels, masks=masks, rules=choices.scans)
+            samples.convert, read=functools.partial(samples.pixels, masks=masks, rules=choices.scans)
         ),
         truth=frozenset({"lesion_mask"} if masks else ()),
         contract={
@@ -78,7 +80,7 @@ def read(manifest: Path, choices: Choices = DEFAULT, salt: str = "") -> Source:
     )
 
 
-def _case(row: dict[str, str], names: list[str], folder: Path, choices: Choices) -> tuple[cases.Case, str]:
+def _case(row: dict[str, str], names: list[str], folder: Path, choices: Choices) -> tuple[samples.Case, str]:
     """A row's checked content and the split it asks for ("" = none). Raises BadInput; touches no pixel."""
     modality, split = row["modality"].lower(), row.get("split", "").lower()
     if modality not in MODALITIES:
@@ -103,13 +105,13 @@ def _case(row: dict[str, str], names: list[str], folder: Path, choices: Choices)
         if value not in meanings:
             raise BadInput("bad_label", f"{LABEL}{name} must be 1, 0, -1 or blank")
         labels.append(meanings[value])
-    file = cases.locate(row["path"], folder, "missing_image", folder_allowed=modality == "ct")
-    mask = cases.locate(row["mask"], folder, "missing_mask", folder_allowed=False) if row.get("mask") else None
-    state = " ".join(cases.state(path) for path in (file, mask) if path)
+    file = samples.locate(row["path"], folder, "missing_image", folder_allowed=modality == "ct")
+    mask = samples.locate(row["mask"], folder, "missing_mask", folder_allowed=False) if row.get("mask") else None
+    state = " ".join(samples.state(path) for path in (file, mask) if path)
     sha256 = row.get("sha256", "").lower()
     if sha256 and (not re.fullmatch("[0-9a-f]{64}", sha256) or file.is_dir()):
         raise BadInput("bad_hash", "sha256 must be 64 hex digits, and of a file")
-    return cases.Case(file, mask, text.clean(row["patient"]), report, tuple(labels), state, sha256), split
+    return samples.Case(file, mask, text.clean(row["patient"]), report, tuple(labels), state, sha256), split
 
 
 def _number(value: str) -> str:

@@ -7,8 +7,8 @@ import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from data.files import LFS_MAGIC
-from unimedi_jax import errors
+from data import errors
+from data.readers.files import LFS_MAGIC
 
 LABEL = "label:"
 LOG = logging.getLogger(__name__)

@@ -2,10 +2,8 @@
 
 import numpy as np
 
-from data import phantom_bones as bones
-from data import phantom_organs as organs
-from data import phantom_shapes as shapes
-from data.phantom_patient import (
+from data.phantom import bones, organs, shapes
+from data.phantom.patient import (
     AIR_HU,
     CAGE_POWER,
     FAT_HU,
@@ -16,7 +14,7 @@ from data.phantom_patient import (
     diaphragm,
     mediastinum,
 )
-from data.phantom_shapes import Grid, smoothstep
+from data.phantom.shapes import Grid, smoothstep
 
 
 def build(patient: Patient, grid: Grid, rng: np.random.Generator) -> Thorax:

@@ -4,9 +4,9 @@ import itertools
 
 import numpy as np
 
-from data import phantom_shapes as shapes
-from data.phantom_patient import CAGE_POWER, Thorax, cage_profile
-from data.phantom_shapes import Occupancy, Window, smoothstep
+from data.phantom import shapes
+from data.phantom.patient import CAGE_POWER, Thorax, cage_profile
+from data.phantom.shapes import Occupancy, Window, smoothstep
 
 RIB_THICK, RIB_HIGH = 7.5, 11.5  # mm, across and along the wall
 
@@ -132,10 +132,7 @@ def girdle(thorax: Thorax) -> None:
         if patient.upright:
             head = shapes.ball(grid, (0.84 * h, 0.2 * depth, side * (width + 46)), (24, 22, 22))
             shapes.paint(thorax.hu[head[0]], head[1], 330 * bone)
-            shaft = [
-                (0.82 * h, 0.2 * depth, side * (width + 50)),
-                (0.2 * h, 0, side * (width + 82)),
-            ]
+            shaft = [(0.82 * h, 0.2 * depth, side * (width + 50)), (0.2 * h, 0, side * (width + 82))]
             bar(thorax, shaft, [13, 11], 420 * bone)
 
 

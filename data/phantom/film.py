@@ -5,8 +5,8 @@ import dataclasses
 import cv2
 import numpy as np
 
-from data.phantom_patient import Patient, Thorax
-from data.phantom_shapes import Grid, Occupancy
+from data.phantom.patient import Patient, Thorax
+from data.phantom.shapes import Grid, Occupancy
 
 FILM = 256  # pixels of the longer side
 WATER_PER_MM = 0.0185  # attenuation of water at the mean energy of a chest film
@@ -80,10 +80,7 @@ def project(values: np.ndarray, grid: Grid, exposure: Exposure) -> np.ndarray:
 
 def overlap(length: int, shift: int) -> tuple[slice, slice]:
     """Where a row moved by `shift` lands, and what part of it stays inside."""
-    return (
-        slice(max(shift, 0), length + min(shift, 0)),
-        slice(max(-shift, 0), length - max(shift, 0)),
-    )
+    return (slice(max(shift, 0), length + min(shift, 0)), slice(max(-shift, 0), length - max(shift, 0)))
 
 
 def attenuation(hu: np.ndarray) -> np.ndarray:
@@ -109,11 +106,7 @@ def place(path: np.ndarray, grid: Grid, exposure: Exposure) -> np.ndarray:
     half = (FILM - 1) / 2
     matrix = np.array([[k, 0, xc - k * half], [0, -k, zc + k * half]])
     film = cv2.warpAffine(
-        path,
-        matrix,
-        (FILM, FILM),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REPLICATE,
+        path, matrix, (FILM, FILM), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE
     )
     result = np.zeros_like(film)
     field = (slice(top[0], top[0] + shape[0]), slice(top[1], top[1] + shape[1]))

@@ -5,10 +5,9 @@ import dataclasses
 import numpy as np
 from scipy import ndimage
 
-from data import phantom_pleura as pleura
-from data import phantom_shapes as shapes
-from data.phantom_patient import Patient, Thorax, hemithorax
-from data.phantom_shapes import Occupancy
+from data.phantom import pleura, shapes
+from data.phantom.patient import Patient, Thorax, hemithorax
+from data.phantom.shapes import Occupancy
 
 LABELS = ("nodule", "consolidation", "pleural effusion", "cardiomegaly", "pneumothorax")
 NODULE, CONSOLIDATION, EFFUSION, CARDIOMEGALY, PNEUMOTHORAX = LABELS
@@ -123,11 +122,7 @@ def lobes(patient: Patient, side: str, z: np.ndarray, y: np.ndarray) -> dict[str
     if side == "left":
         return {"upper": oblique, "lower": -oblique}
     flat = z - 0.47 * patient.height
-    return {
-        "upper": np.minimum(oblique, flat),
-        "middle": np.minimum(oblique, -flat),
-        "lower": -oblique,
-    }
+    return {"upper": np.minimum(oblique, flat), "middle": np.minimum(oblique, -flat), "lower": -oblique}
 
 
 def consolidation(thorax: Thorax, side: str, rng: np.random.Generator) -> Lesion:

@@ -5,9 +5,9 @@ import math
 
 import numpy as np
 
-from data import phantom_shapes as shapes
-from data.phantom_patient import AIR_HU, BLOOD_HU, Thorax
-from data.phantom_shapes import Occupancy, Window
+from data.phantom import shapes
+from data.phantom.patient import AIR_HU, BLOOD_HU, Thorax
+from data.phantom.shapes import Occupancy, Window
 
 STRIDE = 2.0  # mm between the lumps that a lung vessel is made of
 
@@ -45,10 +45,7 @@ def abdomen(thorax: Thorax, within: Occupancy) -> None:
     width, depth = patient.half_width, patient.half_depth
     spleen = (patient.dome_left - 52, 0.45 * depth, 0.66 * width)
     stomach = (patient.dome_left - 42, -0.28 * depth, 0.42 * width)
-    for centre, radii, value in (
-        (spleen, (46, 34, 30), 52.0),
-        (stomach, (52, 40, 46), 35.0),
-    ):
+    for centre, radii, value in ((spleen, (46, 34, 30), 52.0), (stomach, (52, 40, 46), 35.0)):
         window, occupancy = shapes.ball(grid, centre, radii)
         shapes.paint(hu[window], occupancy * organs[window], value)
     # Gas rises: to the dome when standing, to the front when lying.
@@ -163,10 +160,7 @@ def vessel_tree(thorax: Thorax, rng: np.random.Generator) -> None:
         points.append(line.reshape(-1, 3))
         areas.append((math.pi * radius**2 * STRIDE * reach[:, None]).ravel())
         # Each branch forks into two of about the same joint cross-section.
-        start, size = (
-            np.repeat(end, 2, 0),
-            np.repeat(size, 2) * rng.uniform(0.62, 0.82, 2 * len(end)),
-        )
+        start, size = (np.repeat(end, 2, 0), np.repeat(size, 2) * rng.uniform(0.62, 0.82, 2 * len(end)))
         way = np.repeat(way, 2, 0) + rng.normal(0, 0.42, (2 * len(end), 3))
         way /= np.linalg.norm(way, axis=1, keepdims=True)
     deposit(thorax, np.concatenate(points), np.concatenate(areas), rng)

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from data.phantom_shapes import Grid, Occupancy, Window, smoothstep
+from data.phantom.shapes import Grid, Occupancy, Window, smoothstep
 
 LUNG_HU, FAT_HU, MUSCLE_HU, BLOOD_HU, AIR_HU = -850.0, -100.0, 42.0, 45.0, -1000.0
 CAGE_POWER = 2.2  # superellipse exponent of the rib cage: a little fuller than an ellipse

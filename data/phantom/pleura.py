@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from data import phantom_shapes as shapes
-from data.phantom_patient import AIR_HU, CAGE_POWER, Thorax, cage_profile, hemithorax
-from data.phantom_shapes import Occupancy, smoothstep
+from data.phantom import shapes
+from data.phantom.patient import AIR_HU, CAGE_POWER, Thorax, cage_profile, hemithorax
+from data.phantom.shapes import Occupancy, smoothstep
 
 FLUID_HU = 8.0
 

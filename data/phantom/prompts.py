@@ -90,11 +90,7 @@ PROMPTS: dict[str, dict[str, dict[str, list[str]]]] = {
                 "Opacidad alveolar con broncograma aéreo.",
                 "Consolidación, probable neumonía.",
             ],
-            "negative": [
-                "No hay consolidación.",
-                "Sin consolidación focal.",
-                "Sin opacidad alveolar.",
-            ],
+            "negative": ["No hay consolidación.", "Sin consolidación focal.", "Sin opacidad alveolar."],
         },
         "pleural effusion": {
             "positive": [
@@ -103,23 +99,11 @@ PROMPTS: dict[str, dict[str, dict[str, list[str]]]] = {
                 "Derrame pleural moderado.",
                 "Líquido pleural presente.",
             ],
-            "negative": [
-                "No hay derrame pleural.",
-                "Sin líquido pleural.",
-                "Espacios pleurales sin derrame.",
-            ],
+            "negative": ["No hay derrame pleural.", "Sin líquido pleural.", "Espacios pleurales sin derrame."],
         },
         "cardiomegaly": {
-            "positive": [
-                "El corazón está aumentado de tamaño.",
-                "Cardiomegalia.",
-                "Silueta cardíaca aumentada.",
-            ],
-            "negative": [
-                "El corazón es de tamaño normal.",
-                "Sin cardiomegalia.",
-                "Tamaño cardíaco normal.",
-            ],
+            "positive": ["El corazón está aumentado de tamaño.", "Cardiomegalia.", "Silueta cardíaca aumentada."],
+            "negative": ["El corazón es de tamaño normal.", "Sin cardiomegalia.", "Tamaño cardíaco normal."],
         },
         "pneumothorax": {
             "positive": [
@@ -128,11 +112,7 @@ PROMPTS: dict[str, dict[str, dict[str, list[str]]]] = {
                 "Neumotórax moderado.",
                 "Neumotórax con línea pleural visible.",
             ],
-            "negative": [
-                "No hay neumotórax.",
-                "Sin neumotórax.",
-                "Ambos pulmones expandidos sin neumotórax.",
-            ],
+            "negative": ["No hay neumotórax.", "Sin neumotórax.", "Ambos pulmones expandidos sin neumotórax."],
         },
     },
 }

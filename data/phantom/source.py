@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from data import phantom_anatomy, phantom_film, phantom_findings, phantom_report, phantom_scan
-from data import phantom_patient as patients
-from data.phantom_findings import CARDIOMEGALY, LABELS, PNEUMOTHORAX, Lesion
-from data.phantom_prompts import PROMPTS
-from data.phantom_words import LANGUAGES
+from data.errors import UserError
+from data.phantom import anatomy, film, findings, grammar, scanner
+from data.phantom import patient as patients
+from data.phantom.findings import CARDIOMEGALY, LABELS, PNEUMOTHORAX, Lesion
+from data.phantom.prompts import PROMPTS
+from data.phantom.words import LANGUAGES
 from data.source import Example, Row, Source
-from unimedi_jax.errors import UserError
 
 VERSION = "1.0"
 MODALITIES = ("xray", "ct")
@@ -50,8 +50,8 @@ def source(*, xrays: int = 2800, cts: int = 1400, seed: int = 0, language: str =
             "xrays": xrays,
             "cts": cts,
             "language": language,
-            "film_pixels": phantom_film.FILM,
-            "volume_shape": list(phantom_scan.SHAPE),
+            "film_pixels": film.FILM,
+            "volume_shape": list(scanner.SHAPE),
         },
     )
 
@@ -61,18 +61,14 @@ def convert(row: Row) -> Example:
     seed, number, language = row.info
     upright = row.modality == "xray"
     rng = np.random.default_rng([seed, MODALITIES.index(row.modality), number])
-    labels = phantom_findings.draw_labels(rng)
+    labels = findings.draw_labels(rng)
     patient = patients.draw_patient(rng, upright=upright, enlarged=CARDIOMEGALY in labels)
     # Words come from their own stream: the language of a set does not change its pictures.
     words = np.random.default_rng([seed, MODALITIES.index(row.modality), number, 1])
     examine = xray if upright else ct
     lesions, example = examine(patient, labels, rng)
-    report = phantom_report.write_report(
-        lesions,
-        modality=row.modality,
-        heart_ratio=heart_ratio(example["organ_mask"]),
-        language=language,
-        rng=words,
+    report = grammar.write_report(
+        lesions, modality=row.modality, heart_ratio=heart_ratio(example["organ_mask"]), language=language, rng=words
     )
     known = np.array([name in labels for name in LABELS], np.float32)
     return {"id": row.key, "patient": row.key, "report": report, "labels": known, **example}
@@ -80,35 +76,35 @@ def convert(row: Row) -> Example:
 
 def xray(patient: patients.Patient, labels: tuple[str, ...], rng: np.random.Generator) -> tuple[list[Lesion], Example]:
     """Image, masks and boxes of a film of the patient standing."""
-    thorax = phantom_anatomy.build(patient, phantom_film.film_grid(patient), rng)
+    thorax = anatomy.build(patient, film.film_grid(patient), rng)
     lungs = {side: patients.hemithorax(thorax, side) for side in ("right", "left")}
-    lesions = phantom_findings.draw_lesions(thorax, labels, rng)
-    exposure = phantom_film.draw_exposure(patient, rng)
+    lesions = findings.draw_lesions(thorax, labels, rng)
+    exposure = film.draw_exposure(patient, rng)
 
     def shadow(occupancy: np.ndarray, threshold_mm: float) -> np.ndarray:
-        return phantom_film.shadow(thorax, occupancy, exposure, threshold_mm)
+        return film.shadow(thorax, occupancy, exposure, threshold_mm)
 
     organs = [shadow(lungs["right"], 15), shadow(lungs["left"], 15), shadow(thorax.heart, 8)]
     masks = []
     for lesion in lesions:
-        mask = shadow(lesion.occupancy, phantom_film.THRESHOLD_MM[lesion.label])
+        mask = shadow(lesion.occupancy, film.THRESHOLD_MM[lesion.label])
         if lesion.label == PNEUMOTHORAX:
             # A film shows the rim beyond the edge of the lung, not the air in front of it.
             mask &= ~shadow(lungs[lesion.side] - lesion.occupancy, 20)
         masks.append((lesion, mask))
-    image = phantom_film.take_film(thorax, exposure, rng)
+    image = film.take_film(thorax, exposure, rng)
     return lesions, {"image": image, **truth(organs, masks)}
 
 
 def ct(patient: patients.Patient, labels: tuple[str, ...], rng: np.random.Generator) -> tuple[list[Lesion], Example]:
     """Volume, spacing, masks and boxes of a scan of the patient lying on the back."""
-    scan = phantom_scan.draw_scan(patient, rng)
-    thorax = phantom_anatomy.build(patient, phantom_scan.scan_grid(scan), rng)
+    scan = scanner.draw_scan(patient, rng)
+    thorax = anatomy.build(patient, scanner.scan_grid(scan), rng)
     lungs = {side: patients.hemithorax(thorax, side) for side in ("right", "left")}
-    lesions = phantom_findings.draw_lesions(thorax, labels, rng)
-    organs = [phantom_scan.scan_mask(thorax, organ, scan) for organ in (lungs["right"], lungs["left"], thorax.heart)]
-    masks = [(lesion, phantom_scan.scan_mask(thorax, lesion.occupancy, scan)) for lesion in lesions]
-    volume = phantom_scan.take_scan(thorax, scan, rng)
+    lesions = findings.draw_lesions(thorax, labels, rng)
+    organs = [scanner.scan_mask(thorax, organ, scan) for organ in (lungs["right"], lungs["left"], thorax.heart)]
+    masks = [(lesion, scanner.scan_mask(thorax, lesion.occupancy, scan)) for lesion in lesions]
+    volume = scanner.take_scan(thorax, scan, rng)
     spacing = np.array(scan.spacing_mm, np.float32)
     return lesions, {"volume": volume, "spacing_mm": spacing, **truth(organs, masks)}
 

@@ -16,11 +16,7 @@ ENGLISH: dict[str, Any] = {
         "large": ["large", "extensive"],
     },
     "technique": {
-        "xray": [
-            "PA chest radiograph.",
-            "Single frontal view of the chest, upright.",
-            "Frontal chest film.",
-        ],
+        "xray": ["PA chest radiograph.", "Single frontal view of the chest, upright.", "Frontal chest film."],
         "ct": [
             "Axial CT of the chest without contrast.",
             "Unenhanced chest CT, supine.",
@@ -41,7 +37,7 @@ ENGLISH: dict[str, Any] = {
             "any": [
                 "Two nodules in the {side} lung, the larger {mm} mm.",
                 "There are two {rim} pulmonary nodules on the {side}, the largest measuring {cm} cm.",
-            ],
+            ]
         },
         "consolidation": {
             "any": [
@@ -49,19 +45,14 @@ ENGLISH: dict[str, Any] = {
                 "There is airspace consolidation of the {side} {level} with air bronchograms.",
                 "Patchy airspace opacification is seen in the {side} {level}.",
             ],
-            "xray": [
-                "Ill-defined airspace opacity projects over the {side} {level}.",
-            ],
+            "xray": ["Ill-defined airspace opacity projects over the {side} {level}."],
             "ct": [
                 "Focal consolidation with open bronchi in the {side} {level}, about {cm} cm across.",
                 "Dense parenchymal consolidation, {side} {level}, extending over {cm} cm.",
             ],
         },
         "pleural effusion": {
-            "any": [
-                "{Size} {side} pleural effusion.",
-                "There is a {size} pleural effusion on the {side}.",
-            ],
+            "any": ["{Size} {side} pleural effusion.", "There is a {size} pleural effusion on the {side}."],
             "xray": [
                 "Blunting of the {side} costophrenic angle by a {size} pleural effusion.",
                 "{Size} {side} pleural fluid with a meniscus.",
@@ -77,7 +68,7 @@ ENGLISH: dict[str, Any] = {
                 "Cardiomegaly with a cardiothoracic ratio of {ratio}.",
                 "There is cardiomegaly.",
                 "Enlarged cardiac silhouette, cardiothoracic ratio {ratio}.",
-            ],
+            ]
         },
         "pneumothorax": {
             "any": [
@@ -99,10 +90,7 @@ ENGLISH: dict[str, Any] = {
     "conclude": {
         "nodule": ["{side_c} pulmonary nodule.", "Nodule in the {side} lung, follow-up advised."],
         "nodules": ["{side_c} pulmonary nodules.", "Two nodules in the {side} lung."],
-        "consolidation": [
-            "{side_c} {level} consolidation, likely pneumonia.",
-            "Consolidation of the {side} {level}.",
-        ],
+        "consolidation": ["{side_c} {level} consolidation, likely pneumonia.", "Consolidation of the {side} {level}."],
         "pleural effusion": ["{Size} {side} pleural effusion.", "{side_c}-sided pleural effusion."],
         "cardiomegaly": ["Cardiomegaly.", "Enlarged heart."],
         "pneumothorax": ["{Size} {side} pneumothorax.", "{side_c}-sided pneumothorax."],
@@ -155,11 +143,7 @@ ENGLISH: dict[str, Any] = {
 }
 
 SPANISH: dict[str, Any] = {
-    "headings": [
-        ("HALLAZGOS:", "IMPRESIÓN:"),
-        ("Hallazgos:", "Impresión:"),
-        ("", "Conclusión:"),
-    ],
+    "headings": [("HALLAZGOS:", "IMPRESIÓN:"), ("Hallazgos:", "Impresión:"), ("", "Conclusión:")],
     "side": {"right": "derecho", "left": "izquierdo"},
     "level": {"upper": "superior", "middle": "medio", "lower": "inferior"},
     "size": {
@@ -193,7 +177,7 @@ SPANISH: dict[str, Any] = {
             "any": [
                 "Dos nódulos en el pulmón {side}, el mayor de {mm} mm.",
                 "Hay dos nódulos pulmonares en el lado {side}, el mayor mide {cm} cm.",
-            ],
+            ]
         },
         "consolidation": {
             "any": [
@@ -208,10 +192,7 @@ SPANISH: dict[str, Any] = {
             ],
         },
         "pleural effusion": {
-            "any": [
-                "Derrame pleural {side} {size}.",
-                "Existe un derrame pleural {size} en el lado {side}.",
-            ],
+            "any": ["Derrame pleural {side} {size}.", "Existe un derrame pleural {size} en el lado {side}."],
             "xray": [
                 "Ángulo costofrénico {side} borrado por un derrame pleural {size}.",
                 "Líquido pleural {side} {size} con menisco.",
@@ -227,7 +208,7 @@ SPANISH: dict[str, Any] = {
                 "Cardiomegalia con índice cardiotorácico de {ratio}.",
                 "Hay cardiomegalia.",
                 "Silueta cardíaca aumentada, índice cardiotorácico {ratio}.",
-            ],
+            ]
         },
         "pneumothorax": {
             "any": [

@@ -4,8 +4,8 @@ import itertools
 
 import pydicom
 
-from data import dicom_tags
-from data.files import BadInput
+from data.readers import dicom_tags
+from data.readers.files import BadInput
 
 OF_ALL = ("Modality", "SeriesInstanceUID", "ImageType", "Rows", "Columns")
 MAX_FRAMES = 10_000

@@ -8,8 +8,8 @@ from pydicom import encaps, uid
 from pydicom.pixels import get_decoder, pixel_array
 from pydicom.pixels.utils import get_expected_length
 
-from data import jpeg
-from data.files import BadInput
+from data.readers import jpeg
+from data.readers.files import BadInput
 
 HOLE = bytes(1024)
 # It logs a traceback for every decoder that gives up; the ledger has the reason.

@@ -9,10 +9,10 @@ import numpy as np
 import pydicom
 from nibabel import affines
 
-from data import dicom_frames, dicom_pixels, dicom_tags, stack
-from data.files import BadInput, Note, check_file, unheard
-from data.geometry import AIR_HU
-from data.stack import Stack
+from data.readers import dicom_frames, dicom_pixels, dicom_tags, hounsfield
+from data.readers.files import BadInput, Note, check_file, unheard
+from data.readers.geometry import AIR_HU
+from data.readers.hounsfield import Stack
 
 UNRELATED = (".xml", ".txt", ".json", ".csv", ".md", ".html", ".pdf", ".jpg", ".png")
 MIN_SERIES = 4  # fewer images are no volume: a scout, a dose page
@@ -100,10 +100,7 @@ def _one_series(found: list[tuple[Path, pydicom.Dataset]], min_slices: int) -> l
     """The images of the only CT series; localisers and other objects (dose pages, reports) are left out."""
     modalities = {str(header.get("Modality", "")) for _, header in found}
     if "CT" not in modalities:
-        raise BadInput(
-            "wrong_modality",
-            f"DICOM modality {', '.join(sorted(modalities))} in a row of modality ct",
-        )
+        raise BadInput("wrong_modality", f"DICOM modality {', '.join(sorted(modalities))} in a row of modality ct")
     series: dict[str, list[Image]] = {}
     for path, header in found:
         if header.get("Modality") != "CT" or not header.get("Rows"):
@@ -175,10 +172,7 @@ def _evenly_sorted(slices: list[Slice], min_slices: int) -> list[Slice]:
     middle = float(np.median(gaps))
     worst = float(gaps[np.abs(gaps - middle).argmax()])
     if abs(worst - middle) > MAX_UNEVEN * middle:
-        raise BadInput(
-            "uneven_slices",
-            f"gaps of {middle:.2f} mm but one of {worst:.2f} mm: slices missing or mixed",
-        )
+        raise BadInput("uneven_slices", f"gaps of {middle:.2f} mm but one of {worst:.2f} mm: slices missing or mixed")
     return kept
 
 
@@ -224,9 +218,9 @@ def _with_air(planes: Iterable[np.ndarray], note: Note) -> Iterator[np.ndarray]:
     """Refuses, at their end, numbers without slope and intercept that are no Hounsfield units, as air tells."""
     air = voxels = 0
     for plane in planes:
-        air += stack.air(plane)
+        air += hounsfield.air(plane)
         voxels += plane.size
         yield plane
-    if air < stack.MIN_AIR * voxels:
+    if air < hounsfield.MIN_AIR * voxels:
         raise BadInput("no_rescale", "no RescaleSlope and RescaleIntercept, and no Hounsfield units without them")
     note("no_rescale_but_hu")

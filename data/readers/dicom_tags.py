@@ -6,13 +6,23 @@ from pathlib import Path
 import pydicom
 from pydicom.datadict import tag_for_keyword
 
-from data.files import BadInput
+from data.readers.files import BadInput
 
 GEOMETRY = (
-    "Modality", "SeriesInstanceUID", "ImageType", "NumberOfFrames", "Rows", "Columns", "PixelSpacing",
-    "ImageOrientationPatient", "ImagePositionPatient", "InstanceNumber", "RescaleSlope", "RescaleIntercept",
+    "Modality",
+    "SeriesInstanceUID",
+    "ImageType",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "PixelSpacing",
+    "ImageOrientationPatient",
+    "ImagePositionPatient",
+    "InstanceNumber",
+    "RescaleSlope",
+    "RescaleIntercept",
     "RescaleType",
-)  # fmt: skip
+)
 GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 OF_FRAMES = {  # what is kept of the groups: the others hold times and references
     "PixelMeasuresSequence": ("PixelSpacing",),
@@ -22,11 +32,26 @@ OF_FRAMES = {  # what is kept of the groups: the others hold times and reference
     "CTImageFrameTypeSequence": ("FrameType",),
 }
 PIXELS = (
-    "PixelData", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel",
-    "PlanarConfiguration", "PhotometricInterpretation", "PixelPaddingValue", "PixelPaddingRangeLimit",
-    "ModalityLUTSequence", "VOILUTSequence", "VOILUTFunction", "WindowCenter", "WindowWidth",
-    "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "BurnedInAnnotation", "ViewPosition",
-)  # fmt: skip
+    "PixelData",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "SamplesPerPixel",
+    "PlanarConfiguration",
+    "PhotometricInterpretation",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+    "ModalityLUTSequence",
+    "VOILUTSequence",
+    "VOILUTFunction",
+    "WindowCenter",
+    "WindowWidth",
+    "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
+    "BurnedInAnnotation",
+    "ViewPosition",
+)
 ALLOWED = (*GEOMETRY, *PIXELS)
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 META = 4096  # bytes that surely hold the transfer syntax

@@ -8,24 +8,58 @@ import nibabel
 import numpy as np
 from nibabel import affines
 
-from data.files import BadInput, check_file
+from data.readers.files import BadInput, check_file
 
-MILLIMETRES = {
-    0: 1.0,
-    1: 1000.0,
-    2: 1.0,
-    3: 0.001,
-}  # xyzt_units & 7: unknown, metre, millimetre, micron
+MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # xyzt_units & 7: unknown, metre, millimetre, micron
 BYTES = {
-    "met_char": 1, "met_uchar": 1, "met_short": 2, "met_ushort": 2, "met_int": 4, "met_uint": 4,
-    "met_long": 4, "met_ulong": 4, "met_long_long": 8, "met_ulong_long": 8, "met_float": 4, "met_double": 8,
-    "signed char": 1, "int8": 1, "int8_t": 1, "uchar": 1, "unsigned char": 1, "uint8": 1, "uint8_t": 1,
-    "short": 2, "short int": 2, "signed short": 2, "signed short int": 2, "int16": 2, "int16_t": 2,
-    "ushort": 2, "unsigned short": 2, "unsigned short int": 2, "uint16": 2, "uint16_t": 2,
-    "int": 4, "signed int": 4, "int32": 4, "int32_t": 4, "uint": 4, "unsigned int": 4, "uint32": 4, "uint32_t": 4,
-    "longlong": 8, "long long": 8, "int64": 8, "int64_t": 8, "ulonglong": 8, "uint64": 8, "uint64_t": 8,
-    "float": 4, "double": 8,
-}  # fmt: skip
+    "met_char": 1,
+    "met_uchar": 1,
+    "met_short": 2,
+    "met_ushort": 2,
+    "met_int": 4,
+    "met_uint": 4,
+    "met_long": 4,
+    "met_ulong": 4,
+    "met_long_long": 8,
+    "met_ulong_long": 8,
+    "met_float": 4,
+    "met_double": 8,
+    "signed char": 1,
+    "int8": 1,
+    "int8_t": 1,
+    "uchar": 1,
+    "unsigned char": 1,
+    "uint8": 1,
+    "uint8_t": 1,
+    "short": 2,
+    "short int": 2,
+    "signed short": 2,
+    "signed short int": 2,
+    "int16": 2,
+    "int16_t": 2,
+    "ushort": 2,
+    "unsigned short": 2,
+    "unsigned short int": 2,
+    "uint16": 2,
+    "uint16_t": 2,
+    "int": 4,
+    "signed int": 4,
+    "int32": 4,
+    "int32_t": 4,
+    "uint": 4,
+    "unsigned int": 4,
+    "uint32": 4,
+    "uint32_t": 4,
+    "longlong": 8,
+    "long long": 8,
+    "int64": 8,
+    "int64_t": 8,
+    "ulonglong": 8,
+    "uint64": 8,
+    "uint64_t": 8,
+    "float": 4,
+    "double": 8,
+}
 META_VECTORS = ("offset", "origin", "position", "elementspacing", "elementsize", "centerofrotation")
 META_MATRICES = ("transformmatrix", "rotation", "orientation")
 MAX_HEADER = 1 << 20
@@ -156,10 +190,7 @@ def _nrrd_facts(fields: dict[str, str]) -> tuple[str, int, bool]:
     except (KeyError, ValueError) as error:
         raise BadInput("bad_header", "sizes, type or encoding is missing or unknown") from error
     if not ({"space", "space directions"} <= fields.keys()):
-        raise BadInput(
-            "no_orientation",
-            "the header has no space and space directions: left and right are unknown",
-        )
+        raise BadInput("no_orientation", "the header has no space and space directions: left and right are unknown")
     if coding not in ("raw", "gzip", "gz"):
         raise BadInput("unsupported_header", "NRRD coding other than raw and gzip")
     name = fields.get("data file", fields.get("datafile", ""))

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from data.files import BadInput, Note, unheard
-from data.geometry import AIR_HU, HIGHEST_HU, Scan
+from data.readers.files import BadInput, Note, unheard
+from data.readers.geometry import AIR_HU, HIGHEST_HU, Scan
 
 SLAB_BYTES = 1 << 22  # as stored; as floats, with what is made of them, about ten times as much
 METAL_HU = 8000  # above any bone and calcium
@@ -57,10 +57,7 @@ def to_hu(stack: Stack, note: Note = unheard) -> Scan:
     if low == high:
         raise BadInput("constant_volume", "every voxel has the same value")
     if low > -200:
-        raise BadInput(
-            "not_hu",
-            f"the lowest value is {low:.0f}: no air, so not Hounsfield units (MR? no intercept?)",
-        )
+        raise BadInput("not_hu", f"the lowest value is {low:.0f}: no air, so not Hounsfield units (MR? no intercept?)")
     if low < TOO_LOW_HU and _rescaled_twice(hu, lowest, too_low):
         raise BadInput(
             "double_rescale",

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from data.geometry import AIR_HU, VOLUME_SHAPE
+from data.readers.geometry import AIR_HU, VOLUME_SHAPE
 from data.source import Example
 
 # Grey values: of 114 real films the nearest to inversion has 5, and inverted 95 of 100 have 19 or more.

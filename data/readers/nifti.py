@@ -16,9 +16,9 @@ from typing import BinaryIO
 import nibabel
 import numpy as np
 
-from data import headers
-from data.files import BadInput, check_file
-from data.stack import SLAB_BYTES, Stack
+from data.readers import headers
+from data.readers.files import BadInput, check_file
+from data.readers.hounsfield import SLAB_BYTES, Stack
 
 MAX_VOXELS = 1 << 31
 MAX_BYTES = 1 << 32  # of voxels as stored: twice the largest chest that scanners make, 1,500 slices as float32

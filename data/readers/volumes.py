@@ -1,4 +1,4 @@
-"""Reads one CT of any format to Hounsfield units on the canonical grid (DICOM: data/dicom_series.py)."""
+"""Reads one CT of any format to Hounsfield units on the canonical grid (DICOM: readers/dicom_series.py)."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -8,10 +8,10 @@ import numpy as np
 import SimpleITK
 from nibabel import affines
 
-from data import dicom_series, geometry, headers, nifti, stack
-from data.files import BadInput, Note, check_file, unheard
-from data.geometry import AIR_HU, HIGHEST_HU, Scan
-from data.stack import Stack
+from data.readers import dicom_series, geometry, headers, hounsfield, nifti
+from data.readers.files import BadInput, Note, check_file, unheard
+from data.readers.geometry import AIR_HU, HIGHEST_HU, Scan
+from data.readers.hounsfield import Stack
 
 RULES = {
     "axes": "(z, y, x) growing to the patient's Superior, Posterior and Left, whatever the file's order",
@@ -60,8 +60,8 @@ def read_ct(
     opened = _open(path, rules, note)
     _check_geometry(opened, rules)
     if rescale:
-        opened = stack.rescaled(opened, rescale, note)
-    scan = stack.to_hu(opened, note)
+        opened = hounsfield.rescaled(opened, rescale, note)
+    scan = hounsfield.to_hu(opened, note)
     if geometry.tilt_degrees(geometry.reorient(scan).affine) > NOTED_TILT_DEGREES:
         note("oblique_straightened")
     return _along_axes(scan, order=1, outside=AIR_HU)
@@ -77,7 +77,7 @@ def read_volume_with_mask(
     scan = read_ct(path, note, rules)
     opened = _open(mask_path, rules)
     _check_geometry(opened, rules)
-    mask = _along_axes(stack.to_objects(opened, own_numbers=value is None), order=0, outside=0)
+    mask = _along_axes(hounsfield.to_objects(opened, own_numbers=value is None), order=0, outside=0)
     last = np.array(scan.voxels.shape) - 1
     if mask.voxels.shape != scan.voxels.shape:
         raise BadInput("mask_geometry", f"the mask is {mask.voxels.shape}, its scan {scan.voxels.shape}")
@@ -143,7 +143,7 @@ def _open_itk(path: Path) -> Stack:
 
 def _itk_slabs(image: SimpleITK.Image) -> Iterator[np.ndarray]:
     voxels = SimpleITK.GetArrayViewFromImage(image)  # (z, y, x); a copy would double the memory
-    thickness = max(1, stack.SLAB_BYTES // voxels[0].nbytes)
+    thickness = max(1, hounsfield.SLAB_BYTES // voxels[0].nbytes)
     for start in range(0, len(voxels), thickness):
         yield voxels[start : start + thickness].transpose(2, 1, 0)
 

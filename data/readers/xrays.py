@@ -9,8 +9,8 @@ import pydicom
 from PIL import Image
 from pydicom.pixels import apply_modality_lut, apply_voi
 
-from data import dicom_pixels, dicom_tags, geometry, jpeg
-from data.files import BadInput, Note, read_bytes, unheard
+from data.readers import dicom_pixels, dicom_tags, geometry, jpeg
+from data.readers.files import BadInput, Note, read_bytes, unheard
 
 RULES = {
     "grey": "8-bit values are kept; deeper ones run linearly from percentile 0.5 to 99.5 of the pixels to 0-255",

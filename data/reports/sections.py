@@ -10,25 +10,47 @@ import difflib
 import re
 from collections.abc import Mapping
 
-from data import text
-from data.files import BadInput
-from unimedi_jax import errors
+from data import errors
+from data.readers.files import BadInput
+from data.reports import text
 
 HEADINGS = {
-    "findings": (
-        "findings", "finding", "description", "reference findings", "hallazgos", "descripción", "informe",
-    ),
+    "findings": ("findings", "finding", "description", "reference findings", "hallazgos", "descripción", "informe"),
     "impression": (
-        "impression", "impressions", "conclusion", "conclusions", "opinion", "findings and impression",
-        "findings/impression", "findings/ impression", "impresión", "conclusión",
+        "impression",
+        "impressions",
+        "conclusion",
+        "conclusions",
+        "opinion",
+        "findings and impression",
+        "findings/impression",
+        "findings/ impression",
+        "impresión",
+        "conclusión",
     ),
     "comparison": ("comparison", "comparisons", "reference exam", "comparison exam", "comparison film", "comparación"),
     "other": (
-        "indication", "indications", "history", "clinical history", "clinical information", "reason for exam",
-        "reason for examination", "technique", "examination", "exam", "procedure", "recommendation", "recommendations",
-        "notification", "addendum", "wet read", "motivo", "técnica", "estudio",
+        "indication",
+        "indications",
+        "history",
+        "clinical history",
+        "clinical information",
+        "reason for exam",
+        "reason for examination",
+        "technique",
+        "examination",
+        "exam",
+        "procedure",
+        "recommendation",
+        "recommendations",
+        "notification",
+        "addendum",
+        "wet read",
+        "motivo",
+        "técnica",
+        "estudio",
     ),
-}  # fmt: skip
+}
 SECTION_OF = {word: section for section, words in HEADINGS.items() for word in words}
 ANYWHERE = re.compile(
     rf"(?<!\w)({'|'.join(sorted(map(re.escape, SECTION_OF), key=len, reverse=True))})\s*:", re.IGNORECASE
@@ -63,8 +85,10 @@ class Policy:
         if not self.order or not set(self.order) <= {"impression", "findings"}:
             raise errors.UserError(f"config.report.order is {','.join(self.order)!r}: impression, findings or both")
         for name, value, known in (
-            ("empty", self.empty, EMPTY), ("blanks", self.blanks, ("keep", "remove")), ("style", self.style, STYLES),
-        ):  # fmt: skip
+            ("empty", self.empty, EMPTY),
+            ("blanks", self.blanks, ("keep", "remove")),
+            ("style", self.style, STYLES),
+        ):
             if value not in known:
                 raise errors.UserError(f"config.report.{name} is {value!r}: one of {', '.join(known)}")
         if self.longest < 0:

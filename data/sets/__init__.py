@@ -15,7 +15,7 @@ from data.sets import (
     ricord,
     rsna,
     siim,
-)  # fmt: skip
+)
 
 SETS = {
     "mimic_cxr": mimic_cxr,

@@ -3,15 +3,26 @@
 import re
 from pathlib import Path
 
-from data import listing
-from data.listing import Item, Listing
-from data.sets import btcv
+from data.sets import btcv, dataset_index
+from data.sets.dataset_index import Item, Listing
 
 ORGANS = (
-    "spleen", "right kidney", "left kidney", "gallbladder", "oesophagus", "liver", "stomach", "aorta",
-    "inferior vena cava", "pancreas", "right adrenal gland", "left adrenal gland", "duodenum", "bladder",
+    "spleen",
+    "right kidney",
+    "left kidney",
+    "gallbladder",
+    "oesophagus",
+    "liver",
+    "stomach",
+    "aorta",
+    "inferior vena cava",
+    "pancreas",
+    "right adrenal gland",
+    "left adrenal gland",
+    "duodenum",
+    "bladder",
     "prostate or uterus",
-)  # fmt: skip
+)
 PARTS = {"Tr": "train", "Va": "val", "Ts": "test"}
 LAST_CT = 500  # 501 to 600 are MR
 PUBLISHED = {"train": 200, "val": 100, "test": 200}
@@ -25,7 +36,7 @@ def read(root: Path) -> Listing:
     items, counts, left_out = [], {}, {"scans beyond id 500 (MR)": 0, "unlabelled CTs": 0}
     for part, split in PARTS.items():
         counts[f"CTs of {part}"] = 0
-        for path in sorted(listing.find(root_of, f"images{part}").glob("amos_*.nii.gz")):
+        for path in sorted(dataset_index.find(root_of, f"images{part}").glob("amos_*.nii.gz")):
             number = int(re.sub(r"\D", "", path.name.partition(".")[0]))
             if number > LAST_CT:
                 left_out["scans beyond id 500 (MR)"] += 1
@@ -39,6 +50,13 @@ def read(root: Path) -> Listing:
             items.append(Item(str(path.relative_to(root)), "ct", str(number), side, mask=str(mask.relative_to(root))))
     facts = {"test": "imagesTs" if tested else "imagesVa, for the test part has no labels here"}
     return Listing(
-        items, (), btcv.volume_with_organs, frozenset({"organ_mask"}), ORGANS,
-        facts=facts, counts=counts, published=PUBLISHED if tested else {}, left_out=left_out,
-    )  # fmt: skip
+        items,
+        (),
+        btcv.volume_with_organs,
+        frozenset({"organ_mask"}),
+        ORGANS,
+        facts=facts,
+        counts=counts,
+        published=PUBLISHED if tested else {},
+        left_out=left_out,
+    )

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 import numpy as np
 from nibabel import affines
 
-from data import films, geometry, volumes
-from data.cases import Case
-from data.files import BadInput, Note
+from data.manifest.samples import Case
+from data.readers import geometry, volumes, xrays
+from data.readers.files import BadInput, Note
 from data.source import Example
 
 
 def film_with_boxes(case: Case, modality: str, note: Note) -> Example:
     """A film and `boxes` (n, 5): label, y0, x0, y1, x1 on the record; `case.truth` holds x0, y0, x1, y1 on the film."""
-    full = films.read_full_film(case.file, note)
+    full = xrays.read_full_film(case.file, note)
     height, width = full.shape
     boxes = np.zeros((len(case.truth), 5), np.float32)
     for box, (x0, y0, x1, y1) in zip(boxes, case.truth, strict=True):

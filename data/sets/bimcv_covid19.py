@@ -5,13 +5,16 @@ import collections
 import re
 from pathlib import Path
 
-from data import listing
-from data.listing import Item, Listing
-from unimedi_jax import errors
+from data import errors
+from data.sets import dataset_index
+from data.sets.dataset_index import Item, Listing
 
 TABLES = (
-    "labels_covid19_posi.tsv", "labels_covid_posi.tsv", "Labels_covid_NEG_JAN21.tsv", "labels_SARS-cov-2_nega.tsv",
-)  # fmt: skip
+    "labels_covid19_posi.tsv",
+    "labels_covid_posi.tsv",
+    "Labels_covid_NEG_JAN21.tsv",
+    "labels_SARS-cov-2_nega.tsv",
+)
 NAME = re.compile(r"(?P<patient>sub-[^_]+)_(?P<session>ses-[^_]+)_")
 FRONTAL = re.compile(r"_vp-(pa|ap)")
 CARRIED_OVER = "unchanged"  # the label for "as in the study before"
@@ -24,16 +27,16 @@ def read(root: Path, *, modality: str, labels: str) -> Listing:
     `labels` names findings of the labels table to keep, comma-separated: 1 named, 0 not, unknown where the label is
     "unchanged".
     """
-    wanted = set(listing.words(modality))
+    wanted = set(dataset_index.words(modality))
     if not wanted or not wanted <= {"ct", "xray"}:
         raise errors.UserError(f"config.options.modality is {modality!r}: ct, xray or ct,xray")
-    names = listing.words(labels)
+    names = dataset_index.words(labels)
     named = [f"derivatives/labels/{name}" for name in TABLES]
-    tables = [root / name for name in named if (root / name).exists()] or [listing.find(root, *named)]
+    tables = [root / name for name in named if (root / name).exists()] or [dataset_index.find(root, *named)]
     rows = [
         row
         for path in tables
-        for row in listing.table(path, ("PatientID", "ReportID", "Report", *(["Labels"] if names else [])), "\t")
+        for row in dataset_index.table(path, ("PatientID", "ReportID", "Report", *(["Labels"] if names else [])), "\t")
     ]
     reports: dict[tuple[str, str], dict[str, str]] = {}
     for row in rows:
@@ -62,11 +65,7 @@ def read(root: Path, *, modality: str, labels: str) -> Listing:
         report = {"findings": row["Report"]}
         items.append(Item(str(path.relative_to(root)), kind, patient, "", report, session, values))
     left_out["reports without a picture"] = len(reports.keys() - used)
-    counts = {
-        "reports": len(reports),
-        "sessions with a chest CT": len(scanned),
-        "pictures with a report": len(items),
-    }
+    counts = {"reports": len(reports), "sessions with a chest CT": len(scanned), "pictures with a report": len(items)}
     return Listing(items, names, counts=counts, left_out=left_out)
 
 

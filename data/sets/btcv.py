@@ -2,16 +2,28 @@
 
 from pathlib import Path
 
-from data import listing, volumes
-from data.cases import Case
-from data.files import Note
-from data.listing import Item, Listing
+from data.manifest.samples import Case
+from data.readers import volumes
+from data.readers.files import Note
+from data.sets import dataset_index
+from data.sets.dataset_index import Item, Listing
 from data.source import Example
 
 ORGANS = (
-    "spleen", "right kidney", "left kidney", "gallbladder", "oesophagus", "liver", "stomach", "aorta",
-    "inferior vena cava", "portal and splenic veins", "pancreas", "right adrenal gland", "left adrenal gland",
-)  # fmt: skip
+    "spleen",
+    "right kidney",
+    "left kidney",
+    "gallbladder",
+    "oesophagus",
+    "liver",
+    "stomach",
+    "aorta",
+    "inferior vena cava",
+    "portal and splenic veins",
+    "pancreas",
+    "right adrenal gland",
+    "left adrenal gland",
+)
 TEST = tuple(f"{number:04d}" for number in range(35, 41))  # MONAI's validation cases, on which papers report
 EXPECTED = {"labelled CTs": 30, "unlabelled CTs": 20}
 PUBLISHED = {"train": 24, "test": 6}
@@ -20,23 +32,32 @@ PUBLISHED = {"train": 24, "test": 6}
 def read(root: Path) -> Listing:
     """The labelled CTs: 24 to train on, MONAI's six (0035 to 0040) to test on."""
     root_of = root / "RawData" if (root / "RawData").is_dir() else root
-    pictures = sorted(listing.find(root_of, "Training/img").glob("img*.nii.gz"))
-    masks = listing.find(root_of, "Training/label").relative_to(root)
+    pictures = sorted(dataset_index.find(root_of, "Training/img").glob("img*.nii.gz"))
+    masks = dataset_index.find(root_of, "Training/label").relative_to(root)
     items = []
     for path in pictures:
         number = path.name[3:7]
         items.append(
             Item(
-                str(path.relative_to(root)), "ct", number, "test" if number in TEST else "train",
+                str(path.relative_to(root)),
+                "ct",
+                number,
+                "test" if number in TEST else "train",
                 mask=f"{masks}/label{number}.nii.gz",
             )
-        )  # fmt: skip
+        )
     unlabelled = len(list(root_of.glob("Testing/img/img*.nii.gz")))
     counts = {"labelled CTs": len(items), "unlabelled CTs": unlabelled}
     return Listing(
-        items, (), volume_with_organs, frozenset({"organ_mask"}), ORGANS, counts=counts, published=PUBLISHED,
+        items,
+        (),
+        volume_with_organs,
+        frozenset({"organ_mask"}),
+        ORGANS,
+        counts=counts,
+        published=PUBLISHED,
         left_out={"unlabelled CTs": unlabelled},
-    )  # fmt: skip
+    )
 
 
 def volume_with_organs(case: Case, modality: str, note: Note) -> Example:

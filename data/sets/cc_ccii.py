@@ -8,10 +8,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data import geometry, listing
-from data.cases import Case
-from data.files import BadInput, Note, read_bytes
-from data.listing import Item, Listing
+from data.manifest.samples import Case
+from data.readers import geometry
+from data.readers.files import BadInput, Note, read_bytes
+from data.sets import dataset_index
+from data.sets.dataset_index import Item, Listing
 from data.source import Example
 
 CLASSES = ("CP", "NCP", "Normal")
@@ -21,9 +22,13 @@ RANGE_HU = (-1000, 1000)  # what the greys 0 and 255 become; nominal, for the sl
 LISTS = {"train": "ct_train.json", "test": "ct_test.json"}
 PUBLISHED = {"train": 3_195, "test": 798}
 EXPECTED = {
-    "train scans of CP": 1_210, "train scans of NCP": 1_213, "train scans of Normal": 772,
-    "test scans of CP": 303, "test scans of NCP": 302, "test scans of Normal": 193,
-}  # fmt: skip
+    "train scans of CP": 1_210,
+    "train scans of NCP": 1_213,
+    "train scans of Normal": 772,
+    "test scans of CP": 303,
+    "test scans of NCP": 302,
+    "test scans of Normal": 193,
+}
 
 
 def read(root: Path, *, lists: str, first_slice: str) -> Listing:
@@ -31,7 +36,7 @@ def read(root: Path, *, lists: str, first_slice: str) -> Listing:
 
     `first_slice` says where a scan begins, "superior" or "inferior": the slices do not.
     """
-    listing.one_of("first_slice", first_slice, ("superior", "inferior"))
+    dataset_index.one_of("first_slice", first_slice, ("superior", "inferior"))
     counts, left_out = collections.Counter(), collections.Counter()
     items = []
     scans = _listed(Path(lists).expanduser()) if lists else _walked(root)
@@ -76,7 +81,7 @@ def _listed(folder: Path) -> list[tuple[str, str, str, str, list[str]]]:
     """(split, class, patient, scan, slices in order) of HKBU's lists: {class: {patient: {scan: [slice, ...]}}}."""
     found = []
     for split, name in LISTS.items():
-        tree = json.loads(listing.find(folder, name).read_text(encoding="utf-8"))
+        tree = json.loads(dataset_index.find(folder, name).read_text(encoding="utf-8"))
         for kind, patients in tree.items():
             for patient, scans in patients.items():
                 found += [(split, kind, patient, scan, names) for scan, names in scans.items()]
@@ -84,7 +89,9 @@ def _listed(folder: Path) -> list[tuple[str, str, str, str, list[str]]]:
 
 
 def _walked(root: Path) -> list[tuple[str, str, str, str, list[str]]]:
-    folders = sorted(folder for kind in CLASSES for folder in listing.find(root, kind).glob("*/*") if folder.is_dir())
+    folders = sorted(
+        folder for kind in CLASSES for folder in dataset_index.find(root, kind).glob("*/*") if folder.is_dir()
+    )
     return [
         (
             "",

@@ -7,13 +7,26 @@ from pathlib import Path
 
 import numpy as np
 
-from data import cases, listing
-from data.listing import Item, Listing
+from data.manifest import samples
+from data.sets import dataset_index
+from data.sets.dataset_index import Item, Listing
 
 LABELS = (
-    "No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation",
-    "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture", "Support Devices",
-)  # fmt: skip
+    "No Finding",
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Lung Lesion",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+    "Support Devices",
+)
 TASKS = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 ZERO_IN_5X200 = tuple(name for name in LABELS if name not in (*TASKS, "No Finding"))
 ALL = {"ignore": float("nan"), "zeros": 0.0, "ones": 1.0}
@@ -21,9 +34,13 @@ MGCA = dict(zip(TASKS, (1.0, 0.0, 0.0, 1.0, 1.0), strict=True))  # what -1 becom
 VAL_SHARE = 5000 / 223_414
 PUBLISHED = {"mgca": {"train": 186_027, "val": 5_000, "test": 202}}  # G2D, frontal films
 EXPECTED = {
-    "rows of train.csv": 223_414, "patients of train.csv": 64_540, "frontal films of train.csv": 191_027,
-    "lateral films of train.csv": 32_387, "frontal films of valid.csv": 202, "films of 5x200": 1_000,
-}  # fmt: skip
+    "rows of train.csv": 223_414,
+    "patients of train.csv": 64_540,
+    "frontal films of train.csv": 191_027,
+    "lateral films of train.csv": 32_387,
+    "frontal films of valid.csv": 202,
+    "films of 5x200": 1_000,
+}
 Row = Mapping[str, str]
 
 
@@ -33,11 +50,11 @@ def read(root: Path, *, part: str, split: str, views: str, uncertain: str, each:
     `split` "clean": 5x200's patients are left out, val is a share of patients by hash. "mgca": its code's split, in
     which `val` films are drawn from all views and some of them are training films too.
     """
-    listing.one_of("part", part, ("main", "5x200"))
-    listing.one_of("split", split, ("clean", "mgca"))
-    listing.one_of("uncertain", uncertain, ("mgca", *ALL))
+    dataset_index.one_of("part", part, ("main", "5x200"))
+    dataset_index.one_of("split", split, ("clean", "mgca"))
+    dataset_index.one_of("uncertain", uncertain, ("mgca", *ALL))
     needed = ("Path", "Frontal/Lateral", *LABELS)
-    train, test = (listing.table(listing.find(root, name), needed) for name in ("train.csv", "valid.csv"))
+    train, test = (dataset_index.table(dataset_index.find(root, name), needed) for name in ("train.csv", "valid.csv"))
     chosen = few(train, each)
     counts = _counts(train, test) | {"films of 5x200": len(chosen)}
     left_out: collections.Counter = collections.Counter()
@@ -50,7 +67,7 @@ def read(root: Path, *, part: str, split: str, views: str, uncertain: str, each:
         apart = {_patient(train[at]) for at in chosen}
         left_out["films of 5x200's patients"] = sum(_patient(row) in apart for row in train)
         placed = [
-            (at, "val" if cases.share_of(_patient(row)) < VAL_SHARE else "train")
+            (at, "val" if samples.share_of(_patient(row)) < VAL_SHARE else "train")
             for at, row in enumerate(train)
             if _patient(row) not in apart
         ]
@@ -76,8 +93,10 @@ def few(rows: Sequence[Row], each: int) -> list[int]:
             at
             for at, row in enumerate(rows)
             if row["Frontal/Lateral"] == "Frontal"
-            and listing.label(row[task], -1.0) == 1
-            and all(listing.label(row[name] or "0", -1.0) == 0 for name in (*TASKS, *ZERO_IN_5X200) if name != task)
+            and dataset_index.label(row[task], -1.0) == 1
+            and all(
+                dataset_index.label(row[name] or "0", -1.0) == 0 for name in (*TASKS, *ZERO_IN_5X200) if name != task
+            )
         ]
         drawn = np.random.RandomState(0).choice(len(alone), min(each, len(alone)), replace=False)  # as pandas samples
         chosen += [alone[at] for at in drawn]
@@ -98,9 +117,9 @@ def mgca(count: int, chosen: Sequence[int], val: int) -> list[tuple[int, str]]:
 
 def _item(row: Row, split: str, *, uncertain: str) -> Item:
     if uncertain == "mgca":
-        labels = tuple(listing.label(row[task] or "0", MGCA[task]) for task in TASKS)
+        labels = tuple(dataset_index.label(row[task] or "0", MGCA[task]) for task in TASKS)
     else:
-        labels = tuple(listing.label(row[task], ALL[uncertain]) for task in TASKS)
+        labels = tuple(dataset_index.label(row[task], ALL[uncertain]) for task in TASKS)
     return Item(row["Path"].partition("/")[2], "xray", _patient(row), split, labels=labels)
 
 

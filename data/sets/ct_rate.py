@@ -3,18 +3,34 @@
 import collections
 from pathlib import Path
 
-from data import cases, listing, volumes
-from data.cases import Case
-from data.files import Note
-from data.listing import Item, Listing
+from data.manifest import samples
+from data.manifest.samples import Case
+from data.readers import volumes
+from data.readers.files import Note
+from data.sets import dataset_index
+from data.sets.dataset_index import Item, Listing
 from data.source import Example
 
 LABELS = (
-    "Medical material", "Arterial wall calcification", "Cardiomegaly", "Pericardial effusion",
-    "Coronary artery wall calcification", "Hiatal hernia", "Lymphadenopathy", "Emphysema", "Atelectasis", "Lung nodule",
-    "Lung opacity", "Pulmonary fibrotic sequela", "Pleural effusion", "Mosaic attenuation pattern",
-    "Peribronchial thickening", "Consolidation", "Bronchiectasis", "Interlobular septal thickening",
-)  # fmt: skip
+    "Medical material",
+    "Arterial wall calcification",
+    "Cardiomegaly",
+    "Pericardial effusion",
+    "Coronary artery wall calcification",
+    "Hiatal hernia",
+    "Lymphadenopathy",
+    "Emphysema",
+    "Atelectasis",
+    "Lung nodule",
+    "Lung opacity",
+    "Pulmonary fibrotic sequela",
+    "Pleural effusion",
+    "Mosaic attenuation pattern",
+    "Peribronchial thickening",
+    "Consolidation",
+    "Bronchiectasis",
+    "Interlobular septal thickening",
+)
 # Folder of the volumes; names of the tables, which say "validation" here and "valid" there; our split.
 PARTS = {"train": (("train",), "train"), "valid": (("validation", "valid"), "test")}
 EXPECTED = {"patients": 21_304, "scans": 25_692, "volumes": 50_188}
@@ -25,19 +41,19 @@ def read(root: Path, *, reconstructions: str, val_share: float) -> Listing:
 
     `reconstructions` "first" takes one volume a scan, "all" every kernel, with the same report.
     """
-    listing.one_of("reconstructions", reconstructions, ("all", "first"))
+    dataset_index.one_of("reconstructions", reconstructions, ("all", "first"))
     base = root / "dataset" if (root / "dataset").is_dir() else root
     items, left_out = [], collections.Counter()
     scans, patients, count = set(), set(), 0
     for part, (tables, split) in PARTS.items():
-        reports = listing.table(
-            listing.find(base, *(f"radiology_text_reports/{name}_reports.csv" for name in tables)),
+        reports = dataset_index.table(
+            dataset_index.find(base, *(f"radiology_text_reports/{name}_reports.csv" for name in tables)),
             ("VolumeName", "Findings_EN", "Impressions_EN"),
         )
         labels = _labels(base, part)
         rescale = _rescale(base, tables)
         no_chest = _no_chest(base, part)
-        folder = listing.find(base, f"{part}_fixed", part)
+        folder = dataset_index.find(base, f"{part}_fixed", part)
         seen = set()
         for row in sorted(reports, key=lambda row: row["VolumeName"]):
             name = row["VolumeName"]
@@ -56,11 +72,16 @@ def read(root: Path, *, reconstructions: str, val_share: float) -> Listing:
                 seen.add(scan)
                 items.append(
                     Item(
-                        path, "ct", patient, _side(patient, split, val_share),
-                        {"findings": row["Findings_EN"], "impression": row["Impressions_EN"]}, scan,
-                        labels.get(name, (float("nan"),) * len(LABELS)), truth=rescale.get(name),
+                        path,
+                        "ct",
+                        patient,
+                        _side(patient, split, val_share),
+                        {"findings": row["Findings_EN"], "impression": row["Impressions_EN"]},
+                        scan,
+                        labels.get(name, (float("nan"),) * len(LABELS)),
+                        truth=rescale.get(name),
                     )
-                )  # fmt: skip
+                )
     counts = {"patients": len(patients), "scans": len(scans), "volumes": count}
     return Listing(items, LABELS, volume, counts=counts, left_out=left_out)
 
@@ -75,19 +96,19 @@ def volume(case: Case, modality: str, note: Note) -> Example:
 
 
 def _side(patient: str, split: str, val_share: float) -> str:
-    return "val" if split == "train" and cases.share_of(patient) < val_share else split
+    return "val" if split == "train" and samples.share_of(patient) < val_share else split
 
 
 def _labels(root: Path, part: str) -> dict[str, tuple[float, ...]]:
-    rows = listing.table(
-        listing.find(root, f"multi_abnormality_labels/{part}_predicted_labels.csv"), ("VolumeName", *LABELS)
+    rows = dataset_index.table(
+        dataset_index.find(root, f"multi_abnormality_labels/{part}_predicted_labels.csv"), ("VolumeName", *LABELS)
     )
-    return {row["VolumeName"]: tuple(listing.label(row[name], float("nan")) for name in LABELS) for row in rows}
+    return {row["VolumeName"]: tuple(dataset_index.label(row[name], float("nan")) for name in LABELS) for row in rows}
 
 
 def _rescale(root: Path, tables: tuple[str, ...]) -> dict[str, tuple[float, float]]:
-    rows = listing.table(
-        listing.find(root, *(f"metadata/{name}_metadata.csv" for name in tables)),
+    rows = dataset_index.table(
+        dataset_index.find(root, *(f"metadata/{name}_metadata.csv" for name in tables)),
         ("VolumeName", "RescaleSlope", "RescaleIntercept"),
     )
     return {

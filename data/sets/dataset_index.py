@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data import cases, volumes
+from data import errors
+from data.manifest import samples
+from data.readers import volumes
 from data.source import Rejected
-from unimedi_jax import errors
 
 LOG = logging.getLogger(__name__)
 SHOWN = 3
-PLAIN = functools.partial(cases.pixels, rules=volumes.STRICT)
+PLAIN = functools.partial(samples.pixels, rules=volumes.STRICT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +38,11 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """A public set, ready for data/public.py."""
+    """A public set, ready for sets/source.py."""
 
     items: Sequence[Item]
     labels: tuple[str, ...] = ()
-    read: cases.Reader = PLAIN  # the pixels and the truth of a case
+    read: samples.Reader = PLAIN  # the pixels and the truth of a case
     truth: frozenset[str] = frozenset()
     organs: tuple[str, ...] = ()
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # for the contract

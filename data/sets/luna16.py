@@ -3,9 +3,9 @@
 import collections
 from pathlib import Path
 
-from data import listing, truth
-from data.listing import Item, Listing
-from unimedi_jax import errors
+from data import errors
+from data.sets import annotations, dataset_index
+from data.sets.dataset_index import Item, Listing
 
 SUBSETS = 10
 EXPECTED = {"CTs": 888, "CTs of subset0": 89}
@@ -20,15 +20,15 @@ def read(root: Path, *, test: int, val: int, smallest_mm: float) -> Listing:
         raise errors.UserError(
             f"config.options.test={test} and val={val} are two different subsets, 0 to {SUBSETS - 1}"
         )
-    rows = listing.table(
-        listing.find(root, "annotations.csv"), ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm")
+    rows = dataset_index.table(
+        dataset_index.find(root, "annotations.csv"), ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm")
     )
     nodules: dict[str, list[tuple[float, ...]]] = collections.defaultdict(list)
     for row in rows:
         place = tuple(float(row[name]) for name in ("coordX", "coordY", "coordZ", "diameter_mm"))
         nodules[row["seriesuid"]] += [place] if place[3] > smallest_mm else []
     items, counts = [], collections.Counter({"CTs": 0, "nodules listed": len(rows)})
-    listing.find(root, f"subset{test}")  # nothing to test on is a slip of the path
+    dataset_index.find(root, f"subset{test}")  # nothing to test on is a slip of the path
     for number in range(SUBSETS):
         for path in sorted((root / f"subset{number}").glob("*.mhd")):
             split = {test: "test", val: "val"}.get(number, "train")
@@ -39,4 +39,4 @@ def read(root: Path, *, test: int, val: int, smallest_mm: float) -> Listing:
             )
     counts["nodules on these CTs"] = sum(len(item.truth) for item in items)
     kept = frozenset({"boxes", "lesion_mask"})
-    return Listing(items, ("Nodule",), truth.volume_with_nodules, kept, counts=counts)
+    return Listing(items, ("Nodule",), annotations.volume_with_nodules, kept, counts=counts)

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from data import listing, truth
-from data.files import BadInput
-from data.listing import Item, Listing
+from data.readers.files import BadInput
+from data.sets import annotations, dataset_index
+from data.sets.dataset_index import Item, Listing
 from data.source import Rejected
 
 SHAPES = ("0", "1", "2")  # rectangle, ellipse, polygon
@@ -20,10 +20,10 @@ def read(root: Path) -> Listing:
     rejected: list[Rejected] = []
     counts = {}
     tables = {
-        name: listing.table(listing.find(root, f"{name}.csv"), ("image_name", "annotation"))
+        name: dataset_index.table(dataset_index.find(root, f"{name}.csv"), ("image_name", "annotation"))
         for name in ("train", "dev")
     }
-    _, held_out = listing.drawn(range(len(tables["train"])), test_size=0.1)
+    _, held_out = dataset_index.drawn(range(len(tables["train"])), test_size=0.1)
     sides = {"train": dict.fromkeys(held_out, "val"), "dev": {}}
     for name, rows in tables.items():
         counts[f"films of {name}.csv"] = len(rows)
@@ -37,7 +37,7 @@ def read(root: Path) -> Listing:
             items.append(Item(path, "xray", path, side, labels=(float(bool(boxes)),), truth=boxes))
     counts["objects"] = sum(len(item.truth) for item in items)
     return Listing(
-        items, ("Foreign Object",), truth.film_with_boxes, frozenset({"boxes"}), counts=counts, rejected=rejected
+        items, ("Foreign Object",), annotations.film_with_boxes, frozenset({"boxes"}), counts=counts, rejected=rejected
     )
 
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-from data import listing
-from data.listing import Item, Listing
+from data.sets import dataset_index
+from data.sets.dataset_index import Item, Listing
 from data.source import Rejected
 
 VIEWS = ("frontal", "lateral", "unknown")
@@ -20,10 +20,10 @@ def read(root: Path, *, views: str, labels: str) -> Listing:
     NLM's XML does not say how a film was taken: its films are of unknown view. `labels` names findings to keep, matched
     against the first part of MeSH terms, such as "Cardiomegaly" of "Cardiomegaly/mild".
     """
-    wanted = {listing.one_of("views", view, VIEWS) for view in listing.words(views.lower())}
-    names = listing.words(labels)
+    wanted = {dataset_index.one_of("views", view, VIEWS) for view in dataset_index.words(views.lower())}
+    names = dataset_index.words(labels)
     kaggle = (root / "indiana_reports.csv").exists()
-    folder = listing.find(root, *PICTURES["Kaggle" if kaggle else "NLM"]).relative_to(root)
+    folder = dataset_index.find(root, *PICTURES["Kaggle" if kaggle else "NLM"]).relative_to(root)
     items, left_out, rejected = [], collections.Counter(), []
     count = 0
     for number, (uid, report, terms, pictures) in enumerate(_tables(root) if kaggle else _xml(root, rejected), start=1):
@@ -45,16 +45,18 @@ Report = tuple[str, dict[str, str], list[str], list[tuple[str, str]]]  # patient
 
 def _tables(root: Path) -> Iterator[Report]:
     shown: dict[str, list[tuple[str, str]]] = collections.defaultdict(list)
-    for row in listing.table(listing.find(root, "indiana_projections.csv"), ("uid", "filename", "projection")):
+    for row in dataset_index.table(
+        dataset_index.find(root, "indiana_projections.csv"), ("uid", "filename", "projection")
+    ):
         shown[row["uid"]].append((row["filename"], row["projection"].lower() or "unknown"))
     needed = ("uid", "MeSH", "findings", "impression")
-    for row in listing.table(listing.find(root, "indiana_reports.csv"), needed):
+    for row in dataset_index.table(dataset_index.find(root, "indiana_reports.csv"), needed):
         report = {name: row[name] for name in ("findings", "impression")}
         yield row["uid"], report, row["MeSH"].split(";"), shown[row["uid"]]
 
 
 def _xml(root: Path, rejected: list[Rejected]) -> Iterator[Report]:
-    folder = listing.find(root, "ecgen-radiology", "NLMCXR_reports/ecgen-radiology")
+    folder = dataset_index.find(root, "ecgen-radiology", "NLMCXR_reports/ecgen-radiology")
     for number, path in enumerate(sorted(folder.glob("*.xml"), key=lambda path: (len(path.stem), path.stem)), start=1):
         try:
             tree = ElementTree.parse(path)

@@ -3,16 +3,20 @@
 import collections
 from pathlib import Path
 
-from data import listing, volumes
-from data.listing import Item, Listing
-from unimedi_jax import errors
+from data import errors
+from data.readers import volumes
+from data.sets import dataset_index
+from data.sets.dataset_index import Item, Listing
 
 COHORTS = {"MIDRC-RICORD-1A": 1.0, "MIDRC-RICORD-1B": 0.0}
 LISTS = ("train", "val", "test")  # UniMiSS: lines "relative/path.nii.gz label"
 EXPECTED = {
-    "patients of MIDRC-RICORD-1A": "120 studies", "series of MIDRC-RICORD-1A": "155, as amid counts",
-    "train scans listed": 194, "val scans listed": 52, "test scans listed": 84,
-}  # fmt: skip
+    "patients of MIDRC-RICORD-1A": "120 studies",
+    "series of MIDRC-RICORD-1A": "155, as amid counts",
+    "train scans listed": 194,
+    "val scans listed": 52,
+    "test scans listed": 84,
+}
 
 
 def read(root: Path, *, lists: str) -> Listing:
@@ -26,7 +30,7 @@ def read(root: Path, *, lists: str) -> Listing:
     base = next((path for path in sorted(root.glob("manifest-*")) if path.is_dir()), root)
     for cohort, value in COHORTS.items():
         patients = set()
-        for folder in sorted(listing.find(base, cohort).glob("*/*/*")):
+        for folder in sorted(dataset_index.find(base, cohort).glob("*/*/*")):
             slices = sum(path.suffix == ".dcm" for path in folder.iterdir()) if folder.is_dir() else 0
             if slices < volumes.MIN_SLICES:
                 left_out[f"series of fewer than {volumes.MIN_SLICES} slices"] += 1
@@ -42,7 +46,7 @@ def read(root: Path, *, lists: str) -> Listing:
 def _listed(folder: Path) -> Listing:
     items, counts = [], {}
     for split in LISTS:
-        path = listing.find(folder, f"{split}.txt")
+        path = dataset_index.find(folder, f"{split}.txt")
         lines = [line.rsplit(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         if any(len(line) != 2 or line[1] not in ("0", "1") for line in lines):
             raise errors.UserError(f"{path} has lines that are not `relative/path label`, the label 0 or 1")

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data import films, geometry, listing, truth
-from data.cases import Case
-from data.files import Note
-from data.listing import Item, Listing
+from data.manifest.samples import Case
+from data.readers import geometry, xrays
+from data.readers.files import Note
+from data.sets import annotations, dataset_index
+from data.sets.dataset_index import Item, Listing
 from data.source import Example
 
 NONE = "-1"
@@ -22,10 +23,10 @@ def read(root: Path, *, split: str) -> Listing:
 
     MGCA's split puts rows of one film into two splits, each with its part of the mask; it is kept as it is there.
     """
-    listing.one_of("split", split, ("clean", "mgca"))
+    dataset_index.one_of("split", split, ("clean", "mgca"))
     # The header is "ImageId, EncodedPixels", with a blank: the table is read without blanks around names and values.
-    rows = listing.table(listing.find(root, "train-rle.csv"), ("ImageId", "EncodedPixels"))
-    folder = listing.find(root, "dicom-images-train")
+    rows = dataset_index.table(dataset_index.find(root, "train-rle.csv"), ("ImageId", "EncodedPixels"))
+    folder = dataset_index.find(root, "dicom-images-train")
     files = {path.stem: path.relative_to(root) for path in sorted(folder.glob("*/*/*.dcm"))}
     sides = _mgca(rows) if split == "mgca" else [""] * len(rows)
     runs: dict[tuple[str, str], list[str]] = collections.defaultdict(list)
@@ -41,15 +42,20 @@ def read(root: Path, *, split: str) -> Listing:
     counts["rows without"] = sum(row["EncodedPixels"] == NONE for row in rows)
     left_out = {"films without pneumothorax, to balance": len({row["ImageId"] for row in rows} - {i for i, _ in runs})}
     return Listing(
-        items, ("Pneumothorax",), film_with_runs, frozenset({"lesion_mask"}),
-        counts=counts, left_out=left_out, leaks=split == "mgca",
-    )  # fmt: skip
+        items,
+        ("Pneumothorax",),
+        film_with_runs,
+        frozenset({"lesion_mask"}),
+        counts=counts,
+        left_out=left_out,
+        leaks=split == "mgca",
+    )
 
 
 def film_with_runs(case: Case, modality: str, note: Note) -> Example:
     """A film and its mask, 1 where any of the film's runs lies. Raises BadInput."""
-    full = films.read_full_film(case.file, note)
-    mask = functools.reduce(np.logical_or, (truth.relative_runs(run, full.shape) for run in case.truth), full < 0)
+    full = xrays.read_full_film(case.file, note)
+    mask = functools.reduce(np.logical_or, (annotations.relative_runs(run, full.shape) for run in case.truth), full < 0)
     return {
         "image": geometry.canonical_film(full),
         "lesion_mask": geometry.canonical_film_mask(mask.astype(np.uint8), 1),
@@ -58,8 +64,8 @@ def film_with_runs(case: Case, modality: str, note: Note) -> Example:
 
 def _mgca(rows: list[dict[str, str]]) -> list[str | None]:
     """The split of every row, None for negatives that its training leaves out."""
-    train, rest = listing.drawn(range(len(rows)), test_size=0.3)
-    test, val = listing.drawn(rest, test_size=0.5)
+    train, rest = dataset_index.drawn(range(len(rows)), test_size=0.3)
+    test, val = dataset_index.drawn(rest, test_size=0.5)
     sides: list[str | None] = [None] * len(rows)
     for side, part in (("train", train), ("val", val), ("test", test)):
         for at in part:

@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data import cases, listing, privacy, sections, sets, text
-from data.files import BadInput
+from data import errors, sets
+from data.manifest import privacy, samples
+from data.readers.files import BadInput
+from data.reports import sections, text
+from data.sets import dataset_index
 from data.source import ORGANS, SPLITS, Rejected, Row, Source
-from unimedi_jax import errors
 
 FOREIGN = ("error", "keep", "translate")
 PLACES = ("reports", "lists")  # options that name a place on this machine, which travels nowhere
@@ -84,15 +86,15 @@ def source(
         rows.append(Row(key, item.modality, item.split, at + 1, info=case, path=item.path))
     both = _patients_in_two_splits(rows) if found.leaks else 0
     if not found.leaks:
-        rows, leaked = cases.split_by_patient(rows)
+        rows, leaked = samples.split_by_patient(rows)
         rejected += leaked
     if not keep_ids:
-        rows = cases.hidden(rows, salt)
+        rows = samples.hidden(rows, salt)
     return Source(
         labels=found.labels,
-        prompts={label: cases.prompts(label) for label in found.labels},
+        prompts={label: samples.prompts(label) for label in found.labels},
         rows=rows,
-        convert=functools.partial(cases.convert, read=found.read),
+        convert=functools.partial(samples.convert, read=found.read),
         truth=found.truth,
         contract={
             "kind": name,
@@ -144,17 +146,17 @@ def _patients_in_two_splits(rows: Sequence[Row]) -> int:
     return sum(len(sides) > 1 for sides in splits.values())
 
 
-def _case(item: listing.Item, root: Path, caption: str) -> cases.Case:
+def _case(item: dataset_index.Item, root: Path, caption: str) -> samples.Case:
     if not text.clean(item.patient):
         raise BadInput("no_patient", "splits go by patient: the set's table gives none")
-    file = cases.locate(item.path, root, "missing_image", folder_allowed=item.modality == "ct", links=True)
-    mask = cases.locate(item.mask, root, "missing_mask", folder_allowed=False, links=True) if item.mask else None
-    state = " ".join(cases.state(path) for path in (file, mask) if path)
-    return cases.Case(file, mask, item.patient, caption, item.labels, state, truth=item.truth)
+    file = samples.locate(item.path, root, "missing_image", folder_allowed=item.modality == "ct", links=True)
+    mask = samples.locate(item.mask, root, "missing_mask", folder_allowed=False, links=True) if item.mask else None
+    state = " ".join(samples.state(path) for path in (file, mask) if path)
+    return samples.Case(file, mask, item.patient, caption, item.labels, state, truth=item.truth)
 
 
 def _captions(
-    items: Sequence[listing.Item], reports: Reports, counts: collections.Counter, rejected: list[Rejected]
+    items: Sequence[dataset_index.Item], reports: Reports, counts: collections.Counter, rejected: list[Rejected]
 ) -> dict[int, str]:
     """The captions of the items that have one, by their place; `counts` and `rejected` hear of the others."""
     policy = reports.policy

@@ -99,8 +99,15 @@ def test_the_roofline_of_the_real_step_on_simulated_devices(small) -> None:
     assert reduced >= gradients * 0.95
     assert found["roofline_seconds"] == max(found["seconds"].values())
     assert found["mfu_bound"] == pytest.approx(analytic / (197e12 * found["roofline_seconds"]))
-    shown = {**found, "target": "v5e-8", "devices": 8, "mesh": dict(mesh.shape), "rows": rows, "compile_seconds": 1.0,
-             "memory": {**done.memory, "available": 16e9}}  # fmt: skip
+    shown = {
+        **found,
+        "target": "v5e-8",
+        "devices": 8,
+        "mesh": dict(mesh.shape),
+        "rows": rows,
+        "compile_seconds": 1.0,
+        "memory": {**done.memory, "available": 16e9},
+    }
     printed = job.table(shown, 24)
     assert "of 14.90 GiB a device" in printed
     assert "all-reduce" in printed
@@ -110,9 +117,7 @@ def test_the_roofline_of_the_real_step_on_simulated_devices(small) -> None:
 def compile_for(target: str, workdir: pathlib.Path, *settings: str) -> subprocess.CompletedProcess:
     arguments = [f"--config=configs/compile.py:{target}", f"--workdir={workdir}", *settings]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))}
-    return subprocess.run(
-        [PYTHON, "main.py", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
-    )  # fmt: skip
+    return subprocess.run([PYTHON, "main.py", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
 @INSTALLED

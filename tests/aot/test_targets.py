@@ -2,9 +2,9 @@
 
 import pytest
 
+from data.errors import UserError
 from unimedi_jax import flops
 from unimedi_jax.aot import targets
-from unimedi_jax.errors import UserError
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ import pytest
 
 import main
 from configs import bench as config_file
-from data import phantom, records
+from data.build import dataset
+from data.errors import UserError
+from data.phantom import source as phantom
 from unimedi_jax.bench import measure, originals, reading, run, saving, starting
 from unimedi_jax.bench.settings import plain, restored
-from unimedi_jax.errors import UserError
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def told(workdir: pathlib.Path) -> dict[str, dict]:
 
 def test_input_and_build(config, tmp_path: pathlib.Path) -> None:
     config.data_dir = str(tmp_path / "records")
-    records.build(phantom.source(xrays=12, cts=8, seed=1), data_dir=tmp_path / "records", name="phantom", workers=1)
+    dataset.build(phantom.source(xrays=12, cts=8, seed=1), data_dir=tmp_path / "records", name="phantom", workers=1)
     reading.inputs(config, tmp_path)
     reading.build(config, tmp_path)
     found = told(tmp_path)
@@ -48,9 +49,9 @@ def test_input_and_build(config, tmp_path: pathlib.Path) -> None:
 def test_checkpoint(config, tmp_path: pathlib.Path) -> None:
     saving.run(config, tmp_path)
     found = told(tmp_path)
-    stall, whole = (found[name]["values"] for name in (
-        "stall: the loop waits for a save", "a save to its end, in the background"
-    ))  # fmt: skip
+    stall, whole = (
+        found[name]["values"] for name in ("stall: the loop waits for a save", "a save to its end, in the background")
+    )
     assert all(0 < a <= b for a, b in zip(stall, whole, strict=True))
     assert not (tmp_path / "checkpointed").exists()
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from configs import bench as config_file
+from data.errors import UserError
 from unimedi_jax import sharding, trees
 from unimedi_jax.bench import batch
 from unimedi_jax.bench.process import Process
-from unimedi_jax.errors import UserError
-from unimedi_jax.models import unimedi
+from unimedi_jax.models import towers
 from unimedi_jax.train import program as programs
 
 pytestmark = pytest.mark.usefixtures("eight_devices")
@@ -48,7 +48,7 @@ def program(config) -> programs.Program:
 
 def test_the_batch_is_of_the_shapes_that_the_step_takes(config, settings, program) -> None:
     where = sharding.batch_sharding(sharding.make_mesh(data=8))
-    wanted = unimedi.example(program.model, dict(config.batch), config.input.report_length, where)
+    wanted = towers.example(program.model, dict(config.batch), config.input.report_length, where)
     shapes = jax.tree.map(lambda x: (x.shape, x.dtype), wanted)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), batch.random(settings)) == shapes
 

@@ -14,16 +14,16 @@ from jax.experimental.compilation_cache import compilation_cache
 from configs import ablate as ablate_configs
 from configs import compare as configs
 from configs import pretrain, systems
+from data.errors import UserError
 from tests.conftest import TINY
-from tests.convert.conftest import make_vit, timm  # noqa: F401
+from tests.evaluation.conftest import checkpoint_dir  # noqa: F401
+from tests.inference.conftest import make_vit, timm  # noqa: F401
 from unimedi_jax import flops, sharding, writers
-from unimedi_jax.downstream import ablate, compare, released, runs
-from unimedi_jax.errors import UserError
-from unimedi_jax.evals import results, suite
+from unimedi_jax.comparison import ablate, compare, released, runs
+from unimedi_jax.evaluation import evaluator, results
 from unimedi_jax.models import sizes
 from unimedi_jax.report import published
-from unimedi_jax.report import run as run_report
-from unimedi_jax.train import loop, setup
+from unimedi_jax.train import loop, run_report, setup
 from unimedi_jax.train import program as programs
 
 torch = pytest.importorskip("torch")
@@ -54,9 +54,18 @@ def toy(records_dir, patch):
         base.batch.update(xray=1, ct=1)
         base.input.report_length = LENGTH
         base.model.update(
-            vision_size="tiny", report_size="tiny", image_size=112, volume_size=(16, 32, 32), slice_size=112,
-            projection_hidden=16, embedding=16, prototypes_cls=8, prototypes_patch=8, head_hidden=16, head_bottleneck=8,
-        )  # fmt: skip
+            vision_size="tiny",
+            report_size="tiny",
+            image_size=112,
+            volume_size=(16, 32, 32),
+            slice_size=112,
+            projection_hidden=16,
+            embedding=16,
+            prototypes_cls=8,
+            prototypes_patch=8,
+            head_hidden=16,
+            head_bottleneck=8,
+        )
         base.evals.update(rows=1, limit=8)
         base.model.remat = "none"  # nothing is made again: the arithmetic can be counted by hand
         return config
@@ -159,7 +168,7 @@ def test_a_second_call_trains_nothing(done, monkeypatch, capsys):
         raise AssertionError
 
     monkeypatch.setattr(loop, "_train", never)
-    monkeypatch.setattr(suite.Suite, "__call__", never)
+    monkeypatch.setattr(evaluator.Suite, "__call__", never)
     monkeypatch.setattr(runs, "_gflop", lambda run: float(before[run.name, runs.GFLOP]["value"]))
     compare.run(config, workdir)
     assert read(workdir) == before
@@ -326,7 +335,7 @@ def test_a_run_without_its_last_line_is_said(tmp_path, monkeypatch):
         compare.run(config, tmp_path)
 
 
-def test_ablations_add_two_encoders_and_their_map(checkpoint_dir, records_dir, tmp_path, monkeypatch, capsys):
+def test_ablations_add_two_encoders_and_their_map(checkpoint_dir, records_dir, tmp_path, monkeypatch, capsys):  # noqa: F811
     config = ablate_configs.get_config()
     assert config.presets.split(",") == ["unimedi", *pretrain.ABLATIONS]
     config.presets, config.seeds, config.data_dir = "xray_only,ct_only", (0,), str(records_dir)

@@ -9,7 +9,8 @@ from tests.data.sets.conftest import build  # noqa: F401
 from tests.data.sets.test_luna16 import tree as luna16  # noqa: F401
 from tests.data.sets.test_organs import abdomen as btcv  # noqa: F401
 from tests.data.sets.test_rsna import tree as rsna  # noqa: F401
-from unimedi_jax.downstream import detect, evaluate, retrieve, segment
+from tests.evaluation.conftest import checkpoint_dir  # noqa: F401
+from unimedi_jax.evaluation import detect, evaluate, retrieve, segment
 
 PROBE = "linear probe"
 

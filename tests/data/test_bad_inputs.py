@@ -22,13 +22,18 @@ import pydicom
 import pytest
 from nibabel import affines
 
-from data import cases, dicom_pixels, doctor, geometry, manifest, pool, reasons, sections, signs, text
-from data.choices import Choices
+from data import reasons
+from data.build import pool
+from data.checks import doctor
+from data.manifest import samples
+from data.manifest import source as manifest
+from data.manifest.options import Choices
+from data.readers import dicom_pixels, geometry, image_statistics
+from data.readers.volumes import Rules
+from data.reports import sections, text, tokenizer
 from data.source import Rejected
-from data.volumes import Rules
 from tests import dicoms
-from unimedi_jax.evals import auroc, zeroshot
-from unimedi_jax.input import tokenizer
+from unimedi_jax.metrics import auroc, zeroshot
 
 LPS = np.diag([-0.8, -0.7, 2.5, 1.0])
 CASES: dict[str, tuple[Callable[[Path], Path], str, tuple[str, ...]]] = {}
@@ -116,10 +121,16 @@ def series(folder, change=lambda index: {}, stored=None):
         if changes is None:
             continue
         elements = {
-            "Modality": "CT", "SeriesInstanceUID": "1.2.3", "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"],
-            "ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "ImagePositionPatient": [0, 0, 2.5 * int(index)],
-            "PixelSpacing": [0.7, 0.8], "RescaleSlope": 1, "RescaleIntercept": -1024, "InstanceNumber": at + 1,
-        }  # fmt: skip
+            "Modality": "CT",
+            "SeriesInstanceUID": "1.2.3",
+            "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"],
+            "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
+            "ImagePositionPatient": [0, 0, 2.5 * int(index)],
+            "PixelSpacing": [0.7, 0.8],
+            "RescaleSlope": 1,
+            "RescaleIntercept": -1024,
+            "InstanceNumber": at + 1,
+        }
         pixels = changes.pop("pixels", np.ascontiguousarray(stored[:, :, index].T))
         dicom(folder / "ct" / f"{at}.dcm", pixels, **{**elements, **changes})
     return folder / "ct"
@@ -441,7 +452,7 @@ def test_42_masks(tmp_path):
     mask[5:9, 5:9, 5:9] = 77  # whatever the number, a lesion of unstated kind
     nifti(tmp_path, mask, "mask.nii")
     got = verdict(read(tmp_path, row("ct.nii", **fields)))[2]["lesion_mask"]
-    assert set(np.unique(got)) == {0, cases.LESION_OF_ANY_KIND}
+    assert set(np.unique(got)) == {0, samples.LESION_OF_ANY_KIND}
     nifti(tmp_path, mask[:-1], "mask.nii")
     assert verdict(read(tmp_path, row("ct.nii", **fields)))[0] == "mask_geometry"
     nifti(tmp_path, mask * np.float32(0.01), "mask.nii")
@@ -628,7 +639,7 @@ def test_every_code_has_its_line_in_the_documented_table():
         "leak_patient",
         "no_translation",
     }  # passed on as names
-    noted |= set(signs.suspicions({"film/corners_over_middle": 255.0, "ct/lung_share": 0.0}))
+    noted |= set(image_statistics.suspicions({"film/corners_over_middle": 255.0, "ct/lung_share": 0.0}))
     assert used == set(reasons.REJECTED)
     assert noted == set(reasons.NOTES)
     assert reasons.markdown() in (root / "docs" / "reasons.md").read_text(encoding="utf-8")

@@ -3,9 +3,9 @@ import logging
 
 import pytest
 
-from data import contracts
-from unimedi_jax.errors import UserError
-from unimedi_jax.input import contract
+from data import contract
+from data.build import contracts
+from data.errors import UserError
 
 TRAINED = {
     "format": 1,
@@ -56,6 +56,6 @@ def test_other_data_matter_to_a_run_that_goes_on_alone(keys):
 
 
 def test_other_libraries_are_logged(caplog):
-    with caplog.at_level(logging.WARNING, logger="unimedi_jax.input.contract"):
+    with caplog.at_level(logging.WARNING, logger="data.contract"):
         contract.check(TRAINED, changed("libraries", "numpy", value="2.1"), where="the set mine")
     assert "numpy 2.0 then, 2.1 now" in caplog.text

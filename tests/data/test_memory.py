@@ -40,11 +40,17 @@ def save(name: str, path: Path, planes: int) -> Path:
         path.mkdir()
         for index in range(planes):
             data = dicoms.dataset(
-                np.ascontiguousarray(hu[..., index].T), Modality="CT", SOPInstanceUID=f"1.2.{index + 1}",
-                SeriesInstanceUID="1.2", ImageType=["ORIGINAL", "PRIMARY", "AXIAL"], RescaleSlope=1,
-                RescaleIntercept=0, ImageOrientationPatient=[1, 0, 0, 0, 1, 0], PixelSpacing=[0.7, 0.7],
+                np.ascontiguousarray(hu[..., index].T),
+                Modality="CT",
+                SOPInstanceUID=f"1.2.{index + 1}",
+                SeriesInstanceUID="1.2",
+                ImageType=["ORIGINAL", "PRIMARY", "AXIAL"],
+                RescaleSlope=1,
+                RescaleIntercept=0,
+                ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
+                PixelSpacing=[0.7, 0.7],
                 ImagePositionPatient=[0, 0, index],
-            )  # fmt: skip
+            )
             data.save_as(path / f"{index}.dcm", enforce_file_format=True)
         return path
     path = path.with_name(path.name + name)

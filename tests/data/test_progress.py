@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from unimedi_jax import progress
+from data import progress
 
 
 def go(count: int) -> None:

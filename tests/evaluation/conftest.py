@@ -9,7 +9,7 @@ import pytest
 from configs import pretrain
 from tests.conftest import once
 from unimedi_jax import checkpoint
-from unimedi_jax.downstream import opened
+from unimedi_jax.evaluation import opened
 from unimedi_jax.train import loop, setup
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from configs import detect as configs
-from unimedi_jax.downstream import detect, opened
-from unimedi_jax.errors import UserError
+from data.errors import UserError
+from unimedi_jax.evaluation import detect, opened
 from unimedi_jax.input import boxes
 from unimedi_jax.input.records import open_set
 
@@ -15,9 +15,21 @@ def settings(records_dir):
     config = configs.get_config()
     recipe = dict(config.recipe) | dict(batch=8, epochs=1, patience=1, lr=1e-3)
     return dict(
-        data_dir=records_dir, data="phantom", tunes=("frozen",), encoders=("trained",), shares=(1.0,), seeds=(0,),
-        limit=9, most=4, widths=(8, 8, 8), lowest=0.01, confidence=0.5, overlap=0.5, resamples=5, recipe=recipe,
-    )  # fmt: skip
+        data_dir=records_dir,
+        data="phantom",
+        tunes=("frozen",),
+        encoders=("trained",),
+        shares=(1.0,),
+        seeds=(0,),
+        limit=9,
+        most=4,
+        widths=(8, 8, 8),
+        lowest=0.01,
+        confidence=0.5,
+        overlap=0.5,
+        resamples=5,
+        recipe=recipe,
+    )
 
 
 def test_every_number_is_there(trained, settings, records_dir):

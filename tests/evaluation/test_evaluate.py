@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from configs import evaluate as configs
-from unimedi_jax.downstream import evaluate, opened
-from unimedi_jax.errors import UserError
-from unimedi_jax.evals import results
+from data.errors import UserError
+from unimedi_jax.evaluation import evaluate, opened, results
 from unimedi_jax.report import published
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from jax import numpy as jnp
 
+from data.errors import UserError
 from unimedi_jax import sharding
-from unimedi_jax.downstream import fit
-from unimedi_jax.errors import UserError
+from unimedi_jax.evaluation import fit
 
 
 def _loss(params, fixed, stats, batch, key):

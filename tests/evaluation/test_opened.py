@@ -8,9 +8,9 @@ import numpy as np
 import optax
 import pytest
 
+from data.errors import UserError
 from unimedi_jax import sharding
-from unimedi_jax.downstream import opened
-from unimedi_jax.errors import UserError
+from unimedi_jax.evaluation import opened
 from unimedi_jax.objectives.unimedi import Objective
 from unimedi_jax.train import state
 

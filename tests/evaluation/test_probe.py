@@ -9,8 +9,8 @@ import pytest
 from jax import numpy as jnp
 
 from configs import probe as configs
-from unimedi_jax.downstream import encoder, probe
-from unimedi_jax.errors import UserError
+from data.errors import UserError
+from unimedi_jax.evaluation import encoder, probe
 from unimedi_jax.input.records import open_set
 
 
@@ -47,9 +47,15 @@ def test_the_same_command_gives_the_same_table(config, tmp_path):
 
 def test_full_fine_tuning_learns(trained, records_dir):
     settings = dict(
-        data_dir=records_dir, data="phantom", modality="xray", tune="full", encoders=("trained",), shares=(1.0,),
-        seeds=(0,), resamples=0,
-    )  # fmt: skip
+        data_dir=records_dir,
+        data="phantom",
+        modality="xray",
+        tune="full",
+        encoders=("trained",),
+        shares=(1.0,),
+        seeds=(0,),
+        resamples=0,
+    )
     recipe = dict(batch=8, patience=10, weight_decay=1e-6)
     recipe |= dict(epochs=1, lr=0.0, encoder_lr=0.0)
     none = {row.metric: row.value for row in probe.evaluate(trained, recipe=recipe, **settings)}

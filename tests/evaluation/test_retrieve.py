@@ -1,7 +1,6 @@
 """The retrieval job: every way of asking, for both encoders, and the warning about inverted prompts."""
 
-from unimedi_jax.downstream import retrieve
-from unimedi_jax.evals import results
+from unimedi_jax.evaluation import results, retrieve
 
 
 def test_every_way_of_asking(trained, records_dir):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from configs import segment as configs
-from unimedi_jax.downstream import segment
-from unimedi_jax.errors import UserError
+from data.errors import UserError
+from unimedi_jax.evaluation import segment
 from unimedi_jax.input import dense
 from unimedi_jax.input.records import open_set
 from unimedi_jax.models import unetr
@@ -18,10 +18,22 @@ def settings(records_dir):
     config = configs.get_config()
     recipe = dict(config.xray) | dict(batch=8, epochs=1, patience=1, lr=1e-2)
     return dict(
-        data_dir=records_dir, data="phantom", modality="xray", target="organs", tunes=("frozen",),
-        encoders=("trained",), shares=(1.0,), seeds=(0,), limit=9, windows=False, tolerance=2.0, resamples=5,
-        setr_channels=(8, 8, 8), unetr_features=2, recipes={"xray": recipe, "ct": recipe},
-    )  # fmt: skip
+        data_dir=records_dir,
+        data="phantom",
+        modality="xray",
+        target="organs",
+        tunes=("frozen",),
+        encoders=("trained",),
+        shares=(1.0,),
+        seeds=(0,),
+        limit=9,
+        windows=False,
+        tolerance=2.0,
+        resamples=5,
+        setr_channels=(8, 8, 8),
+        unetr_features=2,
+        recipes={"xray": recipe, "ct": recipe},
+    )
 
 
 def test_films_learn_organs(trained, settings, records_dir):

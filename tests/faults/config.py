@@ -20,7 +20,7 @@ from orbax import checkpoint as ocp
 from configs import pretrain
 from unimedi_jax import sharding
 from unimedi_jax.models import sizes
-from unimedi_jax.train import guard
+from unimedi_jax.train import loss_monitor
 
 TINY = sizes.Size(width=16, depth=1, heads=2, mlp_width=16)
 
@@ -34,9 +34,17 @@ def get_config() -> ml_collections.ConfigDict:
     config.input.report_length = 16
     config.input.crop = 32
     config.model.update(
-        vision_size="tiny", report_size="tiny", image_size=32, slice_size=32, volume_size=(8, 32, 32),
-        projection_hidden=16, prototypes_cls=16, prototypes_patch=16, head_hidden=16, head_bottleneck=8,
-    )  # fmt: skip
+        vision_size="tiny",
+        report_size="tiny",
+        image_size=32,
+        slice_size=32,
+        volume_size=(8, 32, 32),
+        projection_hidden=16,
+        prototypes_cls=16,
+        prototypes_patch=16,
+        head_hidden=16,
+        head_bottleneck=8,
+    )
     config.checkpoint.update(every=3, keep=3)
     config.evals.update(every=5, rows=8, limit=8)
     _wire()
@@ -70,14 +78,14 @@ def _wire() -> None:
 
 
 def _note_ids(path: pathlib.Path) -> None:
-    look = guard.Guard.look
+    look = loss_monitor.Guard.look
 
-    def noted(self: guard.Guard, done: guard.Done) -> None:
+    def noted(self: loss_monitor.Guard, done: loss_monitor.Done) -> None:
         with path.open("a", encoding="utf-8") as file:
             file.write("\n" + json.dumps([done.step, done.ids]))  # in front: a torn line spoils no other
         look(self, done)
 
-    guard.Guard.look = noted
+    loss_monitor.Guard.look = noted
 
 
 def _fill_disk(save: int) -> None:

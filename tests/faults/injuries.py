@@ -33,9 +33,12 @@ def start(
     known = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}  # whatever this process simulates
     return subprocess.Popen(
         [*COMMAND, f"--config.data_dir={records}", f"--workdir={workdir}", *flags],
-        cwd=ROOT, env=known | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} | environment,
-        stdout=subprocess.DEVNULL, stderr=stderr, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=known | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} | environment,
+        stdout=subprocess.DEVNULL,
+        stderr=stderr,
+        text=True,
+    )
 
 
 def watch(process: subprocess.Popen, moment: str, numbers: list[int], rng: random.Random) -> tuple[int, str]:

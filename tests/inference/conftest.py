@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from configs import pretrain
-from data import contracts
+from data.build import contracts
+from data.reports import tokenizer
 from tests.conftest import once
 from unimedi_jax import checkpoint, optim
-from unimedi_jax.convert import export, loaded
-from unimedi_jax.input import tokenizer
+from unimedi_jax.export import export
+from unimedi_jax.inference import pretrained
 from unimedi_jax.objectives.unimedi import Objective
 from unimedi_jax.train import state as states
 
@@ -47,9 +48,11 @@ def timm():
     if importlib.util.find_spec("timm") is None:
         pytest.skip("timm is not installed: pip install --no-deps -r requirements-judges.txt")
     names = [
-        "torchvision", *(f"torchvision.{n}" for n in ("transforms", "transforms.functional", "ops", "ops.misc")),
-        "torchvision.datasets", "torchvision.models",
-    ]  # fmt: skip
+        "torchvision",
+        *(f"torchvision.{n}" for n in ("transforms", "transforms.functional", "ops", "ops.misc")),
+        "torchvision.datasets",
+        "torchvision.models",
+    ]
     stood_in = [] if importlib.util.find_spec("torchvision") else names
     sys.modules.update({name: _Absent(name) for name in stood_in})
     import timm
@@ -83,9 +86,13 @@ def make_bert():
     def make(**settings):
         torch.manual_seed(0)
         chosen = dict(
-            vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+            vocab_size=50,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=64,
             max_position_embeddings=40,
-        )  # fmt: skip
+        )
         model = BertModel(BertConfig(**chosen | settings)).eval()
         with torch.no_grad():
             for parameter in model.parameters():
@@ -111,18 +118,18 @@ def words(tmp_path_factory):
 def make_trained(words, random_tree):
     """`make_trained(**model settings)`: the demo's network made small, with weights far from their initialisation."""
 
-    def make(**settings) -> loaded.Trained:
+    def make(**settings) -> pretrained.Trained:
         config = pretrain.get_config("demo")
         config.compilations = ""
         small = dict(projection_hidden=32, prototypes_cls=8, prototypes_patch=8, head_hidden=16, head_bottleneck=8)
         config.model.update(small | settings)
         config = json.loads(config.to_json_best_effort())
-        model = loaded.build(config, len(words))
-        variables = random_tree(loaded.variables_like(model), 0.1)
+        model = pretrained.build(config, len(words))
+        variables = random_tree(pretrained.variables_like(model), 0.1)
         # A variance is positive; prototypes are scaled to unit length.
         stats = jax.tree.map(lambda x: np.abs(np.asarray(x)) + 0.5, variables["batch_stats"])
         variables = jax.tree.map(jax.numpy.asarray, {"params": variables["params"], "batch_stats": stats})
-        return loaded.Trained(pathlib.Path("nowhere"), model, variables, words, config, CONTRACTS, {}, "student", 7)
+        return pretrained.Trained(pathlib.Path("nowhere"), model, variables, words, config, CONTRACTS, {}, "student", 7)
 
     return make
 
@@ -139,7 +146,7 @@ CONTRACTS = {
 
 
 @pytest.fixture(scope="session")
-def trained(make_trained) -> loaded.Trained:
+def trained(make_trained) -> pretrained.Trained:
     return make_trained()
 
 

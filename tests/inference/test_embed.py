@@ -14,10 +14,11 @@ from pyarrow import parquet
 
 import unimedi_jax
 from configs import embed as embed_config
-from data import films, volumes
+from data.errors import UserError
+from data.readers import volumes, xrays
 from tests import dicoms
-from unimedi_jax.convert import embed, inference, maps, parity, sources
-from unimedi_jax.errors import UserError
+from unimedi_jax.export import parity
+from unimedi_jax.inference import embed, maps, preprocess, sources
 
 ROOT = pathlib.Path(__file__).parents[2]
 AFFINE = np.array([[0, -3, 0, 40], [2.5, 0, 0, -70], [0, 0, -4, 30], [0, 0, 0, 1.0]])  # axes turned and mirrored
@@ -80,11 +81,11 @@ def test_a_folder_gives_one_row_for_each_file_that_can_be_read(trained, found, f
     np.testing.assert_allclose(np.linalg.norm(got.z, axis=1), 1, atol=1e-5)
     assert np.isnan(got.z_report).all()
     assert np.isnan(got.slice_scores[:2]).all()
-    film = films.read_film(folder / "film.png")[None]
+    film = xrays.read_film(folder / "film.png")[None]
     scan = volumes.read_volume(folder / "deep" / "scan.nii.gz")[0][None]
     apply = jax.jit(trained.model.apply, static_argnames="method")
-    xray = apply(trained.variables, inference.film_tokens(trained, film), method="xray_features")
-    ct = apply(trained.variables, inference.volume_tokens(trained, scan), method="ct_features")
+    xray = apply(trained.variables, preprocess.film_tokens(trained, film), method="xray_features")
+    ct = apply(trained.variables, preprocess.volume_tokens(trained, scan), method="ct_features")
     np.testing.assert_allclose(got.cls[[0, 2]], np.concatenate([xray.cls, ct.cls]), atol=1e-5)
     np.testing.assert_allclose(got.z[[0, 2]], np.concatenate([xray.z, ct.z]), atol=1e-5)
     np.testing.assert_array_equal(got.layers[2], ct.layers[0])
@@ -111,9 +112,11 @@ def test_attention_lies_on_the_voxels_of_the_file(found, folder):
     _, maps_to = found
     names = sorted(path.name for path in maps_to.iterdir())
     assert names == [
-        "deep_mirrored.png.attention.png", "deep_scan.nii.gz.attention.nii.gz",
-        "deep_scan.nii.gz.attention.png", "film.png.attention.png",
-    ]  # fmt: skip
+        "deep_mirrored.png.attention.png",
+        "deep_scan.nii.gz.attention.nii.gz",
+        "deep_scan.nii.gz.attention.png",
+        "film.png.attention.png",
+    ]
     own = nibabel.load(folder / "deep" / "scan.nii.gz")
     attention = nibabel.load(maps_to / "deep_scan.nii.gz.attention.nii.gz")
     assert attention.shape == own.shape

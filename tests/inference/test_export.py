@@ -14,11 +14,12 @@ import pytest
 import safetensors.torch
 from jax import numpy as jnp
 
-from data import films, volumes
+from data.errors import UserError
+from data.readers import volumes, xrays
 from unimedi_jax import objectives, patches, trees
-from unimedi_jax.convert import card, export, inference, loaded, parity, start
-from unimedi_jax.errors import UserError
-from unimedi_jax.models import unimedi
+from unimedi_jax.export import card, export, parity
+from unimedi_jax.inference import preprocess, pretrained, start
+from unimedi_jax.models import towers
 
 torch = pytest.importorskip("torch")
 REAL = pathlib.Path(__file__).parents[3] / "shared" / "data"
@@ -33,7 +34,7 @@ def same_bits(a, b) -> bool:
 def film() -> np.ndarray:
     """Two films as records: real ones where they are at hand."""
     files = sorted((REAL / "real_cxr" / "images").glob("*"))[:2]
-    return np.stack([films.read_film(file) for file in files]) if files else parity.fixed_inputs()[0]
+    return np.stack([xrays.read_film(file) for file in files]) if files else parity.fixed_inputs()[0]
 
 
 @pytest.fixture(scope="module")
@@ -47,16 +48,22 @@ def scan() -> np.ndarray:
 def test_timm_loads_the_vision_tower_strictly_and_sees_the_same(trained, exported, film, timm):
     a = json.loads((exported / "unimedi.json").read_text())["architecture"]
     size = a["vision"]
-    tokens = inference.film_tokens(trained, film)
+    tokens = preprocess.film_tokens(trained, film)
     pixels = torch.from_numpy(
         patches.unpatchify(tokens, tuple(a["image_grid"]), tuple(a["image_patch"])) / np.float32(127.5) - 1
     )
     ours = trained.model.apply(trained.variables, jnp.asarray(tokens), method="xray_features").cls
     for file, channels in (("vision_2d.safetensors", 1), ("vision_2d_rgb.safetensors", 3)):
         vit = timm.models.vision_transformer.VisionTransformer(
-            img_size=a["image_size"], patch_size=16, in_chans=channels, num_classes=0, embed_dim=size["width"],
-            depth=size["depth"], num_heads=size["heads"], mlp_ratio=size["mlp_width"] / size["width"],
-        ).eval()  # fmt: skip
+            img_size=a["image_size"],
+            patch_size=16,
+            in_chans=channels,
+            num_classes=0,
+            embed_dim=size["width"],
+            depth=size["depth"],
+            num_heads=size["heads"],
+            mlp_ratio=size["mlp_width"] / size["width"],
+        ).eval()
         vit.load_state_dict(safetensors.torch.load_file(exported / file), strict=True)
         with torch.inference_mode():
             theirs = vit.forward_features(pixels[:, None].expand(-1, channels, -1, -1))[:, 0]
@@ -116,18 +123,24 @@ def test_parity_tells_every_layer_and_onnx(exported):
     [
         # Slices on another grid than the films', both embeddings, all slices of a layer, other heads.
         dict(
-            slice_size=64, type_embedding=True, slice_embedding=True, slices_per_layer=4, cls_key=False,
-            projection="linear", report_pooling="cls", norm_by_modality=False,
+            slice_size=64,
+            type_embedding=True,
+            slice_embedding=True,
+            slices_per_layer=4,
+            cls_key=False,
+            projection="linear",
+            report_pooling="cls",
+            norm_by_modality=False,
         ),
         dict(slices=0, norm_by_modality=False, volume_patch=(2, 32, 32)),
     ],
     ids=["all other switches", "volume alone"],
-)  # fmt: skip
+)
 def test_every_switch_of_the_model_reaches_pytorch(make_trained, tmp_path, settings):
     trained = make_trained(**settings)
     export.write(trained, tmp_path / "export")
     assert json.loads((tmp_path / "export" / "parity.json").read_text())["checked"]
-    assert same_bits(loaded.read(tmp_path / "export").variables, trained.variables)
+    assert same_bits(pretrained.read(tmp_path / "export").variables, trained.variables)
 
 
 @pytest.mark.parametrize("name", ["vision.blocks.2.mlp.fc1.bias", "report.encoder.layer.1.output.LayerNorm.bias"])
@@ -159,14 +172,14 @@ def test_without_torch_it_says_that_it_did_not_check(trained, tmp_path, monkeypa
 
 
 def test_out_and_in_again_changes_no_bit(trained, exported, tmp_path):
-    back = loaded.read(exported)
+    back = pretrained.read(exported)
     assert same_bits(back.variables, trained.variables)
     assert back.config == card.shareable(trained.config)
     assert (back.contracts, back.step) == (trained.contracts, trained.step)
     export.write(back, tmp_path / "again")
     for name in ("unimedi.safetensors", "vision_2d.safetensors", "report/model.safetensors", "unimedi.json"):
         assert (tmp_path / "again" / name).read_bytes() == (exported / name).read_bytes()
-    fresh = jax.jit(lambda: unimedi.init(trained.model, jax.random.key(1)))()
+    fresh = jax.jit(lambda: towers.init(trained.model, jax.random.key(1)))()
     begun, (summary,) = start.fill(fresh, trained.model, trained.contracts, checkpoint=str(exported))
     assert same_bits(begun, trained.variables)
     assert not summary.new
@@ -180,7 +193,7 @@ def test_out_and_in_again_changes_no_bit(trained, exported, tmp_path):
 
 
 def test_student_and_teacher_of_a_run(trained, workdir):
-    student, teacher = (loaded.read(workdir, network) for network in ("student", "teacher"))
+    student, teacher = (pretrained.read(workdir, network) for network in ("student", "teacher"))
     assert same_bits(student.variables, trained.variables)
     assert same_bits(teacher.variables["params"]["report"], student.variables["params"]["report"])
     assert not same_bits(teacher.variables["params"]["vision"], student.variables["params"]["vision"])
@@ -202,17 +215,22 @@ def test_bad_checkpoints_are_one_line(trained, exported, workdir, tmp_path):
     (run / "checkpoints" / "7" / "state" / "_METADATA").write_text("{")
     (tmp_path / "empty").mkdir()
     cases = {
-        short: "cut short", torn: "damaged", odd: "does not fit", future: "format 2", run: "can be used",
-        tmp_path / "empty": "no checkpoint", tmp_path / "nowhere": "no run and no export",
-    }  # fmt: skip
+        short: "cut short",
+        torn: "damaged",
+        odd: "does not fit",
+        future: "format 2",
+        run: "can be used",
+        tmp_path / "empty": "no checkpoint",
+        tmp_path / "nowhere": "no run and no export",
+    }
     for place, words in cases.items():
         with pytest.raises(UserError) as error:
-            loaded.read(place)
+            pretrained.read(place)
         assert words in str(error.value)
         assert "\n" not in str(error.value)
     assert not list((tmp_path / "empty").iterdir())
     with pytest.raises(UserError, match="export of the student"):
-        loaded.read(exported, "teacher")
+        pretrained.read(exported, "teacher")
     with pytest.raises(UserError, match="exists: choose another"):
         export.write(trained, exported)
 
@@ -236,7 +254,7 @@ def test_a_run_of_another_objective_is_exported_and_starts_others(trained, expor
     settings = dict(mask_ratio=0.75, norm_pix=True, decoder_width=16, decoder_depth=1, decoder_heads=2)
     goal = objectives.make("mae", **settings)
     model = trained.model.clone(head=goal.heads(trained.model))
-    fresh = random_tree(loaded.variables_like(model), 0.1)
+    fresh = random_tree(pretrained.variables_like(model), 0.1)
     filled, (summary,) = start.fill(fresh, model, {}, checkpoint=str(exported))
     assert same_bits(filled["params"]["vision"], trained.variables["params"]["vision"])
     assert same_bits(filled["params"]["head_decoder"], fresh["params"]["head_decoder"])
@@ -246,12 +264,14 @@ def test_a_run_of_another_objective_is_exported_and_starts_others(trained, expor
     config = trained.config | {"objective": {"name": "mae", **settings}}
     own = jax.device_put({k: v for k, v in filled["params"].items() if k != "head_decoder"})
     other = dataclasses.replace(
-        trained, model=loaded.build(config, len(trained.reports)), config=config,
+        trained,
+        model=pretrained.build(config, len(trained.reports)),
+        config=config,
         variables={"params": own, "batch_stats": trained.variables["batch_stats"]},
-    )  # fmt: skip
+    )
     assert not other.model.head
     export.write(other, tmp_path / "mae")
-    again = loaded.read(tmp_path / "mae")
+    again = pretrained.read(tmp_path / "mae")
     assert same_bits(again.variables, other.variables)
     begun, (summary,) = start.fill(trained.variables, trained.model, {}, checkpoint=str(tmp_path / "mae"))
     assert summary.new

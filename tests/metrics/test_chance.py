@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from unimedi_jax.evals import chance
+from unimedi_jax.metrics import chance
 
 
 def test_equals_the_hypergeometric_law() -> None:

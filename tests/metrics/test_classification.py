@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from sklearn import metrics
 from sklearn.linear_model import LogisticRegression
 
-from unimedi_jax.evals import auroc, bootstrap, classification, draws, logistic, results
+from unimedi_jax.evaluation import draws, results
+from unimedi_jax.metrics import auroc, bootstrap, classification, logistic
 
 
 @given(st.integers(2, 60), st.integers(1, 12), st.integers(0, 10_000))

@@ -8,7 +8,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from unimedi_jax.evals import detection
+from unimedi_jax.metrics import detection
 
 
 def judged(cases, thresholds) -> float:

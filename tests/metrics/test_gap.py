@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from unimedi_jax.evals import gap
+from unimedi_jax.metrics import gap
 
 
 def test_merged_clouds() -> None:

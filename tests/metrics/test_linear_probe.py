@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
-from unimedi_jax.evals import probe
+from unimedi_jax.metrics import linear_probe
 
 
 def _features(n: int, width: int = 12, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -22,7 +22,7 @@ def _features(n: int, width: int = 12, seed: int = 0) -> tuple[np.ndarray, np.nd
 def test_equals_a_sklearn_pipeline_at_fixed_regularisation() -> None:
     x, y = _features(300)
     test_x, test_y = _features(200, seed=1)
-    found = probe.auc(x[:200], y[:200], test_x, test_y, val_x=x[200:], val_y=y[200:], grid=(0.1,))
+    found = linear_probe.auc(x[:200], y[:200], test_x, test_y, val_x=x[200:], val_y=y[200:], grid=(0.1,))
     scaler = StandardScaler().fit(x[:200])  # scaled by the training rows, fitted on both
     model = LogisticRegression(C=0.1, max_iter=1000)
     for label in range(2):
@@ -35,7 +35,7 @@ def test_equals_a_sklearn_pipeline_at_fixed_regularisation() -> None:
 
 def test_own_validation_split_is_seeded() -> None:
     x, y = _features(120)
-    first, again = (probe.auc(x, y, *_features(60, seed=1), seed=4) for _ in range(2))
+    first, again = (linear_probe.auc(x, y, *_features(60, seed=1), seed=4) for _ in range(2))
     assert first.per_label.tolist() == again.per_label.tolist()
 
 
@@ -45,8 +45,8 @@ def test_regularisation_is_chosen_where_it_matters() -> None:
     x, y = rng.normal(size=(500, 200)), np.zeros((500, 1))
     y[:, 0] = x[:, :40].sum(axis=1) > 0
     parts = (x[:60], y[:60], x[200:], y[200:])
-    alone = [probe.auc(*parts, val_x=x[60:200], val_y=y[60:200], grid=(c,)).macro for c in probe.GRID]
-    chosen = probe.auc(*parts, val_x=x[60:200], val_y=y[60:200]).macro
+    alone = [linear_probe.auc(*parts, val_x=x[60:200], val_y=y[60:200], grid=(c,)).macro for c in linear_probe.GRID]
+    chosen = linear_probe.auc(*parts, val_x=x[60:200], val_y=y[60:200]).macro
     assert max(alone) - min(alone) > 0.005
     assert chosen >= sorted(alone)[1]
 
@@ -56,8 +56,8 @@ def test_unknown_labels_are_skipped() -> None:
     holes = y.copy()
     holes[::2, 0] = np.nan
     test = _features(100, seed=1)
-    with_holes = probe.auc(x, holes, *test, val_x=x, val_y=y, grid=(0.1,))
-    without = probe.auc(x[1::2], y[1::2], *test, val_x=x, val_y=y, grid=(0.1,))
+    with_holes = linear_probe.auc(x, holes, *test, val_x=x, val_y=y, grid=(0.1,))
+    without = linear_probe.auc(x[1::2], y[1::2], *test, val_x=x, val_y=y, grid=(0.1,))
     assert with_holes.per_label[0] == pytest.approx(without.per_label[0], abs=0.02)
     assert np.isfinite(with_holes.per_label).all()
 
@@ -68,8 +68,8 @@ def test_absent_class_and_dead_feature() -> None:
     test_x, test_y = _features(50, seed=1)
     test_x[:, 3] = 0.1 + 1e-9
     y[:, 1] = 1
-    found = probe.auc(x, y, test_x, test_y)
-    without = probe.auc(np.delete(x, 3, 1), y, np.delete(test_x, 3, 1), test_y)
+    found = linear_probe.auc(x, y, test_x, test_y)
+    without = linear_probe.auc(np.delete(x, 3, 1), y, np.delete(test_x, 3, 1), test_y)
     assert found.per_label[0] == pytest.approx(without.per_label[0], abs=1e-9)
     assert np.isnan(found.per_label[1])
     assert found.macro == found.per_label[0]
@@ -79,13 +79,13 @@ def test_absent_class_and_dead_feature() -> None:
 def test_too_few_training_rows(n: int) -> None:
     x, y = _features(n)
     y[:] = 0
-    assert np.isnan(probe.auc(x, y, *_features(20, seed=1)).macro)
+    assert np.isnan(linear_probe.auc(x, y, *_features(20, seed=1)).macro)
 
 
 def test_needs_both_parts_of_the_validation_split() -> None:
     x, y = _features(20)
     with pytest.raises(ValueError, match="both"):
-        probe.auc(x, y, x, y, val_x=x)
+        linear_probe.auc(x, y, x, y, val_x=x)
 
 
 def test_two_thousand_cases_take_seconds() -> None:
@@ -93,5 +93,5 @@ def test_two_thousand_cases_take_seconds() -> None:
     x = rng.normal(size=(2000, 128))
     y = (x[:, :5] + rng.normal(size=(2000, 5)) > 0).astype(float)
     start = time.monotonic()
-    assert probe.auc(x, y, x, y).macro > 0.7
+    assert linear_probe.auc(x, y, x, y).macro > 0.7
     assert time.monotonic() - start < 30

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import top_k_accuracy_score
 
-from unimedi_jax.evals import retrieval
+from unimedi_jax.metrics import retrieval
 
 
 def _pairs(n: int, seed: int = 0, noise: float = 1.5) -> tuple[np.ndarray, np.ndarray]:

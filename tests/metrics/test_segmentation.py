@@ -9,8 +9,8 @@ from monai.inferers import sliding_window_inference
 from monai.losses import DiceCELoss
 from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surface_dice
 
-from unimedi_jax.downstream import losses
-from unimedi_jax.evals import segmentation, sliding
+from unimedi_jax.evaluation import dense_losses, sliding
+from unimedi_jax.metrics import segmentation
 
 
 def _ball(centre, radius, shape=(12, 20, 20)):
@@ -27,9 +27,7 @@ def test_empty_masks_follow_the_stated_rule():
         (nothing, ball, (0, diagonal, 0)),
         (ball, ball, (1, 0, 1)),
     ):
-        values, present = segmentation.case(
-            truth.astype(np.uint8), found.astype(np.uint8), 1, spacing, tolerance=1.0
-        )  # fmt: skip
+        values, present = segmentation.case(truth.astype(np.uint8), found.astype(np.uint8), 1, spacing, tolerance=1.0)
         assert values[0] == pytest.approx(expected)
         assert present[0] == truth.any()
 
@@ -109,10 +107,10 @@ def test_losses_equal_monai_and_the_formula():
     logits, mask = rng.normal(size=(2, 3, 4, 5, 4)).astype(np.float32), rng.integers(0, 4, (2, 3, 4, 5))
     judge = DiceCELoss(to_onehot_y=True, softmax=True, squared_pred=True, smooth_nr=0.0, smooth_dr=1e-6)
     expected = judge(torch.tensor(logits).permute(0, 4, 1, 2, 3), torch.tensor(mask)[:, None])
-    assert float(jax.jit(losses.exclusive)(logits, mask)) == pytest.approx(float(expected), abs=1e-5)
+    assert float(jax.jit(dense_losses.exclusive)(logits, mask)) == pytest.approx(float(expected), abs=1e-5)
     x, y = rng.normal(size=(2, 6, 6)).astype(np.float32), (rng.random((2, 6, 6)) < 0.3).astype(np.float32)
     p = 1 / (1 + np.exp(-x))
     right = np.where(y == 1, p, 1 - p)
     focal = -((1 - right) ** 2 * np.log(right)).mean()
     dice = (2 * (p * y).sum() + 1) / (p.sum() + y.sum() + 1)
-    assert float(jax.jit(losses.binary)(x, y)) == pytest.approx(10 * focal - np.log(dice), abs=1e-4)
+    assert float(jax.jit(dense_losses.binary)(x, y)) == pytest.approx(10 * focal - np.log(dice), abs=1e-4)

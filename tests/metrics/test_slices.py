@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from unimedi_jax.evals import slices
+from unimedi_jax.metrics import slices
 
 
 def test_random_rates_of_the_paper() -> None:

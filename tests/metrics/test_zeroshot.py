@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from unimedi_jax.evals import zeroshot
+from unimedi_jax.metrics import zeroshot
 
 
 def test_images_on_the_prompts_are_told_apart() -> None:

@@ -8,7 +8,7 @@ from jax import numpy as jnp
 from torch import nn
 from torch.nn import functional
 
-from unimedi_jax.downstream import yolo
+from unimedi_jax.evaluation import yolo
 from unimedi_jax.models import detector
 
 GRID = (7, 5)  # odd: the coarse map has a last row of its own

@@ -32,9 +32,12 @@ def projections(random_tree):
     ours = heads.Projection(8, hidden=24, dtype=jnp.float32)
     params = random_tree(ours.init(jax.random.key(0), jnp.zeros((6, 16)))["params"])
     theirs = torch.nn.Sequential(
-        torch.nn.Linear(16, 24), torch.nn.BatchNorm1d(24), torch.nn.ReLU(),
-        torch.nn.Linear(24, 8), torch.nn.BatchNorm1d(8, affine=False),
-    )  # fmt: skip
+        torch.nn.Linear(16, 24),
+        torch.nn.BatchNorm1d(24),
+        torch.nn.ReLU(),
+        torch.nn.Linear(24, 8),
+        torch.nn.BatchNorm1d(8, affine=False),
+    )
     with torch.no_grad():
         for layer, name in ((theirs[0], "fc1"), (theirs[3], "fc2")):
             layer.weight.copy_(tensor(params[name]["kernel"].T))
@@ -46,10 +49,10 @@ def projections(random_tree):
 
 def test_projection_equals_torch(projections) -> None:
     ours, params, theirs = projections
-    x, stats = inputs(6, 16), {
-        "norm1": {"mean": jnp.zeros(24), "var": jnp.ones(24)},
-        "norm2": {"mean": jnp.zeros(8), "var": jnp.ones(8)},
-    }  # fmt: skip
+    x, stats = (
+        inputs(6, 16),
+        {"norm1": {"mean": jnp.zeros(24), "var": jnp.ones(24)}, "norm2": {"mean": jnp.zeros(8), "var": jnp.ones(8)}},
+    )
     variables = {"params": params, "batch_stats": stats}
     found, updated = jax.jit(lambda *given: ours.apply(*given, True, mutable=["batch_stats"]))(variables, x)
     expected = functional.normalize(theirs(tensor(x)), dim=-1)

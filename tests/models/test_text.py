@@ -6,7 +6,7 @@ import pytest
 from jax import numpy as jnp
 
 from unimedi_jax import trees
-from unimedi_jax.models import text, unimedi
+from unimedi_jax.models import text, towers
 
 torch = pytest.importorskip("torch")
 DEPTH, WIDTH, HEADS, MLP, VOCABULARY = 3, 32, 4, 64, 60
@@ -18,9 +18,14 @@ def bert():
 
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=VOCABULARY, hidden_size=WIDTH, num_hidden_layers=DEPTH, num_attention_heads=HEADS,
-        intermediate_size=MLP, max_position_embeddings=40, attn_implementation="eager",
-    )  # fmt: skip
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        num_hidden_layers=DEPTH,
+        num_attention_heads=HEADS,
+        intermediate_size=MLP,
+        max_position_embeddings=40,
+        attn_implementation="eager",
+    )
     model = BertModel(config, add_pooling_layer=False).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -46,10 +51,7 @@ def params(bert):
         return {
             "attention": {"qkv": qkv, "out": dense(f"{start}.attention.output.dense")},
             "norm1": norm(f"{start}.attention.output.LayerNorm"),
-            "mlp": {
-                "fc1": dense(f"{start}.intermediate.dense"),
-                "fc2": dense(f"{start}.output.dense"),
-            },
+            "mlp": {"fc1": dense(f"{start}.intermediate.dense"), "fc2": dense(f"{start}.output.dense")},
             "norm2": norm(f"{start}.output.LayerNorm"),
         }
 
@@ -129,8 +131,8 @@ def test_the_dropout_path_is_the_same_attention(params, reports) -> None:
 
 
 def test_counts_of_bert_base() -> None:
-    model = unimedi.make(vocab_size=28996)
-    shapes = jax.eval_shape(lambda: unimedi.init(model, jax.random.key(0)))["params"]["report"]
+    model = towers.make(vocab_size=28996)
+    shapes = jax.eval_shape(lambda: towers.init(model, jax.random.key(0)))["params"]["report"]
     embeddings = ("words", "positions", "segments", "norm")
     assert sum(trees.count(shapes[name]) for name in embeddings) == 22_665_216
     assert trees.count(shapes["layers"]) == 12 * 7_087_872

@@ -6,13 +6,22 @@ import pytest
 from jax import numpy as jnp
 
 from unimedi_jax import patches, trees
-from unimedi_jax.models import inputs, sizes, unimedi
+from unimedi_jax.models import inputs, sizes, towers
 
 LAYER = {
-    "attention/out/bias", "attention/out/kernel", "attention/qkv/bias", "attention/qkv/kernel",
-    "mlp/fc1/bias", "mlp/fc1/kernel", "mlp/fc2/bias", "mlp/fc2/kernel",
-    "norm1/bias", "norm1/scale", "norm2/bias", "norm2/scale",
-}  # fmt: skip
+    "attention/out/bias",
+    "attention/out/kernel",
+    "attention/qkv/bias",
+    "attention/qkv/kernel",
+    "mlp/fc1/bias",
+    "mlp/fc1/kernel",
+    "mlp/fc2/bias",
+    "mlp/fc2/kernel",
+    "norm1/bias",
+    "norm1/scale",
+    "norm2/bias",
+    "norm2/scale",
+}
 DENSE = {"bias", "kernel"}
 PROJECTION = {"fc1/bias", "fc1/kernel", "fc2/bias", "fc2/kernel", "norm1/bias", "norm1/scale"}
 HEAD = {f"{name}/{part}" for name in ("fc1", "fc2", "fc3") for part in DENSE} | {"last_layer"}
@@ -22,17 +31,22 @@ PATHS = {
     *(f"{side}/{name}" for side in ("project_image", "project_report") for name in PROJECTION),
     *(f"report/layers/{name}" for name in LAYER),
     *(f"report/norm/{name}" for name in ("bias", "scale")),
-    "report/words/embedding", "report/positions/embedding", "report/segments",
+    "report/words/embedding",
+    "report/positions/embedding",
+    "report/segments",
     *(f"vision/trunk/blocks/{name}" for name in LAYER),
     *(f"vision/trunk/norm/{name}" for name in ("bias", "scale")),
     *(f"vision/patch_{rank}d/{name}" for rank in (2, 3) for name in DENSE),
-    "vision/cls", "vision/mask_token",
-    "vision/position_cls", "vision/position_2d", "vision/position_3d",
-}  # fmt: skip
+    "vision/cls",
+    "vision/mask_token",
+    "vision/position_cls",
+    "vision/position_2d",
+    "vision/position_3d",
+}
 WINDOW = (-1000.0, 1000.0)
 
 
-def run(model: unimedi.UniMedI, variables, *args, method: str):
+def run(model: towers.UniMedI, variables, *args, method: str):
     return jax.jit(lambda v, a: model.apply(v, *a, method=method))(variables, args)
 
 
@@ -46,7 +60,7 @@ def test_paths_of_the_parameters(tiny_variables) -> None:
 
 def test_options_add_and_remove_parameters(make_tiny) -> None:
     model = make_tiny(projection="linear", type_embedding=True, slice_embedding=True)
-    variables = jax.eval_shape(lambda: unimedi.init(model, jax.random.key(0)))
+    variables = jax.eval_shape(lambda: towers.init(model, jax.random.key(0)))
     added = {f"vision/{name}" for name in ("type_2d", "type_3d", "depth_of_slice")}
     found = set(trees.names(variables["params"]))
     assert found - PATHS == added | {f"project_{side}/fc/kernel" for side in ("image", "report")}
@@ -56,7 +70,7 @@ def test_options_add_and_remove_parameters(make_tiny) -> None:
 
 def test_parameters_are_float32_whatever_the_arithmetic(make_tiny) -> None:
     model = make_tiny(dtype="bfloat16")
-    variables = jax.eval_shape(lambda: unimedi.init(model, jax.random.key(0)))
+    variables = jax.eval_shape(lambda: towers.init(model, jax.random.key(0)))
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
 

@@ -6,7 +6,7 @@ import pytest
 from jax import numpy as jnp
 
 from unimedi_jax import patches, trees
-from unimedi_jax.models import sizes, unimedi, vision
+from unimedi_jax.models import sizes, towers, vision
 
 torch = pytest.importorskip("torch")
 functional = torch.nn.functional
@@ -18,7 +18,7 @@ def tensor(x) -> "torch.Tensor":
 
 
 @pytest.fixture(scope="module")
-def model(make_tiny) -> unimedi.UniMedI:
+def model(make_tiny) -> towers.UniMedI:
     return make_tiny(size=sizes.Size(WIDTH, DEPTH, HEADS, 64))
 
 
@@ -39,9 +39,8 @@ def run(tower: vision.VisionTower, params, *args, method: str):
 def torch_vit(params) -> torch.nn.TransformerEncoder:
     """PyTorch's own pre-norm encoder with the tower's weights."""
     layer = torch.nn.TransformerEncoderLayer(
-        WIDTH, HEADS, 64, dropout=0.0, activation="gelu", layer_norm_eps=1e-6,
-        batch_first=True, norm_first=True,
-    )  # fmt: skip
+        WIDTH, HEADS, 64, dropout=0.0, activation="gelu", layer_norm_eps=1e-6, batch_first=True, norm_first=True
+    )
     norm = torch.nn.LayerNorm(WIDTH, eps=1e-6)
     encoder = torch.nn.TransformerEncoder(layer, DEPTH, norm, enable_nested_tensor=False)
     copies = {
@@ -115,9 +114,9 @@ def test_scores_change_nothing_else(model, params, tokens) -> None:
 def test_ways_to_compute_the_layers_keep_values_and_gradients(make_tiny, params, tokens) -> None:
     def of(**way) -> tuple:
         tower = make_tiny(size=sizes.Size(WIDTH, DEPTH, HEADS, 64), **way).vision
-        return jax.jit(
-            jax.value_and_grad(lambda p: jnp.sum(run(tower, p, tokens, method="encode").patches ** 2))
-        )(params)  # fmt: skip
+        return jax.jit(jax.value_and_grad(lambda p: jnp.sum(run(tower, p, tokens, method="encode").patches ** 2)))(
+            params
+        )
 
     kept = of()
     for way in ({"remat": "dots"}, {"remat": "full"}, {"layers": "unrolled"}, {"layers": "unrolled", "remat": "dots"}):
@@ -139,9 +138,8 @@ def test_volume_tokens_are_a_convolution_plus_positions(model, params) -> None:
     volume = np.random.default_rng(0).uniform(-1, 1, (2, 16, 32, 32)).astype(np.float32)
     kernel = params["patch_3d"]["kernel"].T.reshape(WIDTH, 1, 4, 16, 16)
     theirs = functional.conv3d(
-        tensor(volume[:, None]), tensor(kernel), tensor(params["patch_3d"]["bias"]),
-        stride=(4, 16, 16),
-    )  # fmt: skip
+        tensor(volume[:, None]), tensor(kernel), tensor(params["patch_3d"]["bias"]), stride=(4, 16, 16)
+    )
     theirs = theirs.flatten(2).transpose(1, 2).numpy() + params["position_3d"].reshape(1, 16, WIDTH)
     voxels = jnp.asarray(patches.patchify(volume, (4, 16, 16)))
     found = run(model.vision, params, voxels, method="embed_volume")
@@ -219,8 +217,8 @@ def test_type_and_slice_embeddings_are_added(make_tiny, random_params) -> None:
 
 
 def test_counts_of_vit_b() -> None:
-    model = unimedi.make(vocab_size=100)
-    shapes = jax.eval_shape(lambda: unimedi.init(model, jax.random.key(0)))["params"]["vision"]
+    model = towers.make(vocab_size=100)
+    shapes = jax.eval_shape(lambda: towers.init(model, jax.random.key(0)))["params"]["vision"]
     assert trees.count(shapes["trunk"]["blocks"]) == 12 * 7_087_872
     assert trees.count(shapes["patch_3d"]) == 787_200
     assert trees.count(shapes["position_3d"]) == 393_216
@@ -253,7 +251,7 @@ def test_sincos_positions_are_alike_by_their_distance_alone(grid: tuple[int, ...
 
 
 def test_position_tables_start_as_told(make_tiny) -> None:
-    batch = unimedi.example_batch(make_tiny())
+    batch = towers.example_batch(make_tiny())
     model = make_tiny(size=sizes.Size(WIDTH, 1, 4, 64), position_init="sincos")
     params = jax.jit(lambda: model.init(jax.random.key(0), batch, method="touch_all"))()["params"]["vision"]
     for name, grid in (("position_2d", model.vision.image_grid), ("position_3d", model.vision.volume_grid)):

@@ -146,9 +146,16 @@ def test_a_view_of_everything_is_the_sample(tiny, random_params, make_batch, nam
 
 @pytest.mark.parametrize(
     "settings",
-    [{"crop_scale": (0.0, 1.0)}, {"crop_scale": (0.6, 0.5)}, {"crop_scale": (0.5, 1.1)}, {"crop_aspect": 0.9},
-     {"brightness": -0.1}, {"contrast": 1.0}, {"noise": -0.1}],
-)  # fmt: skip
+    [
+        {"crop_scale": (0.0, 1.0)},
+        {"crop_scale": (0.6, 0.5)},
+        {"crop_scale": (0.5, 1.1)},
+        {"crop_aspect": 0.9},
+        {"brightness": -0.1},
+        {"contrast": 1.0},
+        {"noise": -0.1},
+    ],
+)
 def test_settings_that_make_no_sense_are_refused(settings: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         crops.Settings(**settings)

@@ -35,10 +35,12 @@ def test_the_loss_over_views_equals_torch() -> None:
     centre = rng.standard_normal(7).astype(np.float32)
     theirs = torch.tensor(student, requires_grad=True)
     log_shares = [torch.log_softmax(view / 0.1, dim=-1) for view in theirs.unbind(dim=1)]
-    targets = [torch.softmax((torch.tensor(view) - torch.tensor(centre)) / 0.05, dim=-1) for view in
-               teacher.swapaxes(0, 1)]  # fmt: skip
-    terms = [-(target * view).sum(dim=-1) for i, target in enumerate(targets) for j, view in enumerate(log_shares)
-             if i != j]  # fmt: skip
+    targets = [
+        torch.softmax((torch.tensor(view) - torch.tensor(centre)) / 0.05, dim=-1) for view in teacher.swapaxes(0, 1)
+    ]
+    terms = [
+        -(target * view).sum(dim=-1) for i, target in enumerate(targets) for j, view in enumerate(log_shares) if i != j
+    ]
     assert len(terms) == 6
     expected = sum(terms) / 6
     expected.sum().backward()

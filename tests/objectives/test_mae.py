@@ -79,8 +79,12 @@ def test_one_modality_or_both(model, params, make_batch, xrays: int, cts: int) -
     assert float(metrics["loss/mim"].weight) == xrays + cts
     reached = {part: any(leaf.any() for leaf in jax.tree.leaves(grad)) for part, grad in grads.items()}
     assert reached == {
-        "vision": True, "report": False, "project_image": False, "project_report": False, "head_decoder": True,
-    }  # fmt: skip
+        "vision": True,
+        "report": False,
+        "project_image": False,
+        "project_report": False,
+        "head_decoder": True,
+    }
     decoder = grads["head_decoder"]
     assert decoder["mask_token"].any()
     assert decoder["pixels_xray"]["kernel"].any() == (xrays > 0)

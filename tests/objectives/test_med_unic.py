@@ -54,9 +54,12 @@ def test_the_projection_is_torch_s_in_training(draw, random_tree) -> None:
     params = random_tree(jax.eval_shape(head.init, jax.random.key(0), x))["params"]
     found = jax.jit(head.apply)({"params": params}, x)
     twin = torch.nn.Sequential(
-        torch.nn.Linear(5, 7), torch.nn.BatchNorm1d(7), torch.nn.ReLU(),
-        torch.nn.Linear(7, 3), torch.nn.BatchNorm1d(3, affine=False),
-    )  # fmt: skip
+        torch.nn.Linear(5, 7),
+        torch.nn.BatchNorm1d(7),
+        torch.nn.ReLU(),
+        torch.nn.Linear(7, 3),
+        torch.nn.BatchNorm1d(3, affine=False),
+    )
     for module, name in ((twin[0], "fc1"), (twin[3], "fc2")):
         module.weight.data = torch.tensor(np.asarray(params[name]["kernel"].T))
         module.bias.data = torch.tensor(np.asarray(params[name]["bias"]))

@@ -135,9 +135,15 @@ def test_known_values_of_prototype_alignment() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"temperature": 0.0}, {"local_temperature": -1.0}, {"prototype_temperature": 0.0}, {"epsilon": 0.0},
-     {"prototypes": 0}, {"sinkhorn_iterations": 0}],
-)  # fmt: skip
+    [
+        {"temperature": 0.0},
+        {"local_temperature": -1.0},
+        {"prototype_temperature": 0.0},
+        {"epsilon": 0.0},
+        {"prototypes": 0},
+        {"sinkhorn_iterations": 0},
+    ],
+)
 def test_a_wrong_setting_is_refused(settings: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         mgca.Objective(**settings)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from unimedi_jax.errors import UserError
-from unimedi_jax.input import tokenizer
+from data.errors import UserError
+from data.reports import tokenizer
 from unimedi_jax.models import sizes
 from unimedi_jax.objectives import mae, mrm
 from unimedi_jax.objectives.mrm import Objective
@@ -104,9 +104,14 @@ def test_where_gradients_go(model, params, make_batch, xrays: int, cts: int, wei
     assert float(value) == pytest.approx(total, rel=1e-5)
     reached = {part: any(leaf.any() for leaf in jax.tree.leaves(grad)) for part, grad in grads.items()}
     assert reached == {
-        "vision": True, "report": True, "project_image": False, "project_report": False,
-        "head_decoder": weight_mim > 0, "head_context": True, "head_words": True,
-    }  # fmt: skip
+        "vision": True,
+        "report": True,
+        "project_image": False,
+        "project_report": False,
+        "head_decoder": weight_mim > 0,
+        "head_context": True,
+        "head_words": True,
+    }
     # Without the images' own loss too: the reports teach the ViT.
     assert grads["vision"]["patch_2d" if xrays else "patch_3d"]["kernel"].any()
     assert grads["report"]["words"]["embedding"][objective.mask_id].any()

@@ -6,9 +6,9 @@ import jax
 import pytest
 
 from configs import pretrain, systems
+from data.errors import UserError
 from unimedi_jax import objectives, sharding
-from unimedi_jax.errors import UserError
-from unimedi_jax.models import unimedi
+from unimedi_jax.models import towers
 from unimedi_jax.train import program as programs
 
 EVERYWHERE = [*systems.SYSTEMS, "mae,xray_only", "simmim,ct_only", "clip,xray_only", "unimiss,ct_only"]
@@ -29,7 +29,7 @@ def test_the_step_takes_shape_in_the_small_run(name: str) -> None:
     config = pretrain.get_config(f"demo,{name}")
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     what = programs.make(config, vocab_size=200, mesh=mesh)
-    batch = unimedi.example(what.model, dict(config.batch), 64, jax.NamedSharding(mesh, jax.P(("data", "fsdp"))))
+    batch = towers.example(what.model, dict(config.batch), 64, jax.NamedSharding(mesh, jax.P(("data", "fsdp"))))
     state, metrics = jax.eval_shape(what.step, what.abstract, batch)
     alike = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), state, what.abstract)
     assert all(jax.tree.leaves(alike))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from unimedi_jax.models import sizes, unimedi
+from unimedi_jax.models import sizes, towers
 from unimedi_jax.objectives import siglip
 
 SCALE, BIAS = 7.0, -3.0
@@ -121,7 +121,7 @@ def run(model, random_params, make_batch):
 
 
 def test_scale_and_bias_start_where_the_paper_does(model) -> None:
-    params = jax.jit(lambda: unimedi.init(model, jax.random.key(0)))()["params"]
+    params = jax.jit(lambda: towers.init(model, jax.random.key(0)))()["params"]
     assert float(params["head_scale"]["log"]) == pytest.approx(np.log(10))
     assert float(params["head_bias"]["value"]) == -10
 

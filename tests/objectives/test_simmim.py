@@ -81,9 +81,13 @@ def test_one_modality_or_both(model, params, make_batch, xrays: int, cts: int) -
     assert float(value) == pytest.approx(np.mean(each), rel=1e-4)
     reached = {part: any(leaf.any() for leaf in jax.tree.leaves(grad)) for part, grad in grads.items()}
     assert reached == {
-        "vision": True, "report": False, "project_image": False, "project_report": False,
-        "head_pixels_xray": xrays > 0, "head_pixels_ct": cts > 0,
-    }  # fmt: skip
+        "vision": True,
+        "report": False,
+        "project_image": False,
+        "project_report": False,
+        "head_pixels_xray": xrays > 0,
+        "head_pixels_ct": cts > 0,
+    }
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
     assert grads["vision"]["mask_token"].any()
 

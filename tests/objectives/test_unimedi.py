@@ -41,9 +41,8 @@ def loss(model, objective: Objective):
 
     def run(params, teacher, stats, batch):
         return objectives.unimedi_loss(
-            params, teacher, stats, batch, jax.random.key(3), jnp.int32(0),
-            model=model, objective=objective,
-        )  # fmt: skip
+            params, teacher, stats, batch, jax.random.key(3), jnp.int32(0), model=model, objective=objective
+        )
 
     return jax.jit(run)
 
@@ -106,12 +105,7 @@ def test_lengths_of_the_sequences(tiny, networks, make_batch, name: str, setting
 
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [
-        ("xray", {}),
-        ("xray", {"mask_mode": "mask_token"}),
-        ("ct", {"mask_ratio": 0.75}),
-        ("ct", {"mask_scope": "part"}),
-    ],
+    [("xray", {}), ("xray", {"mask_mode": "mask_token"}), ("ct", {"mask_ratio": 0.75}), ("ct", {"mask_scope": "part"})],
 )
 def test_the_student_sees_cls_and_the_best_scored_tokens(tiny, networks, make_batch, name: str, settings: dict) -> None:
     student, teacher, _ = networks
@@ -243,9 +237,12 @@ def test_the_loss_is_put_together_from_its_parts(tiny, networks, make_batch, by_
     """Sums, means and centres once more, in numpy, from what student and teacher say."""
     student, teacher, stats = networks
     objective = Objective(
-        weight_vl=0.5, weight_icl=2.0, weight_pcl=3.0,
-        teacher_temperature_patch=(0.05, 0.07), centre_by_modality=by_modality,
-    )  # fmt: skip
+        weight_vl=0.5,
+        weight_icl=2.0,
+        weight_pcl=3.0,
+        teacher_temperature_patch=(0.05, 0.07),
+        centre_by_modality=by_modality,
+    )
     batch = make_batch(tiny, 3, 2)
     value, (metrics, after) = loss(tiny, objective)(student, teacher, stats, batch)
 
@@ -365,9 +362,15 @@ def test_the_teachers_temperature_warms_up(warmup: int, step: int, patch: float)
 
 @pytest.mark.parametrize(
     "settings",
-    [{"mask_mode": "x"}, {"mask_by": "x"}, {"mask_scope": "x"}, {"slices_by": "x"},
-     {"mask_ratio": 1.0}, {"mask_ratio": -0.1}],
-)  # fmt: skip
+    [
+        {"mask_mode": "x"},
+        {"mask_by": "x"},
+        {"mask_scope": "x"},
+        {"slices_by": "x"},
+        {"mask_ratio": 1.0},
+        {"mask_ratio": -0.1},
+    ],
+)
 def test_settings_that_do_not_exist_are_refused(settings: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         Objective(**settings)

@@ -7,7 +7,7 @@ import numpy as np
 from flax import linen as nn
 from jax import numpy as jnp
 
-from unimedi_jax.models import unimedi, vision
+from unimedi_jax.models import towers, vision
 
 
 class Networks(NamedTuple):
@@ -18,16 +18,16 @@ class Networks(NamedTuple):
     stats: dict
 
 
-def networks(model: unimedi.UniMedI, objective, random_tree) -> Networks:
+def networks(model: towers.UniMedI, objective, random_tree) -> Networks:
     """A random student, a teacher that disagrees with it, and statistics as at the start."""
-    shapes = jax.eval_shape(lambda: unimedi.init(model, jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: towers.init(model, jax.random.key(0)))
     params = random_tree(shapes["params"])
     teacher = random_tree({part: params[part] for part in objective.teacher}, around=0.8)
     norms = jax.tree.map(lambda x: np.ones(x.shape, np.float32), shapes.get("batch_stats", {}))
     return Networks(params, teacher, {"batch_stats": norms, **objective.stats(model)})
 
 
-def loss(model: unimedi.UniMedI, objective):
+def loss(model: towers.UniMedI, objective):
     """The objective as a function of (params, teacher, stats, batch), always with the same key."""
 
     def run(params, teacher, stats, batch):
@@ -36,7 +36,7 @@ def loss(model: unimedi.UniMedI, objective):
     return run
 
 
-def gradients(model: unimedi.UniMedI, objective, given: Networks, batch) -> tuple:
+def gradients(model: towers.UniMedI, objective, given: Networks, batch) -> tuple:
     """Of one mixed batch: the loss, metrics, new statistics, the student's gradient.
 
     Checks what holds for each of them: all is finite, the statistics keep their form, nothing reaches the teacher.
@@ -60,7 +60,7 @@ def reached(gradient) -> set[str]:
     return {name for name, part in parts.items() if any(leaf.any() for leaf in jax.tree.leaves(part))}
 
 
-def alone(model: unimedi.UniMedI, objective, given: Networks, batch) -> dict[str, set[str]]:
+def alone(model: towers.UniMedI, objective, given: Networks, batch) -> dict[str, set[str]]:
     """Each modality by itself: finite, and the names of its metrics."""
     found = {}
     for name in batch:
@@ -71,7 +71,7 @@ def alone(model: unimedi.UniMedI, objective, given: Networks, batch) -> dict[str
     return found
 
 
-def passes(model: unimedi.UniMedI, objective, given: Networks, batch) -> list[tuple[int, int]]:
+def passes(model: towers.UniMedI, objective, given: Networks, batch) -> list[tuple[int, int]]:
     """Rows and lengths of all sequences that go through the ViT, shortest and fewest first."""
     seen = []
 

@@ -3,8 +3,8 @@ import json
 import pytest
 
 from configs import inspect as inspect_config
-from data import contracts
-from unimedi_jax.errors import UserError
+from data.build import contracts
+from data.errors import UserError
 from unimedi_jax.report import inspection
 
 CONTRACT = {

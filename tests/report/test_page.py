@@ -77,10 +77,7 @@ def filled() -> content.PageContent:
     return content.PageContent(
         name="run <1>",
         config={"seed": 0, "data": {"name": "a&b", "path": "https://example.org/x"}},
-        contract={
-            "labels": ["nodule", "a<b"],
-            "splits": {"xray": {"train": 12, "test": 3}, "ct": {"train": 4}},
-        },
+        contract={"labels": ["nodule", "a<b"], "splits": {"xray": {"train": 12, "test": 3}, "ct": {"train": 4}}},
         metrics=metrics,
         tables=tables.result_tables(metrics, ["nodule", "a<b"]),
         embedding=content.EmbeddingMap(
@@ -103,10 +100,7 @@ def filled() -> content.PageContent:
                 "X-ray",
                 image,
                 SECRET,
-                [
-                    content.Retrieved(SECRET, 0.9, True),
-                    content.Retrieved("Clear lungs.", 0.4, False),
-                ],
+                [content.Retrieved(SECRET, 0.9, True), content.Retrieved("Clear lungs.", 0.4, False)],
             )
         ],
         notes=["X-ray, a<b: the prompt pair may be inverted."],

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from unimedi_jax.evals import auroc, gap, retrieval, slices
+from unimedi_jax.metrics import auroc, gap, retrieval, slices
 from unimedi_jax.report import tables
 
 LABELS = ["nodule", "pleural_effusion"]
@@ -48,17 +48,14 @@ def test_every_cell_of_a_whole_run_has_its_number() -> None:
         "test/gap/xray_ct/separation",
         "test/gap/images/distance",
         "test/gap/images/accuracy",
-    }  # fmt: skip
+    }
     assert len(measured) == 7 + 2 * (3 * 2 + 2 * 2) + 4 * 5 + 3 * 3 + 3
     assert all(cell.beside in line for cell in measured if cell.beside)
 
 
 def test_only_what_was_measured_is_shown() -> None:
     found = tables.result_tables([{"step": 1, "test/xray/zeroshot/macro": 0.7}], LABELS)
-    assert [table.title for table in found] == [
-        "Held-out patients at a glance",
-        "X-ray: AUC by finding",
-    ]
+    assert [table.title for table in found] == ["Held-out patients at a glance", "X-ray: AUC by finding"]
     assert found[0].columns == ("", "Zero-shot AUC")
     assert [row.name for row in found[0].rows] == ["X-ray"]
     assert tables.result_tables([{"step": 1, "loss": 2.0}], LABELS) == []

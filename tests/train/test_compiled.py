@@ -7,7 +7,7 @@ import pytest
 
 from configs import pretrain
 from unimedi_jax import flops, hlo, optim
-from unimedi_jax.models import sizes, unimedi
+from unimedi_jax.models import sizes, towers
 from unimedi_jax.objectives import make as make_objective
 from unimedi_jax.train import state, step
 
@@ -24,17 +24,16 @@ class Step:
     def __init__(self) -> None:
         config = pretrain.get_config()
         goal = make_objective(**config.objective)
-        model = unimedi.make(vocab_size=28_996, **{**config.model, "attention": "xla", "layers": "scanned"})
+        model = towers.make(vocab_size=28_996, **{**config.model, "attention": "xla", "layers": "scanned"})
         self.model = model.clone(head=goal.heads(model))
         tx, schedule = optim.make(steps=config.steps, **config.optim)
         self.state = jax.eval_shape(state.make_init(self.model, tx, goal), jax.random.key(0))
         train_step = step.make_train_step(
-            self.model, tx, objective=goal, schedule=schedule,
-            ema=optim.ema_schedule(**config.ema, steps=config.steps),
-        )  # fmt: skip
+            self.model, tx, objective=goal, schedule=schedule, ema=optim.ema_schedule(**config.ema, steps=config.steps)
+        )
         batch = {
             name: jax.tree.map(lambda x, rows=ROWS[name]: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), part)
-            for name, part in unimedi.example_batch(self.model, LENGTH).items()
+            for name, part in towers.example_batch(self.model, LENGTH).items()
         }
         self.compiled = jax.jit(train_step, donate_argnames="state").lower(self.state, batch).compile()
         self.program = hlo.parse(self.compiled.as_text())
@@ -73,7 +72,9 @@ def test_the_student_alone_keeps_activations(paper: Step, tokens: int, kept: boo
     rows = (TEACHER | STUDENT)[tokens]
     least = SIZE.depth * rows * tokens * SIZE.width
     stacks = [
-        shape.sizes for one in paper.made for shape in one.shapes
+        shape.sizes
+        for one in paper.made
+        for shape in one.shapes
         if shape.sizes[:1] == (SIZE.depth,) and shape.sizes.count(tokens) == 1 and math.prod(shape.sizes) >= least
-    ]  # fmt: skip
+    ]
     assert bool(stacks) == kept, stacks

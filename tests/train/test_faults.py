@@ -28,9 +28,7 @@ def test_a_run_that_is_hurt_again_and_again_ends_as_if_nothing_had_happened(alon
     environment = {"FAULTS_IDS": str(tmp_path / "ids"), "FAULTS_CLOCK": "1"}
 
     def go(moment: str = "training", signals: str = "", readers: int = 0, **more: str) -> tuple[int, str]:
-        process = injuries.start(
-            records_dir, workdir, f"--config.input.processes={readers}", **environment, **more
-        )  # fmt: skip
+        process = injuries.start(records_dir, workdir, f"--config.input.processes={readers}", **environment, **more)
         code, log = injuries.watch(process, moment, injuries.SIGNALS.get(signals, []), rng)
         assert "Traceback" not in log
         found = campaign.observe(workdir, tmp_path / "ids")

@@ -61,9 +61,14 @@ def test_a_run_repeats_itself_to_the_bit(records_dir, tmp_path) -> None:
 
     def train(name: str, until: int) -> campaign.Seen:
         process = injuries.start(
-            records_dir, tmp_path / name, "--config.checkpoint.keep_every=1", "--config.model.dtype=bfloat16",
-            "--config.evals.every=100", FAULTS_IDS=str(tmp_path / f"{name}.ids"), **GPU,
-        )  # fmt: skip
+            records_dir,
+            tmp_path / name,
+            "--config.checkpoint.keep_every=1",
+            "--config.model.dtype=bfloat16",
+            "--config.evals.every=100",
+            FAULTS_IDS=str(tmp_path / f"{name}.ids"),
+            **GPU,
+        )
         log = []
         with process:
             for line in process.stderr:

@@ -7,7 +7,7 @@ import pytest
 from jax import numpy as jnp
 
 from unimedi_jax import sharding, trees
-from unimedi_jax.models import unimedi
+from unimedi_jax.models import towers
 from unimedi_jax.objectives.unimedi import Objective
 from unimedi_jax.train import gradcache
 
@@ -30,7 +30,7 @@ def given(tiny, tiny_variables, random_tree, make_batch):
     return (student, teacher, stats), make_batch(tiny, 32, 16)
 
 
-def compiled(model: unimedi.UniMedI, given, parts: int, settings: dict) -> jax.stages.Compiled:
+def compiled(model: towers.UniMedI, given, parts: int, settings: dict) -> jax.stages.Compiled:
     objective = Objective(weight_vl=0.5, weight_icl=2.0, weight_pcl=3.0, **settings)
 
     def run(trees, batch):

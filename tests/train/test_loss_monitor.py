@@ -6,9 +6,9 @@ import jax
 import pytest
 from jax import numpy as jnp
 
-from unimedi_jax.errors import UserError
-from unimedi_jax.metrics import Mean
-from unimedi_jax.train.guard import Done, Guard, SpikedError, record_ids
+from data.errors import UserError
+from unimedi_jax.mean import Mean
+from unimedi_jax.train.loss_monitor import Done, Guard, SpikedError, record_ids
 
 
 def done(step: int, loss: float, in_a_row: int = 0) -> Done:

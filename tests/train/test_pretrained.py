@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from unimedi_jax.convert import export, loaded
-from unimedi_jax.errors import UserError
+from data.errors import UserError
+from unimedi_jax.export import export
+from unimedi_jax.inference import pretrained
 from unimedi_jax.train import setup
 from unimedi_jax.train import state as states
 
@@ -16,11 +17,18 @@ from unimedi_jax.train import state as states
 def test_an_export_starts_a_run(config, tmp_path, monkeypatch):
     job = setup.make(config, tmp_path / "first")
     first = job.init(jax.random.key(1))
-    trained = loaded.Trained(
-        pathlib.Path("nowhere"), job.model, states.variables(first), job.reports, job.config,
-        {found.name: found.contract for found, _ in job.sets}, {}, "student", 3,
-    )  # fmt: skip
-    monkeypatch.setattr("unimedi_jax.convert.parity.check", lambda *_, **__: {"checked": False, "why": "a test"})
+    trained = pretrained.Trained(
+        pathlib.Path("nowhere"),
+        job.model,
+        states.variables(first),
+        job.reports,
+        job.config,
+        {found.name: found.contract for found, _ in job.sets},
+        {},
+        "student",
+        3,
+    )
+    monkeypatch.setattr("unimedi_jax.export.parity.check", lambda *_, **__: {"checked": False, "why": "a test"})
     export.write(trained, tmp_path / "export")
 
     config.init.checkpoint = str(tmp_path / "export")

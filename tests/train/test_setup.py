@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from unimedi_jax.errors import UserError
+from data.errors import UserError
 from unimedi_jax.train import setup
 
 BEFORE = {"steps": 9, "model": {"width": 3}, "optim": {"b1": 0.9}, "log_every": 5, "evals": {"every": 2}}

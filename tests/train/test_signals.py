@@ -9,13 +9,13 @@ import time
 
 import pytest
 
-from unimedi_jax.train import stop
+from unimedi_jax.train import signals
 
 ROOT = pathlib.Path(__file__).parents[2]
 SCRIPT = """
 import sys, time
-from unimedi_jax.train import stop
-with stop.Stop() as stopping:
+from unimedi_jax.train import signals
+with signals.Stop() as stopping:
     if sys.argv[1] == "busy":
         stopping.busy()
     print("ready", flush=True)
@@ -39,23 +39,23 @@ def listen(*numbers: int, state: str, how: str = "asleep") -> tuple[int, str]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_where_nothing_is_lost_the_first_signal_ends_it(number):
-    assert listen(number, state="idle") == (75, stop.NOTHING_LOST + "\n")
+    assert listen(number, state="idle") == (75, signals.NOTHING_LOST + "\n")
 
 
 def test_the_second_signal_stops_now_whatever_the_main_thread_does():
     code, words = listen(signal.SIGINT, signal.SIGINT, state="busy", how="spinning")
     assert code == 130
-    assert words.splitlines()[0] == f"SIGINT: {stop.ASKED}"
+    assert words.splitlines()[0] == f"SIGINT: {signals.ASKED}"
     assert "stopped at once" in words
 
 
 def test_the_first_signal_asks_and_everything_is_as_before_afterwards(capfd):
     before = signal.getsignal(signal.SIGTERM)
-    with stop.Stop() as stopping:
+    with signals.Stop() as stopping:
         stopping.busy()
         assert not stopping.requested(None)
         os.kill(os.getpid(), signal.SIGTERM)
         while not stopping.requested(None):
             time.sleep(0.01)
     assert signal.getsignal(signal.SIGTERM) is before
-    assert stop.ASKED in capfd.readouterr().err
+    assert signals.ASKED in capfd.readouterr().err

@@ -21,9 +21,13 @@ def make(model, **settings):
     """State before the first step and the jitted step."""
     tx, schedule = optim.make(**OPTIMISER)
     step = steps.make_train_step(
-        model, tx, objective=Objective(), schedule=schedule,
-        ema=optim.ema_schedule(base=0.9, final=1.0, steps=STEPS), **settings,
-    )  # fmt: skip
+        model,
+        tx,
+        objective=Objective(),
+        schedule=schedule,
+        ema=optim.ema_schedule(base=0.9, final=1.0, steps=STEPS),
+        **settings,
+    )
     return jax.jit(states.make_init(model, tx, Objective()))(jax.random.key(0)), jax.jit(step)
 
 

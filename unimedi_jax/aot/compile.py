@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import ml_collections
 
+from data.errors import UserError
 from unimedi_jax import flops, hlo, sharding
 from unimedi_jax.aot import targets
-from unimedi_jax.errors import UserError
 from unimedi_jax.train import program as programs
 
 LOG = logging.getLogger(__name__)

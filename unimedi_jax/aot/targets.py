@@ -7,7 +7,7 @@ import os
 import pathlib
 from typing import Any
 
-from unimedi_jax.errors import UserError
+from data.errors import UserError
 
 GIB = 2**30
 

@@ -24,9 +24,12 @@ class Ours:
         kind = self._mesh.devices.flat[0].device_kind
         peak = flops.peak(kind)
         self.say = {
-            "parameters": trees.count(self._state.params), "jax": jax.__version__, "device": kind,
-            "flops": work, "peak_flops": peak and peak * self._mesh.size,
-        }  # fmt: skip
+            "parameters": trees.count(self._state.params),
+            "jax": jax.__version__,
+            "device": kind,
+            "flops": work,
+            "peak_flops": peak and peak * self._mesh.size,
+        }
 
     def step(self) -> None:
         """One step, to its end."""

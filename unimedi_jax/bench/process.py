@@ -18,7 +18,7 @@ import sys
 import time
 from typing import Any
 
-from unimedi_jax.errors import UserError
+from data.errors import UserError
 
 
 class Process:
@@ -27,8 +27,11 @@ class Process:
     def __init__(self, module: str, settings: dict[str, Any], environment: dict[str, str] | None = None) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__, module],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})},
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(environment or {})},
+        )
         self.say = self._ask(json.dumps(settings))
 
     def step(self) -> float:

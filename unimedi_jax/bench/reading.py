@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Iterator
 import cv2
 import ml_collections
 
-from data import manifest
+from data.errors import UserError
+from data.manifest import source as manifest
 from data.source import Rejected, Row
 from unimedi_jax.bench import measure, originals
-from unimedi_jax.errors import UserError
 from unimedi_jax.input import pipeline
 from unimedi_jax.train import setup
 
@@ -92,10 +92,7 @@ def build(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
     results = []
     for name, plain, what in (("xray", film, "cv2"), ("ct", scan, "get_fdata + zoom")):
-        works = {
-            "ours": lambda n=name: _each(convert, rows[n]),
-            "plain": lambda n=name, p=plain: _each(p, rows[n]),
-        }
+        works = {"ours": lambda n=name: _each(convert, rows[n]), "plain": lambda n=name, p=plain: _each(p, rows[n])}
         found = measure.interleaved(works, config.rounds)
         results += [
             measure.Result(f"{NAMES[name]} built, one core", "1/s", found["ours"]),

@@ -6,8 +6,8 @@ import pathlib
 import ml_collections
 import psutil
 
+from data.errors import UserError
 from unimedi_jax.bench import measure, reading, saving, starting, step
-from unimedi_jax.errors import UserError
 
 LOG = logging.getLogger(__name__)
 IDLE = 10  # per cent of the processors' time that others may take

@@ -11,10 +11,10 @@ from typing import Any
 import jax
 import ml_collections
 
-from unimedi_jax import compilations, sharding
+from unimedi_jax import compile_cache, sharding
 from unimedi_jax.bench import measure
 from unimedi_jax.bench.settings import plain, restored
-from unimedi_jax.models import unimedi
+from unimedi_jax.models import towers
 from unimedi_jax.train import program as programs
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -58,11 +58,11 @@ def _compiled(settings: dict[str, Any], cache: pathlib.Path) -> dict[str, float]
 
 
 def _compile(settings: dict[str, Any], cache: str) -> dict[str, float]:
-    compilations.keep(cache)
+    compile_cache.keep(cache)
     config = restored(settings)
     mesh = sharding.make_mesh(**config.mesh)
     program = programs.make(config, vocab_size=config.vocab_size, mesh=mesh)
-    batch = unimedi.example(
+    batch = towers.example(
         program.model, dict(config.batch), config.input.report_length, sharding.batch_sharding(mesh), mesh.size
     )
     with jax.set_mesh(mesh):
@@ -70,11 +70,7 @@ def _compile(settings: dict[str, Any], cache: str) -> dict[str, float]:
         lowered = program.step.lower(program.abstract, batch)
         traced, cpu = time.perf_counter(), time.process_time()
         lowered.compile()
-        return {
-            "trace": traced - started,
-            "compile": time.perf_counter() - traced,
-            "cpu": time.process_time() - cpu,
-        }
+        return {"trace": traced - started, "compile": time.perf_counter() - traced, "cpu": time.process_time() - cpu}
 
 
 if __name__ == "__main__":

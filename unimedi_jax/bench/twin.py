@@ -60,9 +60,15 @@ class Vision(nn.Module):
         super().__init__()
         size = sizes.VISION[settings["vision_size"]]
         self.trunk = _timm().models.vision_transformer.VisionTransformer(
-            img_size=settings["image_size"], in_chans=1, num_classes=0, global_pool="token",
-            embed_dim=size.width, depth=size.depth, num_heads=size.heads, mlp_ratio=size.mlp_width / size.width,
-        )  # fmt: skip
+            img_size=settings["image_size"],
+            in_chans=1,
+            num_classes=0,
+            global_pool="token",
+            embed_dim=size.width,
+            depth=size.depth,
+            num_heads=size.heads,
+            mlp_ratio=size.mlp_width / size.width,
+        )
         image = (settings["image_size"] // settings["image_patch"][0]) ** 2
         self.volume_grid = patches.grid(tuple(settings["volume_size"]), tuple(settings["volume_patch"]))
         self.trunk.patch_embed = nn.Linear(math.prod(settings["image_patch"]), size.width)
@@ -100,9 +106,12 @@ class Projection(nn.Sequential):
 
     def __init__(self, width: int, hidden: int, out: int) -> None:
         super().__init__(
-            nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True),
-            nn.Linear(hidden, out), nn.BatchNorm1d(out, affine=False),
-        )  # fmt: skip
+            nn.Linear(width, hidden),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden, out),
+            nn.BatchNorm1d(out, affine=False),
+        )
 
 
 class Head(nn.Module):
@@ -131,12 +140,16 @@ class Twin:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         head = (width, model["head_hidden"], model["head_bottleneck"])
         bert = transformers.BertConfig(
-            vocab_size=settings["vocab_size"], hidden_size=read.width, num_hidden_layers=read.depth,
-            num_attention_heads=read.heads, intermediate_size=read.mlp_width,
+            vocab_size=settings["vocab_size"],
+            hidden_size=read.width,
+            num_hidden_layers=read.depth,
+            num_attention_heads=read.heads,
+            intermediate_size=read.mlp_width,
             max_position_embeddings=model["report_positions"],
-            hidden_dropout_prob=model["report_dropout"], attention_probs_dropout_prob=model["report_dropout"],
+            hidden_dropout_prob=model["report_dropout"],
+            attention_probs_dropout_prob=model["report_dropout"],
             attn_implementation="sdpa",
-        )  # fmt: skip
+        )
         self.student = nn.ModuleDict(
             {
                 "vision": Vision(model),

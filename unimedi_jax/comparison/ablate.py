@@ -6,8 +6,10 @@ from collections.abc import Mapping
 import ml_collections
 import numpy as np
 
-from unimedi_jax.downstream import opened, runs
-from unimedi_jax.evals import features, gap, results, suite
+from unimedi_jax.comparison import runs
+from unimedi_jax.evaluation import evaluator, opened, results
+from unimedi_jax.inference import features
+from unimedi_jax.metrics import gap
 from unimedi_jax.report import figures
 from unimedi_jax.train import setup
 
@@ -56,7 +58,7 @@ def _joint(parts: Mapping[str, features.Split]) -> dict[str, float]:
     """Gap and separation of two encoders' embeddings thrown together."""
     apart = gap.modality_gap(parts["xray"].z, parts["ct"].z)
     z = np.concatenate([part.z for part in parts.values()])
-    finding = np.concatenate([suite.single_finding(part.labels) for part in parts.values()])
+    finding = np.concatenate([evaluator.single_finding(part.labels) for part in parts.values()])
     return {
         "gap/xray_ct/distance": apart.distance,
         "gap/xray_ct/accuracy": apart.accuracy,

@@ -4,7 +4,7 @@ import pathlib
 
 import ml_collections
 
-from unimedi_jax.downstream import released, runs
+from unimedi_jax.comparison import released, runs
 from unimedi_jax.report import published
 
 TASK = "comparison"
@@ -25,6 +25,11 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     rows = [row for one in [*planned, *(encoder.run for encoder in encoders)] for row in runs.measured(one, TASK)]
     others, figures = published.others()
     runs.publish(
-        [*rows, *runs.costs(planned, TASK)], workdir, config, title="Comparison", note=RELEASED if encoders else "",
-        tables_beside=[others], scalars_beside=figures,
-    )  # fmt: skip
+        [*rows, *runs.costs(planned, TASK)],
+        workdir,
+        config,
+        title="Comparison",
+        note=RELEASED if encoders else "",
+        tables_beside=[others],
+        scalars_beside=figures,
+    )

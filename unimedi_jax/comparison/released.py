@@ -11,11 +11,12 @@ import ml_collections
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from unimedi_jax import compilations, writers
-from unimedi_jax.convert import start, vit
-from unimedi_jax.downstream.runs import Run
-from unimedi_jax.errors import UserError
-from unimedi_jax.models import unimedi
+from data.errors import UserError
+from unimedi_jax import compile_cache, writers
+from unimedi_jax.comparison.runs import Run
+from unimedi_jax.convert import vit
+from unimedi_jax.inference import start
+from unimedi_jax.models import towers
 from unimedi_jax.train import presets, setup
 from unimedi_jax.train import state as states
 from unimedi_jax.typing import PyTree
@@ -77,7 +78,7 @@ def measure(encoder: Encoder) -> None:
     if line and grey == {name: line[name] for name in grey}:
         LOG.info("nothing left to do for %s", run.name)
         return
-    compilations.keep(run.settings.compilations)
+    compile_cache.keep(run.settings.compilations)
     job = setup.make(run.settings, run.folder)
     with jax.set_mesh(job.mesh):
         fresh = jax.jit(lambda key: states.begin(job.model, key)[0])(jax.random.key(run.seed))
@@ -93,7 +94,7 @@ def measure(encoder: Encoder) -> None:
 
 
 def weights(
-    variables: PyTree, model: unimedi.UniMedI, path: str, *, mean: float, deviation: float
+    variables: PyTree, model: towers.UniMedI, path: str, *, mean: float, deviation: float
 ) -> tuple[PyTree, start.Summary]:
     """`variables` with the ViT of a file in them, made to see films in [-1, 1] as it saw (grey - mean) / deviation.
 

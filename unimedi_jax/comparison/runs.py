@@ -12,9 +12,9 @@ import jax
 import ml_collections
 import numpy as np
 
+from data.errors import UserError
 from unimedi_jax import hlo, writers
-from unimedi_jax.errors import UserError
-from unimedi_jax.evals import results
+from unimedi_jax.evaluation import results
 from unimedi_jax.input import pipeline
 from unimedi_jax.report import page, tables
 from unimedi_jax.report.content import Cell, PageContent, Row, Table
@@ -164,9 +164,14 @@ def publish(
     scalars: dict[str, Any] = {"step": 0} | results.scalars(merged) | dict(scalars_beside or {})
     table = _table(merged, title, " ".join(filter(None, (_note(rows), note))))
     content = PageContent(
-        name=workdir.name, config=json.loads(config.to_json_best_effort()), contract={}, metrics=[scalars],
-        tables=[table, *tables_beside], kind=title.lower(), pictures=pictures,
-    )  # fmt: skip
+        name=workdir.name,
+        config=json.loads(config.to_json_best_effort()),
+        contract={},
+        metrics=[scalars],
+        tables=[table, *tables_beside],
+        kind=title.lower(),
+        pictures=pictures,
+    )
     path = page.write(workdir / "index.html", content, show_reports=True)
     print(tables.text(table, [scalars], intervals=True))
     print(f"page: {path}\nall numbers: {workdir / 'results.csv'}")

@@ -5,15 +5,15 @@ import re
 
 import numpy as np
 
+from data.errors import UserError
 from unimedi_jax.convert import vit, weights
-from unimedi_jax.errors import UserError
-from unimedi_jax.models import sizes, unimedi
+from unimedi_jax.models import sizes, towers
 
 SKIPPED = re.compile(r"(pooler|cls|classifier|qa_outputs)\.|embeddings\.position_ids$")
 FILES = "config.json, vocab.txt or tokenizer.json, and model.safetensors, flax_model.msgpack or pytorch_model.bin"
 
 
-def read(name: str, model: unimedi.UniMedI) -> vit.Weights:
+def read(name: str, model: towers.UniMedI) -> vit.Weights:
     """A BERT for this model's report tower, from a folder or a hub id.
 
     Raises:
@@ -38,7 +38,7 @@ def _plain(key: str) -> str:
     return key.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
-def _check(config: dict, model: unimedi.UniMedI, place: pathlib.Path) -> None:
+def _check(config: dict, model: towers.UniMedI, place: pathlib.Path) -> None:
     if config.get("model_type") != "bert":
         raise UserError(f"{place} is a {config.get('model_type')!r} model: the report tower takes BERT's architecture")
     fixed = {"hidden_act": "gelu", "position_embedding_type": "absolute", "type_vocab_size": 2}

@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from data.errors import UserError
 from unimedi_jax import trees
-from unimedi_jax.errors import UserError
-from unimedi_jax.models import unimedi
+from unimedi_jax.models import towers
 from unimedi_jax.typing import PyTree
 
 State = dict[str, np.ndarray]  # PyTorch's flat dictionary of weights
@@ -38,11 +38,18 @@ MODULES = (
     ("report/layers/mlp/fc1", "report.encoder.layer.{}.intermediate.dense", "linear"),
     ("report/layers/mlp/fc2", "report.encoder.layer.{}.output.dense", "linear"),
     ("report/layers/norm2", "report.encoder.layer.{}.output.LayerNorm", "norm"),
-    *((f"{head}/{fc}", f"{head}.{fc}", "linear")
-      for head in ("project_image", "project_report", "head_cls", "head_patch") for fc in ("fc", "fc1", "fc2", "fc3")),
-    *((f"{head}/{norm}{own}", f"{head}.{norm}{own}", "batch_norm")
-      for head in ("project_image", "project_report") for norm in ("norm1", "norm2") for own in ("", "_xray", "_ct")),
-)  # fmt: skip
+    *(
+        (f"{head}/{fc}", f"{head}.{fc}", "linear")
+        for head in ("project_image", "project_report", "head_cls", "head_patch")
+        for fc in ("fc", "fc1", "fc2", "fc3")
+    ),
+    *(
+        (f"{head}/{norm}{own}", f"{head}.{norm}{own}", "batch_norm")
+        for head in ("project_image", "project_report")
+        for norm in ("norm1", "norm2")
+        for own in ("", "_xray", "_ct")
+    ),
+)
 # Arrays that stand alone. [cls] and [grid] are the two parts of timm's one table of positions.
 ARRAYS = (
     ("vision/cls", "vision.cls_token", "token"),
@@ -109,7 +116,7 @@ def _leaf(name: str) -> Leaf | None:
     return TABLE.get(name) if name.startswith("params/head_") else TABLE[name]
 
 
-def to_torch(variables: PyTree, model: unimedi.UniMedI) -> State:
+def to_torch(variables: PyTree, model: towers.UniMedI) -> State:
     """Every array of {"params", "batch_stats"} under PyTorch's names and in its layouts, float32.
 
     Heads of other objectives than UniMedI's have no name there and stay behind.
@@ -192,7 +199,7 @@ def split_positions(state: Mapping[str, np.ndarray]) -> State:
     return state
 
 
-def _out(x: np.ndarray, layout: str, model: unimedi.UniMedI) -> np.ndarray:
+def _out(x: np.ndarray, layout: str, model: towers.UniMedI) -> np.ndarray:
     if layout == "linear":
         return x.T
     if layout in ("conv_2d", "conv_3d"):  # voxels in raster order, as the kernel of a convolution has them

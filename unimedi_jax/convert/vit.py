@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from data.errors import UserError
 from unimedi_jax.convert import names, weights
-from unimedi_jax.errors import UserError
-from unimedi_jax.models import sizes, unimedi
+from unimedi_jax.models import sizes, towers
 
 NEEDED = ("patch_embed.proj.weight", "cls_token", "pos_embed", "blocks.0.attn.qkv.weight")
 EXTRA_TOKENS = ("reg_token", "register_tokens", "storage_tokens", "dist_token")
@@ -37,7 +37,7 @@ def open_file(name: str) -> pathlib.Path:
     return weights.find(weights.folder(hub, FILES))
 
 
-def read(name: str, model: unimedi.UniMedI) -> Weights:
+def read(name: str, model: towers.UniMedI) -> Weights:
     """A ViT for this model: one channel, this model's grids, T_3D inflated from the 2D kernel.
 
     Raises:
@@ -95,7 +95,7 @@ def _check_names(state: names.State, path: pathlib.Path) -> None:
         raise UserError(f"{path} is no ViT in timm's names: it lacks {', '.join(missing)}")
 
 
-def _check(state: names.State, model: unimedi.UniMedI, path: pathlib.Path) -> None:
+def _check(state: names.State, model: towers.UniMedI, path: pathlib.Path) -> None:
     if extra := [key for key in EXTRA_TOKENS if key in state]:
         raise UserError(
             f"{path} has {extra[0]} {state[extra[0]].shape}: this ViT computes with tokens that UniMedI's has not, "
@@ -156,7 +156,7 @@ def _resize(grid: np.ndarray, target: tuple[int, int]) -> np.ndarray:
     return np.asarray(jax.image.resize(grid, (*target, grid.shape[-1]), "cubic", antialias=False))
 
 
-def _inflated(state: names.State, model: unimedi.UniMedI, grid: np.ndarray, changed: list[str]) -> names.State:
+def _inflated(state: names.State, model: towers.UniMedI, grid: np.ndarray, changed: list[str]) -> names.State:
     """T_3D from T_2D: a volume whose slices are all alike gets the token of one of them.
 
     Its positions are those of the 2D table, resized in plane and the same in every depth layer. Another patch

@@ -10,7 +10,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from unimedi_jax.errors import UserError
+from data.errors import UserError
 
 SAFE = ("model.safetensors", "open_clip_model.safetensors")
 FLAX = ("flax_model.msgpack",)

@@ -10,11 +10,11 @@ import ml_collections
 import numpy as np
 from jax import numpy as jnp
 
+from data.errors import UserError
 from unimedi_jax import patches, sharding
-from unimedi_jax.downstream import encoder, fit, opened, yolo
-from unimedi_jax.errors import UserError
-from unimedi_jax.evals import detection, draws, results
+from unimedi_jax.evaluation import draws, encoder, fit, opened, results, yolo
 from unimedi_jax.input import boxes, records, supervised
+from unimedi_jax.metrics import detection
 from unimedi_jax.models import detector
 from unimedi_jax.typing import Array, PyTree
 
@@ -59,11 +59,22 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Trains and tests the detectors of `configs/detect.py`, writes `results.csv` into `workdir`, prints a table."""
     trained = opened.open_run(config.checkpoint, network=config.network)
     rows = evaluate(
-        trained, data_dir=config.data_dir, data=config.data, tunes=tuple(filter(None, config.tune.split(","))),
-        encoders=opened.encoders(config.untrained), shares=config.shares, seeds=config.seeds,
-        limit=config.limit, most=config.most, widths=tuple(config.widths), lowest=config.lowest,
-        confidence=config.confidence, overlap=config.overlap, resamples=config.resamples, recipe=dict(config.recipe),
-    )  # fmt: skip
+        trained,
+        data_dir=config.data_dir,
+        data=config.data,
+        tunes=tuple(filter(None, config.tune.split(","))),
+        encoders=opened.encoders(config.untrained),
+        shares=config.shares,
+        seeds=config.seeds,
+        limit=config.limit,
+        most=config.most,
+        widths=tuple(config.widths),
+        lowest=config.lowest,
+        confidence=config.confidence,
+        overlap=config.overlap,
+        resamples=config.resamples,
+        recipe=dict(config.recipe),
+    )
     results.publish(rows, METRICS, workdir)
 
 
@@ -106,9 +117,15 @@ def evaluate(
                     cases = _trained_and_tested(task, tune, name, share, seed, recipe)
                     scalars = detection.measure(cases, confidence=confidence, resamples=resamples)
                     table += results.of(
-                        scalars, task=TASKS[tune], data=data, modality="xray", encoder=name, share=share, seed=seed,
+                        scalars,
+                        task=TASKS[tune],
+                        data=data,
+                        modality="xray",
+                        encoder=name,
+                        share=share,
+                        seed=seed,
                         cases=len(cases),
-                    )  # fmt: skip
+                    )
     return table
 
 
@@ -148,10 +165,18 @@ def _trained_and_tested(
     with_boxes = np.array([[float(len(boxes.truth(films[row])) > 0)] for row in rows])
     rows = [rows[i] for i in draws.stratified(with_boxes, share, seed=seed)]
     fitted = fit.fit(
-        params, fixed, stats, loss, supervised.training(films, task.sampler, rows, batch, seed=seed),
-        score if task.rows("val") else None, mesh=task.run.mesh, steps=max(1, len(rows) // batch), seed=seed,
-        name=f"{tune}, {name} encoder, {share:.0%} of films, seed {seed}", **recipe,
-    )  # fmt: skip
+        params,
+        fixed,
+        stats,
+        loss,
+        supervised.training(films, task.sampler, rows, batch, seed=seed),
+        score if task.rows("val") else None,
+        mesh=task.run.mesh,
+        steps=max(1, len(rows) // batch),
+        seed=seed,
+        name=f"{tune}, {name} encoder, {share:.0%} of films, seed {seed}",
+        **recipe,
+    )
     return tested("test", fitted.params, fitted.stats)
 
 

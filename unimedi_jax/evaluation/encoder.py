@@ -4,19 +4,19 @@ import jax
 from jax import numpy as jnp
 
 from unimedi_jax import patches
-from unimedi_jax.models import inputs, unimedi, vision
+from unimedi_jax.models import inputs, towers, vision
 from unimedi_jax.typing import Array, Float, Num, Params
 
 
 def cls(
-    model: unimedi.UniMedI, encoder: Params, tokens: Num[Array, "b n v"], modality: str, *, ct_slices: bool = False
+    model: towers.UniMedI, encoder: Params, tokens: Num[Array, "b n v"], modality: str, *, ct_slices: bool = False
 ) -> Float[Array, "b d"]:
     """CLS after the final norm; `encoder` holds the parameters of the vision tower, under "vision".
 
     A CT is its volume alone, or with `ct_slices` volume and chosen slices; no gradient goes through the choice.
     """
 
-    def run(bound: unimedi.UniMedI) -> Array:
+    def run(bound: towers.UniMedI) -> Array:
         if modality == "xray":
             return bound.encode(bound.embed_xray(tokens)).cls
         volume = bound.encode(bound.embed_volume(tokens), scores=ct_slices)
@@ -29,7 +29,7 @@ def cls(
 
 
 def states(
-    model: unimedi.UniMedI,
+    model: towers.UniMedI,
     encoder: Params,
     tokens: Num[Array, "b n v"],
     modality: str,
@@ -42,7 +42,7 @@ def states(
     `grid`: of an X-ray, where it is not the one of the training.
     """
 
-    def run(bound: unimedi.UniMedI) -> vision.Encoded:
+    def run(bound: towers.UniMedI) -> vision.Encoded:
         if modality == "xray":
             return bound.vision.encode(bound.vision.embed_image(inputs.image(tokens), grid), hidden=hidden)
         return bound.vision.encode(bound.embed_volume(tokens), hidden=hidden)
@@ -50,6 +50,6 @@ def states(
     return model.apply({"params": encoder}, method=run)
 
 
-def voxels(model: unimedi.UniMedI, tokens: Num[Array, "b n v"]) -> Float[Array, "b z y x"]:
+def voxels(model: towers.UniMedI, tokens: Num[Array, "b n v"]) -> Float[Array, "b z y x"]:
     """The volume that CT tokens were cut from, in the network's scale of [-1, 1]."""
     return inputs.hounsfield(patches.unpatchify(tokens, model.volume_grid, model.volume_patch), model.window_hu)

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import ml_collections
 import numpy as np
 
-from unimedi_jax.downstream import detect, opened, probe, retrieve, segment
-from unimedi_jax.errors import UserError
-from unimedi_jax.evals import features, results, slices
+from data.errors import UserError
+from unimedi_jax.evaluation import detect, opened, probe, results, retrieve, segment
+from unimedi_jax.inference import features
 from unimedi_jax.input import dense, records
+from unimedi_jax.metrics import slices
 from unimedi_jax.report import page, published
 from unimedi_jax.report.content import Cell, PageContent, Row, Table
 
@@ -79,10 +80,14 @@ def page_content(rows: Sequence[results.Result], *, name: str, config: dict) -> 
     tables = [_table(task, metrics, rows, set(scalars)) for task, metrics in SHOWN.items()]
     others, more = published.table(scalars)
     return PageContent(
-        name=name, config=config, contract={}, metrics=[scalars | more],
+        name=name,
+        config=config,
+        contract={},
+        metrics=[scalars | more],
         tables=[*(table for table in tables if table.rows), others],
-        notes=retrieve.inverted(rows), kind="evaluation",
-    )  # fmt: skip
+        notes=retrieve.inverted(rows),
+        kind="evaluation",
+    )
 
 
 def _table(task: str, metrics: Sequence[str], rows: Sequence[results.Result], known: set[str]) -> Table:
@@ -95,9 +100,12 @@ def _table(task: str, metrics: Sequence[str], rows: Sequence[results.Result], kn
         ]
         seeds, cases = len({row.seed for row in of_place}), max(row.cases for row in of_place)
         words = [
-            data, modality, "" if task in WITHOUT_LABELS else f"{share:.0%} of labels",
-            f"{cases} cases", f"{seeds} seeds" if seeds > 1 else "",
-        ]  # fmt: skip
+            data,
+            modality,
+            "" if task in WITHOUT_LABELS else f"{share:.0%} of labels",
+            f"{cases} cases",
+            f"{seeds} seeds" if seeds > 1 else "",
+        ]
         lines.append(Row(", ".join(filter(None, words)), [_cell(start, metric, known) for metric in metrics]))
     note = "Small figures under a number: 95 % bootstrap interval over cases, where one seed was run; means elsewhere."
     return Table(task, ("", *metrics), lines, note)
@@ -126,10 +134,20 @@ def _measure(trained: opened.Opened, config: ml_collections.ConfigDict, name: st
     if task == "detect":
         chosen = config.detect
         return detect.evaluate(
-            trained, tunes=tuple(chosen.tune.split(",")), shares=chosen.shares, seeds=config.seeds[:1],
-            limit=chosen.limit, most=chosen.most, widths=tuple(chosen.widths), lowest=chosen.lowest,
-            confidence=chosen.confidence, overlap=chosen.overlap, recipe=dict(chosen.recipe), **where, **common,
-        )  # fmt: skip
+            trained,
+            tunes=tuple(chosen.tune.split(",")),
+            shares=chosen.shares,
+            seeds=config.seeds[:1],
+            limit=chosen.limit,
+            most=chosen.most,
+            widths=tuple(chosen.widths),
+            lowest=chosen.lowest,
+            confidence=chosen.confidence,
+            overlap=chosen.overlap,
+            recipe=dict(chosen.recipe),
+            **where,
+            **common,
+        )
     found = records.open_set(config.data_dir, name)
     settings = config.segment
     table, known = [], found.contract["truth"]
@@ -137,22 +155,26 @@ def _measure(trained: opened.Opened, config: ml_collections.ConfigDict, name: st
         # Boxes stand for a mask where there is none, as RSNA's do.
         if field in known and not (target == "boxes" and dense.TARGETS["lesions"] in known):
             table += segment.evaluate(
-                trained, modality="", target=target, tunes=tuple(settings.tune.split(",")), shares=settings.shares,
-                seeds=config.seeds[:1], limit=settings.limit, windows=False, tolerance=settings.tolerance,
-                setr_channels=tuple(settings.setr_channels), unetr_features=settings.unetr_features,
-                recipes={"xray": dict(settings.xray), "ct": dict(settings.ct)}, **where, **common,
-            )  # fmt: skip
+                trained,
+                modality="",
+                target=target,
+                tunes=tuple(settings.tune.split(",")),
+                shares=settings.shares,
+                seeds=config.seeds[:1],
+                limit=settings.limit,
+                windows=False,
+                tolerance=settings.tolerance,
+                setr_channels=tuple(settings.setr_channels),
+                unetr_features=settings.unetr_features,
+                recipes={"xray": dict(settings.xray), "ct": dict(settings.ct)},
+                **where,
+                **common,
+            )
     return table
 
 
 def hit_rates(
-    trained: opened.Opened,
-    *,
-    data_dir: str,
-    data: str,
-    encoders: Sequence[str],
-    rows: int,
-    resamples: int,
+    trained: opened.Opened, *, data_dir: str, data: str, encoders: Sequence[str], rows: int, resamples: int
 ) -> list[results.Result]:
     """Whether the slices that eq. 2 chooses show the lesion, beside the exact rate of a blind choice in these CTs
     and that of the layers that hit most training CTs.

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from unimedi_jax.evals import features, gap, probe, retrieval, slices, vectors, zeroshot
+from unimedi_jax.inference import features
 from unimedi_jax.input import records, transforms
+from unimedi_jax.metrics import gap, linear_probe, retrieval, slices, vectors, zeroshot
 from unimedi_jax.typing import PyTree
 
 RESAMPLES = 1000  # of the bootstrap intervals in final tables
@@ -63,9 +64,15 @@ class Suite:
 
     def _embed(self, variables: PyTree, modality: str, split: str, examples: int = 0) -> features.Split:
         part = features.embed(
-            self.embedder, variables, self.found, self.samplers[modality], split,
-            limit=self.limit, examples=examples, images_alone=not self.aligned,
-        )  # fmt: skip
+            self.embedder,
+            variables,
+            self.found,
+            self.samplers[modality],
+            split,
+            limit=self.limit,
+            examples=examples,
+            images_alone=not self.aligned,
+        )
         # Without reports the joint space is not learnt: gaps and maps are then those of the representation.
         return part if self.aligned else dataclasses.replace(part, z=vectors.unit_rows(part.cls).astype(np.float32))
 
@@ -74,9 +81,8 @@ class Suite:
         if not self.found.size(modality, split):
             return None
         return features.embed(
-            self.embedder, variables, self.found, self.samplers[modality], split,
-            limit=self.limit, images_alone=True,
-        )  # fmt: skip
+            self.embedder, variables, self.found, self.samplers[modality], split, limit=self.limit, images_alone=True
+        )
 
     def _alignment(self, variables: PyTree, part: features.Split, resamples: int) -> dict[str, float]:
         found = retrieval.recall(part.z, part.z_report, part.reports, resamples=resamples)
@@ -99,10 +105,15 @@ class Suite:
     ) -> dict[str, float]:
         # The validation patients choose the strength of the regularisation, where there are any.
         val = self._images(variables, modality, "val")
-        auc = probe.auc(
-            train.cls, train.labels, part.cls, part.labels,
-            val_x=val and val.cls, val_y=val and val.labels, resamples=resamples,
-        )  # fmt: skip
+        auc = linear_probe.auc(
+            train.cls,
+            train.labels,
+            part.cls,
+            part.labels,
+            val_x=val and val.cls,
+            val_y=val and val.labels,
+            resamples=resamples,
+        )
         return auc.scalars(self._labels)
 
 

@@ -12,8 +12,8 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from data.errors import UserError
 from unimedi_jax import sharding
-from unimedi_jax.errors import UserError
 from unimedi_jax.typing import Array, PyTree
 
 LOG = logging.getLogger(__name__)

@@ -9,12 +9,12 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from data import contract
+from data.errors import UserError
 from unimedi_jax import sharding
-from unimedi_jax.convert import loaded
-from unimedi_jax.errors import UserError
-from unimedi_jax.evals import features
-from unimedi_jax.input import contract, pipeline, records, transforms
-from unimedi_jax.models import unimedi
+from unimedi_jax.inference import features, pretrained
+from unimedi_jax.input import pipeline, records, transforms
+from unimedi_jax.models import towers
 from unimedi_jax.train import state
 from unimedi_jax.typing import PyTree
 
@@ -30,12 +30,12 @@ def encoders(untrained: bool) -> tuple[str, ...]:
 class Opened:
     """A trained model beside its untrained twin on all devices, with all it takes to feed them records."""
 
-    loaded: loaded.Trained
+    loaded: pretrained.Trained
     trained: PyTree  # {"params": ..., "batch_stats": ...}
     mesh: Mesh
 
     @property
-    def model(self) -> unimedi.UniMedI:
+    def model(self) -> towers.UniMedI:
         """The network, in float32."""
         return self.loaded.model
 
@@ -53,10 +53,18 @@ class Opened:
         """Records to what the network was trained on; never shifted, X-rays cropped at random where a rng is given."""
         model, given = self.model, self.loaded.config["input"]
         return transforms.ToSample(
-            modality, self.loaded.reports, given["report_length"], given["crop"], self.size("xray")[0],
-            model.image_patch, self.size("ct"), model.volume_patch, given["crop_shift"], tuple(given["ct_shift"]),
+            modality,
+            self.loaded.reports,
+            given["report_length"],
+            given["crop"],
+            self.size("xray")[0],
+            model.image_patch,
+            self.size("ct"),
+            model.volume_patch,
+            given["crop_shift"],
+            tuple(given["ct_shift"]),
             keep=keep,
-        )  # fmt: skip
+        )
 
     def size(self, modality: str) -> tuple[int, ...]:
         """Pixels (y, x) of an X-ray or voxels (z, y, x) of a CT as the network sees them."""
@@ -99,7 +107,7 @@ def open_run(path: str | pathlib.Path, *, network: str = "student") -> Opened:
     """
     if not str(path):
         raise UserError("config.checkpoint is empty: name a run's folder, as in --config.checkpoint=runs/pretrain-demo")
-    found = loaded.read(path, network)
+    found = pretrained.read(path, network)
     mesh = sharding.make_mesh()
     return Opened(found, jax.device_put(found.variables, NamedSharding(mesh, P())), mesh)
 

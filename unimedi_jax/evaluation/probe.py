@@ -12,11 +12,12 @@ import numpy as np
 import optax
 from jax import numpy as jnp
 
+from data.errors import UserError
 from unimedi_jax import sharding
-from unimedi_jax.downstream import encoder, fit, opened
-from unimedi_jax.errors import UserError
-from unimedi_jax.evals import classification, draws, features, probe, results
+from unimedi_jax.evaluation import draws, encoder, fit, opened, results
+from unimedi_jax.inference import features
 from unimedi_jax.input import records, supervised
+from unimedi_jax.metrics import classification, linear_probe
 from unimedi_jax.typing import Array, PyTree
 
 LOG = logging.getLogger(__name__)
@@ -48,10 +49,19 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         raise UserError(f"config.tune is one of {', '.join(TASKS)}, not {config.tune!r}")
     trained = opened.open_run(config.checkpoint, network=config.network)
     rows = evaluate(
-        trained, data_dir=config.data_dir, data=config.data, modality=config.modality, tune=config.tune,
-        encoders=opened.encoders(config.untrained), shares=config.shares, seeds=config.seeds,
-        ct_slices=config.ct_slices, rows=config.rows, resamples=config.resamples, recipe=dict(config.full),
-    )  # fmt: skip
+        trained,
+        data_dir=config.data_dir,
+        data=config.data,
+        modality=config.modality,
+        tune=config.tune,
+        encoders=opened.encoders(config.untrained),
+        shares=config.shares,
+        seeds=config.seeds,
+        ct_slices=config.ct_slices,
+        rows=config.rows,
+        resamples=config.resamples,
+        recipe=dict(config.full),
+    )
     results.publish(rows, METRICS, workdir)
 
 
@@ -107,10 +117,15 @@ def _linear(task: Task, name: str, shares: Sequence[float], seeds: Sequence[int]
     for share in shares:
         for seed in seeds if share < 1 else seeds[:1]:  # the optimum on all labels has no chance in it
             rows = draws.stratified(train.labels, share, seed=seed)
-            probabilities = probe.predict(
-                train.cls[rows], train.labels[rows], test.cls,
-                val_x=val and val.cls, val_y=val and val.labels, one_of=one_of, seed=seed,
-            )  # fmt: skip
+            probabilities = linear_probe.predict(
+                train.cls[rows],
+                train.labels[rows],
+                test.cls,
+                val_x=val and val.cls,
+                val_y=val and val.labels,
+                one_of=one_of,
+                seed=seed,
+            )
             table += task.table(
                 probabilities, test.labels, one_of, task=TASKS["linear"], encoder=name, share=share, seed=seed
             )
@@ -167,18 +182,33 @@ def _full(
             head = {"weights": jnp.zeros((width, len(task.names))), "bias": jnp.zeros(len(task.names))}
             start = {"encoder": {"vision": task.run.variables(name)["params"]["vision"]}, "head": head}
             fitted = fit.fit(
-                start, {}, {}, loss, supervised.training(sources["train"], sampler, rows, batch, seed=seed),
+                start,
+                {},
+                {},
+                loss,
+                supervised.training(sources["train"], sampler, rows, batch, seed=seed),
                 score if "val" in sources else None,
-                mesh=task.run.mesh, epochs=epochs, steps=max(1, len(rows) // batch), patience=patience, lr=lr,
-                encoder_lr=encoder_lr, weight_decay=weight_decay, seed=seed,
+                mesh=task.run.mesh,
+                epochs=epochs,
+                steps=max(1, len(rows) // batch),
+                patience=patience,
+                lr=lr,
+                encoder_lr=encoder_lr,
+                weight_decay=weight_decay,
+                seed=seed,
                 name=f"{task.modality}, {name} encoder, {share:.0%} of labels, seed {seed}",
-            )  # fmt: skip
+            )
             found = over("test", fitted.params)
             probabilities = jax.nn.softmax(found) if one_of else jax.nn.sigmoid(found)
             table += task.table(
-                np.asarray(probabilities), labels["test"], one_of,
-                task=TASKS["full"], encoder=name, share=share, seed=seed,
-            )  # fmt: skip
+                np.asarray(probabilities),
+                labels["test"],
+                one_of,
+                task=TASKS["full"],
+                encoder=name,
+                share=share,
+                seed=seed,
+            )
     return table
 
 
@@ -199,9 +229,7 @@ def _labels(found: records.RecordSet, modality: str, split: str) -> np.ndarray:
 
 def _network(task: Task, one_of: bool):
     def logits(params: PyTree, tokens: Array) -> Array:
-        cls = encoder.cls(
-            task.run.model, params["encoder"], tokens, task.modality, ct_slices=task.ct_slices
-        )  # fmt: skip
+        cls = encoder.cls(task.run.model, params["encoder"], tokens, task.modality, ct_slices=task.ct_slices)
         return cls @ params["head"]["weights"] + params["head"]["bias"][None]
 
     return logits

@@ -44,12 +44,20 @@ def of(
     ends = ("/low", "/high")
     return [
         Result(
-            task, data, modality, encoder, name, value, share, seed,
-            *(scalars.get(name + end, float("nan")) for end in ends), cases,
+            task,
+            data,
+            modality,
+            encoder,
+            name,
+            value,
+            share,
+            seed,
+            *(scalars.get(name + end, float("nan")) for end in ends),
+            cases,
         )
         for name, value in scalars.items()
         if not name.endswith(ends)
-    ]  # fmt: skip
+    ]
 
 
 def write_csv(path: pathlib.Path, rows: Iterable[Result]) -> None:

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 
 import ml_collections
 
-from unimedi_jax.downstream import opened
-from unimedi_jax.evals import auroc, classification, features, results, retrieval, suite, zeroshot
+from unimedi_jax.evaluation import evaluator, opened, results
+from unimedi_jax.inference import features
 from unimedi_jax.input import records
+from unimedi_jax.metrics import auroc, classification, retrieval, zeroshot
 from unimedi_jax.typing import PyTree
 
 METRICS = ("i2t_r5", "t2i_r5", "chance_r5", "p5", "chance_p5", "auroc/macro")
@@ -19,10 +20,15 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Everything of `configs/retrieve.py`; writes `results.csv` into `workdir`, prints a table and the warnings."""
     trained = opened.open_run(config.checkpoint, network=config.network)
     rows = evaluate(
-        trained, data_dir=config.data_dir, data=config.data,
-        encoders=opened.encoders(config.untrained), ct_slices=config.ct_slices,
-        each=config.each, rows=config.rows, resamples=config.resamples,
-    )  # fmt: skip
+        trained,
+        data_dir=config.data_dir,
+        data=config.data,
+        encoders=opened.encoders(config.untrained),
+        ct_slices=config.ct_slices,
+        each=config.each,
+        rows=config.rows,
+        resamples=config.resamples,
+    )
     results.publish(rows, METRICS, workdir)
     for warning in inverted(rows):
         print(f"warning: {warning}")
@@ -74,21 +80,27 @@ def inverted(rows: Sequence[results.Result]) -> list[str]:
         f"{row.data}, {row.modality}: zero-shot AUROC of {row.metric.removeprefix('auroc/')} is {row.value:.2f}: "
         "its prompt pair may be the wrong way round"
         for row in rows
-        if row.task == ZEROSHOT and row.encoder == "trained" and row.metric.startswith("auroc/")
-        and not row.metric.endswith("/macro") and row.value < auroc.INVERTED_BELOW
-    ]  # fmt: skip
+        if row.task == ZEROSHOT
+        and row.encoder == "trained"
+        and row.metric.startswith("auroc/")
+        and not row.metric.endswith("/macro")
+        and row.value < auroc.INVERTED_BELOW
+    ]
 
 
 def _across(query: features.Split, candidate: features.Split, resamples: int) -> dict[str, float]:
     """Images of the other modality for a patient with the same only finding, or none, as the query."""
     return retrieval.by_finding(
-        query.z, candidate.z, suite.single_finding(query.labels), suite.single_finding(candidate.labels),
+        query.z,
+        candidate.z,
+        evaluator.single_finding(query.labels),
+        evaluator.single_finding(candidate.labels),
         resamples=resamples,
-    )  # fmt: skip
+    )
 
 
 def _precision(part: features.Split, each: int, resamples: int) -> dict[str, float]:
-    finding = suite.single_finding(part.labels)
+    finding = evaluator.single_finding(part.labels)
     finding[finding == part.labels.shape[1]] = -1  # 5x200 holds no normal films
     rows = retrieval.balanced(finding, each)
     return retrieval.by_finding(part.z[rows], part.z_report[rows], finding[rows], finding[rows], resamples=resamples)

@@ -12,11 +12,11 @@ import ml_collections
 import numpy as np
 from jax import numpy as jnp
 
+from data.errors import UserError
 from unimedi_jax import patches, sharding
-from unimedi_jax.downstream import encoder, fit, losses, opened
-from unimedi_jax.errors import UserError
-from unimedi_jax.evals import draws, results, segmentation, sliding
+from unimedi_jax.evaluation import dense_losses, draws, encoder, fit, opened, results, sliding
 from unimedi_jax.input import dense, records, supervised
+from unimedi_jax.metrics import segmentation
 from unimedi_jax.models import setr, unetr
 from unimedi_jax.typing import Array, PyTree
 
@@ -80,13 +80,23 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Trains and tests the decoders of `configs/segment.py`, writes `results.csv` into `workdir`, prints a table."""
     trained = opened.open_run(config.checkpoint, network=config.network)
     rows = evaluate(
-        trained, data_dir=config.data_dir, data=config.data, modality=config.modality, target=config.target,
+        trained,
+        data_dir=config.data_dir,
+        data=config.data,
+        modality=config.modality,
+        target=config.target,
         tunes=tuple(filter(None, config.tune.split(","))),
-        encoders=opened.encoders(config.untrained), shares=config.shares, seeds=config.seeds,
-        limit=config.limit, windows=config.windows, tolerance=config.tolerance, resamples=config.resamples,
-        setr_channels=tuple(config.setr_channels), unetr_features=config.unetr_features,
+        encoders=opened.encoders(config.untrained),
+        shares=config.shares,
+        seeds=config.seeds,
+        limit=config.limit,
+        windows=config.windows,
+        tolerance=config.tolerance,
+        resamples=config.resamples,
+        setr_channels=tuple(config.setr_channels),
+        unetr_features=config.unetr_features,
         recipes={"xray": dict(config.xray), "ct": dict(config.ct)},
-    )  # fmt: skip
+    )
     results.publish(rows, METRICS, workdir)
 
 
@@ -146,9 +156,15 @@ def evaluate(
                             task, tune, name, share, seed, tolerance, resamples, recipes[kind]
                         )
                         table += results.of(
-                            scalars, task=task_name(target, tune), data=data, modality=kind, encoder=name, share=share,
-                            seed=seed, cases=len(cases["test"]),
-                        )  # fmt: skip
+                            scalars,
+                            task=task_name(target, tune),
+                            data=data,
+                            modality=kind,
+                            encoder=name,
+                            share=share,
+                            seed=seed,
+                            cases=len(cases["test"]),
+                        )
     if not table:
         raise UserError(f"the set {data} in {found.folder} has no annotated training and test cases for {target}")
     return table
@@ -186,8 +202,8 @@ def _trained_and_tested(
     def loss(params: PyTree, fixed: PyTree, stats: PyTree, rows: PyTree, key: Array) -> tuple[Array, PyTree]:
         logits, stats = task.logits(params, fixed, stats, rows["tokens"], True)
         if logits.shape[-1] == 1:
-            return losses.binary(logits[..., 0], rows["mask"].astype(jnp.float32)), stats
-        return losses.exclusive(logits, rows["mask"]), stats
+            return dense_losses.binary(logits[..., 0], rows["mask"].astype(jnp.float32)), stats
+        return dense_losses.exclusive(logits, rows["mask"]), stats
 
     predict = _predictor(task, batch)
     cases = task.cases["train"]
@@ -198,11 +214,18 @@ def _trained_and_tested(
         return float(np.mean([_dice_alone(truth, mask, len(task.names)) for truth, mask, _ in found]))
 
     fitted = fit.fit(
-        params, fixed, stats, loss, supervised.training(task.source("train"), task.sampler, rows, batch, seed=seed),
+        params,
+        fixed,
+        stats,
+        loss,
+        supervised.training(task.source("train"), task.sampler, rows, batch, seed=seed),
         score if task.cases["val"] else None,
-        mesh=task.run.mesh, steps=max(1, len(rows) // batch), seed=seed,
-        name=f"{task.modality}, {tune}, {name} encoder, {share:.0%} of labels, seed {seed}", **recipe,
-    )  # fmt: skip
+        mesh=task.run.mesh,
+        steps=max(1, len(rows) // batch),
+        seed=seed,
+        name=f"{task.modality}, {tune}, {name} encoder, {share:.0%} of labels, seed {seed}",
+        **recipe,
+    )
     measured = [
         segmentation.case(truth, mask, len(task.names), spacing, tolerance=tolerance)
         for truth, mask, spacing in predict("test", fitted.params, fixed, fitted.stats)

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from unimedi_jax.convert import loaded
+from unimedi_jax.inference import pretrained
 
 RESULTS = {
     "zeroshot/macro": "zero-shot AUC, macro",
@@ -40,7 +40,7 @@ unimedi_jax: `unimedi_jax.load("this/folder")`, or `--config.init.checkpoint=thi
 
 
 def markdown(
-    trained: loaded.Trained,
+    trained: pretrained.Trained,
     parity: Mapping[str, Any],
     metrics: Sequence[Mapping[str, Any]],
     *,
@@ -67,15 +67,20 @@ def markdown(
         "",
         *_results(metrics),
         *ROUTES.format(
-            embedding=given["model"]["embedding"], image=given["model"]["image_size"], patch=model.image_patch[0],
-            width=tower.width, depth=tower.depth, heads=tower.heads, ratio=tower.mlp_width / tower.width,
+            embedding=given["model"]["embedding"],
+            image=given["model"]["image_size"],
+            patch=model.image_patch[0],
+            width=tower.width,
+            depth=tower.depth,
+            heads=tower.heads,
+            ratio=tower.mlp_width / tower.width,
         ).splitlines(),
         "",
         "## Files",
         "",
         "- `unimedi.safetensors`, `unimedi.json`: everything, training heads included; `unimedi_torch.py` reads them",
         "- `vision_2d.safetensors`: T_2D and the ViT in timm's names; inputs lie in -1..1",
-    ]  # fmt: skip
+    ]
     if rgb:
         lines.append("- `vision_2d_rgb.safetensors`: the same for grey films in three equal channels")
     lines.append("- `report/`: the report tower and its tokenizer, as transformers keeps a BERT")

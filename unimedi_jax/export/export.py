@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
+from data.errors import UserError
 from unimedi_jax import writers
-from unimedi_jax.convert import card, loaded, names, parity
-from unimedi_jax.errors import UserError
+from unimedi_jax.convert import names
+from unimedi_jax.export import card, parity
+from unimedi_jax.inference import pretrained
 
 LOG = logging.getLogger(__name__)
 OWN = ("patch_embed_3d.", "pos_embed_3d", "mask_token", "type_2d", "type_3d", "depth_of_slice")  # timm has none
@@ -28,12 +30,12 @@ def run(config: Any) -> None:
     """
     if not config.checkpoint or not config.out:
         raise UserError("config.checkpoint (a run's workdir or an export) and config.out (a new folder) are needed")
-    trained = loaded.read(config.checkpoint, config.network)
+    trained = pretrained.read(config.checkpoint, config.network)
     write(trained, pathlib.Path(config.out).expanduser(), rgb=config.rgb, onnx=config.onnx)
     print(f"exported: {config.out} (start with its README.md)")
 
 
-def write(trained: loaded.Trained, out: pathlib.Path, *, rgb: bool = False, onnx: bool = False) -> None:
+def write(trained: pretrained.Trained, out: pathlib.Path, *, rgb: bool = False, onnx: bool = False) -> None:
     """The export of a network as the new folder `out`; `rgb` adds a ViT of three channels, `onnx` the encoders so."""
     if out.exists():
         raise UserError(f"config.out {out} exists: choose another folder, or remove it")
@@ -57,20 +59,37 @@ def write(trained: loaded.Trained, out: pathlib.Path, *, rgb: bool = False, onnx
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def architecture(trained: loaded.Trained) -> dict[str, Any]:
+def architecture(trained: pretrained.Trained) -> dict[str, Any]:
     """Everything that `pytorch.py` must know to build the network and to cut its inputs."""
     model, given = trained.model, trained.config
     sight, read = model.vision, model.report
     kept = (
-        "image_size", "image_patch", "volume_size", "volume_patch", "window_hu", "slices", "slices_per_layer",
-        "slice_size", "type_embedding", "slice_embedding", "cls_key", "embedding", "projection", "projection_hidden",
+        "image_size",
+        "image_patch",
+        "volume_size",
+        "volume_patch",
+        "window_hu",
+        "slices",
+        "slices_per_layer",
+        "slice_size",
+        "type_embedding",
+        "slice_embedding",
+        "cls_key",
+        "embedding",
+        "projection",
+        "projection_hidden",
         "norm_by_modality",
-    )  # fmt: skip
+    )
     return {
         "vision": {"width": sight.width, "depth": sight.depth, "heads": sight.heads, "mlp_width": sight.mlp_width},
         "report": {
-            "width": read.width, "depth": read.depth, "heads": read.heads, "mlp_width": read.mlp_width,
-            "vocab_size": read.vocab_size, "positions": read.max_positions, "pooling": read.pooling,
+            "width": read.width,
+            "depth": read.depth,
+            "heads": read.heads,
+            "mlp_width": read.mlp_width,
+            "vocab_size": read.vocab_size,
+            "positions": read.max_positions,
+            "pooling": read.pooling,
             "padding": trained.reports.pad_token_id,
         },
         "image_grid": sight.image_grid,
@@ -79,10 +98,10 @@ def architecture(trained: loaded.Trained) -> dict[str, Any]:
         "report_length": given["input"]["report_length"],
         **{name: given["model"][name] for name in kept},
         "heads": {name: [head.hidden, head.bottleneck, head.prototypes] for name, head in model.head.items()},
-    }  # fmt: skip
+    }
 
 
-def contract(trained: loaded.Trained) -> dict[str, Any]:
+def contract(trained: pretrained.Trained) -> dict[str, Any]:
     """How a file becomes the network's input: the records' rules and what follows on them."""
     model, given = trained.model, trained.config
     low, high = model.window_hu
@@ -96,17 +115,17 @@ def contract(trained: loaded.Trained) -> dict[str, Any]:
             f"clipped to -1..1, patches of {block} in raster order (z, y, x)",
             "slices": f"the centre or all slices of the {model.slices} depth layers with the best mean score, resized "
             f"to {model.slice_size} x {model.slice_size} (linear, anti-aliased)",
-            "report": f"the tokenizer in {loaded.REPORT}/, at most {given['input']['report_length']} tokens",
+            "report": f"the tokenizer in {pretrained.REPORT}/, at most {given['input']['report_length']} tokens",
         },
         "sets": trained.contracts,
     }
 
 
-def _weights(trained: loaded.Trained, folder: pathlib.Path, *, rgb: bool) -> None:
+def _weights(trained: pretrained.Trained, folder: pathlib.Path, *, rgb: bool) -> None:
     state = names.to_torch(trained.variables, trained.model)
-    _save(state, folder / loaded.WEIGHTS)
+    _save(state, folder / pretrained.WEIGHTS)
     facts = {
-        "format": loaded.FORMAT,
+        "format": pretrained.FORMAT,
         "network": trained.network,
         "step": trained.step,
         "architecture": architecture(trained),
@@ -114,7 +133,7 @@ def _weights(trained: loaded.Trained, folder: pathlib.Path, *, rgb: bool) -> Non
         "contracts": trained.contracts,
         "versions": trained.versions,
     }
-    _json(facts, folder / loaded.FACTS)
+    _json(facts, folder / pretrained.FACTS)
     _json(contract(trained), folder / "contract.json")
     seen = {k.removeprefix("vision."): v for k, v in state.items() if k.startswith("vision.")}
     seen = {k: v for k, v in seen.items() if not k.startswith(OWN)}
@@ -122,14 +141,14 @@ def _weights(trained: loaded.Trained, folder: pathlib.Path, *, rgb: bool) -> Non
     if rgb:  # a third for each channel: replicated grey gives what one channel gives
         kernel = np.repeat(seen["patch_embed.proj.weight"] / np.float32(3), 3, axis=1)
         _save(seen | {"patch_embed.proj.weight": kernel}, folder / "vision_2d_rgb.safetensors")
-    place = folder / loaded.REPORT
+    place = folder / pretrained.REPORT
     trained.reports.save_pretrained(place)
     read = {k.removeprefix("report."): v for k, v in state.items() if k.startswith("report.")}
     _save(read, place / "model.safetensors")
     _json(_bert(trained), place / "config.json")
 
 
-def _bert(trained: loaded.Trained) -> dict[str, Any]:
+def _bert(trained: pretrained.Trained) -> dict[str, Any]:
     tower = trained.model.report
     return {
         "architectures": ["BertModel"],

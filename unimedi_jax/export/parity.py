@@ -12,8 +12,8 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from unimedi_jax.convert import inference, loaded
-from unimedi_jax.errors import UserError
+from data.errors import UserError
+from unimedi_jax.inference import pretrained
 from unimedi_jax.models import text, vision
 from unimedi_jax.typing import Array, PyTree
 
@@ -26,7 +26,7 @@ REPORTS = (
 Arrays = dict[str, np.ndarray]
 
 
-def check(trained: loaded.Trained, folder: pathlib.Path, *, onnx: bool = False) -> dict[str, Any]:
+def check(trained: pretrained.Trained, folder: pathlib.Path, *, onnx: bool = False) -> dict[str, Any]:
     """What goes into `parity.json`; `folder` holds the export's weights, and gets `onnx/` where that is asked for.
 
     Raises:
@@ -41,7 +41,7 @@ def check(trained: loaded.Trained, folder: pathlib.Path, *, onnx: bool = False) 
     theirs = torch_outputs(folder, films, volumes, REPORTS)
     differences, values = compare(ours, theirs), {k: float(np.abs(v).max(initial=0)) for k, v in ours.items()}
     if onnx:
-        from unimedi_jax.convert import to_onnx
+        from unimedi_jax.export import to_onnx
 
         files = to_onnx.write(folder, films, volumes, REPORTS)
         exported = to_onnx.outputs(files, folder, films, volumes, REPORTS)
@@ -81,11 +81,11 @@ def fixed_inputs() -> tuple[np.ndarray, np.ndarray]:
     return films.repeat(8, axis=1).repeat(2, axis=2).astype(np.uint8), volumes.astype(np.int16)
 
 
-def jax_outputs(trained: loaded.Trained, films: np.ndarray, volumes: np.ndarray, texts: tuple[str, ...]) -> Arrays:
+def jax_outputs(trained: pretrained.Trained, films: np.ndarray, volumes: np.ndarray, texts: tuple[str, ...]) -> Arrays:
     """Every layer of every path, by name, from records' pixels and texts."""
     model, variables = trained.model, trained.variables
     params = jax.tree.map(np.asarray, variables["params"])  # layers are cut out of it
-    batch = jax.device_put(inference.tokens(trained, films, volumes, texts))
+    batch = jax.device_put(preprocess.tokens(trained, films, volumes, texts))
 
     def apply(method: str, *x: Any) -> Any:
         return jax.jit(lambda variables, *x: model.apply(variables, *x, method=method))(variables, *x)
@@ -111,7 +111,7 @@ def torch_outputs(folder: pathlib.Path, films: np.ndarray, volumes: np.ndarray, 
     """The same of the exported folder, by `pytorch.py`."""
     import torch
 
-    from unimedi_jax.convert import pytorch
+    from unimedi_jax.export import pytorch
 
     model = pytorch.load(folder)
     out: dict[str, Any] = {}
@@ -139,7 +139,7 @@ def compare(ours: Arrays, theirs: Arrays) -> dict[str, float]:
     return result
 
 
-def _vision_layers(trained: loaded.Trained, params: PyTree, x: Array) -> Iterator[tuple[str, Array]]:
+def _vision_layers(trained: pretrained.Trained, params: PyTree, x: Array) -> Iterator[tuple[str, Array]]:
     tower = trained.model.vision
     block = vision.Block(tower.heads, tower.mlp_width, jnp.float32, False, tower.cls_key, tower.attention)
     cls = jnp.broadcast_to(params["cls"] + params["position_cls"], (len(x), 1, tower.width))
@@ -149,7 +149,7 @@ def _vision_layers(trained: loaded.Trained, params: PyTree, x: Array) -> Iterato
         yield f"layer {i}", x
 
 
-def _report_layers(trained: loaded.Trained, params: PyTree, ids: Array, mask: Array) -> Iterator[tuple[str, Array]]:
+def _report_layers(trained: pretrained.Trained, params: PyTree, ids: Array, mask: Array) -> Iterator[tuple[str, Array]]:
     tower = trained.model.report
     layer = text.Layer(tower.heads, tower.mlp_width, jnp.float32, 0.0, False)
     place = params["positions"]["embedding"][: ids.shape[1]] + params["segments"][:1]

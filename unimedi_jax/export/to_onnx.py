@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from unimedi_jax.errors import UserError
+from data.errors import UserError
 
 # What each encoder takes and gives; rows are free.
 ENCODERS = {
@@ -29,7 +29,7 @@ def write(
         import torch
     except ImportError as error:
         raise UserError(f"config.onnx=True takes {error.name}: pip install torch onnxscript onnxruntime") from error
-    from unimedi_jax.convert import pytorch
+    from unimedi_jax.export import pytorch
 
     model = pytorch.load(folder)
     files = {}
@@ -47,9 +47,16 @@ def write(
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                module, example[name], str(files[name]), input_names=list(inputs), output_names=list(outputs),
-                dynamic_shapes=(({0: rows},) * len(inputs),), dynamo=True, external_data=False, verbose=False,
-            )  # fmt: skip
+                module,
+                example[name],
+                str(files[name]),
+                input_names=list(inputs),
+                output_names=list(outputs),
+                dynamic_shapes=(({0: rows},) * len(inputs),),
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
     return files
 
 
@@ -59,7 +66,7 @@ def outputs(
     """What onnxruntime computes, by the names of `parity`."""
     import onnxruntime
 
-    from unimedi_jax.convert import pytorch
+    from unimedi_jax.export import pytorch
 
     ids, mask = (x.numpy() for x in pytorch.load(folder).tokenize(list(texts)))
     given = {"films": films, "volumes": volumes, "ids": ids, "mask": mask}

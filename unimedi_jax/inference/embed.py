@@ -10,10 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from data.errors import UserError
 from unimedi_jax import sharding
-from unimedi_jax.convert import inference, loaded, maps, sources
-from unimedi_jax.errors import UserError
-from unimedi_jax.evals import features
+from unimedi_jax.inference import features, maps, preprocess, pretrained, sources
 
 LOG = logging.getLogger(__name__)
 FORMATS = (".npz", ".parquet")
@@ -54,7 +53,7 @@ class Embeddings:
 class Model:
     """A trained network that embeds files and texts; made by `load`."""
 
-    trained: loaded.Trained
+    trained: pretrained.Trained
     embedder: features.Embedder
 
     def embed(self, source: str | pathlib.Path, *, maps_to: str | pathlib.Path | None = None) -> Embeddings:
@@ -99,8 +98,8 @@ class Model:
     def features(self, modality: str, pixels: np.ndarray) -> Any:
         """`Features` of up to `embedder.rows` films uint8 (b, 256, 256) or volumes int16 (b, 32, 128, 128)."""
         cut, function = {
-            "xray": (inference.film_tokens, self.embedder.xray),
-            "ct": (inference.volume_tokens, self.embedder.ct),
+            "xray": (preprocess.film_tokens, self.embedder.xray),
+            "ct": (preprocess.volume_tokens, self.embedder.ct),
         }[modality]
         tokens = cut(self.trained, pixels)
         full = np.arange(self.embedder.rows).clip(max=len(tokens) - 1)  # one shape, one compilation
@@ -114,7 +113,7 @@ def load(path: str | pathlib.Path, network: str = "student", *, rows: int = 8, c
     Raises:
         UserError: nothing that can be loaded.
     """
-    trained = loaded.read(path, network)
+    trained = pretrained.read(path, network)
     embedder = features.Embedder.of(trained.model, sharding.make_mesh(), rows=rows, ct_slices=ct_slices)
     return Model(trained, embedder)
 

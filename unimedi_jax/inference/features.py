@@ -9,10 +9,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from data.reports import tokenizer
 from unimedi_jax import sharding
-from unimedi_jax.evals import slices
-from unimedi_jax.input import pipeline, records, tokenizer, transforms
-from unimedi_jax.models import unimedi
+from unimedi_jax.input import pipeline, records, transforms
+from unimedi_jax.metrics import slices
+from unimedi_jax.models import towers
 from unimedi_jax.typing import PyTree
 
 
@@ -20,25 +21,21 @@ from unimedi_jax.typing import PyTree
 class Embedder:
     """The model's inference functions, jitted once for a run, and the batch size they were made for."""
 
-    xray: Callable[..., unimedi.Features]
-    ct: Callable[..., unimedi.Features]
+    xray: Callable[..., towers.Features]
+    ct: Callable[..., towers.Features]
     report: Callable[..., jax.Array]
     rows: int
     mesh: Mesh
 
     @classmethod
-    def of(cls, model: unimedi.UniMedI, mesh: Mesh, *, rows: int, ct_slices: bool) -> "Embedder":
+    def of(cls, model: towers.UniMedI, mesh: Mesh, *, rows: int, ct_slices: bool) -> "Embedder":
         """`rows` a batch and device; `ct_slices`: CTs as trained, or by their volume alone."""
 
         def method(name: str, *static: Any) -> Callable[..., Any]:
             return jax.jit(lambda variables, *x: model.apply(variables, *x, *static, method=name))
 
         return cls(
-            method("xray_features"),
-            method("ct_features", ct_slices),
-            method("embed_report"),
-            rows * mesh.size,
-            mesh,
+            method("xray_features"), method("ct_features", ct_slices), method("embed_report"), rows * mesh.size, mesh
         )
 
     def __call__(self, function: Callable[..., Any], variables: PyTree, *arrays: Any) -> Any:

@@ -8,13 +8,15 @@ import nibabel
 import numpy as np
 from nibabel import affines, orientations
 
-from data import geometry, volumes
-from unimedi_jax.convert import loaded, sources
+from data.readers import geometry, volumes
+from unimedi_jax.inference import pretrained, sources
 
 SCALE = 3  # pixels of the picture for one of the record
 
 
-def write(folder: pathlib.Path, item: sources.Item, pixels: np.ndarray, found: Any, trained: loaded.Trained) -> None:
+def write(
+    folder: pathlib.Path, item: sources.Item, pixels: np.ndarray, found: Any, trained: pretrained.Trained
+) -> None:
     """`<id>.attention.png` for a film or CT, `<id>.attention.nii.gz` for a CT; `found` is one row of `Features`."""
     stem = folder / item.id.replace("/", "_").replace("\\", "_")
     folder.mkdir(parents=True, exist_ok=True)
@@ -28,7 +30,7 @@ def write(folder: pathlib.Path, item: sources.Item, pixels: np.ndarray, found: A
     _aside(stem.with_name(f"{stem.name}.attention.png"), lambda path: cv2.imwrite(str(path), picture))
 
 
-def film_attention(scores: np.ndarray, trained: loaded.Trained) -> np.ndarray:
+def film_attention(scores: np.ndarray, trained: pretrained.Trained) -> np.ndarray:
     """Scores of a film's tokens (n,) on the record's pixels, float32 (256, 256), sum 1; 0 outside the centre crop."""
     grid, crop = trained.model.vision.image_grid, trained.config["input"]["crop"]
     cells = np.kron(scores.reshape(grid), np.ones((crop // grid[0], crop // grid[1]), np.float32))
@@ -37,13 +39,13 @@ def film_attention(scores: np.ndarray, trained: loaded.Trained) -> np.ndarray:
     return full / full.sum()
 
 
-def volume_attention(scores: np.ndarray, trained: loaded.Trained) -> np.ndarray:
+def volume_attention(scores: np.ndarray, trained: pretrained.Trained) -> np.ndarray:
     """Scores of the volume's tokens, which stand behind the slices' in the sequence, as float32 (z, y, x) cells."""
     grid = trained.model.volume_grid
     return scores[-int(np.prod(grid)) :].reshape(grid)
 
 
-def chosen_slices(layers: np.ndarray, trained: loaded.Trained) -> list[int]:
+def chosen_slices(layers: np.ndarray, trained: pretrained.Trained) -> list[int]:
     """Slices of the record that the network looked at in 2D."""
     model = trained.model
     depth, offsets = model.volume_patch[0], range(model.volume_patch[0])

@@ -7,11 +7,11 @@ from typing import Any
 
 import jax
 
+from data.errors import UserError
+from data.reports import tokenizer
 from unimedi_jax import checkpoint, objectives
 from unimedi_jax.convert import names, weights
-from unimedi_jax.errors import UserError
-from unimedi_jax.input import tokenizer
-from unimedi_jax.models import unimedi
+from unimedi_jax.models import towers
 from unimedi_jax.typing import PyTree
 
 FACTS, WEIGHTS, REPORT = "unimedi.json", "unimedi.safetensors", "report"
@@ -23,7 +23,7 @@ class Trained:
     """A network with everything that belongs to it."""
 
     path: pathlib.Path
-    model: unimedi.UniMedI  # float32, whatever the run computed in
+    model: towers.UniMedI  # float32, whatever the run computed in
     variables: PyTree  # {"params", "batch_stats"}
     reports: Any  # tokenizer
     config: dict[str, Any]  # the run's
@@ -50,16 +50,16 @@ def read(path: str | pathlib.Path, network: str = "student") -> Trained:
 
 
 def settings(config: dict[str, Any], words: int) -> dict[str, Any]:
-    """What `unimedi.make` takes for inference, from a run's configuration."""
+    """What `towers.make` takes for inference, from a run's configuration."""
     # Inference in float32 by XLA's own attention: the numbers are to be the same wherever they are computed.
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in config["model"].items()}
     plain = {"attention": "xla", "remat": "none", "layers": "scanned", "dtype": "float32"}
     return {**given, "vocab_size": words, **plain}
 
 
-def build(config: dict[str, Any], words: int) -> unimedi.UniMedI:
+def build(config: dict[str, Any], words: int) -> towers.UniMedI:
     """The network of a run's configuration, for inference; of the objectives' heads it has UniMedI's alone."""
-    model, objective = unimedi.make(**settings(config, words)), objectives.make(**config["objective"])
+    model, objective = towers.make(**settings(config, words)), objectives.make(**config["objective"])
     return model.clone(head=objective.heads(model) if config["objective"]["name"] == "unimedi" else {})
 
 
@@ -100,13 +100,13 @@ def _export(place: pathlib.Path, network: str) -> Trained:
     return Trained(place, model, variables, reports, config, contracts, versions, network, step)
 
 
-def variables_like(model: unimedi.UniMedI) -> PyTree:
+def variables_like(model: towers.UniMedI) -> PyTree:
     """Shapes of the model's {"params", "batch_stats"}."""
-    shapes = jax.eval_shape(lambda: unimedi.init(model, jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: towers.init(model, jax.random.key(0)))
     return {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
 
 
-def _model(config: dict[str, Any], words: int, place: pathlib.Path) -> unimedi.UniMedI:
+def _model(config: dict[str, Any], words: int, place: pathlib.Path) -> towers.UniMedI:
     try:
         return build(config, words)
     except (ValueError, KeyError, TypeError) as error:

@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 import pydicom
 
-from data import contracts, films, manifest, text, volumes
-from data.files import BadInput
+from data import contract
+from data.build import contracts
+from data.errors import UserError
+from data.manifest import source as manifest
+from data.readers import volumes, xrays
+from data.readers.files import BadInput
+from data.reports import text
 from data.source import Rejected
-from unimedi_jax.convert import loaded
-from unimedi_jax.errors import UserError
-from unimedi_jax.input import contract
+from unimedi_jax.inference import pretrained
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 DICOM = (".dcm", ".dicom", ".ima", "")  # scanners often give no suffix
@@ -57,7 +60,7 @@ def find(source: pathlib.Path) -> tuple[list[Item], list[Rejected]]:
     return items, rejected
 
 
-def hold(trained: loaded.Trained) -> None:
+def hold(trained: pretrained.Trained) -> None:
     """Refuses a network that was trained on records made by other rules than this version's readers follow.
 
     Raises:
@@ -91,7 +94,7 @@ def _file(path: pathlib.Path, root: pathlib.Path) -> Item | None:
     if name.endswith(volumes.SUFFIXES) or kind == "CT":
         return Item(_name(path, root), "ct", lambda: volumes.read_volume(path)[0], path=path)
     if path.suffix.lower() in PICTURES or kind is not None:
-        return Item(_name(path, root), "xray", lambda: films.read_film(path), path=path)
+        return Item(_name(path, root), "xray", lambda: xrays.read_film(path), path=path)
     return None
 
 

@@ -6,10 +6,11 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from unimedi_jax.convert import bert, loaded, names, vit, weights
-from unimedi_jax.errors import UserError
-from unimedi_jax.input import contract
-from unimedi_jax.models import unimedi
+from data import contract
+from data.errors import UserError
+from unimedi_jax.convert import bert, names, vit, weights
+from unimedi_jax.inference import pretrained
+from unimedi_jax.models import towers
 from unimedi_jax.typing import PyTree
 
 # What published weights do not have and may start from the seed; any other gap is refused.
@@ -42,7 +43,7 @@ class Summary:
 
 def fill(
     variables: PyTree,
-    model: unimedi.UniMedI,
+    model: towers.UniMedI,
     sets: Mapping[str, Mapping[str, Any]],
     *,
     checkpoint: str = "",
@@ -63,7 +64,7 @@ def fill(
         )
     summaries = []
     if checkpoint:
-        trained = loaded.read(checkpoint)
+        trained = pretrained.read(checkpoint)
         for then in trained.contracts.values():
             for name, now in sets.items():
                 contract.check(then, now, where=f"the set {name}")
@@ -86,7 +87,7 @@ def tokenizer(*, checkpoint: str = "", vision: str = "", report: str = "") -> st
     if not checkpoint:
         return ""
     place = pathlib.Path(checkpoint).expanduser()
-    return str(place / (loaded.REPORT if (place / loaded.FACTS).is_file() else "tokenizer"))
+    return str(place / (pretrained.REPORT if (place / pretrained.FACTS).is_file() else "tokenizer"))
 
 
 def write(summaries: list[Summary], path: pathlib.Path) -> None:

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from data.errors import UserError
 from unimedi_jax import patches
-from unimedi_jax.errors import UserError
 from unimedi_jax.input import transforms
 
 UNANNOTATED = 255

@@ -8,8 +8,8 @@ from typing import Any
 import grain
 import numpy as np
 
-from unimedi_jax import progress
-from unimedi_jax.errors import UserError
+from data import progress
+from data.errors import UserError
 from unimedi_jax.input import records, transforms, workers
 
 HostBatch = dict[str, dict[str, np.ndarray]]
@@ -40,9 +40,14 @@ def train(
     for number, modality in enumerate(MODALITIES):
         if batch[modality]:
             parts[modality] = _endless(
-                sets, samplers[modality], batch[modality],
-                seed=2 * seed + number, host=host, hosts=hosts, max_damaged=max_damaged,
-            )  # fmt: skip
+                sets,
+                samplers[modality],
+                batch[modality],
+                seed=2 * seed + number,
+                host=host,
+                hosts=hosts,
+                max_damaged=max_damaged,
+            )
     if not parts:
         raise UserError("config.batch asks for neither X-rays nor CTs")
     # "Endless" is sys.maxsize records, so the number of batches differs with their size; zip wants one length.
@@ -158,13 +163,7 @@ def trimmed(batch: HostBatch, length: int) -> HostBatch:
 
 
 def evaluation(
-    found: records.RecordSet,
-    sampler: transforms.ToSample,
-    split: str,
-    rows: int,
-    *,
-    limit: int = 0,
-    threads: int = 4,
+    found: records.RecordSet, sampler: transforms.ToSample, split: str, rows: int, *, limit: int = 0, threads: int = 4
 ) -> Iterator[dict[str, Any]]:
     """Every record of a split once, in order, in batches of `rows`; at most `limit` records (0 = all).
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from unimedi_jax.errors import UserError
-from unimedi_jax.input import contract as contracts
+from data import contract as contracts
+from data.errors import UserError
 
 LOG = logging.getLogger(__name__)
 VERSION = "1.0.0"

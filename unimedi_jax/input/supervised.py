@@ -10,13 +10,7 @@ Sampler = Callable[[dict[str, Any], np.random.Generator | None], dict[str, np.nd
 
 
 def training(
-    source: Sequence[dict[str, Any]],
-    sampler: Sampler,
-    rows: Sequence[int],
-    batch: int,
-    *,
-    seed: int,
-    threads: int = 2,
+    source: Sequence[dict[str, Any]], sampler: Sampler, rows: Sequence[int], batch: int, *, seed: int, threads: int = 2
 ) -> Iterator[dict[str, np.ndarray]]:
     """Endless batches of the records `rows` of a source, shuffled anew every epoch, augmented by `sampler`."""
     chosen = grain.MapDataset.source(_Rows(source, rows)).seed(seed).shuffle().repeat()

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int16, UInt8
 
+from data.errors import UserError
+from data.reports import tokenizer
 from unimedi_jax import patches
-from unimedi_jax.errors import UserError
-from unimedi_jax.input import records, tokenizer
+from unimedi_jax.input import records
 
 AIR_HU = -1024
 Sample = dict[str, Any]

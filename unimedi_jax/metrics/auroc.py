@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from unimedi_jax.evals import bootstrap, vectors
+from unimedi_jax.metrics import bootstrap, vectors
 
 INVERTED_BELOW = 0.4
 
@@ -82,11 +82,7 @@ def resampled(
 
 
 def per_label(
-    scores: Float[np.ndarray, "n c"],
-    targets: Float[np.ndarray, "n c"],
-    *,
-    resamples: int = 0,
-    seed: int = 0,
+    scores: Float[np.ndarray, "n c"], targets: Float[np.ndarray, "n c"], *, resamples: int = 0, seed: int = 0
 ) -> LabelAuc:
     """`auroc` of every column. A column of NaN scores (nothing could be fitted) has no AUC."""
     scores, targets = np.asarray(scores, np.float64), np.asarray(targets, np.float64)

@@ -50,11 +50,7 @@ def percentiles(statistics: Float[np.ndarray, " resamples"]) -> tuple[float, flo
 
 
 def interval(
-    statistic: Callable[[Int[np.ndarray, " n"]], float],
-    n: int,
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
+    statistic: Callable[[Int[np.ndarray, " n"]], float], n: int, *, resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
     """Interval of `statistic(rows)` over resampled rows; NaN for fewer than 2 cases."""
     if n < 2 or resamples < 1:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
-from unimedi_jax.evals import auroc, bootstrap, vectors
+from unimedi_jax.metrics import auroc, bootstrap, vectors
 
 THRESHOLD = 0.5
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from unimedi_jax.evals import bootstrap, vectors
+from unimedi_jax.metrics import bootstrap, vectors
 
 PAPER = tuple(0.4 + 0.05 * step for step in range(8))  # 0.4, ..., 0.75: RSNA and object-CXR (MGCA, UniMedI)
 COCO = tuple(0.5 + 0.05 * step for step in range(10))

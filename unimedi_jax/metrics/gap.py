@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import silhouette_score
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 
-from unimedi_jax.evals import vectors
+from unimedi_jax.metrics import vectors
 
 FOLDS = 5
 SILHOUETTE_ROWS = 2000  # the silhouette needs all pairs

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from unimedi_jax.evals import auroc, logistic, vectors
+from unimedi_jax.metrics import auroc, logistic, vectors
 
 GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # inverse L2 strengths C, strongest regularisation first
 VALIDATION_SHARE = 0.2
@@ -73,9 +73,7 @@ def predict(
     return np.where(fitted[None], found, np.nan)
 
 
-def _standard(
-    x: Float[np.ndarray, "n d"],
-) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
+def _standard(x: Float[np.ndarray, "n d"]) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
     x = np.asarray(x, np.float64)
     scale = x.std(axis=0)
     # A dead feature's spread is rounding noise; dividing by it would make it the largest feature.

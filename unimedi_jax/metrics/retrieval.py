@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from unimedi_jax.evals import bootstrap, chance, vectors
+from unimedi_jax.metrics import bootstrap, chance, vectors
 
 ROWS = 1024  # queries ranked at a time: bounds memory at ROWS x n float64
 # Equal embeddings give similarities that differ in the last bits of a product: to 1e-9, ties.
@@ -40,10 +40,7 @@ def recall(
     members = np.bincount(group, minlength=1)[group]
     result = {"pairs": float(len(group)), "distinct": float(len(names))}
     for k in ks:
-        hits = {
-            f"i2t_r{k}": _hits(z_image, z_text, group, k),
-            f"t2i_r{k}": _hits(z_text, z_image, group, k),
-        }
+        hits = {f"i2t_r{k}": _hits(z_image, z_text, group, k), f"t2i_r{k}": _hits(z_text, z_image, group, k)}
         for name, hit in hits.items():
             result[name] = vectors.nan_mean(hit)
             if resamples:
@@ -67,10 +64,7 @@ def nearest(
 
 
 def _hits(
-    query: Float[np.ndarray, "n e"],
-    candidate: Float[np.ndarray, "n e"],
-    group: Int[np.ndarray, " n"],
-    k: int,
+    query: Float[np.ndarray, "n e"], candidate: Float[np.ndarray, "n e"], group: Int[np.ndarray, " n"], k: int
 ) -> Float[np.ndarray, " n"]:
     """Per query, whether one of its group is among the k nearest candidates."""
     hits = np.zeros(len(query))

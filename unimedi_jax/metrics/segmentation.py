@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from scipy import ndimage
 
-from unimedi_jax.evals import bootstrap, vectors
+from unimedi_jax.metrics import bootstrap, vectors
 
 KINDS = ("dice", "hd95", "nsd")
 
@@ -23,11 +23,7 @@ def dice(truth: Bool[np.ndarray, "*space"], found: Bool[np.ndarray, "*space"]) -
 
 
 def surfaces(
-    truth: Bool[np.ndarray, "*space"],
-    found: Bool[np.ndarray, "*space"],
-    spacing: Sequence[float],
-    *,
-    tolerance: float,
+    truth: Bool[np.ndarray, "*space"], found: Bool[np.ndarray, "*space"], spacing: Sequence[float], *, tolerance: float
 ) -> tuple[float, float]:
     """HD95 in the unit of `spacing`, and NSD: the share of both surfaces within `tolerance` of the other."""
     if not truth.any() or not found.any():

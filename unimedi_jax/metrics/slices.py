@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from unimedi_jax.evals import bootstrap, chance, vectors
+from unimedi_jax.metrics import bootstrap, chance, vectors
 
 UNSTATED = 254  # of a lesion mask: somebody drew a lesion and did not say which finding it is
 
@@ -63,13 +63,7 @@ def hit_rate(
     lucky = chance.hit_probability(np.array(touched.shape[1]), touched[keep].sum(axis=1), np.array(k))
     low, high = bootstrap.mean_interval(hits, resamples=resamples, seed=seed)
     return HitRate(
-        vectors.nan_mean(hits),
-        vectors.nan_mean(lucky),
-        int(keep.sum()),
-        int((~some).sum()),
-        int(full.sum()),
-        low,
-        high,
+        vectors.nan_mean(hits), vectors.nan_mean(lucky), int(keep.sum()), int((~some).sum()), int(full.sum()), low, high
     )
 
 

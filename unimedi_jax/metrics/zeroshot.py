@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from unimedi_jax.evals import auroc, vectors
+from unimedi_jax.metrics import auroc, vectors
 
 
 def scores(

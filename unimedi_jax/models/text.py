@@ -82,9 +82,7 @@ class ReportTower(nn.Module):
         x = nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name="norm")(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         layers = transformer.over_layers(Layer, self.depth, self.remat, self.unrolled)
-        x, _ = layers(
-            self.heads, self.mlp_width, self.dtype, self.dropout, train, name="layers"
-        )(x, text_mask)  # fmt: skip
+        x, _ = layers(self.heads, self.mlp_width, self.dtype, self.dropout, train, name="layers")(x, text_mask)
         return Read(self._pool(x, text_mask), x)
 
     def _pool(self, x: Float[Array, "b l d"], mask: Bool[Array, "b l"]) -> Float[Array, "b d"]:

@@ -67,21 +67,14 @@ class UniMedI(nn.Module):
         return inputs.image(tokens) if name == "xray" else inputs.hounsfield(tokens, self.window_hu)
 
     def embed_pixels(
-        self,
-        name: str,
-        pixels: Float[Array, "b n v"],
-        grid: tuple[int, ...],
-        hidden: Bool[Array, "b n"] | None = None,
+        self, name: str, pixels: Float[Array, "b n v"], grid: tuple[int, ...], hidden: Bool[Array, "b n"] | None = None
     ) -> Float[Array, "b n d"]:
         """Patches in [-1, 1], of a crop of any `grid` of tokens say, to tokens with positions of that grid."""
         embed = self.vision.embed_image if name == "xray" else self.vision.embed_volume
         return embed(pixels, grid, hidden=hidden)
 
     def embed_ct(
-        self,
-        tokens: Num[Array, "b n v"],
-        layers: Int[Array, "b k"],
-        hidden: Bool[Array, "b m"] | None = None,
+        self, tokens: Num[Array, "b n v"], layers: Int[Array, "b k"], hidden: Bool[Array, "b m"] | None = None
     ) -> Float[Array, "b m d"]:
         """The joint sequence of a CT: tokens of the chosen slices, then those of the volume."""
         n = tokens.shape[1]
@@ -216,16 +209,34 @@ def make(
     kind, unrolled = jnp.dtype(dtype), layers == "unrolled"
     seen, read = sizes.VISION[vision_size], sizes.REPORT[report_size]
     tower = vision.VisionTower(
-        seen.width, seen.depth, seen.heads, seen.mlp_width,
+        seen.width,
+        seen.depth,
+        seen.heads,
+        seen.mlp_width,
         image_grid=patches.grid((image_size,) * 2, tuple(image_patch)),
         volume_grid=patches.grid(tuple(volume_size), tuple(volume_patch)),
-        dtype=kind, type_embedding=type_embedding, slice_embedding=slice_embedding,
-        cls_key=cls_key, attention=attention, remat=remat, unrolled=unrolled, position_init=position_init,
-    )  # fmt: skip
+        dtype=kind,
+        type_embedding=type_embedding,
+        slice_embedding=slice_embedding,
+        cls_key=cls_key,
+        attention=attention,
+        remat=remat,
+        unrolled=unrolled,
+        position_init=position_init,
+    )
     report = text.ReportTower(
-        vocab_size, read.width, read.depth, read.heads, read.mlp_width, report_positions,
-        report_dropout, report_pooling, kind, remat, unrolled,
-    )  # fmt: skip
+        vocab_size,
+        read.width,
+        read.depth,
+        read.heads,
+        read.mlp_width,
+        report_positions,
+        report_dropout,
+        report_pooling,
+        kind,
+        remat,
+        unrolled,
+    )
     project = dict(hidden=projection_hidden, kind=projection, dtype=kind)
     return UniMedI(
         vision=tower,

@@ -41,10 +41,7 @@ class Unetr(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        volume: Float[Array, "b z y x"],
-        hidden: Sequence[Float[Array, "b n d"]],
-        tokens: Float[Array, "b n d"],
+        self, volume: Float[Array, "b z y x"], hidden: Sequence[Float[Array, "b n d"]], tokens: Float[Array, "b n d"]
     ) -> Float[Array, "b z y x c"]:
         """`hidden`: outputs of the blocks at a quarter, half and three quarters of the depth, not normalised."""
         f, steps = self.features, strides(self.patch)

@@ -85,9 +85,8 @@ class Trunk(nn.Module):
     ) -> tuple[Array, Array | None, Array | None]:
         layers = transformer.over_layers(Block, self.depth, self.remat, self.unrolled)
         x, (rows, states) = layers(
-            self.heads, self.mlp_width, self.dtype, scores, self.cls_key, self.attention, hidden,
-            name="blocks",
-        )(x, None)  # fmt: skip
+            self.heads, self.mlp_width, self.dtype, scores, self.cls_key, self.attention, hidden, name="blocks"
+        )(x, None)
         x = nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name="norm")(x)
         return x, None if rows is None else jnp.mean(rows, axis=0), states
 
@@ -140,9 +139,16 @@ class VisionTower(nn.Module):
         if self.slice_embedding:
             self.depth_of_slice = self.param("depth_of_slice", init, (volume[0], width))
         self.trunk = Trunk(
-            width, self.depth, self.heads, self.mlp_width, self.dtype, self.cls_key,
-            self.attention, self.remat, self.unrolled,
-        )  # fmt: skip
+            width,
+            self.depth,
+            self.heads,
+            self.mlp_width,
+            self.dtype,
+            self.cls_key,
+            self.attention,
+            self.remat,
+            self.unrolled,
+        )
 
     def embed_image(
         self,

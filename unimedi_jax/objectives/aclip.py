@@ -23,7 +23,7 @@ import optax
 from jax import numpy as jnp
 
 from unimedi_jax import losses, selection
-from unimedi_jax.models import heads, unimedi
+from unimedi_jax.models import heads, towers
 from unimedi_jax.objectives import base, common, crops
 from unimedi_jax.typing import Array, Batch, Float, Int, Key, Params, PyTree
 
@@ -78,7 +78,7 @@ class Objective(crops.Settings, base.Objective):
         if self.mask_block < 1:
             raise ValueError(f"mask_block is at least 1, not {self.mask_block}")
 
-    def heads(self, model: unimedi.UniMedI) -> dict[str, nn.Module]:
+    def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
         """BYOL's projector and predictor, SimCLR's projector, and the temperature, where it is learnt.
 
         Raises:
@@ -102,7 +102,7 @@ class Objective(crops.Settings, base.Objective):
         key: Key[Array, ""],
         step: Int[Array, ""],
         *,
-        model: unimedi.UniMedI,
+        model: towers.UniMedI,
     ) -> base.Loss:
         """The teacher on every sample, the student on half of the tokens of two views, reports once."""
         keys = common.keys(key, "xray", "ct", "dropout")
@@ -122,7 +122,7 @@ class Objective(crops.Settings, base.Objective):
         return common.with_total(parts, weights, {"batch_stats": batch_stats})
 
     def see(
-        self, name: str, params: Params, teacher: Params, tokens: Array, key: Key[Array, ""], *, model: unimedi.UniMedI
+        self, name: str, params: Params, teacher: Params, tokens: Array, key: Key[Array, ""], *, model: towers.UniMedI
     ) -> tuple[Float[Array, "b 2 d"], Float[Array, "b e"]]:
         """The student's CLS of both views, and the unit vector of the teacher's that BYOL aims at."""
         whole = common.embed(name, teacher, tokens, model=model)
@@ -136,7 +136,7 @@ class Objective(crops.Settings, base.Objective):
         return cls.reshape(len(tokens), 2, -1), target
 
     def choose(
-        self, name: str, scores: Float[Array, "b n"], views: crops.Crops, *, model: unimedi.UniMedI
+        self, name: str, scores: Float[Array, "b n"], views: crops.Crops, *, model: towers.UniMedI
     ) -> Int[Array, "bc k"]:
         """The tokens of each view that the student sees: the best by the view's part of the teacher's map."""
         cells, count = crops.layout(name, model=model)[0], scores.shape[1]
@@ -153,7 +153,7 @@ class Objective(crops.Settings, base.Objective):
         cls: dict[str, Float[Array, "_ 2 d"]],
         reports: Float[Array, "b d"],
         *,
-        model: unimedi.UniMedI,
+        model: towers.UniMedI,
     ) -> tuple[Float[Array, " b"], PyTree]:
         """L_vl of each sample, the mean of its two views; the projections' statistics have seen both."""
         temperature = self.temperature

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import flax.linen as nn
 
-from unimedi_jax.models import unimedi
+from unimedi_jax.models import towers
 from unimedi_jax.typing import Array, Batch, Float, Int, Key, Metrics, Params, PyTree
 
 Loss = tuple[Float[Array, ""], tuple[Metrics, PyTree]]  # the loss; metrics and the new statistics
@@ -18,11 +18,11 @@ class Objective(abc.ABC):
     reads: ClassVar[bool] = True  # reports teach it
     aligned: ClassVar[bool] = True  # they end in one space with the images: zero-shot and retrieval mean something
 
-    def heads(self, model: unimedi.UniMedI) -> dict[str, nn.Module]:
+    def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
         """Modules trained beside the towers; the parameters of the head "x" are `head_x`."""
         return {}
 
-    def stats(self, model: unimedi.UniMedI) -> PyTree:
+    def stats(self, model: towers.UniMedI) -> PyTree:
         """What the state keeps from step to step beside "batch_stats", at its start: centres, queues."""
         return {}
 
@@ -36,6 +36,6 @@ class Objective(abc.ABC):
         key: Key[Array, ""],
         step: Int[Array, ""],
         *,
-        model: unimedi.UniMedI,
+        model: towers.UniMedI,
     ) -> Loss:
         """The loss of a batch of X-rays and CTs, either of which may be absent; the metrics and the new `stats`."""

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax
 from jax import numpy as jnp
 
-from unimedi_jax.metrics import Mean
-from unimedi_jax.models import text, unimedi, vision
+from unimedi_jax.mean import Mean
+from unimedi_jax.models import text, towers, vision
 from unimedi_jax.objectives import base
 from unimedi_jax.typing import Array, Batch, Float, Key, Metrics, Params, PyTree
 
@@ -19,13 +19,13 @@ def modalities(batch: Mapping[str, Any]) -> list[str]:
     return [name for name in ("xray", "ct") if name in batch]
 
 
-def embed(name: str, params: Params, tokens: Array, *, model: unimedi.UniMedI) -> Float[Array, "b n d"]:
+def embed(name: str, params: Params, tokens: Array, *, model: towers.UniMedI) -> Float[Array, "b n d"]:
     """All tokens of a film, or of a volume without slices, with their positions."""
     method = "embed_xray" if name == "xray" else "embed_volume"
     return model.apply({"params": params}, tokens, method=method)
 
 
-def see(params: Params, batch: Batch, *, model: unimedi.UniMedI, scores: bool = False) -> dict[str, vision.Encoded]:
+def see(params: Params, batch: Batch, *, model: towers.UniMedI, scores: bool = False) -> dict[str, vision.Encoded]:
     """Every modality whole through the shared ViT; with `scores` eq. 1 beside it."""
     return {
         name: model.apply(
@@ -43,7 +43,7 @@ def reports(batch: Batch) -> tuple[Array, Array]:
     return text, mask
 
 
-def read(params: Params, batch: Batch, key: Key[Array, ""], *, model: unimedi.UniMedI) -> text.Read:
+def read(params: Params, batch: Batch, key: Key[Array, ""], *, model: towers.UniMedI) -> text.Read:
     """All reports through the report tower, modality after modality."""
     return model.apply({"params": params}, *reports(batch), True, method="read_words", rngs={"dropout": key})
 
@@ -54,7 +54,7 @@ def project(
     cls: Mapping[str, Float[Array, "_ d"]],
     reports: Float[Array, "b d"],
     *,
-    model: unimedi.UniMedI,
+    model: towers.UniMedI,
 ) -> tuple[Float[Array, "b e"], Float[Array, "b e"], PyTree]:
     """Images and reports as unit vectors of the joint space, and the running statistics of the projections.
 
@@ -62,12 +62,16 @@ def project(
     """
     (z_image, z_text), updated = model.apply(
         {"params": params, "batch_stats": stats["batch_stats"]},
-        {name: cls[name] for name in modalities(cls)}, reports, True, method="project", mutable=["batch_stats"],
-    )  # fmt: skip
+        {name: cls[name] for name in modalities(cls)},
+        reports,
+        True,
+        method="project",
+        mutable=["batch_stats"],
+    )
     return z_image, z_text, updated.get("batch_stats", {})
 
 
-def through(name: str, params: Params, *x: Any, model: unimedi.UniMedI) -> Any:
+def through(name: str, params: Params, *x: Any, model: towers.UniMedI) -> Any:
     """What a network's head `name` makes of `x`."""
     return model.apply({"params": params}, name, *x, method="through")
 
@@ -83,7 +87,7 @@ class Paired(NamedTuple):
 
 
 def pair(
-    params: Params, stats: PyTree, batch: Batch, key: Key[Array, ""], *, model: unimedi.UniMedI, scores: bool = False
+    params: Params, stats: PyTree, batch: Batch, key: Key[Array, ""], *, model: towers.UniMedI, scores: bool = False
 ) -> Paired:
     """Every image and every report through its tower and its projection: where image-report contrast begins."""
     seen = see(params, batch, model=model, scores=scores)

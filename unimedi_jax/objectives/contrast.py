@@ -11,7 +11,7 @@ import dataclasses
 import flax.linen as nn
 
 from unimedi_jax import losses
-from unimedi_jax.models import heads, unimedi
+from unimedi_jax.models import heads, towers
 from unimedi_jax.objectives import base, common
 from unimedi_jax.typing import Array, Batch, Int, Key, Params, PyTree
 
@@ -28,7 +28,7 @@ class Objective(base.Objective):
         if self.temperature <= 0:
             raise ValueError(f"temperature is above 0, not {self.temperature}")
 
-    def heads(self, model: unimedi.UniMedI) -> dict[str, nn.Module]:
+    def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
         """The temperature, where it is learnt."""
         return {"scale": heads.Scale(1 / self.temperature)} if self.learn_temperature else {}
 
@@ -41,7 +41,7 @@ class Objective(base.Objective):
         key: Key[Array, ""],
         step: Int[Array, ""],
         *,
-        model: unimedi.UniMedI,
+        model: towers.UniMedI,
     ) -> base.Loss:
         """Every image of the batch against every report."""
         _, _, z_image, z_text, batch_stats = common.pair(params, stats, batch, key, model=model)

@@ -13,7 +13,7 @@ import jax
 from jax import numpy as jnp
 
 from unimedi_jax import patches, selection
-from unimedi_jax.models import unimedi
+from unimedi_jax.models import towers
 from unimedi_jax.objectives import common
 from unimedi_jax.typing import Array, Float, Int, Key, Num, Params
 
@@ -55,20 +55,20 @@ def shares(name: str, scale: tuple[float, float]) -> None:
         raise ValueError(f"{name} is two shares, least and most, above 0 and at most 1, not {scale}")
 
 
-def whole(name: str, tokens: Num[Array, "b n v"], *, model: unimedi.UniMedI) -> Float[Array, "b *space"]:
+def whole(name: str, tokens: Num[Array, "b n v"], *, model: towers.UniMedI) -> Float[Array, "b *space"]:
     """Films or volumes put together again, in [-1, 1]."""
     cells, patch = layout(name, model=model)
     return patches.unpatchify(model.pixels(name, tokens), cells, patch)
 
 
-def layout(name: str, *, model: unimedi.UniMedI) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def layout(name: str, *, model: towers.UniMedI) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The grid of a modality's tokens, and the size of their patches."""
     if name == "xray":
         return model.vision.image_grid, model.image_patch
     return model.volume_grid, model.volume_patch
 
 
-def size_of(name: str, share: float = 1.0, *, model: unimedi.UniMedI) -> tuple[int, ...]:
+def size_of(name: str, share: float = 1.0, *, model: towers.UniMedI) -> tuple[int, ...]:
     """Pixels or voxels along each axis of a view: `share` of the sample's, in whole patches."""
     return tuple(max(1, round(share * n)) * p for n, p in zip(*layout(name, model=model), strict=True))
 
@@ -142,7 +142,7 @@ def slices(
     return taken, where
 
 
-def embed(params: Params, images: Float[Array, "b c *space"], *, model: unimedi.UniMedI) -> Float[Array, "bc n d"]:
+def embed(params: Params, images: Float[Array, "b c *space"], *, model: towers.UniMedI) -> Float[Array, "bc n d"]:
     """Views as tokens with the positions of a grid of their own size; the views of a sample follow one another."""
     name = "xray" if images.ndim == 4 else "ct"
     patch = layout(name, model=model)[1]
@@ -152,7 +152,7 @@ def embed(params: Params, images: Float[Array, "b c *space"], *, model: unimedi.
     return model.apply({"params": params}, name, patches.patchify(images, patch), grid, method="embed_pixels")
 
 
-def see(params: Params, images: Float[Array, "b c *space"], *, model: unimedi.UniMedI) -> Float[Array, "b c d"]:
+def see(params: Params, images: Float[Array, "b c *space"], *, model: towers.UniMedI) -> Float[Array, "b c d"]:
     """CLS of every view, all of them in one pass."""
     tokens = embed(params, images, model=model)
     cls = model.apply({"params": params}, tokens, method="encode").cls

@@ -18,8 +18,8 @@ import flax.linen as nn
 from jax import numpy as jnp
 
 from unimedi_jax import losses
-from unimedi_jax.metrics import Mean
-from unimedi_jax.models import heads, unimedi
+from unimedi_jax.mean import Mean
+from unimedi_jax.models import heads, towers
 from unimedi_jax.objectives import base, common, crops
 from unimedi_jax.typing import Array, Batch, Float, Int, Key, Params, PyTree
 
@@ -63,12 +63,12 @@ class Settings(crops.Settings, base.Objective):
         if not 0 <= self.centre_momentum < 1:
             raise ValueError(f"centre_momentum is at least 0 and below 1, not {self.centre_momentum}")
 
-    def heads(self, model: unimedi.UniMedI) -> dict[str, nn.Module]:
+    def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
         """DINO's prototypes for CLS."""
         size = model.head_sizes
         return {"cls": heads.DinoHead(size.prototypes_cls, size.hidden, size.bottleneck, model.vision.dtype)}
 
-    def stats(self, model: unimedi.UniMedI) -> PyTree:
+    def stats(self, model: towers.UniMedI) -> PyTree:
         """The centres, one a modality."""
         return {"centre": {name: jnp.zeros(model.head_sizes.prototypes_cls) for name in ("xray", "ct")}}
 
@@ -119,7 +119,7 @@ class Objective(Settings):
         key: Key[Array, ""],
         step: Int[Array, ""],
         *,
-        model: unimedi.UniMedI,
+        model: towers.UniMedI,
     ) -> base.Loss:
         """Every sample's views against its large ones."""
         keys = common.keys(key, "xray", "ct")
@@ -136,7 +136,7 @@ class Objective(Settings):
         return loss, (metrics | used, stats)
 
     def views(
-        self, name: str, tokens: Array, key: Key[Array, ""], *, model: unimedi.UniMedI
+        self, name: str, tokens: Array, key: Key[Array, ""], *, model: towers.UniMedI
     ) -> tuple[Float[Array, "b g *space"], Float[Array, "b l *small"]]:
         """The large views of each sample, and the small ones."""
         keys = common.keys(key, "large", "small")
@@ -147,7 +147,7 @@ class Objective(Settings):
         return large.images, small.images
 
 
-def logits(params: Params, *views: Float[Array, "b c *space"], model: unimedi.UniMedI) -> Float[Array, "b c p"]:
+def logits(params: Params, *views: Float[Array, "b c *space"], model: towers.UniMedI) -> Float[Array, "b c p"]:
     """Logits of the prototypes for all views, one pass for each size of them."""
     cls = [crops.see(params, images, model=model) for images in views if images.shape[1]]
     return common.through("cls", params, jnp.concatenate(cls, axis=1), model=model)

@@ -14,7 +14,7 @@ import jax
 import optax
 from jax import numpy as jnp
 
-from unimedi_jax.models import unimedi
+from unimedi_jax.models import towers
 from unimedi_jax.typing import Array, Bool, Float, Int, Params
 
 
@@ -36,7 +36,7 @@ def find(text: Int[Array, "b l"], mask: Bool[Array, "b l"], vocab_size: int, cou
     return Entities(ids, held[:, ids] > 0, uncertain > 0)
 
 
-def check(count: int, model: unimedi.UniMedI) -> None:
+def check(count: int, model: towers.UniMedI) -> None:
     """Refuses more entities than there are tokens.
 
     Raises:
@@ -47,7 +47,7 @@ def check(count: int, model: unimedi.UniMedI) -> None:
 
 
 def encode(
-    params: Params, ids: Int[Array, " q"], start: Int[Array, ""], *, model: unimedi.UniMedI
+    params: Params, ids: Int[Array, " q"], start: Int[Array, ""], *, model: towers.UniMedI
 ) -> Float[Array, "q w"]:
     """Each entity as the report tower reads it: a report of that one word behind [CLS], whose id is `start`."""
     alone = jnp.stack([jnp.full_like(ids, start), ids], axis=1)

@@ -19,7 +19,7 @@ import jax
 from jax import numpy as jnp
 
 from unimedi_jax import losses, placement
-from unimedi_jax.models import heads, unimedi
+from unimedi_jax.models import heads, towers
 from unimedi_jax.objectives import base, common
 from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key, Params, PyTree
 
@@ -42,7 +42,7 @@ class Objective(base.Objective):
         if self.local_chunk < 1:
             raise ValueError(f"local_chunk is a number of reports, not {self.local_chunk}")
 
-    def heads(self, model: unimedi.UniMedI) -> dict[str, nn.Module]:
+    def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
         """Linear maps of patches and words to the joint width."""
         width, dtype = model.project_image.width, model.vision.dtype
         return {
@@ -59,7 +59,7 @@ class Objective(base.Objective):
         key: Key[Array, ""],
         step: Int[Array, ""],
         *,
-        model: unimedi.UniMedI,
+        model: towers.UniMedI,
     ) -> base.Loss:
         """Every image of the batch against every report, as wholes and by their parts."""
 

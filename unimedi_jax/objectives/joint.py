@@ -25,7 +25,7 @@ import jax
 from jax import numpy as jnp
 
 from unimedi_jax import losses
-from unimedi_jax.models import heads, transformer, unimedi, vision
+from unimedi_jax.models import heads, towers, transformer, vision
 from unimedi_jax.objectives import base, common, crops
 from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key, Params, PyTree
 
@@ -118,7 +118,7 @@ class Objective(crops.Settings, base.Objective):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is above 0, not {getattr(self, name)}")
 
-    def heads(self, model: unimedi.UniMedI) -> dict[str, nn.Module]:
+    def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
         """Prototypes of 2D and of 3D, and the transformer over slices."""
         size, dtype = model.head_sizes, model.vision.dtype
         depth = model.volume_grid[0] * model.volume_patch[0]
@@ -137,7 +137,7 @@ class Objective(crops.Settings, base.Objective):
         key: Key[Array, ""],
         step: Int[Array, ""],
         *,
-        model: unimedi.UniMedI,
+        model: towers.UniMedI,
     ) -> base.Loss:
         """Two views of every film, of every volume, and of some of its slices."""
         keys = common.keys(key, "xray", "ct")
@@ -155,7 +155,7 @@ class Objective(crops.Settings, base.Objective):
         return common.with_total(parts, weights, stats)
 
     def volumes(
-        self, key: Key[Array, ""], params: Params, x: Float[Array, "b z y x"], *, model: unimedi.UniMedI
+        self, key: Key[Array, ""], params: Params, x: Float[Array, "b z y x"], *, model: towers.UniMedI
     ) -> tuple[Array, Array, Array]:
         """The three losses of each volume: of its slices, of them against the volume, of hidden ones."""
         keys = common.keys(key, "slices", "slice views", "views", "hidden")
@@ -175,7 +175,7 @@ class Objective(crops.Settings, base.Objective):
         return intra, self.clusters("inter", params, views, model=model), filled_in
 
     def see(
-        self, key: Key[Array, ""], params: Params, x: Float[Array, "b *space"], *, model: unimedi.UniMedI
+        self, key: Key[Array, ""], params: Params, x: Float[Array, "b *space"], *, model: towers.UniMedI
     ) -> Float[Array, "b 2 d"]:
         """CLS of two random views of films, slices or volumes."""
         views = crops.crop(key, x, 2, x.shape[1:], self.crop_scale, self)
@@ -192,7 +192,7 @@ class Objective(crops.Settings, base.Objective):
         return images.reshape(batch * count, 2, *plane)
 
     def clusters(
-        self, head: str, params: Params, views: Float[Array, "b c d"], *, model: unimedi.UniMedI
+        self, head: str, params: Params, views: Float[Array, "b c d"], *, model: towers.UniMedI
     ) -> Float[Array, " b"]:
         """`swapped` on the prototypes of a head."""
         scores = common.through(head, params, views, model=model)

@@ -27,7 +27,7 @@ import flax.linen as nn
 from jax import numpy as jnp
 
 from unimedi_jax import losses
-from unimedi_jax.models import heads, unimedi
+from unimedi_jax.models import heads, towers
 from unimedi_jax.objectives import base, common, entities
 from unimedi_jax.typing import Array, Batch, Int, Key, Params, PyTree
 
@@ -48,7 +48,7 @@ class Objective(base.Objective):
         if self.entities < 1 or self.depth < 1:
             raise ValueError(f"entities={self.entities} and depth={self.depth} are at least 1")
 
-    def heads(self, model: unimedi.UniMedI) -> dict[str, nn.Module]:
+    def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
         """The query network."""
         entities.check(self.entities, model)
         width, dtype, sides = model.vision.width, model.vision.dtype, ("image", "report")
@@ -66,7 +66,7 @@ class Objective(base.Objective):
         key: Key[Array, ""],
         step: Int[Array, ""],
         *,
-        model: unimedi.UniMedI,
+        model: towers.UniMedI,
     ) -> base.Loss:
         """Every image of the batch against every report, and every entity asked of both."""
         text, mask = common.reports(batch)

@@ -21,7 +21,7 @@ import jax
 from jax import numpy as jnp
 
 from unimedi_jax import selection
-from unimedi_jax.models import linear, transformer, unimedi, vision
+from unimedi_jax.models import linear, towers, transformer, vision
 from unimedi_jax.objectives import base, common, masked
 from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key, Params, PyTree
 
@@ -82,9 +82,16 @@ class Decoder(nn.Module):
         positions = vision.sincos(self.grids[name], self.width).reshape(1, -1, self.width)
         x = jnp.concatenate([x[:, :1], tokens + positions.astype(self.dtype)], axis=1)
         trunk = vision.Trunk(
-            self.width, self.depth, self.heads, 4 * self.width, self.dtype,
-            attention=self.attention, remat=self.remat, unrolled=self.unrolled, name="trunk",
-        )  # fmt: skip
+            self.width,
+            self.depth,
+            self.heads,
+            4 * self.width,
+            self.dtype,
+            attention=self.attention,
+            remat=self.remat,
+            unrolled=self.unrolled,
+            name="trunk",
+        )
         x, _, _ = trunk(x, False)
         return linear.Dense(self.values[name], name=f"pixels_{name}", **dense)(x[:, 1:]).astype(jnp.float32)
 
@@ -96,7 +103,7 @@ class Decoder(nn.Module):
 
 
 def see(
-    name: str, params: Params, tokens: Array, key: Key[Array, ""], mask_ratio: float, *, model: unimedi.UniMedI
+    name: str, params: Params, tokens: Array, key: Key[Array, ""], mask_ratio: float, *, model: towers.UniMedI
 ) -> Seen:
     """The encoder on a random share of the tokens, the rest dropped before it."""
     whole = common.embed(name, params, tokens, model=model)
@@ -107,7 +114,7 @@ def see(
 
 
 def restore(
-    name: str, params: Params, tokens: Array, seen: Seen, norm_pix: bool, *, model: unimedi.UniMedI
+    name: str, params: Params, tokens: Array, seen: Seen, norm_pix: bool, *, model: towers.UniMedI
 ) -> Float[Array, " b"]:
     """How far the decoder is from the dropped patches, for every sample."""
     x = jnp.concatenate([seen.cls[:, None], seen.patches], axis=1)
@@ -134,17 +141,22 @@ class Settings(base.Objective):
                 f"decoder_width={self.decoder_width} is not divisible by decoder_heads={self.decoder_heads}"
             )
 
-    def heads(self, model: unimedi.UniMedI) -> dict[str, nn.Module]:
+    def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
         """The decoder of both modalities."""
         tower = model.vision
         return {
             "decoder": Decoder(
-                self.decoder_width, self.decoder_depth, self.decoder_heads,
+                self.decoder_width,
+                self.decoder_depth,
+                self.decoder_heads,
                 {name: masked.grid(name, model) for name in ("xray", "ct")},
                 {name: masked.values(name, model) for name in ("xray", "ct")},
-                tower.dtype, tower.attention, tower.remat, tower.unrolled,
+                tower.dtype,
+                tower.attention,
+                tower.remat,
+                tower.unrolled,
             )
-        }  # fmt: skip
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +175,7 @@ class Objective(Settings):
         key: Key[Array, ""],
         step: Int[Array, ""],
         *,
-        model: unimedi.UniMedI,
+        model: towers.UniMedI,
     ) -> base.Loss:
         """What was dropped of every image, against what is restored of it."""
         keys = common.keys(key, "xray", "ct")

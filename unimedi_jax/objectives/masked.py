@@ -6,16 +6,16 @@ import jax
 from jax import numpy as jnp
 
 from unimedi_jax import selection
-from unimedi_jax.models import unimedi
+from unimedi_jax.models import towers
 from unimedi_jax.typing import Array, Bool, Float, Int, Key
 
 
-def grid(name: str, model: unimedi.UniMedI) -> tuple[int, ...]:
+def grid(name: str, model: towers.UniMedI) -> tuple[int, ...]:
     """Tokens along the axes of a modality: y, x of a film or z, y, x of a volume."""
     return model.vision.image_grid if name == "xray" else model.vision.volume_grid
 
 
-def values(name: str, model: unimedi.UniMedI) -> int:
+def values(name: str, model: towers.UniMedI) -> int:
     """Pixels or voxels of one patch."""
     return math.prod(model.image_patch if name == "xray" else model.volume_patch)
 

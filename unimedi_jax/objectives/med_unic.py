@@ -27,7 +27,7 @@ import jax
 from jax import numpy as jnp
 
 from unimedi_jax import losses, selection
-from unimedi_jax.models import unimedi
+from unimedi_jax.models import towers
 from unimedi_jax.objectives import base, common
 from unimedi_jax.typing import Array, Batch, Float, Int, Key, Num, Params, PyTree
 
@@ -50,7 +50,7 @@ class Objective(base.Objective):
         if not 0 < self.crop <= 1:
             raise ValueError(f"crop is above 0 and at most 1, not {self.crop}")
 
-    def heads(self, model: unimedi.UniMedI) -> dict[str, nn.Module]:
+    def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
         """The reports' second projection.
 
         Raises:
@@ -69,7 +69,7 @@ class Objective(base.Objective):
         key: Key[Array, ""],
         step: Int[Array, ""],
         *,
-        model: unimedi.UniMedI,
+        model: towers.UniMedI,
     ) -> base.Loss:
         """Two views of every image and two readings of every report."""
         keys = common.keys(key, "first", "second", "xray", "ct")
@@ -95,7 +95,7 @@ class Objective(base.Objective):
         )
 
     def _crop(
-        self, name: str, params: Params, tokens: Array, key: Key[Array, ""], *, model: unimedi.UniMedI
+        self, name: str, params: Params, tokens: Array, key: Key[Array, ""], *, model: towers.UniMedI
     ) -> Float[Array, "b d"]:
         """CLS of a random crop of every sample."""
         cells = model.vision.image_grid if name == "xray" else model.vision.volume_grid

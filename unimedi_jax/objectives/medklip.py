@@ -27,7 +27,7 @@ import flax.linen as nn
 import jax
 from jax import numpy as jnp
 
-from unimedi_jax.models import heads, unimedi
+from unimedi_jax.models import heads, towers
 from unimedi_jax.objectives import base, common, entities
 from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key, Params, PyTree
 
@@ -49,7 +49,7 @@ class Objective(base.Objective):
         if self.entities < 1 or self.depth < 1:
             raise ValueError(f"entities={self.entities} and depth={self.depth} are at least 1")
 
-    def heads(self, model: unimedi.UniMedI) -> dict[str, nn.Module]:
+    def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
         """The decoder, and what is made of its answers."""
         entities.check(self.entities, model)
         width, dtype = model.vision.width, model.vision.dtype
@@ -68,7 +68,7 @@ class Objective(base.Objective):
         key: Key[Array, ""],
         step: Int[Array, ""],
         *,
-        model: unimedi.UniMedI,
+        model: towers.UniMedI,
     ) -> base.Loss:
         """Every entity asked of every image, and told by every report."""
         text, mask = common.reports(batch)

@@ -20,7 +20,7 @@ import jax
 from jax import numpy as jnp
 
 from unimedi_jax import losses
-from unimedi_jax.models import heads, unimedi
+from unimedi_jax.models import heads, towers
 from unimedi_jax.objectives import base, common
 from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key, Params, PyTree
 
@@ -47,7 +47,7 @@ class Objective(base.Objective):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is 1 or more, not {getattr(self, name)}")
 
-    def heads(self, model: unimedi.UniMedI) -> dict[str, nn.Module]:
+    def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
         """Local embeddings, as wide as the global ones, and prototypes."""
         size, dtype = model.project_image, model.vision.dtype
         return {
@@ -65,7 +65,7 @@ class Objective(base.Objective):
         key: Key[Array, ""],
         step: Int[Array, ""],
         *,
-        model: unimedi.UniMedI,
+        model: towers.UniMedI,
     ) -> base.Loss:
         """The three alignments of a batch."""
 
@@ -78,20 +78,22 @@ class Objective(base.Objective):
         masks = common.by_modality(common.reports(batch)[1][:, 1:], batch)
         tokens = {
             name: align_tokens(
-                heads.unit(through("patch", view.patches)), token_weights(view.scores),
-                words[name], masks[name], self.local_temperature,
+                heads.unit(through("patch", view.patches)),
+                token_weights(view.scores),
+                words[name],
+                masks[name],
+                self.local_temperature,
             ).mean(axis=0)
             for name, view in seen.items()
-        }  # fmt: skip
-        prototypes = align_prototypes(
-            through("prototype", z_image), through("prototype", z_text),
-            self.prototype_temperature, self.epsilon, self.sinkhorn_iterations,
-        ).mean(axis=0)  # fmt: skip
-        parts = {
-            "vl": common.by_modality(whole, batch),
-            "cta": tokens,
-            "cpa": common.by_modality(prototypes, batch),
         }
+        prototypes = align_prototypes(
+            through("prototype", z_image),
+            through("prototype", z_text),
+            self.prototype_temperature,
+            self.epsilon,
+            self.sinkhorn_iterations,
+        ).mean(axis=0)
+        parts = {"vl": common.by_modality(whole, batch), "cta": tokens, "cpa": common.by_modality(prototypes, batch)}
         weights = {"vl": self.weight_vl, "cta": self.weight_cta, "cpa": self.weight_cpa}
         return common.with_total(parts, weights, {"batch_stats": batch_stats})
 
@@ -158,11 +160,7 @@ def _align(
 
 
 def align_prototypes(
-    image: Float[Array, "b p"],
-    report: Float[Array, "b p"],
-    temperature: float,
-    epsilon: float,
-    iterations: int,
+    image: Float[Array, "b p"], report: Float[Array, "b p"], temperature: float, epsilon: float, iterations: int
 ) -> Float[Array, "2 b"]:
     """CPA from similarities to the prototypes: row 0 the report predicts the image's assignment, row 1 the reverse.
 

@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 
 from unimedi_jax import losses
-from unimedi_jax.models import heads, unimedi
+from unimedi_jax.models import heads, towers
 from unimedi_jax.objectives import base, common, crops
 from unimedi_jax.typing import Array, Batch, Float, Int, Key, Params, PyTree
 
@@ -52,7 +52,7 @@ class Objective(crops.Settings, base.Objective):
         if self.temperature <= 0:
             raise ValueError(f"temperature is above 0, not {self.temperature}")
 
-    def heads(self, model: unimedi.UniMedI) -> dict[str, nn.Module]:
+    def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
         """Projector and predictor; the second has no momentum."""
         hidden, out, dtype = model.head_sizes.hidden, model.head_sizes.bottleneck, model.vision.dtype
         return {
@@ -69,7 +69,7 @@ class Objective(crops.Settings, base.Objective):
         key: Key[Array, ""],
         step: Int[Array, ""],
         *,
-        model: unimedi.UniMedI,
+        model: towers.UniMedI,
     ) -> base.Loss:
         """Two views of every sample, through the student and through its momentum encoder."""
         keys = common.keys(key, "xray", "ct")

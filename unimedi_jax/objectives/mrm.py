@@ -31,7 +31,7 @@ import jax
 import optax
 from jax import numpy as jnp
 
-from unimedi_jax.models import heads, unimedi
+from unimedi_jax.models import heads, towers
 from unimedi_jax.objectives import base, common, mae, masked
 from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key, Params, PyTree
 
@@ -78,7 +78,7 @@ class Objective(mae.Settings):
         if self.mask_id in self.special_ids:
             raise ValueError(f"mask_id={self.mask_id} is one of special_ids={tuple(self.special_ids)}")
 
-    def heads(self, model: unimedi.UniMedI) -> dict[str, nn.Module]:
+    def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
         """The decoder of the images, the way of their feature to the words, and the words' logits.
 
         Raises:
@@ -101,7 +101,7 @@ class Objective(mae.Settings):
         key: Key[Array, ""],
         step: Int[Array, ""],
         *,
-        model: unimedi.UniMedI,
+        model: towers.UniMedI,
     ) -> base.Loss:
         """What was hidden of every record, against what is restored of it."""
         keys = common.keys(key, "xray", "ct", "words", "dropout")
@@ -120,7 +120,7 @@ class Objective(mae.Settings):
         seen: dict[str, mae.Seen],
         keys: dict[str, Key[Array, ""]],
         *,
-        model: unimedi.UniMedI,
+        model: towers.UniMedI,
     ) -> Float[Array, " b"]:
         """The masked words of all reports, each read beside what is visible of its image."""
         text, mask = common.reports(batch)
@@ -128,8 +128,13 @@ class Objective(mae.Settings):
         feature = jnp.concatenate([seen[name].patches.mean(axis=1) for name in common.modalities(batch)])
         context = common.through("context", params, feature, model=model)
         read = model.apply(
-            {"params": params}, jnp.where(hidden, self.mask_id, text), mask, True, context,
-            method="read_words", rngs={"dropout": keys["dropout"]},
-        )  # fmt: skip
+            {"params": params},
+            jnp.where(hidden, self.mask_id, text),
+            mask,
+            True,
+            context,
+            method="read_words",
+            rngs={"dropout": keys["dropout"]},
+        )
         logits = common.through("words", params, read.words, model=model)
         return cross_entropy(logits, text, hidden)

@@ -36,7 +36,7 @@ import jax
 from jax import numpy as jnp
 
 from unimedi_jax import losses
-from unimedi_jax.models import heads, linear, transformer, unimedi, vision
+from unimedi_jax.models import heads, linear, towers, transformer, vision
 from unimedi_jax.objectives import base, common, masked, prior_losses
 from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key, Params, PyTree
 
@@ -72,7 +72,7 @@ class Objective(base.Objective):
         if self.reconstruct_from < self.memory_from:
             raise ValueError("reconstruct_from is at least memory_from: what is generated are mixtures of the memory")
 
-    def heads(self, model: unimedi.UniMedI) -> dict[str, nn.Module]:
+    def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
         """Local alignment with the memory, the decoders, and both temperatures. All as wide as the vision tower."""
         width, dtype = model.vision.width, model.vision.dtype
         return {
@@ -93,7 +93,7 @@ class Objective(base.Objective):
         key: Key[Array, ""],
         step: Int[Array, ""],
         *,
-        model: unimedi.UniMedI,
+        model: towers.UniMedI,
     ) -> base.Loss:
         """Image against report over the batch, then what each sample's regions and sentences say to each other."""
         keys = common.keys(key, "dropout", "xray", "ct")
@@ -134,7 +134,7 @@ class Objective(base.Objective):
         keys: dict[str, Key[Array, ""]],
         step: Int[Array, ""],
         *,
-        model: unimedi.UniMedI,
+        model: towers.UniMedI,
     ) -> tuple[common.Parts, dict[str, Float[Array, " b"]]]:
         """The losses on regions, modality by modality, and those on sentences, of the whole batch."""
 
@@ -218,11 +218,7 @@ class Local(nn.Module):
         hidden = linear.Dense(self.width // 2, dtype=self.dtype, name="predictor1")
         out = linear.Dense(self.width, dtype=self.dtype, name="predictor2")
         predicted = (out(nn.relu(hidden(x))) for x in (regions, regions_told.astype(self.dtype)))
-        return (
-            Regions(regions, regions_told, *predicted),
-            Sentences(sentences, mixtures, used, shown, logits),
-            memory,
-        )
+        return (Regions(regions, regions_told, *predicted), Sentences(sentences, mixtures, used, shown, logits), memory)
 
     def touch(self, patches: Float[Array, "b n d"], words: Float[Array, "b l w"]) -> None:
         """One call, so that `init` makes the parameters."""

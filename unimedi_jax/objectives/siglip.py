@@ -17,7 +17,7 @@ import jax
 from jax import numpy as jnp
 
 from unimedi_jax import losses, placement
-from unimedi_jax.models import heads, unimedi
+from unimedi_jax.models import heads, towers
 from unimedi_jax.objectives import base, common
 from unimedi_jax.typing import Array, Batch, Float, Int, Key, Params, PyTree
 
@@ -36,7 +36,7 @@ class Objective(base.Objective):
         if self.contrastive_chunk < 0:
             raise ValueError(f"contrastive_chunk is 0 (all rows) or a number of rows, not {self.contrastive_chunk}")
 
-    def heads(self, model: unimedi.UniMedI) -> dict[str, nn.Module]:
+    def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
         """Scale, which nothing bounds, and bias."""
         return {"scale": heads.Scale(self.scale, most=math.inf), "bias": Bias(self.bias)}
 
@@ -49,7 +49,7 @@ class Objective(base.Objective):
         key: Key[Array, ""],
         step: Int[Array, ""],
         *,
-        model: unimedi.UniMedI,
+        model: towers.UniMedI,
     ) -> base.Loss:
         """Every image of the batch with every report."""
         _, _, z_image, z_text, batch_stats = common.pair(params, stats, batch, key, model=model)

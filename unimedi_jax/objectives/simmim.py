@@ -17,7 +17,7 @@ from typing import ClassVar
 import flax.linen as nn
 from jax import numpy as jnp
 
-from unimedi_jax.models import heads, unimedi
+from unimedi_jax.models import heads, towers
 from unimedi_jax.objectives import base, common, masked
 from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key, Params, PyTree
 
@@ -31,7 +31,7 @@ def distance(
 
 
 def predict(
-    name: str, params: Params, pixels: Float[Array, "b n v"], hidden: Bool[Array, "b n"], *, model: unimedi.UniMedI
+    name: str, params: Params, pixels: Float[Array, "b n v"], hidden: Bool[Array, "b n"], *, model: towers.UniMedI
 ) -> Float[Array, "b n v"]:
     """The pixels of all patches, from those that are not hidden."""
     cells = masked.grid(name, model)
@@ -56,7 +56,7 @@ class Objective(base.Objective):
         if self.block < 1:
             raise ValueError(f"block is at least 1 token, not {self.block}")
 
-    def heads(self, model: unimedi.UniMedI) -> dict[str, nn.Module]:
+    def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
         """A linear map to pixels and one to voxels."""
         return {
             f"pixels_{name}": heads.Linear(masked.values(name, model), dtype=model.vision.dtype)
@@ -72,7 +72,7 @@ class Objective(base.Objective):
         key: Key[Array, ""],
         step: Int[Array, ""],
         *,
-        model: unimedi.UniMedI,
+        model: towers.UniMedI,
     ) -> base.Loss:
         """What is hidden of every image, against what is said of it."""
         keys = common.keys(key, "xray", "ct")

@@ -8,8 +8,8 @@ import flax.linen as nn
 from jax import numpy as jnp
 
 from unimedi_jax import losses, selection
-from unimedi_jax.metrics import Mean
-from unimedi_jax.models import heads, unimedi
+from unimedi_jax.mean import Mean
+from unimedi_jax.models import heads, towers
 from unimedi_jax.objectives import base, common, views
 from unimedi_jax.objectives.settings import Settings
 from unimedi_jax.typing import Array, Batch, Float, Int, Key, Metrics, Params, PyTree
@@ -35,7 +35,7 @@ class Objective(Settings, base.Objective):
 
     teacher: ClassVar[tuple[str, ...]] = ("vision", "head_cls", "head_patch")  # the visual side; reports have none
 
-    def heads(self, model: unimedi.UniMedI) -> dict[str, nn.Module]:
+    def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
         """DINO's prototypes for CLS and for patches.
 
         Raises:
@@ -51,7 +51,7 @@ class Objective(Settings, base.Objective):
             "patch": heads.DinoHead(size.prototypes_patch, size.hidden, size.bottleneck, dtype),
         }
 
-    def stats(self, model: unimedi.UniMedI) -> PyTree:
+    def stats(self, model: towers.UniMedI) -> PyTree:
         """The centres, one a modality; they stay equal unless `centre_by_modality`."""
         size = model.head_sizes
         both = ("xray", "ct")
@@ -69,7 +69,7 @@ class Objective(Settings, base.Objective):
         key: Key[Array, ""],
         step: Int[Array, ""],
         *,
-        model: unimedi.UniMedI,
+        model: towers.UniMedI,
     ) -> base.Loss:
         """The loss of a batch, and beside it the metrics and the new `stats`."""
         return unimedi_loss(params, teacher, stats, batch, key, step, model=model, objective=self)
@@ -83,7 +83,7 @@ def unimedi_loss(
     key: Key[Array, ""],
     step: Int[Array, ""],
     *,
-    model: unimedi.UniMedI,
+    model: towers.UniMedI,
     objective: Settings,
 ) -> base.Loss:
     """L = w_vl L_vl + w_icl L_icl + w_pcl L_pcl over a mixed batch of X-rays and CTs, either of which may be absent.
@@ -112,7 +112,7 @@ def teach(
     keys: dict[str, Key[Array, ""]],
     step: Int[Array, ""],
     *,
-    model: unimedi.UniMedI,
+    model: towers.UniMedI,
     objective: Settings,
 ) -> Taught:
     """The teacher on every modality at hand."""
@@ -123,7 +123,7 @@ def teach(
 
 
 def see(
-    params: Params, batch: Batch, taught: Taught, key: Key[Array, ""], *, model: unimedi.UniMedI, objective: Settings
+    params: Params, batch: Batch, taught: Taught, key: Key[Array, ""], *, model: towers.UniMedI, objective: Settings
 ) -> tuple[Seen, Float[Array, "b d"]]:
     """The student on what the teacher leaves it, and the report tower on the reports, modality after modality."""
     seen = {
@@ -140,7 +140,7 @@ def contrast(
     cls: dict[str, Float[Array, "_ d"]],
     reports: Float[Array, "b d"],
     *,
-    model: unimedi.UniMedI,
+    model: towers.UniMedI,
     objective: Settings,
 ) -> tuple[common.Parts, PyTree]:
     """L_vl over all samples of the batch, CTs' and X-rays' reports being negatives of each other.
@@ -162,7 +162,7 @@ def distil(
     seen: Seen,
     step: Int[Array, ""],
     *,
-    model: unimedi.UniMedI,
+    model: towers.UniMedI,
     objective: Settings,
 ) -> tuple[common.Parts, Told]:
     """L_icl on CLS and L_pcl on patches, and how the teacher's targets are spread over the prototypes."""

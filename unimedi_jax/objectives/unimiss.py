@@ -17,7 +17,7 @@ import dataclasses
 
 from jax import numpy as jnp
 
-from unimedi_jax.models import unimedi
+from unimedi_jax.models import towers
 from unimedi_jax.objectives import base, common, crops, dino
 from unimedi_jax.typing import Array, Batch, Float, Int, Key, Params, PyTree
 
@@ -46,7 +46,7 @@ class Objective(dino.Settings):
         key: Key[Array, ""],
         step: Int[Array, ""],
         *,
-        model: unimedi.UniMedI,
+        model: towers.UniMedI,
     ) -> base.Loss:
         """Two views of every sample, and slices of those of the volumes."""
         keys = common.keys(key, "xray", "ct", "slices")
@@ -96,7 +96,7 @@ def slices(
 
 
 def mean_logits(
-    params: Params, views: Float[Array, "b cs y x"], count: int, *, model: unimedi.UniMedI
+    params: Params, views: Float[Array, "b cs y x"], count: int, *, model: towers.UniMedI
 ) -> Float[Array, "b c p"]:
     """Logits of the prototypes, the mean over the `count` slices of each view."""
     each = dino.logits(params, views, model=model)

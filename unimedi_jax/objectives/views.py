@@ -6,7 +6,7 @@ import jax
 from jax import numpy as jnp
 
 from unimedi_jax import selection
-from unimedi_jax.models import unimedi
+from unimedi_jax.models import towers
 from unimedi_jax.objectives.settings import Settings
 from unimedi_jax.typing import Array, Float, Int, Key, Params
 
@@ -34,7 +34,7 @@ def teach(
     key: Key[Array, ""],
     step: Int[Array, ""],
     *,
-    model: unimedi.UniMedI,
+    model: towers.UniMedI,
     objective: Settings,
 ) -> Taught:
     """The teacher sees a sample whole, scores its tokens and chooses; of a CT it chooses slices first."""
@@ -51,7 +51,7 @@ def teach(
 
 
 def see(
-    name: str, params: Params, tokens: Array, taught: Taught, *, model: unimedi.UniMedI, objective: Settings
+    name: str, params: Params, tokens: Array, taught: Taught, *, model: towers.UniMedI, objective: Settings
 ) -> Seen:
     """The student sees the kept tokens; the others are dropped, or hidden behind the mask token."""
     if objective.mask_mode == "drop":
@@ -72,7 +72,7 @@ def _embed(
     layers: Array | None,
     hidden: Array | None = None,
     *,
-    model: unimedi.UniMedI,
+    model: towers.UniMedI,
 ) -> Float[Array, "b n d"]:
     """All tokens of a film, or [slices, volume] of a CT, with their positions."""
     if name == "xray":
@@ -86,7 +86,7 @@ def _choose_layers(
     key: Key[Array, ""],
     step: Int[Array, ""],
     *,
-    model: unimedi.UniMedI,
+    model: towers.UniMedI,
     objective: Settings,
 ) -> Int[Array, "b s"]:
     """The teacher on the volume alone: the depth layers that eq. 2 ranks first."""
@@ -100,7 +100,7 @@ def _choose_layers(
 
 
 def _choose(
-    name: str, scores: Float[Array, "b n"], n: int, *, model: unimedi.UniMedI, objective: Settings
+    name: str, scores: Float[Array, "b n"], n: int, *, model: towers.UniMedI, objective: Settings
 ) -> Int[Array, "b k"]:
     """The tokens to keep; `n` is their number without slices."""
     share = objective.mask_ratio

@@ -98,14 +98,7 @@ def embedding_map(
         axes = figure.subplots()
         for name, kind in dict.fromkeys(group):
             rows = [index for index, pair in enumerate(group) if pair == (name, kind)]
-            axes.scatter(
-                *points[rows].T,
-                s=13,
-                color=colour_of[name],
-                marker=marker_of[kind],
-                lw=0,
-                alpha=0.7,
-            )
+            axes.scatter(*points[rows].T, s=13, color=colour_of[name], marker=marker_of[kind], lw=0, alpha=0.7)
         handles = [axes.scatter([], [], color=colour_of[name], s=18, label=name) for name in names]
         if names != kinds:
             handles += [
@@ -118,9 +111,7 @@ def embedding_map(
 
 
 def attention(
-    image: UInt8[np.ndarray, "y x"],
-    scores: Float[np.ndarray, "gy gx"],
-    lesion: Bool[np.ndarray, "y x"] | None = None,
+    image: UInt8[np.ndarray, "y x"], scores: Float[np.ndarray, "gy gx"], lesion: Bool[np.ndarray, "y x"] | None = None
 ) -> bytes:
     """The film with its attention laid over it, each picture scaled to its own range."""
     scores = np.asarray(scores, np.float32)

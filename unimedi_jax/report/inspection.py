@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from data import contract as contracts
+from data.errors import UserError
 from unimedi_jax import checkpoint
-from unimedi_jax.convert import loaded
-from unimedi_jax.errors import UserError
-from unimedi_jax.input import contract as contracts
+from unimedi_jax.inference import pretrained
 
 HEAD = ("name", "format", "content_sha256", "rejected", "notes", "pictures_in_two_splits")
 HIDDEN = ("splits", "prompts", "labels", "source_fingerprint")  # shown otherwise, or of no use to the eye
@@ -25,9 +25,9 @@ def run(path: str) -> None:
 
 def describe(folder: Path) -> Iterator[str]:
     """The lines that `run` prints."""
-    if (folder / loaded.FACTS).is_file():  # first, as an export holds a contract too
+    if (folder / pretrained.FACTS).is_file():  # first, as an export holds a contract too
         yield f"export: {folder}"
-        yield from _meta(_read(folder / loaded.FACTS))
+        yield from _meta(_read(folder / pretrained.FACTS))
     elif (folder / contracts.FILE).is_file():
         yield f"built set: {folder}"
         yield from _contract(_read(folder / contracts.FILE))

@@ -91,10 +91,7 @@ def _results(content: PageContent) -> str:
 
 def _curves(metrics: Sequence[Mapping[str, Any]]) -> str:
     pictures = [
-        markup.picture(
-            figures.curves(metrics, keys, title=title),
-            f"{title} against the training step",
-        )
+        markup.picture(figures.curves(metrics, keys, title=title), f"{title} against the training step")
         for title, keys in _panels(metrics)
     ]
     return f'<div class="panels">{"".join(pictures)}</div>' if pictures else ""

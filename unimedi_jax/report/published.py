@@ -38,19 +38,58 @@ _LINEAR = dict(task="linear probe", modality="xray")
 _BOXES = dict(task="segmentation of boxes, frozen encoder", modality="xray", metric="dice/mean")
 _ORGANS = dict(task="segmentation of organs, fine-tuned", modality="ct", metric="dice/mean")
 TABLE = (
-    *_shares(FEW, (80.3, 92.4, 94.6), (74.8, 84.8, 92.3), data="covidx", what="linear, accuracy", baseline_name=MGCA,
-             metric="accuracy/macro", **_LINEAR),
-    *_shares(FEW, (93.5, 98.1, 98.1), (89.0, 97.0, 97.9), data="covidx", what="linear, AUC", baseline_name=MGCA,
-             metric="auroc/macro", **_LINEAR),
+    *_shares(
+        FEW,
+        (80.3, 92.4, 94.6),
+        (74.8, 84.8, 92.3),
+        data="covidx",
+        what="linear, accuracy",
+        baseline_name=MGCA,
+        metric="accuracy/macro",
+        **_LINEAR,
+    ),
+    *_shares(
+        FEW,
+        (93.5, 98.1, 98.1),
+        (89.0, 97.0, 97.9),
+        data="covidx",
+        what="linear, AUC",
+        baseline_name=MGCA,
+        metric="auroc/macro",
+        **_LINEAR,
+    ),
     Published("chexpert", "linear, AUC", 1.0, 90.5, 84.9, "MoCo v2", metric="auroc/macro", **_LINEAR),
-    *_shares(FEW, (67.8, 73.1, 75.3), (66.2, 71.3, 73.6), data="rsna", what="segmentation, Dice", baseline_name="MGCA",
-             **_BOXES),
-    *_shares(FEW, (15.5, 19.2, 26.6), (14.7, 18.4, 25.8), data="rsna", what="detection, mAP", baseline_name=MGCA,
-             modality="xray", task="detection, frozen encoder", metric="map_mgca"),
-    *_shares((0.2, 0.4, 1.0), (78.8, 82.9, 86.4), (79.5, 82.3, 85.8), data="amos22", what="segmentation, Dice",
-             baseline_name="UniMiSS", **_ORGANS),
+    *_shares(
+        FEW,
+        (67.8, 73.1, 75.3),
+        (66.2, 71.3, 73.6),
+        data="rsna",
+        what="segmentation, Dice",
+        baseline_name="MGCA",
+        **_BOXES,
+    ),
+    *_shares(
+        FEW,
+        (15.5, 19.2, 26.6),
+        (14.7, 18.4, 25.8),
+        data="rsna",
+        what="detection, mAP",
+        baseline_name=MGCA,
+        modality="xray",
+        task="detection, frozen encoder",
+        metric="map_mgca",
+    ),
+    *_shares(
+        (0.2, 0.4, 1.0),
+        (78.8, 82.9, 86.4),
+        (79.5, 82.3, 85.8),
+        data="amos22",
+        what="segmentation, Dice",
+        baseline_name="UniMiSS",
+        **_ORGANS,
+    ),
     Published("btcv", "segmentation, Dice", 1.0, 85.4, 82.61, "DINO", **_ORGANS),
-)  # fmt: skip
+)
 
 
 def table(measured: Mapping[str, float]) -> tuple[Table, dict[str, float]]:

@@ -59,11 +59,7 @@ def text(table: Table, metrics: Sequence[Mapping[str, Any]], *, intervals: bool 
 
 
 def result_tables(
-    metrics: Sequence[Mapping[str, Any]],
-    labels: Sequence[str],
-    *,
-    trained: str = "test",
-    untrained: str = "untrained",
+    metrics: Sequence[Mapping[str, Any]], labels: Sequence[str], *, trained: str = "test", untrained: str = "untrained"
 ) -> list[Table]:
     """Overview, AUC per finding, retrieval, slices, gap; tables without a number are left out."""
     known = {key for line in metrics for key in line}
@@ -129,11 +125,7 @@ def _retrieval(trained: str, untrained: str) -> Table:
         Row(
             f"{name}, {direction}",
             [
-                Cell(
-                    f"{trained}/{key}/retrieval/{way}_r{k}",
-                    f"{trained}/{key}/retrieval/chance_r{k}",
-                    "chance",
-                )
+                Cell(f"{trained}/{key}/retrieval/{way}_r{k}", f"{trained}/{key}/retrieval/chance_r{k}", "chance")
                 for k in KS
             ]
             + [Cell(f"{trained}/{key}/retrieval/pairs", digits=0)]

@@ -11,8 +11,8 @@ import jax
 from jax import numpy as jnp
 
 from unimedi_jax import losses
-from unimedi_jax.metrics import Mean
-from unimedi_jax.models import unimedi
+from unimedi_jax.mean import Mean
+from unimedi_jax.models import towers
 from unimedi_jax.objectives import Objective, common
 from unimedi_jax.objectives import unimedi as objectives
 from unimedi_jax.typing import Array, Batch, Float, Int, Key, Metrics, Params, PyTree
@@ -27,7 +27,7 @@ def loss_and_grads(
     step: Int[Array, ""],
     *,
     parts: int,
-    model: unimedi.UniMedI,
+    model: towers.UniMedI,
     objective: Objective,
 ) -> tuple[tuple[Float[Array, ""], tuple[Metrics, PyTree]], Params]:
     """`jax.value_and_grad(objective.loss, has_aux=True)` with the activations of one of `parts` equal parts at a time.

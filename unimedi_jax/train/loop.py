@@ -13,14 +13,14 @@ import jax
 import ml_collections
 import numpy as np
 
-from unimedi_jax import checkpoint, compilations, hosts, sharding, trees, writers
-from unimedi_jax.errors import StoppedError
-from unimedi_jax.input import contract, pipeline
-from unimedi_jax.report import run as run_report
+from data import contract
+from data.errors import StoppedError
+from unimedi_jax import checkpoint, compile_cache, hosts, sharding, trees, writers
+from unimedi_jax.input import pipeline
 from unimedi_jax.train import program as programs
-from unimedi_jax.train import setup, stop
+from unimedi_jax.train import run_report, setup, signals
 from unimedi_jax.train import state as states
-from unimedi_jax.train.guard import Done, Guard, SpikedError, host_values, record_ids
+from unimedi_jax.train.loss_monitor import Done, Guard, SpikedError, host_values, record_ids
 from unimedi_jax.train.speed import Speed
 
 LOG = logging.getLogger(__name__)
@@ -32,13 +32,13 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     Parameters come from (1) the workdir's newest checkpoint that is whole, else (2) `config.init`, else (3) the seed.
     SIGTERM and SIGINT end it with a checkpoint and `StoppedError`, or at once where there is nothing to save.
     """
-    compilations.keep(config.compilations)
+    compile_cache.keep(config.compilations)
     hosts.connect(**config.distributed)
-    with stop.Stop() as stopping, hosts.none_lost():
+    with signals.Stop() as stopping, hosts.none_lost():
         _run(config, workdir, stopping)
 
 
-def _run(config: ml_collections.ConfigDict, workdir: pathlib.Path, stopping: stop.Stop) -> None:
+def _run(config: ml_collections.ConfigDict, workdir: pathlib.Path, stopping: signals.Stop) -> None:
     job = setup.make(config, workdir)
     chief = jax.process_index() == 0
     labels = job.sets[0][0].contract["labels"]
@@ -68,10 +68,15 @@ def _run(config: ml_collections.ConfigDict, workdir: pathlib.Path, stopping: sto
             LOG.info("evaluating on held-out patients, trained and untrained")
             with stopping.idle():
                 page = run_report.final(
-                    suite, writer, workdir, job.config, step=config.steps, show=config.show_reports,
+                    suite,
+                    writer,
+                    workdir,
+                    job.config,
+                    step=config.steps,
+                    show=config.show_reports,
                     trained=states.variables(state, config.evals.network),
                     untrained=states.variables(job.init(jax.random.key(config.seed))),
-                )  # fmt: skip
+                )
     if chief:
         print(run_report.summary(workdir, labels))
         print(f"report page: {page}")
@@ -82,11 +87,16 @@ def _batches(config: ml_collections.ConfigDict, job: setup.Run) -> pipeline.Batc
     rows = {name: count // hosts for name, count in job.batch.items()}
     size = sum(count * job.samplers[name].bytes for name, count in rows.items())
     return pipeline.train(
-        job.sets, job.samplers, rows,
-        seed=config.seed, host=jax.process_index(), hosts=hosts,
-        threads=config.input.threads, processes=setup.readers(config.input.processes, size),
+        job.sets,
+        job.samplers,
+        rows,
+        seed=config.seed,
+        host=jax.process_index(),
+        hosts=hosts,
+        threads=config.input.threads,
+        processes=setup.readers(config.input.processes, size),
         max_damaged=config.input.max_damaged,
-    )  # fmt: skip
+    )
 
 
 def _start(
@@ -138,7 +148,7 @@ def _train(
     checkpoints: checkpoint.Checkpoints,
     writer: writers.Writer,
     suite: Any,
-    stopping: stop.Stop,
+    stopping: signals.Stop,
     guard: Guard,
     *,
     first: int,
@@ -212,9 +222,12 @@ def _scores(config: ml_collections.ConfigDict, writer: writers.Writer) -> dict[i
 
 def _speed(config: ml_collections.ConfigDict, job: setup.Run, first: int) -> Speed:
     return Speed(
-        first=first, last=config.steps, samples=sum(job.batch.values()),
-        device_kind=jax.devices()[0].device_kind, devices=job.mesh.size,
-    )  # fmt: skip
+        first=first,
+        last=config.steps,
+        samples=sum(job.batch.values()),
+        device_kind=jax.devices()[0].device_kind,
+        devices=job.mesh.size,
+    )
 
 
 def _arrays(batch: pipeline.HostBatch) -> dict[str, dict[str, np.ndarray]]:
@@ -223,11 +236,7 @@ def _arrays(batch: pipeline.HostBatch) -> dict[str, dict[str, np.ndarray]]:
 
 
 def _log(
-    done: Done | None,
-    config: ml_collections.ConfigDict,
-    writer: writers.Writer,
-    speed: Speed,
-    guard: Guard,
+    done: Done | None, config: ml_collections.ConfigDict, writer: writers.Writer, speed: Speed, guard: Guard
 ) -> None:
     if done is None:
         return
@@ -241,9 +250,15 @@ def _log(
     mfu = f", MFU {values['speed/mfu']:.0%}" if "speed/mfu" in values else ""
     LOG.info(
         "step %d/%d  loss %.3f (%s)  %.0f samples/s%s, waiting for data %.1f%%, left %s",
-        step, config.steps, values["loss"], parts, values["speed/samples_per_s"], mfu,
-        100 * values["speed/wait_share"], speed.eta(step),
-    )  # fmt: skip
+        step,
+        config.steps,
+        values["loss"],
+        parts,
+        values["speed/samples_per_s"],
+        mfu,
+        100 * values["speed/wait_share"],
+        speed.eta(step),
+    )
 
 
 def facts(job: setup.Run) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from unimedi_jax.errors import UserError
+from data.errors import UserError
 from unimedi_jax.typing import Metrics
 
 LOG = logging.getLogger(__name__)

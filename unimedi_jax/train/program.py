@@ -8,9 +8,9 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
+from data.errors import UserError
 from unimedi_jax import flops, objectives, optim, sharding
-from unimedi_jax.errors import UserError
-from unimedi_jax.models import attention, unimedi
+from unimedi_jax.models import attention, towers
 from unimedi_jax.train import state, step
 from unimedi_jax.typing import PyTree
 
@@ -27,7 +27,7 @@ COMPILER_OPTIONS = {
 class Program:
     """A step and what it is made of, for a mesh."""
 
-    model: unimedi.UniMedI
+    model: towers.UniMedI
     objective: objectives.Objective
     init: Callable[[jax.Array], state.TrainState]  # jitted, onto the mesh
     abstract: PyTree  # ShapeDtypeStructs with shardings
@@ -42,7 +42,7 @@ def make(config: ml_collections.ConfigDict, *, vocab_size: int, mesh: Mesh) -> P
     """
     settings = {**_fitted(config.model, mesh.devices.flat[0]), "vocab_size": vocab_size}
     try:
-        model = unimedi.make(**settings)
+        model = towers.make(**settings)
         goal = objectives.make(**config.objective)
         model = model.clone(head=goal.heads(model))
     except (ValueError, KeyError, TypeError) as error:
@@ -58,26 +58,29 @@ def make(config: ml_collections.ConfigDict, *, vocab_size: int, mesh: Mesh) -> P
     except ValueError as error:
         raise UserError(f"config.sharding: {error}") from error
     train_step = step.make_train_step(
-        model, tx, objective=goal, schedule=schedule,
+        model,
+        tx,
+        objective=goal,
+        schedule=schedule,
         ema=optim.ema_schedule(**config.ema, steps=config.steps),
         accumulate=config.accumulate,
         freeze_last_layer_steps=config.freeze_last_layer_steps,
         freeze_patch_embed=config.freeze_patch_embed,
-    )  # fmt: skip
+    )
     return Program(
         model=model,
         objective=goal,
         init=jax.jit(init, out_shardings=layout),
         abstract=jax.tree.map(
-            lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-            abstract,
-            layout,
+            lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), abstract, layout
         ),
         step=jax.jit(
-            train_step, donate_argnames="state", out_shardings=(layout, None),
+            train_step,
+            donate_argnames="state",
+            out_shardings=(layout, None),
             compiler_options=COMPILER_OPTIONS.get(mesh.devices.flat[0].platform),
         ),
-    )  # fmt: skip
+    )
 
 
 def _fitted(given: Mapping[str, Any], device: jax.Device) -> dict[str, Any]:
@@ -91,13 +94,13 @@ def _fitted(given: Mapping[str, Any], device: jax.Device) -> dict[str, Any]:
 
 def lowered(what: Any, mesh: Mesh, rows: Mapping[str, int], length: int) -> jax.stages.Lowered:
     """The step of a program or a run: `rows` of each modality a device, reports of `length` tokens, shapes alone."""
-    batch = unimedi.example(what.model, rows, length, sharding.batch_sharding(mesh), mesh.size)
+    batch = towers.example(what.model, rows, length, sharding.batch_sharding(mesh), mesh.size)
     with jax.set_mesh(mesh):
         return what.step.lower(what.abstract, batch)
 
 
 def work(
-    config: ml_collections.ConfigDict, model: unimedi.UniMedI, rows: Mapping[str, int], length: int
+    config: ml_collections.ConfigDict, model: towers.UniMedI, rows: Mapping[str, int], length: int
 ) -> float | None:
     """Floating-point operations that a step on `rows` of each modality with reports of `length` tokens needs.
 
@@ -106,6 +109,10 @@ def work(
     if config.objective.name != "unimedi":
         return None
     return flops.training_step(
-        model, xrays=rows["xray"], cts=rows["ct"], report_length=length,
-        mask_ratio=config.objective.mask_ratio, mask_mode=config.objective.mask_mode,
-    )  # fmt: skip
+        model,
+        xrays=rows["xray"],
+        cts=rows["ct"],
+        report_length=length,
+        mask_ratio=config.objective.mask_ratio,
+        mask_mode=config.objective.mask_mode,
+    )

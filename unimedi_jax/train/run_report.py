@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from unimedi_jax import patches, writers
-from unimedi_jax.evals import auroc, features, retrieval, suite
+from unimedi_jax.evaluation import evaluator
+from unimedi_jax.inference import features
+from unimedi_jax.metrics import auroc, retrieval
 from unimedi_jax.report import content, figures, page, tables
 from unimedi_jax.typing import PyTree
 
@@ -16,7 +18,7 @@ NAMES = {"xray": "X-ray", "ct": "CT"}
 
 
 def final(
-    evaluations: suite.Suite,
+    evaluations: evaluator.Suite,
     writer: writers.Writer,
     workdir: pathlib.Path,
     config: Mapping[str, Any],
@@ -85,7 +87,7 @@ def _is_final(line: Mapping[str, Any]) -> bool:
 def _content(
     name: str,
     config: Mapping[str, Any],
-    evaluations: suite.Suite,
+    evaluations: evaluator.Suite,
     metrics: Sequence[Mapping[str, Any]],
     embedded: Mapping[str, features.Split],
 ) -> content.PageContent:
@@ -123,7 +125,9 @@ def _content(
 class _Case:
     """One record of the page with the network's view of it."""
 
-    def __init__(self, example: Mapping[str, Any], evaluations: suite.Suite, modality: str, labels: list[str]) -> None:
+    def __init__(
+        self, example: Mapping[str, Any], evaluations: evaluator.Suite, modality: str, labels: list[str]
+    ) -> None:
         self._example = example
         self._sampler = evaluations.samplers[modality]
         self._k = evaluations.slices
@@ -145,9 +149,14 @@ class _Case:
         chosen = np.asarray(self._example["layers"])
         depth = len(volume) // len(scores)
         return content.SliceExample(
-            volume, scores, chosen, chosen * depth + depth // 2, self.findings, self.report,
+            volume,
+            scores,
+            chosen,
+            chosen * depth + depth // 2,
+            self.findings,
+            self.report,
             None if lesion is None else (lesion > 0) & (lesion < 255),
-        )  # fmt: skip
+        )
 
     def picture(self) -> np.ndarray:
         """What stands for the case where one picture must do: the film, or the CT's best slice."""
@@ -171,7 +180,7 @@ def _map(embedded: Mapping[str, features.Split], labels: list[str]) -> content.E
     z, modality, finding = [], [], []
     names = [*labels, "normal" if labels else "", "several"]
     for key, part in embedded.items():
-        kind = suite.single_finding(part.labels)
+        kind = evaluator.single_finding(part.labels)
         rows = figures.tsne_rows(len(part.z), limit=400)
         z.append(part.z[rows])
         modality += [NAMES[key]] * len(rows)

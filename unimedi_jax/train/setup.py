@@ -18,12 +18,14 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
+from data import contract
+from data.errors import UserError
+from data.reports import tokenizer
 from unimedi_jax import hosts, objectives, sharding
-from unimedi_jax.convert import start
-from unimedi_jax.errors import UserError
-from unimedi_jax.evals import features, suite
-from unimedi_jax.input import contract, pipeline, records, tokenizer, transforms
-from unimedi_jax.models import unimedi
+from unimedi_jax.evaluation import evaluator
+from unimedi_jax.inference import features, start
+from unimedi_jax.input import pipeline, records, transforms
+from unimedi_jax.models import towers
 from unimedi_jax.train import program as programs
 from unimedi_jax.train import state
 from unimedi_jax.typing import PyTree
@@ -31,11 +33,27 @@ from unimedi_jax.typing import PyTree
 LOG = logging.getLogger(__name__)
 # What may differ when a run goes on: how often it speaks and saves, never what it computes.
 FREE = (
-    "log_every", "data_dir", "checkpoint", "evals", "show_reports", "mesh", "sharding",
-    "guard", "resume", "distributed", "compilations", "accumulate", "model.attention", "model.remat",
-    "model.layers", "objective.contrastive_chunk", "objective.local_chunk", "input.report_buckets",
-    "input.threads", "input.processes",
-)  # fmt: skip
+    "log_every",
+    "data_dir",
+    "checkpoint",
+    "evals",
+    "show_reports",
+    "mesh",
+    "sharding",
+    "guard",
+    "resume",
+    "distributed",
+    "compilations",
+    "accumulate",
+    "model.attention",
+    "model.remat",
+    "model.layers",
+    "objective.contrastive_chunk",
+    "objective.local_chunk",
+    "input.report_buckets",
+    "input.threads",
+    "input.processes",
+)
 
 READERS = 4  # processes a device
 SHARED = pathlib.Path("/dev/shm")
@@ -47,7 +65,7 @@ class Run:
 
     sets: tuple[tuple[records.RecordSet, float], ...]
     reports: Any  # tokenizer
-    model: unimedi.UniMedI
+    model: towers.UniMedI
     objective: objectives.Objective
     mesh: Mesh
     init: Callable[[jax.Array], state.TrainState]  # jitted, onto the mesh
@@ -148,10 +166,10 @@ def _like(array: Any, old: jax.Array) -> jax.Array:
     return jax.make_array_from_callback(old.shape, old.sharding, lambda index: np.array(array[index]))
 
 
-def make_suite(run: Run, config: ml_collections.ConfigDict) -> suite.Suite:
+def make_suite(run: Run, config: ml_collections.ConfigDict) -> evaluator.Suite:
     """The evaluations of a run, on the first of its sets."""
     keep = ("report", "labels", "lesion_mask", "volume", "image")
-    return suite.Suite(
+    return evaluator.Suite(
         found=run.sets[0][0],
         samplers={k: dataclasses.replace(v, keep=keep) for k, v in run.samplers.items()},
         embedder=features.Embedder.of(run.model, run.mesh, rows=config.evals.rows, ct_slices=config.evals.ct_slices),
@@ -187,12 +205,20 @@ def samplers(config: ml_collections.ConfigDict, reports: Any) -> dict[str, trans
     model, given = config.model, config.input
     return {
         modality: transforms.ToSample(
-            modality, reports, given.report_length, given.crop, model.image_size,
-            tuple(model.image_patch), tuple(model.volume_size), tuple(model.volume_patch),
-            given.crop_shift, tuple(given.ct_shift), given.shuffle_sentences,
+            modality,
+            reports,
+            given.report_length,
+            given.crop,
+            model.image_size,
+            tuple(model.image_patch),
+            tuple(model.volume_size),
+            tuple(model.volume_patch),
+            given.crop_shift,
+            tuple(given.ct_shift),
+            given.shuffle_sentences,
         )
         for modality in pipeline.MODALITIES
-    }  # fmt: skip
+    }
 
 
 def _tokenizer(name: str, sets: tuple[tuple[records.RecordSet, float], ...], workdir: pathlib.Path) -> Any:
@@ -257,7 +283,7 @@ def _check_ids(objective: Mapping[str, Any], reports: Any) -> None:
         )
 
 
-def _check_records(sets: tuple[tuple[records.RecordSet, float], ...], model: unimedi.UniMedI, *, reads: bool) -> None:
+def _check_records(sets: tuple[tuple[records.RecordSet, float], ...], model: towers.UniMedI, *, reads: bool) -> None:
     if not 0 <= model.slices <= model.volume_grid[0]:
         raise UserError(f"config.model.slices={model.slices}, but volumes have {model.volume_grid[0]} depth layers")
     if not any(found.size(m, "train") for found, _ in sets for m in pipeline.MODALITIES):

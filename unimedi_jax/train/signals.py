@@ -12,8 +12,8 @@ from types import TracebackType
 import jax
 from jax.sharding import Mesh
 
+from data.errors import RESUMABLE
 from unimedi_jax import hosts
-from unimedi_jax.errors import RESUMABLE
 from unimedi_jax.typing import Array
 
 ASKED = "finishing this step, saving it, then stopping; once more stops now"

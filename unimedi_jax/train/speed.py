@@ -33,10 +33,7 @@ class Speed:
         now = time.perf_counter()
         steps, seconds = step - self._mark_step, max(now - self._mark, 1e-9)
         rate = steps / seconds
-        scalars = {
-            "speed/samples_per_s": rate * self._samples,
-            "speed/wait_share": self._waited / seconds,
-        }
+        scalars = {"speed/samples_per_s": rate * self._samples, "speed/wait_share": self._waited / seconds}
         if self._peak and self._flops is not None:
             scalars["speed/mfu"] = self._flops / seconds / self._peak
         self._rate = rate

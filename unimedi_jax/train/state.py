@@ -8,7 +8,7 @@ import optax
 from flax import struct
 from jax import numpy as jnp
 
-from unimedi_jax.models import unimedi
+from unimedi_jax.models import towers
 from unimedi_jax.objectives import Objective
 from unimedi_jax.typing import Array, Key, Params, PyTree
 
@@ -27,14 +27,14 @@ class TrainState:
     skipped_in_a_row: Array  # int32 scalar, those of them since the last good step
 
 
-def begin(model: unimedi.UniMedI, key: Key[Array, ""]) -> tuple[dict[str, Any], Key[Array, ""]]:
+def begin(model: towers.UniMedI, key: Key[Array, ""]) -> tuple[dict[str, Any], Key[Array, ""]]:
     """What a run of this key starts from: the untrained variables, and the key its steps fold in."""
     init_key, run_key = jax.random.split(key)
-    return unimedi.init(model, init_key), run_key
+    return towers.init(model, init_key), run_key
 
 
 def make_init(
-    model: unimedi.UniMedI, tx: optax.GradientTransformation, objective: Objective
+    model: towers.UniMedI, tx: optax.GradientTransformation, objective: Objective
 ) -> Callable[[Key[Array, ""]], TrainState]:
     """A function from a key to the state before the first step."""
 

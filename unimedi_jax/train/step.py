@@ -7,8 +7,8 @@ import optax
 from jax import numpy as jnp
 
 from unimedi_jax import optim, trees
-from unimedi_jax.metrics import Mean
-from unimedi_jax.models import unimedi
+from unimedi_jax.mean import Mean
+from unimedi_jax.models import towers
 from unimedi_jax.objectives import Objective
 from unimedi_jax.train import gradcache
 from unimedi_jax.train.state import TrainState
@@ -16,7 +16,7 @@ from unimedi_jax.typing import Array, Batch, Metrics
 
 
 def make_train_step(
-    model: unimedi.UniMedI,
+    model: towers.UniMedI,
     tx: optax.GradientTransformation,
     *,
     objective: Objective,
@@ -39,9 +39,16 @@ def make_train_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
         (loss, (metrics, stats)), grads = gradcache.loss_and_grads(
-            state.params, state.teacher, state.stats, batch, key, state.step,
-            parts=accumulate, model=model, objective=objective,
-        )  # fmt: skip
+            state.params,
+            state.teacher,
+            state.stats,
+            batch,
+            key,
+            state.step,
+            parts=accumulate,
+            model=model,
+            objective=objective,
+        )
         moving = (state.step >= freeze_last_layer_steps).astype(jnp.float32)
 
         def hold(name: str, x: Array) -> Array:

@@ -5,9 +5,11 @@ import os
 import pytest
 
 from configs import build as build_config
-from data import build, phantom, pool, records, runner
+from data import job
+from data.build import dataset, executors, pool
+from data.errors import UserError
+from data.phantom import source as phantom
 from data.source import Rejected, Row, Source
-from unimedi_jax.errors import UserError
 
 
 @pytest.fixture
@@ -38,8 +40,8 @@ def source(convert=draw):
 
 def test_a_pipeline_builds_the_bytes_of_the_pool(beam, tmp_path):
     calm = functools.partial(draw, dies=False)
-    pooled = records.build(source(calm), data_dir=tmp_path / "pool", name="set", workers=1)
-    piped = records.build(source(), data_dir=tmp_path / "beam", name="set", workers=2, beam="")
+    pooled = dataset.build(source(calm), data_dir=tmp_path / "pool", name="set", workers=1)
+    piped = dataset.build(source(), data_dir=tmp_path / "beam", name="set", workers=2, beam="")
     assert files(tmp_path / "beam" / "set") == files(tmp_path / "pool" / "set")
     assert (piped.counts, piped.rejected, piped.notes) == (pooled.counts, pooled.rejected, pooled.notes)
     assert {one.reason for one in piped.rejected} == {"bad_luck: refused", CRASHED}
@@ -47,7 +49,7 @@ def test_a_pipeline_builds_the_bytes_of_the_pool(beam, tmp_path):
 
 
 def test_what_an_interrupted_pipeline_has_left_is_not_converted_again(beam, tmp_path, monkeypatch):
-    from data import beam as pipeline
+    from data.build import beam as pipeline
 
     rows = [Row(f"r{n}", "xray", "train", n) for n in range(1, 41)]
     mine = Source((), {}, rows, convert=lambda row: {"id": row.key})
@@ -80,15 +82,15 @@ def test_what_an_interrupted_pipeline_has_left_is_not_converted_again(beam, tmp_
 )
 def test_a_pipeline_that_cannot_run_is_one_line(beam, tmp_path, options, message):
     with pytest.raises(UserError, match=message) as caught:
-        records.build(source(), data_dir=tmp_path, name="set", beam=options)
+        dataset.build(source(), data_dir=tmp_path, name="set", beam=options)
     assert "\n" not in str(caught.value)
 
 
 def test_the_doctor_takes_the_pipeline_too(beam, tmp_path, capsys):
-    assert runner.options("beam", "") == ""
+    assert executors.options("beam", "") == ""
     config = build_config.get_config("phantom")
     config.dry_run, config.runner, config.xrays, config.cts, config.workers = True, "beam", 10, 0, 1
-    build.run(config, tmp_path)
+    job.run(config, tmp_path)
     assert "no set was written" in capsys.readouterr().out
     assert not (tmp_path / "beam").exists()
 
@@ -99,15 +101,15 @@ def test_without_apache_beam_one_line_says_so(tmp_path, monkeypatch):
     config = build_config.get_config("phantom")
     config.runner, config.data_dir = "beam", str(tmp_path / "records")
     with pytest.raises(UserError, match=r"pip install -r requirements-beam\.txt"):
-        build.run(config, tmp_path)
+        job.run(config, tmp_path)
     assert not (tmp_path / "records").exists()
 
 
 def test_runners_are_named(tmp_path):
-    assert runner.options("pool", "--anything") is None
+    assert executors.options("pool", "--anything") is None
     with pytest.raises(UserError, match="pool or beam"):
-        runner.options("spark", "")
-    with runner.opened(source(), 1, None, tmp_path / "unused") as convert:
+        executors.options("spark", "")
+    with executors.opened(source(), 1, None, tmp_path / "unused") as convert:
         assert next(convert(source().rows))[1]["id"] == source().rows[0].key
     assert not (tmp_path / "unused").exists()
 

@@ -11,10 +11,12 @@ import pytest
 import tensorflow_datasets as tfds
 
 from configs import build as build_config
-from data import build, contracts, phantom, records, writer
+from data import job
+from data.build import contracts, dataset, writer
+from data.errors import UserError
+from data.phantom import source as phantom
+from data.reports import tokenizer
 from data.source import Rejected, Row, Source
-from unimedi_jax.errors import UserError
-from unimedi_jax.input import tokenizer
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,12 +37,7 @@ def draw(row):
     if row.modality == "xray":
         return {**common, "image": rng.integers(0, 256, (256, 256), np.uint8), "boxes": boxes}
     volume = rng.integers(-1024, 2000, (32, 128, 128), np.int16)
-    return {
-        **common,
-        "volume": volume,
-        "spacing_mm": np.array([5, 2, 2], np.float32),
-        "boxes": boxes,
-    }
+    return {**common, "volume": volume, "spacing_mm": np.array([5, 2, 2], np.float32), "boxes": boxes}
 
 
 def fake(xrays=20, cts=8, convert=draw):
@@ -61,7 +58,7 @@ def fake(xrays=20, cts=8, convert=draw):
 
 
 def make(source, folder, name="set", **settings):
-    return records.build(source, data_dir=folder, name=name, workers=1, **settings)
+    return dataset.build(source, data_dir=folder, name=name, workers=1, **settings)
 
 
 def files(folder):
@@ -128,9 +125,10 @@ def test_other_processes_and_worker_counts_give_the_same_bytes(tmp_path):
     source = phantom.source(xrays=10, cts=10)
     make(source, tmp_path / "here")
     code = (
-        "import sys, pathlib\nfrom data import phantom, records\nif __name__ == '__main__':\n"
+        "import sys, pathlib\nfrom data.build import dataset\n"
+        "from data.phantom import source as phantom\nif __name__ == '__main__':\n"
         "    source = phantom.source(xrays=10, cts=10)\n"
-        "    records.build(source, data_dir=pathlib.Path(sys.argv[1]), name='set', workers=2)\n"
+        "    dataset.build(source, data_dir=pathlib.Path(sys.argv[1]), name='set', workers=2)\n"
     )
     (tmp_path / "job.py").write_text(code)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7"}
@@ -189,10 +187,7 @@ def test_a_split_or_modality_without_rows_is_absent(tmp_path):
     built = make(fake(convert=convert), tmp_path)
     assert built.counts == {"xray": {"train": 8, "val": 0, "test": 4}}
     assert not (tmp_path / "set" / "ct").exists()
-    assert set(tfds.builder_from_directory(tmp_path / "set" / "xray" / "1.0.0").info.splits) == {
-        "train",
-        "test",
-    }
+    assert set(tfds.builder_from_directory(tmp_path / "set" / "xray" / "1.0.0").info.splits) == {"train", "test"}
 
 
 def test_pictures_that_are_in_two_splits_are_counted(tmp_path):
@@ -266,10 +261,11 @@ def test_damaged_or_foreign_leftovers_are_made_again(tmp_path, monkeypatch):
 
 def test_a_killed_build_leaves_nothing_that_loads(tmp_path):
     code = (
-        "import sys, time, pathlib, dataclasses\nfrom data import phantom, records\n"
+        "import sys, time, pathlib, dataclasses\nfrom data.build import dataset\n"
+        "from data.phantom import source as phantom\n"
         "source = phantom.source(xrays=10, cts=2)\n"
         "def slow(row):\n    print(row.key, file=sys.stderr)\n    time.sleep(0.2)\n    return phantom.convert(row)\n"
-        "records.build(dataclasses.replace(source, convert=slow), data_dir=pathlib.Path(sys.argv[1]),"
+        "dataset.build(dataclasses.replace(source, convert=slow), data_dir=pathlib.Path(sys.argv[1]),"
         " name='set', workers=1)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -304,14 +300,14 @@ def test_the_phantom_s_config_is_the_embedded_set(tmp_path, monkeypatch, capsys)
     config = build_config.get_config("phantom")
     wanted = {name: config[name] for name in ("xrays", "cts", "seed", "language")}
     assert contracts.fingerprint(phantom.source(**wanted)) == contracts.fingerprint(phantom.source())
-    assert config.name == build.PHANTOM_NAME
+    assert config.name == job.PHANTOM_NAME
     small = phantom.source(xrays=10, cts=0)
     monkeypatch.setattr(phantom, "source", lambda **_: small)
     config.data_dir, config.workers = str(tmp_path), 1
-    build.run(config, tmp_path)
+    job.run(config, tmp_path)
     assert "built: " in capsys.readouterr().out
-    build.ensure_phantom(tmp_path)
-    build.run(config, tmp_path)
+    job.ensure_phantom(tmp_path)
+    job.run(config, tmp_path)
     assert "already built: " in capsys.readouterr().out
 
 

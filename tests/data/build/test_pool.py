@@ -1,7 +1,7 @@
 import os
 import time
 
-from data import pool
+from data.build import pool
 from data.source import Rejected, Row, Source
 
 

@@ -12,9 +12,12 @@ import pydicom
 import pytest
 
 from configs import build as build_config
-from data import audit, build, dicom_tags, privacy
+from data import job
+from data.checks import audit
+from data.errors import UserError
+from data.manifest import privacy
+from data.readers import dicom_tags
 from tests import dicoms
-from unimedi_jax.errors import UserError
 from unimedi_jax.input import records
 
 REPORTS = [
@@ -49,10 +52,16 @@ def raw(tmp_path_factory):
 
 def _dicom(path, pixels):
     data = dicoms.dataset(
-        pixels, Modality="DX", SOPClassUID=pydicom.uid.DigitalXRayImageStorageForPresentation,
-        SOPInstanceUID="1.2.840.99.77", BitsStored=12, HighBit=11,
-        PatientName="Beeblebrox^Zaphod", PatientID="HHGG0042", AccessionNumber="ACC998877",
-    )  # fmt: skip
+        pixels,
+        Modality="DX",
+        SOPClassUID=pydicom.uid.DigitalXRayImageStorageForPresentation,
+        SOPInstanceUID="1.2.840.99.77",
+        BitsStored=12,
+        HighBit=11,
+        PatientName="Beeblebrox^Zaphod",
+        PatientID="HHGG0042",
+        AccessionNumber="ACC998877",
+    )
     data.add_new(0x00091001, "LO", "a private secret")
     data.save_as(path, enforce_file_format=True)
 
@@ -71,7 +80,7 @@ def built(pristine, tmp_path):
 def _build(raw, data_dir, **settings):
     config = build_config.get_config("manifest")
     config.update(source=str(raw / "films.csv"), data_dir=str(data_dir), name="mine", workers=1, **settings)
-    build.run(config, data_dir / "run")
+    job.run(config, data_dir / "run")
     return data_dir / "mine"
 
 

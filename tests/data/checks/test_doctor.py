@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from configs import build as build_config
-from data import build, doctor
+from data import job
+from data.checks import doctor
+from data.errors import OverBudgetError, UserError
 from data.source import Row
-from unimedi_jax.errors import OverBudgetError, UserError
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def _write(path, rows):
 def examine(raw, workdir, table="films.csv", **settings):
     config = build_config.get_config("manifest")
     config.update(source=str(raw / table), data_dir=str(workdir / "none"), dry_run=True, workers=1, **settings)
-    build.run(config, workdir)
+    job.run(config, workdir)
 
 
 def test_the_doctor_s_findings(raw, tmp_path, capsys):

@@ -10,24 +10,18 @@ import pytest
 import tensorflow_datasets as tfds
 
 from configs import build as build_config
-from data import build, cases, manifest, text
+from data import job
+from data.errors import UserError
+from data.manifest import samples
+from data.manifest import source as manifest
+from data.reports import text
 from data.source import Rejected
-from unimedi_jax.errors import UserError
 
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
 KNOWN = {"a": "train", "g": "val", "h": "train", "2": "val", "5": "test", "6": "test"}
-HEADER = (
-    "path",
-    "modality",
-    "report",
-    "patient",
-    "split",
-    "label:nodule",
-    "label:effusion",
-    "mask",
-)
+HEADER = ("path", "modality", "report", "patient", "split", "label:nodule", "label:effusion", "mask")
 # Patients whose hashed split is known, so that every test has rows to train on.
-TRAIN = [p for p in map(str, range(40)) if cases.hashed_split(p) == "train"]
+TRAIN = [p for p in map(str, range(40)) if samples.hashed_split(p) == "train"]
 
 
 @pytest.fixture
@@ -65,12 +59,7 @@ def table(folder):
 
 
 def film(number=0, **changes):
-    row = {
-        "path": f"f{number}.png",
-        "modality": "xray",
-        "report": f"Film {number}.",
-        "patient": TRAIN[number],
-    }
+    row = {"path": f"f{number}.png", "modality": "xray", "report": f"Film {number}.", "patient": TRAIN[number]}
     return {**row, **changes}
 
 
@@ -82,13 +71,7 @@ def test_rows_become_examples(table):
     rows = [
         film(0, **{"label:nodule": "1", "label:effusion": "0", "mask": "m0.png"}),
         film(1, **{"label:nodule": "-1"}),
-        {
-            **film(2),
-            "path": "ct.nii.gz",
-            "modality": "CT",
-            "label:nodule": "1.0",
-            "mask": "mct.nii.gz",
-        },
+        {**film(2), "path": "ct.nii.gz", "modality": "CT", "label:nodule": "1.0", "mask": "mct.nii.gz"},
     ]
     source = table(rows)
     assert source.labels == ("nodule", "effusion")
@@ -98,11 +81,11 @@ def test_rows_become_examples(table):
     assert source.contract["uncertain"] == {"nodule": 1, "effusion": 0}
     assert [example["report"] for example in examples] == ["Film 0.", "Film 1.", "Film 2."]
     assert examples[0]["image"].dtype == np.uint8
-    assert set(np.unique(examples[0]["lesion_mask"])) == {0, cases.LESION_OF_ANY_KIND}
+    assert set(np.unique(examples[0]["lesion_mask"])) == {0, samples.LESION_OF_ANY_KIND}
     assert (examples[0]["lesion_mask"] > 0).sum() == pytest.approx(30 * 40 * (256 / 120) ** 2, rel=0.05)
-    assert (examples[1]["lesion_mask"] == cases.UNANNOTATED).all()
+    assert (examples[1]["lesion_mask"] == samples.UNANNOTATED).all()
     assert examples[2]["volume"].shape == examples[2]["lesion_mask"].shape == (32, 128, 128)
-    assert (examples[2]["lesion_mask"] == cases.LESION_OF_ANY_KIND).any()
+    assert (examples[2]["lesion_mask"] == samples.LESION_OF_ANY_KIND).any()
     assert source.truth == {"lesion_mask"}
     assert len({row.key for row in source.rows}) == 3
 
@@ -157,7 +140,7 @@ def test_an_unknown_failure_is_a_reject_too(table, monkeypatch):
     def fail(path, note):
         raise KeyError("0x7f at John Smith")
 
-    monkeypatch.setattr(cases.films, "read_full_film", fail)
+    monkeypatch.setattr(samples.films, "read_full_film", fail)
     assert source.convert(source.rows[0]).reason == "unreadable: the reader failed with KeyError"
 
 
@@ -171,12 +154,7 @@ def test_a_row_with_too_few_fields(folder):
 
 @pytest.mark.parametrize(
     ("delimiter", "encoding", "newline"),
-    [
-        (",", "utf-8", "\n"),
-        (",", "utf-8-sig", "\r\n"),
-        (";", "cp1252", "\r\n"),
-        ("\t", "utf-16", "\n"),
-    ],
+    [(",", "utf-8", "\n"), (",", "utf-8-sig", "\r\n"), (";", "cp1252", "\r\n"), ("\t", "utf-16", "\n")],
 )
 def test_dialects_of_csv(folder, delimiter, encoding, newline):
     lines = [
@@ -198,10 +176,7 @@ def test_dialects_of_csv(folder, delimiter, encoding, newline):
         ("path,modality,patient\n", "lacks the columns report"),
         ("path,modality,report,patient,patient\n", "patient more than once"),
         ("path,modality,report,patient,label:\n", "without a label's name"),
-        (
-            'path,modality,report,patient\na.png,xray,"never closed,1\nb.png,xray,x,2\n',
-            "not valid CSV",
-        ),
+        ('path,modality,report,patient\na.png,xray,"never closed,1\nb.png,xray,x,2\n', "not valid CSV"),
         ("version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
     ],
 )
@@ -228,15 +203,15 @@ def test_a_patient_in_two_splits_is_left_out(table):
     ]
     source = table(rows)
     assert codes(source.rejected) == [(1, "leak_patient"), (2, "leak_patient"), (3, "leak_patient")]
-    assert [row.split for row in source.rows] == ["val", "val", cases.hashed_split("c")]
+    assert [row.split for row in source.rows] == ["val", "val", samples.hashed_split("c")]
 
 
 def test_hashed_splits_are_stable_and_in_proportion():
-    splits = [cases.hashed_split(f"patient {n}") for n in range(4000)]
+    splits = [samples.hashed_split(f"patient {n}") for n in range(4000)]
     shares = [splits.count(split) / 4000 for split in ("train", "val", "test")]
     np.testing.assert_allclose(shares, [0.8, 0.1, 0.1], atol=0.02)
     # sha256sum's first 16 digits over 2**64, computed without this code.
-    assert [cases.hashed_split(name) for name in KNOWN] == list(KNOWN.values())
+    assert [samples.hashed_split(name) for name in KNOWN] == list(KNOWN.values())
 
 
 def test_prompts_assert_and_deny(table):
@@ -244,7 +219,7 @@ def test_prompts_assert_and_deny(table):
     assert prompts["positive"][:2] == ["nodule", "there is nodule"]
     assert prompts["negative"][0] == "no nodule"
     assert len(prompts["positive"]) == len(prompts["negative"])
-    assert cases.prompts("Pleural_Effusion")["positive"][0] == "pleural effusion"
+    assert samples.prompts("Pleural_Effusion")["positive"][0] == "pleural effusion"
 
 
 def test_a_changed_file_is_another_source(table, folder):
@@ -272,37 +247,31 @@ def test_the_job_from_its_config(table, folder, capsys):
     rows[3]["report"] = ""
     table(rows)
     config = build_config.get_config("manifest")
-    config.source, config.data_dir, config.name = (
-        str(folder / "films.csv"),
-        str(folder / "out"),
-        "mine",
-    )
+    config.source, config.data_dir, config.name = (str(folder / "films.csv"), str(folder / "out"), "mine")
     config.workers = 2
     config.dry_run = True
-    build.run(config, folder / "run")
+    job.run(config, folder / "run")
     shown = capsys.readouterr().out
     assert "row 4: f3.png: empty_report" in shown
     assert "no set was written" in shown
     assert not (folder / "out").exists()
     config.dry_run = False
-    build.run(config, folder / "run")
+    job.run(config, folder / "run")
     shown = capsys.readouterr().out
     assert "empty_report" in shown
     assert "--config.data=mine" in shown
     ledger = (folder / "out" / "mine" / "rejected.jsonl").read_text()
-    assert json.loads(ledger) == {
-        "row": 4, "path": "f3.png", "reason": "empty_report: the report has no words"
-    }  # fmt: skip
+    assert json.loads(ledger) == {"row": 4, "path": "f3.png", "reason": "empty_report: the report has no words"}
     assert len(tfds.builder_from_directory(folder / "out/mine/xray/1.0.0").as_data_source("train")) == 7
     config.name, config.strict = "strict", True
     with pytest.raises(UserError, match=r"config\.strict"):
-        build.run(config, folder / "run")
+        job.run(config, folder / "run")
     assert not (folder / "out" / "strict").exists()
 
 
 def test_a_job_without_a_table_says_so(tmp_path):
     with pytest.raises(UserError, match=r"config\.source is empty"):
-        build.run(build_config.get_config("manifest"), tmp_path)
+        job.run(build_config.get_config("manifest"), tmp_path)
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="no real data beside the project (../shared/data)")
@@ -310,13 +279,9 @@ def test_the_real_manifest(tmp_path):
     source = manifest.read(SHARED / "manifest.csv")
     assert (len(source.rows), source.rejected) == (118, ())
     config = build_config.get_config("manifest")
-    config.source, config.data_dir, config.name = (
-        str(SHARED / "manifest.csv"),
-        str(tmp_path),
-        "real",
-    )
+    config.source, config.data_dir, config.name = (str(SHARED / "manifest.csv"), str(tmp_path), "real")
     config.keep_ids = True
-    build.run(config, tmp_path / "run")
+    job.run(config, tmp_path / "run")
     contract = json.loads((tmp_path / "real" / "contract.json").read_text())
     assert contract["rejected"] == 0
     assert sum(sum(splits.values()) for splits in contract["splits"].values()) == 118
@@ -329,7 +294,7 @@ def test_the_real_manifest(tmp_path):
             _check_chest(record["volume"])
             side = marks.get(record["patient"].decode())
             if side:
-                _, _, x = np.nonzero(record["lesion_mask"] == cases.LESION_OF_ANY_KIND)
+                _, _, x = np.nonzero(record["lesion_mask"] == samples.LESION_OF_ANY_KIND)
                 assert (x.mean() > 64) == (side["side"] == "left")
                 found += 1
     assert found == 2

@@ -10,10 +10,13 @@ import pytest
 from scipy import ndimage
 from scipy.spatial import distance
 
-from data import phantom, phantom_anatomy, phantom_film, phantom_patient, phantom_scan
-from data.phantom_findings import LABELS, Lesion
-from data.phantom_report import size_word
-from unimedi_jax.errors import UserError
+from data.errors import UserError
+from data.phantom import anatomy, findings, grammar, scanner
+from data.phantom import film as phantom_film
+from data.phantom import patient as patients
+from data.phantom import source as phantom
+from data.phantom.findings import LABELS, Lesion
+from data.phantom.grammar import size_word
 
 NODULE, CONSOLIDATION, EFFUSION, CARDIOMEGALY, PNEUMOTHORAX = range(5)
 
@@ -37,7 +40,7 @@ def draw(modality, labels, seed):
     """One patient with the wanted findings, drawn outside the source."""
     rng = np.random.default_rng([7, seed])
     upright = modality == "xray"
-    patient = phantom_patient.draw_patient(rng, upright=upright, enlarged="cardiomegaly" in labels)
+    patient = patients.draw_patient(rng, upright=upright, enlarged="cardiomegaly" in labels)
     examine = phantom.xray if upright else phantom.ct
     return examine(patient, labels, rng)
 
@@ -102,7 +105,7 @@ def test_records_keep_the_contract(examples):
 
 
 def test_prevalence_is_as_promised():
-    draws = [phantom.phantom_findings.draw_labels(np.random.default_rng([0, i])) for i in range(4000)]
+    draws = [findings.draw_labels(np.random.default_rng([0, i])) for i in range(4000)]
     assert np.mean([not d for d in draws]) == pytest.approx(0.30, abs=0.03)
     for label in LABELS:
         assert 0.15 < np.mean([label in d for d in draws]) < 0.25
@@ -290,8 +293,8 @@ def exposure(**changes):
 @pytest.fixture(scope="module")
 def thorax():
     rng = np.random.default_rng(5)
-    patient = phantom_patient.draw_patient(rng, upright=True, enlarged=False)
-    return phantom_anatomy.build(patient, phantom_film.film_grid(patient), rng)
+    patient = patients.draw_patient(rng, upright=True, enlarged=False)
+    return anatomy.build(patient, phantom_film.film_grid(patient), rng)
 
 
 def test_projection_is_the_line_integral(thorax):
@@ -335,12 +338,12 @@ def test_turned_patient_moves_front_against_back(thorax):
 
 def test_scan_mask_keeps_thin_lesions():
     rng = np.random.default_rng(2)
-    patient = phantom_patient.draw_patient(rng, upright=False, enlarged=False)
-    scan = dataclasses.replace(phantom_scan.draw_scan(patient, rng), turn=0.0)
-    thorax = phantom_anatomy.build(patient, phantom_scan.scan_grid(scan), rng)
+    patient = patients.draw_patient(rng, upright=False, enlarged=False)
+    scan = dataclasses.replace(scanner.draw_scan(patient, rng), turn=0.0)
+    thorax = anatomy.build(patient, scanner.scan_grid(scan), rng)
     dot = np.zeros_like(thorax.lung)
     dot[11, 20:24, 20:24] = 1
-    mask = phantom_scan.scan_mask(thorax, dot, scan)
+    mask = scanner.scan_mask(thorax, dot, scan)
     (z,) = np.unique(np.nonzero(mask)[0])
     assert z == (11 + thorax.box[0].start) // 2
     assert mask.sum() == 16
@@ -365,10 +368,7 @@ TERMS = {
         "pneumothorax": r"neumotórax",
     },
 }
-DENIED = {
-    "en": r"\bno\b(?! lung markings)|without|free of",
-    "es": r"\b(sin|no)\b|normal",
-}
+DENIED = {"en": r"\bno\b(?! lung markings)|without|free of", "es": r"\b(sin|no)\b|normal"}
 SIDES = {"en": ("right", "left"), "es": ("derecho", "izquierdo")}
 
 
@@ -434,12 +434,8 @@ def test_numbers_in_reports_come_from_the_truth(examples):
 
 
 def write(lesions, seed, language="en"):
-    return phantom.phantom_report.write_report(
-        lesions,
-        modality="ct",
-        heart_ratio=0.45,
-        language=language,
-        rng=np.random.default_rng(seed),
+    return grammar.write_report(
+        lesions, modality="ct", heart_ratio=0.45, language=language, rng=np.random.default_rng(seed)
     )
 
 

@@ -4,8 +4,8 @@ import pytest
 import SimpleITK
 from nibabel import affines
 
-from data import volumes
-from data.files import BadInput
+from data.readers import volumes
+from data.readers.files import BadInput
 from tests import dicoms
 
 AXIAL = [1, 0, 0, 0, 1, 0]
@@ -139,14 +139,22 @@ def without(name):
             "no_rescale",
         ),
         (
-            {"shared": SHARED | {"PixelValueTransformationSequence": {
-                "RescaleSlope": 1, "RescaleIntercept": -1024, "RescaleType": "Z_EFF"}}},
+            {
+                "shared": SHARED
+                | {
+                    "PixelValueTransformationSequence": {
+                        "RescaleSlope": 1,
+                        "RescaleIntercept": -1024,
+                        "RescaleType": "Z_EFF",
+                    }
+                }
+            },
             "not_hu",
         ),
         ({"pixels": np.zeros((COUNT - 1, 36, 40), np.int16)}, "dicom_truncated"),
         ({"Modality": "MR"}, "wrong_modality"),
     ],
-)  # fmt: skip
+)
 def test_enhanced_cts_that_are_refused(save, stored, elements, code, tmp_path):
     elements = dict(elements)
     modality, frames = elements.pop("Modality", None), elements.pop("NumberOfFrames", None)
@@ -175,7 +183,7 @@ def test_a_compressed_frame_cut_short_is_noticed(save, stored):
 
 
 def test_only_what_is_needed_of_the_groups_is_read(save, stored):
-    from data import dicom_tags
+    from data.readers import dicom_tags
 
     content = {"FrameContentSequence": {"FrameAcquisitionDateTime": "20200101120000", "FrameComments": "Jane Doe"}}
     header = dicom_tags.read(save(stored, places(), own=[content] * COUNT), pixels=False)

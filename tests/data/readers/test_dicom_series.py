@@ -3,8 +3,8 @@ import pytest
 import SimpleITK
 from nibabel import affines
 
-from data import volumes
-from data.files import BadInput
+from data.readers import volumes
+from data.readers.files import BadInput
 from tests import dicoms
 
 AXIAL = [1, 0, 0, 0, 1, 0]
@@ -86,11 +86,7 @@ def test_every_slice_has_its_own_slope_and_intercept(series, stored):
     def change(index):
         slope, shift = (2, 100 * index) if index % 2 else (1, 10 * index)
         pixels = ((stored[index] // 2 * 2 - 1024 + 1024 + 2000) // slope).astype(np.int16)
-        return {
-            "RescaleSlope": slope,
-            "RescaleIntercept": -3024 + shift,
-            "pixels": pixels - shift // slope,
-        }
+        return {"RescaleSlope": slope, "RescaleIntercept": -3024 + shift, "pixels": pixels - shift // slope}
 
     np.testing.assert_array_equal(voxels(series(change)), stored // 2 * 2 - 1024)
 
@@ -111,11 +107,7 @@ def test_duplicates_localisers_and_side_files_are_left_out(series, stored):
     expected = voxels(folder)
     write(folder / "again.dcm", stored[3], **elements(3, SOPInstanceUID="1.2.3.77", InstanceNumber=99))
     for number in range(5):
-        scout = elements(
-            number,
-            SOPInstanceUID=f"1.2.3.5{number}",
-            ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"],
-        )
+        scout = elements(number, SOPInstanceUID=f"1.2.3.5{number}", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
         write(folder / f"scout{number}.dcm", stored[0], **scout)
     report = elements(0, SOPInstanceUID="1.2.3.78", SeriesInstanceUID="1.2.9", Modality="SR")
     write(folder / "dose.dcm", stored[0], **report)

@@ -6,8 +6,8 @@ import pytest
 import SimpleITK
 from nibabel import affines
 
-from data import geometry
-from data.geometry import Scan
+from data.readers import geometry
+from data.readers.geometry import Scan
 
 
 def smooth(shape, seed=0):
@@ -46,9 +46,7 @@ def test_shrinking_in_plane_is_opencv_s_area_mean(shape):
     plane = np.random.default_rng(0).random(shape, np.float32)
     along_y, along_x = (geometry.axis_weights(n, 1.0, 128, float(n)) for n in shape)
     np.testing.assert_allclose(
-        along_y @ plane @ along_x.T,
-        cv2.resize(plane, (128, 128), interpolation=cv2.INTER_AREA),
-        atol=1e-5,
+        along_y @ plane @ along_x.T, cv2.resize(plane, (128, 128), interpolation=cv2.INTER_AREA), atol=1e-5
     )
 
 
@@ -56,9 +54,7 @@ def test_growing_is_opencv_s_linear():
     plane = np.random.default_rng(0).random((50, 70), np.float32)
     along_y, along_x = (geometry.axis_weights(n, 1.0, 128, float(n)) for n in plane.shape)
     np.testing.assert_allclose(
-        along_y @ plane @ along_x.T,
-        cv2.resize(plane, (128, 128), interpolation=cv2.INTER_LINEAR),
-        atol=1e-4,
+        along_y @ plane @ along_x.T, cv2.resize(plane, (128, 128), interpolation=cv2.INTER_LINEAR), atol=1e-4
     )
 
 

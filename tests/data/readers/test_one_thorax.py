@@ -8,7 +8,8 @@ import pytest
 import SimpleITK
 from nibabel import affines, orientations
 
-from data import phantom, volumes
+from data.phantom import source as phantom
+from data.readers import volumes
 from tests import dicoms
 
 FORMATS = ("ct.nii", "ct.nii.gz", "ct.hdr", "ct.mha", "ct.mhd", "ct.nrrd", "ct.nhdr", "dicom", "ct.dcm")
@@ -63,11 +64,17 @@ def _series(folder, voxels, lps, sizes):
     for index in range(voxels.shape[2]):
         directions = lps[:3, :3] / sizes
         data = dicoms.dataset(
-            np.ascontiguousarray(voxels[:, :, index].T), Modality="CT", SOPInstanceUID=f"1.2.{index + 1}",
-            SeriesInstanceUID="1.2", ImageType=["ORIGINAL", "PRIMARY", "AXIAL"], RescaleSlope=1, RescaleIntercept=0,
+            np.ascontiguousarray(voxels[:, :, index].T),
+            Modality="CT",
+            SOPInstanceUID=f"1.2.{index + 1}",
+            SeriesInstanceUID="1.2",
+            ImageType=["ORIGINAL", "PRIMARY", "AXIAL"],
+            RescaleSlope=1,
+            RescaleIntercept=0,
             ImageOrientationPatient=[*directions[:, 0], *directions[:, 1]],
-            ImagePositionPatient=list(affines.apply_affine(lps, [0, 0, index])), PixelSpacing=[sizes[1], sizes[0]],
-        )  # fmt: skip
+            ImagePositionPatient=list(affines.apply_affine(lps, [0, 0, index])),
+            PixelSpacing=[sizes[1], sizes[0]],
+        )
         data.save_as(folder / f"{index}.dcm", enforce_file_format=True)
 
 

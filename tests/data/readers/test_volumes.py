@@ -9,8 +9,8 @@ import pytest
 import SimpleITK
 from nibabel import affines, orientations
 
-from data import volumes
-from data.files import BadInput
+from data.readers import volumes
+from data.readers.files import BadInput
 
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "data" / "real_ct"
 needs_real = pytest.mark.skipif(not SHARED.exists(), reason="no real CTs beside the project (../shared/data)")

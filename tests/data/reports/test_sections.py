@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from data import sections, text
-from data.files import BadInput
-from data.sections import Policy
-from unimedi_jax.errors import UserError
+from data.errors import UserError
+from data.readers.files import BadInput
+from data.reports import sections, text
+from data.reports.sections import Policy
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data" / "real_text"
 # The form of MIMIC-CXR's files: lines begin with a blank, the addendum stands first, blanks are "___".
@@ -54,14 +54,22 @@ def test_a_report_of_mimic_s_form():
 @pytest.mark.parametrize(
     ("heading", "name"),
     [
-        ("IMPRESSION", "impression"), ("Conclusion", "impression"), ("IMPRSSION", "impression"),
-        ("MPRESSION", "impression"), ("FINDINGS AND IMPRESSION", "impression"), ("FINIDNGS", "findings"),
-        ("CHEST, TWO VIEWS", "findings"), ("PA AND LATERAL VIEWS OF THE CHEST", "findings"),
+        ("IMPRESSION", "impression"),
+        ("Conclusion", "impression"),
+        ("IMPRSSION", "impression"),
+        ("MPRESSION", "impression"),
+        ("FINDINGS AND IMPRESSION", "impression"),
+        ("FINIDNGS", "findings"),
+        ("CHEST, TWO VIEWS", "findings"),
+        ("PA AND LATERAL VIEWS OF THE CHEST", "findings"),
         ("COMPARSION", "comparison"),
-        ("IDICATION", "other"), ("WET READ", "other"), ("PFI", "other"), ("Hallazgos", "findings"),
+        ("IDICATION", "other"),
+        ("WET READ", "other"),
+        ("PFI", "other"),
+        ("Hallazgos", "findings"),
         ("FINAL IMPRESSION", "impression"),
     ],
-)  # fmt: skip
+)
 def test_headings_and_their_misspellings(heading, name):
     assert sections.common_name(heading) == name
 

@@ -9,8 +9,8 @@ import pytest
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from unimedi_jax.errors import UserError
-from unimedi_jax.input import tokenizer
+from data.errors import UserError
+from data.reports import tokenizer
 
 ROOT = Path(__file__).parents[2]
 REPORTS = [

@@ -13,8 +13,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from configs import build as build_config
-from data import build as job
-from data import privacy
+from data import job
+from data.manifest import privacy
 from tests import dicoms
 
 SALT = "a salt of the tests"
@@ -33,9 +33,16 @@ def film(path: Path, seed: int = 0, shape: tuple[int, int] = (64, 64)) -> Path:
         assert cv2.imwrite(str(path), picture(seed, shape))
         return path
     made = dicoms.dataset(
-        picture(seed, shape), Modality="CR", BitsAllocated=8, BitsStored=8, HighBit=7, PatientID=path.stem,
-        WindowCenter=128, WindowWidth=256, SOPClassUID=pydicom.uid.ComputedRadiographyImageStorage,
-    )  # fmt: skip
+        picture(seed, shape),
+        Modality="CR",
+        BitsAllocated=8,
+        BitsStored=8,
+        HighBit=7,
+        PatientID=path.stem,
+        WindowCenter=128,
+        WindowWidth=256,
+        SOPClassUID=pydicom.uid.ComputedRadiographyImageStorage,
+    )
     made.save_as(path, enforce_file_format=True)
     return path
 

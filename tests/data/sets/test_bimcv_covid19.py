@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from data.errors import UserError
 from tests.data.sets.conftest import chest, ct, film, rows
-from unimedi_jax.errors import UserError
 
 SPANISH = "No se observa derrame pleural en el hemitórax {}. Corazón de tamaño normal."
 HEADER = "PatientID\tReportID\tReport\tLabels\tLocalizations"
@@ -37,13 +37,14 @@ def tree(tmp_path):
     for number, path in enumerate(FILMS):
         film(tmp_path / path, number)
     rows(
-        tmp_path / "derivatives/labels/labels_covid19_posi.tsv", HEADER,
+        tmp_path / "derivatives/labels/labels_covid19_posi.tsv",
+        HEADER,
         f"sub-S03044\tses-E06147\t{SPANISH.format('izquierdo')}\t['pneumonia', 'COVID 19']\t[]",
         f"sub-S03045\tses-E06148\t{SPANISH.format('derecho')}\t['unchanged']\t[]",
         "sub-S03048\tses-E06151\tThere is no effusion in the left lung and the heart is normal.\t['normal']\t[]",
         f"sub-S03044\tses-E07985\t{SPANISH.format('derecho')}\tnormal, cardiomegaly\t[]",
         f"sub-S09999\tses-E09999\t{SPANISH.format('derecho')}\t['normal']\t[]",
-    )  # fmt: skip
+    )
     rows(tmp_path / "participants.tsv", "participant\tmodality_dicom", "derivatives\t", "sub-S03044\t['CT', 'DX']")
     return tmp_path
 
@@ -62,10 +63,14 @@ def test_cts_with_spanish_reports(tree, build):
     assert made.contract["notes"]["metal_clipped"] == 1
     assert [(one["path"], one["reason"].partition(":")[0]) for one in made.rejected] == [(SCANS[5], "wrong_language")]
     for line in (
-        "reports 5 -", "sessions with a chest CT 4 7,918 CT studies in iterations 1 to 3",
-        "CTs of other parts of the body 1", "pictures of sessions without a report 1", "reports without a picture 2",
-        "language es 3", "language en 1",
-    ):  # fmt: skip
+        "reports 5 -",
+        "sessions with a chest CT 4 7,918 CT studies in iterations 1 to 3",
+        "CTs of other parts of the body 1",
+        "pictures of sessions without a report 1",
+        "reports without a picture 2",
+        "language es 3",
+        "language en 1",
+    ):
         assert made.counted(line), line
 
 

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
+from data.errors import UserError
 from tests.data.sets.conftest import picture
-from unimedi_jax.errors import UserError
 
 SCANS = {"CP": ("1", "2"), "NCP": ("10", "11"), "Normal": ("20", "21")}
 

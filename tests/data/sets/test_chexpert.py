@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from data.errors import UserError
 from data.sets import chexpert
 from data.sets.chexpert import LABELS, TASKS
 from tests.data.sets.conftest import film, rows
-from unimedi_jax.errors import UserError
 
 HEADER = "Path,Sex,Age,Frontal/Lateral,AP/PA," + ",".join(LABELS)
 
@@ -58,10 +58,12 @@ def test_the_clean_split_has_no_patient_on_two_sides(tree, build):
     assert made.record(path(64541, "valid"), "test")["labels"].tolist() == [0, 0, 0, 1, 0]
     assert unsure["report"] == ""
     for line in (
-        "rows of train.csv 44 223,414 DIFFERS", "films of 5x200 5 1,000 DIFFERS",
-        "patients of train.csv 40 64,540 DIFFERS", "frontal films of train.csv 40 191,027 DIFFERS",
+        "rows of train.csv 44 223,414 DIFFERS",
+        "films of 5x200 5 1,000 DIFFERS",
+        "patients of train.csv 40 64,540 DIFFERS",
+        "frontal films of train.csv 40 191,027 DIFFERS",
         "lateral films of train.csv 4 32,387 DIFFERS",
-    ):  # fmt: skip
+    ):
         assert made.counted(line), line
 
 

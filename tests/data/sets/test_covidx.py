@@ -3,8 +3,8 @@
 import pytest
 from sklearn.model_selection import train_test_split
 
+from data.errors import UserError
 from tests.data.sets.conftest import film
-from unimedi_jax.errors import UserError
 
 ENDINGS, CLASSES = ("png", "jpg", "jpeg", "JPG"), ("normal", "pneumonia", "COVID-19")
 TRAIN = [f"p{n // 2} f{n}.{ENDINGS[n % 4]} {CLASSES[n % 3]} rsna" for n in range(30)]

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from data.errors import UserError
 from data.sets.ct_rate import LABELS
 from tests.data.sets.conftest import chest, ct, rows
-from unimedi_jax.errors import UserError
 
 VOLUMES = ("train_1_a_1", "train_1_a_2", "train_1_b_1", "train_2_a_1", "train_3_a_1", "train_4_a_1", "valid_1_a_1")
 FINDINGS = "The trachea is in the midline and both main bronchi of case {} are open. No effusion was seen."
@@ -51,10 +51,15 @@ def test_the_whole_set(tree, build):
     assert one["labels"].tolist() == [float(k == 2) for k in range(18)]
     assert one["volume"].min() < -980
     for line in (
-        "patients 5 21,304 DIFFERS", "scans 6 25,692 DIFFERS", "volumes 7 50,188 DIFFERS",
-        "volumes that are not in the tree 1", "volumes of other parts of the body (no_chest) 1", "with findings 5",
-        "with impression 3", "language en 5",
-    ):  # fmt: skip
+        "patients 5 21,304 DIFFERS",
+        "scans 6 25,692 DIFFERS",
+        "volumes 7 50,188 DIFFERS",
+        "volumes that are not in the tree 1",
+        "volumes of other parts of the body (no_chest) 1",
+        "with findings 5",
+        "with impression 3",
+        "language en 5",
+    ):
         assert made.counted(line), line
 
 

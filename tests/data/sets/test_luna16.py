@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from data import geometry, truth
-from data.files import BadInput
+from data.errors import UserError
+from data.readers import geometry
+from data.readers.files import BadInput
+from data.sets import annotations
 from tests.data.sets.conftest import chest, rows
-from unimedi_jax.errors import UserError
 
 SHAPE, SPACING, ORIGIN = (40, 48, 48), (2.5, 1.0, 1.0), (-100.0, -50.0, -200.0)  # z y x; z y x; x y z
 NODULE = (-80.0, -20.0, -140.0, 12.0)  # world x, y, z and diameter in mm
@@ -81,9 +82,9 @@ def test_small_nodules_and_other_subsets(tree, build):
 def test_balls_at_the_rim_and_outside():
     affine = np.diag([1.0, 1.0, 2.5, 1.0])
     affine[:3, 3] = ORIGIN
-    boxes, mask = truth.balls([(-100.0, -50.0, -200.0, 0.1)], affine, SHAPE, SPACING)
+    boxes, mask = annotations.balls([(-100.0, -50.0, -200.0, 0.1)], affine, SHAPE, SPACING)
     assert mask.sum() == 1, "smaller than a cell: the cell of its middle"
     assert boxes[0, 1:4].min() >= 0
     with pytest.raises(BadInput, match="outside its scan"):
-        truth.balls([(0.0, 0.0, 500.0, 5.0)], affine, SHAPE, SPACING)
+        annotations.balls([(0.0, 0.0, 500.0, 5.0)], affine, SHAPE, SPACING)
     assert mask.shape == geometry.VOLUME_SHAPE

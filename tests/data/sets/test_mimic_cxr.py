@@ -4,10 +4,10 @@ import math
 
 import pytest
 
+from data.errors import UserError
 from data.sets import mimic_cxr
 from data.sets.chexpert import LABELS
 from tests.data.sets.conftest import film, rows
-from unimedi_jax.errors import UserError
 
 REPORT = """                                 FINAL REPORT
  EXAMINATION:  CHEST (PA AND LAT)
@@ -85,9 +85,12 @@ def test_the_whole_set(tree, build):
     for line in (
         "films in the split table 11 377,110 DIFFERS",
         "films of these views with a report 8 about 217,000, by the authors",
-        "films of other views than PA,AP 2", "films of studies without a report 1", "without a caption, left out 2",
-        "with impression 4", "language en 6",
-    ):  # fmt: skip
+        "films of other views than PA,AP 2",
+        "films of studies without a report 1",
+        "without a caption, left out 2",
+        "with impression 4",
+        "language en 6",
+    ):
         assert made.counted(line), line
     assert made.rejected == []
     assert made.contract["source"]["reports"]["style"] == "mgca"
@@ -102,9 +105,12 @@ def test_mgca_s_split_merges_validation_and_test_and_leaves_out_custom_ranges(tr
 
 def test_reports_in_mit_lcp_s_section_table(tree, build, tmp_path):
     table = rows(
-        tmp_path / "mimic_cxr_sectioned.csv", "study,impression,findings,last_paragraph,comparison",
-        's50414267,"No\n pneumonia, seen.",,,', "s53189527,,,A paragraph of the lungs.,", "s57375967,,Clear lungs.,,",
-    )  # fmt: skip
+        tmp_path / "mimic_cxr_sectioned.csv",
+        "study,impression,findings,last_paragraph,comparison",
+        's50414267,"No\n pneumonia, seen.",,,',
+        "s53189527,,,A paragraph of the lungs.,",
+        "s57375967,,Clear lungs.,,",
+    )
     report = {"style": "plain", "empty": "last_paragraph"}
     made = build("mimic_cxr", tree[0], report, reports=str(table), labeler="", views="PA,AP,LATERAL")
     assert made.record(path("a2"), "train")["report"] == "No pneumonia, seen."

@@ -3,7 +3,7 @@
 import pytest
 from sklearn.model_selection import train_test_split
 
-from data.files import BadInput
+from data.readers.files import BadInput
 from data.sets import object_cxr
 from tests.data.sets.conftest import film, rows
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from data.errors import UserError
 from tests.data.sets.conftest import film, rows
-from unimedi_jax.errors import UserError
 
 XML = """<?xml version="1.0" encoding="utf-8"?><eCitation><meta type="rr"/><uId id="CXR{n}"/>
 <MedlineCitation><Article><Abstract><AbstractText Label="COMPARISON">None.</AbstractText>
@@ -32,8 +32,12 @@ def test_nlm_s_xml(tmp_path, build):
     }
     assert found[0]["labels"].tolist() == [1, 0]
     assert [one["reason"] for one in made.rejected] == ["truncated: the XML ends early or is damaged"]
-    for line in ("reports 5 3,955 in NLM's release", "reports without a picture 1", "without a caption, left out 2",
-                 "with blanks 6"):  # fmt: skip
+    for line in (
+        "reports 5 3,955 in NLM's release",
+        "reports without a picture 1",
+        "without a caption, left out 2",
+        "with blanks 6",
+    ):
         assert made.counted(line), line
 
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from data.errors import UserError
 from data.sets import amos22, btcv
 from tests.data.sets.conftest import ct
-from unimedi_jax.downstream import segment
-from unimedi_jax.errors import UserError
+from unimedi_jax.evaluation import segment
 
 
 def organs(*values):

@@ -4,9 +4,9 @@ import numpy as np
 import pydicom
 import pytest
 
+from data.errors import UserError
 from tests import dicoms
 from tests.data.sets.conftest import chest, ct
-from unimedi_jax.errors import UserError
 
 SERIES = (
     "manifest-1608266677008/{cohort}/{cohort}-{patient}/08-02-2002-NA-CT CHEST WITHOUT CONTRAST-04614/"
@@ -22,10 +22,18 @@ def series(folder, seed, slices=8):
     names = np.random.default_rng(seed).permutation(slices)
     for z in range(slices):
         made = dicoms.dataset(
-            np.ascontiguousarray(hu[:, :, z].T), Modality="CT", SeriesInstanceUID=f"1.2.{seed}", PixelSpacing=[1, 1],
-            SOPInstanceUID=f"1.2.{seed}.{z}", ImagePositionPatient=[0, 0, 2.0 * z], InstanceNumber=int(names[z]) + 1,
-            ImageOrientationPatient=[1, 0, 0, 0, 1, 0], RescaleSlope=1, RescaleIntercept=0, PixelRepresentation=1,
-        )  # fmt: skip
+            np.ascontiguousarray(hu[:, :, z].T),
+            Modality="CT",
+            SeriesInstanceUID=f"1.2.{seed}",
+            PixelSpacing=[1, 1],
+            SOPInstanceUID=f"1.2.{seed}.{z}",
+            ImagePositionPatient=[0, 0, 2.0 * z],
+            InstanceNumber=int(names[z]) + 1,
+            ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
+            RescaleSlope=1,
+            RescaleIntercept=0,
+            PixelRepresentation=1,
+        )
         made.save_as(folder / f"1-{names[z]:03d}.dcm", enforce_file_format=True)
 
 
@@ -51,8 +59,11 @@ def test_every_series_of_both_cohorts(tree, build):
     assert labels["MIDRC-RICORD-1B-419639-000010"] == [0]
     assert len(labels) == 9, "two series of one patient"
     assert all(one["volume"].min() == -1024 for one in found), "padding is air before anything is averaged"
-    for line in ("series of MIDRC-RICORD-1A 7 155, as amid counts", "patients of MIDRC-RICORD-1A 6 120 studies",
-                 "series of fewer than 4 slices 1"):  # fmt: skip
+    for line in (
+        "series of MIDRC-RICORD-1A 7 155, as amid counts",
+        "patients of MIDRC-RICORD-1A 6 120 studies",
+        "series of fewer than 4 slices 1",
+    ):
         assert made.counted(line), line
 
 

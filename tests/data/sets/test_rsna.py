@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.model_selection import train_test_split
 
+from data.errors import UserError
 from tests.data.sets.conftest import film, rows
-from unimedi_jax.errors import UserError
 from unimedi_jax.input import dense
 
 PATIENTS = [f"{n:04d}a6f-7135" for n in range(20)]
@@ -43,8 +43,14 @@ def test_boxes_labels_and_masks(tree, build):
     union[40:120, 20:80] = union[128:160, 128:192] = True
     np.testing.assert_array_equal(dense.truth(found[PATIENTS[0]], "boxes") > 0, union)
     assert made.contract["truth"] == ["boxes"]
-    for line in ("patients 20 26,684 DIFFERS", "with pneumonia 3 6,012 DIFFERS", "without 17 20,672 DIFFERS",
-                 "rows 21 30,227 DIFFERS", "boxes 4 9,555 DIFFERS", "train 12 16,010 DIFFERS"):  # fmt: skip
+    for line in (
+        "patients 20 26,684 DIFFERS",
+        "with pneumonia 3 6,012 DIFFERS",
+        "without 17 20,672 DIFFERS",
+        "rows 21 30,227 DIFFERS",
+        "boxes 4 9,555 DIFFERS",
+        "train 12 16,010 DIFFERS",
+    ):
         assert made.counted(line), line
 
 

@@ -11,10 +11,10 @@ import pytest
 
 from configs import build as build_config
 from configs import pretrain
-from data import build as job
-from data import listing, sets
+from data import job, sets
+from data.errors import UserError
+from data.sets import dataset_index
 from tests.data.sets.conftest import SALT, ct, film, rows
-from unimedi_jax.errors import UserError
 from unimedi_jax.input import pipeline, records
 from unimedi_jax.train import setup
 
@@ -50,24 +50,24 @@ def test_a_source_that_is_none_is_one_line(name, tmp_path):
 def test_tables_are_read_strictly(tmp_path):
     path = tmp_path / "t.csv"
     path.write_bytes('\ufeffa , b\n1, "x\ny"\n'.encode())
-    assert listing.table(path, ("a", "b"))[0]["a"] == "1"
+    assert dataset_index.table(path, ("a", "b"))[0]["a"] == "1"
     path.write_bytes(b"a,b\n1,caf\xe9\n")
-    assert listing.table(path, ("b",)) == [{"b": "caf\ufffd"}]
+    assert dataset_index.table(path, ("b",)) == [{"b": "caf\ufffd"}]
     path.write_bytes(b"a,b\n1\n")
     with pytest.raises(UserError, match="too few fields in line 2"):
-        listing.table(path, ("b",))
+        dataset_index.table(path, ("b",))
     with pytest.raises(UserError, match="lacks the columns c; it has a, b"):
-        listing.table(path, ("c",))
+        dataset_index.table(path, ("c",))
     packed = tmp_path / "t.csv.gz"
     packed.write_bytes(b"no gzip")
     with pytest.raises(UserError, match="cannot be read"):
-        listing.table(packed, ())
+        dataset_index.table(packed, ())
 
 
 @pytest.mark.parametrize(("value", "number"), [("1.0", 1), ("0.0", 0), ("0", 0), ("-1.0", 0.25), ("-1", 0.25)])
 def test_labels(value, number):
-    assert listing.label(value, 0.25) == number
-    assert np.isnan(listing.label("", 0.25))
+    assert dataset_index.label(value, 0.25) == number
+    assert np.isnan(dataset_index.label("", 0.25))
 
 
 def open_i(root, numbers):

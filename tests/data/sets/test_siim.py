@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from data import truth
-from data.files import BadInput
+from data.readers.files import BadInput
+from data.sets import annotations
 from tests.data.sets.conftest import film, rows
 
 # A film of 8 x 8: 3 pixels from the third on in the first column, then, 10 after their end, one in the second.
@@ -15,17 +15,17 @@ def test_runs_are_relative_and_go_down_the_columns():
     mask = np.zeros((8, 8), bool)
     mask[2:5, 0] = True
     mask[7, 1] = True  # 2 + 3 + 10 = 15 = column 1, row 7
-    np.testing.assert_array_equal(truth.relative_runs(RUNS, (8, 8)), mask)
-    wide = truth.relative_runs("0 4 0 2", (4, 8))
+    np.testing.assert_array_equal(annotations.relative_runs(RUNS, (8, 8)), mask)
+    wide = annotations.relative_runs("0 4 0 2", (4, 8))
     assert wide[:, 0].all()
     assert wide[:, 1].tolist() == [True, True, False, False]
-    assert not truth.relative_runs("", (4, 8)).any()
+    assert not annotations.relative_runs("", (4, 8)).any()
 
 
 @pytest.mark.parametrize("runs", ["1", "1 x", "-1 3", "60 5", "1 2 3"])
 def test_runs_that_are_none(runs):
     with pytest.raises(BadInput, match="mask_"):
-        truth.relative_runs(runs, (8, 8))
+        annotations.relative_runs(runs, (8, 8))
 
 
 @pytest.fixture
@@ -53,8 +53,12 @@ def test_masks_and_labels(tree, build):
     np.testing.assert_array_equal(found["1.2.0"]["lesion_mask"], expected)
     assert [found[f"1.2.{n}"]["labels"].tolist() for n in (0, 3, 7)] == [[1], [1], [0]]
     assert not found["1.2.7"]["lesion_mask"].any()
-    for line in ("rows 25 12,954 DIFFERS", "films 24 12,047 DIFFERS", "with pneumothorax 6 2,669 DIFFERS",
-                 "rows without 18 9,378 DIFFERS"):  # fmt: skip
+    for line in (
+        "rows 25 12,954 DIFFERS",
+        "films 24 12,047 DIFFERS",
+        "with pneumothorax 6 2,669 DIFFERS",
+        "rows without 18 9,378 DIFFERS",
+    ):
         assert made.counted(line), line
 
 

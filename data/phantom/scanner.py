@@ -5,8 +5,8 @@ import dataclasses
 import cv2
 import numpy as np
 
-from data.phantom_patient import Patient, Thorax
-from data.phantom_shapes import Grid, Occupancy
+from data.phantom.patient import Patient, Thorax
+from data.phantom.shapes import Grid, Occupancy
 
 SHAPE = (32, 128, 128)
 FINER = 2  # slices computed for each slice kept

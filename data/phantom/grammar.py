@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from data.phantom_findings import CARDIOMEGALY, LABELS, NODULE, Lesion
-from data.phantom_words import LANGUAGES
+from data.phantom.findings import CARDIOMEGALY, LABELS, NODULE, Lesion
+from data.phantom.words import LANGUAGES
 
 DENIED_SHARE = 0.6  # of the absent findings that a report speaks of
 SHORTEST, LONGEST = 15, 60  # words
@@ -17,12 +17,7 @@ def size_word(share: float) -> str:
 
 
 def write_report(
-    lesions: list[Lesion],
-    *,
-    modality: str,
-    heart_ratio: float,
-    language: str,
-    rng: np.random.Generator,
+    lesions: list[Lesion], *, modality: str, heart_ratio: float, language: str, rng: np.random.Generator
 ) -> str:
     """One report of 15 to 60 words: technique, findings in any order, impression.
 

@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from data import listing, sections, text
-from unimedi_jax import errors
+from data import errors
+from data.reports import sections, text
+from data.sets import dataset_index
 
 NEEDED = "pip install -r requirements-translate.txt"
 FILES = ["*.json", "*.spm", "model.safetensors", "pytorch_model.bin"]
@@ -54,7 +55,7 @@ class Table:
 
     def __init__(self, path: Path) -> None:
         """Raises UserError for a file that is none, or names a report twice."""
-        rows = listing.table(listing.find(path.parent, path.name), ("report_id", "english"))
+        rows = dataset_index.table(dataset_index.find(path.parent, path.name), ("report_id", "english"))
         self._english = {row["report_id"]: text.clean(row["english"]) for row in rows}
         if len(self._english) < len(rows):
             raise errors.UserError(f"{path} names {len(rows) - len(self._english)} reports more than once")

@@ -6,9 +6,9 @@ import stat
 
 import pytest
 
-from data import translate
+from data.errors import UserError
+from data.sets import translate
 from tests.data.sets.conftest import build, ct, rows  # noqa: F401 (a fixture)
-from unimedi_jax.errors import UserError
 
 PAIRS = (
     ("No se observa derrame pleural en el pulmón izquierdo.", "There is no pleural effusion in the left lung."),
@@ -42,11 +42,7 @@ def test_doubts(spanish, english, found):
 
 def tree(root):
     """BIMCV with two reports of two sentences each, and a third that reads English."""
-    texts = [
-        f"{PAIRS[0][0]} {PAIRS[1][0]}",
-        f"{PAIRS[2][0]} {PAIRS[3][0]}",
-        ENGLISH,
-    ]
+    texts = [f"{PAIRS[0][0]} {PAIRS[1][0]}", f"{PAIRS[2][0]} {PAIRS[3][0]}", ENGLISH]
     lines = []
     for number, report in enumerate(texts, start=1):
         name = f"sub-S{number}_ses-E{number}_run-1_bp-chest_ct.nii.gz"
@@ -121,12 +117,23 @@ def marian(tmp_path_factory):
     torch.set_num_threads(1)  # so small a model only waits for further ones
     model = MarianMTModel(
         MarianConfig(
-            vocab_size=len(names), d_model=48, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4,
-            decoder_attention_heads=4, encoder_ffn_dim=64, decoder_ffn_dim=64, max_position_embeddings=64,
-            pad_token_id=pad, eos_token_id=0, decoder_start_token_id=pad, forced_eos_token_id=0, num_beams=1,
+            vocab_size=len(names),
+            d_model=48,
+            encoder_layers=1,
+            decoder_layers=1,
+            encoder_attention_heads=4,
+            decoder_attention_heads=4,
+            encoder_ffn_dim=64,
+            decoder_ffn_dim=64,
+            max_position_embeddings=64,
+            pad_token_id=pad,
+            eos_token_id=0,
+            decoder_start_token_id=pad,
+            forced_eos_token_id=0,
+            num_beams=1,
             dropout=0.0,
         )
-    )  # fmt: skip
+    )
     sources, targets = zip(*PAIRS, *(pair[::-1] for pair in PAIRS), strict=True)
     rows_in = tokenizer(list(sources), text_target=list(targets), return_tensors="pt", padding=True)
     labels = rows_in["labels"].masked_fill(rows_in["labels"] == pad, -100)
@@ -146,9 +153,12 @@ def marian(tmp_path_factory):
 def test_a_set_through_a_marian_model(tmp_path, marian, build, monkeypatch):  # noqa: F811
     raw = tree(tmp_path / "raw")
     given = {
-        "language": "en", "foreign": "translate", "translator": str(marian), "back_translator": str(marian),
+        "language": "en",
+        "foreign": "translate",
+        "translator": str(marian),
+        "back_translator": str(marian),
         "style": "mgca",
-    }  # fmt: skip
+    }
     made = build("bimcv_covid19", raw, given | {"style": "plain"})
     assert reports(made) == {
         "sub-S1": f"{PAIRS[0][1]} {PAIRS[1][1]}",
