@@ -11,7 +11,7 @@ RULE = (
 NO_REPORT = ("", "nan", "none", "null", "na", "n/a", "nat")
 
 # Words that are frequent in reports of one language and absent from the other; "no" is in both. Held against lingua 2.1
-# and py3langid 0.4 on 5,077 real texts (tests/data/reports/test_sections.py): these words are never wrong and leave the tersest
+# and py3langid 0.4 on 5,077 real texts (tests/data/reports): these words are never wrong and leave the tersest
 # unknown, the libraries name every text and are wrong in a few impressions such as "No acute disease."
 ENGLISH = (
     "the of and is are with there in was has been to for on at right left lung lungs normal without not seen "

@@ -18,7 +18,7 @@ from data.phantom import source as phantom
 from data.reports import tokenizer
 from data.source import Rejected, Row, Source
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def draw(row):

@@ -17,7 +17,7 @@ from data.manifest import source as manifest
 from data.reports import text
 from data.source import Rejected
 
-SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
+SHARED = Path(__file__).parents[3] / ".." / "shared" / "data"
 KNOWN = {"a": "train", "g": "val", "h": "train", "2": "val", "5": "test", "6": "test"}
 HEADER = ("path", "modality", "report", "patient", "split", "label:nodule", "label:effusion", "mask")
 # Patients whose hashed split is known, so that every test has rows to train on.

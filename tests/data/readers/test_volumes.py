@@ -12,7 +12,7 @@ from nibabel import affines, orientations
 from data.readers import volumes
 from data.readers.files import BadInput
 
-SHARED = Path(__file__).parents[2] / ".." / "shared" / "data" / "real_ct"
+SHARED = Path(__file__).parents[3] / ".." / "shared" / "data" / "real_ct"
 needs_real = pytest.mark.skipif(not SHARED.exists(), reason="no real CTs beside the project (../shared/data)")
 LPS = np.diag([-0.8, -0.7, 2.5, 1.0])  # NIfTI's millimetres count toward Right and Anterior
 

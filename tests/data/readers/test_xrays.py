@@ -13,7 +13,7 @@ from data.readers import geometry, xrays
 from data.readers.files import BadInput
 from tests import dicoms
 
-SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
+SHARED = Path(__file__).parents[3] / ".." / "shared" / "data"
 HEIGHT, WIDTH = 120, 160
 
 

@@ -12,7 +12,7 @@ from data.readers.files import BadInput
 from data.reports import sections, text
 from data.reports.sections import Policy
 
-REAL = Path(__file__).parents[2] / ".." / "shared" / "data" / "real_text"
+REAL = Path(__file__).parents[3] / ".." / "shared" / "data" / "real_text"
 # The form of MIMIC-CXR's files: lines begin with a blank, the addendum stands first, blanks are "___".
 MIMIC = """                                 FINAL REPORT
  ADDENDUM  Read again with Dr. ___.

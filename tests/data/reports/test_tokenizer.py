@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from data.errors import UserError
 from data.reports import tokenizer
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 REPORTS = [
     "Small nodule in the right upper lobe. No pleural effusion.",
     "Ápex normal; no nodule in the left lobe.",
