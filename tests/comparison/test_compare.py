@@ -36,7 +36,7 @@ def patch():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sizes.VISION, "tiny", TINY)
         patch.setitem(sizes.REPORT, "tiny", TINY)
-        patch.setattr(suite, "RESAMPLES", 10)
+        patch.setattr(evaluator, "RESAMPLES", 10)
         yield patch
 
 

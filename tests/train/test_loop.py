@@ -136,7 +136,7 @@ def test_a_loss_that_stays_up_sends_the_run_back_and_a_crash_does_not_change_whe
     config.batch.xray, config.batch.ct = 1, 1
     config.steps, config.checkpoint.every, config.evals.every = 8, 2, 100
     config.guard.update(rollback=2, spike=50.0)
-    monkeypatch.setattr(guard, "ENOUGH", 3)
+    monkeypatch.setattr(loss_monitor, "ENOUGH", 3)
     monkeypatch.setattr(loop.run_report, "final", lambda *_, **__: "no page")  # runs of which only the steps count
     monkeypatch.setattr(loop.run_report, "summary", lambda *_: "")
     make, made, calls, crash_at = setup.make, [], [], []

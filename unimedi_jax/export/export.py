@@ -47,7 +47,7 @@ def write(trained: pretrained.Trained, out: pathlib.Path, *, rgb: bool = False, 
         raise UserError(f"config.out {out} cannot be made: {error.strerror}") from error
     try:
         _weights(trained, staging, rgb=rgb)
-        module = resources.files("unimedi_jax.convert") / "pytorch.py"
+        module = resources.files("unimedi_jax.export") / "pytorch.py"
         (staging / MODULE).write_text(module.read_text(encoding="utf-8"), encoding="utf-8")
         found = parity.check(trained, staging, onnx=onnx)
         _json(found, staging / "parity.json")

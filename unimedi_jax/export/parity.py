@@ -13,7 +13,7 @@ import numpy as np
 from jax import numpy as jnp
 
 from data.errors import UserError
-from unimedi_jax.inference import pretrained
+from unimedi_jax.inference import preprocess, pretrained
 from unimedi_jax.models import text, vision
 from unimedi_jax.typing import Array, PyTree
 

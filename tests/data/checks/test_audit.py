@@ -183,7 +183,7 @@ def test_names_in_dicom_never_enter_the_process(raw):
 
 def test_nothing_unpickles():
     root = Path(__file__).parents[3]
-    for path in (*root.glob("data/*.py"), *root.glob("unimedi_jax/**/*.py"), root / "main.py"):
+    for path in (*root.glob("data/**/*.py"), *root.glob("unimedi_jax/**/*.py"), root / "main.py"):
         code = path.read_text(encoding="utf-8")
         assert "import pickle" not in code
         assert "allow_pickle=True" not in code
