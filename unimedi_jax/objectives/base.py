@@ -1,8 +1,9 @@
 """What every objective is: a forward pass on bound networks to losses, and what must be there for it."""
 
 import abc
+import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -17,12 +18,13 @@ Losses = dict[str, dict[str, Float[Array, " _"]]]  # loss -> modality -> its val
 LossFunction = Callable[..., tuple[Float[Array, ""], tuple[Metrics, PyTree]]]
 
 
-class LossTerms(NamedTuple):
-    """What a forward pass gives."""
+@dataclasses.dataclass(frozen=True)
+class LossTerms:
+    """The result of a forward pass."""
 
     losses: Losses
-    metrics: Metrics = {}  # beside those of the losses
-    state: PyTree = {}  # the objective's own, after this batch
+    metrics: Metrics = dataclasses.field(default_factory=dict)  # beside those of the losses
+    state: PyTree = dataclasses.field(default_factory=dict)  # the objective's own, after this batch
 
 
 class Objective(abc.ABC):
@@ -64,7 +66,7 @@ def loss_function(model: towers.UniMedI, objective: Objective) -> LossFunction:
         own = {name: value for name, value in model_state.items() if name != "batch_stats"}
 
         def forward(student: towers.UniMedI) -> LossTerms:
-            return objective.forward(student, model.bind({"params": teacher}), batch, own, step)
+            return objective.forward(student, bind_teacher(model, teacher), batch, own, step)
 
         terms, batch_stats = apply(model, forward, params, model_state["batch_stats"], key)
         value, metrics = total(terms.losses, objective, step)
@@ -83,13 +85,34 @@ def apply(
 ) -> tuple[Any, PyTree]:
     """`forward` on the model bound to its variables and to the random streams "dropout" and "draws" of `key`.
 
-    Returns what it gives, and the running statistics after it.
+    Returns its result, and the running statistics after it.
     """
     dropout, draws = jax.random.split(key)
     bound = nn.apply(forward, model, mutable=["batch_stats"])
     rngs = {"dropout": dropout, "draws": draws}
     result, updated = bound({"params": params, "batch_stats": batch_stats}, rngs=rngs)
     return result, updated.get("batch_stats", {})
+
+
+def bind_teacher(model: towers.UniMedI, params: Params) -> towers.UniMedI:
+    """The model bound to an EMA teacher's parameters, those of its parts alone. No gradient reaches them."""
+    return model.bind({"params": jax.lax.stop_gradient(params)})
+
+
+def init_variables(model: towers.UniMedI, objective: Objective, key: Key[Array, ""]) -> PyTree:
+    """Fresh variables of the towers and of the objective's heads: {"params": ..., "batch_stats": ...}.
+
+    Every tower has its parameters, whatever the objective uses; a head has those that the objective's forward pass asks
+    for. Their values depend on the key and on their names alone.
+    """
+    batch = towers.example_batch(model)
+
+    def forward(network: towers.UniMedI) -> None:
+        network.run_towers(batch)
+        objective.forward(network, network, batch, objective.state(model), jnp.zeros((), jnp.int32))
+
+    dropout, draws = jax.random.split(jax.random.key(0))  # they leave no trace in the variables
+    return nn.init(forward, model)({"params": key, "dropout": dropout, "draws": draws})
 
 
 def total(losses: Losses, objective: Objective, step: Int[Array, ""]) -> tuple[Float[Array, ""], Metrics]:
