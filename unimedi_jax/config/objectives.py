@@ -1,4 +1,4 @@
-"""Settings of every objective: `config.objective`, field for field. Those of `unimedi_jax.objectives` derive from them."""
+"""Settings of every objective: `config.objective`, field for field. `unimedi_jax.objectives` derives from them."""
 
 import dataclasses
 from typing import Any
