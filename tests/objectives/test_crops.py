@@ -124,10 +124,10 @@ def test_slices_are_those_of_the_volume_in_their_order() -> None:
 
 
 def test_sizes_are_whole_patches(tiny) -> None:
-    assert crops.size_of("xray", model=tiny) == (64, 64)
-    assert crops.size_of("ct", model=tiny) == (16, 32, 32)
-    assert crops.size_of("xray", 0.5, model=tiny) == (32, 32)
-    assert crops.size_of("ct", 0.1, model=tiny) == (4, 16, 16)
+    assert crops.view_shape(tiny, "xray") == (64, 64)
+    assert crops.view_shape(tiny, "ct") == (16, 32, 32)
+    assert crops.view_shape(tiny, "xray", 0.5) == (32, 32)
+    assert crops.view_shape(tiny, "ct", 0.1) == (4, 16, 16)
 
 
 @pytest.mark.parametrize("name", ["xray", "ct"])
