@@ -104,7 +104,7 @@ def test_one_modality_alone_gives_a_finite_loss(model, start, make_batch) -> Non
 
 
 def test_a_mixed_batch_trains_everything(model, start, make_batch) -> None:
-    value, metrics, state, grads = trial.gradients(model, OBJECTIVE, start, make_batch(model, 4, 3))
+    value, metrics, _, grads = trial.gradients(model, OBJECTIVE, start, make_batch(model, 4, 3))
     total = sum(getattr(OBJECTIVE, f"weight_{name}") * metrics[f"loss/{name}"].value for name in NAMES)
     np.testing.assert_allclose(value, total, rtol=1e-5)
     np.testing.assert_allclose(metrics["xray/feature"].value, metrics["ct/feature"].value, rtol=1e-6)

@@ -88,10 +88,10 @@ def test_the_teacher_follows_every_leaf_of_the_student(run) -> None:
     assert float(metrics["ema"].value) == pytest.approx(momentum, rel=1e-5)
     student = {part: after.params[part] for part in after.teacher}
     expected = jax.tree.map(lambda t, s: momentum * t + (1 - momentum) * s, state.teacher, student)
-    for name, found, wanted in zip(
+    for name, average, target in zip(
         trees.names(expected), *map(jax.tree.leaves, (after.teacher, expected)), strict=True
     ):
-        np.testing.assert_allclose(found, wanted, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(average, target, atol=1e-6, err_msg=name)
     assert unmoved(after.teacher, state.teacher) <= {"vision/mask_token"}, (
         "all but what this objective does not use moves"
     )
