@@ -30,7 +30,9 @@ def value_and_grad(model: towers.UniMedI, objective: unimedi.Objective, parts: i
     ) -> tuple[tuple[Float[Array, ""], tuple[Metrics, PyTree]], Params]:
         norms = model_state["batch_stats"]
         divided = jax.tree.map(lambda x: losses.split(x, parts), batch)
-        keys = jax.random.split(key, parts + 1)
+        key, of_contrast = jax.random.split(key)
+        keys = jax.random.split(key, parts)
+        again = jax.random.clone(keys)  # the same dropout in both passes, on purpose
 
         def collect(_: None, part: Any) -> tuple[None, Any]:
             batch, key = part
@@ -42,7 +44,7 @@ def value_and_grad(model: towers.UniMedI, objective: unimedi.Objective, parts: i
 
             return None, base.apply(model, forward, params, norms, key)[0]
 
-        _, (targets, vectors) = jax.lax.scan(collect, None, (divided, keys[:-1]))
+        _, (targets, vectors) = jax.lax.scan(collect, None, (divided, keys))
 
         def contrast(params: Params, vectors: PyTree) -> tuple[Array, Any]:
             cls, reports = jax.tree.map(losses.merge, vectors)
@@ -51,7 +53,7 @@ def value_and_grad(model: towers.UniMedI, objective: unimedi.Objective, parts: i
             def forward(student: towers.UniMedI) -> base.Losses:
                 return {"vl": objective.contrastive_loss(student, batch, cls, reports)}
 
-            terms, batch_stats = base.apply(model, forward, params, norms, keys[-1])
+            terms, batch_stats = base.apply(model, forward, params, norms, of_contrast)
             return base.total(terms, objective, step)[0], (terms, batch_stats)
 
         # The gradient with respect to the vectors is what the second pass carries back.
@@ -77,7 +79,6 @@ def value_and_grad(model: towers.UniMedI, objective: unimedi.Objective, parts: i
             more, aside = jax.grad(local, has_aux=True)(params)
             return jax.tree.map(jnp.add, grads, more), aside
 
-        again = jax.random.clone(keys[:-1])  # the same dropout in both passes, on purpose
         grads, (distilled, stats) = jax.lax.scan(carry_back, grads, (divided, again, targets, pulls))
         loss, metrics = base.total({**contrasted, **distilled}, objective, step)
         stats = jax.tree.map(lambda x: x.sum(axis=0), stats)  # sums and weights of the parts' means
