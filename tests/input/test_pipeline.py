@@ -52,15 +52,15 @@ def batches(sets, counts, number, **settings):
     return [next(iterator) for _ in range(number)]
 
 
-def ids(found, modality):
-    return [one for batch in found for one in batch[modality]["id"].tolist()]
+def ids(batch_list, modality):
+    return [one for batch in batch_list for one in batch[modality]["id"].tolist()]
 
 
 def test_fixed_counts_and_whole_epochs():
-    found = batches([(Set("a", 10, 6), 1.0)], {"xray": 5, "ct": 2}, 6)
-    assert all(len(batch["xray"]["id"]) == 5 and len(batch["ct"]["id"]) == 2 for batch in found)
-    seen = ids(found, "xray")
-    first, second = seen[:10], seen[10:20]
+    batch_list = batches([(Set("a", 10, 6), 1.0)], {"xray": 5, "ct": 2}, 6)
+    assert all(len(batch["xray"]["id"]) == 5 and len(batch["ct"]["id"]) == 2 for batch in batch_list)
+    names = ids(batch_list, "xray")
+    first, second = names[:10], names[10:20]
     assert sorted(first) == sorted(second) == [f"a-xray-{i}" for i in range(10)]
     assert first != second, "every epoch is shuffled anew"
 
@@ -166,14 +166,14 @@ def test_the_global_batch_does_not_depend_on_the_number_of_hosts(hosts):
 
 def test_sets_mix_by_weight():
     sets = [(Set("a", 50, 5), 3.0), (Set("b", 50, 5), 1.0)]
-    seen = ids(batches(sets, {"xray": 10, "ct": 1}, 40), "xray")
-    share = sum(one.startswith("a") for one in seen) / len(seen)
+    names = ids(batches(sets, {"xray": 10, "ct": 1}, 40), "xray")
+    share = sum(one.startswith("a") for one in names) / len(names)
     assert share == pytest.approx(0.75, abs=0.02)
 
 
 def test_a_modality_may_be_absent():
-    found = batches([(Set("a", 10, 0), 1.0)], {"xray": 2, "ct": 0}, 1)
-    assert set(found[0]) == {"xray"}
+    batch_list = batches([(Set("a", 10, 0), 1.0)], {"xray": 2, "ct": 0}, 1)
+    assert set(batch_list[0]) == {"xray"}
     with pytest.raises(UserError, match=r"no training ct records in a: set config.batch.ct=0"):
         batches([(Set("a", 10, 0), 1.0)], {"xray": 2, "ct": 1}, 1)
     with pytest.raises(UserError, match="neither X-rays nor CTs"):
@@ -187,18 +187,18 @@ def test_reports_are_cut_to_the_first_length_that_holds_them():
 
     batch = {"xray": part(2, 4), "ct": part(3)}
     for lengths, expected in (((4, 6, 9), 4), ((3, 6, 9), 6), ((9,), 9)):
-        found = pipeline.report_length(batch, lengths)
-        assert found == expected
-        cut = pipeline.trimmed(batch, found)
+        length = pipeline.report_length(batch, lengths)
+        assert length == expected
+        cut = pipeline.trimmed(batch, length)
         assert [cut[m]["text"].shape for m in ("xray", "ct")] == [(2, expected), (1, expected)]
         assert all(cut[m]["text"].sum() == batch[m]["text"].sum() for m in batch), "no token is lost"
         assert cut["xray"]["id"].tolist() == ["2", "4"]
 
 
 def test_small_sets_fill_batches_across_epochs():
-    found = batches([(Set("a", 3, 0), 1.0)], {"xray": 8, "ct": 0}, 3)
-    seen = ids(found, "xray")
-    assert {one: seen.count(one) for one in set(seen)} == {f"a-xray-{i}": 8 for i in range(3)}
+    batch_list = batches([(Set("a", 3, 0), 1.0)], {"xray": 8, "ct": 0}, 3)
+    names = ids(batch_list, "xray")
+    assert {one: names.count(one) for one in set(names)} == {f"a-xray-{i}": 8 for i in range(3)}
 
 
 def test_evaluation_sees_every_record_once():
@@ -206,11 +206,11 @@ def test_evaluation_sees_every_record_once():
         def source(self, modality, split, fields=None):
             return super().source(modality, split)
 
-    found = list(pipeline.evaluation(Held("a", 10, 0), Sampler("xray"), "test", 4))
-    assert [batch["mask"].sum() for batch in found] == [4, 4, 2]
-    real = [one for batch in found for one in batch["id"][batch["mask"]].tolist()]
+    batch_list = list(pipeline.evaluation(Held("a", 10, 0), Sampler("xray"), "test", 4))
+    assert [batch["mask"].sum() for batch in batch_list] == [4, 4, 2]
+    real = [one for batch in batch_list for one in batch["id"][batch["mask"]].tolist()]
     assert real == [f"a-xray-{i}" for i in range(10)]
-    assert all(len(batch["id"]) == 4 for batch in found), "the last batch is filled up"
+    assert all(len(batch["id"]) == 4 for batch in batch_list), "the last batch is filled up"
     limited = list(pipeline.evaluation(Held("a", 10, 0), Sampler("xray"), "test", 4, limit=5))
     assert sum(batch["mask"].sum() for batch in limited) == 5
 
