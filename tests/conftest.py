@@ -12,7 +12,7 @@ from importlib import metadata
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 # Tiny models compile far longer than they run. Without its fusion emitters the older compiler takes half the time.
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 OLDER = metadata.version("jaxlib").startswith("0.10.")
 QUICK = "--xla_cpu_use_fusion_emitters=false" if OLDER else "--xla_cpu_opt_preset=FAST_COMPILE"
 # Flags that the caller sets are added, as of another instruction set: XLA_FLAGS=--xla_cpu_max_isa=AVX2 pytest
