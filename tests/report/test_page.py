@@ -38,7 +38,8 @@ class _Parsed(HTMLParser):
         assert self._open.pop()[0] == tag
 
     def handle_data(self, data: str) -> None:
-        self.text.append(data)
+        if data.strip():
+            self.text.append(data.strip())
         attributes = self._open[-1][1] if self._open else {}
         if "data-key" in attributes:
             self.numbers.append((attributes["data-key"], attributes["data-value"], data))
