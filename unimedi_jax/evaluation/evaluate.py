@@ -1,8 +1,9 @@
-"""Everything that a data folder allows to measure of one checkpoint: one page, one CSV."""
+"""Everything that the sets of a data folder allow to measure of one checkpoint: one page, one CSV."""
 
 import json
 import logging
 import pathlib
+import re
 from collections.abc import Sequence
 
 import ml_collections
@@ -19,7 +20,7 @@ from unimedi_jax.report.content import Cell, PageContent, Row, Table
 LOG = logging.getLogger(__name__)
 TASKS = ("probe", "retrieve", "slices", "segment", "detect")
 SLICES = "slices"
-# What the page shows of each task; the CSV has all.
+# The metrics of each task that the page shows; the CSV has all.
 SHOWN = {
     probe.TASKS["linear"]: probe.METRICS,
     retrieve.ZEROSHOT: ("auroc/macro", "auprc/macro"),
@@ -34,9 +35,10 @@ SHOWN = {
     },
     **dict.fromkeys(detect.TASKS.values(), detect.METRICS),
 }
-# What nothing is trained for, and so no share of labels belongs to.
+# Nothing is trained on labels for these, so they have no share of labels.
 WITHOUT_LABELS = (retrieve.ZEROSHOT, retrieve.REPORTS, retrieve.ACROSS, retrieve.PRECISION, SLICES)
-BLIND = ("/random_rate", "/fixed_rate")  # of slices chosen without a look: the same for every network
+BLIND = ("/random_rate", "/fixed_rate")  # of slices chosen without the network: the same for every one
+AT_K = re.compile(r"(i2t_r|t2i_r|p|hit)(\d+)")
 CHANCE = {"i2t_r": "chance_r", "t2i_r": "chance_r", "p": "chance_p", "hit": "chance_hit"}
 
 
@@ -61,8 +63,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     # No report text is on this page; the contract of the reports' job stays with theirs.
     path = page.write(workdir / "index.html", content, show_reports=True)
     for task, metrics in SHOWN.items():
-        if found := [row for row in rows if row.task == task]:
-            print(results.text(found, metrics) + "\n")
+        if of_task := [row for row in rows if row.task == task]:
+            print(results.text(of_task, metrics) + "\n")
     for note in content.notes:
         print(f"warning: {note}")
     print(f"page: {path}\nall numbers: {workdir / 'results.csv'}")
@@ -75,7 +77,7 @@ def sets(data_dir: str | pathlib.Path) -> list[str]:
 
 
 def page_content(rows: Sequence[results.Result], *, name: str, config: dict) -> PageContent:
-    """A table for every task, ours beside the untrained network's and chance, then the published figures."""
+    """A table for every task, our numbers beside the untrained network's and chance; published figures last."""
     scalars = {"step": 0} | results.scalars(results.average(rows))
     tables = [_table(task, metrics, rows, set(scalars)) for task, metrics in SHOWN.items()]
     others, more = published.table(scalars)
@@ -91,14 +93,14 @@ def page_content(rows: Sequence[results.Result], *, name: str, config: dict) -> 
 
 
 def _table(task: str, metrics: Sequence[str], rows: Sequence[results.Result], known: set[str]) -> Table:
-    places = dict.fromkeys((row.data, row.modality, row.share) for row in rows if row.task == task)
+    groups: dict[tuple[str, str, float], list[results.Result]] = {}
+    for row in rows:
+        if row.task == task:
+            groups.setdefault((row.data, row.modality, row.share), []).append(row)
     lines = []
-    for data, modality, share in places:
+    for (data, modality, share), group in groups.items():
         start = "/".join(filter(None, (task, data, modality, f"{share:g}")))
-        of_place = [
-            row for row in rows if (row.task, row.data, row.modality, row.share) == (task, data, modality, share)
-        ]
-        seeds, cases = len({row.seed for row in of_place}), max(row.cases for row in of_place)
+        seeds, cases = len({row.seed for row in group}), max(row.cases for row in group)
         words = [
             data,
             modality,
@@ -107,16 +109,17 @@ def _table(task: str, metrics: Sequence[str], rows: Sequence[results.Result], kn
             f"{seeds} seeds" if seeds > 1 else "",
         ]
         lines.append(Row(", ".join(filter(None, words)), [_cell(start, metric, known) for metric in metrics]))
-    note = "Small figures under a number: 95 % bootstrap interval over cases, where one seed was run; means elsewhere."
+    note = (
+        "Small figures under a number: 95 % bootstrap interval over cases, where one seed was run. Numbers of several "
+        "seeds are means."
+    )
     return Table(task, ("", *metrics), lines, note)
 
 
 def _cell(start: str, metric: str, known: set[str]) -> Cell:
     key = f"trained/{start}/{metric}"
-    for prefix, chance in CHANCE.items():
-        rest = metric.removeprefix(prefix)
-        if metric.startswith(prefix) and rest.isdigit():
-            return Cell(key, f"trained/{start}/{chance}{rest}", "chance")
+    if match := AT_K.fullmatch(metric):
+        return Cell(key, f"trained/{start}/{CHANCE[match[1]]}{match[2]}", "chance")
     other = f"untrained/{start}/{metric}"
     return Cell(key, other, "untrained") if other in known and not metric.endswith(BLIND) else Cell(key)
 
