@@ -300,11 +300,11 @@ def test_seeds_are_averaged_and_their_spread_is_told(tmp_path, monkeypatch, caps
     found = table(tmp_path, capsys)
     assert found["unimedi"]["X-ray zero-shot AUC"] == "0.750 [0.600, 0.900]"
     assert found["unimedi"]["CT probe AUC"] == "0.550 [0.400, 0.700]"
-    assert found["unimedi"]["X-ray R@5"] == found["unimedi"]["separation of findings"] == "-"
+    assert found["unimedi"]["X-ray R@5"] == found["unimedi"]["class separation"] == "-"
     assert found["unimedi"]["GFLOP a step"] == "12.3"
     assert found["unimedi"]["s a step"] == "1.50 [1.00, 2.00]"
     assert found["xray_only"]["X-ray zero-shot AUC"] == "0.750 [0.600, 0.900]"
-    assert found["xray_only"]["CT probe AUC"] == found["xray_only"]["modality gap (centroid distance)"] == "-"
+    assert found["xray_only"]["CT probe AUC"] == found["xray_only"]["gap, centroids"] == "-"
     page = (tmp_path / "index.html").read_text()
     assert "means over 2 seeds, small figures under them the smallest and the largest" in page
     with (tmp_path / "results.csv").open() as stream:
@@ -352,7 +352,7 @@ def test_ablations_add_two_encoders_and_their_map(checkpoint_dir, records_dir, t
     assert list(found) == ["xray_only", "ct_only", "two_encoders"]
     assert found["two_encoders"]["X-ray probe AUC"] == "-"
     # The same weights stand for both here: one run's own gap.
-    assert 0 < float(found["two_encoders"]["modality gap (centroid distance)"]) < 2
+    assert 0 < float(found["two_encoders"]["gap, centroids"]) < 2
     page = (tmp_path / "index.html").read_text()
     assert page.count("<figcaption>two_encoders</figcaption>") == 1
 

@@ -33,9 +33,9 @@ SHOWN = {
     "xray/retrieval/i2t_r5": ("X-ray R@5", 3),
     "ct/retrieval/i2t_r5": ("CT R@5", 3),
     "ct/slices/any/hit_rate": ("slice hit rate", 3),
-    "gap/xray_ct/distance": ("modality gap (centroid distance)", 3),
+    "gap/xray_ct/distance": ("gap, centroids", 3),
     "gap/xray_ct/accuracy": ("modality classification accuracy", 3),
-    "gap/images/separation": ("separation of findings", 3),
+    "gap/images/separation": ("class separation", 3),
     GFLOP: ("GFLOP a step", 1),
     SECONDS: ("s a step", 2),
 }
@@ -191,7 +191,7 @@ def _note(rows: Sequence[results.Result]) -> str:
     seeds = len({row.seed for row in rows})
     interval = (
         f"Numbers are means over {seeds} seeds, small figures under them the smallest and the largest of those seeds; "
-        "for a row of one seed they are the 95 % bootstrap interval over cases."
+        "for presets with one seed, the 95 % bootstrap interval over cases."
         if seeds > 1
         else "Small figures under a number: 95 % bootstrap interval over cases, of the one seed that was run."
     )

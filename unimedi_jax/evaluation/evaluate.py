@@ -1,9 +1,8 @@
-"""Everything that the sets of a data folder allow to measure of one checkpoint: one page, one CSV."""
+"""Everything that a data folder allows to measure of one checkpoint: one page, one CSV."""
 
 import json
 import logging
 import pathlib
-import re
 from collections.abc import Sequence
 
 import ml_collections
@@ -20,7 +19,7 @@ from unimedi_jax.report.content import Cell, PageContent, Row, Table
 LOG = logging.getLogger(__name__)
 TASKS = ("probe", "retrieve", "slices", "segment", "detect")
 SLICES = "slices"
-# The metrics of each task that the page shows; the CSV has all.
+# What the page shows of each task; the CSV has all.
 SHOWN = {
     probe.TASKS["linear"]: probe.METRICS,
     retrieve.ZEROSHOT: ("auroc/macro", "auprc/macro"),
@@ -35,10 +34,9 @@ SHOWN = {
     },
     **dict.fromkeys(detect.TASKS.values(), detect.METRICS),
 }
-# Nothing is trained on labels for these, so they have no share of labels.
+# What nothing is trained for, and so no share of labels belongs to.
 WITHOUT_LABELS = (retrieve.ZEROSHOT, retrieve.REPORTS, retrieve.ACROSS, retrieve.PRECISION, SLICES)
-BLIND = ("/random_rate", "/fixed_rate")  # of slices chosen without the network: the same for every one
-AT_K = re.compile(r"(i2t_r|t2i_r|p|hit)(\d+)")
+BLIND = ("/random_rate", "/fixed_rate")  # of slices chosen without a look: the same for every network
 CHANCE = {"i2t_r": "chance_r", "t2i_r": "chance_r", "p": "chance_p", "hit": "chance_hit"}
 
 
@@ -77,7 +75,7 @@ def sets(data_dir: str | pathlib.Path) -> list[str]:
 
 
 def page_content(rows: Sequence[results.Result], *, name: str, config: dict) -> PageContent:
-    """A table for every task, our numbers beside the untrained network's and chance; published figures last."""
+    """A table for every task, the trained network beside the untrained one and chance, then the published figures."""
     scalars = {"step": 0} | results.scalars(results.average(rows))
     tables = [_table(task, metrics, rows, set(scalars)) for task, metrics in SHOWN.items()]
     others, more = published.table(scalars)
@@ -118,8 +116,10 @@ def _table(task: str, metrics: Sequence[str], rows: Sequence[results.Result], kn
 
 def _cell(start: str, metric: str, known: set[str]) -> Cell:
     key = f"trained/{start}/{metric}"
-    if match := AT_K.fullmatch(metric):
-        return Cell(key, f"trained/{start}/{CHANCE[match[1]]}{match[2]}", "chance")
+    for prefix, chance in CHANCE.items():
+        rest = metric.removeprefix(prefix)
+        if metric.startswith(prefix) and rest.isdigit():
+            return Cell(key, f"trained/{start}/{chance}{rest}", "chance")
     other = f"untrained/{start}/{metric}"
     return Cell(key, other, "untrained") if other in known and not metric.endswith(BLIND) else Cell(key)
 

@@ -106,7 +106,7 @@ def _content(
             _retrieved(modality, case, row, embedded[modality])
             for modality, cases in shown.items()
             if evaluations.aligned
-            for row, case in enumerate(cases[: EXAMPLES // 2])
+            for row, case in list(enumerate(cases))[: EXAMPLES // 2]
         ],
         notes=inverted,
     )
