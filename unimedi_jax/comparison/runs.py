@@ -32,9 +32,9 @@ SHOWN = {
     "ct/probe/macro": ("CT probe AUC", 3),
     "xray/retrieval/i2t_r5": ("X-ray R@5", 3),
     "ct/retrieval/i2t_r5": ("CT R@5", 3),
-    "ct/slices/any/hit_rate": ("slice hits", 3),
+    "ct/slices/any/hit_rate": ("slice hit rate", 3),
     "gap/xray_ct/distance": ("gap, centroids", 3),
-    "gap/xray_ct/accuracy": ("gap, told apart", 3),
+    "gap/xray_ct/accuracy": ("modality classification accuracy", 3),
     "gap/images/separation": ("class separation", 3),
     GFLOP: ("GFLOP a step", 1),
     SECONDS: ("s a step", 2),
@@ -158,7 +158,7 @@ def publish(
     scalars_beside: Mapping[str, float] | None = None,
     pictures: Sequence[tuple[str, bytes]] = (),
 ) -> None:
-    """`results.csv` with all numbers of every seed, `index.html` and the terminal with the table of their means."""
+    """Writes `results.csv` with all numbers of every seed, and `index.html` and the terminal table with their means."""
     results.write_csv(workdir / "results.csv", rows)
     merged = [row for row in results.average(rows, spread=True) if row.metric in SHOWN]
     scalars: dict[str, Any] = {"step": 0} | results.scalars(merged) | dict(scalars_beside or {})
@@ -178,7 +178,7 @@ def publish(
 
 
 def _table(merged: Sequence[results.Result], title: str, note: str) -> Table:
-    """A line for each preset, in the order in which they come."""
+    """A line for each preset, in the order of the rows."""
     place = {row.encoder: f"{row.encoder}/{row.key.removesuffix(row.metric)}" for row in merged}
     lines = [
         Row(name, [Cell(start + metric, digits=digits) for metric, (_, digits) in SHOWN.items()])
@@ -191,14 +191,14 @@ def _note(rows: Sequence[results.Result]) -> str:
     seeds = len({row.seed for row in rows})
     interval = (
         f"Numbers are means over {seeds} seeds, small figures under them the smallest and the largest of those seeds; "
-        "of what has one seed, the 95 % bootstrap interval over cases."
+        "for presets with one seed, the 95 % bootstrap interval over cases."
         if seeds > 1
         else "Small figures under a number: 95 % bootstrap interval over cases, of the one seed that was run."
     )
     return (
-        f"Test patients. {interval} Every seed and finding is in results.csv. A dash: a model without that part, such "
-        "as reports to align with or slices to choose, or not trained on that modality. GFLOP: matrix products of one "
-        "step of the whole batch, counted in the compiled program. Seconds: median while training "
-        f"({jax.device_count()} x {jax.devices()[0].device_kind}), whatever else the machine did. "
-        "Presets are in configs/pretrain.py."
+        f"Test patients. {interval} results.csv holds every seed and finding. A dash: the model does not align "
+        "reports, does not choose slices or was not trained on that modality. GFLOP: matrix products of one step on "
+        "the whole batch, counted in the compiled program. Seconds: median step time during training "
+        f"({jax.device_count()} x {jax.devices()[0].device_kind}); other load on the machine is not excluded. "
+        "The presets are defined in configs/pretrain.py."
     )

@@ -61,8 +61,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     # No report text is on this page; the contract of the reports' job stays with theirs.
     path = page.write(workdir / "index.html", content, show_reports=True)
     for task, metrics in SHOWN.items():
-        if found := [row for row in rows if row.task == task]:
-            print(results.text(found, metrics) + "\n")
+        if of_task := [row for row in rows if row.task == task]:
+            print(results.text(of_task, metrics) + "\n")
     for note in content.notes:
         print(f"warning: {note}")
     print(f"page: {path}\nall numbers: {workdir / 'results.csv'}")
@@ -75,7 +75,7 @@ def sets(data_dir: str | pathlib.Path) -> list[str]:
 
 
 def page_content(rows: Sequence[results.Result], *, name: str, config: dict) -> PageContent:
-    """A table for every task, ours beside the untrained network's and chance, then the published figures."""
+    """A table for every task, the trained network beside the untrained one and chance, then the published figures."""
     scalars = {"step": 0} | results.scalars(results.average(rows))
     tables = [_table(task, metrics, rows, set(scalars)) for task, metrics in SHOWN.items()]
     others, more = published.table(scalars)
@@ -91,14 +91,14 @@ def page_content(rows: Sequence[results.Result], *, name: str, config: dict) -> 
 
 
 def _table(task: str, metrics: Sequence[str], rows: Sequence[results.Result], known: set[str]) -> Table:
-    places = dict.fromkeys((row.data, row.modality, row.share) for row in rows if row.task == task)
+    groups: dict[tuple[str, str, float], list[results.Result]] = {}
+    for row in rows:
+        if row.task == task:
+            groups.setdefault((row.data, row.modality, row.share), []).append(row)
     lines = []
-    for data, modality, share in places:
+    for (data, modality, share), group in groups.items():
         start = "/".join(filter(None, (task, data, modality, f"{share:g}")))
-        of_place = [
-            row for row in rows if (row.task, row.data, row.modality, row.share) == (task, data, modality, share)
-        ]
-        seeds, cases = len({row.seed for row in of_place}), max(row.cases for row in of_place)
+        seeds, cases = len({row.seed for row in group}), max(row.cases for row in group)
         words = [
             data,
             modality,
@@ -107,7 +107,10 @@ def _table(task: str, metrics: Sequence[str], rows: Sequence[results.Result], kn
             f"{seeds} seeds" if seeds > 1 else "",
         ]
         lines.append(Row(", ".join(filter(None, words)), [_cell(start, metric, known) for metric in metrics]))
-    note = "Small figures under a number: 95 % bootstrap interval over cases, where one seed was run; means elsewhere."
+    note = (
+        "Small figures under a number: 95 % bootstrap interval over cases, where one seed was run. Numbers of several "
+        "seeds are means."
+    )
     return Table(task, ("", *metrics), lines, note)
 
 

@@ -11,7 +11,7 @@ RESULTS = {
     "zeroshot/macro": "zero-shot AUC, macro",
     "probe/macro": "linear probe AUC, macro",
     "retrieval/i2t_r5": "image to report R@5",
-    "slices/any/hit_rate": "slice hits",
+    "slices/any/hit_rate": "slice hit rate",
 }
 ROUTES = """
 ## Loading it
