@@ -1,6 +1,6 @@
-"""How a run ends other than well: in one line, and with an exit code that says what to do."""
+"""How a run fails: with one line, and an exit code that says what to do."""
 
-RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: the same command goes on
+RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: the same command continues the run
 
 
 class UserError(Exception):
@@ -13,13 +13,13 @@ class UserError(Exception):
 
 
 class OverBudgetError(UserError):
-    """More rows are rejected than the user allows."""
+    """More rows were rejected than the user allows."""
 
     exit_code = 3
 
 
 class StoppedError(Exception):
-    """A run that was asked to stop, or lost a host: the same command goes on where it stopped.
+    """A run that was asked to stop, or lost a host: the same command continues where it stopped.
 
     `main.py` prints the message alone and exits with code 75.
     """

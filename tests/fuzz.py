@@ -180,7 +180,7 @@ def run(number: int, names: tuple[str, ...], files: dict[str, bytes], folder: Pa
         path = _series(data, files[name], folder / "series", rng)
     else:
         path.write_bytes(data)
-    case = samples.Case(path, None, "p", "A nodule.", (), "")
+    case = samples.Sample(path, None, "p", "A nodule.", (), "")
     row = Row("key", "xray" if name.startswith("x") else "ct", "train", 1, case, name)
     example = samples.convert(row, read=functools.partial(samples.pixels, rules=DEFAULT.scans))
     if isinstance(example, Rejected):

@@ -1,4 +1,4 @@
-"""Collects what names a patient in a raw source: the one place that reads identifying elements, to search for them."""
+"""Collects what identifies a patient in a raw source. Only the audit reads these elements, to search for them."""
 
 import warnings
 from collections.abc import Iterator
@@ -48,22 +48,22 @@ COMMON = (
 )
 
 
-def is_telling(folded: str) -> bool:
-    """Whether finding this text means anything: not for a short one, a plain small number or a stock word."""
+def is_identifying(folded: str) -> bool:
+    """Whether a match of this text means anything: not if it is short, a small number or a stock word."""
     shortest = SHORTEST_NUMBER if folded.replace(" ", "").isdigit() else SHORTEST
     return len(folded) >= shortest and folded not in COMMON
 
 
 def of_file(folder: Path, path: str) -> Iterator[tuple[str, str]]:
-    """(kind, value) of what a row's file says of its patient; nothing for a file that cannot be read."""
+    """(kind, value) of every identifier in a row's file; none for a file that cannot be read."""
     target = folder / path
     try:
-        found = [target] if target.is_file() else sorted(target.iterdir()) if path and target.is_dir() else []
+        files = [target] if target.is_file() else sorted(target.iterdir()) if path and target.is_dir() else []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            for file in found:
+            for file in files:
                 yield from _of_one(file)
-    except Exception:  # the build has said what is wrong with it
+    except Exception:  # the build reports what is wrong with it
         return
 
 

@@ -1,4 +1,4 @@
-"""The only DICOM elements that are ever read: names, dates, addresses and private elements never enter the process."""
+"""The only DICOM elements that the build reads: never names, dates, addresses or private elements."""
 
 import io
 from pathlib import Path
@@ -24,7 +24,7 @@ GEOMETRY = (
     "RescaleType",
 )
 GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
-OF_FRAMES = {  # what is kept of the groups: the others hold times and references
+OF_FRAMES = {  # what is read of the groups: the others hold times and references
     "PixelMeasuresSequence": ("PixelSpacing",),
     "PlaneOrientationSequence": ("ImageOrientationPatient",),
     "PlanePositionSequence": ("ImagePositionPatient",),
@@ -54,14 +54,14 @@ PIXELS = (
 )
 ALLOWED = (*GEOMETRY, *PIXELS)
 DEFLATED = b"1.2.840.10008.1.2.1.99"
-META = 4096  # bytes that surely hold the transfer syntax
+META = 4096  # bytes that are sure to hold the transfer syntax
 
 
 def read(source: Path | bytes, *, pixels: bool) -> pydicom.Dataset:
-    """The allowed elements of a file. Raises BadInput; never forces its way into what is no DICOM."""
+    """The allowed elements of a file. Raises BadInput, also for what has no DICOM header."""
     try:
         with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as stream:
-            # The whole dataset would be unpacked at once, however much is in it.
+            # It would be unpacked at once, however large it is.
             if DEFLATED in stream.read(META):
                 raise BadInput("unsupported_format", "deflated DICOM: store it in another transfer syntax")
             stream.seek(0)

@@ -11,14 +11,14 @@ FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """What the markers say; `height` and `width` are 0 where no marker tells them."""
+    """What the markers say; `height` and `width` are 0 where no marker holds them."""
 
     height: int
     width: int
     ended: bool
 
 
-def look(data: bytes) -> Stream:
+def stream_facts(data: bytes) -> Stream:
     """The facts of a stream that starts with a JPEG marker; damage gives zeros and `ended` False, never an error."""
     if data.startswith(J2K_START):
         # SIZ: length, capabilities, then the sizes and the offsets of the image on its grid.

@@ -7,7 +7,7 @@ from pathlib import Path
 from data import errors
 from data.manifest import samples
 from data.sets import dataset_index
-from data.sets.dataset_index import Item, Listing
+from data.sets.dataset_index import DatasetIndex, Item
 
 CLASSES = {"9A": ("normal", "pneumonia", "COVID-19"), "9B": ("negative", "positive")}
 FIELDS = 4  # patient id, file name, class, source
@@ -25,8 +25,8 @@ EXPECTED = {
 }
 
 
-def read(root: Path, *, version: str, split: str) -> Listing:
-    """Both lists of a `version`; `split` "clean" holds out a fifth of the training patients, "mgca" of the films."""
+def read(root: Path, *, version: str, split: str) -> DatasetIndex:
+    """Both lists of a `version`; `split` "clean" holds out a fifth of training patients, "mgca" a fifth of X-rays."""
     classes = CLASSES[dataset_index.one_of("version", version, tuple(CLASSES))]
     dataset_index.one_of("split", split, ("clean", "mgca"))
     items: list[Item] = []
@@ -55,7 +55,7 @@ def read(root: Path, *, version: str, split: str) -> Listing:
         train = [item for item in train if item.patient not in tested]
         held_out = {at for at, item in enumerate(train) if samples.share_of(item.patient) < VAL_SHARE}
     train = [dataclasses.replace(item, split="val") if at in held_out else item for at, item in enumerate(train)]
-    return Listing(
+    return DatasetIndex(
         train + test,
         classes,
         counts=counts,

@@ -27,7 +27,7 @@ from data.build import pool
 from data.checks import doctor
 from data.manifest import samples
 from data.manifest import source as manifest
-from data.manifest.options import Choices
+from data.manifest.options import Options
 from data.readers import dicom_pixels, geometry, image_statistics
 from data.readers.volumes import Rules
 from data.reports import sections, text, tokenizer
@@ -326,7 +326,7 @@ def row(path, **fields):
     return {"path": path, "modality": "xray", "report": "There is a nodule in the left lung.", "patient": "7", **fields}
 
 
-def read(folder, *rows, choices=Choices()):  # noqa: B008 (frozen)
+def read(folder, *rows, choices=Options()):  # noqa: B008 (frozen)
     header = list(dict.fromkeys(name for one in rows for name in one))
     with (folder / "rows.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, header, restval="")
@@ -396,7 +396,7 @@ def test_11_the_same_picture_twice_and_a_patient_in_two_splits(tmp_path):
     png(tmp_path, film().T, "x3.png")
     rows = [row("x1.png", patient="a", split="train"), row("x2.bmp", patient="b", split="test")]
     source = read(tmp_path, *rows)
-    found = doctor.examine(source, pool.opened(source, 1), report_length=112)
+    found = doctor.examine(source, pool.converter(source, 1), report_length=112)
     assert found["duplicates"] == found["duplicates_in_two_splits"] == [[1, 2]]
     leak = read(tmp_path, *rows, row("x3.png", patient="a", split="val"))
     assert [(one.row, one.reason.partition(":")[0]) for one in leak.rejected] == [
@@ -427,16 +427,16 @@ def test_25_padding_is_air_before_resampling(tmp_path):
 def test_28_axes_may_be_told(tmp_path):
     expected = example_of(tmp_path, nifti(tmp_path, affine=np.diag([-0.8, -0.7, 2.5, 1])), modality="ct")["volume"]
     nifti(tmp_path, sform_code=0, qform_code=0)
-    told = read(tmp_path, row("ct.nii", modality="ct"), choices=Choices(scans=Rules(assume="LPS")))
+    told = read(tmp_path, row("ct.nii", modality="ct"), choices=Options(scans=Rules(assume="LPS")))
     np.testing.assert_array_equal(verdict(told)[2]["volume"], expected)
-    told = read(tmp_path, row("ct.nii", modality="ct"), choices=Choices(scans=Rules(assume="RPS")))
+    told = read(tmp_path, row("ct.nii", modality="ct"), choices=Options(scans=Rules(assume="RPS")))
     np.testing.assert_allclose(verdict(told)[2]["volume"], expected[:, :, ::-1], atol=1)
 
 
 def test_36_the_least_number_of_slices_is_a_setting(tmp_path):
     nifti(tmp_path, chest()[:, :, :7])
     assert verdict(read(tmp_path, row("ct.nii", modality="ct")))[0] == "ok"
-    strict = Choices(scans=Rules(min_slices=8))
+    strict = Options(scans=Rules(min_slices=8))
     assert verdict(read(tmp_path, row("ct.nii", modality="ct"), choices=strict))[0] == "too_few_slices"
     tall = series(tmp_path, lambda i: {} if i < 7 else None)
     assert verdict(read(tmp_path, row(tall.name, modality="ct"), choices=strict))[0] == "too_few_slices"
@@ -537,7 +537,7 @@ def test_50_languages(tmp_path):
     ]
     rows = [row("x1.png", report=spanish), row("x2.png", report=mixed)]
     assert not read(tmp_path, *rows).rejected
-    kept = read(tmp_path, *rows, choices=Choices(language="en"))
+    kept = read(tmp_path, *rows, choices=Options(language="en"))
     assert [one.reason.partition(":")[0] for one in kept.rejected] == ["wrong_language"]
 
 
@@ -576,7 +576,7 @@ def test_55_tables(tmp_path):
 def test_57_labels(tmp_path, uncertain, value):
     png(tmp_path, film())
     fields = {"Label: Nodule": "-1", "label:effusion": "", "LABEL:mass": "1.0"}
-    source = read(tmp_path, row("x.png", **fields), choices=Choices(uncertain=uncertain))
+    source = read(tmp_path, row("x.png", **fields), choices=Options(uncertain=uncertain))
     assert source.labels == ("Nodule", "effusion", "mass")
     np.testing.assert_array_equal(source.convert(source.rows[0])["labels"], np.array([value, np.nan, 1], np.float32))
     assert source.contract["uncertain_becomes"] == uncertain

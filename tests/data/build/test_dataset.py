@@ -51,7 +51,7 @@ def fake(xrays=20, cts=8, convert=draw):
         prompts={"nodule": {"positive": ["nodule"], "negative": ["no nodule"]}},
         rows=rows,
         convert=convert,
-        truth=frozenset({"boxes"}),
+        annotations=frozenset({"boxes"}),
         contract={"kind": "fake"},
         rejected=(Rejected(99, "early.png", "bad_modality: before any pixel"),),
     )

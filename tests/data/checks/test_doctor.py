@@ -122,8 +122,8 @@ def test_above_the_budget_the_exit_code_is_three(raw, tmp_path, settings):
 
 
 def test_equals_have_no_outliers():
-    cases = [doctor.Case(Row(str(n), "ct", "train", n), {"ct/field_mm": 350.0}) for n in range(20)]
+    cases = [doctor.Measured(Row(str(n), "ct", "train", n), {"ct/field_mm": 350.0}) for n in range(20)]
     assert doctor.outliers(cases) == []
-    odd = doctor.Case(Row("odd", "ct", "train", 99), {"ct/field_mm": 700.0})
+    odd = doctor.Measured(Row("odd", "ct", "train", 99), {"ct/field_mm": 700.0})
     assert [one["row"] for one in doctor.outliers([*cases, odd])] == [99]
     assert doctor.outliers([*cases[:3], odd]) == []

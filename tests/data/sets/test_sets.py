@@ -13,6 +13,7 @@ from configs import build as build_config
 from configs import pretrain
 from data import job, sets
 from data.errors import UserError
+from data.readers import table
 from data.sets import dataset_index
 from tests.data.sets.conftest import SALT, ct, film, rows
 from unimedi_jax.input import pipeline, records
@@ -50,18 +51,18 @@ def test_a_source_that_is_none_is_one_line(name, tmp_path):
 def test_tables_are_read_strictly(tmp_path):
     path = tmp_path / "t.csv"
     path.write_bytes('\ufeffa , b\n1, "x\ny"\n'.encode())
-    assert dataset_index.table(path, ("a", "b"))[0]["a"] == "1"
+    assert table.read_published(path, ("a", "b"))[0]["a"] == "1"
     path.write_bytes(b"a,b\n1,caf\xe9\n")
-    assert dataset_index.table(path, ("b",)) == [{"b": "caf\ufffd"}]
+    assert table.read_published(path, ("b",)) == [{"b": "caf\ufffd"}]
     path.write_bytes(b"a,b\n1\n")
     with pytest.raises(UserError, match="too few fields in line 2"):
-        dataset_index.table(path, ("b",))
+        table.read_published(path, ("b",))
     with pytest.raises(UserError, match="lacks the columns c; it has a, b"):
-        dataset_index.table(path, ("c",))
+        table.read_published(path, ("c",))
     packed = tmp_path / "t.csv.gz"
     packed.write_bytes(b"no gzip")
     with pytest.raises(UserError, match="cannot be read"):
-        dataset_index.table(packed, ())
+        table.read_published(packed, ())
 
 
 @pytest.mark.parametrize(("value", "number"), [("1.0", 1), ("0.0", 0), ("0", 0), ("-1.0", 0.25), ("-1", 0.25)])
