@@ -1,5 +1,7 @@
 """How a run fails: with one line, and an exit code that says what to do."""
 
+from collections.abc import Iterable
+
 RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: the same command continues the run
 
 
@@ -16,6 +18,12 @@ class OverBudgetError(UserError):
     """More rows were rejected than the user allows."""
 
     exit_code = 3
+
+
+def check_choice(key: str, value: str, known: Iterable[str]) -> None:
+    """Raises UserError for a value of the config key that is not one of `known`."""
+    if value not in known:
+        raise UserError(f"config.{key} is {value!r}: one of {', '.join(known)}")
 
 
 class StoppedError(Exception):

@@ -15,16 +15,7 @@ from data.source import ORGANS, Source
 FILE = contract.FILE
 FORMAT = 1  # increases when a change of this code changes records
 PIXEL_LIBRARIES = (
-    "numpy",
-    "scipy",
-    "opencv-python-headless",
-    "pillow",
-    "nibabel",
-    "pydicom",
-    "pylibjpeg",
-    "pylibjpeg-libjpeg",
-    "pylibjpeg-openjpeg",
-    "simpleitk",
+    "numpy scipy opencv-python-headless pillow nibabel pydicom pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg simpleitk"
 )
 
 
@@ -79,7 +70,7 @@ def rules(organs: Sequence[str] = ORGANS) -> dict[str, Any]:
 
 def libraries() -> dict[str, str]:
     """Versions of what turns files into pixels; `absent` for a plugin that is not installed."""
-    return {library: _version(library) for library in PIXEL_LIBRARIES}
+    return {library: _version(library) for library in PIXEL_LIBRARIES.split()}
 
 
 def _version(library: str) -> str:

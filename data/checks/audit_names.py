@@ -9,49 +9,20 @@ import PIL.Image
 import pydicom
 
 IDENTIFYING = (
-    "PatientName",
-    "PatientID",
-    "OtherPatientIDs",
-    "PatientBirthDate",
-    "PatientAddress",
-    "PatientTelephoneNumbers",
-    "AccessionNumber",
-    "StudyID",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "SOPInstanceUID",
-    "FrameOfReferenceUID",
-    "InstitutionName",
-    "InstitutionAddress",
-    "ReferringPhysicianName",
-    "PerformingPhysicianName",
-    "OperatorsName",
-    "StationName",
-    "DeviceSerialNumber",
-    "PatientComments",
-    "RequestingPhysician",
+    "PatientName PatientID OtherPatientIDs PatientBirthDate PatientAddress PatientTelephoneNumbers AccessionNumber "
+    "StudyID StudyInstanceUID SeriesInstanceUID SOPInstanceUID FrameOfReferenceUID InstitutionName InstitutionAddress "
+    "ReferringPhysicianName PerformingPhysicianName OperatorsName StationName DeviceSerialNumber PatientComments "
+    "RequestingPhysician"
 )
 NIFTI_TEXT = ("descrip", "aux_file", "db_name", "intent_name")
 SHORTEST, SHORTEST_NUMBER = 4, 6
-COMMON = (
-    "none",
-    "unknown",
-    "anonymous",
-    "anonymized",
-    "anon",
-    "test",
-    "simpleitk",
-    "nifti",
-    "unnamed",
-    "chest",
-    "xray",
-)
+COMMON = "none unknown anonymous anonymized anon test simpleitk nifti unnamed chest xray"
 
 
 def is_identifying(folded: str) -> bool:
     """Whether a match of this text means anything: not if it is short, a small number or a stock word."""
     shortest = SHORTEST_NUMBER if folded.replace(" ", "").isdigit() else SHORTEST
-    return len(folded) >= shortest and folded not in COMMON
+    return len(folded) >= shortest and folded not in COMMON.split()
 
 
 def of_file(folder: Path, path: str) -> Iterator[tuple[str, str]]:
@@ -71,7 +42,7 @@ def _of_one(file: Path) -> Iterator[tuple[str, str]]:
     with file.open("rb") as stream:
         head = stream.read(132)
     if head[128:] == b"DICM":
-        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(IDENTIFYING))
+        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=IDENTIFYING.split())
         for element in header:
             values = element.value if isinstance(element.value, pydicom.multival.MultiValue) else [element.value]
             for value in values:

@@ -8,6 +8,7 @@ import numpy as np
 import PIL.Image
 
 from data.readers import dicom_pixels, dicom_tags
+from data.readers.files import is_dicom
 from data.source import Example
 
 SIDE = 180
@@ -56,9 +57,7 @@ def _pixels(path: Path) -> np.ndarray:
         if np.prod(image.shape[:3]) * image.get_data_dtype().itemsize > MOST_PIXELS * 8:
             raise ValueError("too large for a thumbnail")
         return np.asarray(image.dataobj[..., image.shape[2] // 2], np.float32).squeeze().T[::-1]
-    with path.open("rb") as stream:
-        is_dicom = stream.read(132)[128:] == b"DICM"
-    if is_dicom:
+    if is_dicom(path):
         return dicom_pixels.decode(dicom_tags.read(path, pixels=True)).astype(np.float32)
     with PIL.Image.open(path) as picture:
         picture.draft("L", (SIDE, SIDE))

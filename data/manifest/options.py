@@ -26,10 +26,8 @@ class Options:
 
     def __post_init__(self) -> None:
         """Raises UserError for a value that is not allowed."""
-        if self.uncertain not in UNCERTAIN:
-            raise errors.UserError(f"config.uncertain is {self.uncertain!r}: one of {', '.join(UNCERTAIN)}")
-        if self.language not in ("", *text.WORDS):
-            raise errors.UserError(f"config.language is {self.language!r}: {' or '.join(text.WORDS)}, or empty for all")
+        errors.check_choice("uncertain", self.uncertain, UNCERTAIN)
+        text.check_language("language", self.language)
         if not set(self.sections) <= set(SECTIONS):
             raise errors.UserError(
                 f"config.sections is {','.join(self.sections)!r}: of {', '.join(SECTIONS)}, or empty"

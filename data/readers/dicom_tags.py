@@ -9,19 +9,8 @@ from pydicom.datadict import tag_for_keyword
 from data.readers.files import BadInput
 
 GEOMETRY = (
-    "Modality",
-    "SeriesInstanceUID",
-    "ImageType",
-    "NumberOfFrames",
-    "Rows",
-    "Columns",
-    "PixelSpacing",
-    "ImageOrientationPatient",
-    "ImagePositionPatient",
-    "InstanceNumber",
-    "RescaleSlope",
-    "RescaleIntercept",
-    "RescaleType",
+    "Modality SeriesInstanceUID ImageType NumberOfFrames Rows Columns PixelSpacing ImageOrientationPatient "
+    "ImagePositionPatient InstanceNumber RescaleSlope RescaleIntercept RescaleType"
 )
 GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 OF_FRAMES = {  # what is read of the groups: the others hold times and references
@@ -32,27 +21,12 @@ OF_FRAMES = {  # what is read of the groups: the others hold times and reference
     "CTImageFrameTypeSequence": ("FrameType",),
 }
 PIXELS = (
-    "PixelData",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "SamplesPerPixel",
-    "PlanarConfiguration",
-    "PhotometricInterpretation",
-    "PixelPaddingValue",
-    "PixelPaddingRangeLimit",
-    "ModalityLUTSequence",
-    "VOILUTSequence",
-    "VOILUTFunction",
-    "WindowCenter",
-    "WindowWidth",
-    "ExtendedOffsetTable",
-    "ExtendedOffsetTableLengths",
-    "BurnedInAnnotation",
-    "ViewPosition",
+    "PixelData BitsAllocated BitsStored HighBit PixelRepresentation SamplesPerPixel PlanarConfiguration "
+    "PhotometricInterpretation PixelPaddingValue PixelPaddingRangeLimit ModalityLUTSequence VOILUTSequence "
+    "VOILUTFunction WindowCenter WindowWidth ExtendedOffsetTable ExtendedOffsetTableLengths BurnedInAnnotation "
+    "ViewPosition"
 )
-ALLOWED = (*GEOMETRY, *PIXELS)
+ALLOWED = (*GEOMETRY.split(), *PIXELS.split())
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 META = 4096  # bytes that are sure to hold the transfer syntax
 
@@ -65,7 +39,7 @@ def read(source: Path | bytes, *, pixels: bool) -> pydicom.Dataset:
             if DEFLATED in stream.read(META):
                 raise BadInput("unsupported_format", "deflated DICOM: store it in another transfer syntax")
             stream.seek(0)
-            tags = [tag_for_keyword(name) for name in (ALLOWED if pixels else (*GEOMETRY, *GROUPS))]
+            tags = [tag_for_keyword(name) for name in (ALLOWED if pixels else (*GEOMETRY.split(), *GROUPS))]
             dataset = pydicom.dcmread(stream, stop_before_pixels=not pixels, specific_tags=tags)
             for name in GROUPS:
                 for groups in dataset.get(name) or []:

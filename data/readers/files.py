@@ -48,6 +48,12 @@ def check_file(path: Path) -> None:
         raise BadInput("lfs_pointer", "only the Git LFS pointer is here: run `git lfs pull`")
 
 
+def is_dicom(path: Path) -> bool:
+    """Whether a file starts as DICOM does."""
+    with path.open("rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
+
+
 def check_hash(path: Path, sha256: str) -> None:
     """Raises BadInput for a file whose bytes do not have the manifest's hash."""
     check_file(path)

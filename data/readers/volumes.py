@@ -9,7 +9,7 @@ import SimpleITK
 from nibabel import affines
 
 from data.readers import dicom_series, geometry, headers, hounsfield, nifti
-from data.readers.files import BadInput, Note, check_file, ignore_note
+from data.readers.files import BadInput, Note, check_file, ignore_note, is_dicom
 from data.readers.geometry import AIR_HU, HIGHEST_HU, Scan
 from data.readers.hounsfield import VolumeStream
 
@@ -118,9 +118,8 @@ def _open(path: Path, rules: Rules, note: Note = ignore_note) -> VolumeStream:
         return nifti.read_pair(path, rules.assume)
     if name.endswith((".mha", ".mhd", ".nrrd", ".nhdr")):
         return _open_itk(path)
-    with path.open("rb") as stream:
-        if stream.read(132)[128:] == b"DICM":
-            return dicom_series.read(path, note, rules.min_slices)
+    if is_dicom(path):
+        return dicom_series.read(path, note, rules.min_slices)
     raise BadInput("unsupported_format", f"no DICOM and none of {', '.join(SUFFIXES)}")
 
 

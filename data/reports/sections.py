@@ -40,6 +40,7 @@ CUT, BLANK = "cut", "with blanks"  # what `caption` counts beside sections
 
 EMPTY = ("drop", "last_paragraph", "whole")
 STYLES = ("plain", "mgca")
+BLANK_RULES = ("keep", "remove")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,13 +57,9 @@ class Policy:
         """Raises UserError for a value that is not allowed."""
         if not self.order or not set(self.order) <= {"impression", "findings"}:
             raise errors.UserError(f"config.report.order is {','.join(self.order)!r}: impression, findings or both")
-        for name, value, known in (
-            ("empty", self.empty, EMPTY),
-            ("blanks", self.blanks, ("keep", "remove")),
-            ("style", self.style, STYLES),
-        ):
-            if value not in known:
-                raise errors.UserError(f"config.report.{name} is {value!r}: one of {', '.join(known)}")
+        errors.check_choice("report.empty", self.empty, EMPTY)
+        errors.check_choice("report.blanks", self.blanks, BLANK_RULES)
+        errors.check_choice("report.style", self.style, STYLES)
         if self.longest < 0:
             raise errors.UserError(f"config.report.longest is {self.longest}: words, or 0 for any")
 

@@ -4,6 +4,8 @@ import html
 import re
 import unicodedata
 
+from data import errors
+
 RULE = (
     "HTML entities read, Unicode NFC, control and other invisible characters removed, white space folded to single "
     "blanks, ends stripped"
@@ -37,6 +39,12 @@ def clean(text: str) -> str:
 def is_empty(text: str) -> bool:
     """Whether a cleaned report says nothing: no letter, or a spreadsheet's word for nothing."""
     return text.lower() in NO_REPORT or not any(c.isalpha() for c in text)
+
+
+def check_language(key: str, value: str) -> None:
+    """Raises UserError for a value of the config key that is neither empty nor a language that is known here."""
+    if value not in ("", *WORDS):
+        raise errors.UserError(f"config.{key} is {value!r}: {' or '.join(WORDS)}, or empty for all")
 
 
 def language(report: str) -> str:

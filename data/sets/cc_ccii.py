@@ -36,7 +36,7 @@ def read(root: Path, *, lists: str, first_slice: str) -> DatasetIndex:
 
     `first_slice` is the end at which a scan begins, "superior" or "inferior": the slices do not tell.
     """
-    dataset_index.one_of("first_slice", first_slice, ("superior", "inferior"))
+    dataset_index.check_option("first_slice", first_slice, ("superior", "inferior"))
     counts, left_out = collections.Counter(), collections.Counter()
     items = []
     scans = _listed(Path(lists).expanduser()) if lists else _walked(root)

@@ -38,9 +38,9 @@ def read(root: Path, *, part: str, split: str, views: str, uncertain: str, each:
     `split` "clean" leaves out the patients of 5x200 and takes val by a hash of the patient. "mgca" is the split of its
     code, which draws `val` X-rays from all views and has some of them in training too.
     """
-    dataset_index.one_of("part", part, ("main", "5x200"))
-    dataset_index.one_of("split", split, ("clean", "mgca"))
-    dataset_index.one_of("uncertain", uncertain, ("mgca", *ALL))
+    dataset_index.check_option("part", part, ("main", "5x200"))
+    dataset_index.check_option("split", split, ("clean", "mgca"))
+    dataset_index.check_option("uncertain", uncertain, ("mgca", *ALL))
     needed = ("Path", "Frontal/Lateral", *LABELS)
     train, test = (dataset_index.table(root, name, needed) for name in ("train.csv", "valid.csv"))
     chosen = few(train, each)

@@ -27,8 +27,9 @@ EXPECTED = {
 
 def read(root: Path, *, version: str, split: str) -> DatasetIndex:
     """Both lists of a `version`; `split` "clean" holds out a fifth of training patients, "mgca" a fifth of X-rays."""
-    classes = CLASSES[dataset_index.one_of("version", version, tuple(CLASSES))]
-    dataset_index.one_of("split", split, ("clean", "mgca"))
+    dataset_index.check_option("version", version, CLASSES)
+    classes = CLASSES[version]
+    dataset_index.check_option("split", split, ("clean", "mgca"))
     items: list[Item] = []
     counts: collections.Counter = collections.Counter()
     for side in ("train", "test"):

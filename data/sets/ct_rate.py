@@ -27,7 +27,7 @@ def read(root: Path, *, reconstructions: str, val_share: float) -> DatasetIndex:
 
     `reconstructions` "first" takes one volume a scan, "all" every kernel, with the same report.
     """
-    dataset_index.one_of("reconstructions", reconstructions, ("all", "first"))
+    dataset_index.check_option("reconstructions", reconstructions, ("all", "first"))
     base = dataset_index.inner(root, "dataset")
     items, left_out = [], collections.Counter()
     scans, patients, count = set(), set(), 0

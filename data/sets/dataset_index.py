@@ -79,11 +79,9 @@ def inner(root: Path, name: str) -> Path:
     return root / name if (root / name).is_dir() else root
 
 
-def one_of(name: str, value: str, known: Sequence[str]) -> str:
-    """The value of `config.options.<name>`, if it is one of `known`. Raises UserError."""
-    if value not in known:
-        raise errors.UserError(f"config.options.{name} is {value!r}: one of {', '.join(known)}")
-    return value
+def check_option(name: str, value: str, known: Iterable[str]) -> None:
+    """Raises UserError unless `config.options.<name>` is one of `known`."""
+    errors.check_choice(f"options.{name}", value, known)
 
 
 def words(value: str) -> tuple[str, ...]:

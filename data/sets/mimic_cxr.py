@@ -45,8 +45,8 @@ def read(root: Path, *, reports: str, views: str, split: str, labeler: str, unce
     `reports` is the folder that holds `files/p10/...` with the texts, or MIT-LCP's `mimic_cxr_sectioned.csv`; empty:
     the folder of the images. `split` "mgca" merges validate and test into val, and leaves out the studies of BETWEEN.
     """
-    splits = SPLITS[dataset_index.one_of("split", split, tuple(SPLITS))]
-    dataset_index.one_of("uncertain", uncertain, tuple(UNCERTAIN))
+    dataset_index.check_option("split", split, SPLITS)
+    dataset_index.check_option("uncertain", uncertain, UNCERTAIN)
     view_names = dataset_index.words(views.upper())
     metadata = dataset_index.table(root, f"{VERSION}-metadata.csv", ("dicom_id", "ViewPosition"))
     view_of = {row["dicom_id"]: row["ViewPosition"].upper() for row in metadata}
@@ -65,7 +65,7 @@ def read(root: Path, *, reports: str, views: str, split: str, labeler: str, unce
             continue
         path = f"files/{subject[:3]}/{subject}/{study}/{row['dicom_id']}.jpg"
         labels = label_of.get(study, (float("nan"),) * len(LABELS)) if labeler else ()
-        items.append(Item(path, "xray", subject, splits.get(row["split"], ""), report, study, labels))
+        items.append(Item(path, "xray", subject, SPLITS[split].get(row["split"], ""), report, study, labels))
     counts = {"films in the split table": len(rows), "films of these views with a report": len(items)}
     return DatasetIndex(items, LABELS if labeler else (), counts=counts, left_out=left_out)
 

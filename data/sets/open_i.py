@@ -20,7 +20,9 @@ def read(root: Path, *, views: str, labels: str) -> DatasetIndex:
     NLM's XML does not hold the view: its X-rays are of unknown view. `labels` names findings to store, which are
     compared with the first part of MeSH terms, such as "Cardiomegaly" of "Cardiomegaly/mild".
     """
-    view_names = {dataset_index.one_of("views", view, VIEWS) for view in dataset_index.words(views.lower())}
+    view_names = dataset_index.words(views.lower())
+    for view in view_names:
+        dataset_index.check_option("views", view, VIEWS)
     names = dataset_index.words(labels)
     kaggle = (root / "indiana_reports.csv").exists()
     folder = dataset_index.find(root, *PICTURES["Kaggle" if kaggle else "NLM"]).relative_to(root)

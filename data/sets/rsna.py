@@ -16,14 +16,14 @@ PUBLISHED = {
 
 def read(root: Path, *, split: str) -> DatasetIndex:
     """Every labelled X-ray; `split` "detection" is also that of segmentation (16,010, 5,337 and 5,337 X-rays)."""
-    held_out = SPLITS[dataset_index.one_of("split", split, tuple(SPLITS))]
+    dataset_index.check_option("split", split, SPLITS)
     rows = dataset_index.table(root, "stage_2_train_labels.csv", ("patientId", "x", "y", "width", "height", "Target"))
     folder = dataset_index.find(root, "stage_2_train_images").name
     boxes: dict[str, list[tuple[float, ...]]] = collections.defaultdict(list)
     for row in rows:
         boxes[row["patientId"]] += [_corners(row)] if row["Target"] == "1" else []
     patients = sorted(boxes)
-    train, rest = dataset_index.drawn(patients, test_size=held_out)
+    train, rest = dataset_index.drawn(patients, test_size=SPLITS[split])
     test, val = dataset_index.drawn(rest, test_size=0.5)
     splits = {patient: side for side, part in (("train", train), ("val", val), ("test", test)) for patient in part}
     items = []

@@ -23,7 +23,7 @@ def read(root: Path, *, split: str) -> DatasetIndex:
 
     MGCA's split puts rows of one X-ray into two splits, each with its part of the mask; it is reproduced here.
     """
-    dataset_index.one_of("split", split, ("clean", "mgca"))
+    dataset_index.check_option("split", split, ("clean", "mgca"))
     rows = dataset_index.table(root, "train-rle.csv", ("ImageId", "EncodedPixels"))
     folder = dataset_index.find(root, "dicom-images-train")
     files = {path.stem: path.relative_to(root) for path in sorted(folder.glob("*/*/*.dcm"))}

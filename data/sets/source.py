@@ -30,12 +30,8 @@ class Reports:
 
     def __post_init__(self) -> None:
         """Raises UserError for a value that is not allowed."""
-        if self.language not in ("", *text.WORDS):
-            raise errors.UserError(
-                f"config.report.language is {self.language!r}: {' or '.join(text.WORDS)}, or empty for all"
-            )
-        if self.foreign not in FOREIGN:
-            raise errors.UserError(f"config.report.foreign is {self.foreign!r}: one of {', '.join(FOREIGN)}")
+        text.check_language("report.language", self.language)
+        errors.check_choice("report.foreign", self.foreign, FOREIGN)
         if (self.foreign == "translate") != (self.translate is not None):
             raise errors.UserError(
                 "config.report.foreign=translate needs config.report.translations (a CSV) or config.report.translator "

@@ -286,7 +286,7 @@ def test_the_real_manifest(tmp_path):
     assert contract["rejected"] == 0
     assert sum(sum(splits.values()) for splits in contract["splits"].values()) == 118
     marks = {mark["case"]: mark for mark in _nodule_marks()}
-    found = 0
+    checked = 0
     for split in contract["splits"]["ct"]:
         if not contract["splits"]["ct"][split]:
             continue
@@ -296,8 +296,8 @@ def test_the_real_manifest(tmp_path):
             if side:
                 _, _, x = np.nonzero(record["lesion_mask"] == samples.LESION_OF_ANY_KIND)
                 assert (x.mean() > 64) == (side["side"] == "left")
-                found += 1
-    assert found == 2
+                checked += 1
+    assert checked == 2
 
 
 def _nodule_marks():

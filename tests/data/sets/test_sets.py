@@ -160,7 +160,7 @@ def test_mixing_sets_is_one_line_of_config(tmp_path, build):
     config = pretrain.get_config()
     config.data = "open_i_0:2, open_i_1, bimcv_covid19_2"
     mixed = setup.open_sets(config.data, tmp_path / "records")
-    assert [(found.name, weight) for found, weight in mixed] == [
+    assert [(record_set.name, weight) for record_set, weight in mixed] == [
         ("open_i_0", 2),
         ("open_i_1", 1),
         ("bimcv_covid19_2", 1),
@@ -169,10 +169,10 @@ def test_mixing_sets_is_one_line_of_config(tmp_path, build):
     batches = iter(
         pipeline.train(mixed, {kind: Ids(kind) for kind in pipeline.MODALITIES}, {"xray": 6, "ct": 2}, seed=0)
     )
-    seen = [next(batches) for _ in range(20)]
-    films = [one for batch in seen for one in batch["xray"]["id"].tolist()]
+    drawn = [next(batches) for _ in range(20)]
+    films = [one for batch in drawn for one in batch["xray"]["id"].tolist()]
     assert np.mean([one in of_first for one in films]) == pytest.approx(2 / 3, abs=0.05)
-    assert all(len(batch["ct"]["id"]) == 2 for batch in seen)
+    assert all(len(batch["ct"]["id"]) == 2 for batch in drawn)
 
 
 def test_a_set_without_reports_is_not_trained_on(tmp_path, build):
