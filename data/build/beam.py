@@ -78,9 +78,7 @@ def _run(
             _ = rows | "convert" >> apache_beam.ParDo(_ToFile(convert))
     except Exception as error:  # each runner raises its own
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise errors.UserError(
-            f"the Beam pipeline failed, and the same command goes on from there: {reason}"
-        ) from error
+        raise errors.UserError(f"the Beam pipeline failed; the same command continues from there: {reason}") from error
 
 
 def _options(options: str, workers: int) -> PipelineOptions:

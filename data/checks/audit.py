@@ -40,7 +40,7 @@ def run(config: Any) -> None:
     findings = list(search(folder, names, runs))
     print(f"searched {folder} for {len(names)} identifiers and {len(runs)} runs of {RUN_WORDS} words of {source}")
     if short:
-        print(f"not searched for: {short} identifiers too short to be told from other text")
+        print(f"not searched for: {short} identifiers too short to be distinguished from other text")
     if vague := len(names) - len(_sure(names)):
         print(f"searched for in texts only: {vague} identifiers of fewer than {SURE_IN_BYTES} letters")
     for place, what in findings:

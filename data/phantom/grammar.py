@@ -7,7 +7,7 @@ import numpy as np
 from data.phantom.findings import CARDIOMEGALY, LABELS, NODULE, Lesion
 from data.phantom.words import LANGUAGES
 
-DENIED_SHARE = 0.6  # of the absent findings that a report speaks of
+DENIED_SHARE = 0.6  # of the absent findings that a report mentions
 SHORTEST, LONGEST = 15, 60  # words
 
 

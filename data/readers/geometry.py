@@ -116,7 +116,7 @@ def canonical_weights(
 def resample(volume: np.ndarray, weights: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
     """Applies one matrix an axis to a (z, y, x) volume; float32. The outside counts as zero.
 
-    Slab by slab: a scan of 1,500 slices never stands in memory as floats.
+    Slab by slab: a scan of 1,500 slices is never in memory as floats.
     """
     along_z, along_y, along_x = weights
     out = np.empty(tuple(len(w) for w in weights), np.float32)
@@ -179,7 +179,7 @@ def _fitted(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def canonical_xray(xray: np.ndarray) -> np.ndarray:
-    """An X-ray (y, x), uint8, -> uint8 (XRAY_SIZE, XRAY_SIZE): longest side fitted, aspect kept, zeros around it."""
+    """An X-ray (y, x), uint8, -> uint8 (XRAY_SIZE, XRAY_SIZE): longest side fitted, same aspect, zeros around it."""
     longest = max(xray.shape)
     size = _fitted(xray.shape)[::-1]
     method = cv2.INTER_AREA if longest > XRAY_SIZE else cv2.INTER_LINEAR

@@ -34,7 +34,7 @@ def stream_facts(data: bytes) -> Stream:
         if marker in FRAMES:
             height, width = (int.from_bytes(data[at + n : at + n + 2]) for n in (5, 7))
         if marker == START_OF_SCAN:
-            # Within a scan this pair of bytes stands for nothing else; thumbnails lie in the segments before it.
+            # Within a scan this pair of bytes has no other meaning; thumbnails are in the segments before it.
             return Stream(height, width, data.find(END_OF_IMAGE, at) > 0)
         at += 2 + int.from_bytes(data[at + 2 : at + 4])
     return Stream(height, width, False)

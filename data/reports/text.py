@@ -37,7 +37,7 @@ def clean(text: str) -> str:
 
 
 def is_empty(text: str) -> bool:
-    """Whether a cleaned report says nothing: no letter, or a spreadsheet's word for nothing."""
+    """Whether a cleaned report is empty: no letter, or what spreadsheets write for nothing."""
     return text.lower() in NO_REPORT or not any(c.isalpha() for c in text)
 
 
