@@ -50,10 +50,8 @@ def read(path: Path, note: Note = ignore_note, min_slices: int = MIN_SERIES) -> 
     _check_alike([image.header for image in images])
     along_row, along_column = np.split(_numbers(first, "ImageOrientationPatient", 6), 2)
     normal = np.cross(along_row, along_column)
-    slices = []
-    for image in images:
-        position = _numbers(image.header, "ImagePositionPatient", 3)
-        slices.append(Slice(image, position, float(position @ normal)))
+    positions = [_numbers(image.header, "ImagePositionPatient", 3) for image in images]
+    slices = [Slice(image, at, float(at @ normal)) for image, at in zip(images, positions, strict=True)]
     slices = _evenly_sorted(slices, min_slices)
     if len(slices) < len(images):
         if any(image.frame is not None for image in images):

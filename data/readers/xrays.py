@@ -32,24 +32,7 @@ JPEG_SUFFIXES = ("jpg", "jpeg", "jpe", "jfif", "mpo")
 # COLOURED is the deviation, as a share of the range, above which a pixel counts as coloured in its own right.
 COLOURED, MOST_COLOURED = 0.1, 0.2
 LATERAL = ("LL", "RL", "LATERAL", "LLD", "RLD")
-NOT_XRAYS = (
-    "CT",
-    "MR",
-    "PT",
-    "NM",
-    "US",
-    "MG",
-    "OCT",
-    "OP",
-    "SR",
-    "SEG",
-    "RTSTRUCT",
-    "RTDOSE",
-    "ECG",
-    "XC",
-    "SM",
-    "ES",
-)
+NOT_XRAYS = "CT MR PT NM US MG OCT OP SR SEG RTSTRUCT RTDOSE ECG XC SM ES"
 
 
 def read_xray(path: Path) -> np.ndarray:
@@ -214,7 +197,7 @@ def _dataset(data: bytes) -> pydicom.Dataset:
         rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
     except Exception as error:  # pydicom raises whatever the damage leads to
         raise BadInput("dicom_damaged", f"the header cannot be read ({type(error).__name__})") from error
-    if modality in NOT_XRAYS:
+    if modality in NOT_XRAYS.split():
         raise BadInput("wrong_modality", f"DICOM modality {modality} in a row of modality xray")
     if "PixelData" not in dataset or not rows:
         raise BadInput("no_pixels", "the file holds no picture")

@@ -40,7 +40,7 @@ def read(root: Path) -> DatasetIndex:
         items,
         (),
         btcv.volume_with_organs,
-        frozenset({"organ_mask"}),
+        ("organ_mask",),
         ORGANS,
         facts=facts,
         counts=counts,

@@ -30,15 +30,9 @@ def read(root: Path) -> DatasetIndex:
         items.append(Item(str(path.relative_to(root)), "ct", number, split, mask=f"{masks}/label{number}.nii.gz"))
     unlabelled = len(list(root_of.glob("Testing/img/img*.nii.gz")))
     counts = {"labelled CTs": len(items), "unlabelled CTs": unlabelled}
+    left_out = {"unlabelled CTs": unlabelled}
     return DatasetIndex(
-        items,
-        (),
-        volume_with_organs,
-        frozenset({"organ_mask"}),
-        ORGANS,
-        counts=counts,
-        published=PUBLISHED,
-        left_out={"unlabelled CTs": unlabelled},
+        items, (), volume_with_organs, ("organ_mask",), ORGANS, counts=counts, published=PUBLISHED, left_out=left_out
     )
 
 

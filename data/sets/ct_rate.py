@@ -57,18 +57,10 @@ def read(root: Path, *, reconstructions: str, val_share: float) -> DatasetIndex:
                 left_out["volumes that are not in the tree"] += 1
             else:
                 taken.add(scan)
-                items.append(
-                    Item(
-                        path,
-                        "ct",
-                        patient,
-                        _side(patient, split, val_share),
-                        {"findings": row["Findings_EN"], "impression": row["Impressions_EN"]},
-                        scan,
-                        labels.get(name, (float("nan"),) * len(LABELS)),
-                        annotation=rescale.get(name),
-                    )
-                )
+                side = _side(patient, split, val_share)
+                report = {"findings": row["Findings_EN"], "impression": row["Impressions_EN"]}
+                known = labels.get(name, (float("nan"),) * len(LABELS))
+                items.append(Item(path, "ct", patient, side, report, scan, known, annotation=rescale.get(name)))
     counts = {"patients": len(patients), "scans": len(scans), "volumes": count}
     return DatasetIndex(items, LABELS, volume, counts=counts, left_out=left_out)
 

@@ -39,7 +39,7 @@ class DatasetIndex:
     items: Sequence[Item]
     labels: tuple[str, ...] = ()
     read: samples.Reader = PLAIN  # the pixels and annotations of a sample
-    annotations: frozenset[str] = frozenset()
+    annotations: tuple[str, ...] = ()  # the fields of Source.annotations
     organs: tuple[str, ...] = ()
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # for the contract
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)  # compared with the set's EXPECTED

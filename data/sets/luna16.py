@@ -32,16 +32,7 @@ def read(root: Path, *, test: int, val: int, smallest_mm: float) -> DatasetIndex
             split = {test: "test", val: "val"}.get(number, "train")
             inside = tuple(nodules.get(path.stem, ()))
             counts.update({"CTs": 1, f"CTs of subset{number}": 1, "CTs with a nodule": int(bool(inside))})
-            items.append(
-                Item(
-                    f"subset{number}/{path.name}",
-                    "ct",
-                    path.stem,
-                    split,
-                    labels=(float(bool(inside)),),
-                    annotation=inside,
-                )
-            )
+            labels = (float(bool(inside)),)
+            items.append(Item(f"subset{number}/{path.name}", "ct", path.stem, split, labels=labels, annotation=inside))
     counts["nodules on these CTs"] = sum(len(item.annotation) for item in items)
-    fields = frozenset({"boxes", "lesion_mask"})
-    return DatasetIndex(items, ("Nodule",), annotations.volume_with_nodules, fields, counts=counts)
+    return DatasetIndex(items, ("Nodule",), annotations.volume_with_nodules, ("boxes", "lesion_mask"), counts=counts)

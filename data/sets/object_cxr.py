@@ -34,7 +34,7 @@ def read(root: Path) -> DatasetIndex:
             items.append(Item(path, "xray", path, side, labels=(float(bool(boxes)),), annotation=boxes))
     counts["objects"] = sum(len(item.annotation) for item in items)
     return DatasetIndex(
-        items, ("Foreign Object",), annotations.xray_with_boxes, frozenset({"boxes"}), counts=counts, rejected=rejected
+        items, ("Foreign Object",), annotations.xray_with_boxes, ("boxes",), counts=counts, rejected=rejected
     )
 
 

@@ -34,12 +34,7 @@ def read(root: Path, *, split: str) -> DatasetIndex:
     counts = {"patients": len(patients), "with pneumonia": positive, "without": len(patients) - positive}
     counts |= {"rows": len(rows), "boxes": sum(map(len, boxes.values()))}
     return DatasetIndex(
-        items,
-        ("Pneumonia",),
-        annotations.xray_with_boxes,
-        frozenset({"boxes"}),
-        counts=counts,
-        published=PUBLISHED[split],
+        items, ("Pneumonia",), annotations.xray_with_boxes, ("boxes",), counts=counts, published=PUBLISHED[split]
     )
 
 

@@ -44,7 +44,7 @@ def read(root: Path, *, split: str) -> DatasetIndex:
         items,
         ("Pneumothorax",),
         xray_with_runs,
-        frozenset({"lesion_mask"}),
+        ("lesion_mask",),
         counts=counts,
         left_out=left_out,
         leaks=split == "mgca",

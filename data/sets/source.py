@@ -92,7 +92,7 @@ def source(
         prompts={label: samples.prompts(label) for label in index.labels},
         rows=rows,
         convert=functools.partial(samples.convert, read=index.read),
-        annotations=index.annotations,
+        annotations=frozenset(index.annotations),
         contract={
             "kind": name,
             "options": {key: Path(one).name if key in PLACES else one for key, one in options.items()},
