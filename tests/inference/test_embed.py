@@ -81,7 +81,7 @@ def test_a_folder_gives_one_row_for_each_file_that_can_be_read(trained, found, f
     np.testing.assert_allclose(np.linalg.norm(got.z, axis=1), 1, atol=1e-5)
     assert np.isnan(got.z_report).all()
     assert np.isnan(got.slice_scores[:2]).all()
-    film = xrays.read_film(folder / "film.png")[None]
+    film = xrays.read_xray(folder / "film.png")[None]
     scan = volumes.read_volume(folder / "deep" / "scan.nii.gz")[0][None]
     apply = jax.jit(trained.model.apply, static_argnames="method")
     xray = apply(trained.variables, preprocess.film_tokens(trained, film), method="xray_features")

@@ -34,7 +34,7 @@ def same_bits(a, b) -> bool:
 def film() -> np.ndarray:
     """Two films as records: real ones where they are at hand."""
     files = sorted((REAL / "real_cxr" / "images").glob("*"))[:2]
-    return np.stack([xrays.read_film(file) for file in files]) if files else parity.fixed_inputs()[0]
+    return np.stack([xrays.read_xray(file) for file in files]) if files else parity.fixed_inputs()[0]
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """What people train from otherwise: a PyTorch data set that decodes the originals, sample by sample. No JAX here."""
 
-import csv
 import pathlib
 
 import cv2
@@ -9,6 +8,8 @@ import numpy as np
 import torch
 from scipy import ndimage
 from torch.utils.data import DataLoader, Dataset
+
+from data.readers import table
 
 VOLUME = (32, 128, 128)
 
@@ -52,8 +53,8 @@ def shrunk(file: pathlib.Path) -> np.ndarray:
 
 def batches(path: pathlib.Path, modality: str, rows: int, workers: int) -> DataLoader:
     """Shuffled batches of the originals that a manifest names."""
-    with path.open(newline="", encoding="utf-8") as lines:
-        files = [path.parent / row["path"] for row in csv.DictReader(lines) if row["modality"] == modality]
+    rows = table.read_published(path, ("path", "modality"))
+    files = [path.parent / row["path"] for row in rows if row["modality"] == modality]
     torch.set_num_threads(1)  # as in its workers: more only spin
     kind = Films if modality == "xray" else Scans
     return DataLoader(kind(files), batch_size=rows, shuffle=True, num_workers=workers, persistent_workers=workers > 0)

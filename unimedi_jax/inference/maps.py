@@ -34,7 +34,7 @@ def film_attention(scores: np.ndarray, trained: pretrained.Trained) -> np.ndarra
     """Scores of a film's tokens (n,) on the record's pixels, float32 (256, 256), sum 1; 0 outside the centre crop."""
     grid, crop = trained.model.vision.image_grid, trained.config["input"]["crop"]
     cells = np.kron(scores.reshape(grid), np.ones((crop // grid[0], crop // grid[1]), np.float32))
-    spare = geometry.FILM_SIZE - crop
+    spare = geometry.XRAY_SIZE - crop
     full = np.pad(cells, ((spare // 2, spare - spare // 2),) * 2)
     return full / full.sum()
 

@@ -94,7 +94,7 @@ def _file(path: pathlib.Path, root: pathlib.Path) -> Item | None:
     if name.endswith(volumes.SUFFIXES) or kind == "CT":
         return Item(_name(path, root), "ct", lambda: volumes.read_volume(path)[0], path=path)
     if path.suffix.lower() in PICTURES or kind is not None:
-        return Item(_name(path, root), "xray", lambda: xrays.read_film(path), path=path)
+        return Item(_name(path, root), "xray", lambda: xrays.read_xray(path), path=path)
     return None
 
 

@@ -71,23 +71,23 @@ def examine(raw, workdir, table="films.csv", **settings):
 
 def test_the_doctor_s_findings(raw, tmp_path, capsys):
     examine(raw, tmp_path)
-    found = json.loads((tmp_path / "doctor.json").read_text())
-    assert (found["rows"], found["rejected"]) == (18, 4)
-    assert found["accepted"] == {"xray": {"train": 13, "val": 0, "test": 1}}
-    assert found["reasons"] == {"missing_image": 1, "constant_image": 1, "truncated": 1, "not_hu": 1}
-    assert found["outliers"][0]["path"] == "strange.png"
-    assert found["outliers"][0]["measure"] == "film/spread"
-    assert found["duplicates"] == found["duplicates_in_two_splits"] == [[1, 14]]
-    assert found["reports"]["languages"]["es"] == 1
-    assert (found["reports"]["repeated_texts"], found["reports"]["rows_with_repeated_text"]) == (1, 5)
+    examined = json.loads((tmp_path / "doctor.json").read_text())
+    assert (examined["rows"], examined["rejected"]) == (18, 4)
+    assert examined["accepted"] == {"xray": {"train": 13, "val": 0, "test": 1}}
+    assert examined["reasons"] == {"missing_image": 1, "constant_image": 1, "truncated": 1, "not_hu": 1}
+    assert examined["outliers"][0]["path"] == "strange.png"
+    assert examined["outliers"][0]["measure"] == "film/spread"
+    assert examined["duplicates"] == examined["duplicates_in_two_splits"] == [[1, 14]]
+    assert examined["reports"]["languages"]["es"] == 1
+    assert (examined["reports"]["repeated_texts"], examined["reports"]["rows_with_repeated_text"]) == (1, 5)
     assert not (tmp_path / "none").exists()
     shown = capsys.readouterr().out
     assert "strange.png: film/spread" in shown
     page = (tmp_path / "doctor.html").read_text()
     # The flat film, the scan without HU, the strange one, and what is suspect: the films are noise.
-    assert page.count("data:image/png") == 3 + len(found["noted_rows"]["maybe_inverted"])
+    assert page.count("data:image/png") == 3 + len(examined["noted_rows"]["maybe_inverted"])
     assert "<script" not in page
-    for text in (shown, page, json.dumps(found)):
+    for text in (shown, page, json.dumps(examined)):
         assert "Secret" not in text
         assert "Normal chest" not in text
 
@@ -99,8 +99,8 @@ def test_what_is_noted_is_named_and_what_is_suspect_is_shown(tmp_path, capsys):
     cv2.imwrite(str(tmp_path / "film.png"), film)
     (tmp_path / "films.csv").write_text("path,modality,report,patient,split\nfilm.png,xray,Clear lungs.,p,train\n")
     examine(tmp_path, tmp_path)
-    found = json.loads((tmp_path / "doctor.json").read_text())
-    assert (found["notes"], found["noted_rows"]) == ({"maybe_inverted": 1}, {"maybe_inverted": [1]})
+    examined = json.loads((tmp_path / "doctor.json").read_text())
+    assert (examined["notes"], examined["noted_rows"]) == ({"maybe_inverted": 1}, {"maybe_inverted": [1]})
     assert "rows 1\n" in capsys.readouterr().out
     page = (tmp_path / "doctor.html").read_text()
     assert page.count("data:image/png") == 1
@@ -183,8 +183,8 @@ def test_above_the_budget_the_exit_code_is_three(raw, tmp_path, settings):
 
 
 def test_equals_have_no_outliers():
-    cases = [doctor.Case(Row(str(n), "ct", "train", n), {"ct/field_mm": 350.0}) for n in range(20)]
+    cases = [doctor.Measured(Row(str(n), "ct", "train", n), {"ct/field_mm": 350.0}) for n in range(20)]
     assert doctor.outliers(cases) == []
-    odd = doctor.Case(Row("odd", "ct", "train", 99), {"ct/field_mm": 700.0})
+    odd = doctor.Measured(Row("odd", "ct", "train", 99), {"ct/field_mm": 700.0})
     assert [one["row"] for one in doctor.outliers([*cases, odd])] == [99]
     assert doctor.outliers([*cases[:3], odd]) == []
