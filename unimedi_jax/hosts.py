@@ -62,7 +62,7 @@ def any_host(mine: bool, mesh: Mesh) -> Array:
 
 
 def largest(mine: int, mesh: Mesh) -> int:
-    """The largest `mine` of all processes. Among several, the host waits until the devices have finished their queue."""
+    """The largest `mine` of all processes. With several, the host waits for the devices to finish their queue."""
     if jax.process_count() == 1:
         return mine
     return int(_max(sharding.put_batch(np.full(jax.local_device_count(), mine, np.int32), mesh)))

@@ -1,4 +1,4 @@
-"""Every step is looked at: spikes and skipped steps are incident with their records, too many in a row end the run."""
+"""Every step is watched: spikes and skipped steps are recorded with their record ids, too many in a row end the run."""
 
 import json
 
@@ -16,7 +16,7 @@ def result(step: int, loss: float, in_a_row: int = 0) -> StepResult:
     return StepResult(step, metrics, {"xray": [f"x{step}"], "ct": []})
 
 
-def test_a_spike_is_incident_with_its_records(tmp_path, caplog):
+def test_a_spike_is_recorded_with_its_records(tmp_path, caplog):
     monitor = LossMonitor(tmp_path, max_skipped=3, spike=6.0)
     noise = jax.random.normal(jax.random.key(0), (60,)) * 0.1
     for step in range(60):

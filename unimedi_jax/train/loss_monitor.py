@@ -62,7 +62,7 @@ class LossMonitor:
 
     @property
     def memory(self) -> dict[str, Any]:
-        """What the next steps are judged by, to be saved and passed to a new monitor: losses, spikes in a row, rollbacks."""
+        """What a new monitor needs to go on: losses, spikes in a row, rollbacks."""
         return {"losses": list(self._losses), "spikes": self._spikes, "rollbacks": self._rollbacks}
 
     def rolled_back(self, memory: Mapping[str, Any] | None) -> dict[str, Any]:
