@@ -1,4 +1,4 @@
-"""Checkpoints: every injury to every file is seen and named, and the checkpoint before takes over."""
+"""Checkpoints: every injury to every file is detected and named, and the checkpoint before it is used."""
 
 import gc
 import pathlib

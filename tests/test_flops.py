@@ -41,8 +41,8 @@ def test_forward_of_the_vision_tower(wide, shapes, tokens: int) -> None:
     def encode(params, x):
         return wide.vision.apply({"params": params}, x, method="encode").patches
 
-    found = counted_by_xla(encode, shapes["params"]["vision"], x)
-    assert 2 * flops.transformer(WIDE, tokens) == pytest.approx(found, rel=0.05)
+    counted = counted_by_xla(encode, shapes["params"]["vision"], x)
+    assert 2 * flops.transformer(WIDE, tokens) == pytest.approx(counted, rel=0.05)
 
 
 def test_forward_of_the_report_tower(wide, shapes) -> None:
@@ -52,8 +52,8 @@ def test_forward_of_the_report_tower(wide, shapes) -> None:
     def read(params, text, mask):
         return wide.report.apply({"params": params}, text, mask)
 
-    found = counted_by_xla(read, shapes["params"]["report"], text, mask)
-    assert 2 * flops.transformer(WIDE, 16) == pytest.approx(found, rel=0.05)
+    counted = counted_by_xla(read, shapes["params"]["report"], text, mask)
+    assert 2 * flops.transformer(WIDE, 16) == pytest.approx(counted, rel=0.05)
 
 
 @pytest.mark.parametrize(("xrays", "cts", "mode"), [(4, 0, "drop"), (4, 0, "mask_token"), (0, 4, "drop")])
@@ -70,11 +70,11 @@ def test_a_whole_training_step(wide, shapes, make_batch, xrays: int, cts: int, m
         return objective.unimedi_loss(params, teacher, stats, batch, key, jnp.int32(0), model=wide, objective=goal)
 
     grads = jax.grad(loss, has_aux=True)
-    found = counted_by_xla(grads, params, teacher, stats, batch, jax.random.key(0))
+    counted = counted_by_xla(grads, params, teacher, stats, batch, jax.random.key(0))
     expected = flops.training_step(wide, xrays=xrays, cts=cts, report_length=8, mask_ratio=0.5, mask_mode=mode)
     volume = 16
     expected -= cts * (flops.transformer(WIDE, 1 + volume) + 2 * volume * 1024 * WIDE.width)
-    assert expected == pytest.approx(found, rel=0.05)
+    assert expected == pytest.approx(counted, rel=0.05)
 
 
 def test_a_step_grows_with_its_batch(wide) -> None:
