@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+import types
 from typing import Any
 
 import jax
@@ -19,26 +20,19 @@ from unimedi_jax.train import program as programs
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
-class Position:
-    """Stands for the data iterator."""
-
-    def get_state(self) -> dict[str, int]:
-        """The position in the data."""
-        return {"next": 0}
-
-
 def checkpoints(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Saves the state of `config.pretrain` once a round, then restores it."""
     mesh = sharding.make_mesh(**config.pretrain.mesh)
     program = programs.make(config.pretrain, vocab_size=config.vocab_size, mesh=mesh)
     folder = workdir / "checkpointed"
     shutil.rmtree(folder, ignore_errors=True)
+    iterator = types.SimpleNamespace(get_state=lambda: {"next": 0})
     stalls, wholes = [], []
     with jax.set_mesh(mesh), checkpoint.Checkpoints(folder, keep=1) as saved:
         state = jax.block_until_ready(program.init(jax.random.key(0)))
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         for step in range(1, config.rounds + 1):
-            stalls.append(measure.seconds(lambda step=step: saved.save(step, state, Position(), {})))
+            stalls.append(measure.seconds(lambda step=step: saved.save(step, state, iterator, {})))
             wholes.append(stalls[-1] + measure.seconds(saved.wait))
         restore = measure.seconds(lambda: jax.block_until_ready(saved.restore(program.abstract).state))
     shutil.rmtree(folder)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 
 from data.errors import UserError
+from unimedi_jax.input import records
 from unimedi_jax.typing import Metrics
 
 LOG = logging.getLogger(__name__)
@@ -135,8 +136,4 @@ def host_values(metrics: Metrics) -> dict[str, float]:
 
 def record_ids(batch: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
     """The ids of a host's batch, by modality."""
-    return {name: [_text(record) for record in part["id"]] for name, part in batch.items()}
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode("utf-8") if isinstance(value, bytes) else value
+    return {name: [records.text(value) for value in part["id"]] for name, part in batch.items()}

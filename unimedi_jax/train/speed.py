@@ -32,11 +32,10 @@ class Speed:
         """Scalars since the last report: `samples_per_s`, `wait_share`, and `mfu` where the device's peak is known."""
         now = time.perf_counter()
         steps, seconds = step - self._mark_step, max(now - self._mark, 1e-9)
-        rate = steps / seconds
-        scalars = {"speed/samples_per_s": rate * self._samples, "speed/wait_share": self._waited / seconds}
+        self._rate = steps / seconds
+        scalars = {"speed/samples_per_s": self._rate * self._samples, "speed/wait_share": self._waited / seconds}
         if self._peak and self._flops is not None:
             scalars["speed/mfu"] = self._flops / seconds / self._peak
-        self._rate = rate
         self.restart(step)
         return scalars
 
