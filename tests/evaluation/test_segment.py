@@ -72,14 +72,14 @@ def test_mistakes_are_named(trained, settings, key, value, words):
         segment.evaluate(trained, **settings | {key: value})
 
 
-def test_a_film_and_its_mask_move_together():
+def test_an_xray_and_its_mask_move_together():
     rng = np.random.default_rng(0)
     mask = np.zeros((256, 256), np.uint8)
     mask[60:140, 90:200] = 1
     image = mask * 200
     for _ in range(5):
-        film, moved = dense.turned(image, mask, rng)
-        assert np.abs((film > 100).astype(int) - moved).mean() < 0.003
+        xray, moved = dense.rotate_and_scale(image, mask, rng)
+        assert np.abs((xray > 100).astype(int) - moved).mean() < 0.003
     sampler = dense.ToMask("xray", "lesions", (112, 112), (16, 16))
     sample = sampler({"image": image, "lesion_mask": mask * 3})
     found = cv2.resize(sample["mask"].astype(np.uint8), (256, 256), interpolation=cv2.INTER_NEAREST_EXACT)

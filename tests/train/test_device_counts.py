@@ -22,7 +22,7 @@ def test_four_devices_then_two_are_one_and_never_three(records_dir, tmp_path):
 
     # The batch is one device's: four times that of the others' is theirs.
     assert go("alone", 1, "--config.batch.xray=8", "--config.batch.ct=8")[0] == 0
-    alone = campaign.observe(tmp_path / "alone", tmp_path / "alone.ids")
+    expected = campaign.observe(tmp_path / "alone", tmp_path / "alone.ids")
 
     assert go("moved", 4, moment="evaluation", numbers=(signal.SIGKILL,))[0] == -9
     code, log = go("moved", 3)
@@ -33,10 +33,10 @@ def test_four_devices_then_two_are_one_and_never_three(records_dir, tmp_path):
     assert "going on from step" in log, "by step 10 at least one is saved"
     moved = campaign.observe(tmp_path / "moved", tmp_path / "moved.ids")
 
-    assert moved.ids.keys() == alone.ids.keys()
-    assert all(one == alone.ids[step][0] for step, samples in moved.ids.items() for one in samples)
-    assert [line["step"] for line in moved.lines] == [line["step"] for line in alone.lines]
-    losses = [[line["loss"] for line in run.lines if "loss" in line] for run in (alone, moved)]
+    assert moved.ids.keys() == expected.ids.keys()
+    assert all(one == expected.ids[step][0] for step, batches in moved.ids.items() for one in batches)
+    assert [line["step"] for line in moved.lines] == [line["step"] for line in expected.lines]
+    losses = [[line["loss"] for line in run.lines if "loss" in line] for run in (expected, moved)]
     assert len(losses[0]) == 14
     np.testing.assert_allclose(*losses, rtol=1e-4)
     assert losses[0] != losses[1], "sums in another order: equal to the last bit would mean the same devices"
