@@ -14,10 +14,11 @@ from jax.sharding import PartitionSpec as P
 from data.errors import UserError
 from unimedi_jax import compile_cache, writers
 from unimedi_jax.comparison.runs import Run
+from unimedi_jax.config import presets
 from unimedi_jax.convert import vit
 from unimedi_jax.inference import start
 from unimedi_jax.models import towers
-from unimedi_jax.train import presets, setup
+from unimedi_jax.train import setup
 from unimedi_jax.train import state as states
 from unimedi_jax.typing import PyTree
 
