@@ -79,7 +79,7 @@ def measure(encoder: Encoder) -> None:
     if line and grey == {name: line[name] for name in grey}:
         LOG.info("nothing left to do for %s", run.name)
         return
-    compile_cache.keep(run.settings.compilations)
+    compile_cache.enable(run.settings.compilations)
     job = setup.make(run.settings, run.folder)
     with jax.set_mesh(job.mesh):
         fresh = jax.jit(lambda key: states.begin(job.model, key)[0])(jax.random.key(run.seed))
