@@ -195,9 +195,8 @@ class CompileConfig:
 
     job: str = "compile"
     target: str = "v5e-256"
-    pretrain: PretrainConfig = dataclasses.field(
-        default_factory=PretrainConfig
-    )  # what is compiled, as in --config.pretrain.batch.xray=48
+    # What is compiled, as in --config.pretrain.batch.xray=48.
+    pretrain: PretrainConfig = dataclasses.field(default_factory=PretrainConfig)
     vocab_size: int = 28996  # words of the report tower: Bio_ClinicalBERT's
     keep_text: bool = False  # program.txt, the compiled program
 
