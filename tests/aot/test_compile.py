@@ -104,7 +104,7 @@ def test_the_roofline_of_the_real_step_on_simulated_devices(small) -> None:
         **found,
         "target": "v5e-8",
         "devices": 8,
-        "mesh": dict(mesh.shape),
+        "mesh": dict(program.mesh.shape),
         "rows": rows,
         "compile_seconds": 1.0,
         "memory": {**done.memory, "available": 16e9},

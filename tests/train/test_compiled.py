@@ -28,13 +28,8 @@ class Step:
         self.model = model.clone(head=goal.heads(model))
         tx, schedule = optim.make(config.optim, config.steps)
         self.state = jax.eval_shape(state.make_init(self.model, tx, goal), jax.random.key(0))
-        train_step = step.make_train_step(
-            self.model,
-            tx,
-            objective=goal,
-            schedule=schedule,
-            ema=optim.ema_schedule(**vars(config.ema), steps=config.steps),
-        )
+        ema = optim.ema_schedule(**vars(config.ema), steps=config.steps)
+        train_step = step.make_train_step(self.model, tx, objective=goal, schedule=schedule, ema=ema)
         batch = {
             name: jax.tree.map(lambda x, rows=ROWS[name]: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), part)
             for name, part in towers.example_batch(self.model, LENGTH).items()
