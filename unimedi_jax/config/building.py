@@ -71,9 +71,9 @@ class ReportConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ImageBuild(SourceBuild):
-    """A public set without reports."""
+    """A public set without reports; its options are one of OPTIONS."""
 
-    options: Any = None  # of the set, one of OPTIONS
+    options: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +90,7 @@ class NoOptions:
 
 @dataclasses.dataclass(frozen=True)
 class MimicCxr:
-    """MIMIC-CXR."""
+    """Of MIMIC-CXR."""
 
     reports: str = ""  # folder that holds files/p10/.../s5....txt, or mimic_cxr_sectioned.csv; empty: the source
     views: str = "PA,AP"
@@ -101,7 +101,7 @@ class MimicCxr:
 
 @dataclasses.dataclass(frozen=True)
 class BimcvCovid19:
-    """BIMCV-COVID19."""
+    """Of BIMCV-COVID19."""
 
     modality: str = "ct"  # "xray", "ct,xray"
     labels: str = ""  # names of findings to keep
@@ -109,7 +109,7 @@ class BimcvCovid19:
 
 @dataclasses.dataclass(frozen=True)
 class CtRate:
-    """CT-RATE."""
+    """Of CT-RATE."""
 
     reconstructions: str = "all"  # "first": one a scan
     val_share: float = 0.02  # of the training patients
@@ -117,7 +117,7 @@ class CtRate:
 
 @dataclasses.dataclass(frozen=True)
 class OpenI:
-    """Open-i (Indiana)."""
+    """Of Open-i (Indiana)."""
 
     views: str = "frontal"  # "unknown" for NLM's XML
     labels: str = ""  # MeSH terms to keep
@@ -125,7 +125,7 @@ class OpenI:
 
 @dataclasses.dataclass(frozen=True)
 class CheXpert:
-    """CheXpert."""
+    """Of CheXpert."""
 
     part: str = "main"  # or "5x200", to evaluate on
     split: str = "clean"  # or "mgca"
@@ -137,14 +137,14 @@ class CheXpert:
 
 @dataclasses.dataclass(frozen=True)
 class Rsna:
-    """RSNA Pneumonia."""
+    """Of RSNA Pneumonia."""
 
     split: str = "detection"  # and segmentation; or "classification"
 
 
 @dataclasses.dataclass(frozen=True)
 class Covidx:
-    """COVIDx CXR."""
+    """Of COVIDx CXR."""
 
     version: str = "9A"  # "9B" has two classes
     split: str = "clean"  # or "mgca"
@@ -152,14 +152,14 @@ class Covidx:
 
 @dataclasses.dataclass(frozen=True)
 class Siim:
-    """SIIM-ACR Pneumothorax."""
+    """Of SIIM-ACR Pneumothorax."""
 
     split: str = "clean"  # or "mgca"
 
 
 @dataclasses.dataclass(frozen=True)
 class CcCcii:
-    """CC-CCII."""
+    """Of CC-CCII."""
 
     lists: str = ""  # folder of ct_train.json, ct_test.json
     first_slice: str = "superior"  # or "inferior"
@@ -167,14 +167,14 @@ class CcCcii:
 
 @dataclasses.dataclass(frozen=True)
 class Ricord:
-    """RICORD."""
+    """Of RICORD."""
 
     lists: str = ""  # folder of UniMiSS's train.txt, val.txt, test.txt
 
 
 @dataclasses.dataclass(frozen=True)
 class Luna16:
-    """LUNA16."""
+    """Of LUNA16."""
 
     test: int = 0  # the subset for testing
     val: int = 1  # and the one for validation

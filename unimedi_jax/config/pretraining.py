@@ -39,6 +39,10 @@ class InputConfig:
     processes: int = -1
     max_damaged: float = 0.0  # share of a set's records that may be unreadable; the next ones replace them
 
+    def __post_init__(self) -> None:
+        if len(self.ct_shift) != 3:
+            raise ValueError(f"ct_shift is three numbers of voxels, z, y and x, not {self.ct_shift}")
+
 
 @dataclasses.dataclass(frozen=True)
 class BatchConfig:
@@ -94,7 +98,7 @@ class OptimConfig:
     peak_lr: float = 2e-5
     start_lr: float = 1e-8
     end_lr: float = 1e-8
-    warmup_steps: int = int(STEPS * SHARES["optim.warmup_steps"])  # 0.4 of the steps (MGCA: 20 of 50 epochs)
+    warmup_steps: int = int(STEPS * SHARES["optim.warmup_steps"])  # until set 0.4 of the steps (MGCA: 20 of 50 epochs)
     weight_decay: float = 0.05
     decay: str = r"(kernel|embedding|last_layer)$"  # paths of the parameters that decay; MGCA decays ".*"
     b1: float = 0.9
@@ -192,7 +196,8 @@ class PretrainConfig:
     objective: Any = dataclasses.field(default_factory=_objective)  # one of unimedi_jax.config.objectives
     optim: OptimConfig = OptimConfig()
     ema: EmaConfig = EmaConfig()
-    freeze_last_layer_steps: int = int(STEPS * SHARES["freeze_last_layer_steps"])  # 0.02 of the steps (DINO: an epoch)
+    # Steps in which the prototypes stay as they were initialised; until set 0.02 of the steps (DINO: the first epoch).
+    freeze_last_layer_steps: int = int(STEPS * SHARES["freeze_last_layer_steps"])
     freeze_patch_embed: bool = False  # the tokenizers' projections stay as they were initialised
     mesh: MeshConfig = MeshConfig()
     sharding: tuple[tuple[str, str], ...] = ((".*", "fsdp"),)  # first path that matches: "fsdp" or "replicate"

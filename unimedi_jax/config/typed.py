@@ -33,7 +33,7 @@ def _value(name: str, default: Any, value: Any, where: str) -> Any:
         return typed(_objective(value, where), value, where)
     if dataclasses.is_dataclass(default):
         return typed(type(default), value, where)
-    return tuples(value)
+    return plain(value)
 
 
 def _objective(values: Mapping[str, Any], where: str) -> type:
@@ -43,6 +43,8 @@ def _objective(values: Mapping[str, Any], where: str) -> type:
     return OBJECTIVES[name]
 
 
-def tuples(value: Any) -> Any:
-    """The value with its lists, which JSON makes of tuples, as tuples again."""
-    return tuple(map(tuples, value)) if isinstance(value, list | tuple) else value
+def plain(value: Any) -> Any:
+    """The value as dictionaries and tuples, which JSON turns into lists."""
+    if hasattr(value, "items"):
+        return {name: plain(part) for name, part in value.items()}
+    return tuple(map(plain, value)) if isinstance(value, list | tuple) else value
