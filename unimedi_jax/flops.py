@@ -32,7 +32,7 @@ def training_step(
 
     total = 0.0
     for samples, n, alone in ((xrays, image, 0), (cts, slices + volume, volume)):
-        num_kept = selection.kept(n, mask_ratio)
+        num_kept = selection.num_kept(n, mask_ratio)
         distilled = num_kept if mask_mode == "drop" else n - num_kept
         student = 1 + (num_kept if mask_mode == "drop" else n)
         passes = BACKWARD * transformer(vision_size, student) + transformer(vision_size, 1 + n)

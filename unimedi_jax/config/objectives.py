@@ -1,7 +1,4 @@
-"""Settings of every objective: `config.objective`, field for field.
-
-The objective itself, of the same name in `unimedi_jax.objectives`, derives from its settings here.
-"""
+"""Settings of every objective: `config.objective`, field for field. `unimedi_jax.objectives` derives from them."""
 
 import dataclasses
 from typing import Any
@@ -17,8 +14,7 @@ class UniMedI:
     weight_pcl: float = 1.0
     temperature: float = 0.07  # of the image-report contrast
     identical_reports: bool = False  # treat word-for-word equal reports as positives of each other
-    # Rows of the similarities that exist at a time, for global batches of many thousands; 0 = all.
-    contrastive_chunk: int = 0
+    contrastive_chunk: int = 0  # rows of the similarities at a time, for global batches of many thousands; 0 = all
     student_temperature: float = 0.1
     teacher_temperature_cls: tuple[float, float] = (0.04, 0.04)  # start and end of the warm-up
     teacher_temperature_patch: tuple[float, float] = (0.04, 0.07)
@@ -31,8 +27,7 @@ class UniMedI:
     mask_scope: str = "sequence"  # "sequence", or "part": slices and volume keep their own share
     mask_block: int = 1  # 2 keeps 2 x 2 blocks of an X-ray's tokens (A-CLIP)
     slices_by: str = "attention"  # "attention" (eq. 2) or "random"
-    # Both choices are random before this step: the attention of a ViT trained from scratch means nothing yet.
-    random_until_step: int = 0
+    random_until_step: int = 0  # before it both choices are random: attention from scratch means nothing yet
 
     def __post_init__(self) -> None:
         for name, allowed in {
@@ -43,8 +38,7 @@ class UniMedI:
         }.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is one of {allowed}, not {getattr(self, name)!r}")
-        if not 0 <= self.mask_ratio < 1:
-            raise ValueError(f"mask_ratio is at least 0 and below 1, not {self.mask_ratio}")
+        _below_one(self, "mask_ratio")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +65,7 @@ class SigLIP:
 
     def __post_init__(self) -> None:
         _above_zero(self, "scale")
-        if self.contrastive_chunk < 0:
-            raise ValueError(f"contrastive_chunk is 0 (all rows) or a number of rows, not {self.contrastive_chunk}")
+        _at_least(self, 0, "contrastive_chunk")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +82,7 @@ class GLoRIA:
 
     def __post_init__(self) -> None:
         _above_zero(self, "temp1", "temp2", "temp3")
-        if self.local_chunk < 1:
-            raise ValueError(f"local_chunk is a number of reports, not {self.local_chunk}")
+        _at_least(self, 1, "local_chunk")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,9 +102,7 @@ class MGCA:
 
     def __post_init__(self) -> None:
         _above_zero(self, "temperature", "local_temperature", "prototype_temperature", "epsilon")
-        for name in ("prototypes", "sinkhorn_iterations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is 1 or more, not {getattr(self, name)}")
+        _at_least(self, 1, "prototypes", "sinkhorn_iterations")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,11 +118,8 @@ class Views:
 
     def __post_init__(self) -> None:
         _shares(self, "crop_scale")
-        if self.crop_aspect < 1:
-            raise ValueError(f"crop_aspect is at least 1, not {self.crop_aspect}")
-        for name in ("brightness", "contrast", "noise"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is at least 0 and below 1, not {getattr(self, name)}")
+        _at_least(self, 1, "crop_aspect")
+        _below_one(self, "brightness", "contrast", "noise")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,8 +135,7 @@ class SelfDistillation(Views):
         super().__post_init__()
         if min(self.student_temperature, *self.teacher_temperature) <= 0:
             raise ValueError("student_temperature and teacher_temperature are above 0")
-        if not 0 <= self.centre_momentum < 1:
-            raise ValueError(f"centre_momentum is at least 0 and below 1, not {self.centre_momentum}")
+        _below_one(self, "centre_momentum")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,10 +165,8 @@ class UniMiSS(SelfDistillation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.slices < 1:
-            raise ValueError(f"slices is at least 1, not {self.slices}")
-        if self.weight_slices < 0:
-            raise ValueError(f"weight_slices is at least 0, not {self.weight_slices}")
+        _at_least(self, 1, "slices")
+        _at_least(self, 0, "weight_slices")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,11 +199,9 @@ class ACLIP(Views):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.mask_ratio < 1:
-            raise ValueError(f"mask_ratio is at least 0 and below 1, not {self.mask_ratio}")
+        _below_one(self, "mask_ratio")
         _above_zero(self, "temperature", "simclr_temperature")
-        if self.mask_block < 1:
-            raise ValueError(f"mask_block is at least 1, not {self.mask_block}")
+        _at_least(self, 1, "mask_block")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,8 +238,7 @@ class SimMIM:
 
     def __post_init__(self) -> None:
         _between_zero_and_one(self, "mask_ratio")
-        if self.block < 1:
-            raise ValueError(f"block is at least 1 token, not {self.block}")
+        _at_least(self, 1, "block")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -325,12 +306,9 @@ class PRIOR:
     weight_shares: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0 or self.memory_temperature <= 0:
-            raise ValueError("temperature and memory_temperature are above 0")
-        if not 0 <= self.channel_dropout < 1:
-            raise ValueError(f"channel_dropout is at least 0 and below 1, not {self.channel_dropout}")
-        if min(self.sentences, self.prototypes, self.depth) < 1:
-            raise ValueError("sentences, prototypes and depth are at least 1")
+        _above_zero(self, "temperature", "memory_temperature")
+        _below_one(self, "channel_dropout")
+        _at_least(self, 1, "sentences", "prototypes", "depth")
         if self.reconstruct_from < self.memory_from:
             raise ValueError("reconstruct_from is at least memory_from: what is generated are mixtures of the memory")
 
@@ -348,7 +326,7 @@ class MedKLIP:
     weight_mention: float = 1.0
 
     def __post_init__(self) -> None:
-        _queries(self)
+        _at_least(self, 1, "entities", "depth")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -365,7 +343,7 @@ class KAD:
     weight_report: float = 1.0  # and on the report
 
     def __post_init__(self) -> None:
-        _queries(self)
+        _at_least(self, 1, "entities", "depth")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -388,34 +366,27 @@ class MedUniC:
             raise ValueError(f"crop is above 0 and at most 1, not {self.crop}")
 
 
-OBJECTIVES: dict[str, type] = {
-    settings.name: settings
-    for settings in (
-        UniMedI,
-        Contrast,
-        SigLIP,
-        GLoRIA,
-        MGCA,
-        ACLIP,
-        UniMiSS,
-        Joint,
-        DINO,
-        MoCoV3,
-        SimMIM,
-        MAE,
-        MRM,
-        PRIOR,
-        MedKLIP,
-        KAD,
-        MedUniC,
-    )
-}
+_WITH_REPORTS = (UniMedI, Contrast, SigLIP, GLoRIA, MGCA, ACLIP, MRM, PRIOR, MedKLIP, KAD, MedUniC)
+_IMAGES_ALONE = (UniMiSS, Joint, DINO, MoCoV3, SimMIM, MAE)
+OBJECTIVES: dict[str, type] = {settings.name: settings for settings in (*_WITH_REPORTS, *_IMAGES_ALONE)}
 
 
 def _above_zero(settings: Any, *names: str) -> None:
     for name in names:
         if getattr(settings, name) <= 0:
             raise ValueError(f"{name} is above 0, not {getattr(settings, name)}")
+
+
+def _at_least(settings: Any, least: int, *names: str) -> None:
+    for name in names:
+        if getattr(settings, name) < least:
+            raise ValueError(f"{name} is at least {least}, not {getattr(settings, name)}")
+
+
+def _below_one(settings: Any, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(settings, name) < 1:
+            raise ValueError(f"{name} is at least 0 and below 1, not {getattr(settings, name)}")
 
 
 def _between_zero_and_one(settings: Any, name: str) -> None:
@@ -427,8 +398,3 @@ def _shares(settings: Any, name: str) -> None:
     scale = getattr(settings, name)
     if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
         raise ValueError(f"{name} is two shares, least and most, above 0 and at most 1, not {scale}")
-
-
-def _queries(settings: Any) -> None:
-    if settings.entities < 1 or settings.depth < 1:
-        raise ValueError(f"entities={settings.entities} and depth={settings.depth} are at least 1")

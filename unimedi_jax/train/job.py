@@ -155,7 +155,7 @@ def build_job(config: PretrainConfig, workdir: pathlib.Path) -> TrainingJob:
         reports = dataset.run_tokenizer(name, sets, workdir)
     dataset.check_ids(config.objective, reports)
     train_step = build_train_step(config, len(reports), mesh)
-    dataset.check_sets(sets, train_step.model, uses_reports=train_step.objective.reads)
+    dataset.check_sets(sets, train_step.model, uses_reports=train_step.objective.uses_reports)
     return TrainingJob(
         **vars(train_step),
         sets=sets,
@@ -210,10 +210,12 @@ def load_pretrained(fresh: state.TrainState, job: TrainingJob, workdir: pathlib.
     if jax.process_index() == 0:
         start.write(summaries, workdir / "init.json")
     params = filled["params"]
-    return fresh.replace(
+    batch_stats = jax.tree.map(_like, filled["batch_stats"], fresh.model_state["batch_stats"])
+    return dataclasses.replace(
+        fresh,
         params=jax.tree.map(_like, params, fresh.params),
         teacher=jax.tree.map(_like, {part: params[part] for part in fresh.teacher}, fresh.teacher),
-        stats=fresh.stats | {"batch_stats": jax.tree.map(_like, filled["batch_stats"], fresh.stats["batch_stats"])},
+        model_state=fresh.model_state | {"batch_stats": batch_stats},
     )
 
 
@@ -235,5 +237,5 @@ def build_evaluator(job: TrainingJob) -> evaluator.Suite:
         length=job.config.input.report_length,
         limit=evals.limit,
         slices=job.model.slices,
-        aligned=job.objective.aligned,
+        aligned=job.objective.has_joint_space,
     )
