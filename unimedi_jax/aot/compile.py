@@ -15,7 +15,9 @@ import ml_collections
 from data.errors import UserError
 from unimedi_jax import flops, hlo, sharding
 from unimedi_jax.aot import targets
-from unimedi_jax.train import program as programs
+from unimedi_jax.config.pretraining import PretrainConfig
+from unimedi_jax.config.typed import typed
+from unimedi_jax.train.job import TrainStep, build_train_step
 
 LOG = logging.getLogger(__name__)
 MARGIN = 0.97  # of the memory, for a batch that is extrapolated from others
@@ -50,14 +52,15 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         UserError: it does not fit (the message names a batch that does), or there is no such target or compiler.
     """
     target = targets.parse(config.target)
-    mesh = sharding.make_mesh(**config.pretrain.mesh, devices=targets.devices(target))
-    program = programs.make(config.pretrain, vocab_size=config.vocab_size, mesh=mesh)
-    length, rows = config.pretrain.input.report_length, dict(config.pretrain.batch)
+    settings = typed(PretrainConfig, config.pretrain, "config.pretrain")
+    mesh = sharding.make_mesh(**vars(settings.mesh), devices=targets.devices(target))
+    program = build_train_step(settings, config.vocab_size, mesh)
+    length, rows = settings.input.report_length, dict(vars(settings.batch))
     if not any(rows.values()):
         raise UserError("config.pretrain.batch asks for neither X-rays nor CTs")
 
     def attempt(rows: Rows) -> Attempt:
-        return _compile(program, mesh, rows, length, GPU_OPTIONS if target.gpu else {})
+        return _compile(program, rows, length, GPU_OPTIONS if target.gpu else {})
 
     started = time.perf_counter()
     done = attempt(rows)
@@ -74,7 +77,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         "global_batch": {name: count * mesh.size for name, count in rows.items()},
         "compile_seconds": round(seconds, 1),
         "memory": {**done.memory, "available": target.chip.memory},
-        **roofline(text, target, programs.work(config.pretrain, program.model, rows, length)),
+        **roofline(text, target, program.flops(rows, length)),
     }
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "compile.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
@@ -145,15 +148,13 @@ def _scaled(rows: Rows, factor: float) -> Rows:
     return {name: max(math.floor(count * factor), min(count, 1)) for name, count in rows.items()}
 
 
-def _compile(
-    program: programs.Program, mesh: jax.sharding.Mesh, rows: Rows, length: int, options: dict[str, Any]
-) -> Attempt:
-    LOG.info("compiling for %d devices, %s a device", mesh.size, _words(rows))
+def _compile(program: TrainStep, rows: Rows, length: int, options: dict[str, Any]) -> Attempt:
+    LOG.info("compiling for %d devices, %s a device", program.mesh.size, _words(rows))
     try:
-        lowered = programs.lowered(program, mesh, rows, length)
+        lowered = program.lower(rows, length)
     except NotImplementedError as error:  # cuDNN's attention takes some lengths and dtypes only
         raise UserError(f"config.pretrain.model.attention: {str(error).splitlines()[0]}") from error
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(program.mesh):
         try:
             compiled = lowered.compile(options)
         except jax.errors.JaxRuntimeError as error:

@@ -15,15 +15,18 @@ import ml_collections
 from unimedi_jax import checkpoint, compile_cache, sharding
 from unimedi_jax.bench import measure
 from unimedi_jax.bench.process import from_json, to_json
-from unimedi_jax.train import program as programs
+from unimedi_jax.config.pretraining import PretrainConfig
+from unimedi_jax.config.typed import typed
+from unimedi_jax.train.job import build_train_step
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
 def checkpoints(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Saves the state of `config.pretrain` once a round, then restores it."""
-    mesh = sharding.make_mesh(**config.pretrain.mesh)
-    program = programs.make(config.pretrain, vocab_size=config.vocab_size, mesh=mesh)
+    settings = typed(PretrainConfig, config.pretrain)
+    mesh = sharding.make_mesh(**vars(settings.mesh))
+    program = build_train_step(settings, config.vocab_size, mesh)
     folder = workdir / "checkpointed"
     shutil.rmtree(folder, ignore_errors=True)
     iterator = types.SimpleNamespace(get_state=lambda: {"next": 0})
@@ -86,10 +89,10 @@ def _compiled(settings: dict[str, Any], cache: pathlib.Path) -> dict[str, float]
 def _compile(settings: dict[str, Any], cache: str) -> dict[str, float]:
     compile_cache.enable(cache)
     config = from_json(settings)
-    mesh = sharding.make_mesh(**config.mesh)
-    program = programs.make(config, vocab_size=config.vocab_size, mesh=mesh)
+    mesh = sharding.make_mesh(**vars(config.mesh))
+    program = build_train_step(config, settings["vocab_size"], mesh)
     started = time.perf_counter()
-    lowered = programs.lowered(program, mesh, dict(config.batch), config.input.report_length)
+    lowered = program.lower(vars(config.batch), config.input.report_length)
     traced, cpu = time.perf_counter(), time.process_time()
     with jax.set_mesh(mesh):
         lowered.compile()

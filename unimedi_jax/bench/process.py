@@ -24,6 +24,8 @@ import ml_collections
 import numpy as np
 
 from data.errors import UserError
+from unimedi_jax.config.pretraining import PretrainConfig
+from unimedi_jax.config.typed import typed
 
 
 def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -31,15 +33,9 @@ def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return json.loads(config.pretrain.to_json_best_effort()) | {"vocab_size": config.vocab_size}
 
 
-def from_json(settings: dict[str, Any]) -> ml_collections.ConfigDict:
-    """The config again: JSON has no tuples."""
-    return ml_collections.ConfigDict(_tuples(settings))
-
-
-def _tuples(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _tuples(part) for name, part in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+def from_json(settings: dict[str, Any]) -> PretrainConfig:
+    """The settings again, without `vocab_size`."""
+    return typed(PretrainConfig, {name: value for name, value in settings.items() if name != "vocab_size"})
 
 
 def random_batch(settings: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:
