@@ -176,7 +176,7 @@ def test_an_empty_step_folder_and_a_missing_item_are_skipped(workdir, caplog):
     (workdir / "checkpoints" / "7").mkdir()
     shutil.rmtree(workdir / "checkpoints" / "4" / "data")
     assert same(read(workdir), 2)
-    assert "checkpoint 7 is skipped: it has no integrity.json" in caplog.text
+    assert "checkpoint 7 is skipped: it has no manifest.json" in caplog.text
     assert "checkpoint 4 is skipped" in caplog.text
 
 
@@ -185,7 +185,7 @@ def test_all_bad_is_an_error_and_stays_one(workdir):
     for step in (2, 4):
         flip(workdir / "checkpoints" / str(step) / "manifest.json", rng)
     for _ in range(2):  # nothing is put aside, or the second try would begin anew in silence
-        with pytest.raises(UserError, match=r"none of the checkpoints .*4: its integrity.json .*2: its integrity.json"):
+        with pytest.raises(UserError, match=r"none of the checkpoints .*4: its manifest.json .*2: its manifest.json"):
             read(workdir)
 
 

@@ -47,7 +47,7 @@ def contrastive(
         if chunk in (0, batch):
             return cross_entropy(rows, report, others)
         # Gathered once, before the loop. The backward pass makes a chunk's similarities once more: they are not kept.
-        others = placement.everywhere(others)
+        others = placement.replicate(others)
         each = jax.checkpoint(lambda part: cross_entropy(*part, others), prevent_cse=False)
         return merge(jax.lax.map(each, (split(rows, batch // chunk), split(report, batch // chunk))))
 
@@ -66,7 +66,7 @@ def merge(x: Shaped[Array, "parts c ..."]) -> Shaped[Array, "b ..."]:
 
 def same_report(text: Int[Array, "b l"], text_mask: Bool[Array, "b l"], chunk: int = 0) -> Int[Array, " b"]:
     """For each report the number of the first that is word for word the same (padding ignored)."""
-    text = placement.everywhere(jnp.where(text_mask, text, -1))
+    text = placement.replicate(jnp.where(text_mask, text, -1))
     return jax.lax.map(lambda own: jnp.argmax(jnp.all(text == own[None], axis=-1)), text, batch_size=chunk or len(text))
 
 

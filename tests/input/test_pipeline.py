@@ -229,15 +229,15 @@ class Damaged(list):
 
 
 def test_a_few_damaged_records_are_told_and_their_neighbours_stand_in(caplog):
-    spared = records.Spared(Damaged(20, {3, 4}), 0.1)
+    spared = records.SkipDamaged(Damaged(20, {3, 4}), 0.1)
     assert [spared[i] for i in (2, 3, 4, 5)] == [2, 5, 5, 5]
     assert len(spared) == 20
     assert caplog.text.count("cannot be read") == 2
-    assert Damaged(20, {19})[0] == records.Spared(Damaged(20, {19}), 0.1)[19]
+    assert Damaged(20, {19})[0] == records.SkipDamaged(Damaged(20, {19}), 0.1)[19]
 
 
 def test_more_damage_than_allowed_is_an_error():
-    spared = records.Spared(Damaged(20, {3, 8, 9}), 0.1)
+    spared = records.SkipDamaged(Damaged(20, {3, 8, 9}), 0.1)
     assert spared[3] == 4
     with pytest.raises(UserError, match="record 9 cannot be read"):
         spared[8]

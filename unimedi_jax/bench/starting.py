@@ -58,7 +58,7 @@ def _compiled(settings: dict[str, Any], cache: pathlib.Path) -> dict[str, float]
 
 
 def _compile(settings: dict[str, Any], cache: str) -> dict[str, float]:
-    compile_cache.keep(cache)
+    compile_cache.enable(cache)
     config = restored(settings)
     mesh = sharding.make_mesh(**config.mesh)
     program = programs.make(config, vocab_size=config.vocab_size, mesh=mesh)

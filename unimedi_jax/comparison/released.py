@@ -14,10 +14,11 @@ from jax.sharding import PartitionSpec as P
 from data.errors import UserError
 from unimedi_jax import compile_cache, writers
 from unimedi_jax.comparison.runs import Run
+from unimedi_jax.config import presets
 from unimedi_jax.convert import vit
 from unimedi_jax.inference import start
 from unimedi_jax.models import towers
-from unimedi_jax.train import presets, setup
+from unimedi_jax.train import setup
 from unimedi_jax.train import state as states
 from unimedi_jax.typing import PyTree
 
@@ -78,7 +79,7 @@ def measure(encoder: Encoder) -> None:
     if line and grey == {name: line[name] for name in grey}:
         LOG.info("nothing left to do for %s", run.name)
         return
-    compile_cache.keep(run.settings.compilations)
+    compile_cache.enable(run.settings.compilations)
     job = setup.make(run.settings, run.folder)
     with jax.set_mesh(job.mesh):
         fresh = jax.jit(lambda key: states.begin(job.model, key)[0])(jax.random.key(run.seed))

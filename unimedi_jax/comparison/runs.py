@@ -14,11 +14,12 @@ import numpy as np
 
 from data.errors import UserError
 from unimedi_jax import hlo, writers
+from unimedi_jax.config import presets
 from unimedi_jax.evaluation import results
 from unimedi_jax.input import pipeline
 from unimedi_jax.report import page, tables
 from unimedi_jax.report.content import Cell, PageContent, Row, Table
-from unimedi_jax.train import loop, presets, setup
+from unimedi_jax.train import loop, setup
 from unimedi_jax.train import program as programs
 
 LOG = logging.getLogger(__name__)

@@ -72,7 +72,7 @@ class Batches(Iterator[HostBatch]):
     def __next__(self) -> HostBatch:
         try:
             if self._reader is None:
-                with workers.deaf() if self._processes else contextlib.nullcontext():
+                with workers.block_signals() if self._processes else contextlib.nullcontext():
                     self._reader = self._read()
                     batch = next(self._reader)
             else:
@@ -110,7 +110,7 @@ class Batches(Iterator[HostBatch]):
         # Batch i is of process i mod n: the order is that of one reader.
         dataset = rest.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)).mp_prefetch(
             grain.MultiprocessingOptions(self._processes, per_worker_buffer_size=ahead),
-            worker_init_fn=workers.ends_with_this(),
+            worker_init_fn=workers.exit_with_parent(),
         )
         return iter(dataset)
 
@@ -132,7 +132,7 @@ def _endless(
             continue
         source = found.source(sampler.modality, "train", records.TRAINED_ON[sampler.modality])
         if max_damaged:
-            source = records.Spared(source, max_damaged)
+            source = records.SkipDamaged(source, max_damaged)
         dataset = grain.MapDataset.source(source).seed(seed * 1000 + number).shuffle()
         datasets.append(dataset.repeat().random_map(sampler))
         weights.append(weight)

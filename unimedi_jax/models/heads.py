@@ -214,7 +214,7 @@ class DecoderLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b q d"], memory: Float[Array, "b n d"]) -> tuple[Array, None]:
-        x = placement.over_batch(x)
+        x = placement.shard_batch(x)
         norm = dict(epsilon=1e-6, dtype=self.dtype)
         among = transformer.Attention(self.heads, self.dtype, name="attention")
         x = x + among(nn.LayerNorm(name="norm1", **norm)(x))[0]

@@ -23,7 +23,7 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b l d"], mask: Bool[Array, "b l"]) -> tuple[Array, None]:
-        x = placement.over_batch(x)
+        x = placement.shard_batch(x)
         norm = dict(epsilon=EPSILON, dtype=self.dtype)
         drop = nn.Dropout(self.dropout, deterministic=not self.train)
         attended, _ = transformer.Attention(self.heads, self.dtype, dropout=self.dropout, name="attention")(

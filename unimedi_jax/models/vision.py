@@ -56,7 +56,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"], _: None) -> tuple[Array, tuple[Array | None, Array | None]]:
-        x = placement.over_batch(x)
+        x = placement.shard_batch(x)
         norm = dict(epsilon=EPSILON, dtype=self.dtype)
         attended, scores = transformer.Attention(
             self.heads, self.dtype, self.scores, self.cls_key, self.attention, name="attention"

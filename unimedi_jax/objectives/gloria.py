@@ -108,7 +108,7 @@ def local_similarities(
         cosine = jnp.sum(heads.unit(context) * heads.unit(words)[None], axis=-1)
         return jax.nn.logsumexp(temp2 * cosine, axis=-1, where=mask[None])
 
-    reports = placement.everywhere(words), placement.everywhere(mask)  # gathered once, before the loop
+    reports = placement.replicate(words), placement.replicate(mask)  # gathered once, before the loop
     each = jax.checkpoint(similarity, prevent_cse=False)
     return jax.lax.map(each, reports, batch_size=min(chunk, len(words))).T
 

@@ -100,7 +100,7 @@ def sigmoid(
 
     if chunk in (0, batch):
         return judge(z_image, number, z_text)
-    reports = placement.everywhere(z_text)  # gathered once, before the loop
+    reports = placement.replicate(z_text)  # gathered once, before the loop
     each = jax.checkpoint(lambda part: judge(*part, reports), prevent_cse=False)
     parts = (losses.split(z_image, batch // chunk), losses.split(number, batch // chunk))
     return losses.merge(jax.lax.map(each, parts))

@@ -20,7 +20,7 @@ from unimedi_jax.input import pipeline
 from unimedi_jax.train import program as programs
 from unimedi_jax.train import run_report, setup, signals
 from unimedi_jax.train import state as states
-from unimedi_jax.train.loss_monitor import Done, Guard, SpikedError, host_values, record_ids
+from unimedi_jax.train.loss_monitor import LossMonitor, LossSpike, StepResult, host_values, record_ids
 from unimedi_jax.train.speed import Speed
 
 LOG = logging.getLogger(__name__)
@@ -32,15 +32,15 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     Parameters come from (1) the workdir's newest checkpoint that is whole, else (2) `config.init`, else (3) the seed.
     SIGTERM and SIGINT end it with a checkpoint and `StoppedError`, or at once where there is nothing to save.
     """
-    compile_cache.keep(config.compilations)
+    compile_cache.enable(config.compilations)
     hosts.connect(**config.distributed)
-    with signals.Stop() as stopping, hosts.none_lost():
+    with signals.SignalHandler() as stopping, hosts.none_lost():
         _run(config, workdir, stopping)
 
 
-def _run(config: ml_collections.ConfigDict, workdir: pathlib.Path, stopping: signals.Stop) -> None:
+def _run(config: ml_collections.ConfigDict, workdir: pathlib.Path, stopping: signals.SignalHandler) -> None:
     job = setup.make(config, workdir)
-    chief = jax.process_index() == 0
+    primary = jax.process_index() == 0
     labels = job.sets[0][0].contract["labels"]
     keep = {name: config.checkpoint[name] for name in ("keep", "keep_every", "keep_best")}
     with (
@@ -48,25 +48,25 @@ def _run(config: ml_collections.ConfigDict, workdir: pathlib.Path, stopping: sig
         checkpoint.Checkpoints(workdir, **keep) as checkpoints,
         contextlib.closing(_batches(config, job)) as batches,
     ):
-        state, first, guard = _start(config, job, checkpoints, batches, workdir)
+        state, first, monitor = _start(config, job, checkpoints, batches, workdir)
         if first == config.steps and run_report.finished(workdir):
             print(run_report.summary(workdir, labels))
             print(f"nothing left to do: {workdir} is at step {first} of {config.steps}")
             return
         suite = setup.make_suite(job, config)
-        with writers.Writer(workdir, resume_step=first, active=chief) as writer:
+        with writers.Writer(workdir, resume_step=first, active=primary) as writer:
             while True:
                 try:
                     state = _train(
-                        config, job, state, batches, checkpoints, writer, suite, stopping, guard, first=first
+                        config, job, state, batches, checkpoints, writer, suite, stopping, monitor, first=first
                     )
                     break
-                except SpikedError as spiked:
-                    state, first, guard = _roll_back(config, job, checkpoints, guard, workdir, last=spiked.step)
+                except LossSpike as spike:
+                    state, first, monitor = _roll_back(config, job, checkpoints, monitor, workdir, last=spike.step)
                     writer.cut(first)
             checkpoints.wait()
             LOG.info("evaluating on held-out patients, trained and untrained")
-            with stopping.idle():
+            with stopping.safe_to_exit():
                 page = run_report.final(
                     suite,
                     writer,
@@ -77,7 +77,7 @@ def _run(config: ml_collections.ConfigDict, workdir: pathlib.Path, stopping: sig
                     trained=states.variables(state, config.evals.network),
                     untrained=states.variables(job.init(jax.random.key(config.seed))),
                 )
-    if chief:
+    if primary:
         print(run_report.summary(workdir, labels))
         print(f"report page: {page}")
 
@@ -105,28 +105,28 @@ def _start(
     checkpoints: checkpoint.Checkpoints,
     batches: Any,
     workdir: pathlib.Path,
-) -> tuple[states.TrainState, int, Guard]:
+) -> tuple[states.TrainState, int, LossMonitor]:
     found = checkpoints.restore(job.abstract)
     if found is None:
         state = setup.pretrained(job.init(jax.random.key(config.seed)), job, config, workdir)
         LOG.info("new run: %.1f M parameters", trees.count(state.params) / 1e6)
-        return state, 0, Guard(workdir, **config.guard)
+        return state, 0, LossMonitor(workdir, **config.guard)
     if not config.resume.force:
         contract.check_resumed(found.meta["contracts"], {one.name: one.contract for one, _ in job.sets})
     batches.set_state(found.position)
     LOG.info("going on from step %d", found.step)
-    return found.state, found.step, Guard(workdir, **config.guard, memory=found.meta["guard"])
+    return found.state, found.step, LossMonitor(workdir, **config.guard, memory=found.meta["guard"])
 
 
 def _roll_back(
     config: ml_collections.ConfigDict,
     job: setup.Run,
     checkpoints: checkpoint.Checkpoints,
-    guard: Guard,
+    monitor: LossMonitor,
     workdir: pathlib.Path,
     *,
     last: int,
-) -> tuple[states.TrainState, int, Guard]:
+) -> tuple[states.TrainState, int, LossMonitor]:
     """The state of step `last` or before, while the data goes on: the batches that brought the spikes are left out.
 
     Nothing is saved here. A run that is killed before its next checkpoint meets the same spikes, and goes back again.
@@ -137,7 +137,7 @@ def _roll_back(
     else:
         state, step, memory = found.state, found.step, found.meta["guard"]
     LOG.warning("back to step %d: training goes on from there with the data that follow", step)
-    return state, step, Guard(workdir, **config.guard, memory=guard.rolled_back(memory))
+    return state, step, LossMonitor(workdir, **config.guard, memory=monitor.rolled_back(memory))
 
 
 def _train(
@@ -148,8 +148,8 @@ def _train(
     checkpoints: checkpoint.Checkpoints,
     writer: writers.Writer,
     suite: Any,
-    stopping: signals.Stop,
-    guard: Guard,
+    stopping: signals.SignalHandler,
+    monitor: LossMonitor,
     *,
     first: int,
 ) -> states.TrainState:
@@ -167,7 +167,7 @@ def _train(
 
     def validate(step: int) -> None:
         checkpoints.wait()
-        with stopping.idle():
+        with stopping.safe_to_exit():
             scalars, _ = suite(states.variables(state, config.evals.network), "val")
         writer.scalars(step, {f"val/{name}": value for name, value in scalars.items()})
         LOG.info("step %d, validation: %s", step, run_report.headline(scalars))
@@ -177,7 +177,7 @@ def _train(
 
     if due(first) and first not in _scores(config, writer):
         validate(first)  # the run ended in there
-    before: Done | None = None
+    before: StepResult | None = None
     for step in range(first + 1, config.steps + 1):
         started = time.perf_counter()
         host_batch = next(batches)
@@ -189,20 +189,20 @@ def _train(
         speed.worked(work[length])
         state, metrics = job.step(state, batch)
         # The step before is looked at while this one runs: the device never waits for the log.
-        _log(before, config, writer, speed, guard)
-        before = Done(step, metrics, record_ids(host_batch))
+        _log(before, config, writer, speed, monitor)
+        before = StepResult(step, metrics, record_ids(host_batch))
         if step == first + 1:
             jax.block_until_ready(metrics)
             LOG.info("first step after %.0f s, compilation included", time.perf_counter() - started)
             speed.restart(step)
-            stopping.busy()
+            stopping.mark_dirty()
         checkpoints.check()
         stop_now = stopping.requested(job.mesh)
         if due(step) or stop_now or step == config.steps or step % config.checkpoint.every == 0:
-            _log(before, config, writer, speed, guard)
+            _log(before, config, writer, speed, monitor)
             before = None
             writer.sync()
-            checkpoints.save(step, state, batches, meta | {"guard": guard.memory}, _scores(config, writer))
+            checkpoints.save(step, state, batches, meta | {"guard": monitor.memory}, _scores(config, writer))
             if stop_now:
                 checkpoints.wait()
                 raise StoppedError(f"stopped after step {step}, which is saved: the same command goes on")
@@ -236,11 +236,15 @@ def _arrays(batch: pipeline.HostBatch) -> dict[str, dict[str, np.ndarray]]:
 
 
 def _log(
-    done: Done | None, config: ml_collections.ConfigDict, writer: writers.Writer, speed: Speed, guard: Guard
+    done: StepResult | None,
+    config: ml_collections.ConfigDict,
+    writer: writers.Writer,
+    speed: Speed,
+    monitor: LossMonitor,
 ) -> None:
     if done is None:
         return
-    guard.look(done)
+    monitor.update(done)
     step = done.step
     if step % config.log_every and step != config.steps:
         return

@@ -83,7 +83,7 @@ def make(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Run:
     sets = open_sets(config.data, config.data_dir)
     mesh = sharding.make_mesh(**config.mesh)
     plain["global_batch"] = {name: rows * mesh.size for name, rows in plain["batch"].items()}
-    with hosts.chief_first("config.json is there"):
+    with hosts.primary_first("config.json is there"):
         plain = _same_run(plain, workdir, force=config.resume.force)
     batch = plain["global_batch"]
     if config.accumulate < 1 or any(rows % (mesh.size * config.accumulate) for rows in batch.values()):
@@ -95,7 +95,7 @@ def make(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Run:
         raise UserError(
             f"config.objective.contrastive_chunk={chunk} does not divide the global batch of {sum(batch.values())}"
         )
-    with hosts.chief_first("the tokenizer is there"):
+    with hosts.primary_first("the tokenizer is there"):
         # A run that goes on has its own copy, and asks no hub for anything.
         known = config.tokenizer or (workdir / "tokenizer" / "tokenizer.json").exists()
         reports = _tokenizer(config.tokenizer if known else start.tokenizer(**config.init), sets, workdir)

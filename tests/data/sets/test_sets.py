@@ -15,6 +15,7 @@ from data import job, sets
 from data.errors import UserError
 from data.sets import dataset_index
 from tests.data.sets.conftest import SALT, ct, film, rows
+from unimedi_jax.config import building
 from unimedi_jax.input import pipeline, records
 from unimedi_jax.train import setup
 
@@ -24,12 +25,12 @@ ROOT = Path(__file__).parents[3]
 @pytest.mark.parametrize("name", sets.SETS)
 def test_a_set_has_its_settings_its_counts_and_its_line_in_the_docs(name):
     module = sets.SETS[name]
-    assert list(inspect.signature(module.read).parameters)[1:] == list(build_config.SETS[name])
+    assert list(inspect.signature(module.read).parameters)[1:] == list(vars(building.OPTIONS[name]))
     assert module.EXPECTED
-    assert (name in build_config.WITH_REPORTS) == (name in ("mimic_cxr", "bimcv_covid19", "ct_rate", "open_i"))
+    assert (name in building.REPORTS) == (name in ("mimic_cxr", "bimcv_covid19", "ct_rate", "open_i"))
     docs = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
     assert f"configs/build.py:{name} " in docs
-    for option in build_config.SETS[name]:
+    for option in vars(building.OPTIONS[name]):
         assert f"`{option}`" in docs, option
 
 
