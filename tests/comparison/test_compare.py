@@ -168,7 +168,7 @@ def test_a_second_call_trains_nothing(done, monkeypatch, capsys):
         raise AssertionError
 
     monkeypatch.setattr(loop, "_train", never)
-    monkeypatch.setattr(evaluator.Suite, "__call__", never)
+    monkeypatch.setattr(evaluator.Evaluator, "__call__", never)
     monkeypatch.setattr(runs, "_gflop", lambda run: float(before[run.name, runs.GFLOP]["value"]))
     compare.run(config, workdir)
     assert read(workdir) == before

@@ -34,7 +34,7 @@ def main(records: str, workdir: str, coordinator: str) -> None:
             batch = next(batches)
             found, metrics = job.step(found, sharding.put_batch(loop._arrays(batch), job.mesh))
             told.append({name: float(mean.value) for name, mean in metrics.items()})
-        embedder = setup.make_suite(job, config).embedder
+        embedder = setup.make_evaluator(job, config).embedder
         text = np.arange(embedder.rows * 8, dtype=np.int32).reshape(-1, 8) % 50
         z = embedder(embedder.report, state.variables(found), text, text > 3)
         batches.close()

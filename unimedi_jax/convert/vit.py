@@ -164,12 +164,12 @@ def _inflated(state: names.State, model: towers.UniMedI, grid: np.ndarray, chang
     """
     layers, *plane = model.volume_grid
     table = np.broadcast_to(_resize(grid, tuple(plane)), (layers, *plane, grid.shape[-1]))
-    given = {"pos_embed_3d": table.reshape(1, -1, grid.shape[-1])}
+    inflated = {"pos_embed_3d": table.reshape(1, -1, grid.shape[-1])}
     depth, *patch = model.volume_patch
     if tuple(patch) == model.image_patch:
         kernel = state["patch_embed.proj.weight"][:, :, None] / np.float32(depth)
-        given["patch_embed_3d.proj.weight"] = np.repeat(kernel, depth, axis=2)
-        given["patch_embed_3d.proj.bias"] = state["patch_embed.proj.bias"]
+        inflated["patch_embed_3d.proj.weight"] = np.repeat(kernel, depth, axis=2)
+        inflated["patch_embed_3d.proj.bias"] = state["patch_embed.proj.bias"]
         changed.append(f"T_3D's kernel inflated over {depth} slices")
     changed.append("T_3D's positions taken from the 2D table")
-    return given
+    return inflated

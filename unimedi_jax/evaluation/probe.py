@@ -105,12 +105,7 @@ def _rows(
     names = dataset.contract["labels"]
     scalars = classification.measure(scores, labels, names, one_of=one_of, resamples=config.resamples)
     return results.of(
-        scalars,
-        task=TASKS[config.tune],
-        data=dataset.name,
-        modality=modality,
-        cases=len(labels),
-        **trial._asdict(),
+        scalars, task=TASKS[config.tune], data=dataset.name, modality=modality, cases=len(labels), **trial._asdict()
     )
 
 

@@ -76,9 +76,7 @@ class Model:
     def embed_reports(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors float32 (n, e) of texts, in the space of the images."""
         trained = self.pretrained
-        return features.embed_reports(
-            self.embedder, trained.variables, trained.tokenizer, texts, trained.report_length
-        )
+        return features.embed_reports(self.embedder, trained.variables, trained.tokenizer, texts, trained.report_length)
 
     def features(self, modality: str, pixels: np.ndarray) -> Any:
         """`Features` of up to `embedder.rows` X-rays uint8 (b, 256, 256) or volumes int16 (b, 32, 128, 128)."""

@@ -122,7 +122,7 @@ def embed_reports(embedder: Embedder, variables: PyTree, words: Any, texts: Sequ
 def embed_prompts(
     embedder: Embedder, variables: PyTree, words: Any, contract: Mapping[str, Any], length: int
 ) -> tuple[list[np.ndarray], list[np.ndarray]] | None:
-    """Embedded positive and negative prompts of each label of a set; None without labels or where one has no prompts."""
+    """Embedded positive and negative prompts of each label of a set; None without labels, or if one has no prompts."""
     pairs = [contract["prompts"].get(label) for label in contract["labels"]]
     if not pairs or not all(pairs):
         return None

@@ -17,7 +17,7 @@ SCALE = 3  # pixels of the picture for one of the record
 def write(
     folder: pathlib.Path, item: sources.Item, pixels: np.ndarray, features: Any, trained: pretrained.Pretrained
 ) -> None:
-    """`<id>.attention.png` for an X-ray or CT, `<id>.attention.nii.gz` for a CT; `features` is one row of `Features`."""
+    """`<id>.attention.png` of an image and `<id>.attention.nii.gz` of a CT; `features` is one row of `Features`."""
     stem = folder / item.id.replace("/", "_").replace("\\", "_")
     folder.mkdir(parents=True, exist_ok=True)
     if item.modality == "xray":

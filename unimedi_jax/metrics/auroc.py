@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 
 from unimedi_jax.metrics import bootstrap, vectors
 
-INVERTED_BELOW = 0.4
+INVERTED_BELOW = 0.4  # zero-shot: the prompt pair may be the wrong way round
 
 
 class LabelAuc(NamedTuple):
@@ -27,11 +27,6 @@ class LabelAuc(NamedTuple):
     def undefined(self) -> int:
         """How many labels had no AUC and are not in `macro`."""
         return int(np.isnan(self.per_label).sum())
-
-    def inverted(self, names: Sequence[str]) -> list[str]:
-        """Labels with AUC < 0.4: their prompt pair may be the wrong way round."""
-        low = np.nan_to_num(self.per_label, nan=0.5) < INVERTED_BELOW
-        return [name for name, flag in zip(names, low, strict=True) if flag]
 
     def scalars(self, names: Sequence[str]) -> dict[str, float]:
         """`<name>`, `<name>/positives`, `<name>/negatives`, `macro`, `undefined`, intervals."""

@@ -53,7 +53,7 @@ def _run(config: ml_collections.ConfigDict, workdir: pathlib.Path, stopping: sig
             print(run_report.summary(workdir, labels))
             print(f"nothing left to do: {workdir} is at step {first} of {config.steps}")
             return
-        suite = setup.make_suite(job, config)
+        suite = setup.make_evaluator(job, config)
         with writers.Writer(workdir, resume_step=first, active=primary) as writer:
             while True:
                 try:

@@ -166,18 +166,18 @@ def _like(array: Any, old: jax.Array) -> jax.Array:
     return jax.make_array_from_callback(old.shape, old.sharding, lambda index: np.array(array[index]))
 
 
-def make_suite(run: Run, config: ml_collections.ConfigDict) -> evaluator.Suite:
+def make_evaluator(run: Run, config: ml_collections.ConfigDict) -> evaluator.Evaluator:
     """The evaluations of a run, on the first of its sets."""
     keep = ("report", "labels", "lesion_mask", "volume", "image")
-    return evaluator.Suite(
-        found=run.sets[0][0],
+    return evaluator.Evaluator(
+        dataset=run.sets[0][0],
         samplers={k: dataclasses.replace(v, keep=keep) for k, v in run.samplers.items()},
         embedder=features.Embedder.of(run.model, run.mesh, rows=config.evals.rows, ct_slices=config.evals.ct_slices),
-        reports=run.reports,
+        tokenizer=run.reports,
         length=config.input.report_length,
         limit=config.evals.limit,
         slices=run.model.slices,
-        aligned=run.objective.aligned,
+        has_joint_space=run.objective.aligned,
     )
 
 
