@@ -1,4 +1,4 @@
-"""Signals: the first takes effect when a step ends, the second stops at once, as does the first where nothing is lost."""
+"""Signals: the first takes effect when a step ends, the second at once, as does the first where nothing is lost."""
 
 import os
 import pathlib

@@ -11,7 +11,7 @@ from unimedi_jax.evaluation import evaluator, results
 from unimedi_jax.inference import features, pretrained
 from unimedi_jax.metrics import gap
 from unimedi_jax.report import figures
-from unimedi_jax.train import setup
+from unimedi_jax.train import dataset
 
 TASK = "ablation"
 ONE, PAIR, TWO = "one_encoder", ("xray_only", "ct_only"), "two_encoders"
@@ -45,14 +45,14 @@ def _embedded(
     of_modality: Mapping[str, pathlib.Path], config: ml_collections.ConfigDict
 ) -> dict[str, features.EmbeddedSplit]:
     """The test patients of each modality through the encoder that stands for it."""
-    dataset, _ = setup.open_sets(config.data, config.data_dir)[0]
+    record_set, _ = dataset.open_sets(config.data, config.data_dir)[0]
     parts = {}
     for modality, folder in of_modality.items():
         trained = pretrained.load(folder)
-        trained.check(dataset, (modality,))
+        trained.check(record_set, (modality,))
         embedder = trained.embedder(rows=config.base.evals.rows, ct_slices=bool(trained.model.slices))
         sampler = trained.sampler(modality, keep=("report", "labels"))
-        parts[modality] = features.embed(embedder, trained.variables, dataset, sampler, "test")
+        parts[modality] = features.embed(embedder, trained.variables, record_set, sampler, "test")
     return parts
 
 

@@ -13,10 +13,12 @@ from data.errors import UserError
 from unimedi_jax import compile_cache, sharding, writers
 from unimedi_jax.comparison.runs import Run
 from unimedi_jax.config import presets
+from unimedi_jax.config.pretraining import PretrainConfig
+from unimedi_jax.config.typed import typed
 from unimedi_jax.convert import vit
 from unimedi_jax.inference import start
 from unimedi_jax.models import towers
-from unimedi_jax.train import setup
+from unimedi_jax.train import job as jobs
 from unimedi_jax.train import state as states
 from unimedi_jax.typing import PyTree
 
@@ -78,14 +80,14 @@ def measure(encoder: Encoder) -> None:
         LOG.info("nothing left to do for %s", run.name)
         return
     compile_cache.enable(run.settings.compilations)
-    job = setup.make(run.settings, run.folder)
+    job = jobs.build_job(typed(PretrainConfig, run.settings), run.folder)
     with jax.set_mesh(job.mesh):
         fresh = jax.jit(lambda key: states.begin(job.model, key)[0])(jax.random.key(run.seed))
         variables, summary = weights({"batch_stats": {}, **fresh}, job.model, run.settings.init.vision, **grey)
         start.write([summary], run.folder / "init.json")
         LOG.info("%s; probing it on X-rays", summary)
         variables = sharding.put_replicated(variables, job.mesh)
-        both = setup.make_evaluator(job, run.settings)
+        both = jobs.build_evaluator(job)
         alone = dataclasses.replace(both, samplers={"xray": both.samplers["xray"]}, has_joint_space=False)
         scalars, _ = alone(variables, "test", final=True)
     with writers.Writer(run.folder, resume_step=-1) as writer:

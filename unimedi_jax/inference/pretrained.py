@@ -13,6 +13,8 @@ from data import contract
 from data.errors import UserError
 from data.reports import tokenizer
 from unimedi_jax import checkpoint, objectives, sharding
+from unimedi_jax.config.pretraining import InputConfig, ModelConfig
+from unimedi_jax.config.typed import typed
 from unimedi_jax.convert import names, weights
 from unimedi_jax.inference import features
 from unimedi_jax.input import records, transforms
@@ -66,20 +68,10 @@ class Pretrained:
 
     def sampler(self, modality: str, keep: tuple[str, ...] = ()) -> transforms.ToSample:
         """Records to the network's input; never shifted, X-rays cropped at random where there is a rng."""
-        settings = self.config["input"]
-        return transforms.ToSample(
-            modality,
-            self.tokenizer,
-            self.report_length,
-            settings["crop"],
-            self.size("xray")[0],
-            self.model.image_patch,
-            self.size("ct"),
-            self.model.volume_patch,
-            settings["crop_shift"],
-            tuple(settings["ct_shift"]),
-            keep=keep,
-        )
+        reading = typed(InputConfig, self.config["input"], "config.input")
+        model = typed(ModelConfig, self.config["model"], "config.model")
+        sampler = transforms.ToSample.of(modality, self.tokenizer, reading, model)
+        return dataclasses.replace(sampler, shuffle=False, keep=keep)
 
     def embedder(self, *, rows: int, ct_slices: bool) -> features.Embedder:
         """The network's inference functions; `rows` a batch and device."""
@@ -129,8 +121,7 @@ def build(config: dict[str, Any], vocab_size: int) -> towers.UniMedI:
     """The network of a run's configuration, for inference; of the objectives' heads it has UniMedI's alone."""
     # Inference in float32 by XLA's own attention: the numbers are to be the same wherever they are computed.
     plain = {"attention": "xla", "remat": "none", "layers": "scanned", "dtype": "float32"}
-    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in config["model"].items()}
-    model = towers.make(**{**settings, **plain, "vocab_size": vocab_size})
+    model = towers.build_model(typed(ModelConfig, {**config["model"], **plain}, "config.model"), vocab_size)
     objective = objectives.make(**config["objective"])
     return model.clone(head=objective.heads(model) if config["objective"]["name"] == "unimedi" else {})
 
@@ -187,5 +178,5 @@ def _placed(place: pathlib.Path, model: towers.UniMedI, variables: PyTree, words
 def _model(config: dict[str, Any], vocab_size: int, place: pathlib.Path) -> towers.UniMedI:
     try:
         return build(config, vocab_size)
-    except (ValueError, KeyError, TypeError) as error:
+    except (UserError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{place} was made with settings that this version does not know: {error}") from error

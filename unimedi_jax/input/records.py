@@ -1,4 +1,4 @@
-"""Built sets on disk: `<data_dir>/<name>/`, written by `data/`, read here at random access."""
+"""Built sets on disk: `<data_dir>/<name>/`, written by `data/`, read here with random access."""
 
 import dataclasses
 import json
