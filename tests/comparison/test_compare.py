@@ -223,7 +223,7 @@ def test_overrides_reach_every_preset_and_an_objective_its_own():
     assert planned[0].settings.objective.weight_pcl == 0.7
     assert "weight_pcl" not in planned[1].settings.objective
     assert [run.settings.objective.temperature for run in planned[:3]] == [0.07, 0.2, 0.2]
-    assert [run.unseen for run in planned[:3]] == [(), (), ("ct",)]
+    assert [run.untrained for run in planned[:3]] == [(), (), ("ct",)]
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_a_film_and_its_mask_move_together():
     mask[60:140, 90:200] = 1
     image = mask * 200
     for _ in range(5):
-        film, moved = dense.turned(image, mask, rng)
+        film, moved = dense.rotate_and_scale(image, mask, rng)
         assert np.abs((film > 100).astype(int) - moved).mean() < 0.003
     sampler = dense.ToMask("xray", "lesions", (112, 112), (16, 16))
     sample = sampler({"image": image, "lesion_mask": mask * 3})

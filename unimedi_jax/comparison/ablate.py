@@ -44,7 +44,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 def _embedded(
     of_modality: Mapping[str, pathlib.Path], config: ml_collections.ConfigDict
 ) -> dict[str, features.EmbeddedSplit]:
-    """The test patients of each modality through the encoder that stands for it."""
+    """The test patients of each modality through its encoder."""
     record_set, _ = dataset.open_sets(config.data, config.data_dir)[0]
     parts = {}
     for modality, folder in of_modality.items():

@@ -53,7 +53,7 @@ class Run(NamedTuple):
     settings: ml_collections.ConfigDict
 
     @property
-    def unseen(self) -> tuple[str, ...]:
+    def untrained(self) -> tuple[str, ...]:
         """Modalities that it is not trained on: an encoder is evaluated on what it was trained for."""
         return tuple(name for name in pipeline.MODALITIES if not self.settings.batch[name])
 
@@ -106,7 +106,7 @@ def measured(run: Run, task: str) -> list[results.Result]:
     final = next((line for line in reversed(writers.read(run.folder)) if any(map(_tested, line))), None)
     if final is None:
         raise UserError(f"{run.folder} holds no finished run: remove it, or run the same command again")
-    hidden = tuple(f"test/{place}/" for place in (*run.unseen, *(("gap",) if run.unseen else ())))
+    hidden = tuple(f"test/{place}/" for place in (*run.untrained, *(("gap",) if run.untrained else ())))
     scalars = {
         key.removeprefix("test/"): value
         for key, value in final.items()

@@ -78,7 +78,7 @@ def settings(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _state(path: pathlib.Path) -> names.State:
-    """The arrays of a file by timm's names, whatever stands before them."""
+    """The arrays of a file by timm's names, without any prefix."""
     state = weights.read(path)
     prefix = next((key[: -len(NEEDED[0])] for key in state if key.endswith(NEEDED[0])), "")
     return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
@@ -98,7 +98,7 @@ def _check_names(state: names.State, path: pathlib.Path) -> None:
 def _check(state: names.State, model: towers.UniMedI, path: pathlib.Path) -> None:
     if extra := [key for key in EXTRA_TOKENS if key in state]:
         raise UserError(
-            f"{path} has {extra[0]} {state[extra[0]].shape}: this ViT computes with tokens that UniMedI's has not, "
+            f"{path} has {extra[0]} {state[extra[0]].shape}: this ViT computes with tokens that UniMedI's lacks, "
             "and without them it would be another function; choose the model without register or distillation tokens"
         )
     _check_names(state, path)
@@ -133,7 +133,7 @@ def _fold_layer_scale(state: names.State, changed: list[str]) -> names.State:
 
 
 def _one_channel(kernel: np.ndarray, changed: list[str]) -> np.ndarray:
-    """A grey film in every channel of an RGB kernel is the same as the film in the kernels' sum."""
+    """A grey X-ray in every channel of an RGB kernel gives what it gives in one channel with the sum of the kernels."""
     if kernel.shape[1] == 1:
         return kernel
     changed.append("RGB patch kernel summed to one channel")

@@ -78,7 +78,7 @@ def _probe(trained: Pretrained, dataset: records.RecordSet, config: EvaluateConf
 def _segment(trained: Pretrained, dataset: records.RecordSet, config: EvaluateConfig) -> list[results.Result]:
     table, known = [], dataset.contract["truth"]
     for target, field in dense.TARGETS.items():
-        # Boxes stand for a mask where there is none, as RSNA's do.
+        # The boxes are the target only where there are no lesion masks, as in RSNA.
         if field in known and not (target == "boxes" and dense.TARGETS["lesions"] in known):
             table += segment.evaluate(trained, dataset, SegmentConfig(target=target, **_section(config, "segment")))
     return table

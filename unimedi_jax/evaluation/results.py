@@ -80,7 +80,7 @@ def average(rows: Sequence[Result], *, spread: bool = False) -> list[Result]:
 
 
 def scalars(merged: Iterable[Result]) -> dict[str, float]:
-    """What a page looks up: numbers by encoder and key, their intervals as `<key>/low` and `<key>/high`."""
+    """Values for a page: numbers by encoder and key, their intervals as `<key>/low` and `<key>/high`."""
     values: dict[str, float] = {}
     for row in merged:
         key = f"{row.encoder}/{row.key}"

@@ -60,7 +60,7 @@ def check(trained: pretrained.Pretrained, folder: pathlib.Path, *, onnx: bool = 
         "checked": True,
         "tolerance": TOLERANCE,
         "rule": "no difference above the tolerance; inside the towers above it times the layer's largest value",
-        "inputs": "2 drawn films and 2 volumes with noise (numpy, seed 0), 3 fixed reports",
+        "inputs": "2 drawn X-rays and 2 volumes with noise (numpy, seed 0), 3 fixed reports",
         "versions": {name: metadata.version(name) for name in packages},
         "max_abs_difference": differences,
         "max_abs_value": values,
@@ -68,7 +68,7 @@ def check(trained: pretrained.Pretrained, folder: pathlib.Path, *, onnx: bool = 
 
 
 def fixed_inputs() -> tuple[np.ndarray, np.ndarray]:
-    """Two films and two volumes of records' shapes: a body with two lungs that narrow toward the top, and noise."""
+    """Two X-rays and two volumes in the shapes of records: a body with two lungs that narrow toward the top, and noise."""
     rng = np.random.default_rng(0)
     z, y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in (32, 128, 128)), indexing="ij")
     body = (x / 0.9) ** 2 + (y / 0.6) ** 2 < 1

@@ -76,7 +76,7 @@ def embed(
 ) -> EmbeddedSplit:
     """Every record of a split through the network, at most `limit` (0 = all); the first `examples` are returned whole.
 
-    `images_alone`: without the report tower, for what only looks at images.
+    `images_alone`: without the report tower.
     """
     of_image = embedder.xray if sampler.modality == "xray" else embedder.ct
     parts: dict[str, list[Any]] = {}

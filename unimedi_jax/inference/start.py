@@ -109,13 +109,13 @@ def _put(variables: PyTree, source: vit.Weights, part: str, name: str) -> tuple[
     theirs = set(names.split_positions(source.state))
     if unknown := sorted(theirs - own):
         raise UserError(
-            f"{name} has {unknown[0]} and {len(unknown) - 1} more arrays that this model has not: "
+            f"{name} has {unknown[0]} and {len(unknown) - 1} more arrays that this model lacks: "
             "its architecture is another, or config.model differs"
         )
     filled, lacking = names.from_torch(source.state, variables)
     new = sorted(set(lacking) & own)
     allowed = tuple(prefix + start for start in MAY_BE_NEW.get(part, ()))
     if missing := [key for key in new if not key.startswith(allowed)]:
-        raise UserError(f"{name} lacks {missing[0]} and {len(missing) - 1} more arrays: it is not whole")
+        raise UserError(f"{name} lacks {missing[0]} and {len(missing) - 1} more arrays: it is incomplete")
     loaded = tuple(sorted(theirs))
     return filled, Summary(part or "everything", name, loaded, source.changed, source.skipped, tuple(new))

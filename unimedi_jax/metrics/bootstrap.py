@@ -21,7 +21,7 @@ def draws(n: int, *, resamples: int, seed: int) -> Int[np.ndarray, "resamples n"
 
 
 def counts(n: int, *, resamples: int, seed: int) -> Int[np.ndarray, "resamples n"]:
-    """How often each row stands in every resample: the same draws as `draws`."""
+    """How often each row occurs in every resample: the same draws as `draws`."""
     return np.stack([np.bincount(row, minlength=n) for row in draws(n, resamples=resamples, seed=seed)])
 
 

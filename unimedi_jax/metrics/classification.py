@@ -15,7 +15,7 @@ def average_precision(
 ) -> Float[np.ndarray, " r"]:
     """Area under precision and recall as a sum of steps, tied scores entering together (scikit-learn's definition).
 
-    Of each of r resamples, in which case i stands `counts[:, i]` times. Targets are 0, 1 or NaN (skipped). Without a
+    Of each of r resamples, in which case i occurs `counts[:, i]` times. Targets are 0, 1 or NaN (skipped). Without a
     positive there is no recall: NaN. Positives alone give 1.
     """
     scores, targets = np.asarray(scores, np.float64), np.asarray(targets, np.float64)
