@@ -170,7 +170,7 @@ def test_a_second_call_trains_nothing(done, monkeypatch, capsys):
         raise AssertionError
 
     monkeypatch.setattr(loop, "_train", never)
-    monkeypatch.setattr(evaluator.Suite, "__call__", never)
+    monkeypatch.setattr(evaluator.Evaluator, "__call__", never)
     monkeypatch.setattr(runs, "_gflop", lambda run: float(before[run.name, runs.GFLOP]["value"]))
     compare.run(config, workdir)
     assert read(workdir) == before
@@ -223,7 +223,7 @@ def test_overrides_reach_every_preset_and_an_objective_its_own():
     assert planned[0].settings.objective.weight_pcl == 0.7
     assert "weight_pcl" not in planned[1].settings.objective
     assert [run.settings.objective.temperature for run in planned[:3]] == [0.07, 0.2, 0.2]
-    assert [run.unseen for run in planned[:3]] == [(), (), ("ct",)]
+    assert [run.untrained for run in planned[:3]] == [(), (), ("ct",)]
 
 
 @pytest.mark.parametrize(

@@ -161,10 +161,10 @@ def test_both_formats_hold_the_same_rows(found, tmp_path):
     got.save(tmp_path / "new" / "a.npz")
     got.save(tmp_path / "a.parquet")
     table = parquet.read_table(tmp_path / "a.parquet")
-    with np.load(tmp_path / "new" / "a.npz", allow_pickle=False) as kept:
-        assert set(kept) == set(table.column_names)
-        for name in kept:
-            np.testing.assert_array_equal(np.array(table[name].to_pylist()), kept[name])
+    with np.load(tmp_path / "new" / "a.npz", allow_pickle=False) as saved:
+        assert set(saved) == set(table.column_names)
+        for name in saved:
+            np.testing.assert_array_equal(np.array(table[name].to_pylist()), saved[name])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.parquet", "new"]
 
 
@@ -174,8 +174,8 @@ def test_the_job_writes_the_rows_and_what_was_left_out(workdir, folder, tmp_path
     config.source, config.out, config.rows = str(folder / "deep"), str(tmp_path / "out.npz"), 1
     embed.run(config)
     assert "1 ct, 1 xray" in capsys.readouterr().out
-    with np.load(tmp_path / "out.npz") as kept:
-        assert kept["ids"].tolist() == ["mirrored.png", "scan.nii.gz"]
+    with np.load(tmp_path / "out.npz") as saved:
+        assert saved["ids"].tolist() == ["mirrored.png", "scan.nii.gz"]
     (line,) = (tmp_path / "out.npz.rejected.jsonl").read_text().splitlines()
     assert json.loads(line)["path"] == "broken.png"
 
@@ -191,8 +191,8 @@ def test_mistakes_are_one_line(model, folder, tmp_path):
             model.embed(source)
     with pytest.raises(UserError, match=r"\.npz nor \.parquet"):
         embed.Embeddings(*[np.zeros(0)] * 7).save(tmp_path / "x.csv")
-    contracts = {"mine": {**model.trained.contracts["mine"], "format": 0}}
-    other = embed.Model(embed.dataclasses.replace(model.trained, contracts=contracts), model.embedder)
+    contracts = {"mine": {**model.pretrained.contracts["mine"], "format": 0}}
+    other = embed.Model(embed.dataclasses.replace(model.pretrained, contracts=contracts), model.embedder)
     with pytest.raises(UserError, match="format was 0 in training"):
         other.embed(folder)
 

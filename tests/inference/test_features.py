@@ -13,7 +13,7 @@ RECORDS = 11  # no batch of any mesh below divides them
 
 
 class Held:
-    """A set in memory, of what `features.embed` asks a set for."""
+    """A set in memory, with what `features.embed` needs of a set."""
 
     def __init__(self) -> None:
         self.contract = {"labels": ["finding"]}
@@ -38,17 +38,17 @@ class Sampler:
         }
 
 
-def embedded(model: towers.UniMedI, variables, data: int, fsdp: int) -> features.Split:
+def embedded(model: towers.UniMedI, variables, data: int, fsdp: int) -> features.EmbeddedSplit:
     devices = jax.devices()[: data * fsdp]
     mesh = jax.make_mesh((data, fsdp), sharding.AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
     embedder = features.Embedder.of(model, mesh, rows=1, ct_slices=True)
     variables = jax.device_put(variables, jax.sharding.NamedSharding(mesh, jax.P()))
     with jax.set_mesh(mesh):
-        return features.embed(embedder, variables, Held(), Sampler(), "test", limit=0)
+        return features.embed(embedder, variables, Held(), Sampler(), "test")
 
 
 @pytest.fixture(scope="module")
-def on_one_device(tiny, tiny_variables) -> features.Split:
+def on_one_device(tiny, tiny_variables) -> features.EmbeddedSplit:
     return embedded(tiny, tiny_variables, 1, 1)
 
 

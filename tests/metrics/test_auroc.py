@@ -52,12 +52,6 @@ def test_no_rows_and_no_labels() -> None:
     assert np.isnan(auroc.per_label(np.zeros((3, 0)), np.zeros((3, 0)), resamples=5).macro)
 
 
-def test_labels_below_point_four_are_flagged() -> None:
-    targets = np.array([[1, 1, 1], [0, 0, 1.0]])
-    found = auroc.per_label(np.array([[0, 1, 0], [1, 0, 0.0]]), targets)
-    assert found.inverted(["flipped", "fine", "unmeasured"]) == ["flipped"]
-
-
 @pytest.mark.parametrize(("score", "target"), [(np.nan, 1.0), (np.inf, 1.0), (0.0, -1.0)])
 def test_refuses_bad_values(score: float, target: float) -> None:
     with pytest.raises(ValueError, match="must be"):

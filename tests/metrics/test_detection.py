@@ -28,7 +28,7 @@ def judged(cases, thresholds) -> float:
                 marks.append(mark)
             answers += [
                 dict(image_id=i + 1, category_id=1, bbox=box(b), score=float(s))
-                for b, s in zip(case.found, case.scores, strict=True)
+                for b, s in zip(case.predicted, case.scores, strict=True)
             ]
         truth.dataset = {"info": {}, "images": images, "annotations": marks, "categories": [{"id": 1, "name": "x"}]}
         truth.createIndex()

@@ -22,7 +22,7 @@ def test_two_cones() -> None:
     assert found.distance == pytest.approx(2**0.5, abs=0.01)
     assert found.accuracy == 1.0
     assert gap.modality_gap(b, a).distance == pytest.approx(found.distance)
-    assert found.scalars() == {"distance": found.distance, "accuracy": 1.0}
+    assert found._asdict() == {"distance": found.distance, "accuracy": 1.0}
 
 
 def test_empty_and_single() -> None:

@@ -20,10 +20,11 @@ from unimedi_jax.train import state as states
 def test_an_export_starts_a_run(config, tmp_path, monkeypatch):
     job = jobs.build_job(typed(PretrainConfig, config), tmp_path / "first")
     first = job.init(jax.random.key(1))
-    trained = pretrained.Trained(
+    trained = pretrained.Pretrained(
         pathlib.Path("nowhere"),
         job.model,
         states.variables(first),
+        job.mesh,
         job.reports,
         job.saved_config,
         job.contracts,

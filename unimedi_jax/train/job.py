@@ -226,16 +226,16 @@ def _like(array: Any, old: jax.Array) -> jax.Array:
     return jax.make_array_from_callback(old.shape, old.sharding, lambda index: np.array(array[index]))
 
 
-def build_evaluator(job: TrainingJob) -> evaluator.Suite:
+def build_evaluator(job: TrainingJob) -> evaluator.Evaluator:
     """The evaluations of a run, on the first of its sets."""
     keep, evals = ("report", "labels", "lesion_mask", "volume", "image"), job.config.evals
-    return evaluator.Suite(
-        found=job.sets[0][0],
+    return evaluator.Evaluator(
+        dataset=job.sets[0][0],
         samplers={name: dataclasses.replace(sampler, keep=keep) for name, sampler in job.samplers.items()},
         embedder=features.Embedder.of(job.model, job.mesh, rows=evals.rows, ct_slices=evals.ct_slices),
-        reports=job.reports,
+        tokenizer=job.reports,
         length=job.config.input.report_length,
         limit=evals.limit,
         slices=job.model.slices,
-        aligned=job.objective.has_joint_space,
+        has_joint_space=job.objective.has_joint_space,
     )

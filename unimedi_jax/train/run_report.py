@@ -18,7 +18,7 @@ HEADLINE = {"zeroshot/macro": "zero-shot AUC", "retrieval/i2t_r5": "R@5", "slice
 
 
 def final(
-    evaluations: evaluator.Suite,
+    evaluations: evaluator.Evaluator,
     writer: writers.Writer,
     workdir: pathlib.Path,
     config: Mapping[str, Any],
@@ -39,7 +39,7 @@ def final(
     line |= {f"untrained/{name}": value for name, value in before.items()}
     path = workdir / "report" / "index.html"
     metrics = [*writers.read(workdir), {"step": step, **line}]
-    shown = show == "yes" or (show == "auto" and evaluations.found.name == "phantom")
+    shown = show == "yes" or (show == "auto" and evaluations.dataset.name == "phantom")
     page.write(path, _content(workdir.name, config, evaluations, metrics, embedded), show_reports=shown)
     writer.scalars(step, line)
     return path
@@ -75,11 +75,11 @@ def _is_final(line: Mapping[str, Any]) -> bool:
 def _content(
     name: str,
     config: Mapping[str, Any],
-    evaluations: evaluator.Suite,
+    evaluations: evaluator.Evaluator,
     metrics: Sequence[Mapping[str, Any]],
-    embedded: Mapping[str, features.Split],
+    embedded: Mapping[str, features.EmbeddedSplit],
 ) -> content.PageContent:
-    contract = evaluations.found.contract
+    contract = evaluations.dataset.contract
     labels = contract["labels"]
     inverted = [
         f"{tables.MODALITIES[modality]}, {label}: zero-shot AUC below {auroc.INVERTED_BELOW}, the prompt pair may be "
@@ -105,7 +105,7 @@ def _content(
         retrieval=[
             _retrieved(modality, case, row, embedded[modality])
             for modality, cases in shown.items()
-            if evaluations.aligned
+            if evaluations.has_joint_space
             for row, case in list(enumerate(cases))[: EXAMPLES // 2]
         ],
         notes=inverted,
@@ -116,7 +116,7 @@ class _Case:
     """One record of the page with the network's view of it."""
 
     def __init__(
-        self, example: Mapping[str, Any], evaluations: evaluator.Suite, modality: str, labels: list[str]
+        self, example: Mapping[str, Any], evaluations: evaluator.Evaluator, modality: str, labels: list[str]
     ) -> None:
         self._example = example
         self._sampler = evaluations.samplers[modality]
@@ -164,7 +164,7 @@ class _Case:
         return self._example["image"][window], None if lesion is None else lesion[window]
 
 
-def _map(embedded: Mapping[str, features.Split], labels: list[str]) -> content.EmbeddingMap | None:
+def _map(embedded: Mapping[str, features.EmbeddedSplit], labels: list[str]) -> content.EmbeddingMap | None:
     z, modality, finding = [], [], []
     names = [*labels, "normal" if labels else "", "several"]
     for key, part in embedded.items():
@@ -179,7 +179,7 @@ def _map(embedded: Mapping[str, features.Split], labels: list[str]) -> content.E
     return content.EmbeddingMap(figures.tsne(points), modality, finding)
 
 
-def _retrieved(modality: str, case: _Case, row: int, part: features.Split) -> content.RetrievalExample:
+def _retrieved(modality: str, case: _Case, row: int, part: features.EmbeddedSplit) -> content.RetrievalExample:
     order, similarity = retrieval.nearest(part.z[row : row + 1], part.z_report, 3)
     retrieved = [
         content.Retrieved(part.reports[i], float(s), part.reports[i] == case.report)
