@@ -4,11 +4,13 @@ import json
 import math
 import os
 import pathlib
-import socket
-import struct
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 
 class Writer:
@@ -34,7 +36,9 @@ class Writer:
         path = self.workdir / "metrics.jsonl"
         _cut_after(path, resume_step)
         self._lines = path.open("a", encoding="utf-8")
-        self._events = EventFile(self.workdir / "tensorboard", first_step=resume_step + 1)
+        self._events = EventFileWriter(str(self.workdir / "tensorboard"))
+        # A new session: TensorBoard hides what earlier files hold of its first step and later ones.
+        self._event(resume_step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def _close(self) -> None:
         self._lines.close()
@@ -47,7 +51,11 @@ class Writer:
         finite = {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
         self._lines.write(json.dumps({"step": step, "time": round(time.time(), 3)} | finite) + "\n")
         self._lines.flush()
-        self._events.scalars(step, {name: value for name, value in finite.items() if value is not None})
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in finite.items() if value is not None]
+        self._event(step, summary=Summary(value=values))
+
+    def _event(self, step: int, **content: Any) -> None:
+        self._events.add_event(Event(wall_time=time.time(), step=step, **content))
 
     def sync(self) -> None:
         """All lines on the disk: before a checkpoint that counts on them."""
@@ -60,67 +68,6 @@ class Writer:
     def __exit__(self, *_: Any) -> None:
         if self._active:
             self._close()
-
-
-class EventFile:
-    """A file that TensorBoard reads: TFRecords of `tensorflow.Event` messages, of which scalars need five fields.
-
-    Written out here, because every library that writes them imports TensorFlow or PyTorch: seconds at every start.
-    """
-
-    def __init__(self, folder: pathlib.Path, *, first_step: int) -> None:
-        """Starts a file; TensorBoard hides what earlier files hold of `first_step` and later steps."""
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}"
-        self._file = path.open("ab", buffering=0)
-        self._write(first_step, _field(3, b"brain.Event:2"))  # file_version
-        self._write(first_step, _field(7, b"\x08\x01"))  # session_log: status START
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """One event with all values of a step."""
-        # Event.summary: repeated Summary.Value with a tag (1) and a simple_value (2, float32).
-        parts = (_field(1, name.encode()) + b"\x15" + struct.pack("<f", value) for name, value in values.items())
-        self._write(step, _field(5, b"".join(_field(1, part) for part in parts)))
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
-
-    def _write(self, step: int, content: bytes) -> None:
-        event = b"\x09" + struct.pack("<d", time.time()) + b"\x10" + _varint(step) + content
-        length = struct.pack("<Q", len(event))
-        self._file.write(length + _checksum(length) + event + _checksum(event))
-
-
-def _field(number: int, content: bytes) -> bytes:
-    """A field of bytes, text or a message in protocol buffers' wire format."""
-    return bytes([number << 3 | 2]) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    head = b""
-    while value > 127:
-        head += bytes([value & 127 | 128])
-        value >>= 7
-    return head + bytes([value])
-
-
-def _checksum(content: bytes) -> bytes:
-    """TFRecord's masked CRC-32C."""
-    crc = 0xFFFFFFFF
-    for byte in content:
-        crc = crc >> 8 ^ _CRC_TABLE[(crc ^ byte) & 255]
-    crc ^= 0xFFFFFFFF
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
-
-
-def _crc_entry(value: int) -> int:
-    for _ in range(8):
-        value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
-    return value
-
-
-_CRC_TABLE = [_crc_entry(value) for value in range(256)]
 
 
 def lines(workdir: pathlib.Path) -> Iterator[dict[str, float]]:
