@@ -69,8 +69,8 @@ def test_an_xray_and_its_mask_move_together():
         assert np.abs((xray > 100).astype(int) - moved).mean() < 0.003
     sampler = dense.ToMask("xray", "lesions", (112, 112), (16, 16))
     sample = sampler({"image": image, "lesion_mask": mask * 3})
-    found = cv2.resize(sample["mask"].astype(np.uint8), (256, 256), interpolation=cv2.INTER_NEAREST_EXACT)
-    assert (found != mask).mean() < 0.01
+    enlarged = cv2.resize(sample["mask"].astype(np.uint8), (256, 256), interpolation=cv2.INTER_NEAREST_EXACT)
+    assert (enlarged != mask).mean() < 0.01
 
 
 def test_truth_of_boxes_and_of_what_nobody_drew():

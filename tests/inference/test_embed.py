@@ -51,7 +51,7 @@ def model(exported) -> embed.Model:
 
 
 @pytest.fixture(scope="module")
-def found(model, folder, tmp_path_factory) -> tuple[embed.Embeddings, pathlib.Path]:
+def embedded(model, folder, tmp_path_factory) -> tuple[embed.Embeddings, pathlib.Path]:
     maps_to = tmp_path_factory.mktemp("maps") / "new"
     return model.embed(folder, maps_to=maps_to), maps_to
 
@@ -72,8 +72,8 @@ def test_one_multi_frame_dicom_file_is_a_ct(tmp_path):
         np.testing.assert_array_equal(item.read(), volumes.read_volume(path)[0])
 
 
-def test_a_folder_gives_one_row_for_each_file_that_can_be_read(trained, found, folder):
-    got, _ = found
+def test_a_folder_gives_one_row_for_each_file_that_can_be_read(trained, embedded, folder):
+    got, _ = embedded
     assert got.ids.tolist() == ["film.png", "deep/mirrored.png", "deep/scan.nii.gz"]
     assert got.modality.tolist() == ["xray", "xray", "ct"]
     assert [one.path for one in got.rejected] == ["deep/broken.png"]
@@ -92,8 +92,8 @@ def test_a_folder_gives_one_row_for_each_file_that_can_be_read(trained, found, f
     np.testing.assert_allclose(got.slice_scores[2], ct.slice_scores[0], atol=1e-5)
 
 
-def test_reports_manifests_and_single_files_agree(model, found, folder):
-    got, _ = found
+def test_reports_manifests_and_single_files_agree(model, embedded, folder):
+    got, _ = embedded
     texts = model.embed(folder / "reports.txt")
     assert texts.ids.tolist() == ["1", "3"]
     assert texts.modality.tolist() == ["report", "report"]
@@ -108,8 +108,8 @@ def test_reports_manifests_and_single_files_agree(model, found, folder):
     np.testing.assert_allclose(one.z, got.z[2:], atol=1e-5)
 
 
-def test_attention_lies_on_the_voxels_of_the_file(found, folder):
-    _, maps_to = found
+def test_attention_lies_on_the_voxels_of_the_file(embedded, folder):
+    _, maps_to = embedded
     names = sorted(path.name for path in maps_to.iterdir())
     assert names == [
         "deep_mirrored.png.attention.png",
@@ -156,8 +156,8 @@ def test_a_dicom_series_is_one_ct(model, folder):
     np.testing.assert_allclose(series.z, file.z, atol=1e-3)  # the same scan twice
 
 
-def test_both_formats_hold_the_same_rows(found, tmp_path):
-    got, _ = found
+def test_both_formats_hold_the_same_rows(embedded, tmp_path):
+    got, _ = embedded
     got.save(tmp_path / "new" / "a.npz")
     got.save(tmp_path / "a.parquet")
     table = parquet.read_table(tmp_path / "a.parquet")

@@ -108,13 +108,13 @@ def test_pytorch_alone_embeds_real_pictures_as_jax_does(trained, exported, film,
 
 
 def test_parity_tells_every_layer_and_onnx(exported):
-    found = json.loads((exported / "parity.json").read_text())
-    assert found["checked"]
-    names = set(found["max_abs_difference"])
+    agreement = json.loads((exported / "parity.json").read_text())
+    assert agreement["checked"]
+    names = set(agreement["max_abs_difference"])
     layers = {f"{path}/layer {i}" for path in ("xray", "ct", "ct_volume") for i in range(4)}
     assert layers | {"report/layer 0", "report/layer 1", "xray/z", "ct/z", "ct/layers", "report/z"} <= names
     assert {"onnx/xray/z", "onnx/ct/z", "onnx/ct/layers", "onnx/report/z"} <= names
-    assert 0 < max(found["max_abs_difference"].values()) <= found["tolerance"] == 1e-4
+    assert 0 < max(agreement["max_abs_difference"].values()) <= agreement["tolerance"] == 1e-4
     assert sorted(p.name for p in (exported / "onnx").iterdir()) == ["ct.onnx", "report.onnx", "xray.onnx"]
 
 

@@ -54,10 +54,10 @@ def on_one_device(tiny, tiny_variables) -> features.EmbeddedSplit:
 
 @pytest.mark.parametrize(("data", "fsdp"), [(3, 1), (2, 2), (1, 8)])
 def test_every_record_once_on_any_number_of_devices(tiny, tiny_variables, on_one_device, data: int, fsdp: int) -> None:
-    found = embedded(tiny, tiny_variables, data, fsdp)
-    np.testing.assert_array_equal(found.labels[:, 0], np.arange(RECORDS))
-    assert found.reports == tuple(f"report {record}" for record in range(RECORDS))
+    split = embedded(tiny, tiny_variables, data, fsdp)
+    np.testing.assert_array_equal(split.labels[:, 0], np.arange(RECORDS))
+    assert split.reports == tuple(f"report {record}" for record in range(RECORDS))
     for name in ("cls", "z", "z_report"):
-        ours, expected = getattr(found, name), getattr(on_one_device, name)
+        ours, expected = getattr(split, name), getattr(on_one_device, name)
         assert len(ours) == RECORDS
         np.testing.assert_allclose(ours, expected, atol=1e-5, err_msg=name)

@@ -23,15 +23,15 @@ def _features(n: int, width: int = 12, seed: int = 0) -> Labelled:
 def test_equals_a_sklearn_pipeline_at_fixed_regularisation() -> None:
     x, y = _features(300)
     test = _features(200, seed=1)
-    found = linear_probe.auc(Labelled(x[:200], y[:200]), test, Labelled(x[200:], y[200:]), grid=(0.1,))
+    auc = linear_probe.auc(Labelled(x[:200], y[:200]), test, Labelled(x[200:], y[200:]), grid=(0.1,))
     scaler = StandardScaler().fit(x[:200])  # scaled by the training rows, fitted on both
     model = LogisticRegression(C=0.1, max_iter=1000)
     for label in range(2):
         model.fit(scaler.transform(x), y[:, label])
         scores = model.decision_function(scaler.transform(test.x))
         expected = roc_auc_score(test.y[:, label], scores)
-        assert found.per_label[label] == pytest.approx(expected, abs=1e-3)
-    assert found.per_label[0] > 0.9
+        assert auc.per_label[label] == pytest.approx(expected, abs=1e-3)
+    assert auc.per_label[0] > 0.9
 
 
 def test_own_validation_split_is_seeded() -> None:
@@ -68,11 +68,11 @@ def test_absent_class_and_dead_feature() -> None:
     test_x, test_y = _features(50, seed=1)
     test_x[:, 3] = 0.1 + 1e-9
     y[:, 1] = 1
-    found = linear_probe.auc(Labelled(x, y), Labelled(test_x, test_y))
+    auc = linear_probe.auc(Labelled(x, y), Labelled(test_x, test_y))
     without = linear_probe.auc(Labelled(np.delete(x, 3, 1), y), Labelled(np.delete(test_x, 3, 1), test_y))
-    assert found.per_label[0] == pytest.approx(without.per_label[0], abs=1e-9)
-    assert np.isnan(found.per_label[1])
-    assert found.macro == found.per_label[0]
+    assert auc.per_label[0] == pytest.approx(without.per_label[0], abs=1e-9)
+    assert np.isnan(auc.per_label[1])
+    assert auc.macro == auc.per_label[0]
 
 
 @pytest.mark.parametrize("n", [0, 1, 2])

@@ -68,7 +68,7 @@ def check(trained: pretrained.Pretrained, folder: pathlib.Path, *, onnx: bool = 
 
 
 def fixed_inputs() -> tuple[np.ndarray, np.ndarray]:
-    """Two X-rays and two volumes in the shapes of records: a body with two lungs that narrow toward the top, and noise."""
+    """Two X-rays and two volumes of records' shapes: a body with lungs that narrow toward the top, and noise."""
     rng = np.random.default_rng(0)
     z, y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in (32, 128, 128)), indexing="ij")
     body = (x / 0.9) ** 2 + (y / 0.6) ** 2 < 1
