@@ -68,8 +68,8 @@ def soak(records: pathlib.Path, workdir: pathlib.Path, steps: int, every: float 
         while process.poll() is None:
             time.sleep(every)
             step = _step(workdir)
-            if 0 < step < steps and (sizes := look(process.pid)):
-                samples.append(Sample(step, *sizes))
+            if 0 < step < steps and (seen := look(process.pid)):
+                samples.append(Sample(step, *seen))
     finally:
         process.kill()
         process.wait()

@@ -13,7 +13,7 @@ from data.errors import UserError
 from tests.faults import config as toy
 from unimedi_jax import checkpoint, writers
 from unimedi_jax.report import tables
-from unimedi_jax.train import loop, loss_monitor, setup
+from unimedi_jax.train import loop, setup
 
 
 def arrays(workdir: pathlib.Path) -> list[np.ndarray]:
