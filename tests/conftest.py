@@ -49,6 +49,7 @@ from data.build import dataset  # noqa: E402
 from data.phantom import source as phantom  # noqa: E402
 from unimedi_jax import sharding  # noqa: E402
 from unimedi_jax.models import sizes, towers  # noqa: E402
+from unimedi_jax.objectives import base  # noqa: E402
 from unimedi_jax.objectives.unimedi import Objective  # noqa: E402
 
 gc.freeze()  # what has been imported stays
@@ -143,7 +144,7 @@ def tiny(make_tiny):
 
 @pytest.fixture(scope="session")
 def tiny_variables(tiny):
-    return jax.jit(lambda: towers.init(tiny, jax.random.key(0)))()
+    return jax.jit(lambda: base.init_variables(tiny, OBJECTIVE, jax.random.key(0)))()
 
 
 @pytest.fixture(scope="session")
@@ -194,10 +195,10 @@ def random_tree():
 
 @pytest.fixture(scope="session")
 def random_params(random_tree):
-    """`random_params(model)`: weights far from their initialisation, and nothing to compile for them."""
+    """`random_params(model, objective)`: weights far from their initialisation, and nothing to compile for them."""
 
-    def make(model: towers.UniMedI):
-        shapes = jax.eval_shape(lambda: towers.init(model, jax.random.key(0)))
+    def make(model: towers.UniMedI, objective=OBJECTIVE):
+        shapes = jax.eval_shape(lambda: base.init_variables(model, objective, jax.random.key(0)))
         return random_tree(shapes["params"])
 
     return make

@@ -7,6 +7,7 @@ from jax import numpy as jnp
 
 from unimedi_jax import flops
 from unimedi_jax.models import sizes, towers
+from unimedi_jax.objectives import base
 from unimedi_jax.objectives import unimedi as objective
 
 # One layer: XLA counts the body of a scan once, however often it runs. Wide, so that matrix products dominate.
@@ -28,7 +29,7 @@ def wide(make_tiny) -> towers.UniMedI:
 
 @pytest.fixture(scope="module")
 def shapes(wide):
-    return jax.eval_shape(lambda: towers.init(wide, jax.random.key(0)))
+    return jax.eval_shape(lambda: base.init_variables(wide, objective.Objective(), jax.random.key(0)))
 
 
 def counted_by_xla(function, *args) -> float:
@@ -67,11 +68,8 @@ def test_a_whole_training_step(wide, shapes, make_batch, xrays: int, cts: int, m
     stats = {"batch_stats": shapes["batch_stats"], **centres}
     batch = make_batch(wide, xrays, cts)
 
-    def loss(params, teacher, stats, batch, key):
-        return objective.unimedi_loss(params, teacher, stats, batch, key, jnp.int32(0), model=wide, objective=goal)
-
-    grads = jax.grad(loss, has_aux=True)
-    found = counted_by_xla(grads, params, teacher, stats, batch, jax.random.key(0))
+    grads = jax.grad(base.loss_function(wide, goal), has_aux=True)
+    found = counted_by_xla(grads, params, teacher, stats, batch, jax.random.key(0), jnp.int32(0))
     expected = flops.training_step(wide, xrays=xrays, cts=cts, report_length=8, mask_ratio=0.5, mask_mode=mode)
     volume = 16
     expected -= cts * (flops.transformer(WIDE, 1 + volume) + 2 * volume * 1024 * WIDE.width)

@@ -19,19 +19,19 @@ def test_a_layers_score_is_the_mean_over_its_64_tokens() -> None:
 @pytest.mark.parametrize("count", [1, 7, 40])
 def test_top_keeps_the_highest_in_order(count: int) -> None:
     scores = np.random.default_rng(count).random((3, 40), np.float32)
-    found = np.asarray(selection.top(jnp.asarray(scores), count))
+    found = np.asarray(selection.topk_indices(jnp.asarray(scores), count))
     expected = np.sort(np.argsort(-scores, axis=1)[:, :count], axis=1)
     np.testing.assert_array_equal(found, expected)
 
 
 def test_top_of_nothing_is_empty() -> None:
-    assert selection.top(jnp.ones((3, 8)), 0).shape == (3, 0)
+    assert selection.topk_indices(jnp.ones((3, 8)), 0).shape == (3, 0)
 
 
 def test_blocks_of_an_xray_keep_25_of_49() -> None:
     scores = np.random.default_rng(0).random((2, 196), np.float32)
-    count = selection.kept(49, 0.5)
-    index = np.asarray(selection.top_blocks(jnp.asarray(scores), (14, 14), 2, count))
+    count = selection.num_kept(49, 0.5)
+    index = np.asarray(selection.topk_block_indices(jnp.asarray(scores), (14, 14), 2, count))
     assert count == 25
     assert index.shape == (2, 100)
     assert (np.diff(index, axis=1) > 0).all()
@@ -53,7 +53,7 @@ def test_blocks_must_divide_the_grid() -> None:
 @pytest.mark.parametrize("tokens", [1, 10, 16, 49, 196, 512, 904, 1885])
 def test_kept_is_the_exact_ceiling(tokens: int) -> None:
     for percent in range(100):
-        assert selection.kept(tokens, percent / 100) == -(-(100 - percent) * tokens // 100)
+        assert selection.num_kept(tokens, percent / 100) == -(-(100 - percent) * tokens // 100)
 
 
 def test_gather_takes_the_rows_named() -> None:
@@ -61,7 +61,7 @@ def test_gather_takes_the_rows_named() -> None:
     index = rng.integers(0, 9, (3, 5))
     for x in (rng.random((3, 9, 4), np.float32), rng.random((3, 9), np.float32)):
         expected = [row[i] for row, i in zip(x, index, strict=True)]
-        found = selection.gather(jnp.asarray(x), jnp.asarray(index))
+        found = selection.gather_tokens(jnp.asarray(x), jnp.asarray(index))
         np.testing.assert_array_equal(found, expected)
 
 
@@ -74,7 +74,7 @@ def test_a_planted_score_returns_its_slices(patch: tuple[int, int, int], per_lay
     for row, layers in zip(scores, planted, strict=True):
         row[layers[::-1]] += [[[3.0]], [[2.0]]]  # the later layer scores higher, yet comes second
     by_layer = selection.slice_scores(jnp.asarray(scores.reshape(2, -1)), cells[0])
-    layers = selection.top(by_layer, 2)
+    layers = selection.topk_indices(by_layer, 2)
     assert layers.tolist() == planted
     tokens = jnp.asarray(patches.patchify(volume, patch))
     found = selection.take_slices(tokens, layers, cells, patch, per_layer)

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from data.errors import UserError
 from unimedi_jax import hlo, optim, sharding, trees
 from unimedi_jax.models import towers
+from unimedi_jax.objectives import base
 from unimedi_jax.objectives import unimedi as objective
 from unimedi_jax.train import state
 
@@ -162,11 +163,10 @@ def arguments(tiny, tiny_variables, make_batch):
 @pytest.fixture(scope="module")
 def gradients(tiny):
     """Loss, new statistics and gradients of a batch."""
+    function = base.loss_function(tiny, objective.Objective())
 
     def loss(trees, batch, key):
-        value, (_, stats) = objective.unimedi_loss(
-            *trees, batch, key, jnp.int32(0), model=tiny, objective=objective.Objective()
-        )
+        value, (_, stats) = function(*trees, batch, key, jnp.int32(0))
         return value, stats
 
     def run(trees, batch):

@@ -30,7 +30,7 @@ def training_step(
 
     total = 0.0
     for samples, n, alone in ((xrays, image, 0), (cts, slices + volume, volume)):
-        kept = selection.kept(n, mask_ratio)
+        kept = selection.num_kept(n, mask_ratio)
         distilled = kept if mask_mode == "drop" else n - kept
         student = 1 + (kept if mask_mode == "drop" else n)
         passes = BACKWARD * transformer(seen, student) + transformer(seen, 1 + n)

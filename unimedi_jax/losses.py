@@ -27,14 +27,14 @@ def contrastive(
     (identical reports); the target is then uniform over them. Reports embedded alike, without dropout say, give the
     same mean loss with and without it. The paper uses none of that (every report its own).
 
-    `chunk` rows of the similarities exist at a time, forward and backward, so that memory grows with b and not with
-    b^2; 0 is all of them. Spread over d devices, each holds chunk / d of the rows.
+    At most `chunk` rows of the similarities exist at a time, forward and backward, so that memory grows with b and not
+    with b^2; 0 is all of them. Spread over d devices, each holds chunk / d of the rows.
 
     Raises:
-        ValueError: `chunk` does not divide the batch.
+        ValueError: `chunk` is smaller than the batch and does not divide it.
     """
     batch = len(z_image)
-    if chunk and batch % chunk:
+    if 0 < chunk < batch and batch % chunk:
         raise ValueError(f"a batch of {batch} does not divide into chunks of {chunk}")
     report = jnp.arange(batch) if report is None else report
 
@@ -44,10 +44,10 @@ def contrastive(
         return optax.softmax_cross_entropy(logits, target / jnp.sum(target, axis=-1, keepdims=True))
 
     def one_way(rows: Float[Array, "b e"], others: Float[Array, "b e"]) -> Float[Array, " b"]:
-        if chunk in (0, batch):
+        if not 0 < chunk < batch:
             return cross_entropy(rows, report, others)
         # Gathered once, before the loop. The backward pass makes a chunk's similarities once more: they are not kept.
-        others = placement.everywhere(others)
+        others = placement.replicate(others)
         each = jax.checkpoint(lambda part: cross_entropy(*part, others), prevent_cse=False)
         return merge(jax.lax.map(each, (split(rows, batch // chunk), split(report, batch // chunk))))
 
@@ -66,7 +66,7 @@ def merge(x: Shaped[Array, "parts c ..."]) -> Shaped[Array, "b ..."]:
 
 def same_report(text: Int[Array, "b l"], text_mask: Bool[Array, "b l"], chunk: int = 0) -> Int[Array, " b"]:
     """For each report the number of the first that is word for word the same (padding ignored)."""
-    text = placement.everywhere(jnp.where(text_mask, text, -1))
+    text = placement.replicate(jnp.where(text_mask, text, -1))
     return jax.lax.map(lambda own: jnp.argmax(jnp.all(text == own[None], axis=-1)), text, batch_size=chunk or len(text))
 
 
@@ -94,10 +94,10 @@ def assignments(
     return jax.nn.softmax(centred / temperature)
 
 
-def warmed(ends: tuple[float, float], steps: int, step: Int[Array, ""]) -> Float[Array, ""]:
-    """The teacher's temperature: linear from the first to the second in so many steps, then constant."""
+def teacher_temperature(ends: tuple[float, float], steps: int, step: Int[Array, ""]) -> Float[Array, ""]:
+    """Linear from the first to the second of `ends` in so many steps, then constant; without steps the second."""
     start, end = ends
-    return start + (end - start) * jnp.minimum(step / steps, 1.0) if steps else jnp.float32(end)
+    return jnp.asarray(optax.linear_schedule(start, end, steps)(step) if steps else end, jnp.float32)
 
 
 def sinkhorn(scores: Float[Array, "b p"], epsilon: float = 0.05, iterations: int = 3) -> Float[Array, "b p"]:
@@ -114,8 +114,8 @@ def sinkhorn(scores: Float[Array, "b p"], epsilon: float = 0.05, iterations: int
 def perplexity(shares: Float[Array, " p"]) -> Float[Array, ""]:
     """How many prototypes the mean target of a batch is spread over: p where all serve alike, 1 where one serves all.
 
-    The second is the collapse that centring is there to prevent (DINO section 5.3); a loss near 0 does not tell it from
-    a student that agrees.
+    The second is the collapse that centring is there to prevent (DINO section 5.3); the loss is then near 0, as it is
+    where the student agrees with the teacher.
     """
     return jnp.exp(jnp.sum(jax.scipy.special.entr(shares)))
 

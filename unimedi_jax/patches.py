@@ -26,15 +26,15 @@ def patchify(x: A, patch: tuple[int, ...]) -> A:
     The first axis of the grid runs slowest, so the tokens of one depth layer of a volume are contiguous.
     """
     batch, *space = x.shape
-    cells = grid(tuple(space), patch)
-    x = x.reshape(batch, *(size for pair in zip(cells, patch, strict=True) for size in pair))
+    counts = grid(tuple(space), patch)
+    x = x.reshape(batch, *(size for pair in zip(counts, patch, strict=True) for size in pair))
     order = [*range(1, 2 * len(patch), 2), *range(2, 2 * len(patch) + 1, 2)]
-    return x.transpose(0, *order).reshape(batch, math.prod(cells), math.prod(patch))
+    return x.transpose(0, *order).reshape(batch, math.prod(counts), math.prod(patch))
 
 
-def unpatchify(tokens: A, cells: tuple[int, ...], patch: tuple[int, ...]) -> A:
-    """(b, n, v) -> (b, *space): the inverse of `patchify` for a grid of `cells`."""
+def unpatchify(tokens: A, grid: tuple[int, ...], patch: tuple[int, ...]) -> A:
+    """(b, n, v) -> (b, *space): the inverse of `patchify` for this grid of patches."""
     rank = len(patch)
-    x = tokens.reshape(tokens.shape[0], *cells, *patch)
+    x = tokens.reshape(tokens.shape[0], *grid, *patch)
     order = [axis for i in range(rank) for axis in (1 + i, 1 + rank + i)]
-    return x.transpose(0, *order).reshape(tokens.shape[0], *(c * p for c, p in zip(cells, patch, strict=True)))
+    return x.transpose(0, *order).reshape(tokens.shape[0], *(c * p for c, p in zip(grid, patch, strict=True)))

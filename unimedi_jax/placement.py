@@ -7,12 +7,12 @@ import jax
 from unimedi_jax.typing import Array
 
 
-def over_batch(x: Array) -> Array:
+def shard_batch(x: Array) -> Array:
     """Rows over all devices: fsdp gathers weights and never splits activations."""
     return _hint(x, jax.P(("data", "fsdp")))
 
 
-def everywhere(x: Array) -> Array:
+def replicate(x: Array) -> Array:
     """The whole array on every device; its gradient is summed over the devices before it is split."""
     return _hint(x, jax.P())
 

@@ -17,31 +17,31 @@ def slice_scores(scores: Float[Array, "b n"], layers: int) -> Float[Array, "b la
     return jnp.mean(scores.reshape(scores.shape[0], layers, -1), axis=-1)
 
 
-def top(scores: Float[Array, "b n"], count: int) -> Int[Array, "b count"]:
+def topk_indices(scores: Float[Array, "b n"], count: int) -> Int[Array, "b count"]:
     """Indices of the `count` highest scores, in ascending order of index: anatomy keeps its order."""
     _, index = jax.lax.top_k(scores, count)
     return jnp.sort(index, axis=-1)
 
 
-def top_blocks(scores: Float[Array, "b n"], cells: tuple[int, int], block: int, count: int) -> Int[Array, "b m"]:
-    """Keeps the `count` best blocks of `block` x `block` tokens of an image (A-CLIP, arXiv 2212.08653).
+def topk_block_indices(scores: Float[Array, "b n"], grid: tuple[int, int], block: int, count: int) -> Int[Array, "b m"]:
+    """Token indices of the `count` best blocks of `block` x `block` tokens of an image (A-CLIP, arXiv 2212.08653).
 
-    A block's score is the mean over its tokens. Returns sorted token indices, m = count * block**2.
+    A block's score is the mean over its tokens. The indices are sorted, m = count * block**2.
     """
-    rows, columns = cells
+    rows, columns = grid
     token = jnp.arange(rows * columns).reshape(rows // block, block, columns // block, block)
     token = token.transpose(0, 2, 1, 3).reshape(-1, block * block)
-    best = top(jnp.mean(scores[:, token], axis=-1), count)
+    best = topk_indices(jnp.mean(scores[:, token], axis=-1), count)
     return jnp.sort(token[best].reshape(scores.shape[0], -1), axis=-1)
 
 
-def check_blocks(cells: tuple[int, int], block: int) -> None:
+def check_blocks(grid: tuple[int, int], block: int) -> None:
     """Raises ValueError where a grid of tokens does not divide into blocks of `mask_block`."""
-    if any(count % block for count in cells):
-        raise ValueError(f"mask_block={block} does not divide a film's grid of {cells[0]} x {cells[1]} tokens")
+    if any(count % block for count in grid):
+        raise ValueError(f"mask_block={block} does not divide an X-ray's grid of {grid[0]} x {grid[1]} tokens")
 
 
-def kept(tokens: int, mask_ratio: float) -> int:
+def num_kept(tokens: int, mask_ratio: float) -> int:
     """How many of `tokens` the student sees: ceil((1 - mask_ratio) * tokens)."""
     # Rounded first: (1 - 0.7) * 10 is a hair above 3 in binary, and its ceiling would be 4.
     return math.ceil(round((1 - mask_ratio) * tokens, 6))
@@ -52,7 +52,7 @@ def random_scores(key: Key[Array, ""], like: Float[Array, "b n"]) -> Float[Array
     return jax.random.uniform(key, like.shape)
 
 
-def gather(x: Num[Array, "b n ..."], index: Int[Array, "b m"]) -> Num[Array, "b m ..."]:
+def gather_tokens(x: Num[Array, "b n ..."], index: Int[Array, "b m"]) -> Num[Array, "b m ..."]:
     """Rows `index[i]` of every `x[i]`."""
     return jnp.take_along_axis(x, index.reshape(index.shape + (1,) * (x.ndim - 2)), axis=1)
 
@@ -60,7 +60,7 @@ def gather(x: Num[Array, "b n ..."], index: Int[Array, "b m"]) -> Num[Array, "b 
 def take_slices(
     tokens: Num[Array, "b n v"],
     layers: Int[Array, "b k"],
-    cells: tuple[int, int, int],
+    grid: tuple[int, int, int],
     patch: tuple[int, int, int],
     per_layer: int,
 ) -> Num[Array, "b s y x"]:
@@ -71,9 +71,9 @@ def take_slices(
     batch, depth = tokens.shape[0], patch[0]
     if per_layer not in (1, depth):
         raise ValueError(f"slices_per_layer is 1 or the patch depth {depth}, not {per_layer}")
-    chosen = gather(tokens.reshape(batch, cells[0], -1), layers)  # whole layers, then cut
-    chosen = chosen.reshape(batch, -1, *cells[1:], *patch)  # b k gy gx pz py px
+    chosen = gather_tokens(tokens.reshape(batch, grid[0], -1), layers)  # whole layers, then cut
+    chosen = chosen.reshape(batch, -1, *grid[1:], *patch)  # b k gy gx pz py px
     if per_layer == 1:
         chosen = chosen[..., depth // 2 : depth // 2 + 1, :, :]
     chosen = chosen.transpose(0, 1, 4, 2, 5, 3, 6)  # b k pz gy py gx px
-    return chosen.reshape(batch, -1, cells[1] * patch[1], cells[2] * patch[2])
+    return chosen.reshape(batch, -1, grid[1] * patch[1], grid[2] * patch[2])

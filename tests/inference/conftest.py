@@ -1,5 +1,6 @@
 """The judges: timm and transformers, and weights of theirs as files."""
 
+import dataclasses
 import importlib.util
 import json
 import pathlib
@@ -162,9 +163,9 @@ def workdir(trained, words, tmp_path_factory) -> pathlib.Path:
     tx, _ = optim.make(steps=10, **trained.config["optim"])
     key = jax.random.key(0)
     shapes = jax.eval_shape(states.make_init(trained.model, tx, Objective()), key)
-    fresh = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes.replace(key=np.zeros(2)))
-    stats = fresh.stats | {"batch_stats": trained.variables["batch_stats"]}
-    state = fresh.replace(params=trained.variables["params"], stats=stats, key=key)
+    fresh = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), dataclasses.replace(shapes, key=np.zeros(2)))
+    model_state = fresh.model_state | {"batch_stats": trained.variables["batch_stats"]}
+    state = dataclasses.replace(fresh, params=trained.variables["params"], model_state=model_state, key=key)
     meta = {"config": trained.config, "contracts": trained.contracts, "versions": {}}
     with checkpoint.Checkpoints(folder) as checkpoints:
         iterator = iter(grain.MapDataset.range(3).to_iter_dataset())

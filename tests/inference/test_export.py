@@ -19,7 +19,7 @@ from data.readers import volumes, xrays
 from unimedi_jax import objectives, patches, trees
 from unimedi_jax.export import card, export, parity
 from unimedi_jax.inference import preprocess, pretrained, start
-from unimedi_jax.models import towers
+from unimedi_jax.objectives import base
 
 torch = pytest.importorskip("torch")
 REAL = pathlib.Path(__file__).parents[3] / "shared" / "data"
@@ -179,7 +179,7 @@ def test_out_and_in_again_changes_no_bit(trained, exported, tmp_path):
     export.write(back, tmp_path / "again")
     for name in ("unimedi.safetensors", "vision_2d.safetensors", "report/model.safetensors", "unimedi.json"):
         assert (tmp_path / "again" / name).read_bytes() == (exported / name).read_bytes()
-    fresh = jax.jit(lambda: towers.init(trained.model, jax.random.key(1)))()
+    fresh = jax.jit(lambda: base.init_variables(trained.model, objectives.make(), jax.random.key(1)))()
     begun, (summary,) = start.fill(fresh, trained.model, trained.contracts, checkpoint=str(exported))
     assert same_bits(begun, trained.variables)
     assert not summary.new
@@ -254,7 +254,7 @@ def test_a_run_of_another_objective_is_exported_and_starts_others(trained, expor
     settings = dict(mask_ratio=0.75, norm_pix=True, decoder_width=16, decoder_depth=1, decoder_heads=2)
     goal = objectives.make("mae", **settings)
     model = trained.model.clone(head=goal.heads(trained.model))
-    fresh = random_tree(pretrained.variables_like(model), 0.1)
+    fresh = random_tree(jax.eval_shape(lambda: base.init_variables(model, goal, jax.random.key(0))), 0.1)
     filled, (summary,) = start.fill(fresh, model, {}, checkpoint=str(exported))
     assert same_bits(filled["params"]["vision"], trained.variables["params"]["vision"])
     assert same_bits(filled["params"]["head_decoder"], fresh["params"]["head_decoder"])

@@ -65,7 +65,7 @@ def test_options_add_and_remove_parameters(make_tiny) -> None:
     added = {f"vision/{name}" for name in ("type_2d", "type_3d", "depth_of_slice")}
     found = set(trees.names(variables["params"]))
     assert found - PATHS == added | {f"project_{side}/fc/kernel" for side in ("image", "report")}
-    assert PATHS - found == {path for path in PATHS if path.startswith("project_")}
+    assert PATHS - found == {path for path in PATHS if path.startswith(("project_", "head_"))}
     assert "batch_stats" not in variables
 
 
@@ -110,9 +110,9 @@ def test_the_joint_sequence_is_slices_then_volume(
     model = make_tiny(**settings)
     params = random_params(model)
     tokens = make_batch(model, 0, 2)["ct"]["tokens"]
-    cells = model.volume_grid
+    grid = model.volume_grid
     k = settings.get("slices", 2)
-    layers = jnp.tile(jnp.arange(cells[0] - k, cells[0])[None], (2, 1))
+    layers = jnp.tile(jnp.arange(grid[0] - k, grid[0])[None], (2, 1))
     found = run(model, {"params": params}, tokens, layers, method="embed_ct")
     volume = run(model, {"params": params}, tokens, method="embed_volume")
     per_slice = (model.slice_size // 16) ** 2
@@ -122,12 +122,12 @@ def test_the_joint_sequence_is_slices_then_volume(
     if not slices:
         return
     # The first slice again, cut from the array itself.
-    array = patches.unpatchify(np.asarray(tokens), cells, model.volume_patch)
+    array = patches.unpatchify(np.asarray(tokens), grid, model.volume_patch)
     depth = model.volume_patch[0]
-    first = depth * (cells[0] - k) + (depth // 2 if model.slices_per_layer == 1 else 0)
+    first = depth * (grid[0] - k) + (depth // 2 if model.slices_per_layer == 1 else 0)
     pixels = inputs.slice_patches(jnp.asarray(array[:, first : first + 1]), model.slice_size, model.image_patch, WINDOW)
-    grid = (model.slice_size // 16,) * 2
-    expected = model.vision.apply({"params": params["vision"]}, pixels, layers[:, :1], grid, method="embed_slices")
+    of_slice = (model.slice_size // 16,) * 2
+    expected = model.vision.apply({"params": params["vision"]}, pixels, layers[:, :1], of_slice, method="embed_slices")
     np.testing.assert_allclose(found[:, :per_slice], expected, atol=near)
 
 

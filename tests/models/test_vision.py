@@ -251,11 +251,10 @@ def test_sincos_positions_are_alike_by_their_distance_alone(grid: tuple[int, ...
     np.testing.assert_array_equal(table[:, 2 * count * len(grid) :], 0)
 
 
-def test_position_tables_start_as_told(make_tiny) -> None:
-    batch = towers.example_batch(make_tiny())
+def test_position_tables_start_as_configured(make_tiny) -> None:
     model = make_tiny(size=sizes.Size(WIDTH, 1, 4, 64), position_init="sincos")
-    params = jax.jit(lambda: model.init(jax.random.key(0), batch, method="touch_all"))()["params"]["vision"]
+    params = jax.jit(lambda: towers.init(model, jax.random.key(0)))()["params"]["vision"]
     for name, grid in (("position_2d", model.vision.image_grid), ("position_3d", model.vision.volume_grid)):
         np.testing.assert_array_equal(params[name], vision.sincos(grid, WIDTH))
     with pytest.raises(ValueError, match="position_init is one of"):
-        jax.eval_shape(lambda: make_tiny(position_init="cosine").init(jax.random.key(0), batch, method="touch_all"))
+        jax.eval_shape(lambda: towers.init(make_tiny(position_init="cosine"), jax.random.key(0)))

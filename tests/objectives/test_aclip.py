@@ -23,10 +23,10 @@ def test_simclr_equals_a_loop() -> None:
     rows = np.concatenate([first, second])
     each = []
     for i in range(10):
-        likeness = np.exp(rows @ rows[i] / 0.1)
-        each.append(-np.log(likeness[(i + 5) % 10] / (likeness.sum() - likeness[i])))
-    found = aclip.simclr(*units(2, 5, 8), 0.1)
-    np.testing.assert_allclose(found, (np.array(each[:5]) + each[5:]) / 2, rtol=1e-4)
+        similarity = np.exp(rows @ rows[i] / 0.1)
+        each.append(-np.log(similarity[(i + 5) % 10] / (similarity.sum() - similarity[i])))
+    losses = aclip.simclr(*units(2, 5, 8), 0.1)
+    np.testing.assert_allclose(losses, (np.array(each[:5]) + each[5:]) / 2, rtol=1e-4)
 
 
 def test_known_values_of_simclr() -> None:
@@ -49,66 +49,61 @@ def test_byol_equals_its_formula() -> None:
     assert not grads[1].any(), "the teacher's vector is detached"
 
 
-@pytest.fixture(scope="module")
-def small(make_tiny):
-    return make_tiny(objective=Objective(), projection="linear")
-
-
-@pytest.mark.parametrize(("name", "cells"), [("xray", (4, 4)), ("ct", (4, 2, 2))])
-def test_views_keep_the_best_of_their_part_of_the_teachers_map(small, name: str, cells: tuple[int, ...]) -> None:
-    rank = len(cells)
+@pytest.mark.parametrize(("modality", "grid"), [("xray", (4, 4)), ("ct", (4, 2, 2))])
+def test_views_keep_the_best_of_their_part_of_the_teachers_map(modality: str, grid: tuple[int, ...]) -> None:
+    rank = len(grid)
     scores = np.random.default_rng(0).permutation(32).reshape(2, 16).astype(np.float32)
     # The whole, and the quarter (or eighth) at the far corner, where a view of the map is a part of it, enlarged.
     low = np.stack([np.zeros((2, rank)), np.full((2, rank), 0.5)], axis=1)
     size = np.stack([np.ones((2, rank)), np.full((2, rank), 0.5)], axis=1)
     views = crops.Crops(jnp.zeros(()), *(jnp.asarray(x, jnp.float32) for x in (low, size)))
-    keep = np.asarray(Objective().choose(name, jnp.asarray(scores), views, model=small)).reshape(2, 2, 8)
+    index = np.asarray(Objective().choose_tokens(modality, jnp.asarray(scores), views, grid)).reshape(2, 2, 8)
     for sample in range(2):
-        np.testing.assert_array_equal(keep[sample, 0], np.sort(np.argsort(-scores[sample])[:8]))
-        part = np.meshgrid(*((np.arange(n) + 0.5) / 2 + n / 2 - 0.5 for n in cells), indexing="ij")
-        inside = scipy.ndimage.map_coordinates(scores[sample].reshape(cells), part, order=1, mode="nearest").ravel()
-        np.testing.assert_array_equal(keep[sample, 1], np.sort(np.argsort(-inside)[:8]))
+        np.testing.assert_array_equal(index[sample, 0], np.sort(np.argsort(-scores[sample])[:8]))
+        part = np.meshgrid(*((np.arange(n) + 0.5) / 2 + n / 2 - 0.5 for n in grid), indexing="ij")
+        inside = scipy.ndimage.map_coordinates(scores[sample].reshape(grid), part, order=1, mode="nearest").ravel()
+        np.testing.assert_array_equal(index[sample, 1], np.sort(np.argsort(-inside)[:8]))
 
 
-def test_films_may_keep_blocks(small) -> None:
+def test_xrays_may_keep_blocks() -> None:
     scores = jnp.asarray(np.random.default_rng(0).permutation(16)[None], jnp.float32)
     views = crops.Crops(jnp.zeros(()), jnp.zeros((1, 1, 2)), jnp.ones((1, 1, 2)))
-    keep = np.asarray(Objective(mask_block=2).choose("xray", scores, views, model=small))[0]
-    blocks = {(token // 4 // 2, token % 4 // 2) for token in keep}
-    assert len(keep) == 8
+    index = np.asarray(Objective(mask_block=2).choose_tokens("xray", scores, views, (4, 4)))[0]
+    blocks = {(token // 4 // 2, token % 4 // 2) for token in index}
+    assert len(index) == 8
     assert len(blocks) == 2
 
 
 def test_the_whole(make_tiny, make_batch, random_tree) -> None:
     objective = Objective()
     model = make_tiny(objective=objective)
-    given = trial.networks(model, objective, random_tree)
+    networks = trial.networks(model, objective, random_tree)
     batch = make_batch(model, 3, 2)
     # The teacher sees samples whole, the student half of the tokens of two views.
-    assert trial.passes(model, objective, given, batch) == [(2, 17), (3, 17), (4, 9), (6, 9)]
-    value, metrics, stats, gradient = trial.gradients(model, objective, given, batch)
-    sees = {"cls", "position_cls", "patch_2d", "patch_3d", "position_2d", "position_3d", "trunk"}
+    assert trial.passes(model, objective, networks, batch) == [(2, 17), (3, 17), (4, 9), (6, 9)]
+    value, metrics, state, gradient = trial.gradients(model, objective, networks, batch)
+    of_vision = {"cls", "position_cls", "patch_2d", "patch_3d", "position_2d", "position_3d", "trunk"}
     heads = {"head_projector", "head_predictor", "head_simclr", "head_scale"}
-    reads = {"report", "project_image", "project_report"}
-    assert trial.reached(gradient) == {*heads, *reads, *(f"vision/{name}" for name in sees)}
+    of_reports = {"report", "project_image", "project_report"}
+    assert trial.reached(gradient) == {*heads, *of_reports, *(f"vision/{name}" for name in of_vision)}
     kinds = {"vl": 1.0, "simclr": 1.0, "byol": 2.0}
     assert set(metrics) == {"loss", *(f"{part}/{kind}" for part in ("loss", "xray", "ct") for kind in kinds)}
     expected = sum(weight * float(metrics[f"loss/{kind}"].value) for kind, weight in kinds.items())
     assert float(value) == pytest.approx(expected, rel=1e-5)
-    moved = jax.tree.map(lambda a, b: bool((a != b).any()), stats["batch_stats"], given.stats["batch_stats"])
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), state["batch_stats"], networks.model_state["batch_stats"])
     assert all(jax.tree.leaves(moved))
-    alone = trial.alone(model, objective, given, batch)
+    alone = trial.alone(model, objective, networks, batch)
     assert alone == {name: {"loss", *(f"{part}/{kind}" for part in ("loss", name) for kind in kinds)} for name in batch}
 
 
-def test_linear_projections_and_a_fixed_temperature(small, random_tree, make_batch) -> None:
+def test_linear_projections_and_a_fixed_temperature(make_tiny, random_tree, make_batch) -> None:
     objective = Objective(learn_temperature=False)
-    model = small.clone(head=objective.heads(small))
-    given = trial.networks(model, objective, random_tree)
-    assert "head_scale" not in given.params
-    value, (_, stats) = jax.eval_shape(trial.loss(model, objective), *given, make_batch(model, 3, 2))
+    model = make_tiny(objective=objective, projection="linear")
+    networks = trial.networks(model, objective, random_tree)
+    assert "head_scale" not in networks.params
+    value, (_, state) = jax.eval_shape(trial.loss(model, objective), *networks, make_batch(model, 3, 2))
     assert value.shape == ()
-    assert stats == {"batch_stats": {}}
+    assert state == {"batch_stats": {}}
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,14 @@ import pytest
 import scipy.ndimage
 from jax import numpy as jnp
 
+from tests.objectives import trial
+from unimedi_jax.config.objectives import Views
 from unimedi_jax.objectives import common, crops
 
-PLAIN = crops.Settings(crop_scale=(1.0, 1.0), crop_aspect=1.0, brightness=0.0, contrast=0.0, noise=0.0)
-cut = jax.jit(crops.cut, static_argnums=3)
-crop = jax.jit(crops.crop, static_argnums=(2, 3, 4, 5))
-relight = jax.jit(crops.relight, static_argnums=2)
+PLAIN = Views(crop_scale=(1.0, 1.0), crop_aspect=1.0, brightness=0.0, contrast=0.0, noise=0.0)
+crop_and_resize = jax.jit(crops.crop_and_resize, static_argnums=3)
+random_crops = jax.jit(crops.random_crops, static_argnums=(2, 3, 4, 5))
+jitter = jax.jit(crops.jitter, static_argnums=2)
 SPACES = [(20, 24), (8, 12, 16)]
 
 
@@ -22,12 +24,12 @@ def noise(*shape: int) -> np.ndarray:
 @pytest.mark.parametrize("space", SPACES)
 def test_a_crop_of_everything_changes_nothing(space: tuple[int, ...]) -> None:
     x = noise(2, *space)
-    found = crop(jax.random.key(0), jnp.asarray(x), 3, space, (1.0, 1.0), PLAIN)
-    assert found.images.shape == (2, 3, *space)
-    np.testing.assert_array_equal(found.low, 0)
-    np.testing.assert_array_equal(found.size, 1)
+    views = random_crops(jax.random.key(0), jnp.asarray(x), PLAIN, 3)
+    assert views.images.shape == (2, 3, *space)
+    np.testing.assert_array_equal(views.low, 0)
+    np.testing.assert_array_equal(views.size, 1)
     for view in range(3):
-        np.testing.assert_allclose(found.images[:, view], x, atol=1e-6)
+        np.testing.assert_allclose(views.images[:, view], x, atol=1e-6)
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -36,9 +38,9 @@ def test_a_box_of_whole_pixels_is_a_slice(space: tuple[int, ...]) -> None:
     low = np.arange(1, rank + 1) / space
     size = np.full(rank, 0.5)
     shape = tuple(n // 2 for n in space)
-    found = cut(x, np.tile(low, (2, 1, 1)), np.tile(size, (2, 1, 1)), shape)
+    boxes = crop_and_resize(x, np.tile(low, (2, 1, 1)), np.tile(size, (2, 1, 1)), shape)
     inside = tuple(slice(i, i + n) for i, n in enumerate(shape, 1))
-    np.testing.assert_allclose(found[:, 0], x[(slice(None), *inside)], atol=1e-6)
+    np.testing.assert_allclose(boxes[:, 0], x[(slice(None), *inside)], atol=1e-6)
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -48,7 +50,7 @@ def test_a_growing_box_is_what_scipy_makes_of_it(space: tuple[int, ...]) -> None
     size = rng.uniform(0.2, 0.6, (2, 2, rank))
     low = rng.uniform(0, 1, (2, 2, rank)) * (1 - size)
     low[0, 0] = 0  # at the edge
-    found = cut(x, low, size, space)
+    boxes = crop_and_resize(x, low, size, space)
     for sample in range(2):
         for view in range(2):
             axes = [
@@ -58,23 +60,23 @@ def test_a_growing_box_is_what_scipy_makes_of_it(space: tuple[int, ...]) -> None
             expected = scipy.ndimage.map_coordinates(
                 x[sample], np.meshgrid(*axes, indexing="ij"), order=1, mode="nearest"
             )
-            np.testing.assert_allclose(found[sample, view], expected, atol=1e-4)
+            np.testing.assert_allclose(boxes[sample, view], expected, atol=1e-4)
 
 
 def test_a_shrinking_box_is_smoothed() -> None:
     x = noise(1, 16, 16)
-    found = cut(x, np.full((1, 1, 2), 0.125), np.full((1, 1, 2), 0.75), (4, 4))[0, 0]
+    box = crop_and_resize(x, np.full((1, 1, 2), 0.125), np.full((1, 1, 2), 0.75), (4, 4))[0, 0]
     weights = np.zeros((4, 16))
     for out in range(4):
         centre = (out + 0.5) * 3 + 2 - 0.5
         weights[out] = np.maximum(0, 1 - np.abs(np.arange(16) - centre) / 3)
     weights /= weights.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(found, weights @ x[0] @ weights.T, atol=1e-5)
+    np.testing.assert_allclose(box, weights @ x[0] @ weights.T, atol=1e-5)
 
 
 @pytest.mark.parametrize("rank", [2, 3])
 def test_boxes_cover_what_they_should_and_stay_inside(rank: int) -> None:
-    low, size = crops.draw(jax.random.key(0), (500, 2), rank, (0.1, 0.5), 4 / 3)
+    low, size = crops.random_boxes(jax.random.key(0), (500, 2), rank, (0.1, 0.5), 4 / 3)
     share = np.asarray(size).prod(axis=-1)
     assert 0.1 - 1e-5 <= share.min() < 0.12
     assert 0.48 < share.max() <= 0.5 + 1e-5
@@ -90,58 +92,55 @@ def test_boxes_cover_what_they_should_and_stay_inside(rank: int) -> None:
 def test_nothing_is_mirrored(axis: int) -> None:
     ramp = np.linspace(-0.5, 0.5, 32, dtype=np.float32)
     x = np.broadcast_to(ramp if axis else ramp[:, None], (8, 32, 32))
-    settings = crops.Settings(noise=0.0)
-    found = crop(jax.random.key(1), jnp.asarray(x), 2, (32, 32), (0.2, 1.0), settings)
-    assert np.diff(np.asarray(found.images), axis=2 + axis)[:, :, 8:24, 8:24].min() > 0
+    settings = Views(crop_scale=(0.2, 1.0), noise=0.0)
+    views = random_crops(jax.random.key(1), jnp.asarray(x), settings)
+    assert np.diff(np.asarray(views.images), axis=2 + axis)[:, :, 8:24, 8:24].min() > 0
 
 
 def test_light_changes_within_its_limits() -> None:
     x = jnp.asarray(noise(50, 2, 8, 8)) / 3
-    np.testing.assert_allclose(relight(jax.random.key(0), x, PLAIN), x, atol=1e-6)
-    settings = crops.Settings(brightness=0.2, contrast=0.4, noise=0.0)
-    found = np.asarray(relight(jax.random.key(0), x, settings))
-    shift = (found - x).mean(axis=(2, 3))
-    factor = found.std(axis=(2, 3)) / np.asarray(x).std(axis=(2, 3))
+    np.testing.assert_allclose(jitter(jax.random.key(0), x, PLAIN), x, atol=1e-6)
+    settings = Views(brightness=0.2, contrast=0.4, noise=0.0)
+    changed = np.asarray(jitter(jax.random.key(0), x, settings))
+    shift = (changed - x).mean(axis=(2, 3))
+    factor = changed.std(axis=(2, 3)) / np.asarray(x).std(axis=(2, 3))
     assert 0.18 < np.abs(shift).max() <= 0.2001
     assert 0.6 - 1e-4 <= factor.min() < 0.65
     assert 1.35 < factor.max() <= 1.4 + 1e-4
-    strong = relight(jax.random.key(0), x, crops.Settings(brightness=0.9, contrast=0.9, noise=0.5))
+    strong = jitter(jax.random.key(0), x, Views(brightness=0.9, contrast=0.9, noise=0.5))
     assert (float(strong.min()), float(strong.max())) == (-1.0, 1.0)
 
 
 def test_slices_are_those_of_the_volume_in_their_order() -> None:
     x = jnp.asarray(noise(3, 16, 8, 8))
-    found, where = crops.slices(jax.random.key(0), x, 5, 8)
-    assert (np.diff(where, axis=1) > 0).all()
-    assert len(np.unique(where, axis=0)) == 3
+    slices, z = crops.random_slices(jax.random.key(0), x, 5, 8)
+    assert (np.diff(z, axis=1) > 0).all()
+    assert len(np.unique(z, axis=0)) == 3
     for sample in range(3):
-        np.testing.assert_array_equal(found[sample], x[sample][where[sample]])
-    assert crops.slices(jax.random.key(0), x, 5, 24)[0].shape == (3, 5, 24, 24)
+        np.testing.assert_array_equal(slices[sample], x[sample][z[sample]])
+    assert crops.random_slices(jax.random.key(0), x, 5, 24)[0].shape == (3, 5, 24, 24)
     with pytest.raises(ValueError, match="17 of a volume that has 16"):
-        crops.slices(jax.random.key(0), x, 17, 8)
+        crops.random_slices(jax.random.key(0), x, 17, 8)
 
 
 def test_sizes_are_whole_patches(tiny) -> None:
-    assert crops.size_of("xray", model=tiny) == (64, 64)
-    assert crops.size_of("ct", model=tiny) == (16, 32, 32)
-    assert crops.size_of("xray", 0.5, model=tiny) == (32, 32)
-    assert crops.size_of("ct", 0.1, model=tiny) == (4, 16, 16)
+    assert crops.view_shape(tiny, "xray") == (64, 64)
+    assert crops.view_shape(tiny, "ct") == (16, 32, 32)
+    assert crops.view_shape(tiny, "xray", 0.5) == (32, 32)
+    assert crops.view_shape(tiny, "ct", 0.1) == (4, 16, 16)
 
 
 @pytest.mark.parametrize("name", ["xray", "ct"])
 def test_a_view_of_everything_is_the_sample(tiny, random_params, make_batch, name: str) -> None:
-    params = random_params(tiny)
-    batch = {name: make_batch(tiny, 2, 2)[name]}
+    tokens = make_batch(tiny, 2, 2)[name]["tokens"]
 
-    @jax.jit
-    def run(params, batch):
-        x = crops.whole(name, batch[name]["tokens"], model=tiny)
-        views = crops.crop(jax.random.key(0), x, 2, x.shape[1:], (1.0, 1.0), PLAIN)
-        return crops.see(params, views.images, model=tiny), common.see(params, batch, model=tiny)[name].cls
+    def cls(network):
+        views = crops.random_crops(network.make_rng("draws"), crops.to_image(network, name, tokens), PLAIN)
+        return crops.encode_views(network, views.images), network.encode(common.embed(network, name, tokens)).cls
 
-    found, expected = run(params, batch)
+    of_views, expected = trial.bound(tiny, random_params(tiny), cls)
     for view in range(2):
-        np.testing.assert_allclose(found[:, view], expected, atol=1e-4)
+        np.testing.assert_allclose(of_views[:, view], expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -158,4 +157,4 @@ def test_a_view_of_everything_is_the_sample(tiny, random_params, make_batch, nam
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
-        crops.Settings(**settings)
+        Views(**settings)

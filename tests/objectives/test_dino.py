@@ -8,7 +8,7 @@ import pytest
 from jax import numpy as jnp
 
 from tests.objectives import trial
-from unimedi_jax.objectives import common, dino
+from unimedi_jax.objectives import dino
 from unimedi_jax.objectives.dino import Objective
 
 
@@ -18,14 +18,14 @@ def small(make_tiny):
 
 
 @pytest.fixture(scope="module")
-def given(small, random_tree):
+def networks(small, random_tree):
     return trial.networks(small, Objective(), random_tree)
 
 
 @pytest.fixture(scope="module")
-def step(small, given, make_batch):
-    """One mixed batch: the loss, metrics, statistics and gradient."""
-    return trial.gradients(small, Objective(), given, make_batch(small, 3, 2))
+def step(small, networks, make_batch):
+    """One mixed batch: the loss, metrics, new state and gradient."""
+    return trial.gradients(small, Objective(), networks, make_batch(small, 3, 2))
 
 
 def test_the_loss_over_views_equals_torch() -> None:
@@ -64,39 +64,41 @@ def test_known_values_of_the_loss() -> None:
     assert dino.across_views(alike, sure[:, :2], jnp.zeros(16), 0.1, 0.04).min() > 10
 
 
-def test_gradients_reach_what_sees_and_no_report(step, small) -> None:
-    sees = {"cls", "position_cls", "patch_2d", "patch_3d", "position_2d", "position_3d", "trunk"}
-    assert trial.reached(step[3]) == {"head_cls", *(f"vision/{name}" for name in sees)}
+def test_gradients_reach_the_vision_tower_and_no_report(step) -> None:
+    of_vision = {"cls", "position_cls", "patch_2d", "patch_3d", "position_2d", "position_3d", "trunk"}
+    assert trial.reached(step[3]) == {"head_cls", *(f"vision/{name}" for name in of_vision)}
 
 
-def test_metrics_by_modality(step, small, given, make_batch) -> None:
+def test_metrics_by_modality(step, small, networks, make_batch) -> None:
     names = {"loss", "loss/dino"}
     each = {name: {f"{name}/dino", f"{name}/dino_prototypes"} for name in ("xray", "ct")}
     assert set(step[1]) == names | each["xray"] | each["ct"]
     assert all(1 <= step[1][f"{name}/dino_prototypes"].value <= 24.01 for name in each)
-    alone = trial.alone(small, Objective(), given, make_batch(small, 3, 2))
-    assert alone == {name: names | found for name, found in each.items()}
+    alone = trial.alone(small, Objective(), networks, make_batch(small, 3, 2))
+    assert alone == {name: names | own for name, own in each.items()}
 
 
-def test_centres_follow_the_teacher_of_their_modality(step, small, given, make_batch) -> None:
-    batch, objective = make_batch(small, 3, 2), Objective()
-    keys = common.keys(jax.random.key(3), "xray", "ct")
-    for name, part in batch.items():
-
-        def taught(tokens, key, name=name):
-            large, _ = objective.views(name, tokens, key, model=small)
-            return dino.logits(given.teacher, large, model=small)
-
-        mean = np.asarray(jax.jit(taught)(part["tokens"], keys[name])).mean(axis=(0, 1))
-        np.testing.assert_allclose(step[2]["centre"][name], 0.1 * mean, atol=1e-5)
-
-
-def test_student_and_teacher_see_two_sizes_in_three_passes(small, given, make_batch) -> None:
+def test_centres_follow_the_teacher_of_their_modality(step, small, networks, make_batch) -> None:
     batch = make_batch(small, 3, 2)
-    films, volumes = [(6, 5), (6, 17), (6, 17)], [(4, 3), (4, 17), (4, 17)]
-    assert trial.passes(small, Objective(), given, batch) == sorted(films + volumes)
-    assert trial.passes(small, Objective(local_crops=0), given, {"xray": batch["xray"]}) == films[1:]
-    assert trial.passes(small, Objective(local_crops=5), given, {"xray": batch["xray"]}) == [(6, 17), (6, 17), (15, 5)]
+
+    def teacher_logits(network):
+        views = {name: Objective().views(network, name, part["tokens"])[0] for name, part in batch.items()}
+        return {name: dino.prototype_logits(network, large) for name, large in views.items()}
+
+    for name, logits in trial.bound(small, networks.teacher, teacher_logits).items():
+        np.testing.assert_allclose(step[2]["centre"][name], 0.1 * np.asarray(logits).mean(axis=(0, 1)), atol=1e-5)
+
+
+def test_two_sizes_of_views_take_three_passes(small, networks, make_batch) -> None:
+    batch = make_batch(small, 3, 2)
+    xrays, volumes = [(6, 5), (6, 17), (6, 17)], [(4, 3), (4, 17), (4, 17)]
+    assert trial.passes(small, Objective(), networks, batch) == sorted(xrays + volumes)
+    assert trial.passes(small, Objective(local_crops=0), networks, {"xray": batch["xray"]}) == xrays[1:]
+    assert trial.passes(small, Objective(local_crops=5), networks, {"xray": batch["xray"]}) == [
+        (6, 17),
+        (6, 17),
+        (15, 5),
+    ]
 
 
 @pytest.mark.parametrize(("warmup", "step", "expected"), [(0, 0, 0.07), (10, 0, 0.04), (10, 5, 0.055), (10, 30, 0.07)])

@@ -6,6 +6,7 @@ import optax
 import pytest
 from jax import numpy as jnp
 
+from tests.objectives import trial
 from unimedi_jax.models import sizes
 from unimedi_jax.objectives import common, entities, kad
 
@@ -19,34 +20,18 @@ def model(make_tiny):
 
 
 @pytest.fixture(scope="module")
-def params(model, random_params):
-    return random_params(model)
+def start(model, random_tree):
+    return trial.networks(model, OBJECTIVE, random_tree)
 
 
-@pytest.fixture(scope="module")
-def run(model, params):
-    """`run(batch, grad)`: (loss, (metrics, new statistics)) and, if asked, the gradients."""
-
-    def loss(params, batch):
-        stats = {"batch_stats": {}}
-        return OBJECTIVE.loss(params, {}, stats, batch, jax.random.key(3), jnp.int32(0), model=model)
-
-    plain, both = jax.jit(loss), jax.jit(jax.value_and_grad(loss, has_aux=True))
-    return lambda batch, grad=False: (both if grad else plain)(params, batch)
+def test_one_modality_alone_gives_a_finite_loss(model, start, make_batch) -> None:
+    names = trial.alone(model, OBJECTIVE, start, make_batch(model, 4, 4))
+    for modality in ("xray", "ct"):
+        assert names[modality] == {"loss", *(f"{part}/{name}" for part in (modality, "loss") for name in NAMES)}
 
 
-@pytest.mark.parametrize(("xrays", "cts"), [(4, 0), (0, 4)])
-def test_one_modality_alone_gives_a_finite_loss(run, model, make_batch, xrays: int, cts: int) -> None:
-    value, (metrics, new) = run(make_batch(model, xrays, cts))
-    kind = "xray" if xrays else "ct"
-    assert metrics.keys() == {"loss", *(f"{part}/{name}" for part in (kind, "loss") for name in NAMES)}
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, metrics, new)))
-
-
-def test_a_mixed_batch_trains_everything(run, model, make_batch) -> None:
-    (value, (metrics, _)), grads = run(make_batch(model, 4, 3), grad=True)
-    assert value.dtype == jnp.float32
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, metrics, grads)))
+def test_a_mixed_batch_trains_everything(model, start, make_batch) -> None:
+    value, metrics, _, grads = trial.gradients(model, OBJECTIVE, start, make_batch(model, 4, 3))
     total = sum(getattr(OBJECTIVE, f"weight_{name}") * metrics[f"loss/{name}"].value for name in NAMES)
     np.testing.assert_allclose(value, total, rtol=1e-5)
     for part in ("head_decoder", "head_presence", "project_image", "project_report"):
@@ -55,33 +40,28 @@ def test_a_mixed_batch_trains_everything(run, model, make_batch) -> None:
         assert grads["vision"][kernel]["kernel"].any()
 
 
-def test_one_network_is_asked_of_images_and_of_reports(run, model, params, make_batch) -> None:
-    """Both losses again, from the parts: each entity, read as a word behind [CLS], asked of either side."""
+def test_one_network_is_asked_of_images_and_of_reports(model, start, make_batch) -> None:
+    """Both losses again, from the parts: each entity, as a word behind [CLS], asked of either side."""
     batch = make_batch(model, 4, 0)
-    metrics = run(batch)[1][0]
+    _, (metrics, _) = jax.jit(trial.loss(model, OBJECTIVE))(*start, batch)
     text, mask = common.reports(batch)
 
-    @jax.jit
-    def again():
-        def apply(*x, method):
-            return model.apply({"params": params}, *x, method=method)
-
-        found = entities.find(text, mask, 50, 6)
-        queries = jnp.concatenate(
-            [apply(jnp.stack([text[0, 0], token])[None], jnp.ones((1, 2), bool), method="read") for token in found.ids]
-        )
-        patches = apply(apply(batch["xray"]["tokens"], method="embed_xray"), method="encode").patches
-        report = apply(text, mask, method="read")[:, None]
+    def again(network):
+        chosen = entities.choose(text, mask, 50, 6)
+        words = [jnp.stack([text[0, 0], token])[None] for token in chosen.ids]
+        queries = jnp.concatenate([network.encode_text(word, jnp.ones((1, 2), bool)) for word in words])
+        patches = network.encode(network.embed_xray(batch["xray"]["tokens"])).patches
+        report = network.encode_text(text, mask)[:, None]
         logits = [
-            apply("presence", apply("decoder", memory, queries, side, method="through"), method="through")[..., 0]
+            network.head["presence"](network.head["decoder"](memory, queries, side))[..., 0]
             for memory, side in ((patches, "image"), (report, "report"))
         ]
-        return found, logits
+        return chosen, logits
 
-    found, logits = again()
-    assert found.telling.all()
-    for side, asked in zip(("image", "report"), logits, strict=True):
-        expected = optax.sigmoid_binary_cross_entropy(asked, found.present).mean()
+    chosen, logits = trial.bound(model, start.params, again)
+    assert chosen.informative.all()
+    for side, answers in zip(("image", "report"), logits, strict=True):
+        expected = optax.sigmoid_binary_cross_entropy(answers, chosen.present).mean()
         np.testing.assert_allclose(metrics[f"xray/{side}"].value, expected, rtol=1e-4)
     assert abs(metrics["xray/image"].value - metrics["xray/report"].value) > 1e-3
 

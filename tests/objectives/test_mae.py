@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 import pytest
-from flax import linen as nn
 from jax import numpy as jnp
 
+from tests.objectives import trial
 from unimedi_jax.models import sizes, vision
 from unimedi_jax.objectives import mae, masked
 from unimedi_jax.objectives.mae import Objective
@@ -20,30 +20,30 @@ def model(make_tiny):
 
 
 @pytest.fixture(scope="module")
-def params(model, random_params):
-    return random_params(model)
+def networks(model, random_tree):
+    return trial.networks(model, OBJECTIVE, random_tree)
 
 
 def test_every_token_comes_back_to_its_place() -> None:
-    place = masked.places(jax.random.key(0), 5, 9)
-    np.testing.assert_array_equal(np.sort(place, axis=1), np.broadcast_to(np.arange(9), (5, 9)))
-    visible = np.argsort(place, axis=1)[:, :4]
+    ranks = masked.random_ranks(jax.random.key(0), 5, 9)
+    np.testing.assert_array_equal(np.sort(ranks, axis=1), np.broadcast_to(np.arange(9), (5, 9)))
+    visible = np.argsort(ranks, axis=1)[:, :4]
     tokens = np.random.default_rng(0).standard_normal((5, 9, 3)).astype(np.float32)
-    seen = mae.Seen(jnp.zeros((5, 3)), jnp.asarray(tokens[np.arange(5)[:, None], visible]), place)
-    hidden = np.ones((5, 9), bool)
-    hidden[np.arange(5)[:, None], visible] = False
-    np.testing.assert_array_equal(seen.hidden, hidden)
+    encoded = mae.EncodedVisible(jnp.zeros((5, 3)), jnp.asarray(tokens[np.arange(5)[:, None], visible]), ranks)
+    dropped = np.ones((5, 9), bool)
+    dropped[np.arange(5)[:, None], visible] = False
+    np.testing.assert_array_equal(encoded.dropped, dropped)
     token = np.array([7.0, 8.0, 9.0], np.float32)
-    found = mae.unshuffle(seen.patches, jnp.asarray(token), place)
-    np.testing.assert_array_equal(found, np.where(hidden[..., None], token, tokens))
-    assert len(np.unique(hidden, axis=0)) > 1, "drawn for every sample"
+    sequence = mae.insert_mask_tokens(encoded.patches, jnp.asarray(token), ranks)
+    np.testing.assert_array_equal(sequence, np.where(dropped[..., None], token, tokens))
+    assert len(np.unique(dropped, axis=0)) > 1, "drawn for every sample"
 
 
 def test_targets_are_normalised_by_patch() -> None:
     pixels = np.random.default_rng(0).uniform(-1, 1, (2, 3, 50)).astype(np.float32)
     pixels[0, 1] = -1.0  # air
     expected = (pixels - pixels.mean(axis=-1, keepdims=True)) / np.sqrt(pixels.var(axis=-1, keepdims=True) + 1e-6)
-    np.testing.assert_allclose(mae.normalise(jnp.asarray(pixels)), expected, atol=1e-5)
+    np.testing.assert_allclose(mae.normalise_patches(jnp.asarray(pixels)), expected, atol=1e-5)
     assert not expected[0, 1].any()
 
 
@@ -57,74 +57,49 @@ def test_the_error_is_of_what_was_dropped_alone() -> None:
         expected.append(np.mean(squares))
         gradient[i, hidden[i]] = 2 * (predicted - target)[i, hidden[i]] / (5 * hidden[i].sum())
     arrays = [jnp.asarray(x) for x in (predicted, target, hidden)]
-    np.testing.assert_allclose(mae.error(*arrays), expected, rtol=1e-5)
-    np.testing.assert_allclose(jax.grad(lambda *x: mae.error(*x).sum())(*arrays), gradient, atol=1e-6)
-    assert not np.asarray(mae.error(arrays[1], arrays[1], arrays[2])).any()
-    mean = mae.error(jnp.zeros((1, 8, 50)), mae.normalise(jax.random.normal(jax.random.key(0), (1, 8, 50))), hidden[:1])
-    assert float(mean[0]) == pytest.approx(1.0, rel=1e-3), "who says the mean is off by the variance"
+    np.testing.assert_allclose(mae.masked_squared_error(*arrays), expected, rtol=1e-5)
+    np.testing.assert_allclose(jax.grad(lambda *x: mae.masked_squared_error(*x).sum())(*arrays), gradient, atol=1e-6)
+    assert not np.asarray(mae.masked_squared_error(arrays[1], arrays[1], arrays[2])).any()
+    mean = mae.masked_squared_error(
+        jnp.zeros((1, 8, 50)), mae.normalise_patches(jax.random.normal(jax.random.key(0), (1, 8, 50))), hidden[:1]
+    )
+    assert float(mean[0]) == pytest.approx(1.0, rel=1e-3), "predicting the mean is wrong by the variance"
 
 
 @pytest.mark.parametrize(("xrays", "cts"), [(3, 2), (3, 0), (0, 2)])
-def test_one_modality_or_both(model, params, make_batch, xrays: int, cts: int) -> None:
+def test_one_modality_or_both(model, networks, make_batch, xrays: int, cts: int) -> None:
     batch = make_batch(model, xrays, cts)
-
-    def loss(params):
-        return OBJECTIVE.loss(params, {}, {"batch_stats": {}}, batch, jax.random.key(3), jnp.int32(0), model=model)
-
-    (value, (metrics, stats)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
-    assert np.isfinite(value)
-    assert stats == {"batch_stats": {}}
+    value, metrics, _, gradient = trial.gradients(model, OBJECTIVE, networks, batch)
     assert metrics.keys() == {"loss", "loss/mim", *(f"{name}/mim" for name in batch)}
     assert float(metrics["loss/mim"].value) == pytest.approx(float(value), rel=1e-6)
     assert float(metrics["loss/mim"].weight) == xrays + cts
-    reached = {part: any(leaf.any() for leaf in jax.tree.leaves(grad)) for part, grad in grads.items()}
-    assert reached == {
-        "vision": True,
-        "report": False,
-        "project_image": False,
-        "project_report": False,
-        "head_decoder": True,
-    }
-    decoder = grads["head_decoder"]
+    of_modality = {f"vision/{part}_{2 if name == 'xray' else 3}d" for name in batch for part in ("patch", "position")}
+    shared = {f"vision/{part}" for part in ("cls", "position_cls", "trunk")}
+    assert trial.reached(gradient) == {"head_decoder"} | shared | of_modality, "and not the encoder's mask token"
+    decoder = gradient["head_decoder"]
     assert decoder["mask_token"].any()
     assert decoder["pixels_xray"]["kernel"].any() == (xrays > 0)
     assert decoder["pixels_ct"]["kernel"].any() == (cts > 0)
-    assert not grads["vision"]["mask_token"].any(), "the encoder sees none"
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
 
-@pytest.mark.parametrize("name", ["xray", "ct"])
-def test_the_encoder_sees_a_quarter_and_the_decoder_all(model, params, make_batch, name: str) -> None:
-    lengths = []
-
-    def record(call, args, kwargs, context):
-        if isinstance(context.module, vision.Trunk) and context.method_name == "__call__":
-            lengths.append(args[0].shape[1:])
-        return call(*args, **kwargs)
-
-    tokens = make_batch(model, 2, 2)[name]["tokens"]
-
-    def run(params):
-        seen = mae.see(name, params, tokens, jax.random.key(0), 0.75, model=model)
-        return mae.restore(name, params, tokens, seen, True, model=model)
-
-    with nn.intercept_methods(record):
-        jax.eval_shape(run, params)
-    assert lengths == [(1 + 4, 32), (1 + 16, 24)]
+def test_the_encoder_sees_a_quarter_and_the_decoder_all(model, networks, make_batch) -> None:
+    batch = make_batch(model, 3, 2)
+    assert trial.passes(model, OBJECTIVE, networks, batch) == [(2, 5), (2, 17), (3, 5), (3, 17)]
 
 
-def test_the_loss_is_put_together_from_its_parts(model, params, make_batch) -> None:
+def test_the_loss_is_put_together_from_its_parts(model, networks, make_batch) -> None:
     """Once more by hand: visible tokens in their order, through the encoder, back among masks, against the pixels."""
     tokens = make_batch(model, 2, 0)["xray"]["tokens"]
-    key = jax.random.key(1)
+    params = networks.params
 
-    def run(params):
-        seen = mae.see("xray", params, tokens, key, 0.75, model=model)
-        return seen, [mae.restore("xray", params, tokens, seen, norm, model=model) for norm in (True, False)]
+    def losses(student):
+        encoded = mae.encode_visible(student, "xray", tokens, 0.75)
+        return encoded.ranks, [
+            mae.reconstruction_loss(student, "xray", tokens, encoded, norm) for norm in (True, False)
+        ]
 
-    seen, (normed, plain) = jax.jit(run)(params)
-    place = np.asarray(seen.place)
-    visible = np.argsort(place, axis=1)[:, :4]
+    ranks, (normed, plain) = jax.device_get(trial.bound(model, params, losses))
+    visible = np.argsort(ranks, axis=1)[:, :4]
     decoder = params["head_decoder"]
 
     def apply(params):
@@ -138,25 +113,24 @@ def test_the_loss_is_put_together_from_its_parts(model, params, make_batch) -> N
         x = trunk.apply({"params": decoder["trunk"]}, jnp.concatenate([x[:, :1], rows], axis=1), False)[0][:, 1:]
         return x @ decoder["pixels_xray"]["kernel"] + decoder["pixels_xray"]["bias"][None, None]
 
-    said = np.asarray(jax.jit(apply)(params))
+    predicted = np.asarray(jax.jit(apply)(params))
     pixels = np.asarray(tokens) / 127.5 - 1
     patches = (pixels - pixels.mean(axis=-1, keepdims=True)) / np.sqrt(pixels.var(axis=-1, keepdims=True) + 1e-6)
-    for target, found in ((patches, normed), (pixels, plain)):
-        each = ((said - target) ** 2).mean(axis=-1)
-        expected = [each[i][place[i] >= 4].mean() for i in range(2)]
-        np.testing.assert_allclose(found, expected, rtol=1e-3)
+    for target, loss in ((patches, normed), (pixels, plain)):
+        each = ((predicted - target) ** 2).mean(axis=-1)
+        np.testing.assert_allclose(loss, [each[i][ranks[i] >= 4].mean() for i in range(2)], rtol=1e-3)
 
 
-def test_the_gradient_is_of_the_visible_tokens_alone(model, params, make_batch) -> None:
+def test_the_gradient_is_of_the_visible_tokens_alone(model, networks, make_batch) -> None:
     tokens = make_batch(model, 1, 0)["xray"]["tokens"]
 
-    def run(params):
-        seen = mae.see("xray", params, tokens, jax.random.key(1), 0.75, model=model)
-        return mae.restore("xray", params, tokens, seen, True, model=model).sum(), seen.hidden
+    def loss(student):
+        encoded = mae.encode_visible(student, "xray", tokens, 0.75)
+        return mae.reconstruction_loss(student, "xray", tokens, encoded, True).sum(), encoded.dropped
 
-    grads, hidden = jax.jit(jax.grad(run, has_aux=True))(params)
+    grads, dropped = jax.grad(lambda params: trial.bound(model, params, loss), has_aux=True)(networks.params)
     moved = np.asarray(grads["vision"]["position_2d"]).reshape(16, 32).any(axis=1)
-    np.testing.assert_array_equal(moved, ~np.asarray(hidden[0]))
+    np.testing.assert_array_equal(moved, ~np.asarray(dropped[0]))
 
 
 @pytest.mark.parametrize(

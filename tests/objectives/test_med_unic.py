@@ -6,8 +6,9 @@ import pytest
 import torch
 from jax import numpy as jnp
 
+from tests.objectives import trial
 from unimedi_jax.models import sizes
-from unimedi_jax.objectives import med_unic
+from unimedi_jax.objectives import common, med_unic
 
 
 @pytest.fixture
@@ -67,21 +68,19 @@ def test_the_projection_is_torch_s_in_training(draw, random_tree) -> None:
     np.testing.assert_allclose(found, twin(torch.tensor(np.asarray(x))).detach(), atol=1e-4)
 
 
-@pytest.mark.parametrize(("cells", "size"), [((4, 5), (3, 2)), ((3, 4, 4), (2, 3, 4)), ((4, 4), (4, 4))])
-def test_crops_are_boxes_of_the_grid(cells: tuple, size: tuple) -> None:
-    number = np.arange(np.prod(cells), dtype=np.int16).reshape(1, -1, 1)
+@pytest.mark.parametrize(("grid", "size"), [((4, 5), (3, 2)), ((3, 4, 4), (2, 3, 4)), ((4, 4), (4, 4))])
+def test_crops_are_boxes_of_the_grid(grid: tuple, size: tuple) -> None:
+    number = np.arange(np.prod(grid), dtype=np.int16).reshape(1, -1, 1)
     tokens = jnp.asarray(np.repeat(number, 40, axis=0))
-    found = np.asarray(jax.jit(med_unic.crop, static_argnums=(1, 2))(tokens, cells, size, jax.random.key(0)))[..., 0]
+    found = np.asarray(jax.jit(med_unic.crop, static_argnums=(1, 2))(tokens, grid, size, jax.random.key(0)))[..., 0]
     assert found.dtype == np.int16
     corners = set()
     for each in found:
-        corner = np.unravel_index(each[0], cells)
-        box = np.arange(np.prod(cells)).reshape(cells)[
-            tuple(slice(c, c + s) for c, s in zip(corner, size, strict=True))
-        ]
+        corner = np.unravel_index(each[0], grid)
+        box = np.arange(np.prod(grid)).reshape(grid)[tuple(slice(c, c + s) for c, s in zip(corner, size, strict=True))]
         np.testing.assert_array_equal(each, box.ravel())
         corners.add(corner)
-    assert len(corners) == np.prod([c - s + 1 for c, s in zip(cells, size, strict=True)]), "every place has its turn"
+    assert len(corners) == np.prod([c - s + 1 for c, s in zip(grid, size, strict=True)]), "every place has its turn"
 
 
 OBJECTIVE = med_unic.Objective(hidden=16, features=8, crop=0.5)
@@ -89,41 +88,46 @@ NAMES = ("vl", "vv", "feature", "instance")
 
 
 @pytest.fixture(scope="module")
-def run(make_tiny, random_params, make_batch):
-    """`run(xrays, cts, grad)`: (loss, (metrics, new statistics)) and, if asked, the gradients."""
-    model = make_tiny(size=sizes.Size(32, 1, 4, 64), objective=OBJECTIVE, report_dropout=0.1, projection="linear")
-    params = random_params(model)
-
-    def loss(params, batch):
-        stats = {"batch_stats": {}}
-        return OBJECTIVE.loss(params, {}, stats, batch, jax.random.key(3), jnp.int32(0), model=model)
-
-    plain, both = jax.jit(loss), jax.jit(jax.value_and_grad(loss, has_aux=True))
-    return lambda xrays, cts, grad=False: (both if grad else plain)(params, make_batch(model, xrays, cts))
+def model(make_tiny):
+    return make_tiny(size=sizes.Size(32, 1, 4, 64), objective=OBJECTIVE, report_dropout=0.1)
 
 
-@pytest.mark.parametrize(("xrays", "cts"), [(4, 0), (0, 4)])
-def test_one_modality_alone_gives_a_finite_loss(run, xrays: int, cts: int) -> None:
-    value, (metrics, new) = run(xrays, cts)
-    kind = "xray" if xrays else "ct"
-    assert metrics.keys() == {"loss", *(f"{part}/{name}" for part in (kind, "loss") for name in NAMES)}
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, metrics, new)))
+@pytest.fixture(scope="module")
+def start(model, random_tree):
+    return trial.networks(model, OBJECTIVE, random_tree)
 
 
-def test_a_mixed_batch_trains_everything(run) -> None:
-    (value, (metrics, _)), grads = run(4, 3, grad=True)
-    assert value.dtype == jnp.float32
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, metrics, grads)))
+def test_one_modality_alone_gives_a_finite_loss(model, start, make_batch) -> None:
+    names = trial.alone(model, OBJECTIVE, start, make_batch(model, 4, 4))
+    for modality in ("xray", "ct"):
+        assert names[modality] == {"loss", *(f"{part}/{name}" for part in (modality, "loss") for name in NAMES)}
+
+
+def test_a_mixed_batch_trains_everything(model, start, make_batch) -> None:
+    value, metrics, _, grads = trial.gradients(model, OBJECTIVE, start, make_batch(model, 4, 3))
     total = sum(getattr(OBJECTIVE, f"weight_{name}") * metrics[f"loss/{name}"].value for name in NAMES)
     np.testing.assert_allclose(value, total, rtol=1e-5)
     np.testing.assert_allclose(metrics["xray/feature"].value, metrics["ct/feature"].value, rtol=1e-6)
-    assert metrics["loss/instance"].value > 1e-3, "dropout makes the two readings differ"
+    assert metrics["loss/instance"].value > 1e-3, "dropout makes the two encodings differ"
     for part in ("project_image", "project_report"):
         assert all(leaf.any() for leaf in jax.tree.leaves(grads[part])), part
     for name in ("fc1", "fc2"):
         assert grads["head_features"][name]["kernel"].any()
     for kernel in ("patch_2d", "patch_3d"):
         assert grads["vision"][kernel]["kernel"].any()
+
+
+def test_running_statistics_are_those_of_whole_images(model, start, make_batch) -> None:
+    batch = make_batch(model, 4, 3)
+    after = trial.gradients(model, OBJECTIVE, start, batch)[2]["batch_stats"]["project_image"]
+
+    def whole(network):
+        common.encode_pairs(network, batch)
+        return network.project_image.variables["batch_stats"]
+
+    expected = trial.bound(model, start.params, whole, start.model_state["batch_stats"])
+    for one, other in zip(*map(jax.tree.leaves, (after, expected)), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 def test_what_leaves_one_view_is_refused(make_tiny) -> None:

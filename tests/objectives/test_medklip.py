@@ -7,6 +7,7 @@ import torch
 from jax import numpy as jnp
 from torch.nn import functional
 
+from tests.objectives import trial
 from unimedi_jax.models import heads, sizes
 from unimedi_jax.objectives import entities, medklip
 
@@ -22,10 +23,10 @@ def draw():
 
 
 def test_entities_are_the_least_foreseeable_tokens() -> None:
-    found = jax.jit(entities.find, static_argnums=(2, 3))(TEXT, MASK, 10, 6)
+    found = jax.jit(entities.choose, static_argnums=(2, 3))(TEXT, MASK, 10, 6)
     assert set(found.ids[:2].tolist()) == {2, 3}
     assert set(found.ids[2:4].tolist()) == {4, 5}
-    assert found.telling.tolist() == [True] * 4 + [False] * 2, "what is in all reports, or in none, tells nothing"
+    assert found.informative.tolist() == [True] * 4 + [False] * 2, "what is in all reports, or in none, tells nothing"
     for i in range(4):
         for q, token in enumerate(found.ids.tolist()):
             assert found.present[i, q] == (token in TEXT[i][MASK[i]])
@@ -42,7 +43,7 @@ def test_mentions_are_means_of_the_words_where_an_entity_stands(draw) -> None:
 
 
 def test_presence_is_torch_s_cross_entropy_over_what_tells(draw) -> None:
-    found = entities.find(TEXT, MASK, 10, 6)
+    found = entities.choose(TEXT, MASK, 10, 6)
     logits = draw(4, 6)
     each = jax.jit(entities.presence)(logits, found)
     target = torch.tensor(np.asarray(found.present, np.float32))[:, :4]
@@ -53,16 +54,16 @@ def test_presence_is_torch_s_cross_entropy_over_what_tells(draw) -> None:
     np.testing.assert_allclose(jax.jit(entities.presence)(jnp.zeros((4, 6)), found), np.log(2), atol=1e-6)
 
 
-def test_own_mention_against_a_twin_entity_by_entity(draw) -> None:
-    asked, told = draw(4, 3, 5), draw(4, 3, 5)
+def test_mention_contrast_against_a_twin_entity_by_entity(draw) -> None:
+    answers, mentions = draw(4, 3, 5), draw(4, 3, 5)
     present = np.array([[1, 1, 0], [1, 0, 0], [1, 1, 0], [0, 0, 0]], bool)
 
-    def loss(asked, told):
-        each = medklip.own_mention(heads.unit(asked), heads.unit(told), present, 0.1)
+    def loss(answers, mentions):
+        each = medklip.mention_contrast(heads.unit(answers), heads.unit(mentions), present, 0.1)
         return each.sum(), each
 
-    grads, found = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(asked, told)
-    a, t = (torch.tensor(np.asarray(x), requires_grad=True) for x in (asked, told))
+    grads, found = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(answers, mentions)
+    a, t = (torch.tensor(np.asarray(x), requires_grad=True) for x in (answers, mentions))
     each = [[] for _ in range(4)]
     for q in range(3):
         holders = np.nonzero(present[:, q])[0].tolist()
@@ -78,12 +79,12 @@ def test_own_mention_against_a_twin_entity_by_entity(draw) -> None:
 
 def test_known_values_of_the_contrast_of_mentions() -> None:
     present = np.array([[1, 1], [1, 0], [1, 1]], bool)
-    own_mention = jax.jit(lambda x: medklip.own_mention(x, x, present, 0.01))
+    mention_contrast = jax.jit(lambda x: medklip.mention_contrast(x, x, present, 0.01))
     apart = jnp.broadcast_to(jnp.eye(3)[:, None], (3, 2, 3))
-    np.testing.assert_allclose(own_mention(apart), 0, atol=1e-6)
+    np.testing.assert_allclose(mention_contrast(apart), 0, atol=1e-6)
     alike = jnp.broadcast_to(jnp.eye(3)[:1, None], (3, 2, 3))
     both = (np.log(3) + np.log(2)) / 2
-    np.testing.assert_allclose(own_mention(alike), [both, np.log(3), both], atol=1e-5)
+    np.testing.assert_allclose(mention_contrast(alike), [both, np.log(3), both], atol=1e-5)
 
 
 def test_the_decoder_is_torch_s(draw, random_tree) -> None:
@@ -130,37 +131,27 @@ OBJECTIVE = medklip.Objective(entities=6, depth=1)
 
 
 @pytest.fixture(scope="module")
-def run(make_tiny, random_params, make_batch):
-    """`run(xrays, cts, grad)`: (loss, (metrics, new statistics)) and, if asked, the gradients."""
-    model = make_tiny(size=sizes.Size(32, 1, 4, 64), objective=OBJECTIVE)
-    params = random_params(model)
-    stats = {"batch_stats": {"project_image": {"mean": jnp.zeros(3)}}}
-
-    def loss(params, batch):
-        return OBJECTIVE.loss(params, {}, stats, batch, jax.random.key(3), jnp.int32(0), model=model)
-
-    plain, both = jax.jit(loss), jax.jit(jax.value_and_grad(loss, has_aux=True))
-    return lambda xrays, cts, grad=False: (both if grad else plain)(params, make_batch(model, xrays, cts))
+def model(make_tiny):
+    return make_tiny(size=sizes.Size(32, 1, 4, 64), objective=OBJECTIVE)
 
 
-@pytest.mark.parametrize(("xrays", "cts"), [(4, 0), (0, 4)])
-def test_one_modality_alone_gives_a_finite_loss(run, xrays: int, cts: int) -> None:
-    value, (metrics, _) = run(xrays, cts)
-    kind = "xray" if xrays else "ct"
-    assert metrics.keys() == {
-        "loss",
-        *(f"{part}/{name}" for part in (kind, "loss") for name in ("presence", "mention")),
-    }
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, metrics)))
+@pytest.fixture(scope="module")
+def start(model, random_tree):
+    return trial.networks(model, OBJECTIVE, random_tree)
 
 
-def test_a_mixed_batch_trains_towers_and_heads_but_no_joint_space(run) -> None:
-    (value, (metrics, new)), grads = run(4, 4, grad=True)
-    assert value.dtype == jnp.float32
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, metrics, grads)))
+def test_one_modality_alone_gives_a_finite_loss(model, start, make_batch) -> None:
+    names = trial.alone(model, OBJECTIVE, start, make_batch(model, 4, 4))
+    for modality in ("xray", "ct"):
+        expected = {f"{part}/{name}" for part in (modality, "loss") for name in ("presence", "mention")}
+        assert names[modality] == {"loss", *expected}
+
+
+def test_a_mixed_batch_trains_towers_and_heads_but_no_joint_space(model, start, make_batch) -> None:
+    value, metrics, state, grads = trial.gradients(model, OBJECTIVE, start, make_batch(model, 4, 4))
     np.testing.assert_allclose(value, metrics["loss/presence"].value + metrics["loss/mention"].value, rtol=1e-5)
     assert not any(leaf.any() for side in ("image", "report") for leaf in jax.tree.leaves(grads[f"project_{side}"]))
-    assert not new["batch_stats"]["project_image"]["mean"].any(), "statistics of what is not used stay"
+    jax.tree.map(np.testing.assert_array_equal, state, start.model_state)  # statistics of what is not used stay
     for part in ("head_decoder", "head_presence", "head_mention"):
         assert all(leaf.any() for leaf in jax.tree.leaves(grads[part])), part
     assert grads["report"]["words"]["embedding"].any()
@@ -171,5 +162,5 @@ def test_a_mixed_batch_trains_towers_and_heads_but_no_joint_space(run) -> None:
 def test_more_entities_than_tokens_are_refused(make_tiny) -> None:
     with pytest.raises(ValueError, match="entities=51"):
         make_tiny(objective=medklip.Objective(entities=51))
-    with pytest.raises(ValueError, match="entities=0"):
+    with pytest.raises(ValueError, match="entities is at least 1"):
         medklip.Objective(entities=0)

@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
+from tests.objectives import trial
 from unimedi_jax import losses
 from unimedi_jax.models import heads, sizes
 from unimedi_jax.objectives import mgca
 
 OBJECTIVE = mgca.Objective(weight_vl=0.5, weight_cta=2.0, weight_cpa=3.0, prototypes=12)
-NORMS = {name: {"mean": jnp.zeros(width), "var": jnp.ones(width)} for name, width in (("norm1", 32), ("norm2", 16))}
-STATS = {"batch_stats": dict.fromkeys(("project_image", "project_report"), NORMS)}
 TAU = 0.1
 LENGTHS = (5, 1, 3)
 
@@ -155,32 +154,24 @@ def model(make_tiny):
 
 
 @pytest.fixture(scope="module")
-def run(model, random_params, make_batch):
-    """`run(xrays, cts)`: the parameters, a batch, and loss, metrics, statistics and gradients of it."""
-    params = random_params(model)
+def run(model, random_tree, make_batch):
+    """`run(xrays, cts)`: the parameters, a batch, and loss, metrics, state and gradients of it."""
+    start = trial.networks(model, OBJECTIVE, random_tree)
 
     @functools.cache
     def run(xrays: int, cts: int, objective=OBJECTIVE):
         batch = make_batch(model, xrays, cts)
-
-        def loss(params):
-            return objective.loss(params, {}, STATS, batch, jax.random.key(3), jnp.int32(0), model=model)
-
-        (value, (metrics, stats)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
-        return params, batch, float(value), metrics, stats, grads
+        value, metrics, state, grads = trial.gradients(model, objective, start, batch)
+        return start.params, batch, float(value), metrics, state, grads
 
     return run
 
 
 @pytest.mark.parametrize(("xrays", "cts"), [(3, 2), (4, 0), (0, 3)])
 def test_every_batch_gives_a_loss_and_gradients(run, xrays: int, cts: int) -> None:
-    _, _, value, metrics, stats, grads = run(xrays, cts)
-    assert np.isfinite(value)
-    assert jax.tree.structure(stats) == jax.tree.structure(STATS)
+    _, _, _, metrics, _, grads = run(xrays, cts)
     names = [name for name, rows in (("xray", xrays), ("ct", cts)) if rows]
     assert metrics.keys() == {"loss", *(f"{part}/{kind}" for part in ("loss", *names) for kind in ("vl", "cta", "cpa"))}
-    assert all(np.isfinite(mean.value) for mean in metrics.values())
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
     assert grads["report"]["words"]["embedding"].any()
     for part in ("head_patch", "head_word", "head_prototype", "project_image", "project_report"):
         assert any(leaf.any() for leaf in jax.tree.leaves(grads[part])), part
@@ -189,29 +180,26 @@ def test_every_batch_gives_a_loss_and_gradients(run, xrays: int, cts: int) -> No
 
 
 def test_the_loss_is_put_together_from_its_parts(model, run) -> None:
-    params, batch, value, metrics, *_ = run(3, 2)
+    params, batch, value, metrics, state, _ = run(3, 2)
 
-    @jax.jit
-    def parts(params):
-        def apply(*args, method="through", **more):
-            return model.apply({"params": params, **STATS}, *args, method=method, **more)
-
+    def parts(network):
         cta, cls, vectors = [], {}, []
-        for name, embed in (("xray", "embed_xray"), ("ct", "embed_volume")):
-            seen = apply(apply(batch[name]["tokens"], method=embed), True, method="encode")
-            read = apply(batch[name]["text"], batch[name]["text_mask"], method="read_words")
-            patches, words = (heads.unit(apply(*x)) for x in (("patch", seen.patches), ("word", read.words[:, 1:])))
-            weights = mgca.token_weights(seen.scores)
+        for name, embed in (("xray", network.embed_xray), ("ct", network.embed_volume)):
+            image = network.encode(embed(batch[name]["tokens"]), scores=True)
+            report = network.encode_text_tokens(batch[name]["text"], batch[name]["text_mask"])
+            patches = heads.unit(network.head["patch"](image.patches))
+            words = heads.unit(network.head["word"](report.words[:, 1:]))
+            weights = mgca.token_weights(image.scores)
             cta.append(mgca.align_tokens(patches, weights, words, batch[name]["text_mask"][:, 1:], 0.1).mean(axis=0))
-            vectors.append(read.vector)
-            cls[name] = seen.cls
-        z, _ = apply(cls, jnp.concatenate(vectors), True, method="project", mutable=["batch_stats"])
+            vectors.append(report.vector)
+            cls[name] = image.cls
+        z = network.project(cls, jnp.concatenate(vectors), True)
         kernel = params["head_prototype"]["last_layer"]
         logits = [x @ (kernel / jnp.linalg.norm(kernel, axis=0, keepdims=True)) for x in z]
         cpa = mgca.align_prototypes(*logits, 0.2, 0.05, 3).mean(axis=0)
         return {"vl": losses.contrastive(*z, 0.07).mean(axis=0), "cta": jnp.concatenate(cta), "cpa": cpa}
 
-    expected = parts(params)
+    expected = trial.bound(model, params, parts, state["batch_stats"])
     for kind, each in expected.items():
         for name, rows in (("xray", slice(0, 3)), ("ct", slice(3, 5)), ("loss", slice(0, 5))):
             assert float(metrics[f"{name}/{kind}"].value) == pytest.approx(float(each[rows].mean()), rel=1e-3)

@@ -60,9 +60,9 @@ def test_the_heads_equal_torch_on_each_view(last_norm: bool, random_tree) -> Non
             layers[-2].weight.data = torch.tensor(np.array(params[f"norm{i + 1}"]["scale"]))
             layers[-2].bias.data = torch.tensor(np.array(params[f"norm{i + 1}"]["bias"]))
     theirs = torch.nn.Sequential(*layers, *[torch.nn.BatchNorm1d(6, affine=False)] * last_norm).train()
-    found = jax.jit(ours.apply)({"params": params}, x)
+    out = jax.jit(ours.apply)({"params": params}, x)
     for view in range(2):
-        np.testing.assert_allclose(found[:, view], theirs(torch.tensor(np.array(x[:, view]))).detach(), atol=1e-4)
+        np.testing.assert_allclose(out[:, view], theirs(torch.tensor(np.array(x[:, view]))).detach(), atol=1e-4)
 
 
 def test_a_batch_of_one_is_finite() -> None:
@@ -75,21 +75,21 @@ def test_a_batch_of_one_is_finite() -> None:
 def test_the_whole(make_tiny, make_batch, random_tree) -> None:
     objective = Objective()
     model = make_tiny(objective=objective)
-    given = trial.networks(model, objective, random_tree)
+    networks = trial.networks(model, objective, random_tree)
     batch = make_batch(model, 3, 2)
-    value, metrics, _, gradient = trial.gradients(model, objective, given, batch)
+    value, metrics, _, gradient = trial.gradients(model, objective, networks, batch)
     assert 0 < value < 4 * 0.2 * (math.log(3) + 2 / 0.2)
-    sees = {"cls", "position_cls", "patch_2d", "patch_3d", "position_2d", "position_3d", "trunk"}
-    assert trial.reached(gradient) == {"head_projector", "head_predictor", *(f"vision/{name}" for name in sees)}
+    of_vision = {"cls", "position_cls", "patch_2d", "patch_3d", "position_2d", "position_3d", "trunk"}
+    assert trial.reached(gradient) == {"head_projector", "head_predictor", *(f"vision/{name}" for name in of_vision)}
     assert set(metrics) == {"loss", "loss/moco", "xray/moco", "ct/moco"}
-    assert trial.passes(model, objective, given, batch) == [(4, 17), (4, 17), (6, 17), (6, 17)]
-    alone = trial.alone(model, objective, given, batch)
+    assert trial.passes(model, objective, networks, batch) == [(4, 17), (4, 17), (6, 17), (6, 17)]
+    alone = trial.alone(model, objective, networks, batch)
     assert alone == {name: {"loss", "loss/moco", f"{name}/moco"} for name in batch}
 
 
 def test_the_predictor_has_no_momentum() -> None:
     assert Objective.teacher == ("vision", "head_projector")
-    assert not Objective.reads
+    assert not Objective.uses_reports
 
 
 @pytest.mark.parametrize("settings", [{"temperature": 0.0}, {"crop_scale": (0.0, 1.0)}])

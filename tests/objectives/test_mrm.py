@@ -9,6 +9,7 @@ from jax import numpy as jnp
 
 from data.errors import UserError
 from data.reports import tokenizer
+from tests.objectives import trial
 from unimedi_jax.models import sizes
 from unimedi_jax.objectives import mae, mrm
 from unimedi_jax.objectives.mrm import Objective
@@ -25,8 +26,8 @@ def model(make_tiny):
 
 
 @pytest.fixture(scope="module")
-def params(model, random_params):
-    return random_params(model)
+def networks(model, random_tree):
+    return trial.networks(model, OBJECTIVE, random_tree)
 
 
 def test_the_ids_are_those_of_the_sets_own_tokenizers(tmp_path) -> None:
@@ -56,7 +57,7 @@ def test_a_share_of_every_reports_words_is_hidden(ratio: float) -> None:
     text[:, 0] = 2  # [CLS]
     text[np.arange(7), words + 1] = 3  # [SEP]
     mask = at < words[:, None] + 2
-    hide = jax.jit(lambda key: mrm.hide_words(key, jnp.asarray(text), jnp.asarray(mask), ratio, (0, 2, 3)))
+    hide = jax.jit(lambda key: mrm.random_word_mask(key, jnp.asarray(text), jnp.asarray(mask), ratio, (0, 2, 3)))
     draws = np.stack([hide(key) for key in jax.random.split(jax.random.key(0), 100)])
     expected = {0.5: [1, 1, 2, 4, 4, 10, 0], 0.15: [1, 1, 1, 2, 2, 3, 0]}[ratio]
     np.testing.assert_array_equal(draws.sum(axis=2), np.broadcast_to(expected, (100, 7)))
@@ -79,9 +80,9 @@ def test_the_cross_entropy_is_over_hidden_words_alone() -> None:
         for n in np.flatnonzero(hidden[i]):
             expected[i] -= np.log(shares[i, n, text[i, n]]) / hidden[i].sum()
             gradient[i, n] = (shares[i, n] - np.eye(11)[text[i, n]]) / hidden[i].sum()
-    cross_entropy = jax.jit(mrm.cross_entropy)
+    cross_entropy = jax.jit(mrm.masked_cross_entropy)
     np.testing.assert_allclose(cross_entropy(logits, text, hidden), expected, atol=1e-5)
-    grads = jax.jit(jax.grad(lambda *x: mrm.cross_entropy(*x).sum()))(logits, text, hidden)
+    grads = jax.jit(jax.grad(lambda *x: mrm.masked_cross_entropy(*x).sum()))(logits, text, hidden)
     np.testing.assert_allclose(grads, gradient, atol=1e-6)
     uniform = cross_entropy(np.zeros((3, 6, 11), np.float32), text, hidden)
     np.testing.assert_allclose(uniform, [np.log(11), np.log(11), 0], rtol=1e-5)
@@ -90,56 +91,41 @@ def test_the_cross_entropy_is_over_hidden_words_alone() -> None:
 
 
 @pytest.mark.parametrize(("xrays", "cts", "weight_mim"), [(3, 0, 1.0), (0, 2, 0.0)])
-def test_where_gradients_go(model, params, make_batch, xrays: int, cts: int, weight_mim: float) -> None:
+def test_where_gradients_go(model, networks, make_batch, xrays: int, cts: int, weight_mim: float) -> None:
     objective = Objective(weight_mim=weight_mim, **DECODER)
     batch = make_batch(model, xrays, cts)
-
-    def loss(params):
-        return objective.loss(params, {}, {"batch_stats": {}}, batch, jax.random.key(3), jnp.int32(0), model=model)
-
-    (value, (metrics, stats)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
-    assert stats == {"batch_stats": {}}
+    value, metrics, _, gradient = trial.gradients(model, objective, networks, batch)
     assert metrics.keys() == {"loss", *(f"{part}/{kind}" for part in ("loss", *batch) for kind in ("mim", "mlm"))}
     total = weight_mim * float(metrics["loss/mim"].value) + float(metrics["loss/mlm"].value)
     assert float(value) == pytest.approx(total, rel=1e-5)
-    reached = {part: any(leaf.any() for leaf in jax.tree.leaves(grad)) for part, grad in grads.items()}
-    assert reached == {
-        "vision": True,
-        "report": True,
-        "project_image": False,
-        "project_report": False,
-        "head_decoder": weight_mim > 0,
-        "head_context": True,
-        "head_words": True,
-    }
-    # Without the images' own loss too: the reports teach the ViT.
-    assert grads["vision"]["patch_2d" if xrays else "patch_3d"]["kernel"].any()
-    assert grads["report"]["words"]["embedding"][objective.mask_id].any()
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+    # The ViT without the images' own loss too: the reports supervise it.
+    of_vision = {f"vision/{part}_{2 if xrays else 3}d" for part in ("patch", "position")}
+    of_vision |= {f"vision/{part}" for part in ("cls", "position_cls", "trunk")}
+    decoder = {"head_decoder"} if weight_mim else set()
+    assert trial.reached(gradient) == {"report", "head_context", "head_words"} | of_vision | decoder
+    assert gradient["report"]["words"]["embedding"][objective.mask_id].any()
 
 
-def test_words_are_guessed_beside_the_images_visible_tokens(model, params, make_batch) -> None:
+def test_words_are_guessed_beside_the_images_visible_tokens(model, networks, make_batch) -> None:
     """The words' loss of a mixed batch once more by hand."""
-    batch = make_batch(model, 2, 2)
-    run = jax.jit(lambda batch: OBJECTIVE.loss(params, {}, {}, batch, jax.random.key(3), jnp.int32(0), model=model))
+    batch, params = make_batch(model, 2, 2), networks.params
+    run = jax.jit(lambda batch: trial.loss(model, OBJECTIVE)(*networks, batch))
     value, (metrics, _) = run(batch)
     assert float(value) == pytest.approx(sum(float(metrics[f"loss/{kind}"].value) for kind in ("mim", "mlm")), rel=1e-5)
 
-    keys = dict(zip(("xray", "ct", "words", "dropout"), jax.random.split(jax.random.key(3), 4), strict=True))
-    text, mask = (jnp.concatenate([batch[n][field] for n in ("xray", "ct")]) for field in ("text", "text_mask"))
-    hidden = np.asarray(mrm.hide_words(keys["words"], text, mask, 0.5, (0, 2, 3)))
+    text, text_mask = (jnp.concatenate([batch[n][field] for n in ("xray", "ct")]) for field in ("text", "text_mask"))
 
-    @jax.jit
-    def said(params):
-        seen = [mae.see(n, params, batch[n]["tokens"], keys[n], 0.75, model=model).patches for n in ("xray", "ct")]
-        feature = jnp.concatenate([x.mean(axis=1) for x in seen])
+    def word_logits(student):
+        visible = [mae.encode_visible(student, n, batch[n]["tokens"], 0.75).patches for n in ("xray", "ct")]
+        feature = jnp.concatenate([x.mean(axis=1) for x in visible])
         context = feature @ params["head_context"]["out"]["kernel"] + params["head_context"]["out"]["bias"][None]
-        masked = jnp.where(hidden, 4, text)
-        words = model.apply({"params": params}, masked, mask, False, context, method="read_words").words
-        return words @ params["head_words"]["out"]["kernel"] + params["head_words"]["out"]["bias"][None, None]
+        mask = mrm.random_word_mask(student.make_rng("draws"), text, text_mask, 0.5, (0, 2, 3))
+        words = student.encode_text_tokens(jnp.where(mask, 4, text), text_mask, False, context).words
+        return mask, words @ params["head_words"]["out"]["kernel"] + params["head_words"]["out"]["bias"][None, None]
 
-    logs = np.asarray(jax.nn.log_softmax(said(params)))
-    each = [-logs[i, hidden[i], np.asarray(text)[i, hidden[i]]].mean() for i in range(4)]
+    mask, logits = jax.device_get(trial.bound(model, params, word_logits))
+    logs = np.asarray(jax.nn.log_softmax(logits))
+    each = [-logs[i, mask[i], np.asarray(text)[i, mask[i]]].mean() for i in range(4)]
     assert float(metrics["xray/mlm"].value) == pytest.approx(np.mean(each[:2]), rel=1e-3)
     assert float(metrics["ct/mlm"].value) == pytest.approx(np.mean(each[2:]), rel=1e-3)
 

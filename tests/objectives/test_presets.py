@@ -18,10 +18,10 @@ EVERYWHERE = [*systems.SYSTEMS, "mae,xray_only", "simmim,ct_only", "clip,xray_on
 def test_all_settings_are_written_out(name: str) -> None:
     config = pretrain.get_config(name)
     goal = objectives.make(**config.objective)
-    assert set(config.objective.keys()) == {"name", *(field.name for field in dataclasses.fields(goal))}
-    assert (config.checkpoint.keep_best > 0) == goal.aligned, "the best is told by zero-shot classification"
+    assert set(config.objective.keys()) == {field.name for field in dataclasses.fields(goal)}
+    assert (config.checkpoint.keep_best > 0) == goal.has_joint_space, "the best is told by zero-shot classification"
     assert not config.evals.ct_slices
-    assert goal.reads or not goal.aligned
+    assert goal.uses_reports or not goal.has_joint_space
 
 
 @pytest.mark.parametrize("name", EVERYWHERE)
@@ -41,7 +41,7 @@ def test_the_step_takes_shape_in_the_small_run(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["unimedi", "aclip"])
 def test_blocks_of_tokens_that_do_not_fit_are_refused_before_a_step_is_traced(tiny, name: str) -> None:
-    with pytest.raises(ValueError, match="mask_block=3 does not divide a film's grid of 4 x 4"):
+    with pytest.raises(ValueError, match="mask_block=3 does not divide an X-ray's grid of 4 x 4"):
         objectives.make(name, mask_block=3).heads(tiny)
 
 

@@ -8,8 +8,9 @@ from jax import numpy as jnp
 from scipy import optimize
 from torch.nn import functional
 
+from tests.objectives import trial
 from unimedi_jax.models import sizes
-from unimedi_jax.objectives import prior, prior_losses
+from unimedi_jax.objectives import base, prior
 
 REAL = np.arange(5)[None] < np.array([[5], [3], [1]])  # sentences of three reports
 
@@ -23,7 +24,7 @@ def draw():
 def test_runs_are_means_of_equal_runs_of_tokens(draw) -> None:
     words = draw(3, 7, 4)
     mask = np.arange(7)[None] < np.array([[7], [6], [2]])
-    found, real = jax.jit(prior_losses.runs, static_argnums=2)(words, mask, 3)
+    found, real = jax.jit(prior.runs, static_argnums=2)(words, mask, 3)
     expected = [
         [words[0, 0:3].mean(0), words[0, 3:5].mean(0), words[0, 5:7].mean(0)],
         [words[1, 0:2].mean(0), words[1, 2:4].mean(0), words[1, 4:6].mean(0)],
@@ -36,14 +37,14 @@ def test_runs_are_means_of_equal_runs_of_tokens(draw) -> None:
 def test_as_many_runs_as_tokens_are_the_tokens(draw) -> None:
     words = draw(2, 6, 4)
     mask = np.arange(6)[None] < np.array([[6], [4]])
-    found, real = jax.jit(prior_losses.runs, static_argnums=2)(words, mask, 6)
+    found, real = jax.jit(prior.runs, static_argnums=2)(words, mask, 6)
     np.testing.assert_allclose(found, words * mask[..., None], atol=1e-6)
     assert (np.asarray(real) == mask).all()
 
 
 def test_the_marks_of_a_report_are_no_part_of_its_sentences() -> None:
     mask = jnp.array([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0]], bool)
-    found = np.asarray(prior_losses.inner(mask))
+    found = np.asarray(prior.inner(mask))
     np.testing.assert_array_equal(found, [[0, 1, 1, 0, 0], [0] * 5, [0] * 5, [0] * 5])
 
 
@@ -51,7 +52,7 @@ def test_mixtures_are_torch_s_gumbel_softmax(draw) -> None:
     sentences, memory, noise = draw(2, 3, 4), draw(6, 4), draw(2, 3, 6)
 
     def loss(sentences, memory):
-        mixtures, logits = prior_losses.mix(sentences, memory, noise, 0.9)
+        mixtures, logits = prior.mix(sentences, memory, noise, 0.9)
         return jnp.abs(mixtures - sentences).mean(), (mixtures, logits)
 
     (_, (mixtures, logits)), grads = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(sentences, memory)
@@ -65,19 +66,19 @@ def test_mixtures_are_torch_s_gumbel_softmax(draw) -> None:
         np.testing.assert_allclose(found, tensor.grad, atol=1e-5)
 
 
-def test_sigmoid_attention_adds_up_what_every_real_key_says(draw) -> None:
+def test_sigmoid_attention_sums_over_the_real_keys(draw) -> None:
     query, key, value = draw(3, 2, 4), draw(3, 5, 4), draw(3, 5, 4)
-    found = jax.jit(prior_losses.sigmoid_attention)(query, key, value, REAL)
+    found = jax.jit(prior.sigmoid_attention)(query, key, value, REAL)
     query, key, value = (np.asarray(x) for x in (query, key, value))
     for i in range(3):
         for m in range(2):
-            said = sum(value[i, k] / (1 + np.exp(-query[i, m] @ key[i, k] / 2)) for k in range(5) if REAL[i, k])
-            np.testing.assert_allclose(found[i, m], said, atol=1e-5)
+            expected = sum(value[i, k] / (1 + np.exp(-query[i, m] @ key[i, k] / 2)) for k in range(5) if REAL[i, k])
+            np.testing.assert_allclose(found[i, m], expected, atol=1e-5)
 
 
 def test_disagreement_is_simsiam_s_with_targets_held_still(draw) -> None:
     arrays = [draw(2, 3, 4) for _ in range(4)]
-    disagreement = jax.jit(prior_losses.disagreement)
+    disagreement = jax.jit(prior.disagreement)
     found, grads = jax.jit(jax.value_and_grad(lambda *x: disagreement(*x).mean(), (0, 1, 2, 3)))(*arrays)
     one, other, predicted_one, predicted_other = (torch.tensor(np.asarray(x), requires_grad=True) for x in arrays)
     first = functional.cosine_similarity(predicted_one, other.detach(), dim=-1).mean()
@@ -93,11 +94,9 @@ def test_disagreement_is_simsiam_s_with_targets_held_still(draw) -> None:
 
 
 def test_a_sentence_is_told_from_those_of_its_own_report(draw) -> None:
-    sentences, shown = draw(3, 5, 4), draw(3, 5, 4)
-    found, grad = jax.jit(jax.value_and_grad(lambda x: prior_losses.own_sentence(sentences, x, REAL, 10.0).mean()))(
-        shown
-    )
-    a, b = torch.tensor(np.asarray(sentences)), torch.tensor(np.asarray(shown), requires_grad=True)
+    sentences, gathered = draw(3, 5, 4), draw(3, 5, 4)
+    found, grad = jax.jit(jax.value_and_grad(lambda x: prior.own_sentence(sentences, x, REAL, 10.0).mean()))(gathered)
+    a, b = torch.tensor(np.asarray(sentences)), torch.tensor(np.asarray(gathered), requires_grad=True)
     each = []
     for i, count in enumerate(REAL.sum(1)):
         logits = 10 * functional.normalize(b[i, :count], dim=-1) @ functional.normalize(a[i, :count], dim=-1).T
@@ -110,21 +109,21 @@ def test_a_sentence_is_told_from_those_of_its_own_report(draw) -> None:
 
 
 def test_known_values_of_the_contrast_within_a_report() -> None:
-    own_sentence = jax.jit(lambda x: prior_losses.own_sentence(x, x, REAL, 100.0))
+    own_sentence = jax.jit(lambda x: prior.own_sentence(x, x, REAL, 100.0))
     np.testing.assert_allclose(own_sentence(jnp.broadcast_to(jnp.eye(5)[None], (3, 5, 5))), 0, atol=1e-6)
     np.testing.assert_allclose(own_sentence(jnp.ones((3, 5, 5))), np.log([5, 3, 1]), atol=1e-5)
 
 
 def test_pairs_are_scipy_s_assignment(draw) -> None:
     generated, mixtures = draw(3, 5, 4), draw(3, 5, 4)
-    paired = jax.jit(prior_losses.paired)
-    found, told = paired(generated, mixtures, REAL)
+    paired = jax.jit(prior.paired)
+    found, targets = paired(generated, mixtures, REAL)
     generated, mixtures = np.asarray(generated), np.asarray(mixtures)
-    np.testing.assert_array_equal(told, mixtures * REAL[..., None])
+    np.testing.assert_array_equal(targets, mixtures * REAL[..., None])
     for i in range(3):
-        cost = np.abs(generated[i][:, None] - np.asarray(told)[i][None]).sum(-1)
+        cost = np.abs(generated[i][:, None] - np.asarray(targets)[i][None]).sum(-1)
         rows, columns = optimize.linear_sum_assignment(cost)
-        np.testing.assert_allclose(np.abs(found[i] - told[i]).sum(), cost[rows, columns].sum(), rtol=1e-5)
+        np.testing.assert_allclose(np.abs(found[i] - targets[i]).sum(), cost[rows, columns].sum(), rtol=1e-5)
         assert {tuple(x) for x in np.asarray(found[i])} == {tuple(x) for x in generated[i]}
     shuffled, _ = paired(mixtures[:, ::-1], mixtures, np.ones_like(REAL))
     np.testing.assert_array_equal(shuffled, mixtures)
@@ -135,7 +134,7 @@ def test_divergence_is_torch_s(draw) -> None:
     target, logits = draw(2, 3, 6), draw(2, 3, 6)
     logs = [functional.log_softmax(torch.tensor(np.asarray(x)), dim=-1) for x in (logits, target)]
     twin = functional.kl_div(*logs, reduction="none", log_target=True).sum(-1)
-    divergence = jax.jit(prior_losses.divergence)
+    divergence = jax.jit(prior.divergence)
     np.testing.assert_allclose(divergence(target, logits), twin, atol=1e-5)
     np.testing.assert_allclose(divergence(target, target + 3), 0, atol=1e-5)
 
@@ -143,39 +142,39 @@ def test_divergence_is_torch_s(draw) -> None:
 LATE = prior.Objective(sentences=4, prototypes=6, depth=1, attention_heads=4, memory_from=5, reconstruct_from=9)
 
 
-@pytest.fixture(scope="module")
-def run(make_tiny, random_params, make_batch):
-    """`run(xrays, cts, step, grad)`: (loss, (metrics, new statistics)) and, if asked, the gradients."""
-    model = make_tiny(size=sizes.Size(32, 1, 4, 64), objective=LATE)
-    params = random_params(model)
-    norms = {k: {"mean": jnp.zeros(w), "var": jnp.ones(w)} for k, w in {"norm1": 32, "norm2": 16}.items()}
-    stats = {"batch_stats": dict.fromkeys(("project_image", "project_report"), norms)}
-
-    def loss(params, batch, step):
-        return LATE.loss(params, {}, stats, batch, jax.random.key(3), step, model=model)
-
-    plain, both = jax.jit(loss), jax.jit(jax.value_and_grad(loss, has_aux=True))
-    return lambda xrays, cts, step, grad=False: (both if grad else plain)(
-        params, make_batch(model, xrays, cts), jnp.int32(step)
-    )
-
-
 NAMES = ("vl", "region", "sentence", "memory", "pixels", "generated", "shares")
+
+
+@pytest.fixture(scope="module")
+def model(make_tiny):
+    return make_tiny(size=sizes.Size(32, 1, 4, 64), objective=LATE)
+
+
+@pytest.fixture(scope="module")
+def start(model, random_tree):
+    return trial.networks(model, LATE, random_tree)
+
+
+@pytest.fixture(scope="module")
+def run(model, start, make_batch):
+    """`run(xrays, cts, step)`: ((loss, (metrics, new model state)), gradients)."""
+    both = jax.jit(jax.value_and_grad(base.loss_function(model, LATE), has_aux=True))
+    return lambda xrays, cts, step: both(*start, make_batch(model, xrays, cts), jax.random.key(3), jnp.int32(step))
 
 
 @pytest.mark.parametrize(("xrays", "cts"), [(3, 0), (0, 3)])
 def test_one_modality_alone_gives_a_finite_loss(run, xrays: int, cts: int) -> None:
-    value, (metrics, new) = run(xrays, cts, 9)
+    (value, (metrics, state)), _ = run(xrays, cts, 9)
     kind = "xray" if xrays else "ct"
     assert metrics.keys() == {"loss", *(f"{part}/{name}" for part in (kind, "loss") for name in NAMES)}
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, metrics, new)))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, metrics, state)))
 
 
 def test_a_mixed_batch_trains_every_head(run) -> None:
-    (value, (metrics, new)), grads = run(3, 2, 9, grad=True)
+    (value, (metrics, state)), grads = run(3, 2, 9)
     assert metrics.keys() == {"loss", *(f"{part}/{name}" for part in ("xray", "ct", "loss") for name in NAMES)}
     assert value.dtype == jnp.float32
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, metrics, new, grads)))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, metrics, state, grads)))
     total = sum(getattr(LATE, f"weight_{name}") * metrics[f"loss/{name}"].value for name in NAMES)
     np.testing.assert_allclose(value, total, rtol=1e-5)
     for head in ("local", "generator", "pixels_xray", "pixels_ct", "scale", "scale_local"):
@@ -187,7 +186,7 @@ def test_a_mixed_batch_trains_every_head(run) -> None:
 def test_memory_and_reconstruction_wait_for_their_steps(run) -> None:
     moved = []
     for step in (0, 5, 9):
-        grads = run(3, 2, step, grad=True)[1]
+        _, grads = run(3, 2, step)
         moved.append((grads["head_local"]["memory"].any(), grads["head_generator"]["learnt_queries"].any()))
     assert [tuple(map(bool, both)) for both in moved] == [(False, False), (True, False), (True, True)]
 

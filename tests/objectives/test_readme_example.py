@@ -17,8 +17,8 @@ TEXT = pathlib.Path(__file__).parents[2] / "README.md"
 
 @pytest.fixture(scope="module")
 def code() -> str:
-    (found,) = re.findall(r"```python\n(.*?)```", TEXT.read_text(encoding="utf-8"), re.DOTALL)
-    return found
+    (block,) = re.findall(r"```python\n(.*?)```", TEXT.read_text(encoding="utf-8"), re.DOTALL)
+    return block
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def cosine(code, tmp_path, monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setitem(objectives.OBJECTIVES, "cosine", module.Objective)
-    return objectives.make("cosine", weight=2.0)
+    return objectives.make("cosine", weight_cosine=2.0)
 
 
 def test_it_is_short(code):

@@ -6,9 +6,10 @@ import pytest
 from jax import numpy as jnp
 
 from configs import pretrain
+from tests.objectives import trial
 from unimedi_jax import objectives
 from unimedi_jax.models import sizes
-from unimedi_jax.objectives import masked, simmim
+from unimedi_jax.objectives import common, masked, simmim
 from unimedi_jax.objectives.simmim import Objective
 
 SIZE = sizes.Size(32, 1, 4, 64)
@@ -20,23 +21,23 @@ def model(make_tiny):
 
 
 @pytest.fixture(scope="module")
-def params(model, random_params):
-    return random_params(model)
+def networks(model, random_tree):
+    return trial.networks(model, Objective(), random_tree)
 
 
 def test_hidden_blocks_are_whole_and_of_the_asked_number() -> None:
-    hidden = np.asarray(masked.hide(jax.random.key(0), 200, (6, 4), 0.6, 2)).reshape(200, 3, 2, 2, 2)
+    hidden = np.asarray(masked.random_block_mask(jax.random.key(0), 200, (6, 4), 0.6, 2)).reshape(200, 3, 2, 2, 2)
     blocks = hidden[:, :, 0, :, 0]
     np.testing.assert_array_equal(hidden, np.broadcast_to(blocks[:, :, None, :, None], hidden.shape))
     assert set(blocks.sum(axis=(1, 2))) == {4}, "ceil(0.6 * 6)"
     assert np.abs(blocks.mean(axis=0) - 4 / 6).max() < 0.15, "every place alike"
-    volume = np.asarray(masked.hide(jax.random.key(0), 3, (4, 2, 2), 0.5, 2)).reshape(3, 2, 2, 2, 2)
+    volume = np.asarray(masked.random_block_mask(jax.random.key(0), 3, (4, 2, 2), 0.5, 2)).reshape(3, 2, 2, 2, 2)
     assert set(volume.sum(axis=(2, 3, 4)).ravel()) == {0, 8}
 
 
 @pytest.mark.parametrize(("ratio", "count"), [(0.6, 30), (0.3, 15), (0.02, 1)])
 def test_a_grid_that_does_not_divide_is_hidden_by_tokens(ratio: float, count: int) -> None:
-    hidden = np.asarray(masked.hide(jax.random.key(0), 50, (7, 7), ratio, 2))
+    hidden = np.asarray(masked.random_block_mask(jax.random.key(0), 50, (7, 7), ratio, 2))
     assert set(hidden.sum(axis=1)) == {count}
     assert len(np.unique(hidden, axis=0)) > 25, "drawn for every sample"
 
@@ -51,55 +52,53 @@ def test_the_distance_and_its_gradient_are_the_papers() -> None:
         values = [abs(predicted[i, n, v] - pixels[i, n, v]) for n in range(5) for v in range(4) if hidden[i, n]]
         expected.append(sum(values) / max(len(values), 1))
         gradient[i, hidden[i]] = np.sign(predicted - pixels)[i, hidden[i]] / max(len(values), 1)
-    found = simmim.distance(jnp.asarray(predicted), jnp.asarray(pixels), jnp.asarray(hidden))
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
-    slope = jax.grad(lambda x: simmim.distance(x, jnp.asarray(pixels), jnp.asarray(hidden)).sum())
+    errors = simmim.masked_absolute_error(jnp.asarray(predicted), jnp.asarray(pixels), jnp.asarray(hidden))
+    np.testing.assert_allclose(errors, expected, rtol=1e-5)
+    slope = jax.grad(lambda x: simmim.masked_absolute_error(x, jnp.asarray(pixels), jnp.asarray(hidden)).sum())
     np.testing.assert_allclose(slope(jnp.asarray(predicted)), gradient, atol=1e-6)
-    assert not np.asarray(simmim.distance(jnp.asarray(pixels), jnp.asarray(pixels), jnp.asarray(hidden))).any()
+    assert not np.asarray(
+        simmim.masked_absolute_error(jnp.asarray(pixels), jnp.asarray(pixels), jnp.asarray(hidden))
+    ).any()
 
 
 @pytest.mark.parametrize(("xrays", "cts"), [(3, 2), (3, 0), (0, 2)])
-def test_one_modality_or_both(model, params, make_batch, xrays: int, cts: int) -> None:
-    objective = Objective()
+def test_one_modality_or_both(model, networks, make_batch, xrays: int, cts: int) -> None:
     batch = make_batch(model, xrays, cts)
-
-    def loss(params):
-        return objective.loss(params, {}, {"batch_stats": {}}, batch, jax.random.key(3), jnp.int32(0), model=model)
-
-    (value, (metrics, stats)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
-    assert stats == {"batch_stats": {}}
+    value, metrics, _, gradient = trial.gradients(model, Objective(), networks, batch)
     assert metrics.keys() == {"loss", "loss/mim", *(f"{name}/mim" for name in batch)}
-    keys = dict(zip(("xray", "ct"), jax.random.split(jax.random.key(3)), strict=True))
+
+    def predictions(student):
+        parts = {}
+        for name, part in batch.items():
+            pixels = student.pixels(name, part["tokens"])
+            key = student.make_rng("draws")
+            mask = masked.random_block_mask(key, len(pixels), common.grid(student, name), 0.6, 2)
+            parts[name] = pixels, mask, simmim.predict_pixels(student, name, pixels, mask)
+        return parts
+
     each = []
-    for name, part in batch.items():
-        pixels = model.pixels(name, part["tokens"])
-        hidden = masked.hide(keys[name], len(pixels), masked.grid(name, model), 0.6, 2)
-        assert hidden.sum() == {"xray": 12 * xrays, "ct": 16 * cts}[name], "3 of 4 blocks; of 2 blocks both"
-        said = jax.jit(lambda p, name=name, x=pixels, h=hidden: simmim.predict(name, p, x, h, model=model))(params)
-        where = np.asarray(hidden)
-        each += [np.abs(said[i] - pixels[i])[where[i]].mean() for i in range(len(where))]
+    for name, parts in jax.device_get(trial.bound(model, networks.params, predictions)).items():
+        assert parts[1].sum() == {"xray": 12 * xrays, "ct": 16 * cts}[name], "3 of 4 blocks; of 2 blocks both"
+        each += [np.abs(predicted - pixels)[mask].mean() for pixels, mask, predicted in zip(*parts, strict=True)]
     assert float(value) == pytest.approx(np.mean(each), rel=1e-4)
-    reached = {part: any(leaf.any() for leaf in jax.tree.leaves(grad)) for part, grad in grads.items()}
-    assert reached == {
-        "vision": True,
-        "report": False,
-        "project_image": False,
-        "project_report": False,
-        "head_pixels_xray": xrays > 0,
-        "head_pixels_ct": cts > 0,
-    }
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
-    assert grads["vision"]["mask_token"].any()
+    of_modality = {f"vision/{part}_{2 if name == 'xray' else 3}d" for name in batch for part in ("patch", "position")}
+    shared = {f"vision/{part}" for part in ("cls", "position_cls", "trunk", "mask_token")}
+    reached = shared | of_modality | {f"head_pixels_{name}" for name in batch}
+    unmasked = {f"vision/patch_{3 if cts else 2}d"} if cts else set()  # both blocks of a volume are masked
+    assert trial.reached(gradient) == reached - unmasked
 
 
-def test_what_is_hidden_is_not_seen(model, params, make_batch) -> None:
-    tokens = make_batch(model, 2, 0)["xray"]["tokens"]
-    hidden = masked.hide(jax.random.key(0), 2, (4, 4), 0.5, 2)
-    predict = jax.jit(lambda pixels: simmim.predict("xray", params, pixels, hidden, model=model))
-    pixels = model.pixels("xray", tokens)
+def test_masked_pixels_do_not_reach_the_encoder(model, networks, make_batch) -> None:
+    mask = masked.random_block_mask(jax.random.key(0), 2, (4, 4), 0.5, 2)
+    pixels = model.pixels("xray", make_batch(model, 2, 0)["xray"]["tokens"])
+
+    @jax.jit
+    def predict(pixels):
+        return trial.bound(model, networks.params, lambda net: simmim.predict_pixels(net, "xray", pixels, mask))
+
     before = predict(pixels)
-    np.testing.assert_array_equal(predict(jnp.where(hidden[..., None], -pixels, pixels)), before)
-    assert np.abs(predict(jnp.where(hidden[..., None], pixels, -pixels)) - before).max() > 1e-3
+    np.testing.assert_array_equal(predict(jnp.where(mask[..., None], -pixels, pixels)), before)
+    assert np.abs(predict(jnp.where(mask[..., None], pixels, -pixels)) - before).max() > 1e-3
 
 
 @pytest.mark.parametrize("settings", [{"mask_ratio": 0.0}, {"mask_ratio": 1.0}, {"block": 0}])

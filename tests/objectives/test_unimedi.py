@@ -8,11 +8,11 @@ import pytest
 from flax import linen as nn
 from jax import numpy as jnp
 
+from tests.objectives import trial
 from tests.tolerances import LAYER_SUMS, float32
 from unimedi_jax import losses
 from unimedi_jax.models import sizes, vision
-from unimedi_jax.objectives import unimedi as objectives
-from unimedi_jax.objectives import views as both
+from unimedi_jax.objectives import base
 from unimedi_jax.objectives.unimedi import Objective
 
 IMAGE, VOLUME, JOINT = 16, 16, 48  # tokens of the tiny model: an X-ray, a volume, slices and volume
@@ -38,14 +38,8 @@ def fresh_stats():
 
 
 def loss(model, objective: Objective):
-    """The objective as a jitted function of (student, teacher, stats, batch)."""
-
-    def run(params, teacher, stats, batch):
-        return objectives.unimedi_loss(
-            params, teacher, stats, batch, jax.random.key(3), jnp.int32(0), model=model, objective=objective
-        )
-
-    return jax.jit(run)
+    """The objective as a jitted function of (student, teacher, model state, batch)."""
+    return jax.jit(trial.loss(model, objective))
 
 
 class Views(NamedTuple):
@@ -57,16 +51,23 @@ class Views(NamedTuple):
     teacher_patches: jax.Array
 
 
-def views(name: str, model, objective: Objective):
-    settings = {"model": model, "objective": objective}
+def views(modality: str, model, objective: Objective):
+    """A jitted function of (student, teacher, tokens, step): what both networks give for one modality."""
 
-    def run(params, teacher, tokens, step=0, key=None):
-        key = jax.random.key(3) if key is None else key
-        taught = both.teach(name, teacher, tokens, key, jnp.int32(step), **settings)
-        seen = both.see(name, params, tokens, taught, **settings)
-        return Views(seen.cls, taught.cls, seen.patches, taught.patches)
+    def run(params, teacher, tokens, step=0):
+        text = jnp.ones((len(tokens), 4), int)
+        batch = {modality: {"tokens": tokens, "text": text, "text_mask": text > 0}}
 
-    return run
+        def forward(student):
+            bound = base.bind_teacher(model, teacher)
+            targets = objective.teacher_forward(bound, batch, student.make_rng("draws"), jnp.int32(step))
+            outputs, _ = objective.student_forward(student, batch, targets)
+            of_student, of_teacher = outputs[modality], targets[modality]
+            return Views(of_student.cls, of_teacher.cls, of_student.patches, of_teacher.patches)
+
+        return base.apply(model, forward, params, {}, jax.random.key(3))[0]
+
+    return jax.jit(run)
 
 
 @pytest.mark.parametrize("name", ["xray", "ct"])
@@ -93,15 +94,15 @@ def test_lengths_of_the_sequences(tiny, networks, make_batch, name: str, setting
 
     tokens = make_batch(tiny, 2, 2)[name]["tokens"]
     with nn.intercept_methods(record):
-        found = jax.eval_shape(views(name, tiny, Objective(**settings)), *networks[:2], tokens)
+        output = jax.eval_shape(views(name, tiny, Objective(**settings)), *networks[:2], tokens)
     whole = {"xray": IMAGE, "ct": JOINT}[name]
-    kept = int(np.ceil(round(share * whole, 6)))
+    count = int(np.ceil(round(share * whole, 6)))
     drops = settings.get("mask_mode") != "mask_token"
     teachers = [1 + whole] if name == "xray" else [1 + VOLUME, 1 + whole]
-    assert lengths == [*teachers, 1 + kept if drops else 1 + whole]
-    paired = kept if drops else whole - kept
-    assert found.student_cls.shape == found.teacher_cls.shape == (2, 32)
-    assert found.student_patches.shape == found.teacher_patches.shape == (2, paired, 32)
+    assert lengths == [*teachers, 1 + count if drops else 1 + whole]
+    paired = count if drops else whole - count
+    assert output.student_cls.shape == output.teacher_cls.shape == (2, 32)
+    assert output.student_patches.shape == output.teacher_patches.shape == (2, paired, 32)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,7 @@ def test_the_student_sees_cls_and_the_best_scored_tokens(tiny, networks, make_ba
     student, teacher, _ = networks
     objective = Objective(**settings)
     tokens = make_batch(tiny, 3, 3)[name]["tokens"]
-    found = jax.jit(views(name, tiny, objective))(student, teacher, tokens)
+    output = views(name, tiny, objective)(student, teacher, tokens)
 
     def apply(params, *args, method):
         return jax.jit(lambda p: tiny.apply({"params": p}, *args, method=method))(params)
@@ -135,28 +136,27 @@ def test_the_student_sees_cls_and_the_best_scored_tokens(tiny, networks, make_ba
     keep = np.sort(np.concatenate(keep, axis=1), axis=1)
     rows = np.arange(3)[:, None]
     if objective.mask_mode == "drop":
-        seen = apply(student, *args, method=embed)[rows, keep]
-        expected = apply(student, seen, method="encode")
+        visible = apply(student, *args, method=embed)[rows, keep]
+        expected = apply(student, visible, method="encode")
         patches, where = expected.patches, keep
     else:
         hidden = np.ones(scores.shape, bool)
         hidden[rows, keep] = False
-        seen = apply(student, *args, jnp.asarray(hidden), method=embed)
-        expected = apply(student, seen, method="encode")
+        tokens = apply(student, *args, jnp.asarray(hidden), method=embed)
+        expected = apply(student, tokens, method="encode")
         where = np.nonzero(hidden)[1].reshape(3, -1)
         patches = expected.patches[rows, where]
-    np.testing.assert_allclose(found.student_cls, expected.cls, atol=1e-4)
-    np.testing.assert_allclose(found.student_patches, patches, atol=1e-4)
-    np.testing.assert_allclose(found.teacher_cls, judge.cls, atol=1e-4)
-    np.testing.assert_allclose(found.teacher_patches, judge.patches[rows, where], atol=1e-4)
+    np.testing.assert_allclose(output.student_cls, expected.cls, atol=1e-4)
+    np.testing.assert_allclose(output.student_patches, patches, atol=1e-4)
+    np.testing.assert_allclose(output.teacher_cls, judge.cls, atol=1e-4)
+    np.testing.assert_allclose(output.teacher_patches, judge.patches[rows, where], atol=1e-4)
 
 
 def test_nothing_masked_and_one_network_is_one_view(tiny, networks, make_batch) -> None:
     student = networks[0]
-    see = jax.jit(views("ct", tiny, Objective(mask_ratio=0.0)))
-    found = see(student, student, make_batch(tiny, 0, 2)["ct"]["tokens"])
-    np.testing.assert_allclose(found.student_cls, found.teacher_cls, atol=1e-4)
-    np.testing.assert_allclose(found.student_patches, found.teacher_patches, atol=1e-4)
+    output = views("ct", tiny, Objective(mask_ratio=0.0))(student, student, make_batch(tiny, 0, 2)["ct"]["tokens"])
+    np.testing.assert_allclose(output.student_cls, output.teacher_cls, atol=1e-4)
+    np.testing.assert_allclose(output.student_patches, output.teacher_patches, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -247,30 +247,26 @@ def test_the_loss_is_put_together_from_its_parts(tiny, networks, make_batch, by_
     batch = make_batch(tiny, 3, 2)
     value, (metrics, after) = loss(tiny, objective)(student, teacher, stats, batch)
 
-    _, *keys = jax.random.split(jax.random.key(3), 3)
-    seen = {
-        name: jax.jit(views(name, tiny, objective))(student, teacher, batch[name]["tokens"], 0, key)
-        for name, key in zip(("xray", "ct"), keys, strict=True)
-    }
+    outputs = {name: views(name, tiny, objective)(student, teacher, batch[name]["tokens"]) for name in ("xray", "ct")}
 
     def put(pick):
         return jnp.concatenate([pick(name) for name in ("xray", "ct")])
 
     def heads(params, x, name):
-        return jax.jit(lambda params, x: tiny.apply({"params": params}, name, x, method="through"))(params, x)
+        return trial.bound(tiny, params, lambda network: network.head[name](x))
 
     @jax.jit
     def project(params, xray, ct, text, mask):
         variables = {"params": params, "batch_stats": stats["batch_stats"]}
-        reports = tiny.apply(variables, text, mask, True, method="read")
+        reports = tiny.apply(variables, text, mask, True, method="encode_text")
         cls = {"xray": xray, "ct": ct}  # in the order of the reports, which a dict loses at jit's door
         return tiny.apply(variables, cls, reports, True, method="project", mutable=["batch_stats"])
 
     text, mask = put(lambda n: batch[n]["text"]), put(lambda n: batch[n]["text_mask"])
-    (image, text), norms = project(student, seen["xray"].student_cls, seen["ct"].student_cls, text, mask)
+    (image, text), norms = project(student, outputs["xray"].student_cls, outputs["ct"].student_cls, text, mask)
     vl = losses.contrastive(image, text, 0.07).mean(axis=0)
     icl, pcl, logits_cls, logits_patch = [], [], [], []
-    for name, view in seen.items():
+    for name, view in outputs.items():
         logits_cls.append(heads(teacher, view.teacher_cls, "cls"))
         logits_patch.append(heads(teacher, view.teacher_patches, "patch"))
         ours = heads(student, view.student_cls, "cls")
@@ -281,15 +277,15 @@ def test_the_loss_is_put_together_from_its_parts(tiny, networks, make_batch, by_
     expected = {"vl": vl, "icl": np.concatenate(icl), "pcl": np.concatenate(pcl)}
     for kind, per_sample in expected.items():
         for name, rows in (("xray", slice(0, 3)), ("ct", slice(3, 5)), ("loss", slice(0, 5))):
-            found = metrics[f"{name}/{kind}"]
-            assert float(found.value) == pytest.approx(float(per_sample[rows].mean()), rel=1e-3)
-            assert float(found.weight) == len(per_sample[rows])
+            mean = metrics[f"{name}/{kind}"]
+            assert float(mean.value) == pytest.approx(float(per_sample[rows].mean()), rel=1e-3)
+            assert float(mean.weight) == len(per_sample[rows])
     total = sum(w * expected[k].mean() for k, w in (("vl", 0.5), ("icl", 2.0), ("pcl", 3.0)))
     assert float(value) == pytest.approx(float(total), rel=1e-3)
     assert float(metrics["loss"].value) == float(value)
     per_sample = [np.asarray(x).mean(axis=1) for x in logits_patch]
     for kind, logits in (("centre_cls", logits_cls), ("centre_patch", per_sample)):
-        for i, name in enumerate(seen):
+        for i, name in enumerate(outputs):
             among = [logits[i]] if by_modality else logits
             centre = 0.9 * stats[kind][name] + 0.1 * np.concatenate(among).mean(axis=0)
             np.testing.assert_allclose(after[kind][name], centre, atol=1e-4)
@@ -326,13 +322,13 @@ def test_choices_are_random_until_a_step(shallow, random_params, make_batch) -> 
     params, tokens = random_params(model), make_batch(model, 0, 3)["ct"]["tokens"]
 
     def student(**settings):
-        see = jax.jit(views("ct", model, Objective(**settings)))
-        return lambda step: np.asarray(see(params, params, tokens, step).student_cls)
+        run = views("ct", model, Objective(**settings))
+        return lambda step: np.asarray(run(params, params, tokens, step).student_cls)
 
-    blind, telling = student(mask_by="random", slices_by="random")(0), student()(0)
-    assert np.abs(blind - telling).max() > 1e-3
+    blind, attentive = student(mask_by="random", slices_by="random")(0), student()(0)
+    assert np.abs(blind - attentive).max() > 1e-3
     both = student(random_until_step=2)
-    for step, expected in ((0, blind), (1, blind), (2, telling)):
+    for step, expected in ((0, blind), (1, blind), (2, attentive)):
         np.testing.assert_allclose(both(step), expected, atol=1e-4)
 
 
@@ -347,9 +343,9 @@ def test_identical_reports_may_be_positives(shallow, random_params, make_batch) 
     only = dict(weight_icl=0.0, weight_pcl=0.0)
     plain, treated = (loss(model, Objective(identical_reports=option, **only)) for option in (False, True))
     values = {
-        (run, kind): float(function(params, params, fresh_stats(), given)[0])
+        (run, kind): float(function(params, params, fresh_stats(), pairs)[0])
         for run, function in (("plain", plain), ("treated", treated))
-        for kind, given in (("different", batch), ("copied", copied))
+        for kind, pairs in (("different", batch), ("copied", copied))
     }
     # Through patches, a layer, the projection's norms over the batch, and the similarities' division by 0.07.
     near = float32(64, depth=LAYER_SUMS + 6, scale=1 / 0.07)
@@ -359,8 +355,8 @@ def test_identical_reports_may_be_positives(shallow, random_params, make_batch) 
 
 @pytest.mark.parametrize(("warmup", "step", "patch"), [(0, 0, 0.07), (10, 0, 0.04), (10, 5, 0.055), (10, 30, 0.07)])
 def test_the_teachers_temperature_warms_up(warmup: int, step: int, patch: float) -> None:
-    found = Objective(temperature_warmup_steps=warmup).temperatures(jnp.int32(step))
-    assert [float(x) for x in found] == pytest.approx([0.04, patch], rel=1e-5)
+    temperatures = Objective(temperature_warmup_steps=warmup).temperatures(jnp.int32(step))
+    assert [float(temperatures[name]) for name in ("icl", "pcl")] == pytest.approx([0.04, patch], rel=1e-5)
 
 
 @pytest.mark.parametrize(

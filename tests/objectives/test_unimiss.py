@@ -19,19 +19,19 @@ def small(make_tiny):
 
 
 @pytest.fixture(scope="module")
-def given(small, random_tree):
+def networks(small, random_tree):
     return trial.networks(small, OBJECTIVE, random_tree)
 
 
 @pytest.fixture(scope="module")
-def step(small, given, make_batch):
-    return trial.gradients(small, OBJECTIVE, given, make_batch(small, 3, 2))
+def step(small, networks, make_batch):
+    return trial.gradients(small, OBJECTIVE, networks, make_batch(small, 3, 2))
 
 
 def test_volumes_and_slices_teach_each_other_like_the_public_code() -> None:
     """Four terms of a batch, each of both pairings of two views, in a slow loop."""
     rng = np.random.default_rng(0)
-    seen, taught, seen_slices, taught_slices = rng.standard_normal((4, 3, 2, 6))
+    predictions, targets, slice_predictions, slice_targets = rng.standard_normal((4, 3, 2, 6))
     centre = rng.standard_normal(6)
 
     def softmax(x):
@@ -42,60 +42,61 @@ def test_volumes_and_slices_teach_each_other_like_the_public_code() -> None:
         return np.mean([-(softmax((t - centre) / 0.04) * np.log(softmax(s / 0.1))).sum() for s, t in pairs])
 
     expected = {
-        "volume": (seen, taught),
-        "slices": (seen_slices, taught_slices),
-        "slices_to_volume": (seen_slices, taught),
-        "volume_to_slices": (seen, taught_slices),
+        "volume": (predictions, targets),
+        "slices": (slice_predictions, slice_targets),
+        "slices_to_volume": (slice_predictions, targets),
+        "volume_to_slices": (predictions, slice_targets),
     }
-    given = (jnp.asarray(x, jnp.float32) for x in (seen, taught, seen_slices, taught_slices))
-    pairs = unimiss.with_slices(*given)
+    logits = (predictions, targets, slice_predictions, slice_targets)
+    pairs = unimiss.volume_pairs(*(jnp.asarray(x, jnp.float32) for x in logits))
     assert pairs.keys() == expected.keys()
     for kind, (student, teacher) in pairs.items():
-        found = dino.across_views(student, teacher, jnp.asarray(centre, jnp.float32), 0.1, 0.04)
-        np.testing.assert_allclose(found, [term(*expected[kind], sample) for sample in range(3)], rtol=1e-4)
+        losses = dino.across_views(student, teacher, jnp.asarray(centre, jnp.float32), 0.1, 0.04)
+        np.testing.assert_allclose(losses, [term(*expected[kind], sample) for sample in range(3)], rtol=1e-4)
 
 
 def test_each_views_slices_are_its_own() -> None:
     """Views of one grey value each: whatever is drawn shows which view it came from."""
     views = jnp.broadcast_to(jnp.arange(6.0).reshape(3, 2, 1, 1, 1), (3, 2, 8, 4, 4))
-    found = jax.jit(unimiss.slices, static_argnums=(2, 3))(jax.random.key(0), views, 3, 4)
-    assert found.shape == (3, 6, 4, 4)
-    np.testing.assert_array_equal(found[:, :, 0, 0], np.repeat(np.arange(6.0).reshape(3, 2), 3, axis=1))
+    slices = jax.jit(unimiss.slices_of_views, static_argnums=(2, 3))(jax.random.key(0), views, 3, 4)
+    assert slices.shape == (3, 6, 4, 4)
+    np.testing.assert_array_equal(slices[:, :, 0, 0], np.repeat(np.arange(6.0).reshape(3, 2), 3, axis=1))
 
 
-def test_logits_are_averaged_over_the_slices_of_a_view(small, given) -> None:
+def test_logits_are_averaged_over_the_slices_of_a_view(small, networks) -> None:
     views = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 6, 64, 64)), jnp.float32)
-    run = jax.jit(
-        lambda params: (unimiss.mean_logits(params, views, 3, model=small), dino.logits(params, views, model=small))
-    )
-    found, each = run(given.params)
-    assert found.shape == (2, 2, 24)
+
+    def logits(network):
+        return unimiss.mean_logits(network, views, 3), dino.prototype_logits(network, views)
+
+    means, each = trial.bound(small, networks.params, logits)
+    assert means.shape == (2, 2, 24)
     for view in range(2):
-        np.testing.assert_allclose(found[:, view], each[:, 3 * view : 3 * view + 3].mean(axis=1), atol=1e-5)
+        np.testing.assert_allclose(means[:, view], each[:, 3 * view : 3 * view + 3].mean(axis=1), atol=1e-5)
 
 
-def test_the_loss_is_the_weighted_sum(step, small, given, make_batch) -> None:
-    value, metrics, stats, _ = step
+def test_the_loss_is_the_weighted_sum(step, small, networks, make_batch) -> None:
+    value, metrics, state, _ = step
     used = {f"{name}/dino_prototypes" for name in ("xray", "ct")}
     terms = {"loss/image", "xray/image", *(f"{part}/{kind}" for part in ("loss", "ct") for kind in OF_VOLUMES)}
     assert set(metrics) == {"loss", *terms, *used}
     weights = {"image": 1.0, "volume": 1.0} | dict.fromkeys(OF_VOLUMES - {"volume"}, 0.5)
     expected = sum(weight * float(metrics[f"loss/{kind}"].value) for kind, weight in weights.items())
     assert float(value) == pytest.approx(expected, rel=1e-5)
-    assert all(np.abs(centre).max() > 1e-3 for centre in stats["centre"].values())
-    alone = trial.alone(small, OBJECTIVE, given, make_batch(small, 3, 2))
+    assert all(np.abs(centre).max() > 1e-3 for centre in state["centre"].values())
+    alone = trial.alone(small, OBJECTIVE, networks, make_batch(small, 3, 2))
     assert alone["xray"] == {"loss", "loss/image", "xray/image", "xray/dino_prototypes"}
     assert alone["ct"] == {"loss", "ct/dino_prototypes", *(name for name in terms if "image" not in name)}
 
 
-def test_gradients_reach_what_sees_and_no_report(step) -> None:
-    sees = {"cls", "position_cls", "patch_2d", "patch_3d", "position_2d", "position_3d", "trunk"}
-    assert trial.reached(step[3]) == {"head_cls", *(f"vision/{name}" for name in sees)}
+def test_gradients_reach_the_vision_tower_and_no_report(step) -> None:
+    of_vision = {"cls", "position_cls", "patch_2d", "patch_3d", "position_2d", "position_3d", "trunk"}
+    assert trial.reached(step[3]) == {"head_cls", *(f"vision/{name}" for name in of_vision)}
 
 
-def test_films_pass_twice_and_volumes_four_times(small, given, make_batch) -> None:
-    found = trial.passes(small, OBJECTIVE, given, make_batch(small, 3, 2))
-    assert found == [(4, 17), (4, 17), (6, 17), (6, 17), (12, 17), (12, 17)]
+def test_xrays_pass_twice_and_volumes_four_times(small, networks, make_batch) -> None:
+    passes = trial.passes(small, OBJECTIVE, networks, make_batch(small, 3, 2))
+    assert passes == [(4, 17), (4, 17), (6, 17), (6, 17), (12, 17), (12, 17)]
 
 
 @pytest.mark.parametrize("settings", [{"slices": 0}, {"weight_slices": -1.0}, {"crop_aspect": 0.5}])

@@ -1,6 +1,7 @@
-"""A batch through an objective of any system, for the tests of the systems that make views."""
+"""A batch through any objective, as a training step would take it."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -8,49 +9,56 @@ from flax import linen as nn
 from jax import numpy as jnp
 
 from unimedi_jax.models import towers, vision
+from unimedi_jax.objectives import base
 
 
 class Networks(NamedTuple):
-    """What a step has before it."""
+    """What a step starts from."""
 
     params: dict
     teacher: dict
-    stats: dict
+    model_state: dict
 
 
 def networks(model: towers.UniMedI, objective, random_tree) -> Networks:
-    """A random student, a teacher that disagrees with it, and statistics as at the start."""
-    shapes = jax.eval_shape(lambda: towers.init(model, jax.random.key(0)))
+    """A random student, a teacher that disagrees with it, and the state at the start."""
+    shapes = jax.eval_shape(lambda: base.init_variables(model, objective, jax.random.key(0)))
     params = random_tree(shapes["params"])
     teacher = random_tree({part: params[part] for part in objective.teacher}, around=0.8)
     norms = jax.tree.map(lambda x: np.ones(x.shape, np.float32), shapes.get("batch_stats", {}))
-    return Networks(params, teacher, {"batch_stats": norms, **objective.stats(model)})
+    return Networks(params, teacher, {"batch_stats": norms, **objective.state(model)})
 
 
 def loss(model: towers.UniMedI, objective):
-    """The objective as a function of (params, teacher, stats, batch), always with the same key."""
-
-    def run(params, teacher, stats, batch):
-        return objective.loss(params, teacher, stats, batch, jax.random.key(3), jnp.int32(0), model=model)
-
-    return run
+    """The objective as a function of (params, teacher, model state, batch), always with the same key."""
+    function = base.loss_function(model, objective)
+    return lambda *arguments: function(*arguments, jax.random.key(3), jnp.int32(0))
 
 
-def gradients(model: towers.UniMedI, objective, given: Networks, batch) -> tuple:
-    """Of one mixed batch: the loss, metrics, new statistics, the student's gradient.
+def bound(model: towers.UniMedI, params, forward: Callable[[towers.UniMedI], Any], batch_stats=None, key: int = 3):
+    """The result of `forward` on the model bound to these parameters, and to the random streams of a step."""
 
-    Checks what holds for each of them: all is finite, the statistics keep their form, nothing reaches the teacher.
+    def run(params, batch_stats):
+        return base.apply(model, forward, params, batch_stats, jax.random.key(key))[0]
+
+    return jax.jit(run)(params, batch_stats or {})
+
+
+def gradients(model: towers.UniMedI, objective, start: Networks, batch) -> tuple:
+    """Of one batch: the loss, metrics, new model state, the student's gradient.
+
+    Checks what holds for each of them: all is finite, the state keeps its form, nothing reaches the teacher.
     """
     run = jax.jit(jax.value_and_grad(loss(model, objective), argnums=(0, 1), has_aux=True))
-    (value, (metrics, stats)), (student, teacher) = jax.device_get(run(*given, batch))
+    (value, (metrics, state)), (student, teacher) = jax.device_get(run(*start, batch))
     assert value.shape == ()
     assert value.dtype == jnp.float32
-    for leaf in jax.tree.leaves((value, metrics, stats, student)):
+    for leaf in jax.tree.leaves((value, metrics, state, student)):
         assert np.isfinite(leaf).all()
     assert not any(leaf.any() for leaf in jax.tree.leaves(teacher)), "the teacher is detached"
-    assert jax.tree.map(jnp.shape, stats) == jax.tree.map(jnp.shape, given.stats)
+    assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, start.model_state)
     assert float(metrics["loss"].value) == float(value)
-    return value, metrics, stats, student
+    return value, metrics, state, student
 
 
 def reached(gradient) -> set[str]:
@@ -60,26 +68,26 @@ def reached(gradient) -> set[str]:
     return {name for name, part in parts.items() if any(leaf.any() for leaf in jax.tree.leaves(part))}
 
 
-def alone(model: towers.UniMedI, objective, given: Networks, batch) -> dict[str, set[str]]:
+def alone(model: towers.UniMedI, objective, start: Networks, batch) -> dict[str, set[str]]:
     """Each modality by itself: finite, and the names of its metrics."""
-    found = {}
-    for name in batch:
-        value, (metrics, stats) = jax.jit(loss(model, objective))(*given, {name: batch[name]})
+    names = {}
+    for modality in batch:
+        value, (metrics, state) = jax.jit(loss(model, objective))(*start, {modality: batch[modality]})
         assert np.isfinite(value)
-        assert jax.tree.map(jnp.shape, stats) == jax.tree.map(jnp.shape, given.stats)
-        found[name] = set(metrics)
-    return found
+        assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, start.model_state)
+        names[modality] = set(metrics)
+    return names
 
 
-def passes(model: towers.UniMedI, objective, given: Networks, batch) -> list[tuple[int, int]]:
+def passes(model: towers.UniMedI, objective, start: Networks, batch) -> list[tuple[int, int]]:
     """Rows and lengths of all sequences that go through the ViT, shortest and fewest first."""
-    seen = []
+    shapes = []
 
     def record(call, args, kwargs, context):
         if isinstance(context.module, vision.Trunk) and context.method_name == "__call__":
-            seen.append(args[0].shape[:2])
+            shapes.append(args[0].shape[:2])
         return call(*args, **kwargs)
 
     with nn.intercept_methods(record):
-        jax.eval_shape(loss(model, objective), *given, batch)
-    return sorted(seen)
+        jax.eval_shape(loss(model, objective), *start, batch)
+    return sorted(shapes)

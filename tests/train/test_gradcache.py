@@ -8,6 +8,7 @@ from jax import numpy as jnp
 
 from unimedi_jax import sharding, trees
 from unimedi_jax.models import towers
+from unimedi_jax.objectives import base
 from unimedi_jax.objectives.unimedi import Objective
 from unimedi_jax.train import gradcache
 
@@ -17,7 +18,7 @@ SETTINGS = [{}, {"mask_mode": "mask_token", "contrastive_chunk": 12, "identical_
 
 
 @pytest.fixture(scope="module")
-def given(tiny, tiny_variables, random_tree, make_batch):
+def arguments(tiny, tiny_variables, random_tree, make_batch):
     """Student, a teacher that disagrees, statistics; a batch of 32 X-rays and 16 CTs."""
     student = tiny_variables["params"]
     teacher = {part: student[part] for part in ("vision", "head_cls", "head_patch")}
@@ -30,28 +31,27 @@ def given(tiny, tiny_variables, random_tree, make_batch):
     return (student, teacher, stats), make_batch(tiny, 32, 16)
 
 
-def compiled(model: towers.UniMedI, given, parts: int, settings: dict) -> jax.stages.Compiled:
+def compiled(model: towers.UniMedI, arguments, parts: int, settings: dict) -> jax.stages.Compiled:
     objective = Objective(weight_vl=0.5, weight_icl=2.0, weight_pcl=3.0, **settings)
-
-    def run(trees, batch):
-        return gradcache.loss_and_grads(
-            *trees, batch, jax.random.key(3), jnp.int32(0), parts=parts, model=model, objective=objective
-        )
-
-    return jax.jit(run).lower(*given).compile()
+    if parts > 1:
+        function = gradcache.value_and_grad(model, objective, parts)
+    else:
+        function = jax.value_and_grad(base.loss_function(model, objective), has_aux=True)
+    run = jax.jit(lambda trees, batch: function(*trees, batch, jax.random.key(3), jnp.int32(0)))
+    return run.lower(*arguments).compile()
 
 
 @pytest.mark.parametrize(("parts", "settings", "devices"), [(4, SETTINGS[0], 1), (2, SETTINGS[1], 8)])
-def test_parts_give_what_the_whole_gives(tiny, given, parts: int, settings: dict, devices: int) -> None:
+def test_parts_give_what_the_whole_gives(tiny, arguments, parts: int, settings: dict, devices: int) -> None:
     """In parts on one device or on a mesh, the whole on one."""
-    whole = compiled(tiny, given, 1, settings)
+    whole = compiled(tiny, arguments, 1, settings)
     mesh = sharding.make_mesh(fsdp=2) if devices > 1 else sharding.make_mesh(devices=jax.devices()[:1])
-    networks, batch = given
+    networks, batch = arguments
     placed = jax.device_put(networks, jax.NamedSharding(mesh, jax.P())), sharding.put_batch(batch, mesh)
     with jax.set_mesh(mesh):
         divided = compiled(tiny, placed, parts, settings)
         (loss, aux), grads = jax.device_get(divided(*placed))
-    (expected_loss, expected_aux), expected_grads = jax.device_get(whole(*given))
+    (expected_loss, expected_aux), expected_grads = jax.device_get(whole(*arguments))
     assert float(loss) == pytest.approx(float(expected_loss), rel=1e-5)
     for name, ours, expected in zip(trees.names(aux), *map(jax.tree.leaves, (aux, expected_aux)), strict=True):
         np.testing.assert_allclose(ours, expected, atol=1e-5, rtol=1e-5, err_msg=name)
@@ -61,5 +61,27 @@ def test_parts_give_what_the_whole_gives(tiny, given, parts: int, settings: dict
     # The rule for a batch of equal parts, without its negatives, would be off by log(parts).
     assert aux[0]["loss/vl"].value > np.log(48) - 0.5 * np.log(parts)
     if parts == 4:
-        taken = [run.memory_analysis().temp_size_in_bytes for run in (divided, whole)]
-        assert taken[0] < taken[1] / 2
+        bytes_used = [run.memory_analysis().temp_size_in_bytes for run in (divided, whole)]
+        assert bytes_used[0] < bytes_used[1] / 2
+
+
+def test_both_passes_have_the_same_dropout(make_tiny, random_params, make_batch) -> None:
+    """The gradient is that of the loss, in the direction in which the loss moves: other dropout would turn it away."""
+    model = make_tiny(report_dropout=0.5, projection="linear")
+    objective = Objective(weight_icl=0.0, weight_pcl=0.0, mask_ratio=0.0)
+    params = random_params(model)
+    start = ({"vision": params["vision"]}, {"batch_stats": {}, **objective.state(model)}, make_batch(model, 4, 4))
+    function = jax.jit(gradcache.value_and_grad(model, objective, 2))
+
+    def loss(params) -> tuple[float, dict]:
+        (value, _), grads = function(params, *start, jax.random.key(3), jnp.int32(0))
+        return float(value), grads["report"]
+
+    _, grads = loss(params)
+    length = float(optax.tree.norm(grads))
+    step = 1e-2
+    ends = [
+        loss(params | {"report": jax.tree.map(lambda x, g, s=s: x + s * step / length * g, params["report"], grads)})[0]
+        for s in (1, -1)
+    ]
+    assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(length, rel=0.05)

@@ -67,7 +67,7 @@ def test_the_state_begins_with_teacher_equal_to_student(start) -> None:
     assert same(state.teacher, {part: state.params[part] for part in state.teacher})
     assert state.step == 0
     for kind in ("centre_cls", "centre_patch"):
-        assert not any(centre.any() for centre in state.stats[kind].values())
+        assert not any(centre.any() for centre in state.model_state[kind].values())
 
 
 def test_the_step_is_pure(run) -> None:
@@ -88,10 +88,10 @@ def test_the_teacher_follows_every_leaf_of_the_student(run) -> None:
     assert float(metrics["ema"].value) == pytest.approx(momentum, rel=1e-5)
     student = {part: after.params[part] for part in after.teacher}
     expected = jax.tree.map(lambda t, s: momentum * t + (1 - momentum) * s, state.teacher, student)
-    for name, found, wanted in zip(
+    for name, average, target in zip(
         trees.names(expected), *map(jax.tree.leaves, (after.teacher, expected)), strict=True
     ):
-        np.testing.assert_allclose(found, wanted, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(average, target, atol=1e-6, err_msg=name)
     assert unmoved(after.teacher, state.teacher) <= {"vision/mask_token"}, (
         "all but what this objective does not use moves"
     )
@@ -167,7 +167,7 @@ def test_variables_for_inference(run) -> None:
     assert teacher["params"]["vision"] is state.teacher["vision"]
     assert teacher["params"]["report"] is state.params["report"]
     assert teacher["params"].keys() == state.params.keys()
-    assert teacher["batch_stats"] is student["batch_stats"] is state.stats["batch_stats"]
+    assert teacher["batch_stats"] is student["batch_stats"] is state.model_state["batch_stats"]
     with pytest.raises(ValueError, match="student or teacher"):
         states.variables(state, "tutor")
 

@@ -81,7 +81,7 @@ def measure(encoder: Encoder) -> None:
     compile_cache.keep(run.settings.compilations)
     job = setup.make(run.settings, run.folder)
     with jax.set_mesh(job.mesh):
-        fresh = jax.jit(lambda key: states.begin(job.model, key)[0])(jax.random.key(run.seed))
+        fresh = jax.jit(lambda key: states.init_variables(job.model, key)[0])(jax.random.key(run.seed))
         variables, summary = weights({"batch_stats": {}, **fresh}, job.model, run.settings.init.vision, **grey)
         start.write([summary], run.folder / "init.json")
         LOG.info("%s; probing it on X-rays", summary)

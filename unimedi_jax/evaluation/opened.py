@@ -42,7 +42,8 @@ class Opened:
     @functools.cached_property
     def untrained(self) -> PyTree:
         """The same network with the weights of the run's seed before any step."""
-        variables = jax.jit(lambda key: state.begin(self.model, key)[0])(jax.random.key(self.loaded.config["seed"]))
+        seed = jax.random.key(self.loaded.config["seed"])
+        variables = jax.jit(lambda key: state.init_variables(self.model, key)[0])(seed)
         return jax.device_put({"batch_stats": {}, **variables}, NamedSharding(self.mesh, P()))
 
     def variables(self, encoder: str) -> PyTree:

@@ -12,6 +12,7 @@ from data.reports import tokenizer
 from unimedi_jax import checkpoint, objectives
 from unimedi_jax.convert import names, weights
 from unimedi_jax.models import towers
+from unimedi_jax.train import state as states
 from unimedi_jax.typing import PyTree
 
 FACTS, WEIGHTS, REPORT = "unimedi.json", "unimedi.safetensors", "report"
@@ -102,7 +103,7 @@ def _export(place: pathlib.Path, network: str) -> Trained:
 
 def variables_like(model: towers.UniMedI) -> PyTree:
     """Shapes of the model's {"params", "batch_stats"}."""
-    shapes = jax.eval_shape(lambda: towers.init(model, jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: states.init_variables(model, jax.random.key(0))[0])
     return {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
 
 

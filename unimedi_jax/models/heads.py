@@ -37,7 +37,7 @@ class Projection(nn.Module):
     width: int
     hidden: int = 2048
     kind: str = "mlp"
-    by_modality: bool = False  # BatchNorms of their own for films and scans
+    by_modality: bool = False  # BatchNorms of their own for X-rays and CTs
     dtype: Any = jnp.bfloat16
 
     @nn.compact
@@ -60,11 +60,10 @@ class Local(nn.Module):
     """Patches or words, each by itself, as vectors of the joint space: float32, of any length.
 
     One linear map without bias (GLoRIA's local embedding); with `hidden` units Dense, LayerNorm, ReLU, Dense. The
-    latter is MGCA's, whose BatchNorms would average over padded words, and over films and scans.
+    latter is MGCA's, whose BatchNorms would average over padded words, and over X-rays and CTs.
     """
 
     width: int
-    of: str  # "patches" or "words"
     hidden: int = 0
     dtype: Any = jnp.bfloat16
 
@@ -76,10 +75,6 @@ class Local(nn.Module):
         x = linear.Dense(self.hidden, name="fc1", **dense)(x)
         x = nn.relu(nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(x))
         return linear.Dense(self.width, name="fc2", **dense)(x).astype(jnp.float32)
-
-    def touch(self, patches: Float[Array, "b n d"], words: Float[Array, "b l w"]) -> None:
-        """One call, so that `init` makes the parameters."""
-        self({"patches": patches, "words": words}[self.of])
 
 
 class DinoHead(nn.Module):
@@ -104,10 +99,6 @@ class DinoHead(nn.Module):
         kernel = kernel / jnp.linalg.norm(kernel, axis=0, keepdims=True)
         return jnp.dot(x, kernel.astype(self.dtype), preferred_element_type=jnp.float32)
 
-    def touch(self, patches: Float[Array, "b n d"], words: Float[Array, "b l w"]) -> None:
-        """One call, so that `init` makes the parameters."""
-        self(patches)
-
 
 def batch_norm(x: Float[Array, "b *c d"], epsilon: float = 1e-5) -> Float[Array, "b *c d"]:
     """Zero mean and unit variance over the rows of the batch, in float32; nothing is remembered for inference.
@@ -125,7 +116,6 @@ class NormedMlp(nn.Module):
     """
 
     widths: tuple[int, ...]  # of what each layer gives
-    inputs: int = 0  # width of what goes in; 0: the vision tower's
     last_norm: bool = False  # another norm at the end, without a scale (MoCo v3)
     dtype: Any = jnp.bfloat16
 
@@ -137,10 +127,6 @@ class NormedMlp(nn.Module):
             x = nn.relu(Affine(name=f"norm{i}")(x))
         x = linear.Dense(self.widths[-1], name=f"fc{len(self.widths)}", **dense)(x)
         return batch_norm(x) if self.last_norm else x.astype(jnp.float32)
-
-    def touch(self, patches: Float[Array, "b n d"], words: Float[Array, "b l w"]) -> None:
-        """One call, so that `init` makes the parameters."""
-        self(jnp.zeros((1, self.inputs or patches.shape[-1])))
 
 
 class Affine(nn.Module):
@@ -167,26 +153,17 @@ class Scale(nn.Module):
         excess = jnp.maximum(log - jnp.log(self.most), 0)
         return jnp.exp(log - jax.lax.stop_gradient(excess))
 
-    def touch(self, patches: Float[Array, "b n d"], words: Float[Array, "b l w"]) -> None:
-        """One call, so that `init` makes the parameters."""
-        self()
-
 
 class Linear(nn.Module):
     """A linear map of image tokens, or of a report's words: to pixels, to another width, to a vocabulary. float32."""
 
     features: int
-    of: str = "patches"  # what it is for: "patches" or "words"
     dtype: Any = jnp.bfloat16
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b f"]:
         init = transformer.init(x.shape[-1])
         return linear.Dense(self.features, dtype=self.dtype, kernel_init=init, name="out")(x).astype(jnp.float32)
-
-    def touch(self, patches: Float[Array, "b n d"], words: Float[Array, "b l w"]) -> None:
-        """One call, so that `init` makes the parameters."""
-        self({"patches": patches, "words": words}[self.of])
 
 
 class Cross(nn.Module):
@@ -214,7 +191,7 @@ class DecoderLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b q d"], memory: Float[Array, "b n d"]) -> tuple[Array, None]:
-        x = placement.over_batch(x)
+        x = placement.shard_batch(x)
         norm = dict(epsilon=1e-6, dtype=self.dtype)
         among = transformer.Attention(self.heads, self.dtype, name="attention")
         x = x + among(nn.LayerNorm(name="norm1", **norm)(x))[0]
@@ -224,17 +201,16 @@ class DecoderLayer(nn.Module):
 
 
 class QueryDecoder(nn.Module):
-    """Queries that ask the tokens of an image, or of a report, for what they stand for.
+    """Queries that attend to the tokens of an image or to a report, the memory.
 
-    The queries are given, or `learnt` vectors of its own. A memory of each of `sides` ("image", "report") has its own
-    map into the decoder's width.
+    The queries are handed in, or are `learnt` vectors of its own. The memory of each side ("image", "report") has its
+    own map into the decoder's width.
     """
 
     width: int
     depth: int
     heads: int
-    learnt: int = 0  # 0: the queries are given
-    sides: tuple[str, ...] = ("image",)
+    learnt: int = 0  # number of learnt queries; 0: they are handed in
     dtype: Any = jnp.bfloat16
 
     @nn.compact
@@ -253,8 +229,3 @@ class QueryDecoder(nn.Module):
         layers = transformer.over_layers(DecoderLayer, self.depth, "none")
         x, _ = layers(self.heads, self.dtype, name="layers")(x, memory)
         return nn.LayerNorm(name="norm", **norm)(x)
-
-    def touch(self, patches: Float[Array, "b n d"], words: Float[Array, "b l w"]) -> None:
-        """One call a side, so that `init` makes the parameters."""
-        for side in self.sides:
-            self({"image": patches, "report": words}[side], None if self.learnt else words[0], side)

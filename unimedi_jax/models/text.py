@@ -23,7 +23,7 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b l d"], mask: Bool[Array, "b l"]) -> tuple[Array, None]:
-        x = placement.over_batch(x)
+        x = placement.shard_batch(x)
         norm = dict(epsilon=EPSILON, dtype=self.dtype)
         drop = nn.Dropout(self.dropout, deterministic=not self.train)
         attended, _ = transformer.Attention(self.heads, self.dtype, dropout=self.dropout, name="attention")(
@@ -34,8 +34,8 @@ class Layer(nn.Module):
         return nn.LayerNorm(name="norm2", **norm)(x + drop(hidden)), None
 
 
-class Read(NamedTuple):
-    """What the report tower says of a batch of reports."""
+class TextOutput(NamedTuple):
+    """What the report tower gives for a batch of reports."""
 
     vector: Float[Array, "b d"]  # of the whole report
     words: Float[Array, "b l d"]  # of each token, after the last layer
@@ -67,7 +67,7 @@ class ReportTower(nn.Module):
         text_mask: Bool[Array, "b l"],
         train: bool = False,
         context: Float[Array, "b d"] | None = None,
-    ) -> Read:
+    ) -> TextOutput:
         if text.shape[1] > self.max_positions:
             raise ValueError(f"reports of {text.shape[1]} tokens exceed the {self.max_positions} positions")
         init = transformer.init(self.width)
@@ -83,7 +83,7 @@ class ReportTower(nn.Module):
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         layers = transformer.over_layers(Layer, self.depth, self.remat, self.unrolled)
         x, _ = layers(self.heads, self.mlp_width, self.dtype, self.dropout, train, name="layers")(x, text_mask)
-        return Read(self._pool(x, text_mask), x)
+        return TextOutput(self._pool(x, text_mask), x)
 
     def _pool(self, x: Float[Array, "b l d"], mask: Bool[Array, "b l"]) -> Float[Array, "b d"]:
         if self.pooling == "cls":

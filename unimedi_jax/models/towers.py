@@ -36,7 +36,7 @@ class UniMedI(nn.Module):
     report: text.ReportTower
     project_image: heads.Projection
     project_report: heads.Projection
-    head: Mapping[str, nn.Module]  # each with `touch`, see heads.DinoHead
+    head: Mapping[str, nn.Module]
     head_sizes: heads.Sizes
     image_patch: tuple[int, int]
     volume_patch: tuple[int, int, int]
@@ -85,9 +85,9 @@ class UniMedI(nn.Module):
             return volume
         slices = selection.take_slices(tokens, layers, self.volume_grid, self.volume_patch, self.slices_per_layer)
         pixels = inputs.slice_patches(slices, self.slice_size, self.image_patch, self.window_hu)
-        cells = patches.grid((self.slice_size,) * 2, self.image_patch)
+        grid = patches.grid((self.slice_size,) * 2, self.image_patch)
         of_slice = jnp.repeat(layers, self.slices_per_layer, axis=1)
-        return jnp.concatenate([self.vision.embed_slices(pixels, of_slice, cells, hide_slices), volume], axis=1)
+        return jnp.concatenate([self.vision.embed_slices(pixels, of_slice, grid, hide_slices), volume], axis=1)
 
     def encode(self, tokens: Float[Array, "b n d"], scores: bool = False) -> vision.Encoded:
         """Tokens through the shared ViT."""
@@ -96,7 +96,7 @@ class UniMedI(nn.Module):
     def choose_layers(self, scores: Float[Array, "b n"]) -> tuple[Float[Array, "b layers"], Int[Array, "b k"]]:
         """Eq. 2 and the top-k: scores of the volume's tokens to layer scores and the chosen layers."""
         by_layer = selection.slice_scores(scores, self.volume_grid[0])
-        return by_layer, selection.top(by_layer, self.slices)
+        return by_layer, selection.topk_indices(by_layer, self.slices)
 
     def project(
         self, cls: dict[str, Float[Array, "_ d"]], reports: Float[Array, "b w"], train: bool = False
@@ -104,7 +104,7 @@ class UniMedI(nn.Module):
         """CLS of each modality, in turn, and the vectors of all their reports into the joint space.
 
         With BatchNorms by modality each is normalised by itself. A mixed batch otherwise spends most of its unit
-        variance on telling films from scans, and what distinguishes one film from another is left small.
+        variance on the difference between X-rays and CTs, and little is left for what distinguishes two X-rays.
         """
         if self.project_image.by_modality:
             images = jnp.concatenate([self.project_image(x, train, name) for name, x in cls.items()])
@@ -112,27 +112,25 @@ class UniMedI(nn.Module):
             images = self.project_image(jnp.concatenate(list(cls.values())), train)
         return images, self.project_report(reports, train)
 
-    def read(self, tokens: Int[Array, "b l"], mask: Bool[Array, "b l"], train: bool = False) -> Float[Array, "b w"]:
+    def encode_text(
+        self, tokens: Int[Array, "b l"], mask: Bool[Array, "b l"], train: bool = False
+    ) -> Float[Array, "b w"]:
         """Reports to vectors of the report tower."""
         return self.report(tokens, mask, train).vector
 
-    def read_words(
+    def encode_text_tokens(
         self,
         tokens: Int[Array, "b l"],
         mask: Bool[Array, "b l"],
         train: bool = False,
         context: Float[Array, "b w"] | None = None,
-    ) -> text.Read:
+    ) -> text.TextOutput:
         """Reports to the vectors of their words too; `context` is added to each word's embedding."""
         return self.report(tokens, mask, train, context)
 
     def embed_report(self, tokens: Int[Array, "b l"], mask: Bool[Array, "b l"]) -> Float[Array, "b e"]:
         """Reports into the joint space."""
-        return self.project_report(self.read(tokens, mask))
-
-    def through(self, name: str, *x: Any) -> Any:
-        """What the objective's head `name` makes of `x`."""
-        return self.head[name](*x)
+        return self.project_report(self.encode_text(tokens, mask))
 
     def xray_features(self, tokens: UInt8[Array, "b n v"]) -> Features:
         """Inference on X-rays: all tokens, nothing masked."""
@@ -151,17 +149,14 @@ class UniMedI(nn.Module):
         z = self.project_image(encoded.cls, modality="ct")
         return Features(encoded.cls, z, encoded.scores, by_layer, layers)
 
-    def touch_all(self, batch: Batch) -> None:
-        """Runs every part once, so that `init` makes every parameter whatever the batch's modalities."""
-        x = self.embed_xray(batch["xray"]["tokens"])
+    def run_towers(self, batch: Batch) -> None:
+        """Runs all but the heads once, so that `init` makes their parameters whatever an objective uses."""
         layers = jnp.zeros((len(batch["ct"]["tokens"]), self.slices), jnp.int32)
         self.embed_ct(batch["ct"]["tokens"], layers)
-        encoded = self.encode(x)
-        read = self.read_words(batch["xray"]["text"], batch["xray"]["text_mask"])
+        encoded = self.encode(self.embed_xray(batch["xray"]["tokens"]))
+        report = self.encode_text(batch["xray"]["text"], batch["xray"]["text_mask"])
         for name in ("xray", "ct"):  # one after the other: their numbers of samples may differ
-            self.project({name: encoded.cls}, read.vector)
-        for head in self.head.values():
-            head.touch(encoded.patches, read.words)
+            self.project({name: encoded.cls}, report)
 
 
 def make(
@@ -256,8 +251,6 @@ def make(
 
 def example_batch(model: UniMedI, length: int = 8) -> dict[str, dict[str, Any]]:
     """One X-ray and one CT of zeros in the batch's format, for `init` and for shapes."""
-    cells = model.vision.image_grid
-    volume = model.volume_grid
 
     def part(n: int, patch: tuple[int, ...], dtype: Any) -> dict[str, Any]:
         pixels = jnp.zeros((1, n, math.prod(patch)), dtype)
@@ -265,8 +258,8 @@ def example_batch(model: UniMedI, length: int = 8) -> dict[str, dict[str, Any]]:
         return {"tokens": pixels, "text": text, "text_mask": jnp.ones((1, length), bool)}
 
     return {
-        "xray": part(cells[0] * cells[1], model.image_patch, jnp.uint8),
-        "ct": part(volume[0] * volume[1] * volume[2], model.volume_patch, jnp.int16),
+        "xray": part(math.prod(model.vision.image_grid), model.image_patch, jnp.uint8),
+        "ct": part(math.prod(model.volume_grid), model.volume_patch, jnp.int16),
     }
 
 
@@ -286,5 +279,5 @@ def example(
 
 
 def init(model: UniMedI, key: jax.Array) -> dict[str, Any]:
-    """Fresh variables: {"params": ..., "batch_stats": ...} (no batch_stats with linear projections)."""
-    return model.init(key, example_batch(model), method="touch_all")
+    """Fresh variables of the towers: {"params": ..., "batch_stats": ...} (no batch_stats with linear projections)."""
+    return model.init(key, example_batch(model), method="run_towers")

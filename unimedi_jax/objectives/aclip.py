@@ -7,15 +7,12 @@ report of each view, SimCLR's loss between the views, and twice BYOL's between e
 
 Otherwise than there: the teacher's view is the whole sample, where the paper crops it too, about the two others; a CT
 goes in as its volume's tokens, with a map in three dimensions. Single tokens are kept, or blocks of `mask_block` on
-films (the paper: 2 x 2). SimCLR's negatives are those of the same modality, the reports' those of the whole batch. The
+X-rays (the paper: 2 x 2). SimCLR's negatives are those of the same modality, the reports' those of the whole batch. The
 released code gives SimCLR the same view twice; here it has both, as in the paper. BatchNorm in the heads uses the batch
 at hand, view by view, and keeps no running mean; the layers are `config.model.head_hidden` wide (4096), the results
 `head_bottleneck` (256). The frozen patch embedding is `config.freeze_patch_embed`. The report tower has no teacher:
 there it serves evaluation alone. Views: see `crops`.
 """
-
-import dataclasses
-from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -23,9 +20,10 @@ import optax
 from jax import numpy as jnp
 
 from unimedi_jax import losses, selection
+from unimedi_jax.config import objectives as settings
 from unimedi_jax.models import heads, towers
 from unimedi_jax.objectives import base, common, crops
-from unimedi_jax.typing import Array, Batch, Float, Int, Key, Params, PyTree
+from unimedi_jax.typing import Array, Batch, Float, Int, PyTree
 
 
 def simclr(first: Float[Array, "b e"], second: Float[Array, "b e"], temperature: float) -> Float[Array, " b"]:
@@ -52,117 +50,70 @@ def byol(predicted: Float[Array, "b c e"], target: Float[Array, "b e"]) -> Float
     return 2 - 2 * jnp.mean(likeness, axis=1)
 
 
-@dataclasses.dataclass(frozen=True)
-class Objective(crops.Settings, base.Objective):
+class Objective(settings.ACLIP, base.Objective):
     """L_vl of both views, SimCLR and BYOL."""
 
-    crop_scale: tuple[float, float] = (0.5, 1.0)
-    temperature: float = 0.07  # of L_vl, where it starts, if it is learnt
-    learn_temperature: bool = True
-    simclr_temperature: float = 0.1
-    weight_vl: float = 1.0  # half of it for each view
-    weight_simclr: float = 1.0
-    weight_byol: float = 2.0
-    mask_ratio: float = 0.5  # share of a view's tokens that the student does not see
-    mask_block: int = 1  # 2 keeps 2x2 blocks of a film's tokens, as in the paper
-
-    teacher: ClassVar[tuple[str, ...]] = ("vision", "head_projector")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.mask_ratio < 1:
-            raise ValueError(f"mask_ratio is at least 0 and below 1, not {self.mask_ratio}")
-        for name in ("temperature", "simclr_temperature"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is above 0, not {getattr(self, name)}")
-        if self.mask_block < 1:
-            raise ValueError(f"mask_block is at least 1, not {self.mask_block}")
+    teacher = ("vision", "head_projector")
 
     def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
         """BYOL's projector and predictor, SimCLR's projector, and the temperature, where it is learnt.
 
         Raises:
-            ValueError: blocks do not divide a film.
+            ValueError: blocks do not divide an X-ray's grid.
         """
         selection.check_blocks(model.vision.image_grid, self.mask_block)
         hidden, out, dtype = model.head_sizes.hidden, model.head_sizes.bottleneck, model.vision.dtype
-        made = {
+        mlps = {
             "projector": heads.NormedMlp((hidden, out), dtype=dtype),
-            "predictor": heads.NormedMlp((hidden, out), inputs=out, dtype=dtype),
+            "predictor": heads.NormedMlp((hidden, out), dtype=dtype),
             "simclr": heads.NormedMlp((hidden, hidden, out), dtype=dtype),
         }
-        return made | ({"scale": heads.Scale(1 / self.temperature)} if self.learn_temperature else {})
+        return mlps | ({"scale": heads.Scale(1 / self.temperature)} if self.learn_temperature else {})
 
-    def loss(
-        self,
-        params: Params,
-        teacher: Params,
-        stats: PyTree,
-        batch: Batch,
-        key: Key[Array, ""],
-        step: Int[Array, ""],
-        *,
-        model: towers.UniMedI,
-    ) -> base.Loss:
+    def forward(
+        self, student: towers.UniMedI, teacher: towers.UniMedI, batch: Batch, state: PyTree, step: Int[Array, ""]
+    ) -> base.LossTerms:
         """The teacher on every sample, the student on half of the tokens of two views, reports once."""
-        keys = common.keys(key, "xray", "ct", "dropout")
         cls, between = {}, {"simclr": {}, "byol": {}}
-        for name in common.modalities(batch):
-            seen, target = self.see(name, params, teacher, batch[name]["tokens"], keys[name], model=model)
-            vectors = heads.unit(common.through("simclr", params, seen, model=model))
-            between["simclr"][name] = simclr(vectors[:, 0], vectors[:, 1], self.simclr_temperature)
-            predicted = common.through("projector", params, seen, model=model)
-            predicted = heads.unit(common.through("predictor", params, predicted, model=model))
-            between["byol"][name] = byol(predicted, target)
-            cls[name] = seen
-        reports = common.read(params, batch, keys["dropout"], model=model).vector
-        each, batch_stats = self.against_reports(params, stats, cls, reports, model=model)
-        parts = {"vl": common.by_modality(each, batch), **between}
-        weights = {name: getattr(self, f"weight_{name}") for name in parts}
-        return common.with_total(parts, weights, {"batch_stats": batch_stats})
+        for modality in common.modalities(batch):
+            cls[modality], target = self.encode(student, teacher, modality, batch[modality]["tokens"])
+            vectors = heads.unit(student.head["simclr"](cls[modality]))
+            between["simclr"][modality] = simclr(vectors[:, 0], vectors[:, 1], self.simclr_temperature)
+            predicted = student.head["predictor"](student.head["projector"](cls[modality]))
+            between["byol"][modality] = byol(heads.unit(predicted), target)
+        vl = self.report_loss(student, cls, student.encode_text(*common.reports(batch), True))
+        return base.LossTerms({"vl": common.by_modality(vl, batch), **between})
 
-    def see(
-        self, name: str, params: Params, teacher: Params, tokens: Array, key: Key[Array, ""], *, model: towers.UniMedI
+    def encode(
+        self, student: towers.UniMedI, teacher: towers.UniMedI, modality: str, tokens: Array
     ) -> tuple[Float[Array, "b 2 d"], Float[Array, "b e"]]:
         """The student's CLS of both views, and the unit vector of the teacher's that BYOL aims at."""
-        whole = common.embed(name, teacher, tokens, model=model)
-        taught = model.apply({"params": teacher}, whole, True, method="encode")
-        target = heads.unit(common.through("projector", teacher, taught.cls, model=model))
-        x = crops.whole(name, tokens, model=model)
-        views = crops.crop(key, x, 2, x.shape[1:], self.crop_scale, self)
-        keep = self.choose(name, taught.scores, views, model=model)
-        kept = selection.gather(crops.embed(params, views.images, model=model), keep)
-        cls = model.apply({"params": params}, kept, method="encode").cls
-        return cls.reshape(len(tokens), 2, -1), target
+        whole = teacher.encode(common.embed(teacher, modality, tokens), scores=True)
+        target = heads.unit(teacher.head["projector"](whole.cls))
+        x = crops.to_image(student, modality, tokens)
+        views = crops.random_crops(student.make_rng("draws"), x, self)
+        index = self.choose_tokens(modality, whole.scores, views, common.grid(student, modality))
+        chosen = selection.gather_tokens(crops.embed_views(student, views.images), index)
+        return student.encode(chosen).cls.reshape(len(tokens), 2, -1), target
 
-    def choose(
-        self, name: str, scores: Float[Array, "b n"], views: crops.Crops, *, model: towers.UniMedI
+    def choose_tokens(
+        self, modality: str, scores: Float[Array, "b n"], views: crops.Crops, grid: tuple[int, ...]
     ) -> Int[Array, "bc k"]:
         """The tokens of each view that the student sees: the best by the view's part of the teacher's map."""
-        cells, count = crops.layout(name, model=model)[0], scores.shape[1]
-        scores = crops.cut(scores.reshape(-1, *cells), views.low, views.size, cells).reshape(-1, count)
-        if name == "xray" and self.mask_block > 1:
-            blocks = selection.kept(count // self.mask_block**2, self.mask_ratio)
-            return selection.top_blocks(scores, cells, self.mask_block, blocks)
-        return selection.top(scores, selection.kept(count, self.mask_ratio))
+        count = scores.shape[1]
+        scores = crops.crop_and_resize(scores.reshape(-1, *grid), views.low, views.size, grid).reshape(-1, count)
+        if modality == "xray" and self.mask_block > 1:
+            blocks = selection.num_kept(count // self.mask_block**2, self.mask_ratio)
+            return selection.topk_block_indices(scores, grid, self.mask_block, blocks)
+        return selection.topk_indices(scores, selection.num_kept(count, self.mask_ratio))
 
-    def against_reports(
-        self,
-        params: Params,
-        stats: PyTree,
-        cls: dict[str, Float[Array, "_ 2 d"]],
-        reports: Float[Array, "b d"],
-        *,
-        model: towers.UniMedI,
-    ) -> tuple[Float[Array, " b"], PyTree]:
-        """L_vl of each sample, the mean of its two views; the projections' statistics have seen both."""
-        temperature = self.temperature
-        if self.learn_temperature:
-            temperature = 1 / common.through("scale", params, model=model)
+    def report_loss(
+        self, student: towers.UniMedI, cls: dict[str, Float[Array, "_ 2 d"]], reports: Float[Array, "b d"]
+    ) -> Float[Array, " b"]:
+        """L_vl of each sample, the mean of its two views; the projections' running statistics follow both."""
+        temperature = 1 / student.head["scale"]() if self.learn_temperature else self.temperature
         each = []
         for view in range(2):
-            images = {name: x[:, view] for name, x in cls.items()}
-            z_image, z_text, batch_stats = common.project(params, stats, images, reports, model=model)
-            stats = {"batch_stats": batch_stats}
+            z_image, z_text = student.project({modality: x[:, view] for modality, x in cls.items()}, reports, True)
             each.append(losses.contrastive(z_image, z_text, temperature).mean(axis=0))
-        return (each[0] + each[1]) / 2, stats["batch_stats"]
+        return (each[0] + each[1]) / 2

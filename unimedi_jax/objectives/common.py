@@ -1,4 +1,4 @@
-"""What objectives share: both modalities through the towers, reports beside them, losses by modality to one number."""
+"""What objectives share: whole images and reports through the towers of a bound network, and rows by modality."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -6,12 +6,8 @@ from typing import Any, NamedTuple
 import jax
 from jax import numpy as jnp
 
-from unimedi_jax.mean import Mean
 from unimedi_jax.models import text, towers, vision
-from unimedi_jax.objectives import base
-from unimedi_jax.typing import Array, Batch, Float, Key, Metrics, Params, PyTree
-
-Parts = dict[str, dict[str, Array]]  # loss -> modality -> its value for each sample
+from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key
 
 
 def modalities(batch: Mapping[str, Any]) -> list[str]:
@@ -19,108 +15,68 @@ def modalities(batch: Mapping[str, Any]) -> list[str]:
     return [name for name in ("xray", "ct") if name in batch]
 
 
-def embed(name: str, params: Params, tokens: Array, *, model: towers.UniMedI) -> Float[Array, "b n d"]:
-    """All tokens of a film, or of a volume without slices, with their positions."""
-    method = "embed_xray" if name == "xray" else "embed_volume"
-    return model.apply({"params": params}, tokens, method=method)
+def keys(key: Key[Array, ""], *names: str) -> dict[str, Key[Array, ""]]:
+    """A key of its own for every random draw."""
+    return dict(zip(names, jax.random.split(key, len(names)), strict=True))
 
 
-def see(params: Params, batch: Batch, *, model: towers.UniMedI, scores: bool = False) -> dict[str, vision.Encoded]:
+def grid(model: towers.UniMedI, modality: str) -> tuple[int, ...]:
+    """Tokens along the axes: y, x of an X-ray, or z, y, x of a volume."""
+    return model.vision.image_grid if modality == "xray" else model.vision.volume_grid
+
+
+def patch(model: towers.UniMedI, modality: str) -> tuple[int, ...]:
+    """Pixels or voxels of a patch along the same axes."""
+    return model.image_patch if modality == "xray" else model.volume_patch
+
+
+def embed(network: towers.UniMedI, modality: str, tokens: Array) -> Float[Array, "b n d"]:
+    """All tokens of an X-ray, or of a volume without slices, with their positions."""
+    return network.embed_xray(tokens) if modality == "xray" else network.embed_volume(tokens)
+
+
+def encode_images(network: towers.UniMedI, batch: Batch, scores: bool = False) -> dict[str, vision.Encoded]:
     """Every modality whole through the shared ViT; with `scores` eq. 1 beside it."""
-    return {
-        name: model.apply(
-            {"params": params}, embed(name, params, batch[name]["tokens"], model=model), scores, method="encode"
-        )
-        for name in modalities(batch)
-    }
+    return {name: network.encode(embed(network, name, batch[name]["tokens"]), scores) for name in modalities(batch)}
 
 
-def reports(batch: Batch) -> tuple[Array, Array]:
+def reports(batch: Batch) -> tuple[Int[Array, "b l"], Bool[Array, "b l"]]:
     """Ids and mask of all reports, modality after modality."""
-    text, mask = (
-        jnp.concatenate([batch[name][field] for name in modalities(batch)]) for field in ("text", "text_mask")
-    )
-    return text, mask
+    ids, mask = (jnp.concatenate([batch[name][field] for name in modalities(batch)]) for field in ("text", "text_mask"))
+    return ids, mask
 
 
-def read(params: Params, batch: Batch, key: Key[Array, ""], *, model: towers.UniMedI) -> text.Read:
+def encode_reports(network: towers.UniMedI, batch: Batch) -> text.TextOutput:
     """All reports through the report tower, modality after modality."""
-    return model.apply({"params": params}, *reports(batch), True, method="read_words", rngs={"dropout": key})
+    return network.encode_text_tokens(*reports(batch), True)
 
 
 def project(
-    params: Params,
-    stats: PyTree,
-    cls: Mapping[str, Float[Array, "_ d"]],
-    reports: Float[Array, "b d"],
-    *,
-    model: towers.UniMedI,
-) -> tuple[Float[Array, "b e"], Float[Array, "b e"], PyTree]:
-    """Images and reports as unit vectors of the joint space, and the running statistics of the projections.
-
-    Rows are in the order of `modalities`.
-    """
-    (z_image, z_text), updated = model.apply(
-        {"params": params, "batch_stats": stats["batch_stats"]},
-        {name: cls[name] for name in modalities(cls)},
-        reports,
-        True,
-        method="project",
-        mutable=["batch_stats"],
-    )
-    return z_image, z_text, updated.get("batch_stats", {})
+    network: towers.UniMedI, cls: Mapping[str, Float[Array, "_ d"]], reports: Float[Array, "b w"]
+) -> tuple[Float[Array, "b e"], Float[Array, "b e"]]:
+    """Images and reports as unit vectors of the joint space, rows in the order of `modalities`."""
+    return network.project({name: cls[name] for name in modalities(cls)}, reports, True)
 
 
-def through(name: str, params: Params, *x: Any, model: towers.UniMedI) -> Any:
-    """What a network's head `name` makes of `x`."""
-    return model.apply({"params": params}, name, *x, method="through")
-
-
-class Paired(NamedTuple):
+class Pairs(NamedTuple):
     """Images and reports of a batch, whole, and where they lie in the joint space."""
 
-    seen: dict[str, vision.Encoded]
-    read: text.Read
+    images: dict[str, vision.Encoded]
+    reports: text.TextOutput
     z_image: Float[Array, "b e"]
     z_text: Float[Array, "b e"]
-    batch_stats: PyTree
 
 
-def pair(
-    params: Params, stats: PyTree, batch: Batch, key: Key[Array, ""], *, model: towers.UniMedI, scores: bool = False
-) -> Paired:
+def encode_pairs(network: towers.UniMedI, batch: Batch, scores: bool = False) -> Pairs:
     """Every image and every report through its tower and its projection: where image-report contrast begins."""
-    seen = see(params, batch, model=model, scores=scores)
-    found = read(params, batch, key, model=model)
-    cls = {name: view.cls for name, view in seen.items()}
-    return Paired(seen, found, *project(params, stats, cls, found.vector, model=model))
+    images, text_output = encode_images(network, batch, scores), encode_reports(network, batch)
+    cls = {name: image.cls for name, image in images.items()}
+    return Pairs(images, text_output, *project(network, cls, text_output.vector))
 
 
-def by_modality(each: Float[Array, "b ..."], batch: Batch) -> dict[str, Array]:
+def by_modality(rows: Float[Array, "b ..."], batch: Batch) -> dict[str, Array]:
     """Rows of a joined batch back to their modalities."""
     names = modalities(batch)
     sizes = [len(batch[name]["tokens"]) for name in names]
     ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
-    return dict(zip(names, jnp.split(each, ends), strict=True))
-
-
-def total(parts: Parts, weights: Mapping[str, float]) -> tuple[Float[Array, ""], Metrics]:
-    """The weighted sum of the losses, each a mean over all samples, and the means by loss and modality."""
-    metrics, loss = {}, jnp.zeros(())
-    for name, each in parts.items():
-        means = {modality: Mean.of(values) for modality, values in each.items()}
-        metrics |= {f"{modality}/{name}": mean for modality, mean in means.items()}
-        metrics[f"loss/{name}"] = whole = sum(means.values(), start=Mean(0.0, 0.0))
-        loss += weights[name] * whole.value
-    return loss, metrics
-
-
-def with_total(parts: Parts, weights: Mapping[str, float], stats: PyTree) -> base.Loss:
-    """What an objective's `loss` returns, from the losses of the samples and the new statistics."""
-    loss, metrics = total(parts, weights)
-    return loss, (metrics | {"loss": Mean(loss, jnp.ones(()))}, stats)
-
-
-def keys(key: Key[Array, ""], *names: str) -> dict[str, Key[Array, ""]]:
-    """A key of its own for every random draw."""
-    return dict(zip(names, jax.random.split(key, len(names)), strict=True))
+    return dict(zip(names, jnp.split(rows, ends), strict=True))

@@ -1,11 +1,10 @@
-"""Random views of films and volumes, made on the devices from the batch's tokens.
+"""Random views of X-rays and volumes, made on the devices from the batch's tokens.
 
 A view is a random box of the sample, resized to a size that the step is compiled for, with another brightness and
 contrast and a little noise. It is never mirrored: reports name sides. Blur, solarisation and colour, which the papers
 use on photographs, are left out.
 """
 
-import dataclasses
 import math
 from typing import NamedTuple
 
@@ -13,28 +12,10 @@ import jax
 from jax import numpy as jnp
 
 from unimedi_jax import patches, selection
+from unimedi_jax.config import objectives as settings
 from unimedi_jax.models import towers
 from unimedi_jax.objectives import common
-from unimedi_jax.typing import Array, Float, Int, Key, Num, Params
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """How views are drawn."""
-
-    crop_scale: tuple[float, float] = (0.4, 1.0)  # share of the area or of the volume that a crop covers
-    crop_aspect: float = 4 / 3  # the most by which one side is stretched against another
-    brightness: float = 0.2  # the most that is added to grey values in [-1, 1]
-    contrast: float = 0.4  # the most by which the factor of the contrast leaves 1
-    noise: float = 0.02  # standard deviation
-
-    def __post_init__(self) -> None:
-        shares("crop_scale", self.crop_scale)
-        if self.crop_aspect < 1:
-            raise ValueError(f"crop_aspect is at least 1, not {self.crop_aspect}")
-        for name in ("brightness", "contrast", "noise"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is at least 0 and below 1, not {getattr(self, name)}")
+from unimedi_jax.typing import Array, Float, Int, Key, Num
 
 
 class Crops(NamedTuple):
@@ -45,35 +26,19 @@ class Crops(NamedTuple):
     size: Float[Array, "b c r"]  # and what they cover of them
 
 
-def shares(name: str, scale: tuple[float, float]) -> None:
-    """Refuses what is no range of shares.
-
-    Raises:
-        ValueError: not 0 < least <= most <= 1.
-    """
-    if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
-        raise ValueError(f"{name} is two shares, least and most, above 0 and at most 1, not {scale}")
+def to_image(model: towers.UniMedI, modality: str, tokens: Num[Array, "b n v"]) -> Float[Array, "b *space"]:
+    """The X-rays or volumes that the tokens were cut from, in [-1, 1]."""
+    pixels = model.pixels(modality, tokens)
+    return patches.unpatchify(pixels, common.grid(model, modality), common.patch(model, modality))
 
 
-def whole(name: str, tokens: Num[Array, "b n v"], *, model: towers.UniMedI) -> Float[Array, "b *space"]:
-    """Films or volumes put together again, in [-1, 1]."""
-    cells, patch = layout(name, model=model)
-    return patches.unpatchify(model.pixels(name, tokens), cells, patch)
-
-
-def layout(name: str, *, model: towers.UniMedI) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The grid of a modality's tokens, and the size of their patches."""
-    if name == "xray":
-        return model.vision.image_grid, model.image_patch
-    return model.volume_grid, model.volume_patch
-
-
-def size_of(name: str, share: float = 1.0, *, model: towers.UniMedI) -> tuple[int, ...]:
+def view_shape(model: towers.UniMedI, modality: str, share: float = 1.0) -> tuple[int, ...]:
     """Pixels or voxels along each axis of a view: `share` of the sample's, in whole patches."""
-    return tuple(max(1, round(share * n)) * p for n, p in zip(*layout(name, model=model), strict=True))
+    grid, patch = common.grid(model, modality), common.patch(model, modality)
+    return tuple(max(1, round(share * n)) * p for n, p in zip(grid, patch, strict=True))
 
 
-def draw(
+def random_boxes(
     key: Key[Array, ""], shape: tuple[int, int], rank: int, scale: tuple[float, float], aspect: float
 ) -> tuple[Float[Array, "b c r"], Float[Array, "b c r"]]:
     """Boxes inside the unit square or cube: where they begin and what they cover of each axis."""
@@ -85,7 +50,7 @@ def draw(
     return place * (1 - size), size
 
 
-def cut(
+def crop_and_resize(
     x: Float[Array, "b *space"], low: Float[Array, "b c r"], size: Float[Array, "b c r"], shape: tuple[int, ...]
 ) -> Float[Array, "b c *shape"]:
     """The boxes of each `x`, in shares of its axes, resized to `shape`: linear, smoothed where it shrinks."""
@@ -99,35 +64,36 @@ def cut(
     return jax.vmap(jax.vmap(one, (None, 0, 0)))(x, low, size)
 
 
-def relight(key: Key[Array, ""], x: Float[Array, "b c *space"], settings: Settings) -> Float[Array, "b c *space"]:
+def jitter(key: Key[Array, ""], x: Float[Array, "b c *space"], views: settings.Views) -> Float[Array, "b c *space"]:
     """Another contrast about the view's own mean, another brightness, and noise; clipped to [-1, 1]."""
-    keys = common.keys(key, "light", "noise")
+    key_light, key_noise = jax.random.split(key)
     axes = tuple(range(2, x.ndim))
     mean = jnp.mean(x, axis=axes, keepdims=True)
-    contrast, brightness = jax.random.uniform(keys["light"], (2, *mean.shape), minval=-1.0)
-    factor, shift = 1 + settings.contrast * contrast, settings.brightness * brightness
-    noise = settings.noise * jax.random.normal(keys["noise"], x.shape)
+    contrast, brightness = jax.random.uniform(key_light, (2, *mean.shape), minval=-1.0)
+    factor, shift = 1 + views.contrast * contrast, views.brightness * brightness
+    noise = views.noise * jax.random.normal(key_noise, x.shape)
     return jnp.clip((x - mean) * factor + mean + shift + noise, -1.0, 1.0)
 
 
-def crop(
+def random_crops(
     key: Key[Array, ""],
     x: Float[Array, "b *space"],
-    count: int,
-    shape: tuple[int, ...],
-    scale: tuple[float, float],
-    settings: Settings,
+    views: settings.Views,
+    count: int = 2,
+    shape: tuple[int, ...] | None = None,
+    scale: tuple[float, float] | None = None,
 ) -> Crops:
-    """`count` random views of each `x`, of size `shape`, which cover between `scale` of it."""
-    keys = common.keys(key, "boxes", "light")
-    low, size = draw(keys["boxes"], (len(x), count), len(shape), scale, settings.crop_aspect)
-    return Crops(relight(keys["light"], cut(x, low, size, shape), settings), low, size)
+    """`count` random views of each `x`, by default of its own size, each covering between `scale` of it."""
+    shape = shape or x.shape[1:]
+    key_boxes, key_light = jax.random.split(key)
+    low, size = random_boxes(key_boxes, (len(x), count), len(shape), scale or views.crop_scale, views.crop_aspect)
+    return Crops(jitter(key_light, crop_and_resize(x, low, size, shape), views), low, size)
 
 
-def slices(
+def random_slices(
     key: Key[Array, ""], volumes: Float[Array, "b z y x"], count: int, size: int
 ) -> tuple[Float[Array, "b s y x"], Int[Array, "b s"]]:
-    """`count` random axial slices of each volume in their order, resized to `size` x `size`, and where they lie in z.
+    """`count` random axial slices of each volume in their order, resized to `size` x `size`, and their places in z.
 
     Raises:
         ValueError: the volumes have fewer.
@@ -135,25 +101,22 @@ def slices(
     batch, depth, *plane = volumes.shape
     if count > depth:
         raise ValueError(f"slices: {count} of a volume that has {depth}")
-    where = selection.top(selection.random_scores(key, jnp.zeros((batch, depth))), count)
-    taken = selection.gather(volumes, where)
+    z = selection.topk_indices(selection.random_scores(key, jnp.zeros((batch, depth))), count)
+    slices = selection.gather_tokens(volumes, z)
     if plane != [size, size]:
-        taken = jax.image.resize(taken, (batch, count, size, size), "linear", antialias=True)
-    return taken, where
+        slices = jax.image.resize(slices, (batch, count, size, size), "linear", antialias=True)
+    return slices, z
 
 
-def embed(params: Params, images: Float[Array, "b c *space"], *, model: towers.UniMedI) -> Float[Array, "bc n d"]:
+def embed_views(network: towers.UniMedI, images: Float[Array, "b c *space"]) -> Float[Array, "bc n d"]:
     """Views as tokens with the positions of a grid of their own size; the views of a sample follow one another."""
-    name = "xray" if images.ndim == 4 else "ct"
-    patch = layout(name, model=model)[1]
+    modality = "xray" if images.ndim == 4 else "ct"
+    patch = common.patch(network, modality)
     # Neighbouring rows, so that views stay on the device that holds their sample.
     images = images.reshape(-1, *images.shape[2:])
-    grid = patches.grid(images.shape[1:], patch)
-    return model.apply({"params": params}, name, patches.patchify(images, patch), grid, method="embed_pixels")
+    return network.embed_pixels(modality, patches.patchify(images, patch), patches.grid(images.shape[1:], patch))
 
 
-def see(params: Params, images: Float[Array, "b c *space"], *, model: towers.UniMedI) -> Float[Array, "b c d"]:
+def encode_views(network: towers.UniMedI, images: Float[Array, "b c *space"]) -> Float[Array, "b c d"]:
     """CLS of every view, all of them in one pass."""
-    tokens = embed(params, images, model=model)
-    cls = model.apply({"params": params}, tokens, method="encode").cls
-    return cls.reshape(*images.shape[:2], -1)
+    return network.encode(embed_views(network, images)).cls.reshape(*images.shape[:2], -1)

@@ -1,7 +1,7 @@
 """DINO: a student's small and large views of an image against its teacher's large ones.
 
 Caron et al., "Emerging properties in self-supervised vision transformers" (arXiv 2104.14294): eq. 1 to 4, the head of
-appendix C, multi-crop, centring and sharpening, the EMA teacher on backbone and head. Reports are not read.
+appendix C, multi-crop, centring and sharpening, the EMA teacher on backbone and head. Reports are not used.
 
 Otherwise than there: both modalities are in a batch, a CT as its volume's tokens, with views cut in three dimensions.
 Each modality has a centre of its own, as the mean of a mixed batch would let all CTs share one prototype. Views are
@@ -11,17 +11,15 @@ depth, and the weight decay is constant. Its teacher is what is evaluated, as in
 one pass: student and teacher on the large ones, student on the small ones.
 """
 
-import dataclasses
-from typing import ClassVar
-
 import flax.linen as nn
 from jax import numpy as jnp
 
 from unimedi_jax import losses
+from unimedi_jax.config import objectives as settings
 from unimedi_jax.mean import Mean
 from unimedi_jax.models import heads, towers
 from unimedi_jax.objectives import base, common, crops
-from unimedi_jax.typing import Array, Batch, Float, Int, Key, Params, PyTree
+from unimedi_jax.typing import Array, Batch, Float, Int, PyTree
 
 
 def across_views(
@@ -33,50 +31,37 @@ def across_views(
 ) -> Float[Array, " b"]:
     """Eq. 3 for each sample: the teacher's views against all of the student's but the same one, the mean of the pairs.
 
-    The first g of the student's c views are the teacher's.
+    The first g of the student's c views are the teacher's. No gradient reaches the teacher.
     """
-    pairs = [(seen, taught) for taught in range(teacher.shape[1]) for seen in range(student.shape[1]) if seen != taught]
+    pairs = [(view, target) for target in range(teacher.shape[1]) for view in range(student.shape[1]) if view != target]
     each = [
-        losses.self_distillation(student[:, seen], teacher[:, taught], centre, student_temperature, teacher_temperature)
-        for seen, taught in pairs
+        losses.self_distillation(student[:, view], teacher[:, target], centre, student_temperature, teacher_temperature)
+        for view, target in pairs
     ]
     return jnp.mean(jnp.stack(each), axis=0)
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings(crops.Settings, base.Objective):
-    """Settings of views and of self-distillation, which UniMiSS shares."""
+class SelfDistillation(settings.SelfDistillation, base.Objective):
+    """Self-distillation across views on CLS, which UniMiSS shares."""
 
-    student_temperature: float = 0.1
-    teacher_temperature: tuple[float, float] = (0.04, 0.04)  # start and end of the warm-up
-    temperature_warmup_steps: int = 0
-    centre_momentum: float = 0.9
-
-    teacher: ClassVar[tuple[str, ...]] = ("vision", "head_cls")
-    reads: ClassVar[bool] = False
-    aligned: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if min(self.student_temperature, *self.teacher_temperature) <= 0:
-            raise ValueError("student_temperature and teacher_temperature are above 0")
-        if not 0 <= self.centre_momentum < 1:
-            raise ValueError(f"centre_momentum is at least 0 and below 1, not {self.centre_momentum}")
+    teacher = ("vision", "head_cls")
+    uses_reports = False
+    has_joint_space = False
 
     def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
         """DINO's prototypes for CLS."""
         size = model.head_sizes
         return {"cls": heads.DinoHead(size.prototypes_cls, size.hidden, size.bottleneck, model.vision.dtype)}
 
-    def stats(self, model: towers.UniMedI) -> PyTree:
+    def state(self, model: towers.UniMedI) -> PyTree:
         """The centres, one a modality."""
-        return {"centre": {name: jnp.zeros(model.head_sizes.prototypes_cls) for name in ("xray", "ct")}}
+        return {"centre": {modality: jnp.zeros(model.head_sizes.prototypes_cls) for modality in ("xray", "ct")}}
 
     def temperature(self, step: Int[Array, ""]) -> Float[Array, ""]:
         """The teacher's: linear from start to end, then constant."""
-        return losses.warmed(self.teacher_temperature, self.temperature_warmup_steps, step)
+        return losses.teacher_temperature(self.teacher_temperature, self.temperature_warmup_steps, step)
 
-    def distil(
+    def distillation_loss(
         self,
         student: Float[Array, "b c p"],
         teacher: Float[Array, "b g p"],
@@ -86,7 +71,7 @@ class Settings(crops.Settings, base.Objective):
         """`across_views` at these temperatures."""
         return across_views(student, teacher, centre, self.student_temperature, self.temperature(step))
 
-    def follow(self, centre: Float[Array, " p"], teacher: Float[Array, "b g p"]) -> Float[Array, " p"]:
+    def update_centre(self, centre: Float[Array, " p"], teacher: Float[Array, "b g p"]) -> Float[Array, " p"]:
         """The centre after this batch (eq. 4)."""
         return losses.update_centre(centre, teacher, self.centre_momentum)
 
@@ -96,58 +81,35 @@ class Settings(crops.Settings, base.Objective):
         return Mean.of(losses.perplexity(jnp.mean(assigned, axis=(0, 1))))
 
 
-@dataclasses.dataclass(frozen=True)
-class Objective(Settings):
+class Objective(settings.DINO, SelfDistillation):
     """The loss of eq. 3 on both modalities."""
 
-    local_crops: int = 2  # small views of a sample, beside the two large ones
-    local_scale: tuple[float, float] = (0.05, 0.4)  # what they cover
-    local_size: float = 3 / 7  # their sides, as a share of the whole, in whole patches: 96 of 224 pixels
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        crops.shares("local_scale", self.local_scale)
-        if not 0 < self.local_size <= 1 or self.local_crops < 0:
-            raise ValueError(f"local_size is above 0 and at most 1, local_crops at least 0, not {self}")
-
-    def loss(
-        self,
-        params: Params,
-        teacher: Params,
-        stats: PyTree,
-        batch: Batch,
-        key: Key[Array, ""],
-        step: Int[Array, ""],
-        *,
-        model: towers.UniMedI,
-    ) -> base.Loss:
+    def forward(
+        self, student: towers.UniMedI, teacher: towers.UniMedI, batch: Batch, state: PyTree, step: Int[Array, ""]
+    ) -> base.LossTerms:
         """Every sample's views against its large ones."""
-        keys = common.keys(key, "xray", "ct")
-        each, used, centres = {}, {}, dict(stats["centre"])
-        for name in common.modalities(batch):
-            large, small = self.views(name, batch[name]["tokens"], keys[name], model=model)
-            taught = logits(teacher, large, model=model)
-            seen = logits(params, large, small, model=model)
-            each[name] = self.distil(seen, taught, stats["centre"][name], step)
-            used[f"{name}/dino_prototypes"] = self.prototypes_used(taught, stats["centre"][name], step)
-            centres[name] = self.follow(stats["centre"][name], taught)
-        stats = {"batch_stats": stats["batch_stats"], "centre": centres}
-        loss, (metrics, stats) = common.with_total({"dino": each}, {"dino": 1.0}, stats)
-        return loss, (metrics | used, stats)
+        terms, metrics, centres = {}, {}, dict(state["centre"])
+        for modality in common.modalities(batch):
+            centre = state["centre"][modality]
+            large, small = self.views(student, modality, batch[modality]["tokens"])
+            targets, predictions = prototype_logits(teacher, large), prototype_logits(student, large, small)
+            terms[modality] = self.distillation_loss(predictions, targets, centre, step)
+            metrics[f"{modality}/dino_prototypes"] = self.prototypes_used(targets, centre, step)
+            centres[modality] = self.update_centre(centre, targets)
+        return base.LossTerms({"dino": terms}, metrics, {"centre": centres})
 
     def views(
-        self, name: str, tokens: Array, key: Key[Array, ""], *, model: towers.UniMedI
+        self, student: towers.UniMedI, modality: str, tokens: Array
     ) -> tuple[Float[Array, "b g *space"], Float[Array, "b l *small"]]:
         """The large views of each sample, and the small ones."""
-        keys = common.keys(key, "large", "small")
-        x = crops.whole(name, tokens, model=model)
-        large = crops.crop(keys["large"], x, 2, x.shape[1:], self.crop_scale, self)
-        size = crops.size_of(name, self.local_size, model=model)
-        small = crops.crop(keys["small"], x, self.local_crops, size, self.local_scale, self)
+        x = crops.to_image(student, modality, tokens)
+        large = crops.random_crops(student.make_rng("draws"), x, self)
+        shape = crops.view_shape(student, modality, self.local_size)
+        small = crops.random_crops(student.make_rng("draws"), x, self, self.local_crops, shape, self.local_scale)
         return large.images, small.images
 
 
-def logits(params: Params, *views: Float[Array, "b c *space"], model: towers.UniMedI) -> Float[Array, "b c p"]:
+def prototype_logits(network: towers.UniMedI, *views: Float[Array, "b c *space"]) -> Float[Array, "b c p"]:
     """Logits of the prototypes for all views, one pass for each size of them."""
-    cls = [crops.see(params, images, model=model) for images in views if images.shape[1]]
-    return common.through("cls", params, jnp.concatenate(cls, axis=1), model=model)
+    cls = [crops.encode_views(network, images) for images in views if images.shape[1]]
+    return network.head["cls"](jnp.concatenate(cls, axis=1))

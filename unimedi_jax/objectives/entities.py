@@ -1,11 +1,11 @@
-"""Entities without a knowledge base: the words of a batch that tell its reports apart. For MedKLIP and KAD.
+"""Entities without a knowledge base: the words of a batch that distinguish its reports. For MedKLIP and KAD.
 
-Both systems have the findings of every report named for them, by RadGraph over a medical vocabulary, with "present",
-"absent" or "uncertain" beside each. A batch holds token ids alone. What stands in: an entity is a token of the
+Both systems get the findings of every report from outside, from RadGraph over a medical vocabulary, with "present",
+"absent" or "uncertain" beside each. A batch holds token ids alone. The substitute: an entity is a token of the
 vocabulary; those of a step are the ones whose presence is most uncertain over the batch, p (1 - p) with p the share of
 its reports that hold the token; an entity is present where the report holds it. That is the simplest of the rules by
-which KAD extracts entities. It knows no negation ("no effusion" holds effusion), no synonyms, and takes telling words
-that are no findings ("left", "small", pieces of words).
+which KAD extracts entities. It knows no negation ("no effusion" holds effusion), no synonyms, and takes informative
+words that are no findings ("left", "small", pieces of words).
 """
 
 from typing import NamedTuple
@@ -15,7 +15,7 @@ import optax
 from jax import numpy as jnp
 
 from unimedi_jax.models import towers
-from unimedi_jax.typing import Array, Bool, Float, Int, Params
+from unimedi_jax.typing import Array, Bool, Float, Int
 
 
 class Entities(NamedTuple):
@@ -23,11 +23,11 @@ class Entities(NamedTuple):
 
     ids: Int[Array, " q"]
     present: Bool[Array, "b q"]
-    telling: Bool[Array, " q"]  # False where all reports hold it, or none: nothing to learn
+    informative: Bool[Array, " q"]  # False where all reports hold it, or none: nothing to learn
 
 
-def find(text: Int[Array, "b l"], mask: Bool[Array, "b l"], vocab_size: int, count: int) -> Entities:
-    """The `count` tokens whose presence in a report of the batch is the least foreseeable."""
+def choose(text: Int[Array, "b l"], mask: Bool[Array, "b l"], vocab_size: int, count: int) -> Entities:
+    """The `count` tokens whose presence in a report of the batch is the least predictable."""
     rows = jnp.arange(len(text))[:, None]
     held = jnp.zeros((len(text), vocab_size), jnp.uint8).at[rows, text].max(mask.astype(jnp.uint8))
     # Whole numbers: a token that all hold, as [CLS], is at 0 without rounding.
@@ -46,25 +46,23 @@ def check(count: int, model: towers.UniMedI) -> None:
         raise ValueError(f"entities={count}, but the vocabulary has {model.report.vocab_size} tokens")
 
 
-def encode(
-    params: Params, ids: Int[Array, " q"], start: Int[Array, ""], *, model: towers.UniMedI
-) -> Float[Array, "q w"]:
-    """Each entity as the report tower reads it: a report of that one word behind [CLS], whose id is `start`."""
+def encode(network: towers.UniMedI, ids: Int[Array, " q"], start: Int[Array, ""]) -> Float[Array, "q w"]:
+    """Each entity through the report tower: a report of that one word behind [CLS], whose id is `start`."""
     alone = jnp.stack([jnp.full_like(ids, start), ids], axis=1)
-    return model.apply({"params": params}, alone, jnp.ones(alone.shape, bool), method="read")
+    return network.encode_text(alone, jnp.ones(alone.shape, bool))
 
 
 def mentions(
     words: Float[Array, "b l w"], text: Int[Array, "b l"], mask: Bool[Array, "b l"], ids: Int[Array, " q"]
 ) -> Float[Array, "b q w"]:
-    """What each report says of each entity: the mean of the word vectors where it stands; 0 where it does not."""
+    """Each entity in each report: the mean of the word vectors where it occurs; 0 where it does not."""
     at = ((text[:, :, None] == ids[None, None]) & mask[:, :, None]).astype(jnp.float32)
     total = jnp.einsum("blq,blw->bqw", at, words.astype(jnp.float32))
     return total / jnp.maximum(jnp.sum(at, axis=1), 1.0)[..., None]
 
 
-def presence(logits: Float[Array, "b q"], found: Entities) -> Float[Array, " b"]:
-    """Binary cross-entropy of each entity's presence, mean over the telling ones."""
-    each = optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), found.present.astype(jnp.float32))
-    telling = found.telling.astype(jnp.float32)
-    return each @ telling / jnp.maximum(jnp.sum(telling), 1.0)
+def presence(logits: Float[Array, "b q"], entities: Entities) -> Float[Array, " b"]:
+    """Binary cross-entropy of each entity's presence, mean over the informative ones."""
+    each = optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), entities.present.astype(jnp.float32))
+    informative = entities.informative.astype(jnp.float32)
+    return each @ informative / jnp.maximum(jnp.sum(informative), 1.0)

@@ -12,77 +12,43 @@ the code [CLS] counts among the words and [SEP] does not. Each loss is the mean 
 code's sum. Inference compares by the global similarity alone.
 """
 
-import dataclasses
-
 import flax.linen as nn
 import jax
 from jax import numpy as jnp
 
 from unimedi_jax import losses, placement
+from unimedi_jax.config import objectives as settings
 from unimedi_jax.models import heads, towers
 from unimedi_jax.objectives import base, common
-from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key, Params, PyTree
+from unimedi_jax.typing import Array, Batch, Bool, Float, Int, PyTree
 
 
-@dataclasses.dataclass(frozen=True)
-class Objective(base.Objective):
+class Objective(settings.GLoRIA, base.Objective):
     """Global contrast (vl) and local contrast."""
-
-    weight_vl: float = 1.0
-    weight_local: float = 1.0
-    temp1: float = 4.0  # sharpens a word's attention over the regions; these three are factors, not divisors
-    temp2: float = 5.0  # how far the best matching words count for a report's similarity
-    temp3: float = 10.0  # of both contrasts
-    local_chunk: int = 8  # reports whose attention over all images exists at a time
-
-    def __post_init__(self) -> None:
-        for name in ("temp1", "temp2", "temp3"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is above 0, not {getattr(self, name)}")
-        if self.local_chunk < 1:
-            raise ValueError(f"local_chunk is a number of reports, not {self.local_chunk}")
 
     def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
         """Linear maps of patches and words to the joint width."""
         width, dtype = model.project_image.width, model.vision.dtype
-        return {
-            "region": heads.Local(width, of="patches", dtype=dtype),
-            "word": heads.Local(width, of="words", dtype=dtype),
-        }
+        return {"region": heads.Local(width, dtype=dtype), "word": heads.Local(width, dtype=dtype)}
 
-    def loss(
-        self,
-        params: Params,
-        teacher: Params,
-        stats: PyTree,
-        batch: Batch,
-        key: Key[Array, ""],
-        step: Int[Array, ""],
-        *,
-        model: towers.UniMedI,
-    ) -> base.Loss:
+    def forward(
+        self, student: towers.UniMedI, teacher: towers.UniMedI, batch: Batch, state: PyTree, step: Int[Array, ""]
+    ) -> base.LossTerms:
         """Every image of the batch against every report, as wholes and by their parts."""
-
-        def local(name: str, x: Float[Array, "b n d"]) -> Float[Array, "b n e"]:
-            return common.through(name, params, x, model=model)
-
-        seen, read, z_image, z_text, batch_stats = common.pair(params, stats, batch, key, model=model)
-        words = local("word", read.words[:, :-1])
+        pairs = common.encode_pairs(student, batch)
+        words = student.head["word"](pairs.reports.words[:, :-1])
         mask = common.reports(batch)[1][:, 1:]  # one token less: [SEP] is the last
         similarities = jnp.concatenate(
             [
-                local_similarities(local("region", view.patches), words, mask, self.temp1, self.temp2, self.local_chunk)
-                for view in seen.values()
+                local_similarities(
+                    student.head["region"](image.patches), words, mask, self.temp1, self.temp2, self.local_chunk
+                )
+                for image in pairs.images.values()
             ]
         )
-        whole = losses.contrastive(z_image, z_text, 1 / self.temp3).mean(axis=0)
-        parts = {
-            "vl": common.by_modality(whole, batch),
-            "local": common.by_modality(contrast(self.temp3 * similarities).mean(axis=0), batch),
-        }
-        return common.with_total(
-            parts, {"vl": self.weight_vl, "local": self.weight_local}, {"batch_stats": batch_stats}
-        )
+        each = losses.contrastive(pairs.z_image, pairs.z_text, 1 / self.temp3).mean(axis=0)
+        local = contrast(self.temp3 * similarities).mean(axis=0)
+        return base.LossTerms({"vl": common.by_modality(each, batch), "local": common.by_modality(local, batch)})
 
 
 def local_similarities(
@@ -108,7 +74,7 @@ def local_similarities(
         cosine = jnp.sum(heads.unit(context) * heads.unit(words)[None], axis=-1)
         return jax.nn.logsumexp(temp2 * cosine, axis=-1, where=mask[None])
 
-    reports = placement.everywhere(words), placement.everywhere(mask)  # gathered once, before the loop
+    reports = placement.replicate(words), placement.replicate(mask)  # gathered once, before the loop
     each = jax.checkpoint(similarity, prevent_cse=False)
     return jax.lax.map(each, reports, batch_size=min(chunk, len(words))).T
 

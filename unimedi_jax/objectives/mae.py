@@ -1,187 +1,141 @@
 """Masked autoencoders: the encoder sees a quarter of an image, a light decoder restores the rest.
 
 He et al., arXiv 2111.06377, section 3: tokens are dropped at random (75 %) after they got their positions; the ViT
-encodes CLS and those that are left; a decoder takes them and a mask token at every other place, all with positions of
-its own, and says the pixels of each patch. Each patch's target is normalised by its own mean and standard deviation
-(`norm_pix`), the loss is the squared error over the dropped patches alone. No report is read.
+encodes CLS and the visible tokens; a decoder takes them and a mask token at every other place, all with positions of
+its own, and predicts the pixels of each patch. Each patch's target is normalised by its own mean and standard deviation
+(`norm_pix`), the loss is the squared error over the dropped patches alone. Reports are not used.
 
-Differences: films and volumes share encoder, decoder and mask token; the positions in the decoder and the linear map to
-pixels are each modality's own. Of a CT, whole patches of the volume are dropped. The encoder's positions are the
-tower's learnt tables, fixed sines only in the decoder (and over periods of `vision.sincos`). The kept tokens' number is
-rounded up. The crop is the pipeline's, never mirrored.
+Differences: X-rays and volumes share encoder, decoder and mask token; the positions in the decoder and the linear map
+to pixels are each modality's own. Of a CT, whole patches of the volume are dropped. The encoder's positions are the
+tower's learnt tables, fixed sines only in the decoder (and over periods of `vision.sincos`). The number of visible
+tokens is rounded up. The crop is the pipeline's, never mirrored.
 """
 
-import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 from jax import numpy as jnp
 
 from unimedi_jax import selection
+from unimedi_jax.config import objectives as settings
 from unimedi_jax.models import linear, towers, transformer, vision
 from unimedi_jax.objectives import base, common, masked
-from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key, Params, PyTree
+from unimedi_jax.typing import Array, Batch, Bool, Float, Int, PyTree
 
 
-class Seen(NamedTuple):
-    """What the encoder makes of the visible tokens, and where they belong."""
+class EncodedVisible(NamedTuple):
+    """The encoder's output for the visible tokens, and where these belong."""
 
     cls: Float[Array, "b d"]
     patches: Float[Array, "b k d"]
-    place: Int[Array, "b n"]  # of each token of the image in the shuffled sequence; the first k of that are visible
+    ranks: Int[Array, "b n"]  # of all tokens of the image in a random order, whose first k are visible
 
     @property
-    def hidden(self) -> Bool[Array, "b n"]:
-        """The tokens that were dropped."""
-        return self.place >= self.patches.shape[1]
+    def dropped(self) -> Bool[Array, "b n"]:
+        """The tokens that the encoder does not see."""
+        return self.ranks >= self.patches.shape[1]
 
 
-def unshuffle(x: Float[Array, "b k d"], token: Float[Array, " d"], place: Int[Array, "b n"]) -> Float[Array, "b n d"]:
-    """The visible tokens back where they were, and the mask token everywhere else."""
-    batch, k, width = x.shape
-    masks = jnp.broadcast_to(token.astype(x.dtype), (batch, place.shape[1] - k, width))
-    return selection.gather(jnp.concatenate([x, masks], axis=1), place)
+def insert_mask_tokens(
+    visible: Float[Array, "b k d"], mask_token: Float[Array, " d"], ranks: Int[Array, "b n"]
+) -> Float[Array, "b n d"]:
+    """The visible tokens back at their places in the image, the mask token everywhere else."""
+    batch, k, width = visible.shape
+    masks = jnp.broadcast_to(mask_token.astype(visible.dtype), (batch, ranks.shape[1] - k, width))
+    return selection.gather_tokens(jnp.concatenate([visible, masks], axis=1), ranks)
 
 
-def normalise(pixels: Float[Array, "b n v"], epsilon: float = 1e-6) -> Float[Array, "b n v"]:
+def normalise_patches(pixels: Float[Array, "b n v"], epsilon: float = 1e-6) -> Float[Array, "b n v"]:
     """Every patch with mean 0 and variance 1 over its own pixels; a flat one is 0."""
     centred = pixels - jnp.mean(pixels, axis=-1, keepdims=True)
     return centred * jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + epsilon)
 
 
-def error(
-    predicted: Float[Array, "b n v"], target: Float[Array, "b n v"], hidden: Bool[Array, "b n"]
+def masked_squared_error(
+    predicted: Float[Array, "b n v"], target: Float[Array, "b n v"], mask: Bool[Array, "b n"]
 ) -> Float[Array, " b"]:
-    """The mean squared error over the pixels of the hidden patches, for every sample."""
-    each = jnp.mean(jnp.square(predicted.astype(jnp.float32) - target.astype(jnp.float32)), axis=-1)
-    return masked.over(each, hidden)
+    """The mean squared error over the pixels of the masked patches, for every sample."""
+    errors = jnp.mean(jnp.square(predicted.astype(jnp.float32) - target.astype(jnp.float32)), axis=-1)
+    return masked.masked_mean(errors, mask)
 
 
 class Decoder(nn.Module):
-    """Visible tokens, CLS first, to the pixels of all patches of a film or a volume."""
+    """Visible tokens, CLS first, to the pixels of all patches of an X-ray or a volume."""
 
-    width: int
-    depth: int
-    heads: int
+    trunk: vision.Trunk
     grids: Mapping[str, tuple[int, ...]]  # modality -> tokens along its axes
-    values: Mapping[str, int]  # modality -> pixels of a patch
-    dtype: Any = jnp.bfloat16
-    attention: str = "xla"
-    remat: str = "none"
-    unrolled: bool = False
+    pixels: Mapping[str, int]  # modality -> pixels of a patch
 
     @nn.compact
-    def __call__(self, name: str, x: Float[Array, "b m d"], place: Int[Array, "b n"]) -> Float[Array, "b n v"]:
-        init = transformer.init(self.width)
-        dense = dict(dtype=self.dtype, kernel_init=init)
-        x = linear.Dense(self.width, name="embed", **dense)(x)
-        tokens = unshuffle(x[:, 1:], self.param("mask_token", init, (self.width,)), place)
-        positions = vision.sincos(self.grids[name], self.width).reshape(1, -1, self.width)
-        x = jnp.concatenate([x[:, :1], tokens + positions.astype(self.dtype)], axis=1)
-        trunk = vision.Trunk(
-            self.width,
-            self.depth,
-            self.heads,
-            4 * self.width,
-            self.dtype,
-            attention=self.attention,
-            remat=self.remat,
-            unrolled=self.unrolled,
-            name="trunk",
-        )
-        x, _, _ = trunk(x, False)
-        return linear.Dense(self.values[name], name=f"pixels_{name}", **dense)(x[:, 1:]).astype(jnp.float32)
-
-    def touch(self, patches: Float[Array, "b n d"], words: Float[Array, "b l w"]) -> None:
-        """One call a modality, of one visible token, so that `init` makes the parameters."""
-        for name, cells in self.grids.items():
-            n = math.prod(cells)
-            self(name, patches[:, :2], jnp.broadcast_to(jnp.arange(n), (len(patches), n)))
+    def __call__(self, modality: str, x: Float[Array, "b m d"], ranks: Int[Array, "b n"]) -> Float[Array, "b n v"]:
+        width, dtype = self.trunk.width, self.trunk.dtype
+        init = transformer.init(width)
+        dense = dict(dtype=dtype, kernel_init=init)
+        x = linear.Dense(width, name="embed", **dense)(x)
+        tokens = insert_mask_tokens(x[:, 1:], self.param("mask_token", init, (width,)), ranks)
+        positions = vision.sincos(self.grids[modality], width).reshape(1, -1, width)
+        x = jnp.concatenate([x[:, :1], tokens + positions.astype(dtype)], axis=1)
+        x, _, _ = self.trunk(x, False)
+        return linear.Dense(self.pixels[modality], name=f"pixels_{modality}", **dense)(x[:, 1:]).astype(jnp.float32)
 
 
-def see(
-    name: str, params: Params, tokens: Array, key: Key[Array, ""], mask_ratio: float, *, model: towers.UniMedI
-) -> Seen:
-    """The encoder on a random share of the tokens, the rest dropped before it."""
-    whole = common.embed(name, params, tokens, model=model)
-    place = masked.places(key, *whole.shape[:2])
-    visible = jnp.argsort(place, axis=-1)[:, : selection.kept(place.shape[1], mask_ratio)]
-    seen = model.apply({"params": params}, selection.gather(whole, visible), method="encode")
-    return Seen(seen.cls, seen.patches, place)
+def encode_visible(student: towers.UniMedI, modality: str, tokens: Array, mask_ratio: float) -> EncodedVisible:
+    """A random share of the tokens is dropped, the rest encoded."""
+    embedded = common.embed(student, modality, tokens)
+    ranks = masked.random_ranks(student.make_rng("draws"), *embedded.shape[:2])
+    visible = jnp.argsort(ranks, axis=-1)[:, : selection.num_kept(ranks.shape[1], mask_ratio)]
+    encoded = student.encode(selection.gather_tokens(embedded, visible))
+    return EncodedVisible(encoded.cls, encoded.patches, ranks)
 
 
-def restore(
-    name: str, params: Params, tokens: Array, seen: Seen, norm_pix: bool, *, model: towers.UniMedI
+def reconstruction_loss(
+    student: towers.UniMedI, modality: str, tokens: Array, encoded: EncodedVisible, norm_pix: bool
 ) -> Float[Array, " b"]:
-    """How far the decoder is from the dropped patches, for every sample."""
-    x = jnp.concatenate([seen.cls[:, None], seen.patches], axis=1)
-    predicted = common.through("decoder", params, name, x, seen.place, model=model)
-    pixels = model.pixels(name, tokens)
-    return error(predicted, normalise(pixels) if norm_pix else pixels, seen.hidden)
+    """The decoder's error on the dropped patches, for every sample."""
+    x = jnp.concatenate([encoded.cls[:, None], encoded.patches], axis=1)
+    predicted = student.head["decoder"](modality, x, encoded.ranks)
+    pixels = student.pixels(modality, tokens)
+    return masked_squared_error(predicted, normalise_patches(pixels) if norm_pix else pixels, encoded.dropped)
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings(base.Objective):
-    """What is dropped, what is restored, and the decoder that does it."""
+class Objective(settings.MAE, base.Objective):
+    """Dropped patches of X-rays, of volumes, or of both."""
 
-    mask_ratio: float = 0.75  # share of the tokens that is dropped
-    norm_pix: bool = True  # each patch's pixels less their mean, over their standard deviation
-    decoder_width: int = 512
-    decoder_depth: int = 8
-    decoder_heads: int = 16
-
-    def __post_init__(self) -> None:
-        if not 0 < self.mask_ratio < 1:
-            raise ValueError(f"mask_ratio is above 0 and below 1, not {self.mask_ratio}")
-        if self.decoder_width % self.decoder_heads:
-            raise ValueError(
-                f"decoder_width={self.decoder_width} is not divisible by decoder_heads={self.decoder_heads}"
-            )
+    uses_reports = False
+    has_joint_space = False
 
     def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
         """The decoder of both modalities."""
-        tower = model.vision
-        return {
-            "decoder": Decoder(
-                self.decoder_width,
-                self.decoder_depth,
-                self.decoder_heads,
-                {name: masked.grid(name, model) for name in ("xray", "ct")},
-                {name: masked.values(name, model) for name in ("xray", "ct")},
-                tower.dtype,
-                tower.attention,
-                tower.remat,
-                tower.unrolled,
-            )
-        }
+        return {"decoder": make_decoder(self, model)}
+
+    def forward(
+        self, student: towers.UniMedI, teacher: towers.UniMedI, batch: Batch, state: PyTree, step: Int[Array, ""]
+    ) -> base.LossTerms:
+        """Most patches of every image are dropped and restored from the others."""
+        losses = {}
+        for modality in common.modalities(batch):
+            tokens = batch[modality]["tokens"]
+            encoded = encode_visible(student, modality, tokens, self.mask_ratio)
+            losses[modality] = reconstruction_loss(student, modality, tokens, encoded, self.norm_pix)
+        return base.LossTerms({"mim": losses})
 
 
-@dataclasses.dataclass(frozen=True)
-class Objective(Settings):
-    """Dropped patches of films, of volumes, or of both."""
-
-    reads: ClassVar[bool] = False
-    aligned: ClassVar[bool] = False
-
-    def loss(
-        self,
-        params: Params,
-        teacher: Params,
-        stats: PyTree,
-        batch: Batch,
-        key: Key[Array, ""],
-        step: Int[Array, ""],
-        *,
-        model: towers.UniMedI,
-    ) -> base.Loss:
-        """What was dropped of every image, against what is restored of it."""
-        keys = common.keys(key, "xray", "ct")
-        each = {}
-        for name in common.modalities(batch):
-            tokens = batch[name]["tokens"]
-            seen = see(name, params, tokens, keys[name], self.mask_ratio, model=model)
-            each[name] = restore(name, params, tokens, seen, self.norm_pix, model=model)
-        return common.with_total({"mim": each}, {"mim": 1.0}, stats)
+def make_decoder(sizes: settings.MAE, model: towers.UniMedI) -> Decoder:
+    """A decoder of this size for the patches of a model's images and volumes."""
+    tower, width = model.vision, sizes.decoder_width
+    trunk = vision.Trunk(
+        width,
+        sizes.decoder_depth,
+        sizes.decoder_heads,
+        4 * width,
+        tower.dtype,
+        attention=tower.attention,
+        remat=tower.remat,
+        unrolled=tower.unrolled,
+    )
+    grids = {modality: common.grid(model, modality) for modality in ("xray", "ct")}
+    pixels = {modality: math.prod(common.patch(model, modality)) for modality in ("xray", "ct")}
+    return Decoder(trunk, grids, pixels)

@@ -2,13 +2,13 @@
 
 Med-UniC (Wan et al., arXiv 2305.19894) trains on English and Spanish reports together: L = L_cvl + lambda_t L_ctr.
 L_cvl is the symmetric InfoNCE of image and report and that of two views of the image. L_ctr, the cross-lingual text
-alignment regularisation, needs no negatives and no pairs across languages: each report is read twice, dropout making
+alignment regularisation, needs no negatives and no pairs across languages: each report is encoded twice, dropout making
 the two views, a projection of its own maps both, and the cross-correlations of the two are drawn to the identity, once
 between features over the batch (L_tf) and once between instances over the features (L_ti), as in Barlow Twins.
 
 Deviations:
-- reports are of whatever language the data have; nothing here knows which. The two stages before, a vocabulary and
-  masked words of both languages, are the tokenizer's and `config.init.report`'s business;
+- reports are in whatever language the data have. The two stages before, a vocabulary and masked words of both
+  languages, are the tokenizer's and `config.init.report`'s business;
 - the second view of an image is a random crop of whole patches; pipeline augmentation alone makes the first;
 - both correlation matrices are true ones, standardised over the axis that they sum. In the authors' code L_ti sums
   features that are standardised over the batch and divides by the size of the batch;
@@ -19,7 +19,6 @@ Deviations:
 L_tf is one number a batch and counts alike for every sample of it. CTs go in as their volume's tokens.
 """
 
-import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -27,28 +26,14 @@ import jax
 from jax import numpy as jnp
 
 from unimedi_jax import losses, selection
+from unimedi_jax.config import objectives as settings
 from unimedi_jax.models import towers
 from unimedi_jax.objectives import base, common
-from unimedi_jax.typing import Array, Batch, Float, Int, Key, Num, Params, PyTree
+from unimedi_jax.typing import Array, Batch, Float, Int, Key, Num, PyTree
 
 
-@dataclasses.dataclass(frozen=True)
-class Objective(base.Objective):
+class Objective(settings.MedUniC, base.Objective):
     """Contrast between image and report and between views of an image; L_tf and L_ti between views of a report."""
-
-    temperature: float = 0.07
-    crop: float = 0.75  # side of an image's second view, as a share
-    hidden: int = 2048  # widths of the projection of L_ctr
-    features: int = 512
-    off_diagonal: float = 0.0051  # of Barlow Twins
-    weight_vl: float = 1.0
-    weight_vv: float = 1.0
-    weight_feature: float = 0.25
-    weight_instance: float = 0.005
-
-    def __post_init__(self) -> None:
-        if not 0 < self.crop <= 1:
-            raise ValueError(f"crop is above 0 and at most 1, not {self.crop}")
 
     def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
         """The reports' second projection.
@@ -57,52 +42,41 @@ class Objective(base.Objective):
             ValueError: the report tower has no dropout, which alone makes two views of a report.
         """
         if not model.report.dropout:
-            raise ValueError("report_dropout=0 reads every report twice alike, and Med-UniC compares the readings")
+            raise ValueError("report_dropout=0 encodes every report twice alike, and Med-UniC compares the two")
         return {"features": Features(self.hidden, self.features, model.report.dtype)}
 
-    def loss(
-        self,
-        params: Params,
-        teacher: Params,
-        stats: PyTree,
-        batch: Batch,
-        key: Key[Array, ""],
-        step: Int[Array, ""],
-        *,
-        model: towers.UniMedI,
-    ) -> base.Loss:
-        """Two views of every image and two readings of every report."""
-        keys = common.keys(key, "first", "second", "xray", "ct")
-        one, other = (common.read(params, batch, keys[name], model=model).vector for name in ("first", "second"))
-        seen = {name: view.cls for name, view in common.see(params, batch, model=model).items()}
+    def forward(
+        self, student: towers.UniMedI, teacher: towers.UniMedI, batch: Batch, state: PyTree, step: Int[Array, ""]
+    ) -> base.LossTerms:
+        """Two views of every image and two of every report."""
+        keys = common.keys(student.make_rng("draws"), "xray", "ct")
+        pairs = common.encode_pairs(student, batch)
+        one, other = pairs.reports.vector, common.encode_reports(student, batch).vector
         cropped = {
-            name: self._crop(name, params, batch[name]["tokens"], keys[name], model=model)
+            name: self.encode_crop(student, name, batch[name]["tokens"], keys[name])
             for name in common.modalities(batch)
         }
-        z_image, z_text, batch_stats = common.project(params, stats, seen, one, model=model)
-        z_crop = common.project(params, stats, cropped, other, model=model)[0]
-        told, again = (common.through("features", params, x, model=model) for x in (one, other))
-        parts = {
-            "vl": losses.contrastive(z_image, z_text, self.temperature).mean(axis=0),
-            "vv": losses.contrastive(z_image, z_crop, self.temperature).mean(axis=0),
-            "feature": jnp.full(len(told), jnp.mean(decorrelation(told.T, again.T, self.off_diagonal))),
-            "instance": decorrelation(told, again, self.off_diagonal),
+        # On a copy: the running statistics are those of whole images.
+        model, variables = student.unbind()
+        z_crop = common.project(model.bind(variables, mutable=["batch_stats"]), cropped, other)[0]
+        first, second = student.head["features"](one), student.head["features"](other)
+        by_feature = jnp.mean(decorrelation(first.T, second.T, self.off_diagonal))
+        rows = {
+            "vl": losses.contrastive(pairs.z_image, pairs.z_text, self.temperature).mean(axis=0),
+            "vv": losses.contrastive(pairs.z_image, z_crop, self.temperature).mean(axis=0),
+            "feature": jnp.full(len(first), by_feature),
+            "instance": decorrelation(first, second, self.off_diagonal),
         }
-        return common.with_total(
-            {name: common.by_modality(each, batch) for name, each in parts.items()},
-            {name: getattr(self, f"weight_{name}") for name in parts},
-            {"batch_stats": batch_stats},
-        )
+        return base.LossTerms({name: common.by_modality(each, batch) for name, each in rows.items()})
 
-    def _crop(
-        self, name: str, params: Params, tokens: Array, key: Key[Array, ""], *, model: towers.UniMedI
+    def encode_crop(
+        self, network: towers.UniMedI, name: str, tokens: Array, key: Key[Array, ""]
     ) -> Float[Array, "b d"]:
         """CLS of a random crop of every sample."""
-        cells = model.vision.image_grid if name == "xray" else model.vision.volume_grid
-        size = tuple(max(1, round(self.crop * count)) for count in cells)
-        pixels = model.apply({"params": params}, name, crop(tokens, cells, size, key), method="pixels")
-        embedded = model.apply({"params": params}, name, pixels, size, method="embed_pixels")
-        return model.apply({"params": params}, embedded, method="encode").cls
+        grid = common.grid(network, name)
+        size = tuple(max(1, round(self.crop * count)) for count in grid)
+        pixels = network.pixels(name, crop(tokens, grid, size, key))
+        return network.encode(network.embed_pixels(name, pixels, size)).cls
 
 
 class Features(nn.Module):
@@ -120,10 +94,6 @@ class Features(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.hidden,))
         x = nn.relu(x * scale[None] + bias[None]).astype(self.dtype)
         return standardise(nn.Dense(self.width, name="fc2", **dense)(x), axis=0)
-
-    def touch(self, patches: Float[Array, "b n d"], words: Float[Array, "b l w"]) -> None:
-        """One call, so that `init` makes the parameters."""
-        self(words[:, 0])
 
 
 def standardise(x: Float[Array, "m n"], axis: int) -> Float[Array, "m n"]:
@@ -144,12 +114,12 @@ def decorrelation(one: Float[Array, "m n"], other: Float[Array, "m n"], off_diag
 
 
 def crop(
-    tokens: Num[Array, "b n v"], cells: tuple[int, ...], size: tuple[int, ...], key: Key[Array, ""]
+    tokens: Num[Array, "b n v"], grid: tuple[int, ...], size: tuple[int, ...], key: Key[Array, ""]
 ) -> Num[Array, "b m v"]:
-    """A box of `size` tokens out of a grid of `cells`, at a random place of its own for every sample."""
+    """A box of `size` tokens out of a `grid` of them, at a random place of its own for every sample."""
     index = jnp.zeros((len(tokens), 1), jnp.int32)
-    for count, side, drawn in zip(cells, size, jax.random.split(key, len(cells)), strict=True):
+    for count, side, drawn in zip(grid, size, jax.random.split(key, len(grid)), strict=True):
         start = jax.random.randint(drawn, (len(tokens), 1), 0, count - side + 1)
         along = start + jnp.arange(side)[None]
         index = (index[:, :, None] * count + along[:, None]).reshape(len(tokens), -1)
-    return selection.gather(tokens, index)
+    return selection.gather_tokens(tokens, index)

@@ -13,89 +13,58 @@ negative. LayerNorm stands for BatchNorm in the local embeddings. Each loss is t
 adds those of ITA and of CTA. Sinkhorn-Knopp balances over X-rays and CTs of the batch together.
 """
 
-import dataclasses
-
 import flax.linen as nn
 import jax
 from jax import numpy as jnp
 
 from unimedi_jax import losses
+from unimedi_jax.config import objectives as settings
 from unimedi_jax.models import heads, towers
 from unimedi_jax.objectives import base, common
-from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key, Params, PyTree
+from unimedi_jax.typing import Array, Batch, Bool, Float, Int, PyTree
 
 
-@dataclasses.dataclass(frozen=True)
-class Objective(base.Objective):
+class Objective(settings.MGCA, base.Objective):
     """ITA, CTA and CPA."""
-
-    weight_vl: float = 1.0  # the paper's lambda 1 to 3
-    weight_cta: float = 1.0
-    weight_cpa: float = 1.0
-    temperature: float = 0.07
-    local_temperature: float = 0.1  # of the attention and of the contrast between tokens
-    prototype_temperature: float = 0.2
-    prototypes: int = 500
-    epsilon: float = 0.05  # the smaller, the harder the assignments
-    sinkhorn_iterations: int = 3
-
-    def __post_init__(self) -> None:
-        for name in ("temperature", "local_temperature", "prototype_temperature", "epsilon"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is above 0, not {getattr(self, name)}")
-        for name in ("prototypes", "sinkhorn_iterations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is 1 or more, not {getattr(self, name)}")
 
     def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
         """Local embeddings, as wide as the global ones, and prototypes."""
         size, dtype = model.project_image, model.vision.dtype
         return {
-            "patch": heads.Local(size.width, of="patches", hidden=size.hidden, dtype=dtype),
-            "word": heads.Local(size.width, of="words", hidden=size.hidden, dtype=dtype),
+            "patch": heads.Local(size.width, hidden=size.hidden, dtype=dtype),
+            "word": heads.Local(size.width, hidden=size.hidden, dtype=dtype),
             "prototype": Prototypes(size.width, self.prototypes),
         }
 
-    def loss(
-        self,
-        params: Params,
-        teacher: Params,
-        stats: PyTree,
-        batch: Batch,
-        key: Key[Array, ""],
-        step: Int[Array, ""],
-        *,
-        model: towers.UniMedI,
-    ) -> base.Loss:
+    def forward(
+        self, student: towers.UniMedI, teacher: towers.UniMedI, batch: Batch, state: PyTree, step: Int[Array, ""]
+    ) -> base.LossTerms:
         """The three alignments of a batch."""
-
-        def through(name: str, x: Array) -> Array:
-            return common.through(name, params, x, model=model)
-
-        seen, read, z_image, z_text, batch_stats = common.pair(params, stats, batch, key, model=model, scores=True)
-        whole = losses.contrastive(z_image, z_text, self.temperature).mean(axis=0)
-        words = common.by_modality(heads.unit(through("word", read.words[:, 1:])), batch)  # all but [CLS]
+        pairs = common.encode_pairs(student, batch, scores=True)
+        whole = losses.contrastive(pairs.z_image, pairs.z_text, self.temperature).mean(axis=0)
+        words = heads.unit(student.head["word"](pairs.reports.words[:, 1:]))  # all but [CLS]
+        words = common.by_modality(words, batch)
         masks = common.by_modality(common.reports(batch)[1][:, 1:], batch)
         tokens = {
             name: align_tokens(
-                heads.unit(through("patch", view.patches)),
-                token_weights(view.scores),
+                heads.unit(student.head["patch"](image.patches)),
+                token_weights(image.scores),
                 words[name],
                 masks[name],
                 self.local_temperature,
             ).mean(axis=0)
-            for name, view in seen.items()
+            for name, image in pairs.images.items()
         }
         prototypes = align_prototypes(
-            through("prototype", z_image),
-            through("prototype", z_text),
+            student.head["prototype"](pairs.z_image),
+            student.head["prototype"](pairs.z_text),
             self.prototype_temperature,
             self.epsilon,
             self.sinkhorn_iterations,
         ).mean(axis=0)
-        parts = {"vl": common.by_modality(whole, batch), "cta": tokens, "cpa": common.by_modality(prototypes, batch)}
-        weights = {"vl": self.weight_vl, "cta": self.weight_cta, "cpa": self.weight_cpa}
-        return common.with_total(parts, weights, {"batch_stats": batch_stats})
+        return base.LossTerms(
+            {"vl": common.by_modality(whole, batch), "cta": tokens, "cpa": common.by_modality(prototypes, batch)}
+        )
 
 
 class Prototypes(nn.Module):
@@ -109,10 +78,6 @@ class Prototypes(nn.Module):
         # Named as DINO's, which config.freeze_last_layer_steps keeps still at the start, here as there an epoch.
         kernel = self.param("last_layer", nn.initializers.lecun_normal(), (self.width, self.prototypes))
         return z @ (kernel / jnp.linalg.norm(kernel, axis=0, keepdims=True))
-
-    def touch(self, patches: Float[Array, "b n d"], words: Float[Array, "b l w"]) -> None:
-        """One call, so that `init` makes the parameters."""
-        self(jnp.zeros((1, self.width)))
 
 
 def token_weights(scores: Float[Array, "b n"]) -> Float[Array, "b n"]:

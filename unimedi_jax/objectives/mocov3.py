@@ -2,25 +2,23 @@
 
 Chen, Xie and He, "An empirical study of training self-supervised vision transformers" (arXiv 2104.02057): algorithm 1
 with its factor of 2 tau, both directions, the momentum encoder, the projector of three layers and the predictor of two.
-Reports are not read. The paper's fixed random patch embedding is `config.freeze_patch_embed`, its positions start as
+Reports are not used. The paper's fixed random patch embedding is `config.freeze_patch_embed`, its positions start as
 `config.model.position_init=sincos`, though they are learned here.
 
-Otherwise than there: an image's negatives are those of its own modality, as a film and a CT are told apart without any
-learning; both modalities go through the same heads, one after the other, so that BatchNorm sees one at a time. It uses
-the batch at hand, view by view, as in training there, and keeps no running mean. The layers are
+Otherwise than there: an image's negatives are those of its own modality, since X-rays and CTs are distinguished without
+any learning; both modalities go through the same heads, one after the other, so that BatchNorm sees one at a time. It
+uses the batch at hand, view by view, as in training there, and keeps no running mean. The layers are
 `config.model.head_hidden` wide (the paper: 4096), the result `head_bottleneck` (256, as there). Views: see `crops`.
 """
-
-import dataclasses
-from typing import ClassVar
 
 import flax.linen as nn
 import jax
 
 from unimedi_jax import losses
+from unimedi_jax.config import objectives as settings
 from unimedi_jax.models import heads, towers
 from unimedi_jax.objectives import base, common, crops
-from unimedi_jax.typing import Array, Batch, Float, Int, Key, Params, PyTree
+from unimedi_jax.typing import Array, Batch, Float, Int, PyTree
 
 
 def momentum_contrast(
@@ -36,49 +34,31 @@ def momentum_contrast(
     return 2 * temperature * (first + second)
 
 
-@dataclasses.dataclass(frozen=True)
-class Objective(crops.Settings, base.Objective):
+class Objective(settings.MoCoV3, base.Objective):
     """The loss of algorithm 1 within each modality."""
 
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    temperature: float = 0.2
-
-    teacher: ClassVar[tuple[str, ...]] = ("vision", "head_projector")
-    reads: ClassVar[bool] = False
-    aligned: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.temperature <= 0:
-            raise ValueError(f"temperature is above 0, not {self.temperature}")
+    teacher = ("vision", "head_projector")
+    uses_reports = False
+    has_joint_space = False
 
     def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
         """Projector and predictor; the second has no momentum."""
         hidden, out, dtype = model.head_sizes.hidden, model.head_sizes.bottleneck, model.vision.dtype
         return {
             "projector": heads.NormedMlp((hidden, hidden, out), last_norm=True, dtype=dtype),
-            "predictor": heads.NormedMlp((hidden, out), inputs=out, last_norm=True, dtype=dtype),
+            "predictor": heads.NormedMlp((hidden, out), last_norm=True, dtype=dtype),
         }
 
-    def loss(
-        self,
-        params: Params,
-        teacher: Params,
-        stats: PyTree,
-        batch: Batch,
-        key: Key[Array, ""],
-        step: Int[Array, ""],
-        *,
-        model: towers.UniMedI,
-    ) -> base.Loss:
+    def forward(
+        self, student: towers.UniMedI, teacher: towers.UniMedI, batch: Batch, state: PyTree, step: Int[Array, ""]
+    ) -> base.LossTerms:
         """Two views of every sample, through the student and through its momentum encoder."""
-        keys = common.keys(key, "xray", "ct")
-        each = {}
-        for name in common.modalities(batch):
-            x = crops.whole(name, batch[name]["tokens"], model=model)
-            views = crops.crop(keys[name], x, 2, x.shape[1:], self.crop_scale, self).images
-            targets = common.through("projector", teacher, crops.see(teacher, views, model=model), model=model)
-            queries = common.through("projector", params, crops.see(params, views, model=model), model=model)
-            queries = common.through("predictor", params, queries, model=model)
-            each[name] = momentum_contrast(heads.unit(queries), heads.unit(targets), self.temperature)
-        return common.with_total({"moco": each}, {"moco": 1.0}, stats)
+        terms = {}
+        for modality in common.modalities(batch):
+            x = crops.to_image(student, modality, batch[modality]["tokens"])
+            views = crops.random_crops(student.make_rng("draws"), x, self).images
+            targets = teacher.head["projector"](crops.encode_views(teacher, views))
+            queries = student.head["projector"](crops.encode_views(student, views))
+            queries = student.head["predictor"](queries)
+            terms[modality] = momentum_contrast(heads.unit(queries), heads.unit(targets), self.temperature)
+        return base.LossTerms({"moco": terms})

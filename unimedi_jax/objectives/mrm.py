@@ -2,9 +2,9 @@
 
 Zhou et al., arXiv 2301.13155: a masked autoencoder on the image (75 % of its tokens dropped, see mae.py) and, in
 one step with it, masked words of the report (50 %), to whose embeddings the image's global feature is added: the mean
-of its encoded visible tokens through a linear map. What the report tower cannot read it may then guess from what the
-ViT has seen, and the ViT learns to say it. Both losses count alike (`weight_mim`, `weight_mlm`). The reports teach, but
-no space is shared with them: nothing to retrieve by.
+of its encoded visible tokens through a linear map. What the report tower cannot tell from the other words it may guess
+from the image, so that the ViT learns to represent it. Both losses count alike (`weight_mim`, `weight_mlm`). Reports
+supervise the ViT, but share no space with it: nothing to retrieve by.
 
 Differences:
   * The paper restores an image of 448 pixels from one of 224. Here the target is as large as the input: records hold
@@ -16,31 +16,34 @@ Differences:
   * The words' head is one linear map, not BERT's MLP tied to the embeddings. The feature is added before the LayerNorm
     of the embeddings, in the published code behind it. The report tower is the run's (there: six layers of 384), and
     the decoder's size is that code's.
-  * CTs go in as their volume's tokens, with their reports beside those of the films.
+  * CTs go in as their volume's tokens, with their reports beside those of the X-rays.
 
 `mask_id` and `special_ids` are ids of the vocabulary. The defaults are those of the sets' own tokenizers
 (input/tokenizer.py); a named tokenizer needs its own: Bio_ClinicalBERT 103 and (0, 101, 102).
 """
 
-import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import optax
 from jax import numpy as jnp
 
+from unimedi_jax.config import objectives as settings
 from unimedi_jax.models import heads, towers
 from unimedi_jax.objectives import base, common, mae, masked
-from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key, Params, PyTree
+from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key, PyTree
 
 
-def hide_words(
-    key: Key[Array, ""], text: Int[Array, "b l"], mask: Bool[Array, "b l"], ratio: float, special_ids: Sequence[int]
+def random_word_mask(
+    key: Key[Array, ""],
+    text: Int[Array, "b l"],
+    text_mask: Bool[Array, "b l"],
+    ratio: float,
+    special_ids: Sequence[int],
 ) -> Bool[Array, "b l"]:
-    """Chooses ceil(ratio * words) of every report at random; padding and special tokens are no words."""
-    words = mask & ~jnp.isin(text, jnp.array(special_ids, text.dtype))
+    """Masks ceil(ratio * words) of every report at random; padding and special tokens are not words."""
+    words = text_mask & ~jnp.isin(text, jnp.array(special_ids, text.dtype))
     # All words come first in a random order, everything else behind them.
     order = jnp.argsort(jnp.where(words, jax.random.uniform(key, text.shape), 2.0), axis=-1)
     # A hair less: in float32 a ratio of 0.15 makes a little more than 3 of 20.
@@ -48,38 +51,21 @@ def hide_words(
     return jnp.argsort(order, axis=-1) < count
 
 
-def cross_entropy(
-    logits: Float[Array, "b l c"], text: Int[Array, "b l"], hidden: Bool[Array, "b l"]
+def masked_cross_entropy(
+    logits: Float[Array, "b l c"], text: Int[Array, "b l"], mask: Bool[Array, "b l"]
 ) -> Float[Array, " b"]:
-    """The mean of -log p(word) over the hidden words of every report."""
-    each = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), text)
-    return masked.over(each, hidden)
+    """The mean of -log p(word) over the masked words of every report."""
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), text)
+    return masked.masked_mean(losses, mask)
 
 
-@dataclasses.dataclass(frozen=True)
-class Objective(mae.Settings):
+class Objective(settings.MRM, base.Objective):
     """Dropped patches and masked words."""
 
-    decoder_width: int = 768
-    decoder_depth: int = 4
-    decoder_heads: int = 6
-    word_ratio: float = 0.5  # share of a report's words that is masked
-    weight_mim: float = 1.0
-    weight_mlm: float = 1.0
-    mask_id: int = 4
-    special_ids: tuple[int, ...] = (0, 2, 3)  # [PAD], [CLS], [SEP]: never masked
-
-    aligned: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.word_ratio < 1:
-            raise ValueError(f"word_ratio is above 0 and below 1, not {self.word_ratio}")
-        if self.mask_id in self.special_ids:
-            raise ValueError(f"mask_id={self.mask_id} is one of special_ids={tuple(self.special_ids)}")
+    has_joint_space = False
 
     def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
-        """The decoder of the images, the way of their feature to the words, and the words' logits.
+        """The images' decoder, the map of their feature to the word embeddings, and the words' logits.
 
         Raises:
             ValueError: `mask_id` is no id of the vocabulary.
@@ -87,54 +73,34 @@ class Objective(mae.Settings):
         size = model.report.vocab_size
         if not 0 <= self.mask_id < size:
             raise ValueError(f"mask_id={self.mask_id} is no id of a vocabulary of {size}")
-        return super().heads(model) | {
+        return {
+            "decoder": mae.make_decoder(self, model),
             "context": heads.Linear(model.report.width, dtype=model.vision.dtype),
-            "words": heads.Linear(size, "words", model.report.dtype),
+            "words": heads.Linear(size, dtype=model.report.dtype),
         }
 
-    def loss(
-        self,
-        params: Params,
-        teacher: Params,
-        stats: PyTree,
-        batch: Batch,
-        key: Key[Array, ""],
-        step: Int[Array, ""],
-        *,
-        model: towers.UniMedI,
-    ) -> base.Loss:
-        """What was hidden of every record, against what is restored of it."""
-        keys = common.keys(key, "xray", "ct", "words", "dropout")
-        seen, mim = {}, {}
-        for name in common.modalities(batch):
-            tokens = batch[name]["tokens"]
-            seen[name] = mae.see(name, params, tokens, keys[name], self.mask_ratio, model=model)
-            mim[name] = mae.restore(name, params, tokens, seen[name], self.norm_pix, model=model)
-        mlm = common.by_modality(self._read(params, batch, seen, keys, model=model), batch)
-        return common.with_total({"mim": mim, "mlm": mlm}, {"mim": self.weight_mim, "mlm": self.weight_mlm}, stats)
+    def forward(
+        self, student: towers.UniMedI, teacher: towers.UniMedI, batch: Batch, state: PyTree, step: Int[Array, ""]
+    ) -> base.LossTerms:
+        """Most patches of every image, and half of the words of its report, are restored."""
+        features, mim = [], {}
+        for modality in common.modalities(batch):
+            tokens = batch[modality]["tokens"]
+            encoded = mae.encode_visible(student, modality, tokens, self.mask_ratio)
+            features.append(encoded.patches.mean(axis=1))
+            mim[modality] = mae.reconstruction_loss(student, modality, tokens, encoded, self.norm_pix)
+        mlm = self.word_loss(student, *common.reports(batch), jnp.concatenate(features))
+        return base.LossTerms({"mim": mim, "mlm": common.by_modality(mlm, batch)})
 
-    def _read(
+    def word_loss(
         self,
-        params: Params,
-        batch: Batch,
-        seen: dict[str, mae.Seen],
-        keys: dict[str, Key[Array, ""]],
-        *,
-        model: towers.UniMedI,
+        student: towers.UniMedI,
+        text: Int[Array, "b l"],
+        text_mask: Bool[Array, "b l"],
+        features: Float[Array, "b d"],
     ) -> Float[Array, " b"]:
-        """The masked words of all reports, each read beside what is visible of its image."""
-        text, mask = common.reports(batch)
-        hidden = hide_words(keys["words"], text, mask, self.word_ratio, self.special_ids)
-        feature = jnp.concatenate([seen[name].patches.mean(axis=1) for name in common.modalities(batch)])
-        context = common.through("context", params, feature, model=model)
-        read = model.apply(
-            {"params": params},
-            jnp.where(hidden, self.mask_id, text),
-            mask,
-            True,
-            context,
-            method="read_words",
-            rngs={"dropout": keys["dropout"]},
-        )
-        logits = common.through("words", params, read.words, model=model)
-        return cross_entropy(logits, text, hidden)
+        """Guesses the masked words of each report from the others and from the feature of its image."""
+        mask = random_word_mask(student.make_rng("draws"), text, text_mask, self.word_ratio, self.special_ids)
+        context = student.head["context"](features)
+        encoded = student.encode_text_tokens(jnp.where(mask, self.mask_id, text), text_mask, True, context)
+        return masked_cross_entropy(student.head["words"](encoded.words), text, mask)

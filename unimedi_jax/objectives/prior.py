@@ -2,16 +2,16 @@
 
 PRIOR (Cheng et al., arXiv 2307.12577). Images and reports meet in a global InfoNCE with a learnt temperature, and part
 by part in the local alignment module: regions attend to sentences and sentences to regions through sigmoids instead of
-a softmax; a region agrees with what the sentences say of it as in SimSiam, without negatives, and a sentence finds what
-the regions say of it among the sentences of its own report by InfoNCE. The sentences are mixtures of a learnt memory of
-prototypes (Gumbel softmax; L1 between mixture and sentence trains both). Cross-modality conditional reconstruction
-(CCR): pixels from the regions with half of their channels dropped, beside what the report says of them (L1); and the
-report's prototypes from the image by a decoder with 16 learnt queries, in no order: the Hungarian algorithm pairs them
-with the sentences (L1), and the memory's shares are compared for each pair (Kullback-Leibler).
+a softmax; a region agrees with what it gathers from the sentences as in SimSiam, without negatives, and a sentence
+finds what it gathers from the regions among the sentences of its own report by InfoNCE. The sentences are mixtures of a
+learnt memory of prototypes (Gumbel softmax; L1 between mixture and sentence trains both). Cross-modality conditional
+reconstruction (CCR): pixels from the regions with half of their channels dropped, beside what they gather from the
+report (L1); and the report's prototypes from the image by a decoder with 16 learnt queries, in no order: the Hungarian
+algorithm pairs them with the sentences (L1), and the memory's shares are compared for each pair (Kullback-Leibler).
 
 Deviations, from the paper or the authors' code:
-- sentences: a batch says nothing of full stops. `sentences` equal runs of the report's tokens between [CLS] and [SEP]
-  stand for them, each the mean of the token vectors; as many as a report has tokens make every token its own. Long
+- sentences: a batch does not mark full stops. `sentences` equal runs of the report's tokens between [CLS] and [SEP]
+  stand for them, each the mean of the token vectors; with as many as a report has tokens every token is its own. Long
   reports are not cut;
 - the global contrast is of CLS and the report tower's vector through `config.model.projection`, which evaluation knows;
   the authors pool regions and prototypes by attention. With that goes the contrast of the generated prototypes, pooled,
@@ -27,50 +27,42 @@ Deviations, from the paper or the authors' code:
 CTs go in as their volume's tokens, beside the X-rays of the batch.
 """
 
-import dataclasses
 import math
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import optax
 from jax import numpy as jnp
 
 from unimedi_jax import losses
-from unimedi_jax.models import heads, linear, towers, transformer, vision
-from unimedi_jax.objectives import base, common, masked, prior_losses
-from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key, Params, PyTree
+from unimedi_jax.config import objectives as settings
+from unimedi_jax.models import heads, linear, towers, transformer
+from unimedi_jax.objectives import base, common, masked
+from unimedi_jax.typing import Array, Batch, Bool, Float, Int, PyTree
 
 
-@dataclasses.dataclass(frozen=True)
-class Objective(base.Objective):
+class Regions(NamedTuple):
+    """An image's tokens after the local alignment."""
+
+    own: Float[Array, "b n e"]
+    gathered: Float[Array, "b n e"]  # from the sentences, by attention
+    predicted_own: Float[Array, "b n e"]  # SimSiam's predictor on both
+    predicted_gathered: Float[Array, "b n e"]
+
+
+class Sentences(NamedTuple):
+    """A report's sentences after the local alignment."""
+
+    own: Float[Array, "b s e"]
+    mixtures: Float[Array, "b s e"]  # of the memory's prototypes
+    used: Float[Array, "b s e"]  # the mixtures, or the sentences themselves as long as there is no memory
+    gathered: Float[Array, "b s e"]  # from the regions, by attention
+    logits: Float[Array, "b s p"]  # of the memory's shares in each
+
+
+class Objective(settings.PRIOR, base.Objective):
     """Global and local alignment, the memory, and the reconstruction of pixels and prototypes."""
-
-    temperature: float = 0.01  # where both of them start: global and within a report
-    sentences: int = 16  # runs of tokens that stand for a report's sentences; queries of the decoder
-    prototypes: int = 512
-    memory_temperature: float = 0.9  # of the Gumbel softmax
-    channel_dropout: float = 0.5  # of the regions that pixels are rebuilt from
-    depth: int = 8  # of the decoder of prototypes
-    attention_heads: int = 12
-    memory_from: int = 0  # step from which prototypes take the place of sentences
-    reconstruct_from: int = 0  # step from which CCR counts
-    weight_vl: float = 10.0
-    weight_region: float = 1.0
-    weight_sentence: float = 1.0
-    weight_memory: float = 10.0
-    weight_pixels: float = 1.0
-    weight_generated: float = 10.0
-    weight_shares: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.temperature <= 0 or self.memory_temperature <= 0:
-            raise ValueError("temperature and memory_temperature are above 0")
-        if not 0 <= self.channel_dropout < 1:
-            raise ValueError(f"channel_dropout is at least 0 and below 1, not {self.channel_dropout}")
-        if min(self.sentences, self.prototypes, self.depth) < 1:
-            raise ValueError("sentences, prototypes and depth are at least 1")
-        if self.reconstruct_from < self.memory_from:
-            raise ValueError("reconstruct_from is at least memory_from: what is generated are mixtures of the memory")
 
     def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
         """Local alignment with the memory, the decoders, and both temperatures. All as wide as the vision tower."""
@@ -84,106 +76,47 @@ class Objective(base.Objective):
             "scale_local": heads.Scale(1 / self.temperature, 1000.0),
         }
 
-    def loss(
-        self,
-        params: Params,
-        teacher: Params,
-        stats: PyTree,
-        batch: Batch,
-        key: Key[Array, ""],
-        step: Int[Array, ""],
-        *,
-        model: towers.UniMedI,
-    ) -> base.Loss:
-        """Image against report over the batch, then what each sample's regions and sentences say to each other."""
-        keys = common.keys(key, "dropout", "xray", "ct")
-        seen, read, z_image, z_text, batch_stats = common.pair(params, stats, batch, keys["dropout"], model=model)
-        scale = common.through("scale", params, model=model)
-        contrasted = losses.contrastive(z_image, z_text, 1 / scale).mean(axis=0)
-        inner = prior_losses.inner(common.reports(batch)[1])
-        sentences, real = prior_losses.runs(read.words, inner, self.sentences)
-        local, told = self._align(params, batch, seen, sentences, real, keys, step, model=model)
-        parts = {
-            "vl": common.by_modality(contrasted, batch),
-            **local,
-            **{name: common.by_modality(each, batch) for name, each in told.items()},
-        }
-        return common.with_total(parts, self._weights(step), {"batch_stats": batch_stats})
+    def weight(self, loss: str, step: Int[Array, ""]) -> Float[Array, ""] | float:
+        """Losses of later stages weigh 0 until then."""
+        begins = {"memory": self.memory_from} | dict.fromkeys(("pixels", "generated", "shares"), self.reconstruct_from)
+        weight = super().weight(loss, step)
+        return weight * (step >= begins[loss]) if loss in begins else weight
 
-    def _weights(self, step: Int[Array, ""]) -> dict[str, Array | float]:
-        """Of every loss at a step; those of later stages are 0 until then."""
-        memory = step >= self.memory_from
-        rebuilt = step >= self.reconstruct_from
-        return {
-            "vl": self.weight_vl,
-            "region": self.weight_region,
-            "sentence": self.weight_sentence,
-            "memory": self.weight_memory * memory,
-            "pixels": self.weight_pixels * rebuilt,
-            "generated": self.weight_generated * rebuilt,
-            "shares": self.weight_shares * rebuilt,
-        }
-
-    def _align(
-        self,
-        params: Params,
-        batch: Batch,
-        seen: dict[str, vision.Encoded],
-        sentences: Float[Array, "b s w"],
-        real: Bool[Array, "b s"],
-        keys: dict[str, Key[Array, ""]],
-        step: Int[Array, ""],
-        *,
-        model: towers.UniMedI,
-    ) -> tuple[common.Parts, dict[str, Float[Array, " b"]]]:
-        """The losses on regions, modality by modality, and those on sentences, of the whole batch."""
-
-        def through(head: str, *x: Any) -> Any:
-            return common.through(head, params, *x, model=model)
-
-        own, there = (common.by_modality(x, batch) for x in (sentences, real))
-        parts, of_sentences, generated = {"region": {}, "pixels": {}}, [], []
-        for name, view in seen.items():
+    def forward(
+        self, student: towers.UniMedI, teacher: towers.UniMedI, batch: Batch, state: PyTree, step: Int[Array, ""]
+    ) -> base.LossTerms:
+        """Image against report over the batch, then each sample's regions against its sentences."""
+        pairs = common.encode_pairs(student, batch)
+        contrasted = losses.contrastive(pairs.z_image, pairs.z_text, 1 / student.head["scale"]()).mean(axis=0)
+        rows, real = runs(pairs.reports.words, inner(common.reports(batch)[1]), self.sentences)
+        rows, present = common.by_modality(rows, batch), common.by_modality(real, batch)
+        keys = common.keys(student.make_rng("draws"), "xray", "ct")
+        by_region, sentences, generated = {"region": {}, "pixels": {}}, [], []
+        for name, image in pairs.images.items():
             drawn = common.keys(keys[name], "noise", "channels")
-            noise = jax.random.gumbel(drawn["noise"], (*there[name].shape, self.prototypes))
-            regions, told, memory = through(
-                "local", view.patches, own[name], there[name], noise, step >= self.memory_from
+            noise = jax.random.gumbel(drawn["noise"], (*present[name].shape, self.prototypes))
+            regions, of_report, memory = student.head["local"](
+                image.patches, rows[name], present[name], noise, step >= self.memory_from
             )
-            kept = jax.random.bernoulli(drawn["channels"], 1 - self.channel_dropout, regions.own[:, :1].shape)
-            left = jnp.where(kept, regions.own / (1 - self.channel_dropout), 0)
-            rebuilt = through(f"pixels_{name}", left, regions.told).astype(jnp.float32)
-            pixels = model.apply({"params": params}, name, batch[name]["tokens"], method="pixels")
-            parts["region"][name] = prior_losses.disagreement(*regions)
-            parts["pixels"][name] = jnp.mean(jnp.abs(rebuilt - pixels), axis=(1, 2))
-            generated.append(through("generator", regions.own))
-            of_sentences.append(told)
-        told = jax.tree.map(lambda *x: jnp.concatenate(x), *of_sentences)
-        generated, targets = prior_losses.paired(jnp.concatenate(generated), told.mixtures, real)
-        return parts, {
-            "sentence": prior_losses.own_sentence(told.used, told.shown, real, through("scale_local")),
-            "memory": masked.over(jnp.mean(jnp.abs(told.mixtures - told.own), axis=-1), real),
+            share = 1 - self.channel_dropout
+            channels = jax.random.bernoulli(drawn["channels"], share, regions.own[:, :1].shape)
+            rebuilt = student.head[f"pixels_{name}"](jnp.where(channels, regions.own / share, 0), regions.gathered)
+            pixels = student.pixels(name, batch[name]["tokens"])
+            by_region["region"][name] = disagreement(*regions)
+            by_region["pixels"][name] = jnp.mean(jnp.abs(rebuilt.astype(jnp.float32) - pixels), axis=(1, 2))
+            generated.append(student.head["generator"](regions.own))
+            sentences.append(of_report)
+        sentences = jax.tree.map(lambda *x: jnp.concatenate(x), *sentences)
+        generated, targets = paired(jnp.concatenate(generated), sentences.mixtures, real)
+        scale = student.head["scale_local"]()
+        by_report = {
+            "vl": contrasted,
+            "sentence": own_sentence(sentences.used, sentences.gathered, real, scale),
+            "memory": masked.masked_mean(jnp.mean(jnp.abs(sentences.mixtures - sentences.own), axis=-1), real),
             "generated": jnp.mean(jnp.abs(generated - targets), axis=(1, 2)),
-            "shares": masked.over(prior_losses.divergence(told.logits, generated @ memory.T), real),
+            "shares": masked.masked_mean(divergence(sentences.logits, generated @ memory.T), real),
         }
-
-
-class Regions(NamedTuple):
-    """What the local alignment makes of an image's tokens."""
-
-    own: Float[Array, "b n e"]
-    told: Float[Array, "b n e"]  # what the sentences say of each
-    predicted_own: Float[Array, "b n e"]  # SimSiam's predictor on both
-    predicted_told: Float[Array, "b n e"]
-
-
-class Sentences(NamedTuple):
-    """What it makes of a report's sentences."""
-
-    own: Float[Array, "b s e"]
-    mixtures: Float[Array, "b s e"]  # of the memory's prototypes
-    used: Float[Array, "b s e"]  # the mixtures, or the sentences themselves as long as there is no memory
-    shown: Float[Array, "b s e"]  # what the regions say of each
-    logits: Float[Array, "b s p"]  # of the memory's shares in each
+        return base.LossTerms({name: common.by_modality(x, batch) for name, x in by_report.items()} | by_region)
 
 
 class Local(nn.Module):
@@ -209,36 +142,121 @@ class Local(nn.Module):
         regions = dense("regions", patches)
         sentences = dense("sentences", words).astype(jnp.float32)
         memory = self.param("memory", nn.initializers.normal(1.0), (self.prototypes, self.width))
-        mixtures, logits = prior_losses.mix(sentences, memory, noise, self.temperature)
+        mixtures, logits = mix(sentences, memory, noise, self.temperature)
         used = jnp.where(use_memory, mixtures, sentences).astype(self.dtype)
         query, key, value = (dense(f"region_{part}", regions) for part in ("query", "key", "value"))
-        asked, told, said = (dense(f"sentence_{part}", used) for part in ("query", "key", "value"))
-        shown = prior_losses.sigmoid_attention(asked, key, value, jnp.ones(regions.shape[:2], bool))
-        regions_told = prior_losses.sigmoid_attention(query, told, said, real)
+        asked, keys, values = (dense(f"sentence_{part}", used) for part in ("query", "key", "value"))
+        from_regions = sigmoid_attention(asked, key, value, jnp.ones(regions.shape[:2], bool))
+        from_sentences = sigmoid_attention(query, keys, values, real)
         hidden = linear.Dense(self.width // 2, dtype=self.dtype, name="predictor1")
         out = linear.Dense(self.width, dtype=self.dtype, name="predictor2")
-        predicted = (out(nn.relu(hidden(x))) for x in (regions, regions_told.astype(self.dtype)))
-        return (Regions(regions, regions_told, *predicted), Sentences(sentences, mixtures, used, shown, logits), memory)
-
-    def touch(self, patches: Float[Array, "b n d"], words: Float[Array, "b l w"]) -> None:
-        """One call, so that `init` makes the parameters."""
-        shape = words.shape[:2]
-        self(patches, words, jnp.ones(shape, bool), jnp.zeros((*shape, self.prototypes)), jnp.array(True))
+        predicted = (out(nn.relu(hidden(x))) for x in (regions, from_sentences.astype(self.dtype)))
+        return (
+            Regions(regions, from_sentences, *predicted),
+            Sentences(sentences, mixtures, used, from_regions, logits),
+            memory,
+        )
 
 
 class Pixels(nn.Module):
-    """A region and what the report says of it to the pixels of its patch."""
+    """A region and what it gathers from the report to the pixels of its patch."""
 
     pixels: int
     dtype: Any = jnp.bfloat16
 
     @nn.compact
-    def __call__(self, regions: Float[Array, "b n e"], told: Float[Array, "b n e"]) -> Float[Array, "b n v"]:
-        x = jnp.concatenate([regions.astype(self.dtype), told.astype(self.dtype)], axis=-1)
+    def __call__(self, regions: Float[Array, "b n e"], gathered: Float[Array, "b n e"]) -> Float[Array, "b n v"]:
+        x = jnp.concatenate([regions.astype(self.dtype), gathered.astype(self.dtype)], axis=-1)
         init = transformer.init(x.shape[-1])
         x = linear.gelu(linear.Dense(regions.shape[-1], dtype=self.dtype, kernel_init=init, name="fc1")(x))
         return linear.Dense(self.pixels, dtype=self.dtype, kernel_init=init, name="fc2")(x)
 
-    def touch(self, patches: Float[Array, "b n d"], words: Float[Array, "b l w"]) -> None:
-        """One call, so that `init` makes the parameters."""
-        self(patches, patches)
+
+def inner(mask: Bool[Array, "b l"]) -> Bool[Array, "b l"]:
+    """Each report's tokens without the first and the last, [CLS] and [SEP]."""
+    place = jnp.cumsum(mask, axis=1)
+    return mask & (place > 1) & (place < jnp.sum(mask, axis=1, keepdims=True))
+
+
+def runs(
+    words: Float[Array, "b l w"], mask: Bool[Array, "b l"], count: int
+) -> tuple[Float[Array, "b s w"], Bool[Array, "b s"]]:
+    """Each report's tokens in `count` equal runs: the mean of each, and which there are.
+
+    A report of fewer tokens has a run for each and leaves the last ones empty.
+    """
+    place = jnp.cumsum(mask, axis=1) - 1
+    length = jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), count)
+    run = jax.nn.one_hot(place * count // length, count) * mask[..., None]
+    size = jnp.sum(run, axis=1)
+    total = jnp.einsum("bls,blw->bsw", run, words.astype(jnp.float32))
+    return total / jnp.maximum(size, 1.0)[..., None], size > 0
+
+
+def mix(
+    sentences: Float[Array, "b s e"], memory: Float[Array, "p e"], noise: Float[Array, "b s p"], temperature: float
+) -> tuple[Float[Array, "b s e"], Float[Array, "b s p"]]:
+    """Sentences as mixtures of the memory's prototypes, and the logits of the shares before the (Gumbel) noise."""
+    logits = sentences @ memory.T
+    return jax.nn.softmax((logits + noise) / temperature) @ memory, logits
+
+
+def sigmoid_attention(
+    query: Float[Array, "b m e"], key: Float[Array, "b k e"], value: Float[Array, "b k e"], mask: Bool[Array, "b k"]
+) -> Float[Array, "b m e"]:
+    """Every key counts by itself: sigmoids of the scaled products, which need not sum to 1. Float32."""
+    logits = jnp.einsum("bme,bke->bmk", query, key, preferred_element_type=jnp.float32) * query.shape[-1] ** -0.5
+    weights = (jax.nn.sigmoid(logits) * mask[:, None]).astype(value.dtype)
+    return jnp.einsum("bmk,bke->bme", weights, value, preferred_element_type=jnp.float32)
+
+
+def disagreement(
+    one: Float[Array, "b n e"],
+    other: Float[Array, "b n e"],
+    predicted_one: Float[Array, "b n e"],
+    predicted_other: Float[Array, "b n e"],
+) -> Float[Array, " b"]:
+    """SimSiam (arXiv 2011.10566, eq. 2): minus the cosine of each prediction to the other side, without gradient."""
+
+    def cosine(predicted: Array, target: Array) -> Array:
+        return jnp.sum(heads.unit(predicted) * heads.unit(jax.lax.stop_gradient(target)), axis=-1)
+
+    return -jnp.mean(cosine(predicted_one, other) + cosine(predicted_other, one), axis=1) / 2
+
+
+def own_sentence(
+    sentences: Float[Array, "b s e"],
+    gathered: Float[Array, "b s e"],
+    real: Bool[Array, "b s"],
+    scale: Float[Array, ""] | float,
+) -> Float[Array, " b"]:
+    """Symmetric InfoNCE between each sentence and what it gathers from the image, among those of its report."""
+    logits = scale * jnp.einsum("bse,bte->bst", heads.unit(gathered), heads.unit(sentences))
+
+    def one_way(logits: Float[Array, "b s t"]) -> Float[Array, "b s"]:
+        logits = jnp.where(real[:, None], logits, jnp.finfo(logits.dtype).min)
+        return -jnp.diagonal(jax.nn.log_softmax(logits), axis1=1, axis2=2)
+
+    return masked.masked_mean((one_way(logits) + one_way(jnp.swapaxes(logits, 1, 2))) / 2, real)
+
+
+def paired(
+    generated: Float[Array, "b s e"], mixtures: Float[Array, "b s e"], real: Bool[Array, "b s"]
+) -> tuple[Float[Array, "b s e"], Float[Array, "b s e"]]:
+    """The generated prototypes in the order of the sentences they fit best (least L1 in all), and these sentences.
+
+    An absent sentence is 0. The sentences are targets and get no gradient. Float32.
+    """
+    generated = generated.astype(jnp.float32)
+    target = jax.lax.stop_gradient(jnp.where(real[..., None], mixtures, 0.0))
+    cost = jnp.sum(jnp.abs(jax.lax.stop_gradient(generated)[:, :, None] - target[:, None]), axis=-1)
+    # The algorithm would not come to an end on NaN; the step is skipped all the same, for the loss has it.
+    rows, columns = jax.vmap(optax.assignment.hungarian_algorithm)(jnp.nan_to_num(cost))
+    order = jnp.take_along_axis(rows, jnp.argsort(columns, axis=1), axis=1)
+    return jnp.take_along_axis(generated, order[..., None], axis=1), target
+
+
+def divergence(target: Float[Array, "b s p"], logits: Float[Array, "b s p"]) -> Float[Array, "b s"]:
+    """Kullback-Leibler divergence of the shares that `logits` give from those of `target`, which gets no gradient."""
+    target = jax.nn.log_softmax(jax.lax.stop_gradient(target))
+    return jnp.sum(jnp.exp(target) * (target - jax.nn.log_softmax(logits)), axis=-1)

@@ -5,11 +5,10 @@ Zhai et al., arXiv 2303.15343, section 3.2 and algorithm 1: the logistic loss of
 Section 3.3 swaps reports between devices so that no device holds the whole matrix; here `contrastive_chunk` rows of it
 exist at a time, and the compiler places them.
 
-Deviations: the projections take CLS, where the paper has attention pooling; towers, optimiser and decay are the
-house's; X-rays and CTs of a batch are negatives of each other, and so are equal reports.
+Deviations: the projections take CLS, where the paper has attention pooling; towers, optimiser and decay are this
+project's; X-rays and CTs of a batch are negatives of each other, and so are equal reports.
 """
 
-import dataclasses
 import math
 
 import flax.linen as nn
@@ -17,46 +16,27 @@ import jax
 from jax import numpy as jnp
 
 from unimedi_jax import losses, placement
+from unimedi_jax.config import objectives as settings
 from unimedi_jax.models import heads, towers
 from unimedi_jax.objectives import base, common
-from unimedi_jax.typing import Array, Batch, Float, Int, Key, Params, PyTree
+from unimedi_jax.typing import Array, Batch, Float, Int, PyTree
 
 
-@dataclasses.dataclass(frozen=True)
-class Objective(base.Objective):
+class Objective(settings.SigLIP, base.Objective):
     """The sigmoid loss alone."""
-
-    scale: float = 10.0  # t at the start
-    bias: float = -10.0  # b at the start
-    contrastive_chunk: int = 0  # rows of the similarities that exist at a time; 0 = all
-
-    def __post_init__(self) -> None:
-        if self.scale <= 0:
-            raise ValueError(f"scale is above 0, not {self.scale}")
-        if self.contrastive_chunk < 0:
-            raise ValueError(f"contrastive_chunk is 0 (all rows) or a number of rows, not {self.contrastive_chunk}")
 
     def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
         """Scale, which nothing bounds, and bias."""
         return {"scale": heads.Scale(self.scale, most=math.inf), "bias": Bias(self.bias)}
 
-    def loss(
-        self,
-        params: Params,
-        teacher: Params,
-        stats: PyTree,
-        batch: Batch,
-        key: Key[Array, ""],
-        step: Int[Array, ""],
-        *,
-        model: towers.UniMedI,
-    ) -> base.Loss:
+    def forward(
+        self, student: towers.UniMedI, teacher: towers.UniMedI, batch: Batch, state: PyTree, step: Int[Array, ""]
+    ) -> base.LossTerms:
         """Every image of the batch with every report."""
-        _, _, z_image, z_text, batch_stats = common.pair(params, stats, batch, key, model=model)
-        scale, bias = (common.through(name, params, model=model) for name in ("scale", "bias"))
-        each = sigmoid(z_image, z_text, scale, bias, self.contrastive_chunk)
-        parts = {"vl": common.by_modality(each, batch)}
-        return common.with_total(parts, {"vl": 1.0}, {"batch_stats": batch_stats})
+        pairs = common.encode_pairs(student, batch)
+        scale, bias = student.head["scale"](), student.head["bias"]()
+        each = sigmoid(pairs.z_image, pairs.z_text, scale, bias, self.contrastive_chunk)
+        return base.LossTerms({"vl": common.by_modality(each, batch)})
 
 
 class Bias(nn.Module):
@@ -68,10 +48,6 @@ class Bias(nn.Module):
     def __call__(self) -> Float[Array, ""]:
         return self.param("value", nn.initializers.constant(self.start), ())
 
-    def touch(self, patches: Float[Array, "b n d"], words: Float[Array, "b l w"]) -> None:
-        """One call, so that `init` makes the parameter."""
-        self()
-
 
 def sigmoid(
     z_image: Float[Array, "b e"],
@@ -82,25 +58,25 @@ def sigmoid(
 ) -> Float[Array, " b"]:
     """The logistic loss of the pairs of each image, summed over the reports: its own is to match, all others not.
 
-    The embeddings are of unit length. `chunk` rows of the similarities exist at a time, forward and backward, as in
-    `losses.contrastive`; 0 is all of them.
+    The embeddings are of unit length. At most `chunk` rows of the similarities exist at a time, forward and backward,
+    as in `losses.contrastive`; 0 is all of them.
 
     Raises:
-        ValueError: `chunk` does not divide the batch.
+        ValueError: `chunk` is smaller than the batch and does not divide it.
     """
     batch = len(z_image)
-    if chunk and batch % chunk:
+    if 0 < chunk < batch and batch % chunk:
         raise ValueError(f"a batch of {batch} does not divide into chunks of {chunk}")
     number = jnp.arange(batch)
 
-    def judge(rows: Float[Array, "c e"], own: Int[Array, " c"], others: Float[Array, "b e"]) -> Float[Array, " c"]:
+    def one_chunk(rows: Float[Array, "c e"], own: Int[Array, " c"], others: Float[Array, "b e"]) -> Float[Array, " c"]:
         logits = scale * (rows @ others.T).astype(jnp.float32) + bias
         sign = jnp.where(own[:, None] == number[None], 1.0, -1.0)
         return -jnp.sum(jax.nn.log_sigmoid(sign * logits), axis=-1)
 
-    if chunk in (0, batch):
-        return judge(z_image, number, z_text)
-    reports = placement.everywhere(z_text)  # gathered once, before the loop
-    each = jax.checkpoint(lambda part: judge(*part, reports), prevent_cse=False)
+    if not 0 < chunk < batch:
+        return one_chunk(z_image, number, z_text)
+    reports = placement.replicate(z_text)  # gathered once, before the loop
+    each = jax.checkpoint(lambda part: one_chunk(*part, reports), prevent_cse=False)
     parts = (losses.split(z_image, batch // chunk), losses.split(number, batch // chunk))
     return losses.merge(jax.lax.map(each, parts))

@@ -1,49 +1,64 @@
-"""UniMedI's objective: one batch to one loss. Read `unimedi_loss` first, it is the method on one screen."""
+"""UniMedI's objective: one batch to its losses. Read `Objective.forward` first, it is the method on one screen."""
 
-import dataclasses
 import math
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
+import jax
 from jax import numpy as jnp
 
 from unimedi_jax import losses, selection
+from unimedi_jax.config import objectives as settings
 from unimedi_jax.mean import Mean
 from unimedi_jax.models import heads, towers
-from unimedi_jax.objectives import base, common, views
-from unimedi_jax.objectives.settings import Settings
-from unimedi_jax.typing import Array, Batch, Float, Int, Key, Metrics, Params, PyTree
+from unimedi_jax.objectives import base, common
+from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key, Metrics, PyTree
 
-CENTRES = {"icl": "centre_cls", "pcl": "centre_patch"}  # of each loss, in the state's stats
-Taught = dict[str, views.Taught]  # by modality
-Seen = dict[str, views.Seen]
+CENTRES = {"icl": "centre_cls", "pcl": "centre_patch"}  # of each distillation, in the objective's state
 
 
-class Spread(NamedTuple):
+class TeacherOutput(NamedTuple):
+    """The teacher on one modality: targets, and what the student is to see. No gradient."""
+
+    cls: Float[Array, "b d"]
+    patches: Float[Array, "b m d"]  # at the positions where the patch loss looks
+    keep: Int[Array, "b k"]  # tokens that the student sees
+    layers: Int[Array, "b s"] | None  # depth layers whose slices join a CT
+
+
+class StudentOutput(NamedTuple):
+    """The student on the same samples, position for position."""
+
+    cls: Float[Array, "b d"]
+    patches: Float[Array, "b m d"]
+
+
+class TeacherStats(NamedTuple):
     """The teacher over the samples of a batch, as means that can still be merged."""
 
     logits: Mean  # (p,) what its centre follows
     assigned: Mean  # (p,) the share of each prototype in its targets
 
 
-Told = dict[str, dict[str, Spread]]  # loss -> modality
+TeacherOutputs = dict[str, TeacherOutput]  # by modality
+StudentOutputs = dict[str, StudentOutput]
+Stats = dict[str, dict[str, TeacherStats]]  # loss -> modality
 
 
-@dataclasses.dataclass(frozen=True)
-class Objective(Settings, base.Objective):
+class Objective(settings.UniMedI, base.Objective):
     """UniMedI (arXiv 2311.14851): L_vl, L_icl and L_pcl; docs/method.md says item by item what is the paper's word."""
 
-    teacher: ClassVar[tuple[str, ...]] = ("vision", "head_cls", "head_patch")  # the visual side; reports have none
+    teacher = ("vision", "head_cls", "head_patch")  # the visual side; reports have none
 
     def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
         """DINO's prototypes for CLS and for patches.
 
         Raises:
-            ValueError: mask tokens are to be compared where none stands, or blocks do not divide a film.
+            ValueError: mask tokens are to be compared where there are none, or blocks do not divide an X-ray.
         """
         selection.check_blocks(model.vision.image_grid, self.mask_block)
         tokens = min(math.prod(model.vision.image_grid), math.prod(model.volume_grid))
-        if self.mask_mode == "mask_token" and selection.kept(tokens, self.mask_ratio) == tokens:
+        if self.mask_mode == "mask_token" and selection.num_kept(tokens, self.mask_ratio) == tokens:
             raise ValueError(f"mask_ratio={self.mask_ratio} hides none of {tokens} tokens, which mask_token compares")
         size, dtype = model.head_sizes, model.vision.dtype
         return {
@@ -51,7 +66,7 @@ class Objective(Settings, base.Objective):
             "patch": heads.DinoHead(size.prototypes_patch, size.hidden, size.bottleneck, dtype),
         }
 
-    def stats(self, model: towers.UniMedI) -> PyTree:
+    def state(self, model: towers.UniMedI) -> PyTree:
         """The centres, one a modality; they stay equal unless `centre_by_modality`."""
         size = model.head_sizes
         both = ("xray", "ct")
@@ -60,131 +75,192 @@ class Objective(Settings, base.Objective):
             "centre_patch": {modality: jnp.zeros(size.prototypes_patch) for modality in both},
         }
 
-    def loss(
+    def forward(
+        self, student: towers.UniMedI, teacher: towers.UniMedI, batch: Batch, state: PyTree, step: Int[Array, ""]
+    ) -> base.LossTerms:
+        """L = w_vl L_vl + w_icl L_icl + w_pcl L_pcl over a mixed batch of X-rays and CTs."""
+        targets = self.teacher_forward(teacher, batch, student.make_rng("draws"), step)
+        outputs, reports = self.student_forward(student, batch, targets)
+        cls = {modality: output.cls for modality, output in outputs.items()}
+        distilled, stats = self.distillation_losses(student, teacher, outputs, targets, state, step)
+        return base.LossTerms(
+            {"vl": self.contrastive_loss(student, batch, cls, reports), **distilled},
+            prototypes_used(stats),
+            self.update_centres(state, stats),
+        )
+
+    def teacher_forward(
+        self, teacher: towers.UniMedI, batch: Batch, key: Key[Array, ""], step: Int[Array, ""]
+    ) -> TeacherOutputs:
+        """The teacher sees samples whole, scores their tokens and chooses; of a CT it chooses slices first."""
+        keys = common.keys(key, "xray", "ct", "slices")  # no draw depends on the modalities at hand
+        outputs = {}
+        for modality in common.modalities(batch):
+            tokens, layers = batch[modality]["tokens"], None
+            if modality == "ct":
+                layers = self.choose_layers(teacher, tokens, keys["slices"], step)
+            encoded = teacher.encode(embed(teacher, modality, tokens, layers), scores=True)
+            draw = selection.random_scores(keys[modality], encoded.scores)
+            keep = self.choose_tokens(teacher, modality, self.scores(self.mask_by, encoded.scores, draw, step))
+            patches = selection.gather_tokens(encoded.patches, self.compared(keep, encoded.scores.shape[1]))
+            outputs[modality] = jax.lax.stop_gradient(TeacherOutput(encoded.cls, patches, keep, layers))
+        return outputs
+
+    def student_forward(
+        self, student: towers.UniMedI, batch: Batch, targets: TeacherOutputs
+    ) -> tuple[StudentOutputs, Float[Array, "b w"]]:
+        """The student on the tokens that the teacher keeps, and the vectors of the reports, modality after modality.
+
+        The other tokens are dropped, or hidden behind the mask token.
+        """
+        outputs = {}
+        for modality, target in targets.items():
+            tokens = batch[modality]["tokens"]
+            if self.mask_mode == "drop":
+                embedded = embed(student, modality, tokens, target.layers)
+                encoded = student.encode(selection.gather_tokens(embedded, target.keep))
+                outputs[modality] = StudentOutput(encoded.cls, encoded.patches)
+            else:
+                length = target.keep.shape[1] + target.patches.shape[1]
+                hidden = complement(target.keep, length)
+                encoded = student.encode(embed(student, modality, tokens, target.layers, hidden))
+                patches = selection.gather_tokens(encoded.patches, self.compared(target.keep, length))
+                outputs[modality] = StudentOutput(encoded.cls, patches)
+        return outputs, common.encode_reports(student, batch).vector
+
+    def contrastive_loss(
+        self, student: towers.UniMedI, batch: Batch, cls: dict[str, Float[Array, "_ d"]], reports: Float[Array, "b w"]
+    ) -> dict[str, Float[Array, " _"]]:
+        """L_vl over all samples of the batch, CTs' and X-rays' reports being negatives of each other."""
+        z_image, z_text = common.project(student, cls, reports)
+        chunk = self.contrastive_chunk
+        same = losses.same_report(*common.reports(batch), chunk) if self.identical_reports else None
+        each = losses.contrastive(z_image, z_text, self.temperature, same, chunk).mean(axis=0)
+        return common.by_modality(each, batch)
+
+    def distillation_losses(
         self,
-        params: Params,
-        teacher: Params,
-        stats: PyTree,
-        batch: Batch,
-        key: Key[Array, ""],
+        student: towers.UniMedI,
+        teacher: towers.UniMedI,
+        outputs: StudentOutputs,
+        targets: TeacherOutputs,
+        state: PyTree,
         step: Int[Array, ""],
-        *,
-        model: towers.UniMedI,
-    ) -> base.Loss:
-        """The loss of a batch, and beside it the metrics and the new `stats`."""
-        return unimedi_loss(params, teacher, stats, batch, key, step, model=model, objective=self)
+    ) -> tuple[base.Losses, Stats]:
+        """L_icl on CLS and L_pcl on patches, and how the teacher's targets are spread over the prototypes."""
+        terms, stats = {}, {}
+        for name, head, field, weight in (
+            ("icl", "cls", "cls", self.weight_icl),
+            ("pcl", "patch", "patches", self.weight_pcl),
+        ):
+            # Without weight it is not computed; but heads have parameters all the same.
+            if not weight and not student.is_initializing():
+                continue
+            terms[name], stats[name] = {}, {}
+            for modality, output in outputs.items():
+                terms[name][modality], stats[name][modality] = distillation_loss(
+                    student.head[head](getattr(output, field)),
+                    teacher.head[head](getattr(targets[modality], field)),
+                    state[CENTRES[name]][modality],
+                    self.student_temperature,
+                    self.temperatures(step)[name],
+                )
+        return terms, stats
+
+    def update_centres(self, state: PyTree, stats: Stats) -> PyTree:
+        """The centres after this batch, one a modality; those of a loss without weight stay as they are.
+
+        They stay equal, each following the whole batch, unless `centre_by_modality`.
+        """
+        after = {}
+        for name, kind in CENTRES.items():
+            means = {modality: of_teacher.logits for modality, of_teacher in stats.get(name, {}).items()}
+            if means and not self.centre_by_modality:
+                means = dict.fromkeys(state[kind], sum(means.values(), start=Mean(0.0, 0.0)))
+            after[kind] = state[kind] | {
+                modality: losses.update_centre(state[kind][modality], mean.value[None], self.centre_momentum)
+                for modality, mean in means.items()
+            }
+        return after
+
+    def temperatures(self, step: Int[Array, ""]) -> dict[str, Float[Array, ""]]:
+        """The teacher's temperature for each distillation."""
+        ends = {"icl": self.teacher_temperature_cls, "pcl": self.teacher_temperature_patch}
+        return {
+            name: losses.teacher_temperature(pair, self.temperature_warmup_steps, step) for name, pair in ends.items()
+        }
+
+    def choose_layers(
+        self, teacher: towers.UniMedI, tokens: Array, key: Key[Array, ""], step: Int[Array, ""]
+    ) -> Int[Array, "b s"]:
+        """The teacher on the volume alone: the depth layers that eq. 2 ranks first."""
+        scores = teacher.encode(teacher.embed_volume(tokens), scores=True).scores
+        # One random draw per layer, spread over its tokens, so that eq. 2 returns just that draw.
+        layers = teacher.volume_grid[0]
+        draw = selection.random_scores(key, jnp.zeros((len(tokens), layers)))
+        draw = jnp.repeat(draw, scores.shape[1] // layers, axis=1)
+        return teacher.choose_layers(self.scores(self.slices_by, scores, draw, step))[1]
+
+    def choose_tokens(self, model: towers.UniMedI, modality: str, scores: Float[Array, "b n"]) -> Int[Array, "b k"]:
+        """The tokens that the student sees, of [slices, volume] in a CT."""
+        grid = common.grid(model, modality)
+        if modality == "xray" and self.mask_block > 1:
+            blocks = selection.num_kept(math.prod(grid) // self.mask_block**2, self.mask_ratio)
+            return selection.topk_block_indices(scores, grid, self.mask_block, blocks)
+        slices = scores.shape[1] - math.prod(grid)  # tokens of the slices, before those of the volume
+        if self.mask_scope == "sequence" or not slices:
+            return self.best(scores)
+        return jnp.concatenate([self.best(scores[:, :slices]), self.best(scores[:, slices:]) + slices], axis=1)
+
+    def best(self, scores: Float[Array, "b n"]) -> Int[Array, "b k"]:
+        """The share of the tokens that `mask_ratio` leaves, those with the highest scores."""
+        return selection.topk_indices(scores, selection.num_kept(scores.shape[1], self.mask_ratio))
+
+    def scores(self, by: str, attention: Array, draw: Array, step: Int[Array, ""]) -> Array:
+        """Attention or a random draw, as `by` and `random_until_step` say. What is not used is never computed."""
+        if by == "random":
+            return draw
+        if not self.random_until_step:
+            return attention
+        return jnp.where(step < self.random_until_step, draw, attention)
+
+    def compared(self, keep: Int[Array, "b k"], length: int) -> Int[Array, "b m"]:
+        """Where the patch loss looks: at the kept tokens, or with mask tokens at all others (iBOT)."""
+        if self.mask_mode == "drop":
+            return keep
+        return selection.topk_indices(complement(keep, length).astype(jnp.float32), length - keep.shape[1])
 
 
-def unimedi_loss(
-    params: Params,
-    teacher: Params,
-    stats: PyTree,
-    batch: Batch,
-    key: Key[Array, ""],
-    step: Int[Array, ""],
-    *,
-    model: towers.UniMedI,
-    objective: Settings,
-) -> base.Loss:
-    """L = w_vl L_vl + w_icl L_icl + w_pcl L_pcl over a mixed batch of X-rays and CTs, either of which may be absent.
-
-    Returns the loss, and beside it the metrics (means, per loss and per modality) and the new `stats`.
-    """
-    keys = draws(key)
-    taught = teach(teacher, batch, keys, step, model=model, objective=objective)
-    seen, reports = see(params, batch, taught, keys["dropout"], model=model, objective=objective)
-    cls = {name: view.cls for name, view in seen.items()}
-    contrasted, batch_stats = contrast(params, stats, batch, cls, reports, model=model, objective=objective)
-    distilled, told = distil(params, teacher, stats, taught, seen, step, model=model, objective=objective)
-    loss, metrics = total({**contrasted, **distilled}, objective)
-    metrics |= {"loss": Mean(loss, jnp.ones(())), **prototypes_used(told)}
-    return loss, (metrics, {"batch_stats": batch_stats, **centres(stats, told, objective)})
+def embed(
+    network: towers.UniMedI,
+    modality: str,
+    tokens: Array,
+    layers: Int[Array, "b s"] | None,
+    hidden: Bool[Array, "b n"] | None = None,
+) -> Float[Array, "b n d"]:
+    """All tokens of an X-ray, or [slices, volume] of a CT, with their positions."""
+    if modality == "xray":
+        return network.embed_xray(tokens, hidden)
+    return network.embed_ct(tokens, layers, hidden)
 
 
-def draws(key: Key[Array, ""]) -> dict[str, Key[Array, ""]]:
-    """Every random draw has a key of its own, which does not depend on the modalities at hand."""
-    return common.keys(key, "dropout", "xray", "ct")
+def complement(keep: Int[Array, "b k"], length: int) -> Bool[Array, "b n"]:
+    """True at the tokens of a sequence that are not in `keep`."""
+    return jnp.ones((len(keep), length), bool).at[jnp.arange(len(keep))[:, None], keep].set(False)
 
 
-def teach(
-    teacher: Params,
-    batch: Batch,
-    keys: dict[str, Key[Array, ""]],
-    step: Int[Array, ""],
-    *,
-    model: towers.UniMedI,
-    objective: Settings,
-) -> Taught:
-    """The teacher on every modality at hand."""
-    return {
-        name: views.teach(name, teacher, batch[name]["tokens"], keys[name], step, model=model, objective=objective)
-        for name in common.modalities(batch)
-    }
-
-
-def see(
-    params: Params, batch: Batch, taught: Taught, key: Key[Array, ""], *, model: towers.UniMedI, objective: Settings
-) -> tuple[Seen, Float[Array, "b d"]]:
-    """The student on what the teacher leaves it, and the report tower on the reports, modality after modality."""
-    seen = {
-        name: views.see(name, params, batch[name]["tokens"], view, model=model, objective=objective)
-        for name, view in taught.items()
-    }
-    return seen, common.read(params, batch, key, model=model).vector
-
-
-def contrast(
-    params: Params,
-    stats: PyTree,
-    batch: Batch,
-    cls: dict[str, Float[Array, "_ d"]],
-    reports: Float[Array, "b d"],
-    *,
-    model: towers.UniMedI,
-    objective: Settings,
-) -> tuple[common.Parts, PyTree]:
-    """L_vl over all samples of the batch, CTs' and X-rays' reports being negatives of each other.
-
-    Returns it with the running statistics of the projections.
-    """
-    z_image, z_text, batch_stats = common.project(params, stats, cls, reports, model=model)
-    chunk = objective.contrastive_chunk
-    report = losses.same_report(*common.reports(batch), chunk) if objective.identical_reports else None
-    each = losses.contrastive(z_image, z_text, objective.temperature, report, chunk).mean(axis=0)
-    return {"vl": common.by_modality(each, batch)}, batch_stats
-
-
-def distil(
-    params: Params,
-    teacher: Params,
-    stats: PyTree,
-    taught: Taught,
-    seen: Seen,
-    step: Int[Array, ""],
-    *,
-    model: towers.UniMedI,
-    objective: Settings,
-) -> tuple[common.Parts, Told]:
-    """L_icl on CLS and L_pcl on patches, and how the teacher's targets are spread over the prototypes."""
-    temperature_cls, temperature_patch = objective.temperatures(step)
-    parts, told = {}, {}
-    for name, head, weight, temperature, pick in (
-        ("icl", "cls", objective.weight_icl, temperature_cls, lambda view: view.cls),
-        ("pcl", "patch", objective.weight_pcl, temperature_patch, lambda view: view.patches),
-    ):
-        if not weight:
-            continue
-        parts[name], told[name] = {}, {}
-        for modality in seen:
-            centre = stats[CENTRES[name]][modality]
-            student = common.through(head, params, pick(seen[modality]), model=model)
-            target = common.through(head, teacher, pick(taught[modality]), model=model)
-            loss = losses.self_distillation(student, target, centre, objective.student_temperature, temperature)
-            # Patches: mean within a sample first, so that a CT does not outweigh an X-ray by its length.
-            parts[name][modality] = loss.reshape(len(loss), -1).mean(axis=1)
-            assigned = losses.assignments(target, centre, temperature)
-            told[name][modality] = Spread(_over_samples(target), _over_samples(assigned))
-    return parts, told
+def distillation_loss(
+    student: Float[Array, "b *m p"],
+    teacher: Float[Array, "b *m p"],
+    centre: Float[Array, " p"],
+    student_temperature: float,
+    teacher_temperature: Float[Array, ""],
+) -> tuple[Float[Array, " b"], TeacherStats]:
+    """Self-distillation from prototype logits, of each sample; and the teacher's logits and targets, averaged."""
+    loss = losses.self_distillation(student, teacher, centre, student_temperature, teacher_temperature)
+    assigned = losses.assignments(teacher, centre, teacher_temperature)
+    # Patches: mean within a sample first, so that a CT does not outweigh an X-ray by its length.
+    return loss.reshape(len(loss), -1).mean(axis=1), TeacherStats(_over_samples(teacher), _over_samples(assigned))
 
 
 def _over_samples(values: Float[Array, "b *m p"]) -> Mean:
@@ -192,32 +268,10 @@ def _over_samples(values: Float[Array, "b *m p"]) -> Mean:
     return Mean(each.sum(axis=0), jnp.float32(len(values)))
 
 
-def centres(stats: PyTree, told: Told, objective: Settings) -> dict[str, dict[str, Array]]:
-    """The centres after this batch, one a modality; those of a loss without weight stay as they are.
-
-    They stay equal, each following the whole batch, unless `centre_by_modality`.
-    """
-    after = {}
-    for name, kind in CENTRES.items():
-        means = {modality: spread.logits for modality, spread in told.get(name, {}).items()}
-        if means and not objective.centre_by_modality:
-            means = dict.fromkeys(stats[kind], sum(means.values(), start=Mean(0.0, 0.0)))
-        after[kind] = stats[kind] | {
-            modality: losses.update_centre(stats[kind][modality], mean.value[None], objective.centre_momentum)
-            for modality, mean in means.items()
-        }
-    return after
-
-
-def prototypes_used(told: Told) -> Metrics:
+def prototypes_used(stats: Stats) -> Metrics:
     """How many prototypes the teacher spreads the batch over, by loss and modality: near 1 it has collapsed."""
     return {
-        f"{modality}/{name}_prototypes": Mean.of(losses.perplexity(spread.assigned.value))
-        for name, by_modality in told.items()
-        for modality, spread in by_modality.items()
+        f"{modality}/{name}_prototypes": Mean.of(losses.perplexity(of_teacher.assigned.value))
+        for name, by_modality in stats.items()
+        for modality, of_teacher in by_modality.items()
     }
-
-
-def total(parts: common.Parts, objective: Settings) -> tuple[Float[Array, ""], Metrics]:
-    """The weighted sum of the losses, each a mean over all samples, and the means by loss and modality."""
-    return common.total(parts, {name: getattr(objective, f"weight_{name}") for name in parts})

@@ -1,103 +1,80 @@
-"""UniMiSS: DINO on films and on volumes, and between a volume and its slices, without reports.
+"""UniMiSS: DINO on X-rays and on volumes, and between a volume and its slices, without reports.
 
 Xie et al., "UniMiSS: universal medical self-supervised learning via breaking dimensionality barrier" (arXiv 2112.09356,
-ECCV 2022). Of films: DINO's loss between two views. Of volumes: the same, and three terms with the slices of the two
+ECCV 2022). Of X-rays: DINO's loss between two views. Of volumes: the same, and three terms with the slices of the two
 views, whose logits are averaged over the slices: slices against slices, slices against volume, volume against slices.
 The four weigh the same, as in the public code.
 
-Otherwise than there: films and volumes are in one batch, each loss a mean over its own modality, where the paper
-alternates two epochs of films and two of volumes (and keeps the 3D parts still during the films'). The two centres take
+Otherwise than there: X-rays and volumes are in one batch, each loss a mean over its own modality, where the paper
+alternates two epochs of X-rays and two of volumes (and freezes the 3D parts during the former). The two centres take
 the place of its single one, which follows whatever modality is at hand; that of volumes takes one step on volumes and
 slices together, for four. A few random slices of a view stand for all of them (the paper: 16), resized to
 `config.model.slice_size`. The shared ViT stands for the pyramid MiT, its two tokenizers for the switchable embedding.
 No decoder is trained. Views: see `crops`.
 """
 
-import dataclasses
-
 from jax import numpy as jnp
 
+from unimedi_jax.config import objectives as settings
 from unimedi_jax.models import towers
 from unimedi_jax.objectives import base, common, crops, dino
-from unimedi_jax.typing import Array, Batch, Float, Int, Key, Params, PyTree
+from unimedi_jax.typing import Array, Batch, Float, Int, Key, PyTree
 
 
-@dataclasses.dataclass(frozen=True)
-class Objective(dino.Settings):
-    """Films, volumes, and volumes with their slices."""
+class Objective(settings.UniMiSS, dino.SelfDistillation):
+    """X-rays, volumes, and volumes with their slices."""
 
-    crop_scale: tuple[float, float] = (0.14, 1.0)
-    slices: int = 4  # of each view of a volume
-    weight_slices: float = 1.0  # of each of the three terms with slices
+    def weight(self, loss: str, step: Int[Array, ""]) -> float:
+        """1 for what is compared with its own kind, `weight_slices` for each of the three terms with slices."""
+        return 1.0 if loss in ("image", "volume") else self.weight_slices
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.slices < 1:
-            raise ValueError(f"slices is at least 1, not {self.slices}")
-        if self.weight_slices < 0:
-            raise ValueError(f"weight_slices is at least 0, not {self.weight_slices}")
-
-    def loss(
-        self,
-        params: Params,
-        teacher: Params,
-        stats: PyTree,
-        batch: Batch,
-        key: Key[Array, ""],
-        step: Int[Array, ""],
-        *,
-        model: towers.UniMedI,
-    ) -> base.Loss:
+    def forward(
+        self, student: towers.UniMedI, teacher: towers.UniMedI, batch: Batch, state: PyTree, step: Int[Array, ""]
+    ) -> base.LossTerms:
         """Two views of every sample, and slices of those of the volumes."""
-        keys = common.keys(key, "xray", "ct", "slices")
-        parts, used, centres = {}, {}, dict(stats["centre"])
-        for name in common.modalities(batch):
-            centre = stats["centre"][name]
-            x = crops.whole(name, batch[name]["tokens"], model=model)
-            views = crops.crop(keys[name], x, 2, x.shape[1:], self.crop_scale, self).images
-            taught, seen = (dino.logits(network, views, model=model) for network in (teacher, params))
-            pairs = {"image": (seen, taught)}
-            if name == "ct":
-                cut = slices(keys["slices"], views, self.slices, model.slice_size)
-                of_slices = [mean_logits(network, cut, self.slices, model=model) for network in (teacher, params)]
-                pairs = with_slices(seen, taught, *reversed(of_slices))
-                taught = jnp.concatenate([taught, of_slices[0]], axis=1)
-            parts |= {kind: {name: self.distil(*pair, centre, step)} for kind, pair in pairs.items()}
-            used[f"{name}/dino_prototypes"] = self.prototypes_used(taught, centre, step)
-            centres[name] = self.follow(centre, taught)
-        weights = {kind: 1.0 if kind in ("image", "volume") else self.weight_slices for kind in parts}
-        stats = {"batch_stats": stats["batch_stats"], "centre": centres}
-        loss, (metrics, stats) = common.with_total(parts, weights, stats)
-        return loss, (metrics | used, stats)
+        terms, metrics, centres = {}, {}, dict(state["centre"])
+        for modality in common.modalities(batch):
+            centre = state["centre"][modality]
+            x = crops.to_image(student, modality, batch[modality]["tokens"])
+            views = crops.random_crops(student.make_rng("draws"), x, self).images
+            targets, predictions = dino.prototype_logits(teacher, views), dino.prototype_logits(student, views)
+            pairs = {"image": (predictions, targets)}
+            if modality == "ct":
+                slices = slices_of_views(student.make_rng("draws"), views, self.slices, student.slice_size)
+                slice_targets = mean_logits(teacher, slices, self.slices)
+                pairs = volume_pairs(predictions, targets, mean_logits(student, slices, self.slices), slice_targets)
+                targets = jnp.concatenate([targets, slice_targets], axis=1)
+            terms |= {loss: {modality: self.distillation_loss(*pair, centre, step)} for loss, pair in pairs.items()}
+            metrics[f"{modality}/dino_prototypes"] = self.prototypes_used(targets, centre, step)
+            centres[modality] = self.update_centre(centre, targets)
+        return base.LossTerms(terms, metrics, {"centre": centres})
 
 
-def with_slices(
-    seen: Float[Array, "b 2 p"],
-    taught: Float[Array, "b 2 p"],
-    seen_slices: Float[Array, "b 2 p"],
-    taught_slices: Float[Array, "b 2 p"],
+def volume_pairs(
+    predictions: Float[Array, "b 2 p"],
+    targets: Float[Array, "b 2 p"],
+    slice_predictions: Float[Array, "b 2 p"],
+    slice_targets: Float[Array, "b 2 p"],
 ) -> dict[str, tuple[Array, Array]]:
-    """Who learns from whom: (student, teacher) of each of the four terms."""
+    """The student's logits and the teacher's for each of the four terms of volumes."""
     return {
-        "volume": (seen, taught),
-        "slices": (seen_slices, taught_slices),
-        "slices_to_volume": (seen_slices, taught),
-        "volume_to_slices": (seen, taught_slices),
+        "volume": (predictions, targets),
+        "slices": (slice_predictions, slice_targets),
+        "slices_to_volume": (slice_predictions, targets),
+        "volume_to_slices": (predictions, slice_targets),
     }
 
 
-def slices(
+def slices_of_views(
     key: Key[Array, ""], views: Float[Array, "b c z y x"], count: int, size: int
 ) -> Float[Array, "b cs size size"]:
     """Random slices of each view, view after view."""
-    batch, crowd, *space = views.shape
-    taken = crops.slices(key, views.reshape(-1, *space), count, size)[0]
-    return taken.reshape(batch, crowd * count, size, size)
+    batch, num_views, *space = views.shape
+    slices = crops.random_slices(key, views.reshape(-1, *space), count, size)[0]
+    return slices.reshape(batch, num_views * count, size, size)
 
 
-def mean_logits(
-    params: Params, views: Float[Array, "b cs y x"], count: int, *, model: towers.UniMedI
-) -> Float[Array, "b c p"]:
+def mean_logits(network: towers.UniMedI, slices: Float[Array, "b cs y x"], count: int) -> Float[Array, "b c p"]:
     """Logits of the prototypes, the mean over the `count` slices of each view."""
-    each = dino.logits(params, views, model=model)
-    return jnp.mean(each.reshape(len(each), -1, count, each.shape[-1]), axis=2)
+    logits = dino.prototype_logits(network, slices)
+    return jnp.mean(logits.reshape(len(logits), -1, count, logits.shape[-1]), axis=2)

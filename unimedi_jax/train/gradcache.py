@@ -1,8 +1,8 @@
 """Gradients of a batch that does not fit: part by part, with all of its negatives (GradCache, arXiv 2101.06983).
 
-L_vl needs every sample beside every other, but only their CLS and their reports' vectors: a pass without gradients
-collects these, the loss says which way each should move, and a second pass carries that back into the networks. The
-teacher runs once, the student forward twice.
+L_vl compares every sample with every other, but only their CLS and their reports' vectors: a pass without gradients
+collects these, the gradient of the loss with respect to them follows, and a second pass carries it back into the
+networks. The teacher runs once, the student forward twice.
 """
 
 from typing import Any
@@ -13,78 +13,84 @@ from jax import numpy as jnp
 from unimedi_jax import losses
 from unimedi_jax.mean import Mean
 from unimedi_jax.models import towers
-from unimedi_jax.objectives import Objective, common
-from unimedi_jax.objectives import unimedi as objectives
+from unimedi_jax.objectives import base, common, unimedi
 from unimedi_jax.typing import Array, Batch, Float, Int, Key, Metrics, Params, PyTree
 
 
-def loss_and_grads(
-    params: Params,
-    teacher: Params,
-    stats: PyTree,
-    batch: Batch,
-    key: Key[Array, ""],
-    step: Int[Array, ""],
-    *,
-    parts: int,
-    model: towers.UniMedI,
-    objective: Objective,
-) -> tuple[tuple[Float[Array, ""], tuple[Metrics, PyTree]], Params]:
-    """`jax.value_and_grad(objective.loss, has_aux=True)` with the activations of one of `parts` equal parts at a time.
+def value_and_grad(model: towers.UniMedI, objective: unimedi.Objective, parts: int) -> base.LossFunction:
+    """`jax.value_and_grad(loss_function(model, objective), has_aux=True)`, the activations of one part at a time.
 
-    One part is the plain gradient. More, which UniMedI's objective alone allows, give the same values and gradients up
-    to rounding, but for random draws (dropout, random masks), whose keys are each part's own. Kept for the whole batch:
-    what the teacher says of it, CLS and the reports' vectors.
+    The `parts` of a batch are of equal size. Values and gradients are those of the whole batch up to rounding, but for
+    random draws (dropout, random masks), whose keys are each part's own. Held for the whole batch: the teacher's
+    outputs, CLS and the reports' vectors.
     """
-    if parts == 1:
-        return jax.value_and_grad(objective.loss, has_aux=True)(params, teacher, stats, batch, key, step, model=model)
-    settings = {"model": model, "objective": objective}
-    divided = jax.tree.map(lambda x: losses.split(x, parts), batch)
-    keys = jax.vmap(objectives.draws)(jax.random.split(key, parts))
-    again = jax.random.clone(keys["dropout"])  # the same dropout in both passes, on purpose
 
-    def collect(_: None, part: Any) -> tuple[None, Any]:
-        batch, keys = part
-        taught = objectives.teach(teacher, batch, keys, step, **settings)
-        return None, (taught, _joined(*objectives.see(params, batch, taught, keys["dropout"], **settings), batch))
+    def run(
+        params: Params, teacher: Params, model_state: PyTree, batch: Batch, key: Key[Array, ""], step: Int[Array, ""]
+    ) -> tuple[tuple[Float[Array, ""], tuple[Metrics, PyTree]], Params]:
+        norms = model_state["batch_stats"]
+        divided = jax.tree.map(lambda x: losses.split(x, parts), batch)
+        keys = jax.random.split(key, parts + 1)
 
-    _, (taught, joined) = jax.lax.scan(collect, None, (divided, keys))
+        def collect(_: None, part: Any) -> tuple[None, Any]:
+            batch, key = part
 
-    def contrast(params: Params, joined: PyTree) -> tuple[Array, Any]:
-        cls, reports = jax.tree.map(losses.merge, joined)
-        reports = jnp.concatenate([reports[name] for name in common.modalities(batch)])
-        contrasted, batch_stats = objectives.contrast(params, stats, batch, cls, reports, **settings)
-        return objectives.total(contrasted, objective)[0], (contrasted, batch_stats)
+            def forward(student: towers.UniMedI) -> Any:
+                bound = base.bind_teacher(model, teacher)
+                targets = objective.teacher_forward(bound, batch, student.make_rng("draws"), step)
+                return targets, _vectors(*objective.student_forward(student, batch, targets), batch)
 
-    # The gradient with respect to the vectors is what the second pass takes back.
-    (_, (contrasted, batch_stats)), (grads, ways) = jax.value_and_grad(contrast, (0, 1), has_aux=True)(params, joined)
+            return None, base.apply(model, forward, params, norms, key)[0]
 
-    def carry_back(grads: Params, part: Any) -> tuple[Params, Any]:
-        batch, key, taught, ways = part
+        _, (targets, vectors) = jax.lax.scan(collect, None, (divided, keys[:-1]))
 
-        def local(params: Params) -> tuple[Array, Any]:
-            seen, reports = objectives.see(params, batch, taught, key, **settings)
-            distilled, told = objectives.distil(params, teacher, stats, taught, seen, step, **settings)
-            # Parts are of equal size: the mean over the batch is the mean of theirs.
-            loss = objectives.total(distilled, objective)[0] / parts
-            moved = jax.tree.map(_dot, ways, _joined(seen, reports, batch))
-            return loss + sum(jax.tree.leaves(moved)), (distilled, told)
+        def contrast(params: Params, vectors: PyTree) -> tuple[Array, Any]:
+            cls, reports = jax.tree.map(losses.merge, vectors)
+            reports = jnp.concatenate([reports[name] for name in common.modalities(batch)])
 
-        more, aside = jax.grad(local, has_aux=True)(params)
-        return jax.tree.map(jnp.add, grads, more), aside
+            def forward(student: towers.UniMedI) -> base.Losses:
+                return {"vl": objective.contrastive_loss(student, batch, cls, reports)}
 
-    grads, (distilled, told) = jax.lax.scan(carry_back, grads, (divided, again, taught, ways))
-    loss, metrics = objectives.total({**contrasted, **distilled}, objective)
-    told = jax.tree.map(lambda x: x.sum(axis=0), told)  # sums and weights of the parts' means
-    metrics |= {"loss": Mean(loss, jnp.ones(())), **objectives.prototypes_used(told)}
-    stats = {"batch_stats": batch_stats, **objectives.centres(stats, told, objective)}
-    return (loss, (metrics, stats)), grads
+            terms, batch_stats = base.apply(model, forward, params, norms, keys[-1])
+            return base.total(terms, objective, step)[0], (terms, batch_stats)
+
+        # The gradient with respect to the vectors is what the second pass carries back.
+        (_, (contrasted, batch_stats)), (grads, pulls) = jax.value_and_grad(contrast, (0, 1), has_aux=True)(
+            params, vectors
+        )
+
+        def carry_back(grads: Params, part: Any) -> tuple[Params, Any]:
+            batch, key, targets, pulls = part
+
+            def forward(student: towers.UniMedI) -> Any:
+                outputs, reports = objective.student_forward(student, batch, targets)
+                bound = base.bind_teacher(model, teacher)
+                distilled = objective.distillation_losses(student, bound, outputs, targets, model_state, step)
+                return *distilled, _vectors(outputs, reports, batch)
+
+            def local(params: Params) -> tuple[Array, Any]:
+                terms, stats, vectors = base.apply(model, forward, params, norms, key)[0]
+                # Parts are of equal size: the mean over the batch is the mean of theirs.
+                loss = base.total(terms, objective, step)[0] / parts
+                return loss + sum(jax.tree.leaves(jax.tree.map(_dot, pulls, vectors))), (terms, stats)
+
+            more, aside = jax.grad(local, has_aux=True)(params)
+            return jax.tree.map(jnp.add, grads, more), aside
+
+        again = jax.random.clone(keys[:-1])  # the same dropout in both passes, on purpose
+        grads, (distilled, stats) = jax.lax.scan(carry_back, grads, (divided, again, targets, pulls))
+        loss, metrics = base.total({**contrasted, **distilled}, objective, step)
+        stats = jax.tree.map(lambda x: x.sum(axis=0), stats)  # sums and weights of the parts' means
+        metrics |= {"loss": Mean.of(loss), **unimedi.prototypes_used(stats)}
+        return (loss, (metrics, {"batch_stats": batch_stats, **objective.update_centres(model_state, stats)})), grads
+
+    return run
 
 
-def _joined(seen: objectives.Seen, reports: Float[Array, "b d"], batch: Batch) -> tuple[dict, dict]:
-    """CLS and the reports' vectors by modality: what L_vl looks at."""
-    return {name: view.cls for name, view in seen.items()}, common.by_modality(reports, batch)
+def _vectors(outputs: unimedi.StudentOutputs, reports: Float[Array, "b w"], batch: Batch) -> tuple[dict, dict]:
+    """CLS and the reports' vectors by modality: what L_vl compares."""
+    return {name: output.cls for name, output in outputs.items()}, common.by_modality(reports, batch)
 
 
-def _dot(way: Array, vector: Array) -> Float[Array, ""]:
-    return jnp.sum(way.astype(jnp.float32) * vector.astype(jnp.float32))
+def _dot(gradient: Array, vector: Array) -> Float[Array, ""]:
+    return jnp.sum(gradient.astype(jnp.float32) * vector.astype(jnp.float32))

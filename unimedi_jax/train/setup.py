@@ -101,7 +101,7 @@ def make(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Run:
         reports = _tokenizer(config.tokenizer if known else start.tokenizer(**config.init), sets, workdir)
     _check_ids(dict(config.objective), reports)
     what = programs.make(config, vocab_size=len(reports), mesh=mesh)
-    _check_records(sets, what.model, reads=what.objective.reads)
+    _check_records(sets, what.model, reads=what.objective.uses_reports)
     return Run(
         sets=sets,
         reports=reports,
@@ -152,10 +152,12 @@ def pretrained(
     if jax.process_index() == 0:
         start.write(summaries, workdir / "init.json")
     params = filled["params"]
-    return fresh.replace(
+    batch_stats = jax.tree.map(_like, filled["batch_stats"], fresh.model_state["batch_stats"])
+    return dataclasses.replace(
+        fresh,
         params=jax.tree.map(_like, params, fresh.params),
         teacher=jax.tree.map(_like, {part: params[part] for part in fresh.teacher}, fresh.teacher),
-        stats=fresh.stats | {"batch_stats": jax.tree.map(_like, filled["batch_stats"], fresh.stats["batch_stats"])},
+        model_state=fresh.model_state | {"batch_stats": batch_stats},
     )
 
 
@@ -177,7 +179,7 @@ def make_suite(run: Run, config: ml_collections.ConfigDict) -> evaluator.Suite:
         length=config.input.report_length,
         limit=config.evals.limit,
         slices=run.model.slices,
-        aligned=run.objective.aligned,
+        aligned=run.objective.has_joint_space,
     )
 
 

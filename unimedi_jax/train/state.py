@@ -1,19 +1,20 @@
 """The training state: arrays only, so that it shards, saves and compares like any tree."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import optax
-from flax import struct
 from jax import numpy as jnp
 
 from unimedi_jax.models import towers
-from unimedi_jax.objectives import Objective
+from unimedi_jax.objectives import Objective, base, unimedi
 from unimedi_jax.typing import Array, Key, Params, PyTree
 
 
-@struct.dataclass
+@jax.tree_util.register_pytree_with_keys_class
+@dataclasses.dataclass(frozen=True)
 class TrainState:
     """Everything a run needs to go on, apart from its place in the data."""
 
@@ -21,16 +22,36 @@ class TrainState:
     params: Params
     teacher: Params  # moving average of the objective's parts of `params`; {} where it has no teacher
     opt_state: optax.OptState
-    stats: PyTree  # batch_stats of the projections, and the objective's own: centres of the distillation, say
+    model_state: PyTree  # batch_stats of the projections, and the objective's own: centres of the distillation, say
     key: Key[Array, ""]  # constant for the run; a step uses fold_in(key, step)
     skipped: Array  # int32 scalar, steps left out because something was not finite
     skipped_in_a_row: Array  # int32 scalar, those of them since the last good step
 
+    def tree_flatten_with_keys(self) -> tuple[list[tuple[Any, Any]], None]:
+        """The fields by the names that checkpoints and sharding rules use, where `model_state` is "stats"."""
+        names = {"model_state": "stats"}
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return [(jax.tree_util.GetAttrKey(names.get(name, name)), value) for name, value in values.items()], None
 
-def begin(model: towers.UniMedI, key: Key[Array, ""]) -> tuple[dict[str, Any], Key[Array, ""]]:
-    """What a run of this key starts from: the untrained variables, and the key its steps fold in."""
+    @classmethod
+    def tree_unflatten(cls, _: None, fields: tuple[Any, ...]) -> "TrainState":
+        """The inverse."""
+        return cls(*fields)
+
+
+def init_variables(
+    model: towers.UniMedI, key: Key[Array, ""], objective: Objective | None = None
+) -> tuple[PyTree, Key[Array, ""]]:
+    """What a run of this key starts from: the untrained variables, and the key its steps fold in.
+
+    Without an objective they are what inference needs: the towers', and UniMedI's heads' where the model has them.
+    """
     init_key, run_key = jax.random.split(key)
-    return towers.init(model, init_key), run_key
+    if objective is None and model.head:
+        objective = unimedi.Objective()
+    if objective is None:
+        return towers.init(model, init_key), run_key
+    return base.init_variables(model, objective, init_key), run_key
 
 
 def make_init(
@@ -39,7 +60,7 @@ def make_init(
     """A function from a key to the state before the first step."""
 
     def init(key: Key[Array, ""]) -> TrainState:
-        variables, run_key = begin(model, key)
+        variables, run_key = init_variables(model, key, objective)
         params = variables["params"]
         return TrainState(
             step=jnp.zeros((), jnp.int32),
@@ -47,7 +68,7 @@ def make_init(
             # Copied: donating the state must not hand the same buffer over twice.
             teacher=jax.tree.map(jnp.copy, {part: params[part] for part in objective.teacher}),
             opt_state=tx.init(params),
-            stats={"batch_stats": variables.get("batch_stats", {}), **objective.stats(model)},
+            model_state={"batch_stats": variables.get("batch_stats", {}), **objective.state(model)},
             key=run_key,
             skipped=jnp.zeros((), jnp.int32),
             skipped_in_a_row=jnp.zeros((), jnp.int32),
@@ -61,4 +82,4 @@ def variables(state: TrainState, network: str = "student") -> PyTree:
     if network not in ("student", "teacher"):
         raise ValueError(f"network is student or teacher, not {network!r}")
     params = state.params if network == "student" else {**state.params, **state.teacher}
-    return {"params": params, "batch_stats": state.stats["batch_stats"]}
+    return {"params": params, "batch_stats": state.model_state["batch_stats"]}

@@ -1,0 +1,400 @@
+"""Settings of every objective: `config.objective`, field for field. `unimedi_jax.objectives` derives from them."""
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class UniMedI:
+    """UniMedI: image-report contrast, self-distillation on CLS and on patches, and what the student sees."""
+
+    name: str = "unimedi"
+    weight_vl: float = 1.0
+    weight_icl: float = 1.0
+    weight_pcl: float = 1.0
+    temperature: float = 0.07  # of the image-report contrast
+    identical_reports: bool = False  # treat word-for-word equal reports as positives of each other
+    contrastive_chunk: int = 0  # rows of the similarities at a time, for global batches of many thousands; 0 = all
+    student_temperature: float = 0.1
+    teacher_temperature_cls: tuple[float, float] = (0.04, 0.04)  # start and end of the warm-up
+    teacher_temperature_patch: tuple[float, float] = (0.04, 0.07)
+    temperature_warmup_steps: int = 0
+    centre_momentum: float = 0.9
+    centre_by_modality: bool = False  # X-rays and CTs each centred on their own mean, not on that of the mixed batch
+    mask_ratio: float = 0.5  # share of tokens the student does not see
+    mask_mode: str = "drop"  # "drop" removes tokens, "mask_token" replaces them and distils there (iBOT)
+    mask_by: str = "attention"  # "attention" keeps the informative tokens, "random" any
+    mask_scope: str = "sequence"  # "sequence", or "part": slices and volume keep their own share
+    mask_block: int = 1  # 2 keeps 2 x 2 blocks of an X-ray's tokens (A-CLIP)
+    slices_by: str = "attention"  # "attention" (eq. 2) or "random"
+    random_until_step: int = 0  # before it both choices are random: attention from scratch means nothing yet
+
+    def __post_init__(self) -> None:
+        for name, allowed in {
+            "mask_mode": ("drop", "mask_token"),
+            "mask_by": ("attention", "random"),
+            "mask_scope": ("sequence", "part"),
+            "slices_by": ("attention", "random"),
+        }.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is one of {allowed}, not {getattr(self, name)!r}")
+        _below_one(self, "mask_ratio")
+
+
+@dataclasses.dataclass(frozen=True)
+class Contrast:
+    """ConVIRT and CLIP: image against report."""
+
+    name: str = "contrast"
+    temperature: float = 0.07  # where it starts, if it is learnt
+    learn_temperature: bool = False
+    image_weight: float = 0.5  # of image to report; the rest is of report to image
+
+    def __post_init__(self) -> None:
+        _above_zero(self, "temperature")
+
+
+@dataclasses.dataclass(frozen=True)
+class SigLIP:
+    """SigLIP: every pair of image and report judged by itself."""
+
+    name: str = "siglip"
+    scale: float = 10.0  # t at the start
+    bias: float = -10.0  # b at the start
+    contrastive_chunk: int = 0  # rows of the similarities that exist at a time; 0 = all
+
+    def __post_init__(self) -> None:
+        _above_zero(self, "scale")
+        _at_least(self, 0, "contrastive_chunk")
+
+
+@dataclasses.dataclass(frozen=True)
+class GLoRIA:
+    """GLoRIA: global contrast (vl), and local contrast of words and image regions."""
+
+    name: str = "gloria"
+    weight_vl: float = 1.0
+    weight_local: float = 1.0
+    temp1: float = 4.0  # sharpens a word's attention over the regions; these three are factors, not divisors
+    temp2: float = 5.0  # how far the best matching words count for a report's similarity
+    temp3: float = 10.0  # of both contrasts
+    local_chunk: int = 8  # reports whose attention over all images exists at a time: memory for time
+
+    def __post_init__(self) -> None:
+        _above_zero(self, "temp1", "temp2", "temp3")
+        _at_least(self, 1, "local_chunk")
+
+
+@dataclasses.dataclass(frozen=True)
+class MGCA:
+    """MGCA: alignment of wholes (vl), of tokens (cta) and of prototypes (cpa)."""
+
+    name: str = "mgca"
+    weight_vl: float = 1.0  # the paper's lambda 1 to 3
+    weight_cta: float = 1.0
+    weight_cpa: float = 1.0
+    temperature: float = 0.07
+    local_temperature: float = 0.1  # of the attention and of the contrast between tokens
+    prototype_temperature: float = 0.2
+    prototypes: int = 500
+    epsilon: float = 0.05  # of Sinkhorn: the smaller, the harder the assignments
+    sinkhorn_iterations: int = 3
+
+    def __post_init__(self) -> None:
+        _above_zero(self, "temperature", "local_temperature", "prototype_temperature", "epsilon")
+        _at_least(self, 1, "prototypes", "sinkhorn_iterations")
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """How random views of an image are drawn; shared by all objectives that compare views."""
+
+    name: str = ""  # each objective's own
+    crop_scale: tuple[float, float] = (0.4, 1.0)  # share of the area or of the volume that a crop covers
+    crop_aspect: float = 4 / 3  # the most by which one side is stretched against another
+    brightness: float = 0.2  # the most that is added to grey values in [-1, 1]
+    contrast: float = 0.4  # the most by which the factor of the contrast leaves 1
+    noise: float = 0.02  # standard deviation
+
+    def __post_init__(self) -> None:
+        _shares(self, "crop_scale")
+        _at_least(self, 1, "crop_aspect")
+        _below_one(self, "brightness", "contrast", "noise")
+
+
+@dataclasses.dataclass(frozen=True)
+class SelfDistillation(Views):
+    """Views and self-distillation on CLS, which DINO and UniMiSS share."""
+
+    student_temperature: float = 0.1
+    teacher_temperature: tuple[float, float] = (0.04, 0.04)  # start and end of the warm-up
+    temperature_warmup_steps: int = 0
+    centre_momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.student_temperature, *self.teacher_temperature) <= 0:
+            raise ValueError("student_temperature and teacher_temperature are above 0")
+        _below_one(self, "centre_momentum")
+
+
+@dataclasses.dataclass(frozen=True)
+class DINO(SelfDistillation):
+    """DINO: small and large views against the teacher's large ones."""
+
+    name: str = "dino"
+    local_crops: int = 2  # small views of a sample, beside the two large ones
+    local_scale: tuple[float, float] = (0.05, 0.4)  # share of the area or of the volume that they cover
+    local_size: float = 3 / 7  # their sides, as a share of the whole, in whole patches: 96 of 224 pixels
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _shares(self, "local_scale")
+        if not 0 < self.local_size <= 1 or self.local_crops < 0:
+            raise ValueError(f"local_size is above 0 and at most 1, local_crops at least 0, not {self}")
+
+
+@dataclasses.dataclass(frozen=True)
+class UniMiSS(SelfDistillation):
+    """UniMiSS: X-rays, volumes, and volumes with their slices."""
+
+    name: str = "unimiss"
+    crop_scale: tuple[float, float] = (0.14, 1.0)
+    slices: int = 4  # of each view of a volume
+    weight_slices: float = 1.0  # of each of the three terms with slices
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(self, 1, "slices")
+        _at_least(self, 0, "weight_slices")
+
+
+@dataclasses.dataclass(frozen=True)
+class MoCoV3(Views):
+    """MoCo v3: two views of an image find each other within a modality."""
+
+    name: str = "mocov3"
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    temperature: float = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _above_zero(self, "temperature")
+
+
+@dataclasses.dataclass(frozen=True)
+class ACLIP(Views):
+    """A-CLIP: image-report contrast of two masked views (vl), SimCLR and BYOL between them."""
+
+    name: str = "aclip"
+    crop_scale: tuple[float, float] = (0.5, 1.0)
+    temperature: float = 0.07  # of the image-report contrast; where it starts, if it is learnt
+    learn_temperature: bool = True
+    simclr_temperature: float = 0.1
+    weight_vl: float = 1.0  # half of it for each view
+    weight_simclr: float = 1.0
+    weight_byol: float = 2.0
+    mask_ratio: float = 0.5  # share of a view's tokens that the student does not see
+    mask_block: int = 1  # 2: the paper's 2 x 2 blocks on X-rays, where they divide the grid
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _below_one(self, "mask_ratio")
+        _above_zero(self, "temperature", "simclr_temperature")
+        _at_least(self, 1, "mask_block")
+
+
+@dataclasses.dataclass(frozen=True)
+class Joint(Views):
+    """Joint image-volume learning: clusters in 2D (intra), of slices and volume (inter), and hidden slices."""
+
+    name: str = "joint"
+    crop_scale: tuple[float, float] = (0.14, 1.0)
+    prototypes: int = 512  # of each of the two sets
+    temperature: float = 0.1
+    epsilon: float = 0.05  # of Sinkhorn: the smaller, the harder the assignments
+    iterations: int = 3  # of Sinkhorn
+    slices: int = 4  # of a volume
+    hidden_slices: int = 1  # of them, hidden from the transformer
+    layers: int = 4  # of the transformer over slices
+    weight_intra: float = 1.0
+    weight_inter: float = 1.0
+    weight_hidden: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.hidden_slices < self.slices:
+            raise ValueError(f"hidden_slices is above 0 and below slices={self.slices}, not {self.hidden_slices}")
+        _above_zero(self, "prototypes", "temperature", "epsilon", "iterations")
+
+
+@dataclasses.dataclass(frozen=True)
+class SimMIM:
+    """SimMIM: the pixels of patches hidden behind a mask token."""
+
+    name: str = "simmim"
+    mask_ratio: float = 0.6  # share of the blocks that is hidden
+    block: int = 2  # tokens along each axis that are hidden together, where the grid divides
+
+    def __post_init__(self) -> None:
+        _between_zero_and_one(self, "mask_ratio")
+        _at_least(self, 1, "block")
+
+
+@dataclasses.dataclass(frozen=True)
+class MAE:
+    """MAE: the pixels of dropped patches, restored by a light decoder."""
+
+    name: str = "mae"
+    mask_ratio: float = 0.75  # share of the tokens that is dropped
+    norm_pix: bool = True  # each patch's pixels less their mean, over their standard deviation
+    decoder_width: int = 512
+    decoder_depth: int = 8
+    decoder_heads: int = 16
+
+    def __post_init__(self) -> None:
+        _between_zero_and_one(self, "mask_ratio")
+        if self.decoder_width % self.decoder_heads:
+            raise ValueError(
+                f"decoder_width={self.decoder_width} is not divisible by decoder_heads={self.decoder_heads}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class MRM(MAE):
+    """MRM: MAE's dropped patches (mim), and masked words read beside the image (mlm)."""
+
+    name: str = "mrm"
+    decoder_width: int = 768
+    decoder_depth: int = 4
+    decoder_heads: int = 6
+    word_ratio: float = 0.5  # share of a report's words that is masked
+    weight_mim: float = 1.0
+    weight_mlm: float = 1.0
+    # Ids of [MASK] and of [PAD], [CLS], [SEP], which are never masked, in the vocabularies that the sets are built
+    # with; Bio_ClinicalBERT's are 103 and (0, 101, 102).
+    mask_id: int = 4
+    special_ids: tuple[int, ...] = (0, 2, 3)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _between_zero_and_one(self, "word_ratio")
+        if self.mask_id in self.special_ids:
+            raise ValueError(f"mask_id={self.mask_id} is one of special_ids={tuple(self.special_ids)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class PRIOR:
+    """PRIOR: global and local alignment, a memory of sentence prototypes, and conditional reconstruction."""
+
+    name: str = "prior"
+    temperature: float = 0.01  # where both of them start: global and within a report
+    sentences: int = 16  # runs of tokens that stand for a report's sentences; queries of the decoder
+    prototypes: int = 512
+    memory_temperature: float = 0.9  # of the Gumbel softmax
+    channel_dropout: float = 0.5  # of the regions that pixels are rebuilt from
+    depth: int = 8  # of the decoder of prototypes
+    attention_heads: int = 12
+    memory_from: int = 0  # step from which prototypes take the place of sentences; the authors: after 20 of 150 epochs
+    reconstruct_from: int = 0  # step from which the reconstruction counts; the authors: after 50
+    weight_vl: float = 10.0
+    weight_region: float = 1.0
+    weight_sentence: float = 1.0
+    weight_memory: float = 10.0
+    weight_pixels: float = 1.0
+    weight_generated: float = 10.0
+    weight_shares: float = 1.0
+
+    def __post_init__(self) -> None:
+        _above_zero(self, "temperature", "memory_temperature")
+        _below_one(self, "channel_dropout")
+        _at_least(self, 1, "sentences", "prototypes", "depth")
+        if self.reconstruct_from < self.memory_from:
+            raise ValueError("reconstruct_from is at least memory_from: what is generated are mixtures of the memory")
+
+
+@dataclasses.dataclass(frozen=True)
+class MedKLIP:
+    """MedKLIP: entities as queries to the image, for their presence and for what the report says of them (mention)."""
+
+    name: str = "medklip"
+    entities: int = 75  # queries a step
+    depth: int = 4  # of the decoder
+    attention_heads: int = 4
+    temperature: float = 0.07  # of the contrast between mentions
+    weight_presence: float = 1.0
+    weight_mention: float = 1.0
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "entities", "depth")
+
+
+@dataclasses.dataclass(frozen=True)
+class KAD:
+    """KAD: image against report (vl), and a query network on the image and on the report."""
+
+    name: str = "kad"
+    entities: int = 40  # queries a step
+    depth: int = 4  # of the decoder
+    attention_heads: int = 4
+    temperature: float = 0.07
+    weight_vl: float = 1.0
+    weight_image: float = 1.0  # of the query network on the image
+    weight_report: float = 1.0  # and on the report
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "entities", "depth")
+
+
+@dataclasses.dataclass(frozen=True)
+class MedUniC:
+    """Med-UniC: image against report (vl) and against its crop (vv); L_tf (feature) and L_ti (instance) of reports."""
+
+    name: str = "med_unic"
+    temperature: float = 0.07
+    crop: float = 0.75  # side of an image's second view, as a share
+    hidden: int = 2048  # widths of the projection of L_ctr
+    features: int = 512
+    off_diagonal: float = 0.0051  # of Barlow Twins
+    weight_vl: float = 1.0
+    weight_vv: float = 1.0
+    weight_feature: float = 0.25
+    weight_instance: float = 0.005
+
+    def __post_init__(self) -> None:
+        if not 0 < self.crop <= 1:
+            raise ValueError(f"crop is above 0 and at most 1, not {self.crop}")
+
+
+_WITH_REPORTS = (UniMedI, Contrast, SigLIP, GLoRIA, MGCA, ACLIP, MRM, PRIOR, MedKLIP, KAD, MedUniC)
+_IMAGES_ALONE = (UniMiSS, Joint, DINO, MoCoV3, SimMIM, MAE)
+OBJECTIVES: dict[str, type] = {settings.name: settings for settings in (*_WITH_REPORTS, *_IMAGES_ALONE)}
+
+
+def _above_zero(settings: Any, *names: str) -> None:
+    for name in names:
+        if getattr(settings, name) <= 0:
+            raise ValueError(f"{name} is above 0, not {getattr(settings, name)}")
+
+
+def _at_least(settings: Any, least: int, *names: str) -> None:
+    for name in names:
+        if getattr(settings, name) < least:
+            raise ValueError(f"{name} is at least {least}, not {getattr(settings, name)}")
+
+
+def _below_one(settings: Any, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(settings, name) < 1:
+            raise ValueError(f"{name} is at least 0 and below 1, not {getattr(settings, name)}")
+
+
+def _between_zero_and_one(settings: Any, name: str) -> None:
+    if not 0 < getattr(settings, name) < 1:
+        raise ValueError(f"{name} is above 0 and below 1, not {getattr(settings, name)}")
+
+
+def _shares(settings: Any, name: str) -> None:
+    scale = getattr(settings, name)
+    if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
+        raise ValueError(f"{name} is two shares, least and most, above 0 and at most 1, not {scale}")
