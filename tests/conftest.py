@@ -48,6 +48,7 @@ from absl import flags  # noqa: E402
 from data.build import dataset  # noqa: E402
 from data.phantom import source as phantom  # noqa: E402
 from unimedi_jax import sharding  # noqa: E402
+from unimedi_jax.config.pretraining import ModelConfig  # noqa: E402
 from unimedi_jax.models import sizes, towers  # noqa: E402
 from unimedi_jax.objectives import base  # noqa: E402
 from unimedi_jax.objectives.unimedi import Objective  # noqa: E402
@@ -63,7 +64,6 @@ TINY = sizes.Size(width=32, depth=2, heads=4, mlp_width=64)
 SETTINGS = dict(
     vision_size="tiny",
     report_size="tiny",
-    vocab_size=50,
     image_size=64,  # 4 x 4 tokens
     volume_size=(16, 32, 32),
     volume_patch=(4, 16, 16),  # 4 x 2 x 2 tokens
@@ -127,11 +127,11 @@ def records_dir() -> pathlib.Path:
 def make_tiny():
     """`make_tiny(**settings)`: UniMedI at width 32, depth 2 (or another `size`), with the settings and heads given."""
 
-    def make(*, size: sizes.Size = TINY, objective=OBJECTIVE, **settings) -> towers.UniMedI:
+    def make(*, size: sizes.Size = TINY, objective=OBJECTIVE, vocab_size: int = 50, **settings) -> towers.UniMedI:
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(sizes.VISION, "tiny", size)
             patch.setitem(sizes.REPORT, "tiny", size)
-            model = towers.make(**SETTINGS | settings)
+            model = towers.build_model(ModelConfig(**SETTINGS | settings), vocab_size)
             return model.clone(head=objective.heads(model))
 
     return make

@@ -1,7 +1,6 @@
 """The analytic count against the one XLA makes of its own program."""
 
 import jax
-import numpy as np
 import pytest
 from jax import numpy as jnp
 
@@ -83,10 +82,6 @@ def test_a_step_grows_with_its_batch(wide) -> None:
 
     assert count(cts=0) + count(xrays=0) == pytest.approx(count(), rel=1e-3)
     assert count(mask_ratio=0.75) < count() < count(report_length=16)
-
-
-def test_pixels_of_a_patch() -> None:
-    assert flops.pixels_of((4, 16, 16)) == 1024 == np.prod((4, 16, 16))
 
 
 @pytest.mark.parametrize(

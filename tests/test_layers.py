@@ -17,6 +17,7 @@ LAYERS = (
     ("data.checks",),
     ("data.job",),
     ("typing", "trees", "patches", "placement", "mean"),
+    ("config",),
     ("losses", "selection", "metrics", "models", "flops", "hlo", "input"),
     ("optim", "sharding", "hosts", "compile_cache", "fingerprint", "integrity", "checkpoint", "writers"),
     ("objectives",),
@@ -27,11 +28,12 @@ LAYERS = (
     ("evaluation",),
     ("train",),
     ("export", "comparison", "aot", "bench"),
+    ("cli",),
     ("main",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 # numpy alone: offline builds, workers of the input pipeline, and what they share.
-HOST_MAY_USE = ("data", "input", "typing", "patches")
+HOST_MAY_USE = ("data", "config", "input", "typing", "patches")
 FILES = [*(ROOT / HOUSE).rglob("*.py"), *(ROOT / "data").rglob("*.py"), ROOT / "main.py"]
 
 

@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from data.errors import UserError
 from unimedi_jax import hlo, optim, sharding, trees
+from unimedi_jax.config.pretraining import ModelConfig, OptimConfig
 from unimedi_jax.models import towers
 from unimedi_jax.objectives import base
 from unimedi_jax.objectives import unimedi as objective
@@ -74,7 +75,7 @@ def test_rules_that_do_not_fit_are_refused() -> None:
 
 @pytest.mark.usefixtures("small_leaves_too")
 def test_one_rule_reaches_parameter_moments_and_teacher(tiny) -> None:
-    tx, _ = optim.make(steps=10, warmup_steps=1, peak_lr=1e-3)
+    tx, _ = optim.make(OptimConfig(warmup_steps=1, peak_lr=1e-3), steps=10)
     abstract = jax.eval_shape(state.make_init(tiny, tx, objective.Objective()), jax.random.key(0))
     mesh = sharding.make_mesh(4, 2)
     rules = (("trunk/blocks/mlp/fc1/kernel$", "fsdp"), (".*", "replicate"))
@@ -90,8 +91,8 @@ def test_one_rule_reaches_parameter_moments_and_teacher(tiny) -> None:
 @pytest.mark.parametrize("fsdp", [2, 8])
 def test_the_state_of_vit_b_is_split_evenly(fsdp: int) -> None:
     """Parameters, moments, teacher and centres: what is too small to split is under a fiftieth of it all."""
-    tx, _ = optim.make(steps=10, warmup_steps=1, peak_lr=1e-3)
-    model = towers.make(vocab_size=28_996)
+    tx, _ = optim.make(OptimConfig(warmup_steps=1, peak_lr=1e-3), steps=10)
+    model = towers.build_model(ModelConfig(), 28_996)
     model = model.clone(head=objective.Objective().heads(model))
     abstract = jax.eval_shape(state.make_init(model, tx, objective.Objective()), jax.random.key(0))
     found = sharding.layout(abstract, sharding.make_mesh(fsdp=fsdp), EVERYTHING)

@@ -17,7 +17,9 @@ from configs import compile as config_file
 from unimedi_jax import hlo, sharding
 from unimedi_jax.aot import compile as job
 from unimedi_jax.aot import targets
-from unimedi_jax.train import program as programs
+from unimedi_jax.config.pretraining import PretrainConfig
+from unimedi_jax.config.typed import typed
+from unimedi_jax.train.job import build_train_step
 
 pytestmark = pytest.mark.usefixtures("eight_devices")
 
@@ -81,12 +83,11 @@ def small():
 
 
 def test_the_roofline_of_the_real_step_on_simulated_devices(small) -> None:
-    mesh = sharding.make_mesh(**small.mesh)
-    program = programs.make(small, vocab_size=100, mesh=mesh)
+    program = build_train_step(typed(PretrainConfig, small), 100, sharding.make_mesh(**small.mesh))
     rows = dict(small.batch)
-    done = job._compile(program, mesh, rows, small.input.report_length, {})
+    done = job._compile(program, rows, small.input.report_length, {})
     assert done.total > 0
-    analytic = programs.work(small, program.model, rows, small.input.report_length)
+    analytic = program.flops(rows, small.input.report_length)
     text = done.compiled.as_text()
     found = job.roofline(text, targets.parse("v5e-8"), analytic)
     # Unoptimised here, so that a little more is computed than a compiler would leave.
@@ -103,7 +104,7 @@ def test_the_roofline_of_the_real_step_on_simulated_devices(small) -> None:
         **found,
         "target": "v5e-8",
         "devices": 8,
-        "mesh": dict(mesh.shape),
+        "mesh": dict(program.mesh.shape),
         "rows": rows,
         "compile_seconds": 1.0,
         "memory": {**done.memory, "available": 16e9},

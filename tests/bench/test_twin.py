@@ -14,8 +14,10 @@ from data.errors import UserError
 from unimedi_jax import sharding, trees
 from unimedi_jax.bench import batch
 from unimedi_jax.bench.process import Process
+from unimedi_jax.config.pretraining import PretrainConfig
+from unimedi_jax.config.typed import typed
 from unimedi_jax.models import towers
-from unimedi_jax.train import program as programs
+from unimedi_jax.train.job import TrainStep, build_train_step
 
 pytestmark = pytest.mark.usefixtures("eight_devices")
 
@@ -42,8 +44,8 @@ def settings(config) -> dict:
 
 
 @pytest.fixture(scope="module")
-def program(config) -> programs.Program:
-    return programs.make(config, vocab_size=500, mesh=sharding.make_mesh(data=8))
+def program(config) -> TrainStep:
+    return build_train_step(typed(PretrainConfig, config), 500, sharding.make_mesh(data=8))
 
 
 def test_the_batch_is_of_the_shapes_that_the_step_takes(config, settings, program) -> None:

@@ -20,11 +20,13 @@ from tests.evaluation.conftest import checkpoint_dir  # noqa: F401
 from tests.inference.conftest import make_vit, timm  # noqa: F401
 from unimedi_jax import flops, sharding, writers
 from unimedi_jax.comparison import ablate, compare, released, runs
+from unimedi_jax.config.pretraining import PretrainConfig
+from unimedi_jax.config.typed import typed
 from unimedi_jax.evaluation import evaluator, results
 from unimedi_jax.models import sizes
 from unimedi_jax.report import published
-from unimedi_jax.train import loop, run_report, setup
-from unimedi_jax.train import program as programs
+from unimedi_jax.train import loop, run_report
+from unimedi_jax.train.job import build_job
 
 torch = pytest.importorskip("torch")
 LENGTH = 16
@@ -368,7 +370,7 @@ def test_the_step_is_compiled_for_the_runs_own_batch(toy, tmp_path):
     config = toy()
     config.presets = "clip+xray_only"
     (run,) = runs.planned(config, tmp_path)
-    job = setup.make(run.settings, run.folder)
-    text = programs.lowered(job, job.mesh, {"xray": 1, "ct": 0}, LENGTH).as_text()
+    job = build_job(typed(PretrainConfig, run.settings), run.folder)
+    text = job.lower({"xray": 1, "ct": 0}, LENGTH).as_text()
     assert f"tensor<{job.mesh.size}x49x256xui8>" in text
     assert "xi16>" not in text

@@ -17,6 +17,7 @@ from data.build import contracts
 from data.reports import tokenizer
 from tests.conftest import once
 from unimedi_jax import checkpoint, optim
+from unimedi_jax.config.pretraining import OptimConfig
 from unimedi_jax.export import export
 from unimedi_jax.inference import pretrained
 from unimedi_jax.objectives.unimedi import Objective
@@ -160,7 +161,7 @@ def exported(trained) -> pathlib.Path:
 def workdir(trained, words, tmp_path_factory) -> pathlib.Path:
     """What a run leaves behind, teacher and optimiser included, without the training."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    tx, _ = optim.make(steps=10, **trained.config["optim"])
+    tx, _ = optim.make(OptimConfig(**trained.config["optim"]), steps=10)
     key = jax.random.key(0)
     shapes = jax.eval_shape(states.make_init(trained.model, tx, Objective()), key)
     fresh = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), dataclasses.replace(shapes, key=np.zeros(2)))

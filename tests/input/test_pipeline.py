@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from data.errors import UserError
+from unimedi_jax.config.pretraining import InputConfig
 from unimedi_jax.input import pipeline, records
 
 
@@ -82,7 +83,7 @@ def test_the_place_can_be_saved_and_found_again(processes):
 
     def begin(processes: int) -> pipeline.Batches:
         sets, rows = [(Set("a", 30, 9), 1.0)], {"xray": 4, "ct": 2}
-        return pipeline.train(sets, SAMPLERS, rows, seed=0, processes=processes)
+        return pipeline.train(sets, SAMPLERS, rows, InputConfig(processes=processes), seed=0)
 
     with contextlib.closing(begin(0)) as one, contextlib.closing(begin(processes)) as again:
         for _ in range(3):
@@ -99,7 +100,7 @@ def test_the_place_can_be_saved_and_found_again(processes):
 
 def test_a_reader_that_is_killed_is_one_line():
     sets, rows = [(Set("a", 30, 9), 1.0)], {"xray": 4, "ct": 2}
-    with contextlib.closing(pipeline.train(sets, SAMPLERS, rows, seed=0, processes=1)) as batches:
+    with contextlib.closing(pipeline.train(sets, SAMPLERS, rows, InputConfig(processes=1), seed=0)) as batches:
         next(batches)
         for child in multiprocessing.active_children():
             child.kill()
@@ -112,12 +113,13 @@ import multiprocessing
 import time
 from absl import flags
 from tests.input import test_pipeline as shared
+from unimedi_jax.config.pretraining import InputConfig
 from unimedi_jax.input import pipeline
 
 if __name__ == "__main__":
     flags.FLAGS(["reads"])
     sets, rows = [(shared.Set("a", 30, 9), 1.0)], {"xray": 4, "ct": 2}
-    batches = pipeline.train(sets, shared.SAMPLERS, rows, seed=0, processes=2)
+    batches = pipeline.train(sets, shared.SAMPLERS, rows, InputConfig(processes=2), seed=0)
     next(batches)
     print(*(child.pid for child in multiprocessing.active_children()), flush=True)
     time.sleep(600)
@@ -229,15 +231,15 @@ class Damaged(list):
 
 
 def test_a_few_damaged_records_are_told_and_their_neighbours_stand_in(caplog):
-    spared = records.Spared(Damaged(20, {3, 4}), 0.1)
+    spared = records.SkipDamaged(Damaged(20, {3, 4}), 0.1)
     assert [spared[i] for i in (2, 3, 4, 5)] == [2, 5, 5, 5]
     assert len(spared) == 20
     assert caplog.text.count("cannot be read") == 2
-    assert Damaged(20, {19})[0] == records.Spared(Damaged(20, {19}), 0.1)[19]
+    assert Damaged(20, {19})[0] == records.SkipDamaged(Damaged(20, {19}), 0.1)[19]
 
 
 def test_more_damage_than_allowed_is_an_error():
-    spared = records.Spared(Damaged(20, {3, 8, 9}), 0.1)
+    spared = records.SkipDamaged(Damaged(20, {3, 8, 9}), 0.1)
     assert spared[3] == 4
     with pytest.raises(UserError, match="record 9 cannot be read"):
         spared[8]

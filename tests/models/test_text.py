@@ -7,6 +7,7 @@ from jax import numpy as jnp
 
 from tests.tolerances import LAYER_SUMS, float32
 from unimedi_jax import trees
+from unimedi_jax.config.pretraining import ModelConfig
 from unimedi_jax.models import text, towers
 
 torch = pytest.importorskip("torch")
@@ -132,7 +133,7 @@ def test_the_dropout_path_is_the_same_attention(params, reports) -> None:
 
 
 def test_counts_of_bert_base() -> None:
-    model = towers.make(vocab_size=28996)
+    model = towers.build_model(ModelConfig(), 28996)
     shapes = jax.eval_shape(lambda: towers.init(model, jax.random.key(0)))["params"]["report"]
     embeddings = ("words", "positions", "segments", "norm")
     assert sum(trees.count(shapes[name]) for name in embeddings) == 22_665_216

@@ -7,6 +7,7 @@ from jax import numpy as jnp
 
 from tests.tolerances import LAYER_SUMS, float32
 from unimedi_jax import patches, trees
+from unimedi_jax.config.pretraining import ModelConfig
 from unimedi_jax.models import sizes, towers, vision
 
 torch = pytest.importorskip("torch")
@@ -218,7 +219,7 @@ def test_type_and_slice_embeddings_are_added(make_tiny, random_params) -> None:
 
 
 def test_counts_of_vit_b() -> None:
-    model = towers.make(vocab_size=100)
+    model = towers.build_model(ModelConfig(), 100)
     shapes = jax.eval_shape(lambda: towers.init(model, jax.random.key(0)))["params"]["vision"]
     assert trees.count(shapes["trunk"]["blocks"]) == 12 * 7_087_872
     assert trees.count(shapes["patch_3d"]) == 787_200

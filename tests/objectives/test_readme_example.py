@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from unimedi_jax import objectives, optim
+from unimedi_jax.config.pretraining import OptimConfig
 from unimedi_jax.train import state as states
 from unimedi_jax.train import step as steps
 
@@ -38,7 +39,7 @@ def test_it_is_short(code):
 
 def test_it_trains_as_printed(cosine, make_tiny, make_batch):
     model = make_tiny(objective=cosine)
-    tx, schedule = optim.make(steps=5, warmup_steps=1, peak_lr=1e-2, start_lr=1e-2)
+    tx, schedule = optim.make(OptimConfig(warmup_steps=1, peak_lr=1e-2, start_lr=1e-2), steps=5)
     train_step = steps.make_train_step(
         model, tx, objective=cosine, schedule=schedule, ema=optim.ema_schedule(base=0.9, final=1.0, steps=5)
     )

@@ -7,7 +7,7 @@ import jax
 from unimedi_jax import flops, sharding, trees
 from unimedi_jax.bench import batch
 from unimedi_jax.bench.settings import restored
-from unimedi_jax.train import program as programs
+from unimedi_jax.train.job import build_train_step
 
 
 class Ours:
@@ -15,12 +15,12 @@ class Ours:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         config = restored(settings)
-        self._mesh = sharding.make_mesh(**config.mesh)
-        self._program = programs.make(config, vocab_size=config.vocab_size, mesh=self._mesh)
+        self._mesh = sharding.make_mesh(**vars(config.mesh))
+        self._program = build_train_step(config, settings["vocab_size"], self._mesh)
         with jax.set_mesh(self._mesh):
             self._state = self._program.init(jax.random.key(0))
             self._batch = sharding.put_batch(batch.random(settings), self._mesh)
-        work = programs.work(config, self._program.model, config.batch, config.input.report_length)
+        work = self._program.flops(vars(config.batch), config.input.report_length)
         kind = self._mesh.devices.flat[0].device_kind
         peak = flops.peak(kind)
         self.say = {

@@ -15,10 +15,13 @@ import ml_collections
 
 from data.errors import UserError
 from data.manifest import source as manifest
+from data.reports import tokenizer
 from data.source import Rejected, Row
 from unimedi_jax.bench import measure, originals
+from unimedi_jax.config.pretraining import InputConfig, PretrainConfig
+from unimedi_jax.config.typed import typed
 from unimedi_jax.input import pipeline
-from unimedi_jax.train import setup
+from unimedi_jax.train import dataset
 
 RECORD = {"xray": 256 * 256, "ct": 32 * 128 * 128 * 2}  # bytes of pixels
 RECORDS = {"xray": 2048, "ct": 256}  # read in a round
@@ -112,11 +115,11 @@ def _each(work: Callable[[Row], None], rows: list[Row]) -> float:
 
 
 def _ours(config: ml_collections.ConfigDict, modality: str, threads: int, processes: int = 0) -> Iterator:
-    sets = setup.open_sets(config.data, config.data_dir)
-    reports = setup.tokenizer.load(sets[0][0].folder / "tokenizer")
+    sets = dataset.open_sets(config.data, config.data_dir)
+    reports = tokenizer.load(sets[0][0].folder / "tokenizer")
     rows = {name: ROWS[name] if name == modality else 0 for name in pipeline.MODALITIES}
-    samplers = setup.samplers(config.pretrain, reports)
-    return pipeline.train(sets, samplers, rows, seed=0, threads=threads, processes=processes)
+    samplers = dataset.samplers(typed(PretrainConfig, config.pretrain), reports)
+    return pipeline.train(sets, samplers, rows, InputConfig(threads=threads, processes=processes), seed=0)
 
 
 def _rate(batches: Iterator, modality: str, clock: Callable[[], float]) -> float:
@@ -132,7 +135,7 @@ def _rate(batches: Iterator, modality: str, clock: Callable[[], float]) -> float
 
 def _cold(config: ml_collections.ConfigDict, modality: str) -> float:
     """The same after the kernel has dropped its pages of the files."""
-    for found, _ in setup.open_sets(config.data, config.data_dir):
+    for found, _ in dataset.open_sets(config.data, config.data_dir):
         for path in (found.folder / modality).rglob("*.array_record*"):
             with path.open("rb") as file:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -8,7 +8,9 @@ import ml_collections
 
 from unimedi_jax import checkpoint, sharding
 from unimedi_jax.bench import measure
-from unimedi_jax.train import program as programs
+from unimedi_jax.config.pretraining import PretrainConfig
+from unimedi_jax.config.typed import typed
+from unimedi_jax.train.job import build_train_step
 
 
 class Position:
@@ -21,8 +23,9 @@ class Position:
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Saves the state of `config.pretrain` as often as there are rounds, then restores it."""
-    mesh = sharding.make_mesh(**config.pretrain.mesh)
-    program = programs.make(config.pretrain, vocab_size=config.vocab_size, mesh=mesh)
+    settings = typed(PretrainConfig, config.pretrain)
+    mesh = sharding.make_mesh(**vars(settings.mesh))
+    program = build_train_step(settings, config.vocab_size, mesh)
     folder = workdir / "checkpointed"
     shutil.rmtree(folder, ignore_errors=True)
     stalls, wholes = [], []

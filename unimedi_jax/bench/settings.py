@@ -1,9 +1,12 @@
-"""The pre-training settings on their way to another process: JSON has no tuples."""
+"""The pre-training settings on their way to another process."""
 
 import json
 from typing import Any
 
 import ml_collections
+
+from unimedi_jax.config.pretraining import PretrainConfig
+from unimedi_jax.config.typed import typed
 
 
 def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -11,12 +14,6 @@ def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return json.loads(config.pretrain.to_json_best_effort()) | {"vocab_size": config.vocab_size}
 
 
-def restored(settings: dict[str, Any]) -> ml_collections.ConfigDict:
-    """The config again."""
-    return ml_collections.ConfigDict(_tuples(settings))
-
-
-def _tuples(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _tuples(part) for name, part in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+def restored(settings: dict[str, Any]) -> PretrainConfig:
+    """The settings again, `vocab_size` apart."""
+    return typed(PretrainConfig, {name: value for name, value in settings.items() if name != "vocab_size"})

@@ -14,8 +14,7 @@ import ml_collections
 from unimedi_jax import compile_cache, sharding
 from unimedi_jax.bench import measure
 from unimedi_jax.bench.settings import plain, restored
-from unimedi_jax.models import towers
-from unimedi_jax.train import program as programs
+from unimedi_jax.train.job import build_train_step
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -58,17 +57,14 @@ def _compiled(settings: dict[str, Any], cache: pathlib.Path) -> dict[str, float]
 
 
 def _compile(settings: dict[str, Any], cache: str) -> dict[str, float]:
-    compile_cache.keep(cache)
+    compile_cache.enable(cache)
     config = restored(settings)
-    mesh = sharding.make_mesh(**config.mesh)
-    program = programs.make(config, vocab_size=config.vocab_size, mesh=mesh)
-    batch = towers.example(
-        program.model, dict(config.batch), config.input.report_length, sharding.batch_sharding(mesh), mesh.size
-    )
+    mesh = sharding.make_mesh(**vars(config.mesh))
+    program = build_train_step(config, settings["vocab_size"], mesh)
+    started = time.perf_counter()
+    lowered = program.lower(vars(config.batch), config.input.report_length)
+    traced, cpu = time.perf_counter(), time.process_time()
     with jax.set_mesh(mesh):
-        started = time.perf_counter()
-        lowered = program.step.lower(program.abstract, batch)
-        traced, cpu = time.perf_counter(), time.process_time()
         lowered.compile()
         return {"trace": traced - started, "compile": time.perf_counter() - traced, "cpu": time.process_time() - cpu}
 

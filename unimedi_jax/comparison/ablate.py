@@ -11,7 +11,7 @@ from unimedi_jax.evaluation import evaluator, opened, results
 from unimedi_jax.inference import features
 from unimedi_jax.metrics import gap
 from unimedi_jax.report import figures
-from unimedi_jax.train import setup
+from unimedi_jax.train import dataset
 
 TASK = "ablation"
 ONE, PAIR, TWO = "one_encoder", ("xray_only", "ct_only"), "two_encoders"
@@ -43,7 +43,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
 def _embedded(of_modality: Mapping[str, pathlib.Path], config: ml_collections.ConfigDict) -> dict[str, features.Split]:
     """The test patients of each modality through the encoder that stands for it."""
-    found, _ = setup.open_sets(config.data, config.data_dir)[0]
+    found, _ = dataset.open_sets(config.data, config.data_dir)[0]
     parts = {}
     for modality, folder in of_modality.items():
         trained = opened.open_run(folder)

@@ -14,10 +14,13 @@ from jax.sharding import PartitionSpec as P
 from data.errors import UserError
 from unimedi_jax import compile_cache, writers
 from unimedi_jax.comparison.runs import Run
+from unimedi_jax.config import presets
+from unimedi_jax.config.pretraining import PretrainConfig
+from unimedi_jax.config.typed import typed
 from unimedi_jax.convert import vit
 from unimedi_jax.inference import start
 from unimedi_jax.models import towers
-from unimedi_jax.train import presets, setup
+from unimedi_jax.train import job as jobs
 from unimedi_jax.train import state as states
 from unimedi_jax.typing import PyTree
 
@@ -78,15 +81,15 @@ def measure(encoder: Encoder) -> None:
     if line and grey == {name: line[name] for name in grey}:
         LOG.info("nothing left to do for %s", run.name)
         return
-    compile_cache.keep(run.settings.compilations)
-    job = setup.make(run.settings, run.folder)
+    compile_cache.enable(run.settings.compilations)
+    job = jobs.build_job(typed(PretrainConfig, run.settings), run.folder)
     with jax.set_mesh(job.mesh):
         fresh = jax.jit(lambda key: states.init_variables(job.model, key)[0])(jax.random.key(run.seed))
         variables, summary = weights({"batch_stats": {}, **fresh}, job.model, run.settings.init.vision, **grey)
         start.write([summary], run.folder / "init.json")
         LOG.info("%s; probing it on X-rays", summary)
         variables = jax.device_put(variables, NamedSharding(job.mesh, P()))
-        suite = setup.make_suite(job, run.settings)
+        suite = jobs.build_evaluator(job)
         suite = dataclasses.replace(suite, samplers={"xray": suite.samplers["xray"]}, aligned=False)
         scalars, _ = suite(variables, "test", final=True)
     with writers.Writer(run.folder, resume_step=-1) as writer:

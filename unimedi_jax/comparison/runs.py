@@ -14,12 +14,15 @@ import numpy as np
 
 from data.errors import UserError
 from unimedi_jax import hlo, writers
+from unimedi_jax.config import presets
+from unimedi_jax.config.pretraining import PretrainConfig
+from unimedi_jax.config.typed import typed
 from unimedi_jax.evaluation import results
 from unimedi_jax.input import pipeline
 from unimedi_jax.report import page, tables
 from unimedi_jax.report.content import Cell, PageContent, Row, Table
-from unimedi_jax.train import loop, presets, setup
-from unimedi_jax.train import program as programs
+from unimedi_jax.train import loop
+from unimedi_jax.train.job import build_job
 
 LOG = logging.getLogger(__name__)
 UNIMEDI = "unimedi"  # the preset that changes nothing
@@ -134,9 +137,9 @@ def _rows(run: Run, task: str, found: dict[str, float]) -> list[results.Result]:
 
 def _gflop(run: Run) -> float:
     """10^9 floating-point operations of matrix products, as training compiles the step."""
-    job = setup.make(run.settings, run.folder)
+    job = build_job(typed(PretrainConfig, run.settings), run.folder)
     rows = {name: count // job.mesh.size for name, count in job.batch.items()}
-    compiled = programs.lowered(job, job.mesh, rows, run.settings.input.report_length).compile()
+    compiled = job.lower(rows, run.settings.input.report_length).compile()
     return hlo.flops(hlo.parse(compiled.as_text())) * job.mesh.size / 1e9
 
 

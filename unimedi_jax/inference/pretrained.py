@@ -10,6 +10,8 @@ import jax
 from data.errors import UserError
 from data.reports import tokenizer
 from unimedi_jax import checkpoint, objectives
+from unimedi_jax.config.pretraining import ModelConfig
+from unimedi_jax.config.typed import typed
 from unimedi_jax.convert import names, weights
 from unimedi_jax.models import towers
 from unimedi_jax.train import state as states
@@ -50,17 +52,12 @@ def read(path: str | pathlib.Path, network: str = "student") -> Trained:
     return _run(place, network)
 
 
-def settings(config: dict[str, Any], words: int) -> dict[str, Any]:
-    """What `towers.make` takes for inference, from a run's configuration."""
-    # Inference in float32 by XLA's own attention: the numbers are to be the same wherever they are computed.
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in config["model"].items()}
-    plain = {"attention": "xla", "remat": "none", "layers": "scanned", "dtype": "float32"}
-    return {**given, "vocab_size": words, **plain}
-
-
 def build(config: dict[str, Any], words: int) -> towers.UniMedI:
     """The network of a run's configuration, for inference; of the objectives' heads it has UniMedI's alone."""
-    model, objective = towers.make(**settings(config, words)), objectives.make(**config["objective"])
+    # Inference in float32 by XLA's own attention: the numbers are to be the same wherever they are computed.
+    plain = {"attention": "xla", "remat": "none", "layers": "scanned", "dtype": "float32"}
+    model = towers.build_model(typed(ModelConfig, {**config["model"], **plain}, "config.model"), words)
+    objective = objectives.make(**config["objective"])
     return model.clone(head=objective.heads(model) if config["objective"]["name"] == "unimedi" else {})
 
 
@@ -110,5 +107,5 @@ def variables_like(model: towers.UniMedI) -> PyTree:
 def _model(config: dict[str, Any], words: int, place: pathlib.Path) -> towers.UniMedI:
     try:
         return build(config, words)
-    except (ValueError, KeyError, TypeError) as error:
+    except (UserError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{place} was made with settings that this version does not know: {error}") from error

@@ -10,31 +10,31 @@ import numpy as np
 
 from data import progress
 from data.errors import UserError
+from unimedi_jax.config.pretraining import InputConfig
 from unimedi_jax.input import records, transforms, workers
 
 HostBatch = dict[str, dict[str, np.ndarray]]
 MODALITIES = ("xray", "ct")
 AHEAD = 8  # batches that are read before they are asked for
+THREADS = InputConfig(processes=0)
 
 
 def train(
     sets: Sequence[tuple[records.RecordSet, float]],
     samplers: Mapping[str, transforms.ToSample],
     batch: Mapping[str, int],
+    reading: InputConfig = THREADS,
     *,
     seed: int,
     host: int = 0,
     hosts: int = 1,
-    threads: int = 4,
-    processes: int = 0,
-    max_damaged: float = 0.0,
 ) -> "Batches":
     """Endless batches {"xray": {...}, "ct": {...}} with `batch[modality]` rows each for this host.
 
     `sets` come with mixing weights. Each set is shuffled anew every epoch, and a modality with 0 rows is left out of
     the batch. Hosts read disjoint shares: put one behind the other, they are the batch that one host would read, row
-    by row, so that neither the losses nor the place in the data depend on the number of hosts. At most a share of
-    `max_damaged` of a set may be unreadable; each process counts those that it meets.
+    by row, so that neither the losses nor the place in the data depend on the number of hosts. `reading` says how many
+    threads or processes read, and which share of a set may be unreadable; each process counts those that it meets.
     """
     parts = {}
     for number, modality in enumerate(MODALITIES):
@@ -46,7 +46,7 @@ def train(
                 seed=2 * seed + number,
                 host=host,
                 hosts=hosts,
-                max_damaged=max_damaged,
+                max_damaged=reading.max_damaged,
             )
     if not parts:
         raise UserError("config.batch asks for neither X-rays nor CTs")
@@ -54,7 +54,7 @@ def train(
     length = min(map(len, parts.values()))
     joined = grain.experimental.ZipMapDataset([part[:length] for part in parts.values()])
     names = tuple(parts)
-    return Batches(joined.map(lambda rows: dict(zip(names, rows, strict=True))), threads, processes)
+    return Batches(joined.map(lambda rows: dict(zip(names, rows, strict=True))), reading.threads, reading.processes)
 
 
 class Batches(Iterator[HostBatch]):
@@ -72,7 +72,7 @@ class Batches(Iterator[HostBatch]):
     def __next__(self) -> HostBatch:
         try:
             if self._reader is None:
-                with workers.deaf() if self._processes else contextlib.nullcontext():
+                with workers.block_signals() if self._processes else contextlib.nullcontext():
                     self._reader = self._read()
                     batch = next(self._reader)
             else:
@@ -110,7 +110,7 @@ class Batches(Iterator[HostBatch]):
         # Batch i is of process i mod n: the order is that of one reader.
         dataset = rest.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)).mp_prefetch(
             grain.MultiprocessingOptions(self._processes, per_worker_buffer_size=ahead),
-            worker_init_fn=workers.ends_with_this(),
+            worker_init_fn=workers.exit_with_parent(),
         )
         return iter(dataset)
 
@@ -132,7 +132,7 @@ def _endless(
             continue
         source = found.source(sampler.modality, "train", records.TRAINED_ON[sampler.modality])
         if max_damaged:
-            source = records.Spared(source, max_damaged)
+            source = records.SkipDamaged(source, max_damaged)
         dataset = grain.MapDataset.source(source).seed(seed * 1000 + number).shuffle()
         datasets.append(dataset.repeat().random_map(sampler))
         weights.append(weight)

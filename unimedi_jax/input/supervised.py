@@ -1,4 +1,4 @@
-"""Batches of labelled records for downstream training: a chosen part of a split, endless, in seeded order."""
+"""Batches of labelled records for downstream training: chosen rows of a split, endless, in seeded order."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -23,7 +23,7 @@ def evaluation(
 ) -> Iterator[tuple[dict[str, np.ndarray], int]]:
     """The records `rows` once, in order, without augmentation, and how many of each batch are real.
 
-    The last batch is filled up with copies of its last record.
+    The last batch is filled with copies of its last record.
     """
     for start in range(0, len(rows), batch):
         samples = [sampler(source[i], None) for i in rows[start : start + batch]]

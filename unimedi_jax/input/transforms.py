@@ -11,6 +11,7 @@ from jaxtyping import Int16, UInt8
 from data.errors import UserError
 from data.reports import tokenizer
 from unimedi_jax import patches
+from unimedi_jax.config.pretraining import InputConfig, ModelConfig
 from unimedi_jax.input import records
 
 AIR_HU = -1024
@@ -92,6 +93,23 @@ class ToSample:
     shift: tuple[int, int, int] = (0, 0, 0)  # CTs: voxels of the record's grid
     shuffle: bool = False  # sentences of reports
     keep: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, modality: str, reports: Any, reading: InputConfig, model: ModelConfig) -> "ToSample":
+        """What a network of these settings is trained on."""
+        return cls(
+            modality,
+            reports,
+            reading.report_length,
+            reading.crop,
+            model.image_size,
+            model.image_patch,
+            model.volume_size,
+            model.volume_patch,
+            reading.crop_shift,
+            reading.ct_shift,
+            reading.shuffle_sentences,
+        )
 
     @property
     def bytes(self) -> int:

@@ -1,4 +1,4 @@
-"""What a person sees while training: samples a second, time left, waiting for data, MFU."""
+"""The speed of training as the log shows it: samples a second, time left, waiting for data, MFU."""
 
 import time
 
@@ -25,7 +25,7 @@ class Speed:
         self._waited += seconds
 
     def worked(self, flops: float | None) -> None:
-        """Adds the arithmetic of a step; None where it is not known."""
+        """Adds the FLOPs of a step; None where they are not known."""
         self._flops = None if flops is None or self._flops is None else self._flops + flops
 
     def report(self, step: int) -> dict[str, float]:

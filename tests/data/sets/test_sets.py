@@ -15,8 +15,9 @@ from data import job, sets
 from data.errors import UserError
 from data.sets import dataset_index
 from tests.data.sets.conftest import SALT, ct, film, rows
+from unimedi_jax.config import building
 from unimedi_jax.input import pipeline, records
-from unimedi_jax.train import setup
+from unimedi_jax.train import dataset
 
 ROOT = Path(__file__).parents[3]
 
@@ -24,12 +25,12 @@ ROOT = Path(__file__).parents[3]
 @pytest.mark.parametrize("name", sets.SETS)
 def test_a_set_has_its_settings_its_counts_and_its_line_in_the_docs(name):
     module = sets.SETS[name]
-    assert list(inspect.signature(module.read).parameters)[1:] == list(build_config.SETS[name])
+    assert list(inspect.signature(module.read).parameters)[1:] == list(vars(building.OPTIONS[name]))
     assert module.EXPECTED
-    assert (name in build_config.WITH_REPORTS) == (name in ("mimic_cxr", "bimcv_covid19", "ct_rate", "open_i"))
+    assert (name in building.REPORTS) == (name in ("mimic_cxr", "bimcv_covid19", "ct_rate", "open_i"))
     docs = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
     assert f"configs/build.py:{name} " in docs
-    for option in build_config.SETS[name]:
+    for option in vars(building.OPTIONS[name]):
         assert f"`{option}`" in docs, option
 
 
@@ -158,7 +159,7 @@ def test_mixing_sets_is_one_line_of_config(tmp_path, build):
     build("bimcv_covid19", scans)
     config = pretrain.get_config()
     config.data = "open_i_0:2, open_i_1, bimcv_covid19_2"
-    mixed = setup.open_sets(config.data, tmp_path / "records")
+    mixed = dataset.open_sets(config.data, tmp_path / "records")
     assert [(found.name, weight) for found, weight in mixed] == [
         ("open_i_0", 2),
         ("open_i_1", 1),
@@ -176,11 +177,11 @@ def test_mixing_sets_is_one_line_of_config(tmp_path, build):
 
 def test_a_set_without_reports_is_not_trained_on(tmp_path, build):
     build("covidx", covidx(tmp_path))
-    mixed = setup.open_sets("covidx_0", tmp_path / "records")
+    mixed = dataset.open_sets("covidx_0", tmp_path / "records")
     model = ml_collections.ConfigDict({"slices": 0, "volume_grid": (8, 8, 8)})
     with pytest.raises(UserError, match="covidx_0 have no reports to learn from"):
-        setup._check_records(mixed, model, reads=True)
-    setup._check_records(mixed, model, reads=False)  # an objective that looks at images alone takes it
+        dataset.check_sets(mixed, model, uses_reports=True)
+    dataset.check_sets(mixed, model, uses_reports=False)  # an objective that looks at images alone takes it
 
 
 def test_options_from_the_command_line(tmp_path):
