@@ -143,7 +143,7 @@ def bench(config: Any, workdir: pathlib.Path) -> None:
     """Measures step, input, checkpoint, compile and build."""
     if config.what in ("all", "input"):
         _ensure_phantom(config)
-    from unimedi_jax.bench import run as job
+    from unimedi_jax.bench import job
 
     job.run(config, workdir)
 
