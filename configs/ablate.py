@@ -3,12 +3,8 @@
 import ml_collections
 
 from configs import compare, pretrain
+from unimedi_jax.config.jobs import AblateConfig
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    config = compare.get_config(arg)
-    config.job = "ablate"
-    config.presets = ",".join(["unimedi", *pretrain.ABLATIONS])
-    config.seeds = (0, 1, 2)
-    del config.encoders, config.encoder_size
-    return config
+    return compare.shared(AblateConfig(presets=",".join(["unimedi", *pretrain.ABLATIONS])), arg)

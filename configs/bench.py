@@ -3,25 +3,17 @@
 Further words are presets of configs/pretrain.py: `:step,demo` measures the demo's step instead of ViT-B's.
 """
 
+import dataclasses
+
 import ml_collections
 
 from configs import pretrain
+from unimedi_jax.config.jobs import BenchConfig
 
 
 def get_config(arg: str = "all") -> ml_collections.ConfigDict:
-    config = ml_collections.ConfigDict()
     what, _, presets = arg.partition(",")
-    config.job = "bench"
-    config.what = what
-    config.rounds = 5  # of which the median and the spread are told
-    config.vocab_size = 28996
-    config.bfloat16 = True  # the twin's time in bfloat16 beside it
-    config.data = "phantom"  # records that input reads
-    config.data_dir = "records"
-    # Originals that build reads, and a DataLoader beside input: JPEGs of 3056 x 2544, .nii.gz of 512 x 512 x 300.
-    config.films = 24
-    config.scans = 2
-    config.workers = 2
+    config = ml_collections.ConfigDict(dataclasses.asdict(BenchConfig(what=what)))
     config.pretrain = pretrain.get_config(presets)
     config.pretrain.model.dtype = "float32"  # as the twin
     if not presets:

@@ -4,17 +4,16 @@
 Needs the compilers of requirements-aot.txt, and no device.
 """
 
+import dataclasses
+
 import ml_collections
 
 from configs import pretrain
+from unimedi_jax.config.jobs import CompileConfig
 
 
 def get_config(arg: str = "v5e-256") -> ml_collections.ConfigDict:
-    config = ml_collections.ConfigDict()
     target, _, presets = arg.partition(",")
-    config.job = "compile"
-    config.target = target
-    config.pretrain = pretrain.get_config(presets)  # what is compiled, as in --config.pretrain.batch.xray=48
-    config.vocab_size = 28996  # words of the report tower: Bio_ClinicalBERT's
-    config.keep_text = False  # program.txt, the compiled program
+    config = ml_collections.ConfigDict(dataclasses.asdict(CompileConfig(target=target)))
+    config.pretrain = pretrain.get_config(presets)
     return config

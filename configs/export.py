@@ -1,14 +1,11 @@
 """A checkpoint as files for timm, transformers and plain PyTorch."""
 
+import dataclasses
+
 import ml_collections
+
+from unimedi_jax.config.jobs import ExportConfig
 
 
 def get_config() -> ml_collections.ConfigDict:
-    config = ml_collections.ConfigDict()
-    config.job = "export"
-    config.checkpoint = ""  # a run's workdir, or an export
-    config.network = "student"  # or "teacher": its visual side
-    config.out = ""  # a folder that does not exist yet
-    config.rgb = False  # also the ViT for three equal channels
-    config.onnx = False  # also the encoders as ONNX
-    return config
+    return ml_collections.ConfigDict(dataclasses.asdict(ExportConfig()))

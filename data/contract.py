@@ -1,4 +1,4 @@
-"""Holds one preprocessing contract against another: what a network was trained on, and what it is given now."""
+"""Compares two preprocessing contracts: of what a network was trained on, and of its input now."""
 
 import logging
 from collections.abc import Mapping
@@ -9,24 +9,24 @@ from data.errors import UserError
 LOG = logging.getLogger(__name__)
 FILE = "contract.json"  # beside the records of a set
 PREPROCESSING = ("format", "records")  # what all inputs of one network must agree on
-SAME_DATA = ("content_sha256", "labels", "tokenizer")  # what a run that goes on must find unchanged
+SAME_DATA = ("content_sha256", "labels", "tokenizer")  # what must also be unchanged when a run is resumed
 SHOWN = 5
 
 
-def check(trained: Mapping[str, Any], given: Mapping[str, Any], *, where: str, same_data: bool = False) -> None:
-    """Refuses input that was made by other rules than those a network has learned with.
+def check(trained: Mapping[str, Any], current: Mapping[str, Any], *, where: str, same_data: bool = False) -> None:
+    """Refuses input that was made by other rules than a network's training data.
 
     Args:
         trained: contract of a set that the network was trained on.
-        given: contract of what it is to see now.
-        where: what `given` belongs to, for the message.
-        same_data: whether it must be the very same records too.
+        current: contract of its input now.
+        where: what `current` belongs to, for the message.
+        same_data: whether the records must be the same too.
 
     Raises:
-        UserError: they differ; names the fields. Other library versions are only logged: they may round otherwise.
+        UserError: they differ; names the fields. Other library versions are only logged: they may round differently.
     """
-    wanted = (*PREPROCESSING, *(SAME_DATA if same_data else ()))
-    then, now = (flat({name: contract.get(name) for name in wanted}) for contract in (trained, given))
+    fields = (*PREPROCESSING, *(SAME_DATA if same_data else ()))
+    then, now = (flat({name: contract.get(name) for name in fields}) for contract in (trained, current))
     changed = [
         f"{field} was {_short(then.get(field))} in training, is {_short(now.get(field))} now"
         for field in sorted(then.keys() | now.keys())
@@ -39,15 +39,15 @@ def check(trained: Mapping[str, Any], given: Mapping[str, Any], *, where: str, s
             f"{where} breaks the contract of what the network was trained on ({'; '.join(changed[:SHOWN])}{more}): "
             f"build it with the code and settings of the training set, or train anew{remedy}"
         )
-    before, after = (contract.get("libraries", {}) for contract in (trained, given))
+    before, after = (contract.get("libraries", {}) for contract in (trained, current))
     others = [f"{n} {before.get(n)} then, {after.get(n)} now" for n in before if before.get(n) != after.get(n)]
     if others:
         LOG.warning("%s was made with other libraries than the training set: %s", where, "; ".join(others))
 
 
-def check_resumed(trained: Mapping[str, Mapping[str, Any]], given: Mapping[str, Mapping[str, Any]]) -> None:
-    """The same for a run that goes on, set by set: it must find the records that it began with. Raises UserError."""
-    for name, contract in given.items():
+def check_resumed(trained: Mapping[str, Mapping[str, Any]], current: Mapping[str, Mapping[str, Any]]) -> None:
+    """The same for each set of a resumed run, which needs the records that it began with. Raises UserError."""
+    for name, contract in current.items():
         if name not in trained:
             raise UserError(f"the run was not trained on the set {name}, but on {', '.join(trained)}")
         check(trained[name], contract, where=f"the set {name}", same_data=True)

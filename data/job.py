@@ -9,7 +9,7 @@ from typing import Any
 from data import errors
 from data.build import contracts, dataset, executors
 from data.checks import doctor, doctor_page
-from data.manifest import options, privacy
+from data.manifest import options, privacy, table
 from data.manifest import source as manifest
 from data.phantom import source as phantom
 from data.readers import volumes
@@ -19,14 +19,14 @@ from data.sets import source as public
 from data.source import SPLITS, Source
 
 PHANTOM_NAME = "phantom"
-TRANSLATED = ".translations"  # the folder of sentences that are translated already
+TRANSLATED = ".translations"  # the folder of sentences that have been translated
 
 
 def run(config: Any, workdir: Path) -> None:
     """Builds (or with `config.dry_run` only examines) the set of a `configs/build.py` config and prints a summary.
 
-    A rejected row is listed in the set's `rejected.jsonl` and stops nothing, up to a share of `config.max_rejected`
-    (none with `config.strict`). Above it no set is made, and OverBudgetError is raised.
+    A row that cannot be used is skipped and logged in the set's `rejected.jsonl`. Raises OverBudgetError, and makes no
+    set, if more than a share of `config.max_rejected` (with `config.strict` any row) is rejected.
     """
     data_dir = Path(config.data_dir).expanduser()
     budget = 0.0 if config.strict else config.max_rejected
@@ -53,20 +53,20 @@ def ensure_phantom(data_dir: str | Path) -> None:
 def _examine(config: Any, workdir: Path, budget: float, beam: str | None) -> None:
     source = _source(config, None, workdir)
     scratch = workdir / "beam"
-    shutil.rmtree(scratch, ignore_errors=True)  # of an interrupted look, perhaps at another source
-    converting = executors.opened(source, config.workers, beam, scratch)
-    found = doctor.examine(source, converting, report_length=config.report_length)
-    page = doctor_page.write(workdir, found, source, _folder(config))
-    print(doctor.table(found))
+    shutil.rmtree(scratch, ignore_errors=True)  # left by an interrupted run, perhaps with another source
+    converting = executors.converter(source, config.workers, beam, scratch)
+    examined = doctor.examine(source, converting, report_length=config.report_length)
+    page = doctor_page.write(workdir, examined, source, _folder(config))
+    print(doctor.table(examined))
     print(f"page: {page}\nno set was written (config.dry_run)")
-    if rows := found["patients_in_two_splits"]:
+    if rows := examined["patients_in_two_splits"]:
         raise errors.UserError(f"{len(rows)} rows belong to patients in two splits: give each patient one, see {page}")
-    if reason := dataset.over_budget(found["rejected"], found["rows"], budget):
+    if reason := dataset.over_budget(examined["rejected"], examined["rows"], budget):
         raise errors.OverBudgetError(reason)
 
 
 def _folder(config: Any) -> Path | None:
-    """What the paths of a source's rows are relative to."""
+    """The folder to which the paths of a source's rows are relative."""
     if config.kind == "phantom":
         return None
     place = Path(config.source).expanduser()
@@ -74,7 +74,7 @@ def _folder(config: Any) -> Path | None:
 
 
 def _source(config: Any, data_dir: Path | None, workdir: Path) -> Source:
-    """The source that a config names; without a folder for the set there is no salt, and nothing keeps the ids."""
+    """The source that a config names. Without `data_dir`, for a dry run, ids are hashed without a salt."""
     if config.kind == "phantom":
         return phantom.source(xrays=config.xrays, cts=config.cts, seed=config.seed, language=config.language)
     salt = config.salt or (privacy.salt_of(data_dir) if data_dir else "")
@@ -82,10 +82,9 @@ def _source(config: Any, data_dir: Path | None, workdir: Path) -> Source:
         return _public(config, salt, workdir)
     if not config.source:
         raise errors.UserError(
-            "config.source is empty: name the CSV, as in --config.source=films.csv "
-            f"({', '.join(manifest.REQUIRED)}, ...)"
+            f"config.source is empty: name the CSV, as in --config.source=films.csv ({', '.join(table.REQUIRED)}, ...)"
         )
-    chosen = options.Choices(
+    chosen = options.Options(
         uncertain=config.uncertain,
         language=config.language,
         sections=dataset_index.words(config.sections),
@@ -96,7 +95,7 @@ def _source(config: Any, data_dir: Path | None, workdir: Path) -> Source:
 
 
 def _public(config: Any, salt: str, workdir: Path) -> Source:
-    """The source of a public set, whose counts are printed beside the published ones."""
+    """The source of a public set; prints its counts beside the published ones."""
     if not config.source:
         raise errors.UserError(
             "config.source is empty: name the root of the download, as in --config.source=/data/"
@@ -115,37 +114,37 @@ def _public(config: Any, salt: str, workdir: Path) -> Source:
     return source
 
 
-def _reports(given: Any, data_dir: Path, workdir: Path) -> public.Reports:
+def _reports(report: Any, data_dir: Path, workdir: Path) -> public.Reports:
     policy = sections.Policy(
-        order=dataset_index.words(given.order),
-        empty=given.empty,
-        blanks=given.blanks,
-        style=given.style,
-        longest=given.longest,
+        order=dataset_index.words(report.order),
+        empty=report.empty,
+        blanks=report.blanks,
+        style=report.style,
+        longest=report.longest,
     )
     to_english = None
-    if given.translations:
-        to_english = translate.Table(Path(given.translations).expanduser())
-    elif given.translator:
+    if report.translations:
+        to_english = translate.Table(Path(report.translations).expanduser())
+    elif report.translator:
         to_english = translate.Marian(
-            given.translator,
-            given.back_translator,
+            report.translator,
+            report.back_translator,
             cache=data_dir / TRANSLATED,
             page=workdir / "translations.csv",
-            drop_doubtful=given.drop_doubtful,
+            drop_doubtful=report.drop_doubtful,
         )
-    return public.Reports(policy, given.language, given.foreign, to_english)
+    return public.Reports(policy, report.language, report.foreign, to_english)
 
 
 def summary(built: dataset.Built, *, silent: bool = False) -> str:
-    """The counts as a table, the reasons of the rejects, where the set is and what comes next.
+    """The counts as a table, the reasons of the rejects, where the set is and the next command.
 
-    A `silent` set has no reports: it is not trained on.
+    A `silent` set has no reports: the next command is an evaluation.
     """
     lines = ["", f"{'accepted':<16}" + "".join(f"{split:>8}" for split in SPLITS)]
     for modality, counts in built.counts.items():
         lines.append(f"  {modality:<14}" + "".join(f"{counts[split]:>8}" for split in SPLITS))
-    codes = collections.Counter(one.reason.partition(":")[0] for one in built.rejected)
+    codes = collections.Counter(one.code for one in built.rejected)
     lines.append(f"{'rejected':<16}{len(built.rejected):>8}")
     lines += [f"  {code:<22}{count:>8}" for code, count in codes.most_common()]
     if built.notes:

@@ -1,4 +1,4 @@
-"""How far a long pass over records is, and how long the rest will take."""
+"""Shows the progress of a long pass over records, and how long the rest will take."""
 
 import contextlib
 import datetime
@@ -15,9 +15,9 @@ EVERY_SECONDS = 30
 
 @contextlib.contextmanager
 def shown(total: int, what: str, *, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """Gives a function that takes how many are done since its last call: a bar on a terminal, else a line now and then.
+    """Yields a function that takes the number done since its last call: a bar on a terminal, else a line now and then.
 
-    `what` is counted, in the plural. `done` of them cost no time here. Passes of seconds show nothing.
+    `what` names the things counted, in the plural; `done` of them were done before. A pass of seconds shows nothing.
     """
     if sys.stderr.isatty():
         bar = tqdm.tqdm(total=total, initial=done, desc=what, unit="", smoothing=0.1, delay=5, leave=False)

@@ -1,9 +1,9 @@
-"""Every code of a reject or a note, what it means and what to do about it: the table of docs/reasons.md."""
+"""Every code of a rejected row or a note, what it means and what to do: the tables of docs/reasons.md."""
 
 REJECTED = {
     # files
     "missing_image": ("the path is blank, or nothing is there", "correct the path"),
-    "missing_mask": ("the mask's path leads nowhere", "correct the path"),
+    "missing_mask": ("there is nothing at the mask's path", "correct the path"),
     "missing_file": ("a file that a header or folder needs is not there", "copy the whole case"),
     "io_error": ("the file cannot be read: rights, a loop of links, a folder for a file", "see what the path is"),
     "empty_file": ("the file has no bytes", "copy or download it again"),
@@ -11,11 +11,11 @@ REJECTED = {
     "path_outside": ("a relative path, link or header leads out of its folder", "copy the file in, or give it in full"),
     "lfs_pointer": ("a Git LFS pointer, not the content", "run `git lfs pull`"),
     "hash_mismatch": ("the bytes are not those of the manifest's sha256", "copy or download it again"),
-    "too_large": ("more bytes, pixels or voxels than any film or scan has", "see what the file is"),
+    "too_large": ("more bytes, pixels or voxels than any X-ray or scan has", "see what the file is"),
     "unsupported_format": ("a kind of file that is not read", "convert it: PNG or DICOM, NIfTI or NRRD"),
     "reader_crashed": ("reading it ended the worker process: memory, or a fault in a decoder", "convert it"),
     "unreadable": ("damage that no other code names", "open it with another program"),
-    # films
+    # X-rays
     "not_an_image": ("neither a picture nor DICOM, such as a saved error page", "download it again"),
     "jpeg_truncated": ("a JPEG without its end", "copy or download it again"),
     "truncated": ("a picture, MetaImage or NRRD that ends early or is damaged", "copy or download it again"),
@@ -35,7 +35,7 @@ REJECTED = {
     "wrong_modality": ("DICOM of another kind than the row says", "correct the row's modality"),
     "single_dicom": ("one DICOM slice for a CT", "name the folder that holds the series"),
     "enhanced_unsupported": (
-        "a multi-frame CT with frames of no place, or several at one place (stacks, times, energies)",
+        "a multi-frame CT with frames without a position, or several at one (stacks, times, energies)",
         "export one volume as a series or NIfTI",
     ),
     "mixed_series": ("several CT series in one folder", "give each its own folder"),
@@ -50,17 +50,17 @@ REJECTED = {
     "nifti_header": ("dimensions, data type or scaling that NIfTI does not know", "export it again"),
     "nifti_short": ("fewer bytes than the header says", "copy or download it again"),
     "not_nrrd": ("no NRRD header", "see what the file is"),
-    "bad_header": ("a MetaImage or NRRD header without what it must have", "export it again"),
+    "bad_header": ("a MetaImage or NRRD header that lacks a field", "export it again"),
     "unsupported_header": ("voxels as text, one file a slice, odd codings", "export it again, as one raw or gzip file"),
     "not_scalar": ("colours or complex numbers", "export grey values"),
     "not_3d": ("not three-dimensional", "give one volume a row"),
     "too_few_slices": ("fewer than config.min_slices along an axis", "leave it out, or lower config.min_slices"),
-    "no_orientation": ("left and right are unknown", "export it again, or tell by config.assume (NIfTI)"),
-    "affine_conflict": ("two statements of the geometry that disagree", "export it again"),
-    "bad_affine": ("a geometry that is none", "export it again"),
-    "bad_spacing": ("voxels of a size that no scanner makes, or different ones", "correct the header"),
+    "no_orientation": ("left and right are unknown", "export it again, or set config.assume (NIfTI)"),
+    "affine_conflict": ("two geometries in one header that disagree", "export it again"),
+    "bad_affine": ("a geometry that is not valid", "export it again"),
+    "bad_spacing": ("voxels of a size that no scanner makes, or of different sizes", "correct the header"),
     "oblique": ("more than 30 degrees off the patient's axes", "reformat it"),
-    "no_rescale": ("slope and intercept are missing, so are Hounsfield units", "export it again"),
+    "no_rescale": ("slope and intercept are missing: no Hounsfield units", "export it again"),
     "not_hu": ("no air: raw numbers, or MR", "apply slope and intercept"),
     "double_rescale": ("rescaled twice: air near -2000", "set the header's slope to 1 and intercept to 0"),
     "constant_volume": ("every voxel has the same value", "leave it out"),
@@ -76,24 +76,24 @@ REJECTED = {
     "empty_report": ("the report has no words", "leave it out"),
     "wrong_language": ("the report is in another language than config.language", "translate it, or empty the setting"),
     "no_translation": ("the report has no English, or one that failed its checks", "see the table of translations"),
-    "duplicate_row": ("the row stands in the manifest already", "nothing"),
+    "duplicate_row": ("the manifest has the same row already", "nothing"),
     "duplicate_path": ("an earlier row names the same file with other content", "decide which is right"),
-    "leak_patient": ("the patient stands in two splits", "give the patient one"),
+    "leak_patient": ("the patient is in two splits", "give the patient one"),
 }
 
 NOTES = {
-    "wrong_extension": "the name's ending is not that of the content",
+    "wrong_extension": "the file's suffix is not that of its content",
     "exif_turned": "turned upright by its EXIF orientation",
     "colour": "tinted or marked in colour, converted to grey",
     "burned_in": "DICOM says that text is burned into the picture",
     "lateral_view": "DICOM says that the view is lateral",
     "maybe_inverted": "the upper corners are brighter than the middle",
-    "duplicate_slices": "slices at one position; the first instance was kept",
-    "no_rescale_but_hu": "no slope and intercept, but air lies where Hounsfield units have it",
+    "duplicate_slices": "slices at one position; the first instance was used",
+    "no_rescale_but_hu": "no slope and intercept, but air has the value that it has in Hounsfield units",
     "oblique_straightened": "more than 15 degrees off the patient's axes, resampled",
     "metal_clipped": "voxels above 8,000, clipped",
     "maybe_wrong_region": "hardly any lung",
-    "boxes_clipped": "a box of the set's table led out of its film",
+    "boxes_clipped": "a box of the set's table reached beyond its X-ray",
     "rescaled_by_table": "slope and intercept of the set's table were applied: the file holds no Hounsfield units",
 }
 

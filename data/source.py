@@ -1,4 +1,4 @@
-"""What every source of records offers: light rows, and one function that turns a row into an example."""
+"""What every source of records offers: light rows, and a function that turns a row into an example."""
 
 import dataclasses
 from collections.abc import Callable
@@ -20,17 +20,22 @@ class Row:
     modality: str  # "xray" or "ct"
     split: str  # "train", "val" or "test"
     number: int  # position in the source, data rows counted from 1
-    info: Any = None  # whatever the source's `convert` needs, e.g. a path or a seed
+    info: Any = None  # what the source's `convert` needs, such as a path or a seed
     path: str = ""  # as the user wrote it, for the reject ledger
 
 
 @dataclasses.dataclass(frozen=True)
 class Rejected:
-    """A row that stays out of the set. `reason` starts with a code: `bad_spacing: ...`; never holds report text."""
+    """A row that is left out. `reason` starts with a code, as in `bad_spacing: ...`, and never holds report text."""
 
     row: int
     path: str
     reason: str
+
+    @property
+    def code(self) -> str:
+        """The key of reasons.REJECTED."""
+        return self.reason.partition(":")[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +50,8 @@ class Source:
     prompts: dict[str, dict[str, list[str]]]  # label -> {"positive": [...], "negative": [...]}
     rows: list[Row]
     convert: Callable[[Row], Example | Rejected]
-    truth: frozenset[str] = frozenset()  # of {"organ_mask", "lesion_mask", "boxes"}: what examples carry
+    annotations: frozenset[str] = frozenset()  # of "organ_mask", "lesion_mask", "boxes": what examples carry
     contract: dict[str, Any] = dataclasses.field(default_factory=dict)  # source-specific preprocessing facts
-    rejected: tuple[Rejected, ...] = ()  # rows refused before any pixel was read
-    organs: tuple[str, ...] = ORGANS  # of the values 1, 2, ... of `organ_mask`
-    for_training: bool = True  # False: a set to be evaluated on alone, such as CheXpert 5x200
+    rejected: tuple[Rejected, ...] = ()  # rows that are left out before any pixel is read
+    organs: tuple[str, ...] = ORGANS  # what 1, 2, ... mean in `organ_mask`
+    for_training: bool = True  # False: only for evaluation, such as CheXpert 5x200

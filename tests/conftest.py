@@ -12,9 +12,12 @@ from importlib import metadata
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 # Tiny models compile far longer than they run. Without its fusion emitters the older compiler takes half the time.
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 OLDER = metadata.version("jaxlib").startswith("0.10.")
-os.environ["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false" if OLDER else "--xla_cpu_opt_preset=FAST_COMPILE"
+QUICK = "--xla_cpu_use_fusion_emitters=false" if OLDER else "--xla_cpu_opt_preset=FAST_COMPILE"
+# The caller may add flags. Another instruction set rounds differently, once the optimisations use it:
+# JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS=--xla_cpu_max_isa=AVX2 pytest tests/models
+os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys([QUICK, *os.environ.get("XLA_FLAGS", "").split()]))
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # two would wait for the other test's two
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"  # broadcasting over a new axis is written out
 os.environ["JAX_DEBUG_KEY_REUSE"] = "1"
@@ -45,6 +48,7 @@ from absl import flags  # noqa: E402
 from data.build import dataset  # noqa: E402
 from data.phantom import source as phantom  # noqa: E402
 from unimedi_jax import sharding  # noqa: E402
+from unimedi_jax.config.pretraining import ModelConfig  # noqa: E402
 from unimedi_jax.models import sizes, towers  # noqa: E402
 from unimedi_jax.objectives import base  # noqa: E402
 from unimedi_jax.objectives.unimedi import Objective  # noqa: E402
@@ -60,7 +64,6 @@ TINY = sizes.Size(width=32, depth=2, heads=4, mlp_width=64)
 SETTINGS = dict(
     vision_size="tiny",
     report_size="tiny",
-    vocab_size=50,
     image_size=64,  # 4 x 4 tokens
     volume_size=(16, 32, 32),
     volume_patch=(4, 16, 16),  # 4 x 2 x 2 tokens
@@ -124,11 +127,11 @@ def records_dir() -> pathlib.Path:
 def make_tiny():
     """`make_tiny(**settings)`: UniMedI at width 32, depth 2 (or another `size`), with the settings and heads given."""
 
-    def make(*, size: sizes.Size = TINY, objective=OBJECTIVE, **settings) -> towers.UniMedI:
+    def make(*, size: sizes.Size = TINY, objective=OBJECTIVE, vocab_size: int = 50, **settings) -> towers.UniMedI:
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(sizes.VISION, "tiny", size)
             patch.setitem(sizes.REPORT, "tiny", size)
-            model = towers.make(**SETTINGS | settings)
+            model = towers.build_model(ModelConfig(**SETTINGS | settings), vocab_size)
             return model.clone(head=objective.heads(model))
 
     return make

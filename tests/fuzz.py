@@ -47,7 +47,7 @@ INTERESTING = (0, 1, 2, 127, 128, 255, 256, 32767, 32768, 65535, 65536, 2**31 - 
 class Failure:
     """A case that misbehaved."""
 
-    case: int
+    sample: int
     kind: str
     what: str
 
@@ -180,8 +180,8 @@ def run(number: int, names: tuple[str, ...], files: dict[str, bytes], folder: Pa
         path = _series(data, files[name], folder / "series", rng)
     else:
         path.write_bytes(data)
-    case = samples.Case(path, None, "p", "A nodule.", (), "")
-    row = Row("key", "xray" if name.startswith("x") else "ct", "train", 1, case, name)
+    sample = samples.Sample(path, None, "p", "A nodule.", (), "")
+    row = Row("key", "xray" if name.startswith("x") else "ct", "train", 1, sample, name)
     example = samples.convert(row, read=functools.partial(samples.pixels, rules=DEFAULT.scans))
     if isinstance(example, Rejected):
         code = example.reason.partition(":")[0]
@@ -234,7 +234,7 @@ def _overtime(*_: object) -> None:
     raise TimeoutError(f"more than {SECONDS} s")
 
 
-def work(numbers: range, keep: Path | None, told: Callable[[int, str, str], None]) -> None:
+def work(numbers: range, keep: Path | None, report: Callable[[int, str, str], None]) -> None:
     """Runs cases and tells what came of each, before it starts ("") and after."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     signal.signal(signal.SIGPROF, _overtime)
@@ -244,7 +244,7 @@ def work(numbers: range, keep: Path | None, told: Callable[[int, str, str], None
         for name in ("x.png", "ct.nii"):
             (Path(scratch) / name).write_bytes(files[name])
         for number in numbers:
-            told(number, names[number % len(names)], "")
+            report(number, names[number % len(names)], "")
             signal.setitimer(signal.ITIMER_PROF, SECONDS)
             try:
                 name, verdict = run(number, names, files, Path(scratch))
@@ -255,7 +255,7 @@ def work(numbers: range, keep: Path | None, told: Callable[[int, str, str], None
                     (keep / f"{number}.txt").write_text(traceback.format_exc())
             finally:
                 signal.setitimer(signal.ITIMER_PROF, 0)
-            told(number, name, verdict)
+            report(number, name, verdict)
 
 
 def fuzz(cases: int, *, start: int = 0, keep: Path | None = None) -> tuple[collections.Counter, list[Failure]]:
@@ -305,9 +305,9 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=1000)
     parser.add_argument("--start", type=int, default=0, help="number, and seed, of the first case")
     parser.add_argument("--keep", type=Path, default=None, help="folder for the tracebacks of failures")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     started = time.monotonic()
-    verdicts, failures = fuzz(given.cases, start=given.start, keep=given.keep)
+    verdicts, failures = fuzz(arguments.cases, start=arguments.start, keep=arguments.keep)
     for (name, verdict), count in sorted(verdicts.items()):
         print(f"{name:<16}{verdict:<24}{count:>6}")
     for one in failures:

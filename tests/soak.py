@@ -68,8 +68,8 @@ def soak(records: pathlib.Path, workdir: pathlib.Path, steps: int, every: float 
         while process.poll() is None:
             time.sleep(every)
             step = _step(workdir)
-            if 0 < step < steps and (seen := look(process.pid)):
-                samples.append(Sample(step, *seen))
+            if 0 < step < steps and (counts := look(process.pid)):
+                samples.append(Sample(step, *counts))
     finally:
         process.kill()
         process.wait()

@@ -1,4 +1,4 @@
-"""Checkpoints: every injury to every file is seen and named, and the checkpoint before takes over."""
+"""Checkpoints: every injury to every file is detected and named, and the checkpoint before it is used."""
 
 import gc
 import pathlib
@@ -6,6 +6,7 @@ import shutil
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from jax import numpy as jnp
 from jax.sharding import NamedSharding
@@ -93,13 +94,13 @@ def files(workdir: pathlib.Path, step: int) -> list[pathlib.Path]:
     return sorted(path for path in (workdir / "checkpoints" / str(step)).rglob("*") if path.is_file())
 
 
-def same(found: checkpoint.Restored, step: int) -> bool:
+def same(restored: checkpoint.Restored, step: int) -> bool:
     return (
-        found.step == step
-        and found.position == {"next_index": step}
-        and found.meta == META
-        and fingerprint.arrays(found.state) == fingerprint.arrays(make(step))
-        and all(np.array_equal(a, b) for a, b in zip(*map(_plain, (found.state, make(step))), strict=True))
+        restored.step == step
+        and restored.position == {"next_index": step}
+        and restored.meta == META
+        and fingerprint.arrays(restored.state) == fingerprint.arrays(make(step))
+        and all(np.array_equal(a, b) for a, b in zip(*map(_plain, (restored.state, make(step))), strict=True))
     )
 
 
@@ -110,6 +111,18 @@ def _plain(state: dict) -> list[np.ndarray]:
 def test_what_was_saved_comes_back(workdir):
     assert same(read(workdir), 4)
     assert checkpoint.meta(workdir) == META
+
+
+def test_a_checkpoint_whose_keys_orbax_recorded_comes_back(tmp_path, monkeypatch):
+    """As they were written before: with Orbax's own note of which arrays are keys."""
+    json = ocp.JsonCheckpointHandler
+    handler = ocp.CompositeCheckpointHandler(state=ocp.PyTreeCheckpointHandler(), data=json(), meta=json())
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_handler", lambda: handler)
+        patch.setattr(checkpoint, "_key_data", lambda leaf: leaf)
+        root = write(tmp_path, 4)
+    assert '"ext_metadata": {' in next((root / "4" / "state" / "array_metadatas").iterdir()).read_text()
+    assert same(read(tmp_path), 4)
 
 
 def test_no_program_is_compiled_to_cut_small_arrays(tmp_path, caplog):
@@ -155,9 +168,9 @@ def test_an_injured_file_never_gives_wrong_content(saved, tmp_path, injury):
     for number, original in enumerate(files(saved, 4)):
         workdir = shutil.copytree(saved, tmp_path / str(number))
         injury(workdir / original.relative_to(saved), rng)
-        found = read(workdir)
-        assert same(found, found.step), f"{injury.__name__} {original.name}"
-        if found.step == 2:
+        restored = read(workdir)
+        assert same(restored, restored.step), f"{injury.__name__} {original.name}"
+        if restored.step == 2:
             skipped += 1
             assert (workdir / "checkpoints" / "4.damaged").is_dir()
     assert skipped >= 4  # manifest, arrays, data, meta at least; some of Orbax's own notes nobody needs
@@ -176,7 +189,7 @@ def test_an_empty_step_folder_and_a_missing_item_are_skipped(workdir, caplog):
     (workdir / "checkpoints" / "7").mkdir()
     shutil.rmtree(workdir / "checkpoints" / "4" / "data")
     assert same(read(workdir), 2)
-    assert "checkpoint 7 is skipped: it has no integrity.json" in caplog.text
+    assert "checkpoint 7 is skipped: it has no manifest.json" in caplog.text
     assert "checkpoint 4 is skipped" in caplog.text
 
 
@@ -185,7 +198,7 @@ def test_all_bad_is_an_error_and_stays_one(workdir):
     for step in (2, 4):
         flip(workdir / "checkpoints" / str(step) / "manifest.json", rng)
     for _ in range(2):  # nothing is put aside, or the second try would begin anew in silence
-        with pytest.raises(UserError, match=r"none of the checkpoints .*4: its integrity.json .*2: its integrity.json"):
+        with pytest.raises(UserError, match=r"none of the checkpoints .*4: its manifest.json .*2: its manifest.json"):
             read(workdir)
 
 
@@ -215,10 +228,19 @@ def test_a_kill_between_the_files_and_the_manifest_loses_nothing(workdir):
     assert sorted(path.name for path in root.iterdir() if not path.name.startswith(".")) == ["2", "4"]
 
 
-def test_what_is_kept(tmp_path):
-    scores = {1: 0.1, 2: 0.9, 3: 0.5}
-    root = write(tmp_path, *range(1, 8), keep=2, keep_every=4, keep_best=1, scores=scores)
-    assert integrity.steps(root) == [2, 4, 6, 7]
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({"keep": 2, "keep_every": 4, "keep_best": 1}, [2, 4, 6, 7]),
+        ({"keep": 1, "keep_best": 3}, [2, 3, 5, 7]),  # of equal scores the latest
+        ({"keep": 0}, [7]),
+        ({"keep": 1, "keep_every": 3}, [3, 6, 7]),
+    ],
+)
+def test_what_is_preserved(tmp_path, settings, steps):
+    scores = {1: -np.inf, 2: 0.9, 3: 0.5, 4: 0.1, 5: 0.5}
+    root = write(tmp_path, *range(1, 8), scores=scores, **settings)
+    assert integrity.steps(root) == steps
 
 
 def test_a_damaged_checkpoint_does_not_count_among_the_kept(workdir):

@@ -11,15 +11,15 @@ from unimedi_jax import compile_cache
 
 @pytest.fixture
 def setting(monkeypatch: pytest.MonkeyPatch):
-    """What JAX was told, without telling it."""
-    told = {}
-    monkeypatch.setattr(jax.config, "update", told.__setitem__)
-    return told
+    """What would be set in JAX, without setting it."""
+    settings = {}
+    monkeypatch.setattr(jax.config, "update", settings.__setitem__)
+    return settings
 
 
 def test_the_folder_is_made_for_its_owner_alone(tmp_path: pathlib.Path, setting: dict) -> None:
     folder = tmp_path / "a" / "b"
-    compile_cache.keep(str(folder))
+    compile_cache.enable(str(folder))
     [(name, where)] = setting.items()
     assert name == "jax_compilation_cache_dir"
     assert pathlib.Path(where).parent == folder
@@ -27,15 +27,15 @@ def test_the_folder_is_made_for_its_owner_alone(tmp_path: pathlib.Path, setting:
 
 
 def test_nothing_is_kept_without_a_folder(setting: dict) -> None:
-    compile_cache.keep("")
+    compile_cache.enable("")
     assert setting == {}
 
 
 def test_what_others_may_write_to_is_not_run(tmp_path: pathlib.Path, setting: dict, caplog) -> None:
-    compile_cache.keep(str(tmp_path))
+    compile_cache.enable(str(tmp_path))
     pathlib.Path(setting.pop("jax_compilation_cache_dir")).chmod(0o777)
     with caplog.at_level(logging.WARNING):
-        compile_cache.keep(str(tmp_path))
+        compile_cache.enable(str(tmp_path))
     assert setting == {}
     assert "others may write" in caplog.text
 
@@ -43,6 +43,6 @@ def test_what_others_may_write_to_is_not_run(tmp_path: pathlib.Path, setting: di
 def test_a_home_that_cannot_be_written_costs_the_cache_alone(tmp_path: pathlib.Path, setting: dict, caplog) -> None:
     (tmp_path / "file").write_text("")
     with caplog.at_level(logging.WARNING):
-        compile_cache.keep(str(tmp_path / "file" / "cache"))
+        compile_cache.enable(str(tmp_path / "file" / "cache"))
     assert setting == {}
     assert "are not kept" in caplog.text

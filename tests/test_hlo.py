@@ -26,8 +26,8 @@ def test_products_in_a_loop_count_as_often_as_it_runs(layers: int) -> None:
     def loss(w, x):
         return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w)[0].sum()
 
-    found = program(jax.grad(loss, argnums=(0, 1)), array(layers, 16, 16), array(8, 16))
-    assert hlo.flops(found) == 3 * layers * 2 * 8 * 16 * 16  # forward, and two for the gradients
+    compiled = program(jax.grad(loss, argnums=(0, 1)), array(layers, 16, 16), array(8, 16))
+    assert hlo.flops(compiled) == 3 * layers * 2 * 8 * 16 * 16  # forward, and two for the gradients
 
 
 def test_batched_products_and_convolutions() -> None:
@@ -37,8 +37,8 @@ def test_batched_products_and_convolutions() -> None:
     def convolve(x, kernel):
         return jax.lax.conv_general_dilated(x, kernel, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
-    found = program(convolve, array(2, 9, 9, 3), array(3, 3, 3, 4))
-    assert hlo.flops(found) == 2 * (2 * 4 * 4 * 4) * (3 * 3 * 3)
+    compiled = program(convolve, array(2, 9, 9, 3), array(3, 3, 3, 4))
+    assert hlo.flops(compiled) == 2 * (2 * 4 * 4 * 4) * (3 * 3 * 3)
 
 
 # A batched product as a TPU's compiler writes it: the batch is a spatial axis whose dilation lets each position of the
@@ -74,16 +74,16 @@ ENTRY %main (x.1: bf16[4,8,16]) -> bf16[4,8,16] {
 
 
 def test_the_words_of_a_tpu_compiler() -> None:
-    found = hlo.parse(ON_A_TPU)
-    assert found.times["body"] == 12
-    assert hlo.flops(found) == 12 * 2 * 4 * 8 * 8 * 16
-    [gather] = hlo.exchanged(found)
+    compiled = hlo.parse(ON_A_TPU)
+    assert compiled.times["body"] == 12
+    assert hlo.flops(compiled) == 12 * 2 * 4 * 8 * 8 * 16
+    [gather] = hlo.exchanged(compiled)
     assert (gather.kind, gather.bytes, gather.group, gather.times) == ("all-gather", 16 * 8 * 16 * 2, 4, 12)
     assert gather.wire == 12 * gather.bytes * 3 / 4
     assert gather.source == "jit(f)/gather"
     x = 4 * 8 * 16 * 2
     # The product reads its input twice and leaves its result in VMEM; the gather reads one share and writes four.
-    assert hlo.bytes_moved(found) == 12 * ((x + x) + (x + 4 * x))
+    assert hlo.bytes_moved(compiled) == 12 * ((x + x) + (x + 4 * x))
 
 
 def test_the_words_of_the_gpu_libraries() -> None:
@@ -101,9 +101,9 @@ backend_config={"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting
 "rhs_contracting_dimensions":["0"]}}}
 }
 """
-    found = hlo.parse(text)
-    assert hlo.flops(found) == 2 * 32 * 16 * 64 + 2 * 2 * (2 * 12 * 197 * 197) * 64
-    assert hlo.called_targets(found) == {"__cudnn$fmhaSoftmax": 1, "__cublas$lt$matmul": 1}
+    compiled = hlo.parse(text)
+    assert hlo.flops(compiled) == 2 * 32 * 16 * 64 + 2 * 2 * (2 * 12 * 197 * 197) * 64
+    assert hlo.called_targets(compiled) == {"__cudnn$fmhaSoftmax": 1, "__cublas$lt$matmul": 1}
 
 
 def test_the_kernel_of_a_tpu_says_something_of_itself_on_a_line_of_its_own() -> None:
@@ -119,9 +119,9 @@ custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
   ROOT %out = bf16[2,12,1024,64]{3,2,1,0} get-tuple-element(%kernel), index=1
 }
 """
-    found = hlo.parse(text)
-    assert hlo.flops(found) == 5 * 2 * 2 * 12 * 1024**2 * 64
-    assert hlo.called_targets(found) == {"tpu_custom_call": 1}
+    compiled = hlo.parse(text)
+    assert hlo.flops(compiled) == 5 * 2 * 2 * 12 * 1024**2 * 64
+    assert hlo.called_targets(compiled) == {"tpu_custom_call": 1}
 
 
 def test_collectives_between_eight_devices() -> None:
@@ -134,25 +134,25 @@ def test_collectives_between_eight_devices() -> None:
     with jax.set_mesh(mesh):
         step = jax.jit(jax.grad(loss), out_shardings=columns)
         text = step.lower(array(64, 32, sharding=columns), array(16, 64, sharding=rows)).compile().as_text()
-    found = hlo.parse(text)
-    assert found.devices == 8
+    compiled = hlo.parse(text)
+    assert compiled.devices == 8
     whole = 64 * 32 * 4
-    gathers = [one for one in hlo.exchanged(found) if one.kind == "all-gather"]
+    gathers = [one for one in hlo.exchanged(compiled) if one.kind == "all-gather"]
     assert [(one.bytes, one.group, one.times) for one in gathers] == [(whole, 4, 1)]
     # The gradient comes together in two steps: over what shares a column of the mesh, then over the rest.
-    sums = [one for one in hlo.exchanged(found) if one.kind in ("all-reduce", "reduce-scatter")]
+    sums = [one for one in hlo.exchanged(compiled) if one.kind in ("all-reduce", "reduce-scatter")]
     assert math.prod(one.group for one in sums) == 8
     assert {one.bytes for one in sums} <= {whole, whole // 4}
     assert all(one.wire <= 2 * one.bytes for one in sums)
 
 
 def test_traffic_of_a_sum_of_two_arrays() -> None:
-    found = program(lambda a, b: a + b, array(1000), array(1000))
-    assert hlo.bytes_moved(found) == 3 * 4000
+    compiled = program(lambda a, b: a + b, array(1000), array(1000))
+    assert hlo.bytes_moved(compiled) == 3 * 4000
 
 
 def test_a_loop_over_layers_reads_each_layer_once() -> None:
-    """Not the whole stack in every turn, though the stack is what the loop's fusions are given."""
+    """Not the whole stack in every turn, though the stack is what the loop's fusions get."""
     layers, width = 16, 64
 
     def forward(w, x):
@@ -164,6 +164,6 @@ def test_a_loop_over_layers_reads_each_layer_once() -> None:
 
 
 def test_bytes_of_a_shape() -> None:
-    found = hlo.shapes("(f32[8,2]{1,0}, pred[3], bf16[2,2]{1,0:T(8,128)(2,1)S(1)}, s4[6], f8e4m3fn[5], s32[])")
-    assert [shape.bytes for shape in found] == [64, 3, 8, 3, 5, 4]
-    assert [shape.main for shape in found] == [True, True, False, True, True, True]
+    arrays = hlo.shapes("(f32[8,2]{1,0}, pred[3], bf16[2,2]{1,0:T(8,128)(2,1)S(1)}, s4[6], f8e4m3fn[5], s32[])")
+    assert [shape.bytes for shape in arrays] == [64, 3, 8, 3, 5, 4]
+    assert [shape.main for shape in arrays] == [True, True, False, True, True, True]

@@ -13,9 +13,9 @@ from unimedi_jax import hosts, integrity
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def two(folder: pathlib.Path, workdir: pathlib.Path, number: int) -> list[tuple[int, str]]:
@@ -67,16 +67,16 @@ def two(folder: pathlib.Path, workdir: pathlib.Path, number: int) -> list[tuple[
     ],
 )
 def test_a_process_alone_on_its_machine_has_all_devices(monkeypatch, environment: dict, devices: list | None):
-    given = {}
-    monkeypatch.setattr(jax.distributed, "initialize", lambda **settings: given.update(settings))
+    passed = {}
+    monkeypatch.setattr(jax.distributed, "initialize", passed.update)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(jax.config, "update", lambda *_: None)
     hosts.connect("auto", timeout=9)
-    assert given.get("local_device_ids") == devices
-    assert "coordinator_address" not in given
+    assert passed.get("local_device_ids") == devices
+    assert "coordinator_address" not in passed
     hosts.connect("host:1", processes=4, process=2)
-    assert (given["coordinator_address"], given["num_processes"], given["process_id"]) == ("host:1", 4, 2)
+    assert (passed["coordinator_address"], passed["num_processes"], passed["process_id"]) == ("host:1", 4, 2)
 
 
 def test_all_stop_at_one_step_and_none_waits_for_a_lost_one(records_dir, tmp_path):

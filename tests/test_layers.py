@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 HOUSE = "unimedi_jax"
 # Low to high. A module may import from its own line and from those above it.
 LAYERS = (
-    ("data.errors", "data.progress", "data.source", "data.reasons", "data.contract"),
+    ("data.errors", "data.progress", "data.source", "data.reasons", "data.contract", "data.pages"),
     ("data.readers", "data.reports"),
     ("data.manifest", "data.phantom"),
     ("data.sets",),
@@ -17,6 +17,7 @@ LAYERS = (
     ("data.checks",),
     ("data.job",),
     ("typing", "trees", "patches", "placement", "mean"),
+    ("config",),
     ("losses", "selection", "metrics", "models", "flops", "hlo", "input"),
     ("optim", "sharding", "hosts", "compile_cache", "fingerprint", "integrity", "checkpoint", "writers"),
     ("objectives",),
@@ -27,11 +28,12 @@ LAYERS = (
     ("evaluation",),
     ("train",),
     ("export", "comparison", "aot", "bench"),
+    ("cli",),
     ("main",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 # numpy alone: offline builds, workers of the input pipeline, and what they share.
-HOST_MAY_USE = ("data", "input", "typing", "patches")
+HOST_MAY_USE = ("data", "config", "input", "typing", "patches")
 FILES = [*(ROOT / HOUSE).rglob("*.py"), *(ROOT / "data").rglob("*.py"), ROOT / "main.py"]
 
 

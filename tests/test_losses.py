@@ -9,6 +9,7 @@ import pytest
 from jax import numpy as jnp
 from jax.sharding import AxisType
 
+from tests.tolerances import float32
 from unimedi_jax import hlo, losses, sharding
 
 TAU = 0.07
@@ -70,7 +71,7 @@ def test_identical_reports_share_the_target(pairs) -> None:
         expected = [-log_share[i, groups == groups[i]].mean() for i in range(7)]
         np.testing.assert_allclose(found[way], expected, rtol=1e-4)
     alone = losses.contrastive(image, text, TAU, jnp.array([3, 1, 4, 0, 5, 9, 2]))
-    np.testing.assert_allclose(alone, losses.contrastive(image, text, TAU))
+    np.testing.assert_allclose(alone, losses.contrastive(image, text, TAU), atol=float32(16, scale=1 / TAU))
 
 
 def test_same_report_ignores_padding() -> None:
@@ -101,7 +102,7 @@ def test_chunks_change_neither_value_nor_gradient(chunk: int, shared: bool) -> N
         return jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*pairs, jnp.float32(TAU))
 
     for ours, expected in zip(*map(jax.tree.leaves, (run(chunk), run(0))), strict=True):
-        np.testing.assert_allclose(ours, expected, atol=1e-6, rtol=1e-6)
+        np.testing.assert_allclose(ours, expected, atol=float32(48), rtol=float32(48, depth=2))
 
 
 def test_a_chunk_divides_the_batch() -> None:
@@ -132,7 +133,7 @@ def test_chunks_take_memory_by_the_row(devices: int) -> None:
     )
     assert largest <= max(batch * 16, batch * chunk / devices)
     for a, b in zip(*(jax.tree.leaves(run(*pairs)) for run in (ours, dense)), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-6)
+        np.testing.assert_allclose(a, b, atol=1e-6, rtol=float32(batch, depth=2))
 
 
 @pytest.fixture
@@ -188,11 +189,11 @@ def test_perplexity_tells_a_collapse_from_a_spread() -> None:
         return losses.perplexity(losses.assignments(teacher, centre, 0.04).mean(axis=0))
 
     spread = 100.0 * jnp.eye(12)
-    assert used(spread, jnp.zeros(12)) == pytest.approx(12.0)
-    assert used(spread[:3], jnp.zeros(12)) == pytest.approx(3.0)
+    assert used(spread, jnp.zeros(12)) == pytest.approx(12.0, rel=1e-5)
+    assert used(spread[:3], jnp.zeros(12)) == pytest.approx(3.0, rel=1e-5)
     one = jnp.broadcast_to(spread[5], (12, 12))
-    assert used(one, jnp.zeros(12)) == pytest.approx(1.0)
-    assert used(one, spread[5]) == pytest.approx(12.0)  # centring evens it out
+    assert used(one, jnp.zeros(12)) == pytest.approx(1.0, rel=1e-5)
+    assert used(one, spread[5]) == pytest.approx(12.0, rel=1e-5)  # centring evens it out
 
 
 @pytest.mark.parametrize("shape", [(6, 12), (3, 4, 12)])

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-import main
+from unimedi_jax import cli
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -23,8 +23,13 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
         ([], "no --config given"),
         (["--config=configs/nothere.py"], "no config file 'configs/nothere.py'"),
         (["--config=configs/pretrain.py:dmo"], "the presets are"),
-        (["--config=configs/pretrain.py", "--config.stpes=3"], 'Did you mean "steps"'),
-        (["--config=configs/pretrain.py", "--config.model.slces=3"], 'Did you mean "slices"'),
+        (["--config=configs/pretrain.py", "--config.stpes=3"], "no setting 'stpes': did you mean steps?"),
+        (["--config=configs/pretrain.py", "--config.model.slces=3"], "did you mean model.slices?"),
+        (["--config=configs/pretrain.py", "--config.optim.lr=3"], "did you mean optim.peak_lr"),
+        (["--config", "configs/pretrain.py", "--config.batch_size", "3"], "did you mean batch.xray, batch.ct?"),
+        (["--config=configs/pretrain.py", "--config.data.name=real"], "config.data is a value ('phantom')"),
+        (["--config=configs/nothere.py", "--config.steps=3"], "no config file 'configs/nothere.py'"),
+        (["--config=configs/pretrain.py:dmo", "--config.steps=3"], "the presets are"),
         (["--config=configs/pretrain.py", "--config.steps=x"], "--config.steps=x"),
         (["--config=configs/pretrain.py", "stray"], "unknown argument 'stray'"),
         (["--config=configs/pretrain.py", "--config.data=nothere"], "no built set named nothere"),
@@ -49,18 +54,33 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, words, tmp_path):
 def test_help_needs_no_jax():
     done = run("--help")
     assert "--workdir" in done.stdout
-    assert all(f"\n  {name:10}" in done.stdout for name in main.JOBS)
+    assert all(f"\n  {name:10}" in done.stdout for name in cli.JOBS)
     probe = "import sys, main; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", probe], cwd=ROOT).returncode == 0
 
 
+@pytest.mark.parametrize("name", ["build.py:open_i", *(f"{job}.py" for job in cli.JOBS if job != "build")])
+def test_help_with_a_config_is_that_jobs_settings_and_needs_no_jax(name):
+    probe = (
+        "import sys; from unimedi_jax import cli; import atexit; "
+        "atexit.register(lambda: print('jax' in sys.modules, 'numpy' in sys.modules)); cli.main()"
+    )
+    command = [sys.executable, "-c", probe, f"--config=configs/{name}", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith(f"{name.partition('.')[0]}: ")
+    assert f"  job = '{name.partition('.')[0]}'" in lines
+    assert lines[-1] == "False False"
+
+
 def test_a_background_thread_that_loses_its_disk_is_one_line(tmp_path, monkeypatch, capfd):
     """TensorBoard's writer ends so on a full disk, beside the run's own message."""
-    monkeypatch.setattr(threading, "excepthook", main._briefly(threading.__excepthook__))
+    monkeypatch.setattr(threading, "excepthook", cli._briefly(threading.__excepthook__))
     for function in ((tmp_path / "nowhere").read_text, lambda: [][0]):
         thread = threading.Thread(target=function)
         thread.start()
         thread.join()
-    told = capfd.readouterr().err
-    assert told.splitlines()[0].startswith("warning: tensorboard/ may lack lines")
-    assert told.count("Traceback") == told.count("IndexError") == 1
+    printed = capfd.readouterr().err
+    assert printed.splitlines()[0].startswith("warning: tensorboard/ may lack lines")
+    assert printed.count("Traceback") == printed.count("IndexError") == 1

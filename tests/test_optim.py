@@ -7,13 +7,14 @@ import pytest
 from jax import numpy as jnp
 
 from unimedi_jax import optim
+from unimedi_jax.config.pretraining import OptimConfig
 
 STEPS, WARMUP, PEAK, LOW = 100, 40, 2e-5, 1e-8
 
 
 @pytest.mark.parametrize("step", [0, 1, 20, 40, 41, 70, 99, 100])
 def test_learning_rate_is_warmup_and_half_a_cosine(step: int) -> None:
-    _, schedule = optim.make(steps=STEPS, warmup_steps=WARMUP, peak_lr=PEAK)
+    _, schedule = optim.make(OptimConfig(warmup_steps=WARMUP, peak_lr=PEAK), steps=STEPS)
     if step <= WARMUP:
         expected = LOW + (PEAK - LOW) * step / WARMUP
     else:
@@ -23,7 +24,7 @@ def test_learning_rate_is_warmup_and_half_a_cosine(step: int) -> None:
 
 
 def test_warmup_may_be_as_long_as_the_run() -> None:
-    _, schedule = optim.make(steps=5, warmup_steps=5, peak_lr=PEAK)
+    _, schedule = optim.make(OptimConfig(warmup_steps=5, peak_lr=PEAK), steps=5)
     assert float(schedule(jnp.int32(5))) == pytest.approx(PEAK)
 
 
@@ -55,7 +56,7 @@ PARAMS = {
 @pytest.mark.parametrize(("rule", "decayed"), [(None, {"kernel", "embedding", "last_layer"}), (".*", None)])
 def test_decay_reaches_what_the_rule_names(rule: str | None, decayed: set[str] | None) -> None:
     chosen = {} if rule is None else {"decay": rule}
-    tx, _ = optim.make(steps=10, warmup_steps=0, peak_lr=0.1, weight_decay=0.5, **chosen)
+    tx, _ = optim.make(OptimConfig(warmup_steps=0, peak_lr=0.1, weight_decay=0.5, **chosen), steps=10)
     still = jax.tree.map(jnp.zeros_like, PARAMS)
     updates, _ = jax.jit(lambda: tx.update(still, tx.init(PARAMS), PARAMS))()
     for part in updates.values():
@@ -70,7 +71,7 @@ def test_adamw_equals_torch(clip_norm: float) -> None:
     rng = np.random.default_rng(0)
     start = rng.standard_normal((6, 5)).astype(np.float32)
     grads = 5 * rng.standard_normal((6, 6, 5)).astype(np.float32)
-    tx, schedule = optim.make(steps=20, warmup_steps=3, peak_lr=1e-2, start_lr=1e-3, clip_norm=clip_norm)
+    tx, schedule = optim.make(OptimConfig(warmup_steps=3, peak_lr=1e-2, start_lr=1e-3, clip_norm=clip_norm), steps=20)
     params = {"kernel": jnp.asarray(start)}
     state = tx.init(params)
     theirs = torch.nn.Parameter(torch.tensor(start))

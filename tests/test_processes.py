@@ -29,8 +29,8 @@ MEET = (
 def free_job() -> int:
     """A job number whose port is free: for both launchers JAX takes one of 4096 ports, by the number."""
     for job in range(os.getpid() % 1000, 4096):
-        with socket.socket() as found:
-            if found.connect_ex(("127.0.0.1", 65535 - 2**12 + 1 + job)):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", 65535 - 2**12 + 1 + job)):
                 return job
     raise AssertionError("no free port")
 
@@ -72,7 +72,7 @@ def start(command: list[str], folder: pathlib.Path, processes: int, launcher=lam
     words = [log.read_text() for log in logs]
     assert codes == [0] * processes, "\n".join(words)
     lines = [[line for line in log.splitlines() if line.startswith(("{", "["))] for log in words]
-    return [json.loads(told[-1]) for told in lines]
+    return [json.loads(answers[-1]) for answers in lines]
 
 
 @pytest.mark.parametrize("launcher", [slurm, open_mpi])
@@ -84,15 +84,15 @@ def test_four_processes_give_what_one_gives(records_dir, tmp_path) -> None:
     (alone,) = start([*TRAIN, str(records_dir), str(tmp_path / "alone"), ""], tmp_path, 1)
     assert alone["split"] > 20
     assert alone["processes"] == 1
-    for told in start([*TRAIN, str(records_dir), str(tmp_path / "run"), "auto"], tmp_path, 4, open_mpi):
-        assert told["processes"] == 4
-        assert told["largest"] == 10 + 4 - 1
-        assert told["split"] == alone["split"]
-        for step, (ours, expected) in enumerate(zip(told["steps"], alone["steps"], strict=True)):
+    for answer in start([*TRAIN, str(records_dir), str(tmp_path / "run"), "auto"], tmp_path, 4, open_mpi):
+        assert answer["processes"] == 4
+        assert answer["largest"] == 10 + 4 - 1
+        assert answer["split"] == alone["split"]
+        for step, (ours, expected) in enumerate(zip(answer["steps"], alone["steps"], strict=True)):
             assert {"loss", "loss/vl", "xray/pcl", "norm/grads"} <= ours.keys()
             # Adam divides by the size of a gradient: what rounding made of a small one, the next steps see in full.
             allowed = 1e-5 if step == 0 else 1e-4
             assert ours == pytest.approx(expected, rel=allowed, abs=allowed), f"step {step + 1}"
-        assert [len(row) for row in told["z"]] == [128] * 32
-        for ours, expected in zip(told["z"], alone["z"], strict=True):
+        assert [len(row) for row in answer["z"]] == [128] * 32
+        for ours, expected in zip(answer["z"], alone["z"], strict=True):
             assert ours == pytest.approx(expected, abs=1e-4)

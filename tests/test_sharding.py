@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from data.errors import UserError
 from unimedi_jax import hlo, optim, sharding, trees
+from unimedi_jax.config.pretraining import ModelConfig, OptimConfig
 from unimedi_jax.models import towers
 from unimedi_jax.objectives import base
 from unimedi_jax.objectives import unimedi as objective
@@ -47,10 +48,10 @@ def test_the_largest_dimension_that_divides_is_split() -> None:
         "small": jax.ShapeDtypeStruct((big // 4,), jnp.float32),
         "half": jax.ShapeDtypeStruct((big,), jnp.bfloat16),
         "key": jax.eval_shape(lambda: jax.random.key(0)),
-        "kept": jax.ShapeDtypeStruct((big, 2), jnp.float32),
+        "replicated": jax.ShapeDtypeStruct((big, 2), jnp.float32),
     }
-    found = sharding.layout(tree, mesh, (("^kept$", "replicate"), *EVERYTHING))
-    assert {name: where.spec for name, where in found.items()} == {
+    layout = sharding.layout(tree, mesh, (("^replicated$", "replicate"), *EVERYTHING))
+    assert {name: where.spec for name, where in layout.items()} == {
         "tall": P("fsdp"),
         "wide": P(None, None, "fsdp"),
         "odd": P(None, "fsdp"),
@@ -58,7 +59,7 @@ def test_the_largest_dimension_that_divides_is_split() -> None:
         "small": P(),
         "half": P("fsdp"),
         "key": P(),
-        "kept": P(),
+        "replicated": P(),
     }
 
 
@@ -74,12 +75,12 @@ def test_rules_that_do_not_fit_are_refused() -> None:
 
 @pytest.mark.usefixtures("small_leaves_too")
 def test_one_rule_reaches_parameter_moments_and_teacher(tiny) -> None:
-    tx, _ = optim.make(steps=10, warmup_steps=1, peak_lr=1e-3)
+    tx, _ = optim.make(OptimConfig(warmup_steps=1, peak_lr=1e-3), steps=10)
     abstract = jax.eval_shape(state.make_init(tiny, tx, objective.Objective()), jax.random.key(0))
     mesh = sharding.make_mesh(4, 2)
     rules = (("trunk/blocks/mlp/fc1/kernel$", "fsdp"), (".*", "replicate"))
-    found = sharding.layout(abstract, mesh, rules)
-    specs = zip(trees.names(abstract), jax.tree.leaves(found), strict=True)
+    layout = sharding.layout(abstract, mesh, rules)
+    specs = zip(trees.names(abstract), jax.tree.leaves(layout), strict=True)
     split = [name for name, where in specs if where.spec != P()]
     parts = sorted(name.removesuffix("vision/trunk/blocks/mlp/fc1/kernel") for name in split)
     assert len(parts) == 4
@@ -90,16 +91,16 @@ def test_one_rule_reaches_parameter_moments_and_teacher(tiny) -> None:
 @pytest.mark.parametrize("fsdp", [2, 8])
 def test_the_state_of_vit_b_is_split_evenly(fsdp: int) -> None:
     """Parameters, moments, teacher and centres: what is too small to split is under a fiftieth of it all."""
-    tx, _ = optim.make(steps=10, warmup_steps=1, peak_lr=1e-3)
-    model = towers.make(vocab_size=28_996)
+    tx, _ = optim.make(OptimConfig(warmup_steps=1, peak_lr=1e-3), steps=10)
+    model = towers.build_model(ModelConfig(), 28_996)
     model = model.clone(head=objective.Objective().heads(model))
     abstract = jax.eval_shape(state.make_init(model, tx, objective.Objective()), jax.random.key(0))
-    found = sharding.layout(abstract, sharding.make_mesh(fsdp=fsdp), EVERYTHING)
+    layout = sharding.layout(abstract, sharding.make_mesh(fsdp=fsdp), EVERYTHING)
 
     def size(leaf: jax.ShapeDtypeStruct, shape: tuple[int, ...]) -> int:
         return math.prod(shape) * leaf.dtype.itemsize
 
-    pairs = list(zip(*map(jax.tree.leaves, (abstract, found)), strict=True))
+    pairs = list(zip(*map(jax.tree.leaves, (abstract, layout)), strict=True))
     whole = sum(size(leaf, leaf.shape) for leaf, _ in pairs)
     mine = sum(size(leaf, where.shard_shape(leaf.shape)) for leaf, where in pairs)
     assert whole > 3.9 * 4 * trees.count(abstract.params["vision"])
@@ -108,18 +109,18 @@ def test_the_state_of_vit_b_is_split_evenly(fsdp: int) -> None:
 
 def test_a_host_keeps_its_rows_of_a_batch_that_all_have_read() -> None:
     rows = np.arange(16.0).reshape(16, 1)
-    found = sharding.put_same((rows, rows[:, 0] > 3), sharding.make_mesh(4, 2))
-    np.testing.assert_array_equal(found[0], rows)
-    np.testing.assert_array_equal(found[1], rows[:, 0] > 3)
-    assert {shard.data.shape for shard in found[0].addressable_shards} == {(2, 1)}
+    placed = sharding.put_same((rows, rows[:, 0] > 3), sharding.make_mesh(4, 2))
+    np.testing.assert_array_equal(placed[0], rows)
+    np.testing.assert_array_equal(placed[1], rows[:, 0] > 3)
+    assert {shard.data.shape for shard in placed[0].addressable_shards} == {(2, 1)}
 
 
 def test_rows_of_a_batch_are_spread_over_every_device() -> None:
     rows = np.arange(16.0).reshape(16, 1)
     for sizes in MESHES:
-        found = sharding.put_batch({"x": rows}, sharding.make_mesh(*sizes))["x"]
-        np.testing.assert_array_equal(found, rows)
-        assert {shard.data.shape for shard in found.addressable_shards} == {(2, 1)}
+        placed = sharding.put_batch({"x": rows}, sharding.make_mesh(*sizes))["x"]
+        np.testing.assert_array_equal(placed, rows)
+        assert {shard.data.shape for shard in placed.addressable_shards} == {(2, 1)}
 
 
 @pytest.mark.usefixtures("small_leaves_too")
@@ -128,7 +129,7 @@ def test_no_device_gathers_the_reports_of_others(tiny) -> None:
     mesh, rows, length = sharding.make_mesh(2, 4), 64, 16  # 4 divides the width of the table, not its 50 rows
     shapes = jax.eval_shape(lambda: towers.init(tiny, jax.random.key(0)))["params"]["report"]
     layout = sharding.layout(shapes, mesh, EVERYTHING)
-    given = jax.tree.map(
+    abstract = jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes, layout
     )
     text = jax.ShapeDtypeStruct((rows, length), jnp.int32, sharding=sharding.batch_sharding(mesh))
@@ -138,7 +139,7 @@ def test_no_device_gathers_the_reports_of_others(tiny) -> None:
         return tiny.report.apply({"params": params}, text, mask, True).vector.sum()
 
     with jax.set_mesh(mesh):
-        compiled = jax.jit(jax.grad(loss), out_shardings=layout).lower(given, text, mask).compile()
+        compiled = jax.jit(jax.grad(loss), out_shardings=layout).lower(abstract, text, mask).compile()
     made = hlo.parse(compiled.as_text()).instructions()
     gathered = [one for one, _, _ in made if one.opcode.startswith("all-gather")]
     assert gathered, "the weights are"
@@ -188,14 +189,14 @@ def test_eight_devices_give_what_one_gives(arguments, gradients, on_one_device, 
     layout = sharding.layout(arguments[0], mesh, EVERYTHING)
     split = [where for where in jax.tree.leaves(layout) if not where.is_fully_replicated]
     assert bool(split) == (fsdp > 1)
-    given = jax.device_put(arguments[0], layout)
+    placed = jax.device_put(arguments[0], layout)
     with jax.set_mesh(mesh):
-        found = jax.jit(gradients)(given, sharding.put_batch(arguments[1], mesh))
-    assert found[0] == pytest.approx(on_one_device[0], rel=1e-5)
+        result = jax.jit(gradients)(placed, sharding.put_batch(arguments[1], mesh))
+    assert result[0] == pytest.approx(on_one_device[0], rel=1e-5)
     # A sum in another order errs by the size of its terms, hence the length of all gradients as the measure.
     length = optax.tree.norm(on_one_device[2])
     for name, ours, expected in zip(
-        trees.names(found), jax.tree.leaves(found), jax.tree.leaves(on_one_device), strict=True
+        trees.names(result), jax.tree.leaves(result), jax.tree.leaves(on_one_device), strict=True
     ):
         allowed = 1e-5 * (length if name.startswith("2/") else 1.0)
         np.testing.assert_allclose(ours, expected, atol=allowed, rtol=1e-5, err_msg=name)

@@ -14,14 +14,14 @@ def test_names_are_paths_in_the_order_of_leaves() -> None:
 
 
 def test_map_with_name_sees_name_and_leaf() -> None:
-    found = trees.map_with_name(lambda name, leaf: (name, leaf.size), TREE)
-    leaves = jax.tree.leaves(found, is_leaf=lambda x: isinstance(x, tuple))
+    result = trees.map_with_name(lambda name, leaf: (name, leaf.size), TREE)
+    leaves = jax.tree.leaves(result, is_leaf=lambda x: isinstance(x, tuple))
     assert leaves == [("a/0", 1), ("a/1", 4), ("b/bias", 3), ("b/kernel", 6)]
 
 
 def test_the_first_rule_that_matches_wins() -> None:
-    found = trees.first_match([("kernel$", 1), ("^b", 2), (".*", 3)], TREE, "decay")
-    assert found == {"b": {"kernel": 1, "bias": 2}, "a": [3, 3]}
+    result = trees.first_match([("kernel$", 1), ("^b", 2), (".*", 3)], TREE, "decay")
+    assert result == {"b": {"kernel": 1, "bias": 2}, "a": [3, 3]}
 
 
 def test_a_leaf_without_a_rule_is_refused() -> None:

@@ -1,10 +1,10 @@
-"""All of Orbax in one place: state, position in the data and facts about the run, trusted only with their manifest.
+"""All of Orbax in one place: state, position in the data and facts about the run, valid only with their manifest.
 
-    checkpoints/<step>/{state,data,meta}/   written by Orbax in the background, complete once it has this name
-    checkpoints/<step>/manifest.json        hashes of it all, put there last: without it, it is no checkpoint
+    checkpoints/<step>/{state,data,meta}/   written by Orbax in the background, renamed to this when complete
+    checkpoints/<step>/manifest.json        hashes of all of it, added last: without it, it is no checkpoint
 
-Orbax restores a flipped bit without a word. The hashes are taken of what is in memory, before a save and after a
-restore, so that they cover the whole way.
+Orbax restores a flipped bit without noticing. The hashes are taken in memory, before a save and after a restore, so
+they cover everything between.
 """
 
 import contextlib
@@ -12,21 +12,22 @@ import fcntl
 import logging
 import pathlib
 import shutil
-from collections.abc import Iterator, Mapping
-from typing import IO, Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import IO, Any, NamedTuple, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
-from orbax.checkpoint._src.metadata import array_metadata_store
+from orbax.checkpoint import checkpoint_managers as policies
 
 from data.errors import UserError
 from unimedi_jax import hosts, integrity
 from unimedi_jax.typing import PyTree
 
 LOG = logging.getLogger(__name__)
-SMALLEST_SLICE = 2**20  # bytes; what all devices hold alike is written by one of them where their shares are smaller
-SPARE = 64 * 2**20  # bytes kept free beyond the checkpoint itself: the logs go on
+SMALLEST_SLICE = 2**20  # bytes; a replicated array is divided among its devices only if each then writes this much
+SPARE = 64 * 2**20  # bytes that stay free beyond the checkpoint itself: the logs go on
 JSON = ocp.args.JsonRestore()
+T = TypeVar("T")
 
 
 class Restored(NamedTuple):
@@ -38,24 +39,36 @@ class Restored(NamedTuple):
     meta: dict[str, Any]
 
 
+class Candidate(NamedTuple):
+    """A whole checkpoint as Orbax's preservation policies see it."""
+
+    step: int
+    metrics: float | None  # the score of its validation; None without one
+
+
 class Checkpoints:
     """The checkpoints of one run. Every process of it calls every method, in the same order.
 
-    Kept are the latest `keep`, the `keep_best` with the highest scores, and one each `keep_every` steps (0 = none).
+    The latest `keep` stay, the `keep_best` with the highest scores, and those of every `keep_every` steps (0 = none).
     """
 
     def __init__(self, workdir: pathlib.Path, *, keep: int = 2, keep_every: int = 0, keep_best: int = 0) -> None:
         self.folder = (workdir / "checkpoints").absolute()
-        self._keep, self._keep_every, self._keep_best = max(keep, 1), keep_every, keep_best
-        self._chief = jax.process_index() == 0
-        self._pending: int | None = None  # the step that Orbax writes, its manifest not yet in place
+        self._policies = [policies.LatestN(max(keep, 1))]
+        if keep_every:
+            self._policies.append(policies.EveryNSteps(keep_every))
+        if keep_best:
+            best = policies.BestN(get_metric_fn=float, n=keep_best, keep_checkpoints_without_metrics=False)
+            self._policies.append(best)
+        self._primary = jax.process_index() == 0
+        self._pending: int | None = None  # the step that Orbax is writing, its manifest not yet in place
         self._scores: Mapping[int, float] = {}
         self._lock: IO[str] | None = None
-        if self._chief:
+        if self._primary:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(self.folder)
             integrity.tidy(self.folder)
-        hosts.meet("checkpoints are tidy")
+        hosts.barrier("checkpoints are tidy")
         self._orbax = ocp.AsyncCheckpointer(_handler())
 
     def save(
@@ -68,11 +81,11 @@ class Checkpoints:
     ) -> None:
         """Begins to save the state after `step` steps with the iterator after as many batches.
 
-        Returns once the state is copied; waits first where the save before still runs. `scores` map steps to what
-        `keep_best` goes by.
+        Waits for the previous save to finish and returns once the state is copied. `scores` of steps, higher is
+        better, decide what `keep_best` preserves.
 
         Raises:
-            UserError: there is no room, or writing failed, now or of the save before.
+            UserError: there is no room, or this save or the previous one could not be written.
         """
         self.wait()
         folder = self.folder / str(step)
@@ -82,72 +95,65 @@ class Checkpoints:
         position = iterator.get_state()
         self._check_room(step, state)
         with self._explained(step):
-            if self._chief:
+            if self._primary:
                 integrity.prepare(folder, integrity.describe(step, state, data=position, meta=meta))
             else:
                 integrity.describe(step, state)  # hashing global arrays takes all hosts
-            state, position, meta = ocp.args.PyTreeSave(state), ocp.args.JsonSave(position), ocp.args.JsonSave(meta)
             self._pending = step
-            self._orbax.save(folder, args=ocp.args.Composite(state=state, data=position, meta=meta))
+            items = {
+                "state": ocp.args.PyTreeSave(jax.tree.map(_key_data, state)),
+                "data": ocp.args.JsonSave(position),
+                "meta": ocp.args.JsonSave(meta),
+            }
+            self._orbax.save(folder, args=ocp.args.Composite(**items))
 
     def check(self) -> None:
-        """Commits a save that has ended meanwhile; raises the error of one that failed, as a UserError."""
+        """Commits a save that has finished in the meantime; raises the UserError of one that failed."""
         if self._pending is None:
             return
         folder = self.folder / str(self._pending)
         with self._explained(self._pending):
             self._orbax.check_for_errors()
-            if self._chief and folder.exists():
+            if self._primary and folder.exists():
                 integrity.commit(folder)
                 self._prune()
         if integrity.committed(folder):
             self._pending = None
 
     def wait(self) -> None:
-        """Returns when nothing is left to write."""
+        """Returns when everything is written."""
         if self._pending is None:
             return
         with self._explained(self._pending):
             self._orbax.wait_until_finished()
         self.check()
-        hosts.meet("a checkpoint is committed")
+        hosts.barrier("a checkpoint is committed")
         self._pending = None
 
     def restore(self, abstract: PyTree, last: int | None = None) -> Restored | None:
         """The newest checkpoint that passes, straight onto its devices; None where there is none at all.
 
-        With `last`, the newest up to that step; those after it are removed: the run is about to take another way.
-        `abstract` is a tree of ShapeDtypeStructs with shardings. What does not pass is named in the log and put aside
-        as `<step>.damaged`.
+        With `last`, the newest up to that step; later ones are removed, as the run is about to repeat those steps.
+        `abstract` is a tree of ShapeDtypeStructs with shardings. Checkpoints that do not pass are named in the log and
+        renamed to `<step>.damaged`.
 
         Raises:
             UserError: there are checkpoints but none passes, or the newest belongs to another configuration.
         """
-        damaged: dict[int, str] = {}
         if last is not None:
             self._forget_after(last)
-        for step in reversed(integrity.steps(self.folder)):
-            try:
-                found = self._load(step, abstract)
-            except integrity.DamagedError as error:
-                LOG.warning("checkpoint %d is skipped: %s", step, error)
-                damaged[step] = str(error)
-                continue
-            if self._chief:
-                for bad in damaged:
-                    integrity.put_aside(self.folder / str(bad))
-            hosts.meet("damaged checkpoints are aside")
-            return found
-        if damaged:
-            reasons = "; ".join(f"{step}: {why}" for step, why in damaged.items())
-            raise UserError(
-                f"none of the checkpoints in {self.folder} can be used ({reasons}): "
-                "bring back a copy of one, or start anew with another --workdir"
-            )
-        return None
+        advice = "bring back a copy of one, or start anew with another --workdir"
+        restored = _newest(self.folder, lambda step: self._load(step, abstract), advice)
+        if restored is not None:
+            if self._primary:
+                for step in integrity.steps(self.folder):
+                    if step > restored.step:
+                        integrity.put_aside(self.folder / str(step))
+            hosts.barrier("damaged checkpoints are aside")
+        return restored
 
     def close(self) -> None:
-        """Waits for the save at work and lets go of the folder."""
+        """Waits for the running save and unlocks the folder."""
         try:
             self.wait()
         finally:
@@ -162,40 +168,39 @@ class Checkpoints:
         try:
             self.close()
         except Exception:
-            if kind is None:  # else the first error is the one to tell
+            if kind is None:  # else the first error is the one to show
                 raise
 
     def _load(self, step: int, abstract: PyTree) -> Restored:
         folder = self.folder / str(step)
-        said = integrity.read(folder)
-        integrity.fits(said, abstract)
-        args = ocp.args.Composite(state=_onto(abstract), data=JSON, meta=JSON)
-        try:
-            found = self._orbax.restore(folder, args=args)
-        except (PermissionError, MemoryError, jax.errors.JaxRuntimeError):
-            raise  # says nothing of what was saved
-        except Exception as error:
-            raise integrity.DamagedError(_first_line(error)) from error
-        if missing := {"state", "data", "meta"} - {name for name, value in found.items() if value is not None}:
+        manifest = integrity.read(folder)
+        integrity.fits(manifest, abstract)
+        with _damage_named():
+            items = ocp.args.Composite(state=_onto(abstract), data=JSON, meta=JSON)
+            restored = self._orbax.restore(folder, args=items)
+        if missing := {"state", "data", "meta"} - {name for name, value in restored.items() if value is not None}:
             raise integrity.DamagedError(f"it lacks {', '.join(sorted(missing))}")
-        integrity.hold_against(said, found["state"], data=found["data"], meta=found["meta"])
-        return Restored(step, found["state"], found["data"], found["meta"])
+        state = jax.tree.map(_like, restored["state"], abstract)
+        integrity.hold_against(manifest, state, data=restored["data"], meta=restored["meta"])
+        return Restored(step, state, restored["data"], restored["meta"])
 
     def _forget_after(self, last: int) -> None:
         self.wait()
-        if self._chief:
+        if self._primary:
             for step in reversed(integrity.steps(self.folder)):
                 if step > last:
                     integrity.remove(self.folder / str(step))
-        hosts.meet("later checkpoints are gone")
+        hosts.barrier("later checkpoints are gone")
 
     def _prune(self) -> None:
         # Only what has its manifest counts: the last good one never gives way to a broken one.
         good = [step for step in integrity.steps(self.folder) if integrity.committed(self.folder / str(step))]
-        scored = sorted((step for step in good if step in self._scores), key=lambda step: (self._scores[step], step))
-        spared = {*good[-self._keep :], *scored[len(scored) - min(self._keep_best, len(scored)) :]}
-        for step in good:
-            if step not in spared and not (self._keep_every and step % self._keep_every == 0):
+        candidates = [Candidate(step, self._scores.get(step)) for step in good]
+        preserved = policies.AnyPreservationPolicy(self._policies).should_preserve(
+            candidates, context=policies.PreservationContext()
+        )
+        for step, stays in zip(good, preserved, strict=True):
+            if not stays:
                 integrity.remove(self.folder / str(step))
 
     def _check_room(self, step: int, state: PyTree) -> None:
@@ -220,62 +225,71 @@ class Checkpoints:
 
 
 def meta(workdir: pathlib.Path) -> dict[str, Any]:
-    """What a run's newest checkpoint that passes says about itself. Raises UserError as `read`."""
+    """The meta of a run's newest checkpoint that passes. Raises UserError as `read`."""
     return read(workdir, ())[2]
 
 
 def read(workdir: pathlib.Path, parts: tuple[str, ...]) -> tuple[int, dict[str, PyTree], dict[str, Any]]:
     """Step, the named parts of the state and the meta of a run's newest checkpoint that passes, on this host alone.
 
-    For jobs that use a network and do not train it: no configuration is needed, whatever devices the run had, and
-    nothing in the folder is touched.
+    For jobs that use a network and do not train it: it needs no configuration, works whatever devices the run had, and
+    changes nothing in the folder.
 
     Raises:
         UserError: the folder holds no checkpoint, or none that passes.
     """
     root = (workdir / "checkpoints").absolute()
+    newest = _newest(root, lambda step: (step, *_read(root / str(step), parts)), "bring back a copy of one")
+    if newest is None:
+        raise UserError(f"{workdir} holds no checkpoint: train first, or name another run")
+    return newest
+
+
+def _newest(root: pathlib.Path, load: Callable[[int], T], advice: str) -> T | None:
+    """What `load` makes of the newest checkpoint that is not damaged; None where there is none at all."""
     damaged: list[str] = []
     for step in reversed(integrity.steps(root)):
         try:
-            return step, *_read(root / str(step), parts)
+            return load(step)
         except integrity.DamagedError as error:
             LOG.warning("checkpoint %d is skipped: %s", step, error)
             damaged.append(f"{step}: {error}")
     if damaged:
-        raise UserError(
-            f"none of the checkpoints in {root} can be used ({'; '.join(damaged)}): bring back a copy of one"
-        )
-    raise UserError(f"{workdir} holds no checkpoint: train first, or name another run")
+        raise UserError(f"none of the checkpoints in {root} can be used ({'; '.join(damaged)}): {advice}")
+    return None
 
 
 def _read(folder: pathlib.Path, parts: tuple[str, ...]) -> tuple[dict[str, PyTree], dict[str, Any]]:
-    said = integrity.read(folder)
+    manifest = integrity.read(folder)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    with ocp.Checkpointer(_handler()) as reader:
-        try:
-            saved = reader.metadata(folder).item_metadata["state"] if parts else {}
-            wanted = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
-                {part: saved[part] for part in parts},
-            )
-            items = {"state": _onto(wanted, partial_restore=True), "meta": JSON} if parts else {"meta": JSON}
-            found = reader.restore(folder, args=ocp.args.Composite(**items))
-        except (PermissionError, MemoryError):
-            raise  # says nothing of what was saved
-        except Exception as error:  # Orbax and TensorStore raise anything, in thousands of lines
-            raise integrity.DamagedError(_first_line(error)) from error
-    state = found["state"] if parts else {}
-    integrity.hold_against(said, state, meta=found["meta"])
-    return jax.device_get(state), found["meta"]
+    with ocp.Checkpointer(_handler()) as reader, _damage_named():
+        saved = reader.metadata(folder).item_metadata["state"] if parts else {}
+        abstract = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+            {part: saved[part] for part in parts},
+        )
+        items = {"state": _onto(abstract, partial_restore=True), "meta": JSON} if parts else {"meta": JSON}
+        restored = reader.restore(folder, args=ocp.args.Composite(**items))
+    state = restored["state"] if parts else {}
+    integrity.hold_against(manifest, state, meta=restored["meta"])
+    return jax.device_get(state), restored["meta"]
+
+
+@contextlib.contextmanager
+def _damage_named() -> Iterator[None]:
+    """Turns what Orbax and TensorStore raise, any class in thousands of lines, into a DamagedError of one line."""
+    try:
+        yield
+    except (PermissionError, MemoryError, jax.errors.JaxRuntimeError):
+        raise  # says nothing of what was saved
+    except Exception as error:
+        raise integrity.DamagedError(_first_line(error)) from error
 
 
 def _handler() -> ocp.CompositeCheckpointHandler:
-    # Each share of an array is cut out by a program of its own: for hundreds of small arrays that takes longer to
-    # compile than all of them to write.
-    arrays = ocp.type_handlers.ArrayHandler(
-        min_slice_bytes_for_replica_parallel=SMALLEST_SLICE,
-        array_metadata_store=array_metadata_store.Store(),  # Orbax's default; without it a key comes back as integers
-    )
+    # A program of its own cuts out each device's share of an array: for hundreds of small arrays, compiling these takes
+    # longer than writing everything.
+    arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=SMALLEST_SLICE)
     registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
     return ocp.CompositeCheckpointHandler(
         state=ocp.PyTreeCheckpointHandler(type_handler_registry=registry),
@@ -285,10 +299,28 @@ def _handler() -> ocp.CompositeCheckpointHandler:
 
 
 def _onto(abstract: PyTree, **settings: Any) -> ocp.args.PyTreeRestore:
-    """To restore a tree of ShapeDtypeStructs onto the devices that their shardings name."""
-    return ocp.args.PyTreeRestore(
-        abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract), **settings
-    )
+    """Restores a tree of ShapeDtypeStructs onto the devices that their shardings name, keys as integers."""
+    plain = jax.tree.map(_key_data, abstract)
+    return ocp.args.PyTreeRestore(plain, restore_args=ocp.checkpoint_utils.construct_restore_args(plain), **settings)
+
+
+def _key_data(leaf: Any) -> Any:
+    """The integers of a random key or of its ShapeDtypeStruct; any other leaf as it is.
+
+    Orbax's own record of which arrays are keys needs a part of it that is not public.
+    """
+    if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return leaf
+    if isinstance(leaf, jax.Array):
+        return jax.random.key_data(leaf)
+    data = jax.eval_shape(jax.random.key_data, leaf)
+    return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=leaf.sharding)
+
+
+def _like(array: jax.Array, abstract: jax.ShapeDtypeStruct) -> jax.Array:
+    """The key whose integers were restored, where `abstract` asks for one."""
+    is_key = jax.dtypes.issubdtype(abstract.dtype, jax.dtypes.prng_key)
+    return jax.random.wrap_key_data(array) if is_key else array
 
 
 def _lock(folder: pathlib.Path) -> IO[str]:

@@ -1,4 +1,4 @@
-"""Compiled programs kept on disk: the second start of a run compiles nothing."""
+"""Compiled programs on disk: the second start of a run compiles nothing."""
 
 import hashlib
 import logging
@@ -13,10 +13,10 @@ import jax
 LOG = logging.getLogger(__name__)
 
 
-def keep(folder: str) -> None:
-    """Keeps what takes a second or longer to compile in `folder` (~ is the home), and takes it from there; "" = not.
+def enable(folder: str) -> None:
+    """Reads and writes programs that take a second or longer to compile in `folder` (~ is the home; "" = nowhere).
 
-    What lies there is run as it is: a folder that others may write to is not used, with a line that says so.
+    Programs in there run unchecked, so a folder that others may write to is refused with a warning.
     """
     if not folder:
         return

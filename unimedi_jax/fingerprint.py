@@ -12,15 +12,15 @@ from unimedi_jax import trees
 from unimedi_jax.typing import Array, PyTree, UInt
 
 SEEDS = (0x9E3779B9, 0x85EBCA6B)  # one lane of 32 bits each
-SMALL = 1 << 16  # elements; of fewer the host has the sum before a program for their shape is compiled
+SMALL = 1 << 16  # elements; for fewer, summing on the host is faster than compiling a program for their shape
 
 
 def arrays(tree: PyTree) -> dict[str, str]:
     """16 hex digits for every leaf, by its path.
 
     The sum over all elements of a mix of an element's bits and its place, modulo 2^32, in two lanes. The mix is a
-    bijection of the bits, so one changed element is always seen; sums of integers have no order, so devices reduce
-    their own parts and the layout leaves no trace. Against decay and mistakes, not against malice.
+    bijection of the bits, so one changed element always changes the sum. Sums of integers have no order, so devices
+    reduce their own parts and the layout makes no difference. It detects decay and mistakes, not malice.
     """
     lanes = jax.device_get([_lanes(leaf) for leaf in jax.tree.leaves(tree)])
     return {name: "".join(f"{x:08x}" for x in pair) for name, pair in zip(trees.names(tree), lanes, strict=True)}

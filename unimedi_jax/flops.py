@@ -1,4 +1,7 @@
-"""Analytic count of the floating-point operations of a training step: matrix products alone, 2 per multiply-add."""
+"""Analytic count of the floating-point operations of a training step: matrix products only, 2 per multiply-add."""
+
+import math
+from typing import Any
 
 from unimedi_jax import selection
 from unimedi_jax.models import heads, sizes, towers
@@ -21,43 +24,37 @@ def training_step(
     The student's forward counts three times (backward included), each pass of the teacher once: one over an X-ray, two
     over a CT (the volume alone for its slices, then the joint sequence).
     """
-    tower, read = model.vision, model.report
-    seen = sizes.Size(tower.width, tower.depth, tower.heads, tower.mlp_width)
-    image = tower.image_grid[0] * tower.image_grid[1]
-    volume = model.volume_grid[0] * model.volume_grid[1] * model.volume_grid[2]
+    tower, report_tower = model.vision, model.report
+    vision_size = _size(tower)
+    image, volume = math.prod(tower.image_grid), math.prod(model.volume_grid)
     per_slice = (model.slice_size // model.image_patch[0]) ** 2
     slices = model.slices * model.slices_per_layer * per_slice
 
     total = 0.0
     for samples, n, alone in ((xrays, image, 0), (cts, slices + volume, volume)):
-        kept = selection.num_kept(n, mask_ratio)
-        distilled = kept if mask_mode == "drop" else n - kept
-        student = 1 + (kept if mask_mode == "drop" else n)
-        passes = BACKWARD * transformer(seen, student) + transformer(seen, 1 + n)
-        passes += transformer(seen, 1 + alone) if alone else 0.0
+        num_kept = selection.num_kept(n, mask_ratio)
+        distilled = num_kept if mask_mode == "drop" else n - num_kept
+        student = 1 + (num_kept if mask_mode == "drop" else n)
+        passes = BACKWARD * transformer(vision_size, student) + transformer(vision_size, 1 + n)
+        passes += transformer(vision_size, 1 + alone) if alone else 0.0
         passes += (BACKWARD + 1) * _head(model.head["cls"], tower.width)
         passes += (BACKWARD + 1) * distilled * _head(model.head["patch"], tower.width)
         total += samples * passes
     # The tokenizers' inputs need no gradient: 2 instead of 3 for the student, and 1 for each teacher pass.
-    pixels = model.image_patch[0] * model.image_patch[1]
-    voxels = pixels_of(model.volume_patch)
+    pixels, voxels = math.prod(model.image_patch), math.prod(model.volume_patch)
     total += xrays * 3 * 2 * image * pixels * tower.width
     total += cts * 3 * 2 * slices * pixels * tower.width
     total += cts * 4 * 2 * volume * voxels * tower.width
-    report = transformer(sizes.Size(read.width, read.depth, read.heads, read.mlp_width), report_length)
+    report = transformer(_size(report_tower), report_length)
     samples = xrays + cts
     joined = 2 * samples * model.project_image.width  # one row of the similarity matrix, both ways once
     project = _projection(model.project_image, tower.width)
-    project += _projection(model.project_report, read.width)
+    project += _projection(model.project_report, report_tower.width)
     return total + BACKWARD * samples * (report + project + joined)
 
 
-def pixels_of(patch: tuple[int, ...]) -> int:
-    """Pixels or voxels of one patch."""
-    count = 1
-    for length in patch:
-        count *= length
-    return count
+def _size(tower: Any) -> sizes.Size:
+    return sizes.Size(tower.width, tower.depth, tower.heads, tower.mlp_width)
 
 
 def _head(head: heads.DinoHead, width: int) -> float:

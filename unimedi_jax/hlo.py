@@ -1,6 +1,6 @@
-"""What a compiled program does, read off its HLO text: arithmetic, memory traffic, collectives, array shapes.
+"""What a compiled program does, read from its HLO text: arithmetic, memory traffic, collectives, array shapes.
 
-XLA's own `cost_analysis` counts the body of a loop once, and for GPUs that are not there it says nothing.
+XLA's own `cost_analysis` counts the body of a loop once, and gives nothing for GPUs that are not present.
 """
 
 import collections
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-# Name, shape, opcode, and all that follows the opening bracket.
+# Name, shape, opcode, and everything after the opening bracket.
 _LINE = re.compile(r"^\s*(ROOT )?%?([\w.$-]+) = (\(.*?\)|\S+) ([\w-]+)\((.*)$")
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.$-]+) \(.*-> .*\{$")
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^{}]*\})?")
@@ -19,7 +19,7 @@ _CALLED = re.compile(r"(?:calls|to_apply|body|branch_computations)=\{?((?:%[\w.$
 _BITS = {"pred": 8, "token": 0}
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _SLICES = ("dynamic-slice", "slice", "gather")
-# Moves nothing by itself: names, or bodies that are looked into.
+# These move nothing by themselves: they are names, or their bodies are counted.
 _FREE = (
     "parameter",
     "constant",
@@ -39,7 +39,7 @@ _FREE = (
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """One array: dtype, sizes, and whether it lies in the memory that programs share (on a TPU not in VMEM)."""
+    """One array: dtype, sizes, and whether it lies in main memory (on a TPU: not in VMEM)."""
 
     dtype: str
     sizes: tuple[int, ...]
@@ -71,7 +71,7 @@ class Instruction:
 
     @property
     def called(self) -> tuple[str, ...]:
-        """Computations that run as part of it."""
+        """Names of the computations that run as part of it."""
         return tuple(n for names in _CALLED.findall(self.attributes) for n in re.findall(r"%([\w.$-]+)", names))
 
 
@@ -80,17 +80,17 @@ Computation = dict[str, Instruction]
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One exchange between devices, all its repetitions."""
+    """One exchange between devices, with all its repetitions."""
 
     kind: str
     bytes: int  # of the whole array, on each device
-    group: int  # devices that take part with each other
+    group: int  # devices that exchange with each other
     times: int  # in one run of the program
-    source: str  # where in the program it comes from
+    source: str  # the operation of the program that it comes from
 
     @property
     def wire(self) -> float:
-        """Bytes that each device sends, all repetitions together, on a ring."""
+        """Bytes that each device sends in all repetitions, on a ring."""
         share = (self.group - 1) / self.group
         factor = {"all-reduce": 2 * share, "collective-permute": 1.0}.get(self.kind, share)
         return factor * self.bytes * self.times
@@ -102,11 +102,11 @@ class Program:
 
     computations: dict[str, Computation]
     times: dict[str, int]
-    fused: frozenset[str]  # inside a fusion: what moves between its instructions never reaches memory
+    fused: frozenset[str]  # parts of fusions: what moves between their instructions never reaches memory
     devices: int
 
     def instructions(self) -> Iterator[tuple[Instruction, Computation, int]]:
-        """Every instruction that runs, where it stands, and how often."""
+        """Every instruction that runs, its computation, and how often it runs."""
         for name, times in self.times.items():
             for instruction in self.computations[name].values():
                 yield instruction, self.computations[name], times
@@ -114,7 +114,7 @@ class Program:
 
 def parse(text: str) -> Program:
     """Reads `compiled.as_text()`."""
-    text = re.sub(r'\n("[^\n]*)\n(?=\}\})', r"\1", text)  # what a kernel says of itself, on lines of its own
+    text = re.sub(r'\n("[^\n]*)\n(?=\}\})', r"\1", text)  # a kernel's description, on lines of its own
     computations: dict[str, Computation] = {}
     entry, current = "", None
     for line in text.splitlines():
@@ -124,9 +124,9 @@ def parse(text: str) -> Program:
                 entry = head[2] if head[1] else entry
         elif line.startswith("}"):
             current = None
-        elif found := _LINE.match(line):
-            inside, attributes = _bracket(found[5])
-            current[found[2]] = Instruction(found[2], shapes(found[3]), found[4], inside, attributes, bool(found[1]))
+        elif match := _LINE.match(line):
+            root, name, shape, opcode, rest = match.groups()
+            current[name] = Instruction(name, shapes(shape), opcode, *_bracket(rest), bool(root))
     times: dict[str, int] = collections.Counter()
     fused: set[str] = set()
     _run(computations, entry, 1, False, times, fused)
@@ -143,12 +143,12 @@ def shapes(text: str) -> tuple[Shape, ...]:
 
 
 def flops(program: Program) -> float:
-    """Floating-point operations of matrix products and convolutions, 2 a multiply-add, of one device."""
+    """Floating-point operations of one device in matrix products and convolutions, 2 per multiply-add."""
     return sum(times * _products(one, where) for one, where, times in program.instructions())
 
 
 def bytes_moved(program: Program) -> float:
-    """Bytes that one device reads from and writes to its main memory: what crosses the edges of its fusions."""
+    """Bytes that one device reads from and writes to its main memory: what enters and leaves its fusions."""
     return sum(
         times * _traffic(program, one, where)
         for name, times in program.times.items()
@@ -159,8 +159,8 @@ def bytes_moved(program: Program) -> float:
 
 
 def exchanged(program: Program) -> list[Collective]:
-    """Every collective with its bytes, largest traffic first; equal ones of one place in the program are one line."""
-    found: collections.Counter[tuple[str, int, int, str]] = collections.Counter()
+    """Every collective with its bytes, largest traffic first; equal ones of one source are added up."""
+    times_run: collections.Counter[tuple[str, int, int, str]] = collections.Counter()
     for one, where, times in program.instructions():
         kind = one.opcode.removesuffix("-start")
         if kind not in COLLECTIVES:
@@ -168,27 +168,27 @@ def exchanged(program: Program) -> list[Collective]:
         group = _group(one.attributes, program.devices)
         size = sum(shape.bytes for name in one.operands for shape in where[name].shapes)
         size *= group if kind == "all-gather" else 1
-        found[kind, size, group, _source(one.attributes)] += times
-    rows = [Collective(kind, size, group, times, source) for (kind, size, group, source), times in found.items()]
+        times_run[kind, size, group, _source(one.attributes)] += times
+    rows = [Collective(kind, size, group, times, source) for (kind, size, group, source), times in times_run.items()]
     return sorted(rows, key=lambda row: -row.wire)
 
 
 def called_targets(program: Program) -> collections.Counter[str]:
     """Custom calls by name, such as cuDNN's, and how often each runs."""
-    found: collections.Counter[str] = collections.Counter()
+    counts: collections.Counter[str] = collections.Counter()
     for one, _, times in program.instructions():
         if target := re.search(r'custom_call_target="([^"]+)"', one.attributes):
-            found[target[1]] += times
-    return found
+            counts[target[1]] += times
+    return counts
 
 
 def _bracket(text: str) -> tuple[str, str]:
-    """What stands before the bracket that closes, and after it."""
+    """The text before the closing bracket, and the text after it."""
     depth = 1
-    for at, letter in enumerate(text):
+    for index, letter in enumerate(text):
         depth += (letter == "(") - (letter == ")")
         if not depth:
-            return text[:at], text[at + 1 :]
+            return text[:index], text[index + 1 :]
     return text, ""
 
 
@@ -208,7 +208,7 @@ def _run(
 
 
 def _trips(loop: Instruction, computations: dict[str, Computation]) -> int:
-    """How often a loop runs: what XLA notes, else the number that its condition compares with."""
+    """How often a loop runs: as XLA notes it, else the number that its condition compares with."""
     if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
         return int(known[1])
     condition = re.search(r"condition=%?([\w.$-]+)", loop.attributes)
@@ -239,13 +239,13 @@ def _products(one: Instruction, where: Computation) -> float:
 
 
 def _contracted(one: Instruction, where: Computation, pattern: str) -> int:
-    found = re.search(pattern, re.sub(r"\s", "", one.attributes))
+    axes = re.search(pattern, re.sub(r"\s", "", one.attributes))
     sizes = where[one.operands[0]].shapes[0].sizes
-    return math.prod(sizes[int(axis)] for axis in re.findall(r"\d+", found[1])) if found else 0
+    return math.prod(sizes[int(axis)] for axis in re.findall(r"\d+", axes[1])) if axes else 0
 
 
 def _convolution(one: Instruction, where: Computation) -> float:
-    """TPUs make convolutions of all products, batched ones with tricks of stride and dilation that touch few cells."""
+    """TPUs turn all products into convolutions, batched ones by stride and dilation, so that few cells are touched."""
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", one.attributes)
     if not labels:
         return 0.0
@@ -288,16 +288,15 @@ def _traffic(program: Program, one: Instruction, where: Computation) -> float:
         reads = [_read(program, inner, i, where[name]) for i, name in enumerate(one.operands)]
         return sum(reads) + _written(inner, one)
     written = 0 if one.opcode.endswith("-start") else _main(one)
-    if one.opcode == "custom-call" and len(one.shapes) > 1:  # its last result is room to work in, mostly untouched
+    if one.opcode == "custom-call" and len(one.shapes) > 1:  # its last result is a workspace, mostly unused
         written -= sum(shape.bytes for shape in one.shapes[-1:] if shape.dtype in ("s8", "u8"))
     return written + sum(_main(where[name]) for name in one.operands if name in where)
 
 
-def _read(program: Program, inner: Computation, number: int, given: Instruction) -> int:
-    """Bytes that a fusion reads of its argument `number`: of a scanned stack only the layer at hand."""
-    if not _main(given):
-        return 0
-    return min(_used(program, inner, _parameter(inner, number), _main(given)), _main(given))
+def _read(program: Program, inner: Computation, number: int, operand: Instruction) -> int:
+    """Bytes that a fusion reads of its operand `number`: of a scanned stack only the current layer."""
+    size = _main(operand)
+    return min(_used(program, inner, _parameter(inner, number), size), size) if size else 0
 
 
 def _parameter(inner: Computation, number: int) -> str:

@@ -18,7 +18,7 @@ from unimedi_jax.typing import Array
 
 
 def connect(coordinator: str = "", processes: int = 1, process: int = 0, timeout: int = 60) -> None:
-    """Joins the processes of a run; nothing to do for one. Before anything else asks for devices.
+    """Joins the processes of a run, before anything else asks for devices; does nothing for a single process.
 
     `coordinator` is "host:port" of process 0, or "auto" where the cluster knows (TPU pods, Slurm, Open MPI): a launcher
     that starts several processes on a machine gives each one device, a single one has them all. A process that is
@@ -26,13 +26,13 @@ def connect(coordinator: str = "", processes: int = 1, process: int = 0, timeout
     """
     if not coordinator or jax.distributed.is_initialized():
         return
-    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from `train.stop`
-    given = {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from `train.signals`
+    explicit = {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}
     # JAX takes every process of Slurm and Open MPI for one of several on its machine, and would show it one GPU.
-    found = {"local_device_ids": []} if _alone_on_machine() else {}
+    detected = {"local_device_ids": []} if _alone_on_machine() else {}
     try:
         jax.distributed.initialize(
-            **(found if coordinator == "auto" else given),
+            **(detected if coordinator == "auto" else explicit),
             heartbeat_timeout_seconds=timeout,
             shutdown_timeout_seconds=timeout,
         )
@@ -40,29 +40,29 @@ def connect(coordinator: str = "", processes: int = 1, process: int = 0, timeout
         raise UserError(f"config.distributed: {str(error).strip().splitlines()[0]}") from error
 
 
-def meet(point: str) -> None:
-    """Returns when every process of the run has come to this point."""
+def barrier(point: str) -> None:
+    """Returns when every process of the run has reached this point."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(point)
 
 
 @contextlib.contextmanager
-def chief_first(point: str) -> Iterator[None]:
-    """The first process goes through the body alone, the others after it: they find the files that it wrote."""
+def primary_first(point: str) -> Iterator[None]:
+    """The first process runs the body alone, then the others do and find the files that it wrote."""
     if jax.process_index():
-        meet(point)
+        barrier(point)
     yield
     if not jax.process_index():
-        meet(point)
+        barrier(point)
 
 
-def vote(mine: bool, mesh: Mesh) -> Array:
-    """Whether any process says yes: a scalar on the devices, behind the work they already have."""
+def any_host(mine: bool, mesh: Mesh) -> Array:
+    """Whether `mine` is true on any process: a scalar on the devices, computed after the work already queued there."""
     return _any(sharding.put_batch(np.full(jax.local_device_count(), mine), mesh))
 
 
 def largest(mine: int, mesh: Mesh) -> int:
-    """The largest number that any process brings; among several the host waits for the devices to come to it."""
+    """The largest `mine` of all processes. With several, the host waits for the devices to finish their queue."""
     if jax.process_count() == 1:
         return mine
     return int(_max(sharding.put_batch(np.full(jax.local_device_count(), mine, np.int32), mesh)))
@@ -70,7 +70,7 @@ def largest(mine: int, mesh: Mesh) -> int:
 
 @contextlib.contextmanager
 def none_lost() -> Iterator[None]:
-    """Among several processes an error of one ends it at once, as waiting for the others would take for ever."""
+    """Among several processes, ends this one at once when another is lost: waiting for it would take for ever."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:

@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint: what every array and fact in it hashes to, and the mark that all is there."""
+"""The manifest of a checkpoint: the hash of every array and fact in it, and the mark that it is complete."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def describe(step: int, state: PyTree, **facts: Any) -> dict[str, Any]:
 
 
 def prepare(folder: pathlib.Path, manifest: dict[str, Any]) -> None:
-    """Writes a manifest beside its checkpoint's folder, where it waits for `commit`."""
+    """Writes a manifest beside its checkpoint's folder, until `commit` moves it in."""
     waiting = _waiting(folder)
     partial = waiting.with_suffix(".partial")
     with partial.open("w", encoding="utf-8") as file:
@@ -42,7 +42,7 @@ def prepare(folder: pathlib.Path, manifest: dict[str, Any]) -> None:
 
 
 def commit(folder: pathlib.Path) -> None:
-    """Makes a checkpoint of a folder that is fully written: a rename, which needs no room and cannot be torn."""
+    """Turns a fully written folder into a checkpoint, by a rename: it needs no room and is atomic."""
     _waiting(folder).replace(folder / NAME)
 
 
@@ -52,14 +52,14 @@ def committed(folder: pathlib.Path) -> bool:
 
 
 def steps(root: pathlib.Path) -> list[int]:
-    """Every step that has a folder in `root`, whatever its standing, in order."""
+    """Every step that has a folder in `root`, whole or not, in order."""
     if not root.exists():
         return []
     return sorted(int(path.name) for path in root.iterdir() if path.name.isdecimal() and path.is_dir())
 
 
 def tidy(root: pathlib.Path) -> None:
-    """After a kill: commits what was fully written, removes what was not and what was being deleted."""
+    """After a kill: commits what was fully written, removes what was half written or half deleted."""
     for waiting in root.glob("*.manifest"):
         folder = root / waiting.stem
         if folder.exists() and not committed(folder):
@@ -71,7 +71,7 @@ def tidy(root: pathlib.Path) -> None:
 
 
 def remove(folder: pathlib.Path) -> None:
-    """Deletes a checkpoint so that a kill in between leaves no half one."""
+    """Deletes a checkpoint so that a kill leaves no half one."""
     shutil.rmtree(folder.replace(folder.with_suffix(".old")), ignore_errors=True)
 
 
@@ -101,30 +101,30 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def hold_against(manifest: dict[str, Any], state: PyTree, **facts: Any) -> None:
-    """Compares what was restored, all or a part, with what was saved.
+    """Compares what was restored, all of it or a part, with what was saved.
 
     Raises:
         DamagedError: names what differs.
     """
-    kept = manifest["arrays"]
-    bad = [name for name, value in fingerprint.arrays(state).items() if name not in kept or kept[name][-1] != value]
+    hashes = {name: description[-1] for name, description in manifest["arrays"].items()}
+    bad = [name for name, value in fingerprint.arrays(state).items() if hashes.get(name) != value]
     bad += [name for name, value in facts.items() if fingerprint.facts(value) != manifest["facts"][name]]
     if bad:
         raise DamagedError(f"other content than was saved in {_few(bad)}")
 
 
 def fits(manifest: dict[str, Any], abstract: PyTree) -> None:
-    """Compares names, shapes and dtypes of the arrays with what is asked for: Orbax would cast in silence.
+    """Compares names, shapes and dtypes of the arrays with those asked for: Orbax would cast silently.
 
     Raises:
         UserError: the checkpoint belongs to another configuration.
     """
     saved = {name: (shape, dtype) for name, (shape, dtype, _) in manifest["arrays"].items()}
-    wanted = _shapes(abstract)
+    asked = _shapes(abstract)
     differing = [
-        f"{name} {_words(saved.get(name))} saved, {_words(wanted.get(name))} now"
-        for name in sorted(saved.keys() | wanted.keys())
-        if saved.get(name) != wanted.get(name)
+        f"{name} {_words(saved.get(name))} saved, {_words(asked.get(name))} now"
+        for name in sorted(saved.keys() | asked.keys())
+        if saved.get(name) != asked.get(name)
     ]
     if differing:
         raise UserError(

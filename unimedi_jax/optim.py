@@ -8,39 +8,30 @@ import optax
 from jax import numpy as jnp
 
 from unimedi_jax import trees
+from unimedi_jax.config.pretraining import OptimConfig
 from unimedi_jax.typing import Array, Float, PyTree
 
 Schedule = Callable[[Array], Array]
 
 
-def make(
-    *,
-    steps: int,
-    warmup_steps: int,
-    peak_lr: float,
-    start_lr: float = 1e-8,
-    end_lr: float = 1e-8,
-    weight_decay: float = 0.05,
-    decay: str = r"(kernel|embedding|last_layer)$",
-    b1: float = 0.9,
-    b2: float = 0.999,
-    eps: float = 1e-8,
-    clip_norm: float = 3.0,
-) -> tuple[optax.GradientTransformation, Schedule]:
+def make(config: OptimConfig, steps: int) -> tuple[optax.GradientTransformation, Schedule]:
     """AdamW after clipping by the global norm (0 = no clipping), and its learning-rate schedule.
 
     Linear warm-up from `start_lr` to `peak_lr`, then half a cosine to `end_lr` at `steps`. Weight decay reaches the
     parameters whose path matches `decay`; MGCA decays all of them, `decay=".*"`.
     """
-    schedule = optax.warmup_cosine_decay_schedule(start_lr, peak_lr, warmup_steps, max(steps, warmup_steps + 1), end_lr)
+    warmup = config.warmup_steps
+    schedule = optax.warmup_cosine_decay_schedule(
+        config.start_lr, config.peak_lr, warmup, max(steps, warmup + 1), config.end_lr
+    )
 
     def decayed(params: PyTree) -> PyTree:
-        return trees.map_with_name(lambda name, _: bool(re.search(decay, name)), params)
+        return trees.map_with_name(lambda name, _: bool(re.search(config.decay, name)), params)
 
-    adamw = optax.adamw(schedule, b1, b2, eps, weight_decay=weight_decay, mask=decayed)
-    if not clip_norm:
+    adamw = optax.adamw(schedule, config.b1, config.b2, weight_decay=config.weight_decay, mask=decayed)
+    if not config.clip_norm:
         return adamw, schedule
-    return optax.chain(optax.clip_by_global_norm(clip_norm), adamw), schedule
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw), schedule
 
 
 def ema_schedule(*, base: float, final: float, steps: int) -> Schedule:

@@ -33,8 +33,8 @@ def patchify(x: A, patch: tuple[int, ...]) -> A:
 
 
 def unpatchify(tokens: A, grid: tuple[int, ...], patch: tuple[int, ...]) -> A:
-    """(b, n, v) -> (b, *space): the inverse of `patchify` for this grid of patches."""
+    """(b, n, v) -> (b, *space): the inverse of `patchify` for a `grid` of patches."""
     rank = len(patch)
     x = tokens.reshape(tokens.shape[0], *grid, *patch)
     order = [axis for i in range(rank) for axis in (1 + i, 1 + rank + i)]
-    return x.transpose(0, *order).reshape(tokens.shape[0], *(c * p for c, p in zip(grid, patch, strict=True)))
+    return x.transpose(0, *order).reshape(tokens.shape[0], *(n * p for n, p in zip(grid, patch, strict=True)))

@@ -1,4 +1,4 @@
-"""Hints to the compiler on where arrays lie on the mesh; without one (inference, most tests) they do nothing."""
+"""Hints to the compiler on where arrays lie on the mesh. Without a mesh (inference, most tests) they do nothing."""
 
 from collections.abc import Callable
 
@@ -8,17 +8,17 @@ from unimedi_jax.typing import Array
 
 
 def shard_batch(x: Array) -> Array:
-    """Rows over all devices: fsdp gathers weights and never splits activations."""
+    """Spreads the rows over all devices: fsdp gathers weights and never splits activations."""
     return _hint(x, jax.P(("data", "fsdp")))
 
 
 def replicate(x: Array) -> Array:
-    """The whole array on every device; its gradient is summed over the devices before it is split."""
+    """Puts the whole array on every device; its gradient is summed over the devices before it is split."""
     return _hint(x, jax.P())
 
 
-def each_its_own(function: Callable[..., Array]) -> Callable[..., Array]:
-    """`function` of arrays of samples, on every device of the samples that it holds: nothing goes between devices.
+def per_device(function: Callable[..., Array]) -> Callable[..., Array]:
+    """`function` of arrays of samples, run by every device on its own samples: nothing goes between devices.
 
     For what the compiler cannot divide by itself: loops over samples, and kernels.
     """

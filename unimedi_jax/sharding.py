@@ -1,4 +1,4 @@
-"""Mesh, the layout of the state by path rules, and the way of a host's batch onto the devices."""
+"""The mesh, the layout of the state by path rules, and the placement of a host's batch on the devices."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ SMALLEST_SHARDED = 4 * 2**20  # bytes; below, gathering costs more than the memo
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
-    """A ("data", "fsdp") mesh of all devices; `data` = -1 takes what `fsdp` leaves; one device is the trivial mesh."""
+    """A ("data", "fsdp") mesh of all devices, of one too; `data` = -1 takes what `fsdp` leaves."""
     count = jax.device_count() if devices is None else len(devices)
     data = count // fsdp if data == -1 else data
     if data * fsdp != count:
@@ -33,8 +33,8 @@ def layout(tree: PyTree, mesh: Mesh, rules: Sequence[tuple[str, str]]) -> PyTree
     """A NamedSharding for every leaf of an abstract state.
 
     `rules` are (regular expression, "fsdp" or "replicate"), first match wins; unmatched leaves and unused rules raise.
-    "fsdp" splits the largest dimension that the axis divides, of leaves of at least 4 MiB. Optimiser moments and the
-    teacher end in the same paths as the parameters, so one rule reaches all three.
+    "fsdp" splits the largest dimension that the axis divides, of leaves of at least 4 MiB. The paths of
+    optimiser moments and teacher end like those of the parameters, so one rule matches all three.
     """
     kinds = trees.first_match(tuple(tuple(rule) for rule in rules), tree, "sharding")
 
@@ -60,8 +60,13 @@ def _largest_dimension(leaf: Any, size: int) -> P:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows of a batch are spread over every device."""
+    """Spreads the rows of a batch over all devices."""
     return NamedSharding(mesh, P(AXES))
+
+
+def put_replicated(tree: PyTree, mesh: Mesh) -> PyTree:
+    """The arrays of a tree, whole on every device."""
+    return jax.device_put(tree, NamedSharding(mesh, P()))
 
 
 def put_batch(batch: PyTree, mesh: Mesh) -> PyTree:
@@ -71,7 +76,7 @@ def put_batch(batch: PyTree, mesh: Mesh) -> PyTree:
 
 
 def put_same(batch: PyTree, mesh: Mesh) -> PyTree:
-    """A whole batch that every host has read, as global arrays: each host keeps its rows."""
-    # `jax.device_put` would send the arrays of the first host to all others, to hold them against theirs.
+    """A whole batch that every host has read as global arrays: each host places its own rows."""
+    # `jax.device_put` would send the arrays of the first host to all others, to compare them with theirs.
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, lambda rows, x=x: x[rows]), batch)

@@ -23,11 +23,11 @@ def map_with_name(function: Callable[[str, Any], Any], tree: PyTree) -> PyTree:
 
 
 def first_match(rules: Sequence[tuple[str, T]], tree: PyTree, what: str) -> PyTree:
-    """Value of the first rule whose regular expression is found in each leaf's path.
+    """For each leaf, the value of the first rule whose regular expression occurs in its path.
 
     Raises:
-        ValueError: a leaf that no rule matches, or a rule that no leaf reaches: both are typing errors in a
-            configuration, and silence would replicate, decay or freeze the wrong parameters.
+        ValueError: no rule matches a leaf, or a rule matches no leaf: both are typing errors in a configuration, and
+            silence would replicate, decay or freeze the wrong parameters.
     """
     used: set[str] = set()
 

@@ -1,4 +1,4 @@
-"""Names of dimensions and of the nested structures that travel through the house.
+"""Names of dimensions, and of the nested structures that modules pass to each other.
 
 Dimension letters, the same in every annotation:
 
@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Num, Shaped, UInt, UInt8
 PyTree = Any  # nested dict of arrays
 Params = dict[str, Any]  # linen parameters of one network
 Batch = dict[str, dict[str, Any]]  # {"xray": {"tokens", "text", "text_mask"}, "ct": {...}}
-Metrics = dict[str, Any]  # name -> metrics.Mean on the device, float on the host
+Metrics = dict[str, Any]  # name -> mean.Mean on the device, float on the host
 
 __all__ = [
     "Array",

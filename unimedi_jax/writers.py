@@ -4,17 +4,13 @@ import json
 import math
 import os
 import pathlib
-import sys
 import time
-from collections.abc import Iterator
-from types import TracebackType
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-# tensorboardX imports PyTorch wherever it is installed, seconds at every start, for nothing that is written here.
-_torch = sys.modules.setdefault("torch", None)
-from tensorboardX import SummaryWriter  # noqa: E402
-
-if _torch is None:
-    del sys.modules["torch"]
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 
 class Writer:
@@ -27,9 +23,8 @@ class Writer:
     def __init__(self, workdir: pathlib.Path, *, resume_step: int, active: bool = True) -> None:
         self.workdir = workdir
         self._active = active
-        if not active:
-            return
-        self._open(resume_step)
+        if active:
+            self._open(resume_step)
 
     def cut(self, step: int) -> None:
         """Takes back what was written of later steps than `step`."""
@@ -41,24 +36,26 @@ class Writer:
         path = self.workdir / "metrics.jsonl"
         _cut_after(path, resume_step)
         self._lines = path.open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(self.workdir / "tensorboard"), purge_step=resume_step + 1)
+        self._events = EventFileWriter(str(self.workdir / "tensorboard"))
+        # A new session: TensorBoard hides what earlier files hold of its first step and later ones.
+        self._event(resume_step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def _close(self) -> None:
         self._lines.close()
         self._events.close()
 
-    def scalars(self, step: int, values: dict[str, float]) -> None:
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """One line: step, wall time in seconds since 1970, and every scalar; not-a-number becomes null."""
         if not self._active:
             return
-        values = {name: float(value) for name, value in values.items()}
-        line = {"step": step, "time": round(time.time(), 3)}
-        line |= {k: v if math.isfinite(v) else None for k, v in values.items()}
-        self._lines.write(json.dumps(line) + "\n")
+        finite = {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
+        self._lines.write(json.dumps({"step": step, "time": round(time.time(), 3)} | finite) + "\n")
         self._lines.flush()
-        for name, value in values.items():
-            if math.isfinite(value):
-                self._events.add_scalar(name, value, step)
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in finite.items() if value is not None]
+        self._event(step, summary=Summary(value=values))
+
+    def _event(self, step: int, **content: Any) -> None:
+        self._events.add_event(Event(wall_time=time.time(), step=step, **content))
 
     def sync(self) -> None:
         """All lines on the disk: before a checkpoint that counts on them."""
@@ -68,9 +65,7 @@ class Writer:
     def __enter__(self) -> "Writer":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: Any) -> None:
         if self._active:
             self._close()
 
@@ -92,13 +87,13 @@ def read(workdir: pathlib.Path) -> list[dict[str, float]]:
 def _cut_after(path: pathlib.Path, step: int) -> None:
     if not path.exists():
         return
-    kept = []
+    lines_before = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             if json.loads(line)["step"] <= step:
-                kept.append(line)
+                lines_before.append(line)
         except (ValueError, KeyError):
             continue  # the torn last line of a killed process
     partial = path.with_suffix(".partial")
-    partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    partial.write_text("".join(line + "\n" for line in lines_before), encoding="utf-8")
     partial.replace(path)

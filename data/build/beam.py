@@ -1,7 +1,7 @@
-"""Converts rows as an Apache Beam pipeline (Flink, Spark, Dataflow): data/build/pool.py for archives of many machines.
+"""Converts rows in an Apache Beam pipeline (Flink, Spark, Dataflow), for archives that need many machines.
 
-TFDS's own Beam writer shuffles the examples by a hash; here the workers only convert, and the set is written in the
-source's order as ever, so that it has the same bytes.
+TFDS's own Beam writer shuffles the examples by a hash. Here the workers only convert, and the set is written in the
+source's order, so it has the same bytes as one built by data/build/pool.py.
 """
 
 import contextlib
@@ -26,20 +26,20 @@ from data.source import Example, Rejected, Row, Source
 
 LOG = logging.getLogger(__name__)
 BATCH = 16  # row numbers of one file, and of one element of the pipeline: 16 MB of CTs
-# What Beam's DirectRunner comes down to, without its looking on the network for a faster one.
+# What Beam's DirectRunner uses in the end, without its search of the network for a faster one.
 HERE = "FnApiRunner"
 
 
 @contextlib.contextmanager
-def opened(source: Source, workers: int, options: str, folder: Path) -> Iterator[pool.Convert]:
-    """Yields what `pool.opened` does, once a pipeline has converted all rows of the source.
+def converter(source: Source, workers: int, options: str, folder: Path) -> Iterator[pool.Convert]:
+    """Yields what `pool.converter` does, once a pipeline has converted all rows of the source.
 
     `options` are Beam's, as on a command line; without `--runner` the pipeline runs on this machine, `workers` rows at
-    a time. The pipeline's workers leave what they have converted in `folder`: they and this process see it, and the
-    source's files, under the same path. What an interrupted run left there is not converted again; a clean exit
+    a time. The pipeline's workers write what they have converted to `folder`: they and this process must see it, and
+    the source's files, under the same path. What an interrupted run left there is not converted again; a clean exit
     removes it. Raises UserError for a pipeline that fails.
     """
-    folder = folder.resolve()  # the workers may stand elsewhere
+    folder = folder.resolve()  # the workers may have another working directory
     folder.mkdir(parents=True, exist_ok=True)
     batches = {folder / name: rows for name, rows in _batches(source.rows)}
     missing = [(path, rows) for path, rows in batches.items() if not _holds(path, rows)]
@@ -51,7 +51,7 @@ def opened(source: Source, workers: int, options: str, folder: Path) -> Iterator
 
 
 class _ToFile(apache_beam.DoFn):
-    """Converts a batch (path, rows) and writes its file; in a process of its own, which a decoder may end."""
+    """Converts a batch (path, rows) and writes its file; in a process of its own, which a faulty decoder may end."""
 
     def __init__(self, convert: Callable[[Row], Example | Rejected]) -> None:
         self._convert = convert
@@ -73,26 +73,24 @@ def _run(
     chosen = _options(options, workers)
     try:
         with apache_beam.Pipeline(options=chosen) as pipeline:
-            # Reshuffled: what is created in one place would else be converted there.
+            # Without Reshuffle all batches would be converted where they were created.
             rows = pipeline | apache_beam.Create(batches) | apache_beam.Reshuffle()
             _ = rows | "convert" >> apache_beam.ParDo(_ToFile(convert))
     except Exception as error:  # each runner raises its own
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise errors.UserError(
-            f"the Beam pipeline failed, and the same command goes on from there: {reason}"
-        ) from error
+        raise errors.UserError(f"the Beam pipeline failed; the same command continues from there: {reason}") from error
 
 
 def _options(options: str, workers: int) -> PipelineOptions:
     try:
-        with contextlib.redirect_stderr(io.StringIO()) as said:
+        with contextlib.redirect_stderr(io.StringIO()) as messages:
             chosen = PipelineOptions(shlex.split(options))
             standard, direct = chosen.view_as(StandardOptions), chosen.view_as(DirectOptions)
-            known, all_given = (chosen.get_all_options(retain_unknown_options=unknown) for unknown in (False, True))
+            known, every = (chosen.get_all_options(retain_unknown_options=unknown) for unknown in (False, True))
     except (ValueError, SystemExit) as error:  # an option without its value ends the program, as on a command line
-        reason = said.getvalue().strip().rpartition("error: ")[2] or error
+        reason = messages.getvalue().strip().rpartition("error: ")[2] or error
         raise errors.UserError(f"config.beam is no list of Beam's options: {reason}") from error
-    unknown = ", ".join(sorted(all_given.keys() - known.keys()))
+    unknown = ", ".join(sorted(every.keys() - known.keys()))
     if unknown and standard.runner is None:
         raise errors.UserError(f"config.beam is no list of Beam's options: {unknown} is none of them")
     if unknown:
@@ -105,7 +103,7 @@ def _options(options: str, workers: int) -> PipelineOptions:
 
 
 def _batches(rows: Iterable[Row]) -> Iterator[tuple[str, list[Row]]]:
-    """Rows by number: which batch a row is in does not depend on what is left to convert."""
+    """Rows by number: the batch of a row does not depend on which rows are left to convert."""
     ordered = sorted(rows, key=lambda row: row.number)
     for index, batch in itertools.groupby(ordered, key=_index):
         yield _name(index), list(batch)
@@ -120,7 +118,7 @@ def _name(index: int) -> str:
 
 
 def _write(path: Path, results: Iterable[pool.Converted]) -> None:
-    """All rows of a batch in one file without pickle; whole or not at all, and the same whoever writes it again."""
+    """Writes all rows of a batch to one file, atomically and without pickle; writing it again gives the same file."""
     facts: dict[int, Any] = {}
     arrays: dict[str, np.ndarray] = {}
     for row, result in results:

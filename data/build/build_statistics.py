@@ -1,4 +1,4 @@
-"""What has come out of a build so far: counts, hashes, rejects."""
+"""What a build has accepted and rejected so far: counts, hashes, reasons."""
 
 import collections
 import dataclasses
@@ -12,18 +12,18 @@ from data.source import MODALITIES, SPLITS, Example, Rejected
 
 
 @dataclasses.dataclass
-class Census:
-    """Takes note of every row; splits of one modality may come interleaved, each in its own order."""
+class BuildStatistics:
+    """Collects every row of a build; the splits of a modality may be interleaved, each in its own order."""
 
     rejected: list[Rejected]
     accepted: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     notes: collections.Counter = dataclasses.field(default_factory=collections.Counter)  # codes of reasons.NOTES
     reports: set[str] = dataclasses.field(default_factory=set)  # of the training split
     _digests: dict[tuple[str, str], Any] = dataclasses.field(default_factory=dict)
-    _pictures: dict[bytes, set[str]] = dataclasses.field(default_factory=dict)  # hash -> splits
+    _images: dict[bytes, set[str]] = dataclasses.field(default_factory=dict)  # hash -> splits
 
     def add(self, modality: str, split: str, example: Example, notes: Iterable[str] = ()) -> None:
-        """An accepted row: `example` as it will be stored."""
+        """Adds an accepted row: `example` as it will be stored."""
         place = (modality, split)
         self.notes.update(notes)
         self.accepted[place] += 1
@@ -33,7 +33,7 @@ class Census:
             array = np.frombuffer(value.encode(), np.uint8) if isinstance(value, str) else np.asarray(value)
             digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
             digest.update(array.tobytes())
-        self._pictures.setdefault(picture_key(example), set()).add(split)
+        self._images.setdefault(image_key(example), set()).add(split)
         if split == "train":
             self.reports.add(example["report"])
 
@@ -43,8 +43,8 @@ class Census:
         return hashlib.sha256(b"".join(self._digests[place].digest() for place in places)).hexdigest()
 
     def leaked(self) -> int:
-        """How many pictures are, pixel by pixel, in more than one split."""
-        return sum(len(splits) > 1 for splits in self._pictures.values())
+        """How many images are, pixel by pixel, in more than one split."""
+        return sum(len(splits) > 1 for splits in self._images.values())
 
     def total(self) -> int:
         """Accepted rows."""
@@ -58,12 +58,12 @@ class Census:
             if any(self.accepted[modality, split] for split in SPLITS)
         }
 
-    def in_order(self) -> tuple[Rejected, ...]:
-        """The rejected rows as the source counts them."""
+    def rejected_in_order(self) -> tuple[Rejected, ...]:
+        """The rejected rows in the order of the source."""
         return tuple(sorted(self.rejected, key=lambda one: one.row))
 
 
-def picture_key(example: Example) -> bytes:
-    """The same for pictures that are equal pixel by pixel."""
-    picture = example["image"] if "image" in example else example["volume"]
-    return hashlib.blake2b(picture.tobytes(), digest_size=16).digest()
+def image_key(example: Example) -> bytes:
+    """A hash that images share exactly when they are equal pixel by pixel."""
+    image = example["image"] if "image" in example else example["volume"]
+    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()

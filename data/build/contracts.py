@@ -7,62 +7,53 @@ from pathlib import Path
 from typing import Any
 
 from data import contract
-from data.build.build_statistics import Census
+from data.build.build_statistics import BuildStatistics
 from data.readers import geometry, volumes, xrays
 from data.reports import text
 from data.source import ORGANS, Source
 
 FILE = contract.FILE
-FORMAT = 1  # grows when a change of this code changes what a record holds
+FORMAT = 1  # increases when a change of this code changes records
 PIXEL_LIBRARIES = (
-    "numpy",
-    "scipy",
-    "opencv-python-headless",
-    "pillow",
-    "nibabel",
-    "pydicom",
-    "pylibjpeg",
-    "pylibjpeg-libjpeg",
-    "pylibjpeg-openjpeg",
-    "simpleitk",
+    "numpy scipy opencv-python-headless pillow nibabel pydicom pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg simpleitk"
 )
 
 
 def fingerprint(source: Source) -> str:
-    """What tells one source from another without reading its pixels: rows, labels, and the code's version."""
-    facts = (FORMAT, source.labels, source.prompts, source.contract, sorted(source.truth))
+    """Identifies a source without reading its pixels: its rows and labels, and the code's version."""
+    facts = (FORMAT, source.labels, source.prompts, source.contract, sorted(source.annotations))
     digest = hashlib.sha256(repr(facts).encode())
     for row in (*source.rows, *source.rejected):
         digest.update(repr(row).encode())
     return digest.hexdigest()
 
 
-def make(source: Source, census: Census, *, name: str, folder: Path) -> dict[str, Any]:
-    """The preprocessing contract: everything that shaped the numbers, and the hash of what came out."""
+def make(source: Source, statistics: BuildStatistics, *, name: str, folder: Path) -> dict[str, Any]:
+    """The contract of a built set: everything that shaped its numbers, and the hash of its records."""
     vocabulary = folder / "tokenizer" / "tokenizer.json"
     return {
         "format": FORMAT,
         "name": name,
         "labels": list(source.labels),
         "prompts": source.prompts,
-        "truth": sorted(source.truth),
-        "splits": census.counts(),
+        "truth": sorted(source.annotations),
+        "splits": statistics.counts(),
         "records": rules(source.organs),
         "source": source.contract,
         "tokenizer": {"sha256": hashlib.sha256(vocabulary.read_bytes()).hexdigest() if vocabulary.exists() else ""},
         "libraries": libraries(),
-        "pictures_in_two_splits": census.leaked(),
-        "rejected": len(census.rejected),
-        "notes": dict(sorted(census.notes.items())),
+        "pictures_in_two_splits": statistics.leaked(),
+        "rejected": len(statistics.rejected),
+        "notes": dict(sorted(statistics.notes.items())),
         "source_fingerprint": fingerprint(source),
-        "content_sha256": census.content_hash(),
+        "content_sha256": statistics.content_hash(),
     }
 
 
 def rules(organs: Sequence[str] = ORGANS) -> dict[str, Any]:
-    """How this code makes a record of a film, a scan and a report: the part of the contract that every set shares."""
+    """How this code makes a record of an X-ray, a CT and a report: the part of the contract that all sets share."""
     return {
-        "xray": {"image": [geometry.FILM_SIZE] * 2, "dtype": "uint8", "axes": "y x", "rules": xrays.RULES},
+        "xray": {"image": [geometry.XRAY_SIZE] * 2, "dtype": "uint8", "axes": "y x", "rules": xrays.RULES},
         "ct": {
             "volume": list(geometry.VOLUME_SHAPE),
             "dtype": "int16",
@@ -79,7 +70,7 @@ def rules(organs: Sequence[str] = ORGANS) -> dict[str, Any]:
 
 def libraries() -> dict[str, str]:
     """Versions of what turns files into pixels; `absent` for a plugin that is not installed."""
-    return {library: _version(library) for library in PIXEL_LIBRARIES}
+    return {library: _version(library) for library in PIXEL_LIBRARIES.split()}
 
 
 def _version(library: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from data import errors, progress
 from data.build import contracts, executors, pool, writer
-from data.build.build_statistics import Census
+from data.build.build_statistics import BuildStatistics
 from data.reports import tokenizer
 from data.source import MODALITIES, SPLITS, Rejected, Source
 
@@ -25,7 +25,7 @@ FINISHED = "set"
 
 @dataclasses.dataclass(frozen=True)
 class Built:
-    """The outcome of `build`. `made` is False where the set was there already."""
+    """The outcome of `build`. `made` is False if the set existed already."""
 
     folder: Path
     made: bool
@@ -40,9 +40,9 @@ def build(
 ) -> Built:
     """Converts a source and writes `<data_dir>/<name>/`, whole or not at all; the same source gives the same bytes.
 
-    An interrupted build leaves its finished shards in `<data_dir>/.<name>.building`; the next one goes on from them.
-    Rows are converted by `workers` processes, or, with `beam`, in a pipeline of these options (`beam.opened`).
-    Above a share of `max_rejected` no set is made, and only the ledger written, to `<data_dir>/<name>.rejected.jsonl`.
+    An interrupted build leaves its finished shards in `<data_dir>/.<name>.building`; the next one resumes after them.
+    Rows are converted by `workers` processes, or, with `beam`, in a pipeline of these options (`beam.converter`).
+    If more than a share of `max_rejected` is rejected, only `<data_dir>/<name>.rejected.jsonl` is written.
     Raises UserError for a name taken by another source and for no training row, OverBudgetError for too many rejects.
     """
     _check_name(name)
@@ -54,20 +54,20 @@ def build(
         if known is not None:
             shutil.rmtree(staging, ignore_errors=True)
             return known
-        _take_up(staging, source)
-        census = _write(source, staging, name=name, workers=workers, beam=beam)
-        rejected = census.in_order()
+        _prepare(staging, source)
+        statistics = _write(source, staging, name=name, workers=workers, beam=beam)
+        rejected = statistics.rejected_in_order()
         try:
             ledger = data_dir / f"{name}.{LEDGER}"
-            _check_outcome(census, len(rejected), max_rejected, ledger, for_training=source.for_training)
+            _check_outcome(statistics, len(rejected), max_rejected, ledger, for_training=source.for_training)
             (staging / FINISHED).rename(folder)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-    return Built(folder, True, census.counts(), rejected, census.leaked(), dict(census.notes))
+    return Built(folder, True, statistics.counts(), rejected, statistics.leaked(), dict(statistics.notes))
 
 
 def make_folder(data_dir: Path) -> None:
-    """Makes the folder of sets. Raises UserError where it cannot be."""
+    """Makes the folder of sets. Raises UserError if that fails."""
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -75,7 +75,7 @@ def make_folder(data_dir: Path) -> None:
 
 
 def over_budget(rejected: int, total: int, max_rejected: float) -> str:
-    """Why a set with so many rejects is not wanted, or nothing. `max_rejected` is a share of all rows."""
+    """The reason against a set with so many rejects, or nothing. `max_rejected` is a share of all rows."""
     if rejected <= max_rejected * total:
         return ""
     share = f"{rejected} of {total} rows"
@@ -84,18 +84,20 @@ def over_budget(rejected: int, total: int, max_rejected: float) -> str:
     )
 
 
-def _check_outcome(census: Census, rejected: int, max_rejected: float, ledger: Path, *, for_training: bool) -> None:
+def _check_outcome(
+    statistics: BuildStatistics, rejected: int, max_rejected: float, ledger: Path, *, for_training: bool
+) -> None:
     needed = ("train",) if for_training else SPLITS
-    if not any(census.accepted[modality, split] for modality in MODALITIES for split in needed):
+    if not any(statistics.accepted[modality, split] for modality in MODALITIES for split in needed):
         use = "train" if for_training else "evaluate"
-        raise errors.UserError(f"no row is left to {use} on, so no set was made. {_why_not(census)}")
-    if reason := over_budget(rejected, census.total() + rejected, max_rejected):
-        _write_ledger(ledger, census.in_order())
+        raise errors.UserError(f"no row is left to {use} on, so no set was made. {_why_not(statistics)}")
+    if reason := over_budget(rejected, statistics.total() + rejected, max_rejected):
+        _write_ledger(ledger, statistics.rejected_in_order())
         raise errors.OverBudgetError(f"{reason}: no set was made; see {ledger}")
 
 
-def _take_up(staging: Path, source: Source) -> None:
-    """Keeps what an interrupted build of the same source with the same libraries has finished; removes all else."""
+def _prepare(staging: Path, source: Source) -> None:
+    """Removes what an interrupted build left, unless source and libraries are the same; then its shards stay."""
     mark, facts = staging / "source", f"{contracts.fingerprint(source)} {sorted(contracts.libraries().items())}"
     if not mark.exists() or mark.read_text(encoding="utf-8") != facts:
         shutil.rmtree(staging, ignore_errors=True)
@@ -111,10 +113,10 @@ def _check_name(name: str) -> None:
 
 @contextlib.contextmanager
 def _alone_in(data_dir: Path) -> Iterator[None]:
-    """Waits for other builds in the same folder; the system lifts the lock however the process ends."""
+    """Waits for other builds in the same folder. The system releases the lock however the process ends."""
     handle = os.open(data_dir, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # network drives may know no locks
+        with contextlib.suppress(OSError):  # some network drives have no locks
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
@@ -142,9 +144,9 @@ def _built_before(folder: Path, fingerprint: str) -> Built | None:
     )
 
 
-def _write(source: Source, staging: Path, *, name: str, workers: int, beam: str | None) -> Census:
-    """Writes the set into `<staging>/FINISHED`, going on from the shards that are finished."""
-    census = Census(list(source.rejected))
+def _write(source: Source, staging: Path, *, name: str, workers: int, beam: str | None) -> BuildStatistics:
+    """Writes the set into `<staging>/FINISHED`, starting after the finished shards."""
+    statistics = BuildStatistics(list(source.rejected))
     folder = staging / FINISHED
     folder.mkdir()
     schemas = {modality: writer.features(source, modality) for modality in MODALITIES}
@@ -155,30 +157,30 @@ def _write(source: Source, staging: Path, *, name: str, workers: int, beam: str 
     rows = {place: [row for row in source.rows if (row.modality, row.split) == place] for place in shards}
     left = {place: rows[place][shards[place].rows :] for place in shards}
     unfinished = dataclasses.replace(source, rows=list(itertools.chain(*left.values())))
-    converting = executors.opened(unfinished, workers, beam, staging / "beam")
+    converting = executors.converter(unfinished, workers, beam, staging / "beam")
     done = len(source.rows) - len(unfinished.rows)
     with converting as convert, progress.shown(len(source.rows), "rows", done=done) as tick:
         for place in shards:
-            _fill(shards[place], *place, convert(left[place]), census, tick)
+            _fill(shards[place], *place, convert(left[place]), statistics, tick)
     for modality in MODALITIES:
         splits = {split: shards[modality, split] for split in SPLITS if shards[modality, split].done}
         if splits:
             writer.assemble(folder, modality, schemas[modality], splits)
-    if census.total():
-        if words := _vocabulary(source, census):
+    if statistics.total():
+        if words := _vocabulary(source, statistics):
             tokenizer.save(tokenizer.train(words), folder / "tokenizer")
-        _write_ledger(folder / LEDGER, census.in_order())
-        contract = contracts.make(source, census, name=name, folder=folder)
+        _write_ledger(folder / LEDGER, statistics.rejected_in_order())
+        contract = contracts.make(source, statistics, name=name, folder=folder)
         (folder / contracts.FILE).write_text(
             json.dumps(contract, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
-    return census
+    return statistics
 
 
-def _vocabulary(source: Source, census: Census) -> list[str]:
-    """Texts to learn words from: the training reports, the prompts where there are none."""
+def _vocabulary(source: Source, statistics: BuildStatistics) -> list[str]:
+    """Texts for the vocabulary: the training reports, or the prompts where there are none."""
     prompts = [text for pair in source.prompts.values() for side in pair.values() for text in side]
-    return sorted(filter(None, census.reports)) or sorted(prompts)
+    return sorted(filter(None, statistics.reports)) or sorted(prompts)
 
 
 def _fill(
@@ -186,23 +188,23 @@ def _fill(
     modality: str,
     split: str,
     converted: Iterable[pool.Converted],
-    census: Census,
+    statistics: BuildStatistics,
     tick: Callable[[int], None],
 ) -> None:
-    """Writes the rows of one split that no finished shard has; the census takes note of all, of those from files."""
+    """Writes the rows of one split that no finished shard holds; the statistics get all of them."""
     for index, facts in enumerate(shards.done):
         for example, aside in zip(shards.examples(index), facts["aside"], strict=True):
-            census.add(modality, split, example, aside["notes"])
-            census.rejected += [Rejected(**one) for one in aside["rejected"]]
+            statistics.add(modality, split, example, aside["notes"])
+            statistics.rejected += [Rejected(**one) for one in aside["rejected"]]
     waiting: list[dict[str, Any]] = []
     for at, (_, result) in enumerate(converted, start=shards.rows + 1):
         tick(1)
         if isinstance(result, Rejected):
-            census.rejected.append(result)
+            statistics.rejected.append(result)
             waiting.append(dataclasses.asdict(result))
             continue
         notes = list(result.pop("notes", ()))
-        census.add(modality, split, result, notes)
+        statistics.add(modality, split, result, notes)
         shards.write(result, at, {"notes": notes, "rejected": waiting})
         waiting = []
     shards.finish()
@@ -213,8 +215,8 @@ def _write_ledger(path: Path, rejected: Iterable[Rejected]) -> None:
     path.write_text("".join(lines), encoding="utf-8")
 
 
-def _why_not(census: Census) -> str:
+def _why_not(statistics: BuildStatistics) -> str:
     """The commonest reasons, in one line."""
-    codes = collections.Counter(one.reason.partition(":")[0] for one in census.rejected)
+    codes = collections.Counter(one.code for one in statistics.rejected)
     reasons = ", ".join(f"{count} {code}" for code, count in codes.most_common(5)) or "the source is empty"
-    return f"Accepted for val and test: {census.total()}; rejected: {reasons}. config.dry_run=True lists the rows"
+    return f"Accepted for val and test: {statistics.total()}; rejected: {reasons}. config.dry_run=True lists the rows"

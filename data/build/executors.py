@@ -11,19 +11,19 @@ from data.source import Source
 RUNNERS = ("pool", "beam")
 
 
-def opened(source: Source, workers: int, beam: str | None, folder: Path) -> AbstractContextManager[pool.Convert]:
-    """`pool.opened`, or with the options of a pipeline `beam.opened`, which keeps its files in `folder`."""
+def converter(source: Source, workers: int, beam: str | None, folder: Path) -> AbstractContextManager[pool.Convert]:
+    """`pool.converter`, or with options of a pipeline `beam.converter`, which keeps its files in `folder`."""
     if beam is None:
-        return pool.opened(source, workers)
+        return pool.converter(source, workers)
     from data.build import beam as pipeline  # an optional requirement
 
-    return pipeline.opened(source, workers, beam, folder)
+    return pipeline.converter(source, workers, beam, folder)
 
 
 def options(runner: str, beam: str) -> str | None:
-    """`config.beam` where `config.runner` wants a pipeline, else None.
+    """`config.beam` if `config.runner` is "beam", else None.
 
-    Raises UserError for an unknown runner, and where Apache Beam is wanted and not installed.
+    Raises UserError for an unknown runner, and if Apache Beam is needed and not installed.
     """
     if runner not in RUNNERS:
         raise errors.UserError(f"config.runner is '{runner}': {' or '.join(RUNNERS)}")

@@ -16,13 +16,13 @@ IN_FLIGHT = 3  # rows waiting per worker: enough to keep it busy, few enough to 
 
 
 @contextlib.contextmanager
-def opened(source: Source, workers: int) -> Iterator[Convert]:
+def converter(source: Source, workers: int) -> Iterator[Convert]:
     """Yields a function that converts rows lazily; several of its iterators may be open at once.
 
     `workers` 0 means one for each core that this process may use, 1 works in this process.
     """
     if not workers:
-        import joblib  # which the workers need not load
+        import joblib  # not at the top: workers do not need it
 
         workers = joblib.cpu_count()
     if workers == 1:
@@ -35,7 +35,7 @@ def opened(source: Source, workers: int) -> Iterator[Convert]:
 class Workers:
     """Processes that convert rows, replaced when one of them dies; started on their first use.
 
-    They are spawned: a forked one would inherit the threads of whatever library has run before, in an unknown state.
+    They are spawned: a forked one would inherit threads of other libraries in an unknown state.
     """
 
     def __init__(self, convert: Callable[[Row], Example | Rejected], count: int) -> None:
@@ -59,7 +59,7 @@ class Workers:
             except BrokenProcessPool:
                 if self._executor is executor:
                     self.close()
-                # All rows in flight are lost, and nobody knows to whom: one by one, the one that does it stands alone.
+                # All rows in flight are lost, and it is unknown which ended the process: each is tried by itself.
                 lost = [row for row, _ in waiting]
                 waiting.clear()
                 yield from ((row, _alone(self._convert, row)) for row in lost)
@@ -74,7 +74,7 @@ class Workers:
 
 
 def _alone(convert: Callable[[Row], Example | Rejected], row: Row) -> Example | Rejected:
-    """Converts one row in a process of its own, whose death is the row's fault."""
+    """Converts one row in a process of its own: if that dies, the row is the cause."""
     with _executor(1) as executor:
         try:
             return executor.submit(convert, row).result()
@@ -88,7 +88,7 @@ def _executor(count: int) -> concurrent.futures.ProcessPoolExecutor:
 
 
 def _one_thread() -> None:
-    """One process per core already: threads of the libraries would only get in each other's way."""
+    """There is one process per core already: more threads would only compete."""
     import cv2
     import SimpleITK
     import threadpoolctl

@@ -21,9 +21,9 @@ TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 
 def features(source: Source, modality: str) -> tfds.features.FeaturesDict:
-    """The schema of one modality's records: the contract's fields, and the truth that the source has."""
+    """The schema of one modality's records: the contract's fields, and the annotations that the source has."""
     tensor, string = tfds.features.Tensor, tfds.features.Text
-    shape = (geometry.FILM_SIZE,) * 2 if modality == "xray" else geometry.VOLUME_SHAPE
+    shape = (geometry.XRAY_SIZE,) * 2 if modality == "xray" else geometry.VOLUME_SHAPE
     fields = {"id": string(), "patient": string(), "report": string()}
     fields["labels"] = tensor(shape=(len(source.labels),), dtype=np.float32)
     # Raw bytes: a volume is read in 1.4 ms, zlib takes three times as long.
@@ -33,24 +33,24 @@ def features(source: Source, modality: str) -> tfds.features.FeaturesDict:
         fields["volume"] = tensor(shape=shape, dtype=np.int16, encoding="bytes")
         fields["spacing_mm"] = tensor(shape=(3,), dtype=np.float32)
     for mask in ("organ_mask", "lesion_mask"):
-        if mask in source.truth:
-            # Mostly zeros: packed they cost training, which skips them, next to nothing.
+        if mask in source.annotations:
+            # Mostly zeros: packed, they cost training next to nothing.
             fields[mask] = tensor(shape=shape, dtype=np.uint8, encoding="zlib")
-    if "boxes" in source.truth:
+    if "boxes" in source.annotations:
         fields["boxes"] = tensor(shape=(None, 1 + 2 * len(shape)), dtype=np.float32)
     return tfds.features.FeaturesDict(fields)
 
 
 class Shards:
-    """The shards of one split in the making: each is finished for good once its `.json` lies beside it.
+    """The shards of one split while they are written: each is finished once its `.json` is beside it.
 
-    array_record shards with TFDS's metadata beside them, not through a TFDS builder: its writer holds a split in memory
-    and, above 1 GB, needs TensorFlow. Here memory is bounded by one example, and an interrupted build keeps what is
-    finished. Where a shard ends depends on the records alone, so a build in one go writes the same bytes.
+    array_record files with TFDS's metadata, but not through a TFDS builder: its writer holds a split in memory and
+    needs TensorFlow above 1 GB. Here memory is bounded by one example, and finished shards survive an interruption.
+    Where a shard ends depends on the records alone, so interrupted and uninterrupted builds write the same bytes.
     """
 
     def __init__(self, folder: Path, split: str, schema: tfds.features.FeaturesDict) -> None:
-        """`folder` holds the parts of one modality; what an earlier build finished in it is kept."""
+        """`folder` holds the parts of one modality; finished shards of an earlier build are kept."""
         folder.mkdir(parents=True, exist_ok=True)
         self._path, self._schema = folder / split, schema
         self.done: list[dict[str, Any]] = []
@@ -60,7 +60,7 @@ class Shards:
 
     @property
     def rows(self) -> int:
-        """How many rows of the split the finished shards answer for, rejected ones included."""
+        """How many rows of the split the finished shards cover, including rejected ones."""
         return self.done[-1]["rows"] if self.done else 0
 
     def examples(self, index: int) -> Iterator[Example]:
@@ -71,7 +71,7 @@ class Shards:
             yield {name: v.decode() if isinstance(v, bytes) else v for name, v in fields.items()}
 
     def write(self, example: Example, row: int, aside: dict[str, Any]) -> None:
-        """Adds the example of the split's `row`-th row; `aside` is what to keep of the rows since the last call."""
+        """Adds the example of the split's `row`-th row; `aside` holds its notes and the rejected rows before it."""
         record = _serialized(self._schema, example)
         if self._writer is not None and self._open["bytes"] + len(record) > SHARD_BYTES:
             self._close()
@@ -88,7 +88,7 @@ class Shards:
             self._close()
 
     def path(self, index: int) -> Path:
-        """Where a shard is while the set is in the making."""
+        """Where a shard is while the set is being built."""
         return self._path.with_name(f"{self._path.name}.{index}")
 
     def _close(self) -> None:
@@ -111,7 +111,7 @@ class Shards:
 
 
 def assemble(folder: Path, modality: str, schema: tfds.features.FeaturesDict, splits: dict[str, Shards]) -> None:
-    """Makes `<folder>/<modality>/<VERSION>/` of finished shards, which stay where they are too; none may be empty."""
+    """Makes `<folder>/<modality>/<VERSION>/` of finished shards by hard links; no split may be empty."""
     folder = folder / modality / VERSION
     folder.mkdir(parents=True)
     infos = []

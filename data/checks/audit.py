@@ -1,7 +1,7 @@
 """The audit job: searches a folder for every identifier and every long run of report text of a raw source.
 
-Two places hold such things by contract and are passed over for them: the records' `report` field, which training reads,
-keeps report text (identifiers in it are found), and the reject ledger names the user's own paths.
+Two places hold such things by contract: the records' `report` field holds report text and is searched for identifiers
+only, and of the reject ledger, which names the user's own paths, only the reasons are searched.
 """
 
 import gzip
@@ -19,19 +19,18 @@ import tensorflow_datasets as tfds
 from data import errors
 from data.build import contracts, dataset
 from data.checks import audit_names
-from data.manifest import source as manifest
 from data.manifest import table
 from data.reports import text
 
-RUN_WORDS = 8  # a run of so many words is somebody's report, a shorter one may be anybody's
+RUN_WORDS = 8  # so many words in a row identify a report, fewer may be in any
 MAX_MEMBER = 1 << 30
 # In compressed numbers, such as a checkpoint's, any four letters turn up by chance in every few tens of megabytes.
 SURE_IN_BYTES = 6
-Needles = dict[tuple[str, ...], str]  # words that must not be found in this order -> what they are, for the finding
+Needles = dict[tuple[str, ...], str]  # words that must not occur in this order -> what they are, for the message
 
 
 def run(config: Any) -> None:
-    """Prints where something was found, never what. Raises UserError if anything was."""
+    """Prints where something was found, but not the text. Raises UserError if anything was."""
     if not config.path or not config.source:
         raise errors.UserError("config.path and config.source are both needed: the folder, and the CSV it was made of")
     folder, source = (Path(value).expanduser() for value in (config.path, config.source))
@@ -41,7 +40,7 @@ def run(config: Any) -> None:
     findings = list(search(folder, names, runs))
     print(f"searched {folder} for {len(names)} identifiers and {len(runs)} runs of {RUN_WORDS} words of {source}")
     if short:
-        print(f"not searched for: {short} identifiers too short to be told from other text")
+        print(f"not searched for: {short} identifiers too short to be distinguished from other text")
     if vague := len(names) - len(_sure(names)):
         print(f"searched for in texts only: {vague} identifiers of fewer than {SURE_IN_BYTES} letters")
     for place, what in findings:
@@ -53,16 +52,19 @@ def run(config: Any) -> None:
 
 def needles(source: Path) -> tuple[Needles, Needles, int]:
     """Identifiers and runs of words of a manifest and its files, and how many identifiers are too short to search."""
-    header, rows = table.read(source, manifest.REQUIRED, manifest.OPTIONAL)
+    header, rows = table.read(source)
     names: Needles = {}
     runs: Needles = {}
     short = set()
     for number, fields in rows:
         row = dict(zip(header, fields, strict=False))
-        found = [("the patient", row.get("patient", "")), *audit_names.of_file(source.parent, row.get("path", ""))]
-        for kind, value in found:
+        identifiers = [
+            ("the patient", row.get("patient", "")),
+            *audit_names.of_file(source.parent, row.get("path", "")),
+        ]
+        for kind, value in identifiers:
             words = fold(value)
-            if audit_names.is_telling(" ".join(words)):
+            if audit_names.is_identifying(" ".join(words)):
                 names.setdefault(words, f"{kind} of row {number}")
             elif words:
                 short.add(words)
@@ -73,12 +75,12 @@ def needles(source: Path) -> tuple[Needles, Needles, int]:
 
 
 def fold(value: str) -> tuple[str, ...]:
-    """Words in lower case: line breaks, quotes, punctuation and markup between them hide nothing."""
+    """Words in lower case, without line breaks, quotes, punctuation and markup between them."""
     return tuple(re.findall(r"[^\W_]+", text.clean(value).lower()))
 
 
 def search(folder: Path, names: Needles, runs: Needles) -> Iterator[tuple[str, str]]:
-    """Where something is found and what it is, one finding a kind and file."""
+    """Where something was found and what it is, once a kind and file."""
     sure = _sure(names)
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not path.is_file():
@@ -94,7 +96,7 @@ def search(folder: Path, names: Needles, runs: Needles) -> Iterator[tuple[str, s
                 for words, is_text in _readings(path.read_bytes())
                 for hit in _once(place, words, names if is_text else sure, runs)
             )
-            yield from dict.fromkeys(hits)  # one text may be read in two encodings
+            yield from dict.fromkeys(hits)  # one text may match in two encodings
     for contract in sorted(folder.rglob(contracts.FILE)):
         yield from _in_records(contract.parent, folder, names, runs)
 
@@ -112,14 +114,13 @@ def _in_records(set_folder: Path, folder: Path, names: Needles, runs: Needles) -
 
 
 def _once(place: str, words: tuple[str, ...], names: Needles, runs: Needles) -> Iterator[tuple[str, str]]:
-    found = set()
-    for wanted in (names, runs):
-        for length in {len(needle) for needle in wanted}:
-            for start in range(len(words) - length + 1):
-                what = wanted.get(words[start : start + length])
-                if what and what not in found:
-                    found.add(what)
-                    yield place, what
+    for needles_of_kind in (names, runs):
+        spans = (
+            words[start : start + length]
+            for length in {len(needle) for needle in needles_of_kind}
+            for start in range(len(words) - length + 1)
+        )
+        yield from ((place, what) for what in dict.fromkeys(map(needles_of_kind.get, spans)) if what)
 
 
 def _sure(names: Needles) -> Needles:
@@ -128,7 +129,7 @@ def _sure(names: Needles) -> Needles:
 
 
 def _readings(data: bytes, depth: int = 2) -> Iterator[tuple[tuple[str, ...], bool]]:
-    """What a file may say, and whether it is text at all: usual encodings, escapes undone, archives opened."""
+    """The words of a file in the usual encodings, and whether it is text at all; escapes undone, archives opened."""
     decoded = data.decode("utf-8", errors="replace")
     is_text = "\ufffd" not in decoded and "\0" not in decoded
     yield fold(_unescaped(decoded)), is_text

@@ -1,4 +1,4 @@
-"""Collects what names a patient in a raw source: the one place that reads identifying elements, to search for them."""
+"""Collects what identifies a patient in a raw source. Only the audit reads these elements, to search for them."""
 
 import warnings
 from collections.abc import Iterator
@@ -9,61 +9,32 @@ import PIL.Image
 import pydicom
 
 IDENTIFYING = (
-    "PatientName",
-    "PatientID",
-    "OtherPatientIDs",
-    "PatientBirthDate",
-    "PatientAddress",
-    "PatientTelephoneNumbers",
-    "AccessionNumber",
-    "StudyID",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "SOPInstanceUID",
-    "FrameOfReferenceUID",
-    "InstitutionName",
-    "InstitutionAddress",
-    "ReferringPhysicianName",
-    "PerformingPhysicianName",
-    "OperatorsName",
-    "StationName",
-    "DeviceSerialNumber",
-    "PatientComments",
-    "RequestingPhysician",
+    "PatientName PatientID OtherPatientIDs PatientBirthDate PatientAddress PatientTelephoneNumbers AccessionNumber "
+    "StudyID StudyInstanceUID SeriesInstanceUID SOPInstanceUID FrameOfReferenceUID InstitutionName InstitutionAddress "
+    "ReferringPhysicianName PerformingPhysicianName OperatorsName StationName DeviceSerialNumber PatientComments "
+    "RequestingPhysician"
 )
 NIFTI_TEXT = ("descrip", "aux_file", "db_name", "intent_name")
 SHORTEST, SHORTEST_NUMBER = 4, 6
-COMMON = (
-    "none",
-    "unknown",
-    "anonymous",
-    "anonymized",
-    "anon",
-    "test",
-    "simpleitk",
-    "nifti",
-    "unnamed",
-    "chest",
-    "xray",
-)
+COMMON = "none unknown anonymous anonymized anon test simpleitk nifti unnamed chest xray"
 
 
-def is_telling(folded: str) -> bool:
-    """Whether finding this text means anything: not for a short one, a plain small number or a stock word."""
+def is_identifying(folded: str) -> bool:
+    """Whether a match of this text means anything: not if it is short, a small number or a stock word."""
     shortest = SHORTEST_NUMBER if folded.replace(" ", "").isdigit() else SHORTEST
-    return len(folded) >= shortest and folded not in COMMON
+    return len(folded) >= shortest and folded not in COMMON.split()
 
 
 def of_file(folder: Path, path: str) -> Iterator[tuple[str, str]]:
-    """(kind, value) of what a row's file says of its patient; nothing for a file that cannot be read."""
+    """(kind, value) of every identifier in a row's file; none for a file that cannot be read."""
     target = folder / path
     try:
-        found = [target] if target.is_file() else sorted(target.iterdir()) if path and target.is_dir() else []
+        files = [target] if target.is_file() else sorted(target.iterdir()) if path and target.is_dir() else []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            for file in found:
+            for file in files:
                 yield from _of_one(file)
-    except Exception:  # the build has said what is wrong with it
+    except Exception:  # the build reports what is wrong with it
         return
 
 
@@ -71,7 +42,7 @@ def _of_one(file: Path) -> Iterator[tuple[str, str]]:
     with file.open("rb") as stream:
         head = stream.read(132)
     if head[128:] == b"DICM":
-        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(IDENTIFYING))
+        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=IDENTIFYING.split())
         for element in header:
             values = element.value if isinstance(element.value, pydicom.multival.MultiValue) else [element.value]
             for value in values:

@@ -1,4 +1,4 @@
-"""Thumbnails for the doctor's page, also of files that are refused: as much as can be shown without trusting them."""
+"""Thumbnails for the doctor's page, also of rejected files, which are not trusted: whatever can be shown of them."""
 
 import warnings
 from pathlib import Path
@@ -8,12 +8,13 @@ import numpy as np
 import PIL.Image
 
 from data.readers import dicom_pixels, dicom_tags
+from data.readers.files import is_dicom
 from data.source import Example
 
 SIDE = 180
 WINDOW_HU = (-1000, 400)
 MOST_PIXELS = 1 << 26
-# Reasons that leave a picture to look at; of the others there is none, or it is not to be opened.
+# Reasons after which there is an image to show; after the others there is none, or it should not be opened.
 SHOWN = (
     "coloured constant_image too_small unsupported_colour truncated jpeg_truncated nonfinite wrong_modality not_hu "
     "double_rescale constant_volume oblique too_few_slices uneven_slices no_rescale no_orientation affine_conflict "
@@ -23,14 +24,14 @@ SHOWN = (
 
 
 def of_example(example: Example) -> bytes:
-    """PNG of an accepted film, or of the middle slice of a CT."""
+    """PNG of an accepted X-ray, or of the middle slice of a CT."""
     if "image" in example:
         return _png(example["image"].astype(np.float32), 0, 255)
     return _png(example["volume"][len(example["volume"]) // 2].astype(np.float32), *WINDOW_HU)
 
 
 def of_file(path: Path, code: str) -> bytes | None:
-    """PNG of what a refused file shows, if anything."""
+    """PNG of a rejected file, if it can be shown."""
     if code not in SHOWN.split():
         return None
     try:
@@ -39,7 +40,7 @@ def of_file(path: Path, code: str) -> bytes | None:
             pixels = _pixels(path)
         finite = pixels[np.isfinite(pixels)]
         return _png(np.nan_to_num(pixels), *np.percentile(finite, (1, 99)))
-    except Exception:  # it was refused for a reason, and may be refused again
+    except Exception:  # it was rejected for a reason, which may prevent this too
         return None
 
 
@@ -56,9 +57,7 @@ def _pixels(path: Path) -> np.ndarray:
         if np.prod(image.shape[:3]) * image.get_data_dtype().itemsize > MOST_PIXELS * 8:
             raise ValueError("too large for a thumbnail")
         return np.asarray(image.dataobj[..., image.shape[2] // 2], np.float32).squeeze().T[::-1]
-    with path.open("rb") as stream:
-        is_dicom = stream.read(132)[128:] == b"DICM"
-    if is_dicom:
+    if is_dicom(path):
         return dicom_pixels.decode(dicom_tags.read(path, pixels=True)).astype(np.float32)
     with PIL.Image.open(path) as picture:
         picture.draft("L", (SIDE, SIDE))

@@ -1,4 +1,4 @@
-"""What the user decides of a manifest's content where files and sources leave it open."""
+"""What the user decides where a manifest or its files leave it open."""
 
 import dataclasses
 import re
@@ -15,21 +15,19 @@ AXES = re.compile("(?=.*[LR])(?=.*[PA])(?=.*[SI])[LRPASI]{3}")
 
 
 @dataclasses.dataclass(frozen=True)
-class Choices:
-    """Settings of `configs/build.py:manifest` of the same names; all of them go into the contract."""
+class Options:
+    """Settings of the same names in `configs/build.py:manifest`; all of them go into the contract."""
 
     uncertain: str = "ignore"  # one of UNCERTAIN
-    language: str = ""  # of text.WORDS: reports of another one are left out
-    sections: tuple[str, ...] = ()  # of a report, in the order wanted; none: all of it
-    keep_ids: bool = False  # patients as the CSV names them, not hashed
+    language: str = ""  # one of text.WORDS: reports in another language are left out; empty: any
+    sections: tuple[str, ...] = ()  # of a report, in this order; empty: the whole report
+    keep_ids: bool = False  # store patients as the CSV names them, not hashed
     scans: volumes.Rules = volumes.STRICT
 
     def __post_init__(self) -> None:
-        """Raises UserError for what is none of the choices."""
-        if self.uncertain not in UNCERTAIN:
-            raise errors.UserError(f"config.uncertain is {self.uncertain!r}: one of {', '.join(UNCERTAIN)}")
-        if self.language not in ("", *text.WORDS):
-            raise errors.UserError(f"config.language is {self.language!r}: {' or '.join(text.WORDS)}, or empty for all")
+        """Raises UserError for a value that is not allowed."""
+        errors.check_choice("uncertain", self.uncertain, UNCERTAIN)
+        text.check_language("language", self.language)
         if not set(self.sections) <= set(SECTIONS):
             raise errors.UserError(
                 f"config.sections is {','.join(self.sections)!r}: of {', '.join(SECTIONS)}, or empty"
@@ -40,4 +38,4 @@ class Choices:
             raise errors.UserError(f"config.min_slices is {self.scans.min_slices}: at least 2")
 
 
-DEFAULT = Choices()
+DEFAULT = Options()

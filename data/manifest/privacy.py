@@ -1,4 +1,4 @@
-"""Names that stand for names: salted hashes, and where the salt lives."""
+"""Pseudonyms: salted hashes of names, and the file that holds the salt."""
 
 import contextlib
 import hashlib
@@ -13,14 +13,14 @@ SALT = ".salt"
 
 
 def pseudonym(name: str, salt: str) -> str:
-    """Stands for a name in a set: 16 hex digits that nobody without the salt can tie to it."""
+    """Replaces a name in a set: 16 hex digits that nobody can trace back without the salt."""
     return hmac.new(salt.encode(), name.encode(), hashlib.sha256).hexdigest()[:16]
 
 
 def salt_of(data_dir: Path) -> str:
-    """The secret of a folder of sets, made the first time: `<data_dir>/.salt`, for the owner's eyes.
+    """The secret of a folder of sets, made on first use: `<data_dir>/.salt`, readable by its owner alone.
 
-    The same patient has the same pseudonym in all its sets; whoever is given a set is not given this file.
+    The same patient has the same pseudonym in all sets of the folder. Do not pass this file on with a set.
     """
     path = data_dir / SALT
     if not path.exists():
@@ -30,7 +30,7 @@ def salt_of(data_dir: Path) -> str:
         with contextlib.suppress(FileExistsError):  # another build was first: its salt stays
             os.link(aside, path)
         aside.unlink()
-    found = path.read_text(encoding="ascii").strip()
-    if len(found) < 16:
+    salt = path.read_text(encoding="ascii").strip()
+    if len(salt) < 16:
         raise errors.UserError(f"{path} holds no salt of at least 16 characters: give config.salt, or remove the file")
-    return found
+    return salt

@@ -1,4 +1,4 @@
-"""Films and CTs of a manifest or of a public set: from a file, a patient and a report to rows and examples."""
+"""X-rays and CTs of a manifest or of a public set: from a file, a patient and a report to rows and examples."""
 
 import collections
 import dataclasses
@@ -21,34 +21,39 @@ UNANNOTATED = 255
 TRAIN_SHARE, VAL_SHARE = 0.8, 0.1
 
 
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """What a worker needs to read one row, and what tells that its files have not changed."""
+@dataclasses.dataclass(frozen=True, repr=False)
+class Sample:
+    """What a worker needs to read one row, and what shows that its files have not changed."""
 
-    file: Path = dataclasses.field(repr=False)  # `repr` tells sources apart, wherever they lie
-    mask: Path | None = dataclasses.field(repr=False)
+    file: Path
+    mask: Path | None
     patient: str
     report: str
     labels: tuple[float, ...]
     state: str  # sizes and times of the row's files
     sha256: str = ""  # that the file must have
-    truth: Any = None  # what a set's tables say of the picture: boxes, runs of a mask, slope and intercept
+    annotation: Any = None  # what a set's tables hold of the image: boxes, runs of a mask, slope and intercept
+
+    def __repr__(self) -> str:
+        """What the fingerprint of a source hashes: no paths, and the names by which sets on disk are recognised."""
+        facts = f"patient={self.patient!r}, report={self.report!r}, labels={self.labels!r}, state={self.state!r}"
+        return f"Case({facts}, sha256={self.sha256!r}, truth={self.annotation!r})"
 
 
-Reader = Callable[[Case, str, Note], Example]  # the pixel fields of a case of a modality
+Reader = Callable[[Sample, str, Note], Example]  # the fields of a sample's pixels, by its modality
 
 
 def convert(row: Row, *, read: Reader) -> Example | Rejected:
     """The example of a row, whose pixels `read` gives.
 
-    The field `notes`, beside those of the record, holds codes of what was put up with or looks odd.
+    The field `notes`, which is not stored, holds codes of what was tolerated or looks odd.
     """
     notes: list[str] = []
     try:
         if row.info.sha256:
             check_hash(row.info.file, row.info.sha256)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the readers' libraries warn of what is handled here
+            warnings.simplefilter("ignore")  # the libraries warn of what is handled here
             fields = read(row.info, row.modality, notes.append)
     except BadInput as error:
         return Rejected(row.number, row.path, str(error))
@@ -66,35 +71,41 @@ def convert(row: Row, *, read: Reader) -> Example | Rejected:
     }
 
 
-def pixels(case: Case, modality: str, note: Note, *, masks: bool = False, rules: volumes.Rules) -> Example:
-    """A film or a volume and, with `masks`, its lesion mask, unannotated where the case has none. Raises BadInput."""
-    return _film(case, masks, note) if modality == "xray" else _volume(case, masks, note, rules)
+def pixels(sample: Sample, modality: str, note: Note, *, masks: bool = False, rules: volumes.Rules) -> Example:
+    """An X-ray or a volume and, with `masks`, its lesion mask, unannotated where the sample has none.
 
-
-def _film(case: Case, masks: bool, note: Note) -> Example:
-    full = xrays.read_full_film(case.file, note)
-    fields = {"image": geometry.canonical_film(full)}
-    if case.mask:
-        mask = xrays.read_film_mask(case.mask, full.shape)
-        fields["lesion_mask"] = geometry.canonical_film_mask(mask, LESION_OF_ANY_KIND)
-    elif masks:
-        fields["lesion_mask"] = np.full_like(fields["image"], UNANNOTATED)
+    Raises BadInput.
+    """
+    image, read = ("image", _xray) if modality == "xray" else ("volume", _volume)
+    fields = read(sample, note, rules)
+    if masks and not sample.mask:
+        fields["lesion_mask"] = np.full(fields[image].shape, UNANNOTATED, np.uint8)
     return fields
 
 
-def _volume(case: Case, masks: bool, note: Note, rules: volumes.Rules) -> Example:
-    if case.mask:
-        volume, spacing, mask = volumes.read_volume_with_mask(case.file, case.mask, LESION_OF_ANY_KIND, note, rules)
-        return {"volume": volume, "spacing_mm": spacing, "lesion_mask": mask}
-    volume, spacing = volumes.read_volume(case.file, note, rules)
-    fields = {"volume": volume, "spacing_mm": spacing}
-    if masks:
-        fields["lesion_mask"] = np.full(volume.shape, UNANNOTATED, np.uint8)
+def _xray(sample: Sample, note: Note, rules: volumes.Rules) -> Example:
+    full = xrays.read_full_xray(sample.file, note)
+    fields = {"image": geometry.canonical_xray(full)}
+    if sample.mask:
+        mask = xrays.read_xray_mask(sample.mask, full.shape)
+        fields["lesion_mask"] = geometry.canonical_xray_mask(mask, LESION_OF_ANY_KIND)
     return fields
+
+
+def _volume(sample: Sample, note: Note, rules: volumes.Rules) -> Example:
+    if sample.mask:
+        names = ("volume", "spacing_mm", "lesion_mask")
+        parts = volumes.read_volume_with_mask(sample.file, sample.mask, LESION_OF_ANY_KIND, note, rules)
+        return dict(zip(names, parts, strict=True))
+    volume, spacing = volumes.read_volume(sample.file, note, rules)
+    return {"volume": volume, "spacing_mm": spacing}
 
 
 def locate(path: str, folder: Path, missing: str, *, folder_allowed: bool, links: bool = False) -> Path:
-    """The file or folder of a row. A relative path may not lead out of `folder`, links followed (unless `links`)."""
+    """The file or folder of a row. A relative path may not lead out of `folder`, links followed (unless `links`).
+
+    Raises BadInput, with the code `missing` where nothing is there.
+    """
     if not path:
         raise BadInput(missing, "the path is blank")
     try:
@@ -112,8 +123,12 @@ def locate(path: str, folder: Path, missing: str, *, folder_allowed: bool, links
     return target
 
 
-def state(path: Path) -> str:
-    """Sizes and times of a file, or of all files of a folder: enough to see a change without reading it."""
+def state(*paths: Path | None) -> str:
+    """Sizes and times of a row's files: enough to notice a change without reading them. Raises BadInput."""
+    return " ".join(_state(path) for path in paths if path)
+
+
+def _state(path: Path) -> str:
     try:
         files = sorted(path.iterdir()) if path.is_dir() else [path]
         if path.suffix in (".hdr", ".img", ".mhd", ".nhdr"):  # the voxels are in a file beside
@@ -137,19 +152,19 @@ def prompts(name: str) -> dict[str, list[str]]:
 
 def split_by_patient(rows: list[Row]) -> tuple[list[Row], list[Rejected]]:
     """Gives every row its patient's split; a patient whom the source puts into two is left out as a whole."""
-    asked: dict[str, set[str]] = collections.defaultdict(set)
+    splits_of: dict[str, set[str]] = collections.defaultdict(set)
     for row in rows:
-        asked[row.info.patient] |= {row.split} - {""}
-    kept, leaked = [], []
+        splits_of[row.info.patient] |= {row.split} - {""}
+    placed, leaked = [], []
     for row in rows:
-        splits = asked[row.info.patient]
+        splits = splits_of[row.info.patient]
         if len(splits) > 1:
             reason = f"leak_patient: the patient is in {' and '.join(sorted(splits))}"
             leaked.append(Rejected(row.number, row.path, reason))
             continue
         split = next(iter(splits), "") or hashed_split(row.info.patient)
-        kept.append(dataclasses.replace(row, split=split))
-    return kept, leaked
+        placed.append(dataclasses.replace(row, split=split))
+    return placed, leaked
 
 
 def share_of(name: str) -> float:
@@ -158,7 +173,7 @@ def share_of(name: str) -> float:
 
 
 def hashed_split(patient: str) -> str:
-    """A split that depends on the patient's name alone, so that growing a manifest moves nobody."""
+    """A split that depends on the patient's name alone, so a growing manifest moves nobody."""
     share = share_of(patient)
     if share < TRAIN_SHARE:
         return "train"

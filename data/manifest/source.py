@@ -1,4 +1,4 @@
-"""A CSV of one's own films and CTs -> Source; a bad row is left out with a reason, and never stops the others."""
+"""A CSV of your own X-rays and CTs -> Source. A bad row is left out with a reason and never stops the build."""
 
 import functools
 import re
@@ -7,14 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from data.manifest import privacy, samples, table
-from data.manifest.options import DEFAULT, UNCERTAIN, Choices
+from data.manifest.options import DEFAULT, UNCERTAIN, Options
 from data.manifest.table import LABEL
 from data.readers.files import LFS_MAGIC, BadInput
 from data.reports import sections, text
 from data.source import MODALITIES, SPLITS, Rejected, Row, Source
 
-REQUIRED = ("path", "modality", "report", "patient")
-OPTIONAL = ("split", "mask", "sha256")
 LABEL_VALUES = {"1": 1.0, "0": 0.0, "": np.nan}
 
 CONTRACT = {
@@ -25,24 +23,24 @@ CONTRACT = {
 }
 
 
-def read(manifest: Path, choices: Choices = DEFAULT, salt: str = "") -> Source:
-    """The source that a CSV describes; names of patients and files leave it as hashes with `salt`.
+def read(manifest: Path, options: Options = DEFAULT, salt: str = "") -> Source:
+    """The source that a CSV describes; patients and file names are hashed with `salt`.
 
-    Raises UserError for a CSV without the columns it needs, or that is none.
+    Raises UserError for a file that is no CSV or lacks a column that it needs.
     """
-    header, numbered = table.read(manifest, REQUIRED, OPTIONAL)
+    header, numbered = table.read(manifest)
     names = [column[len(LABEL) :].strip() for column in header if column.startswith(LABEL)]
     rejected: list[Rejected] = []
     rows: list[Row] = []
-    seen: dict[Path, dict[str, str]] = {}
+    first_row: dict[Path, dict[str, str]] = {}  # that names the file
     uncertain = dict.fromkeys(names, 0)
     for number, fields in numbered:
         row = dict(zip(header, (field.strip() for field in fields), strict=False))
         try:
             if len(fields) != len(header):
                 raise BadInput("wrong_fields", f"{len(fields)} fields, the header has {len(header)}")
-            case, split = _case(row, names, manifest.parent, choices)
-            earlier = seen.setdefault(case.file, row)
+            sample, split = _sample(row, names, manifest.parent, options)
+            earlier = first_row.setdefault(sample.file, row)
             if earlier is not row:
                 raise BadInput(*_repeated(earlier, row))
         except BadInput as error:
@@ -51,9 +49,9 @@ def read(manifest: Path, choices: Choices = DEFAULT, salt: str = "") -> Source:
         for name in names:
             uncertain[name] += _number(row[LABEL + name]) == "-1"
         key = privacy.pseudonym(row["path"], salt)
-        rows.append(Row(key, row["modality"].lower(), split, number, info=case, path=row["path"]))
+        rows.append(Row(key, row["modality"].lower(), split, number, info=sample, path=row["path"]))
     rows, leaked = samples.split_by_patient(rows)
-    if not choices.keep_ids:
+    if not options.keep_ids:
         rows = samples.hidden(rows, salt)
     masks = any(row.info.mask for row in rows)
     return Source(
@@ -61,27 +59,27 @@ def read(manifest: Path, choices: Choices = DEFAULT, salt: str = "") -> Source:
         prompts={name: samples.prompts(name) for name in names},
         rows=rows,
         convert=functools.partial(
-            samples.convert, read=functools.partial(samples.pixels, masks=masks, rules=choices.scans)
+            samples.convert, read=functools.partial(samples.pixels, masks=masks, rules=options.scans)
         ),
-        truth=frozenset({"lesion_mask"} if masks else ()),
+        annotations=frozenset({"lesion_mask"} if masks else ()),
         contract={
             "kind": "manifest",
             **CONTRACT,
             "id": f"first 16 hex digits of the {'salted ' if salt else ''}sha256 of the path as the CSV gives it",
-            "patient": "as the CSV gives it" if choices.keep_ids else "hashed like the path",
+            "patient": "as the CSV gives it" if options.keep_ids else "hashed like the path",
             "uncertain": uncertain,
-            "uncertain_becomes": choices.uncertain,
-            "sections": list(choices.sections),
-            "language": choices.language,
-            "assumed_axes": choices.scans.assume,
-            "min_slices": choices.scans.min_slices,
+            "uncertain_becomes": options.uncertain,
+            "sections": list(options.sections),
+            "language": options.language,
+            "assumed_axes": options.scans.assume,
+            "min_slices": options.scans.min_slices,
         },
         rejected=tuple(sorted((*rejected, *leaked), key=lambda one: one.row)),
     )
 
 
-def _case(row: dict[str, str], names: list[str], folder: Path, choices: Choices) -> tuple[samples.Case, str]:
-    """A row's checked content and the split it asks for ("" = none). Raises BadInput; touches no pixel."""
+def _sample(row: dict[str, str], names: list[str], folder: Path, options: Options) -> tuple[samples.Sample, str]:
+    """A row's checked content and the split it asks for ("" = none), without reading pixels. Raises BadInput."""
     modality, split = row["modality"].lower(), row.get("split", "").lower()
     if modality not in MODALITIES:
         raise BadInput("bad_modality", f"modality must be {' or '.join(MODALITIES)}")
@@ -94,11 +92,11 @@ def _case(row: dict[str, str], names: list[str], folder: Path, choices: Choices)
         raise BadInput("lfs_pointer", "the report is a Git LFS pointer")
     if text.is_empty(text.clean(report)):
         raise BadInput("empty_report", "the report has no words")
-    report = sections.select(report, choices.sections)
-    spoken = text.language(report)
-    if choices.language and spoken in text.WORDS and spoken != choices.language:
-        raise BadInput("wrong_language", f"the report reads as '{spoken}', config.language is '{choices.language}'")
-    meanings = {**LABEL_VALUES, "-1": UNCERTAIN[choices.uncertain]}
+    report = sections.select(report, options.sections)
+    language = text.language(report)
+    if options.language and language in text.WORDS and language != options.language:
+        raise BadInput("wrong_language", f"the report reads as '{language}', config.language is '{options.language}'")
+    meanings = {**LABEL_VALUES, "-1": UNCERTAIN[options.uncertain]}
     labels = []
     for name in names:
         value = _number(row[LABEL + name])
@@ -107,16 +105,15 @@ def _case(row: dict[str, str], names: list[str], folder: Path, choices: Choices)
         labels.append(meanings[value])
     file = samples.locate(row["path"], folder, "missing_image", folder_allowed=modality == "ct")
     mask = samples.locate(row["mask"], folder, "missing_mask", folder_allowed=False) if row.get("mask") else None
-    state = " ".join(samples.state(path) for path in (file, mask) if path)
-    sha256 = row.get("sha256", "").lower()
+    state, sha256 = samples.state(file, mask), row.get("sha256", "").lower()
     if sha256 and (not re.fullmatch("[0-9a-f]{64}", sha256) or file.is_dir()):
         raise BadInput("bad_hash", "sha256 must be 64 hex digits, and of a file")
-    return samples.Case(file, mask, text.clean(row["patient"]), report, tuple(labels), state, sha256), split
+    return samples.Sample(file, mask, text.clean(row["patient"]), report, tuple(labels), state, sha256), split
 
 
 def _number(value: str) -> str:
     """1.0 as 1: spreadsheets and pandas write labels as fractions."""
-    return value[:-2] if value.endswith(".0") else value
+    return value.removesuffix(".0")
 
 
 def _repeated(earlier: dict[str, str], row: dict[str, str]) -> tuple[str, str]:

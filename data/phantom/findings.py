@@ -1,4 +1,4 @@
-"""Findings of the phantom: what a patient has, and how it is drawn with its truth beside it."""
+"""Findings of the phantom: what a patient has, and how it is drawn together with its masks."""
 
 import dataclasses
 
@@ -24,7 +24,7 @@ class Lesion:
     size_mm: float = 0.0  # nodule: diameter; consolidation: longest extent
     share: float = 0.0  # effusion, pneumothorax: part of the hemithorax
     lobe: str = ""  # "upper", "middle" or "lower"
-    zone: str = ""  # the same words for the third of the lung, as a film is read
+    zone: str = ""  # the same words for the third of the lung, as an X-ray is read
     count: int = 1
     calcified: bool = False
 
@@ -60,7 +60,7 @@ def draw_lesions(thorax: Thorax, labels: tuple[str, ...], rng: np.random.Generat
 
 
 def nodules(thorax: Thorax, side: str, rng: np.random.Generator) -> Lesion:
-    """One or two round lumps of 8 to 30 mm (14 at least on a film, where less is not seen)."""
+    """One or two round lumps of 8 to 30 mm (at least 14 on an X-ray, where smaller ones are invisible)."""
     count = 2 if rng.random() < 0.2 else 1
     calcified = rng.random() < 0.12
     smallest = 14.0 if thorax.patient.upright else 8.0
@@ -74,7 +74,7 @@ def nodules(thorax: Thorax, side: str, rng: np.random.Generator) -> Lesion:
         turn = rng.uniform(0, np.pi)
         c, s = np.cos(turn), np.sin(turn)
         axes = np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
-        if thorax.patient.upright:  # ... or in the plane of the film
+        if thorax.patient.upright:  # ... or in the plane of the X-ray
             axes = axes[:, [1, 0, 2]]
         window, lump = shapes.ellipsoid(thorax.inner, centre, axes, ratios * diameter / 2)
         value = rng.uniform(250, 500) if calcified else rng.uniform(20, 60)
@@ -93,7 +93,7 @@ def nodules(thorax: Thorax, side: str, rng: np.random.Generator) -> Lesion:
 
 
 def clear_place(thorax: Thorax, lung: Occupancy, reach: float, rng: np.random.Generator) -> np.ndarray:
-    """A point (z, y, x) in mm with `reach` of lung on all sides; on films not behind the heart."""
+    """A point (z, y, x) in mm with `reach` of lung on all sides; on X-rays not behind the heart."""
     inner, step = thorax.inner, np.array(thorax.inner.step)
     shift = np.concatenate([np.eye(3), -np.eye(3)]) * reach / step
     lowest = float(thorax.dome.max()) if thorax.patient.upright else -1e3
@@ -130,11 +130,11 @@ def consolidation(thorax: Thorax, side: str, rng: np.random.Generator) -> Lesion
     parts = lobes(thorax.patient, side, *thorax.inner.open()[:2])
     lobe = str(rng.choice(list(parts)))
     region = hemithorax(thorax, side) * shapes.step_up(parts[lobe], thorax.inner.step[0])
-    if thorax.patient.upright:  # a film shows little of what lies behind heart and diaphragm
-        seen = (thorax.heart.max(1) < 0.1)[:, None] & (thorax.inner.z > thorax.dome.max() - 15)[:, None, None]
+    if thorax.patient.upright:  # an X-ray shows little of what lies behind heart and diaphragm
+        visible = (thorax.heart.max(1) < 0.1)[:, None] & (thorax.inner.z > thorax.dome.max() - 15)[:, None, None]
     else:
-        seen = True
-    spots = np.argwhere((region * seen)[::2, ::2, ::2] > 0.9) * 2
+        visible = True
+    spots = np.argwhere((region * visible)[::2, ::2, ::2] > 0.9) * 2
     spot = spots[rng.integers(len(spots))]
     axes = (thorax.inner.z, thorax.inner.y, thorax.inner.x)
     centre = np.array([axis[i] for axis, i in zip(axes, spot, strict=True)])

@@ -1,4 +1,4 @@
-"""Reports of the phantom: a small grammar that says what the truth says, in many ways."""
+"""Reports of the phantom: a small grammar that words what the annotations hold in many ways."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import numpy as np
 from data.phantom.findings import CARDIOMEGALY, LABELS, NODULE, Lesion
 from data.phantom.words import LANGUAGES
 
-DENIED_SHARE = 0.6  # of the absent findings that a report speaks of
+DENIED_SHARE = 0.6  # of the absent findings that a report mentions
 SHORTEST, LONGEST = 15, 60  # words
 
 
@@ -25,19 +25,19 @@ def write_report(
     reports of the same structure in every language.
     """
     words = LANGUAGES[language]
-    said, concluded = [], []
+    sentences, concluded = [], []
     for lesion in lesions:
         slots = fill(lesion, words, modality, heart_ratio, rng)
         kind = "nodules" if lesion.label == NODULE and lesion.count > 1 else lesion.label
         options = words["present"][kind]
-        said.append(pick(options["any"] + options.get(modality, []), rng).format(**slots))
+        sentences.append(pick(options["any"] + options.get(modality, []), rng).format(**slots))
         concluded.append(pick(words["conclude"][kind], rng).format(**slots))
     present = {lesion.label for lesion in lesions}
-    said += denials([label for label in LABELS if label not in present], words, rng)
+    sentences += denials([label for label in LABELS if label not in present], words, rng)
     asides = words["aside"]["any"] + words["aside"][modality]
     chosen = list(rng.permutation(len(asides)))
-    said += [asides[i] for i in chosen[: rng.integers(0, 3)]]
-    findings = [said[i] for i in rng.permutation(len(said))]
+    sentences += [asides[i] for i in chosen[: rng.integers(0, 3)]]
+    findings = [sentences[i] for i in rng.permutation(len(sentences))]
     technique = [pick(words["technique"][modality], rng)] if rng.random() < 0.5 else []
     impression = concluded or [pick(words["clean"], rng)]
     heading = words["headings"][rng.integers(len(words["headings"]))]

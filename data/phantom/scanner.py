@@ -9,7 +9,7 @@ from data.phantom.patient import Patient, Thorax
 from data.phantom.shapes import Grid, Occupancy
 
 SHAPE = (32, 128, 128)
-FINER = 2  # slices computed for each slice kept
+FINER = 2  # slices computed for each slice of the scan
 
 
 @dataclasses.dataclass(frozen=True)

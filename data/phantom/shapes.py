@@ -84,7 +84,7 @@ def inside(field: np.ndarray, grid: Grid, width: np.ndarray, depth: np.ndarray, 
     """Occupancy of a `superellipse` below 1, its border one voxel wide; profiles per z in mm.
 
     Voxels may be longer along y than along x. A ramp as long as the voxel in the direction of
-    the border's normal keeps sums along y exact, so that films show no steps.
+    the border's normal keeps sums along y exact, so that X-rays show no steps.
     """
     across = np.clip(np.abs(grid.x)[None] / width[:, None], 0, 1) ** power
     along = 1 - across  # holds on the border itself

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from data.errors import UserError
-from data.phantom import anatomy, film, findings, grammar, scanner
+from data.phantom import anatomy, findings, grammar, radiograph, scanner
 from data.phantom import patient as patients
 from data.phantom.findings import CARDIOMEGALY, LABELS, PNEUMOTHORAX, Lesion
 from data.phantom.prompts import PROMPTS
@@ -43,21 +43,21 @@ def source(*, xrays: int = 2800, cts: int = 1400, seed: int = 0, language: str =
         prompts=PROMPTS[language],
         rows=rows,
         convert=convert,
-        truth=frozenset({"organ_mask", "lesion_mask", "boxes"}),
+        annotations=frozenset({"organ_mask", "lesion_mask", "boxes"}),
         contract={
             "generator": f"phantom {VERSION}",
             "seed": seed,
             "xrays": xrays,
             "cts": cts,
             "language": language,
-            "film_pixels": film.FILM,
+            "film_pixels": radiograph.SIZE,
             "volume_shape": list(scanner.SHAPE),
         },
     )
 
 
 def convert(row: Row) -> Example:
-    """Draws the patient of a row and examines it: an example of the record contract, with truth."""
+    """Draws the patient of a row and examines it: an example of the record contract, with its annotations."""
     seed, number, language = row.info
     upright = row.modality == "xray"
     rng = np.random.default_rng([seed, MODALITIES.index(row.modality), number])
@@ -75,29 +75,29 @@ def convert(row: Row) -> Example:
 
 
 def xray(patient: patients.Patient, labels: tuple[str, ...], rng: np.random.Generator) -> tuple[list[Lesion], Example]:
-    """Image, masks and boxes of a film of the patient standing."""
-    thorax = anatomy.build(patient, film.film_grid(patient), rng)
+    """Image, masks and boxes of an X-ray of the standing patient."""
+    thorax = anatomy.build(patient, radiograph.xray_grid(patient), rng)
     lungs = {side: patients.hemithorax(thorax, side) for side in ("right", "left")}
     lesions = findings.draw_lesions(thorax, labels, rng)
-    exposure = film.draw_exposure(patient, rng)
+    exposure = radiograph.draw_exposure(patient, rng)
 
     def shadow(occupancy: np.ndarray, threshold_mm: float) -> np.ndarray:
-        return film.shadow(thorax, occupancy, exposure, threshold_mm)
+        return radiograph.shadow(thorax, occupancy, exposure, threshold_mm)
 
     organs = [shadow(lungs["right"], 15), shadow(lungs["left"], 15), shadow(thorax.heart, 8)]
     masks = []
     for lesion in lesions:
-        mask = shadow(lesion.occupancy, film.THRESHOLD_MM[lesion.label])
+        mask = shadow(lesion.occupancy, radiograph.THRESHOLD_MM[lesion.label])
         if lesion.label == PNEUMOTHORAX:
-            # A film shows the rim beyond the edge of the lung, not the air in front of it.
+            # An X-ray shows the rim beyond the edge of the lung, not the air in front of it.
             mask &= ~shadow(lungs[lesion.side] - lesion.occupancy, 20)
         masks.append((lesion, mask))
-    image = film.take_film(thorax, exposure, rng)
-    return lesions, {"image": image, **truth(organs, masks)}
+    image = radiograph.take_xray(thorax, exposure, rng)
+    return lesions, {"image": image, **annotations(organs, masks)}
 
 
 def ct(patient: patients.Patient, labels: tuple[str, ...], rng: np.random.Generator) -> tuple[list[Lesion], Example]:
-    """Volume, spacing, masks and boxes of a scan of the patient lying on the back."""
+    """Volume, spacing, masks and boxes of a scan of the patient, who lies on the back."""
     scan = scanner.draw_scan(patient, rng)
     thorax = anatomy.build(patient, scanner.scan_grid(scan), rng)
     lungs = {side: patients.hemithorax(thorax, side) for side in ("right", "left")}
@@ -106,11 +106,11 @@ def ct(patient: patients.Patient, labels: tuple[str, ...], rng: np.random.Genera
     masks = [(lesion, scanner.scan_mask(thorax, lesion.occupancy, scan)) for lesion in lesions]
     volume = scanner.take_scan(thorax, scan, rng)
     spacing = np.array(scan.spacing_mm, np.float32)
-    return lesions, {"volume": volume, "spacing_mm": spacing, **truth(organs, masks)}
+    return lesions, {"volume": volume, "spacing_mm": spacing, **annotations(organs, masks)}
 
 
-def truth(organs: list[np.ndarray], masks: list[tuple[Lesion, np.ndarray]]) -> dict[str, Any]:
-    """Organ mask, lesion mask and boxes of the contract, from one bool mask each."""
+def annotations(organs: list[np.ndarray], masks: list[tuple[Lesion, np.ndarray]]) -> dict[str, Any]:
+    """Organ mask, lesion mask and boxes of a record, from one bool mask each."""
     organ_mask = np.zeros(organs[0].shape, np.uint8)
     for value, mask in enumerate(organs, start=1):
         organ_mask[mask] = value
@@ -127,7 +127,7 @@ def truth(organs: list[np.ndarray], masks: list[tuple[Lesion, np.ndarray]]) -> d
 
 
 def heart_ratio(organ_mask: np.ndarray) -> float:
-    """Cardiothoracic ratio as measured on the picture: width of the heart over that of the lungs."""
+    """Cardiothoracic ratio as measured on the image: width of the heart over that of the lungs."""
     across = tuple(range(organ_mask.ndim - 1))
     heart = np.flatnonzero((organ_mask == 3).any(across))
     chest = np.flatnonzero((organ_mask > 0).any(across))

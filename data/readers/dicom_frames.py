@@ -1,4 +1,4 @@
-"""An enhanced (multi-frame) CT as the single slices that it stands for: functional groups, DICOM PS3.3 C.7.6.16."""
+"""Splits the header of an enhanced (multi-frame) CT into one for each slice (functional groups, PS3.3 C.7.6.16)."""
 
 import itertools
 
@@ -14,7 +14,7 @@ MAX_FRAMES = 10_000
 def split(header: pydicom.Dataset) -> list[pydicom.Dataset]:
     """One header a frame, with the elements that a file of a single slice has. Raises BadInput.
 
-    A frame's own group goes before the one that all frames share.
+    A frame's own groups take precedence over those that all frames share.
     """
     shared, own = (_items(header, name) for name in dicom_tags.GROUPS)
     if not own:

@@ -1,4 +1,4 @@
-"""Decodes a DICOM picture, and notices the damage that decoders pass over."""
+"""Decodes the pixels of a DICOM file and notices damage that decoders ignore."""
 
 import logging
 
@@ -12,7 +12,7 @@ from data.readers import jpeg
 from data.readers.files import BadInput
 
 HOLE = bytes(1024)
-# It logs a traceback for every decoder that gives up; the ledger has the reason.
+# It logs a traceback for every decoder that fails; the ledger has the reason.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 
@@ -35,14 +35,14 @@ def decode(dataset: pydicom.Dataset, frame: int | None = None) -> np.ndarray:
 
 
 def _check_decoder(syntax: uid.UID) -> None:
-    """Refuses a coding that nothing installed decodes, and names what would."""
+    """Refuses a coding without an installed decoder, and names the plugin that it needs."""
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError as error:
         raise BadInput("plugin_missing", f"no plugin decodes {syntax.name}: convert the file") from error
     if not decoder.is_available:
-        wanted = "; ".join(decoder.missing_dependencies)
-        raise BadInput("plugin_missing", f"{syntax.name} needs a plugin: {wanted}")
+        plugins = "; ".join(decoder.missing_dependencies)
+        raise BadInput("plugin_missing", f"{syntax.name} needs a plugin: {plugins}")
 
 
 def _check_stream(dataset: pydicom.Dataset, syntax: uid.UID, frame: int) -> None:
@@ -54,11 +54,11 @@ def _check_stream(dataset: pydicom.Dataset, syntax: uid.UID, frame: int) -> None
         stream = encaps.get_frame(dataset.PixelData, frame, number_of_frames=count)
     except Exception as error:
         raise BadInput("dicom_truncated", "the compressed pixels cannot be found") from error
-    found = jpeg.look(stream)
-    if not found.ended:
+    facts = jpeg.stream_facts(stream)
+    if not facts.ended:
         raise BadInput("dicom_truncated", "the compressed pixels end early")
-    # A decoder allocates what the stream claims, not what the header has been checked for.
-    if found.height and (found.height, found.width) != (dataset.Rows, dataset.Columns):
+    # A decoder allocates the size in the stream; only that of the header has been checked.
+    if facts.height and (facts.height, facts.width) != (dataset.Rows, dataset.Columns):
         raise BadInput("dicom_pixels", "the compressed picture has another size than its header")
     # Other codings may write a black border as zeros; JPEG 2000 has none to write.
     if "JPEG 2000" in syntax.name and HOLE in stream:

@@ -1,4 +1,4 @@
-"""Reads one DICOM CT series, a folder or a multi-frame file: slices by position, each with its slope and intercept."""
+"""Reads one DICOM CT series, a folder or a multi-frame file: slices in order of their position, in Hounsfield units."""
 
 import dataclasses
 import itertools
@@ -10,9 +10,9 @@ import pydicom
 from nibabel import affines
 
 from data.readers import dicom_frames, dicom_pixels, dicom_tags, hounsfield
-from data.readers.files import BadInput, Note, check_file, unheard
+from data.readers.files import BadInput, Note, check_file, ignore_note
 from data.readers.geometry import AIR_HU
-from data.readers.hounsfield import Stack
+from data.readers.hounsfield import VolumeStream
 
 UNRELATED = (".xml", ".txt", ".json", ".csv", ".md", ".html", ".pdf", ".jpg", ".png")
 MIN_SERIES = 4  # fewer images are no volume: a scout, a dose page
@@ -24,7 +24,7 @@ MAX_VOXELS = 1 << 31
 
 @dataclasses.dataclass(frozen=True)
 class Image:
-    """One slice as it was found: a file, or a frame of it."""
+    """One slice as it is stored: a file, or a frame of one."""
 
     path: Path
     header: pydicom.Dataset
@@ -40,20 +40,18 @@ class Slice:
     depth: float  # mm along the normal
 
 
-def read(path: Path, note: Note = unheard, min_slices: int = MIN_SERIES) -> Stack:
+def read(path: Path, note: Note = ignore_note, min_slices: int = MIN_SERIES) -> VolumeStream:
     """The CT of a folder or of an enhanced (multi-frame) file, float32 HU (column, row, slice). Raises BadInput.
 
-    `note` hears what was put up with.
+    `note` gets what was tolerated.
     """
     images = _one_series(_headers(path), min_slices)
     first = images[0].header
     _check_alike([image.header for image in images])
     along_row, along_column = np.split(_numbers(first, "ImageOrientationPatient", 6), 2)
     normal = np.cross(along_row, along_column)
-    slices = []
-    for image in images:
-        position = _numbers(image.header, "ImagePositionPatient", 3)
-        slices.append(Slice(image, position, float(position @ normal)))
+    positions = [_numbers(image.header, "ImagePositionPatient", 3) for image in images]
+    slices = [Slice(image, at, float(at @ normal)) for image, at in zip(images, positions, strict=True)]
     slices = _evenly_sorted(slices, min_slices)
     if len(slices) < len(images):
         if any(image.frame is not None for image in images):
@@ -62,18 +60,18 @@ def read(path: Path, note: Note = unheard, min_slices: int = MIN_SERIES) -> Stac
     if len(slices) * int(first.Rows) * int(first.Columns) > MAX_VOXELS:
         raise BadInput("too_large", f"{len(slices)} slices of {first.Rows} x {first.Columns} pixels")
     between_rows, between_columns = _numbers(first, "PixelSpacing", 2)
-    # Not the normal times the gap: with a tilted gantry the slices are shifted against each other.
+    # Not the normal times the gap: a tilted gantry shifts the slices against each other.
     step = (slices[-1].position - slices[0].position) / (len(slices) - 1)
     axes = np.stack([along_row * between_columns, along_column * between_rows, step], axis=1)
     planes = _planes([one.image for one in slices])
     if first.get("RescaleSlope") is None:
         planes = _with_air(planes, note)
     shape = (int(first.Columns), int(first.Rows), len(slices))
-    return Stack(shape, affines.from_matvec(axes, slices[0].position), planes)
+    return VolumeStream(shape, affines.from_matvec(axes, slices[0].position), planes)
 
 
 def _headers(folder: Path) -> list[tuple[Path, pydicom.Dataset]]:
-    """Every file with its header, in the order of names, or the one that is named; refuses what is no DICOM."""
+    """Every file of a folder with its header, by name, or the one named file. Raises BadInput for what is no DICOM."""
     if not folder.is_dir():
         header = dicom_tags.read(folder, pixels=False)
         if not header.get("Rows"):
@@ -87,22 +85,22 @@ def _headers(folder: Path) -> list[tuple[Path, pydicom.Dataset]]:
         raise BadInput("empty_folder", "the folder holds no DICOM file")
     if len(files) > MAX_FILES:
         raise BadInput("too_large", f"{len(files)} files in one series")
-    found = []
+    headers = []
     for path in files:
         check_file(path)
         if not path.resolve().is_relative_to(folder.resolve()):
             raise BadInput("path_outside", "a link in the folder leads out of it")
-        found.append((path, dicom_tags.read(path, pixels=False)))
-    return found
+        headers.append((path, dicom_tags.read(path, pixels=False)))
+    return headers
 
 
-def _one_series(found: list[tuple[Path, pydicom.Dataset]], min_slices: int) -> list[Image]:
+def _one_series(headers: list[tuple[Path, pydicom.Dataset]], min_slices: int) -> list[Image]:
     """The images of the only CT series; localisers and other objects (dose pages, reports) are left out."""
-    modalities = {str(header.get("Modality", "")) for _, header in found}
+    modalities = {str(header.get("Modality", "")) for _, header in headers}
     if "CT" not in modalities:
         raise BadInput("wrong_modality", f"DICOM modality {', '.join(sorted(modalities))} in a row of modality ct")
     series: dict[str, list[Image]] = {}
-    for path, header in found:
+    for path, header in headers:
         if header.get("Modality") != "CT" or not header.get("Rows"):
             continue
         for image in _images(path, header):
@@ -128,7 +126,7 @@ def _images(path: Path, header: pydicom.Dataset) -> list[Image]:
 
 
 def _check_alike(headers: list[pydicom.Dataset]) -> None:
-    """Refuses slices that differ in size, spacing or direction, or are not told in Hounsfield units."""
+    """Refuses slices that differ in size, spacing or direction, or hold no Hounsfield units."""
     first = headers[0]
     rescaled = {(h.get("RescaleSlope") is not None, h.get("RescaleIntercept") is not None) for h in headers}
     if rescaled not in ({(True, True)}, {(False, False)}):
@@ -165,15 +163,15 @@ def _evenly_sorted(slices: list[Slice], min_slices: int) -> list[Slice]:
     """By position along the normal, one slice a position; refuses gaps that differ by more than MAX_UNEVEN."""
     slices = sorted(slices, key=lambda one: (one.depth, _instance_number(one.image.header), one.image.path.name))
     # A position within a hundredth of a millimetre of the last one is the same: the earlier instance stays.
-    kept = slices[:1] + [b for a, b in itertools.pairwise(slices) if b.depth - a.depth > 0.01]
-    if len(kept) < min_slices:
-        raise BadInput("too_few_slices", f"{len(kept)} positions in {len(slices)} slices, at least {min_slices}")
-    gaps = np.diff([one.depth for one in kept])
+    distinct = slices[:1] + [b for a, b in itertools.pairwise(slices) if b.depth - a.depth > 0.01]
+    if len(distinct) < min_slices:
+        raise BadInput("too_few_slices", f"{len(distinct)} positions in {len(slices)} slices, at least {min_slices}")
+    gaps = np.diff([one.depth for one in distinct])
     middle = float(np.median(gaps))
     worst = float(gaps[np.abs(gaps - middle).argmax()])
     if abs(worst - middle) > MAX_UNEVEN * middle:
         raise BadInput("uneven_slices", f"gaps of {middle:.2f} mm but one of {worst:.2f} mm: slices missing or mixed")
-    return kept
+    return distinct
 
 
 def _instance_number(header: pydicom.Dataset) -> int:
@@ -199,8 +197,8 @@ def _hounsfield(image: Image, dataset: pydicom.Dataset) -> np.ndarray:
     if stored.ndim != 2:
         raise BadInput("not_scalar", "a slice in colours")
     try:
-        given = (image.header.get("RescaleSlope"), image.header.get("RescaleIntercept"))
-        slope, intercept = (1.0, 0.0) if given == (None, None) else map(float, given)
+        rescale = (image.header.get("RescaleSlope"), image.header.get("RescaleIntercept"))
+        slope, intercept = (1.0, 0.0) if rescale == (None, None) else map(float, rescale)
     except (TypeError, ValueError):
         slope = intercept = np.nan
     if not np.isfinite([slope, intercept]).all() or slope == 0:
@@ -215,7 +213,7 @@ def _hounsfield(image: Image, dataset: pydicom.Dataset) -> np.ndarray:
 
 
 def _with_air(planes: Iterable[np.ndarray], note: Note) -> Iterator[np.ndarray]:
-    """Refuses, at their end, numbers without slope and intercept that are no Hounsfield units, as air tells."""
+    """Refuses, after the last plane, numbers without slope and intercept in which air is not where HU have it."""
     air = voxels = 0
     for plane in planes:
         air += hounsfield.air(plane)

@@ -1,4 +1,4 @@
-"""The only DICOM elements that are ever read: names, dates, addresses and private elements never enter the process."""
+"""The only DICOM elements that the build reads: never names, dates, addresses or private elements."""
 
 import io
 from pathlib import Path
@@ -9,22 +9,11 @@ from pydicom.datadict import tag_for_keyword
 from data.readers.files import BadInput
 
 GEOMETRY = (
-    "Modality",
-    "SeriesInstanceUID",
-    "ImageType",
-    "NumberOfFrames",
-    "Rows",
-    "Columns",
-    "PixelSpacing",
-    "ImageOrientationPatient",
-    "ImagePositionPatient",
-    "InstanceNumber",
-    "RescaleSlope",
-    "RescaleIntercept",
-    "RescaleType",
+    "Modality SeriesInstanceUID ImageType NumberOfFrames Rows Columns PixelSpacing ImageOrientationPatient "
+    "ImagePositionPatient InstanceNumber RescaleSlope RescaleIntercept RescaleType"
 )
 GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
-OF_FRAMES = {  # what is kept of the groups: the others hold times and references
+OF_FRAMES = {  # what is read of the groups: the others hold times and references
     "PixelMeasuresSequence": ("PixelSpacing",),
     "PlaneOrientationSequence": ("ImageOrientationPatient",),
     "PlanePositionSequence": ("ImagePositionPatient",),
@@ -32,40 +21,25 @@ OF_FRAMES = {  # what is kept of the groups: the others hold times and reference
     "CTImageFrameTypeSequence": ("FrameType",),
 }
 PIXELS = (
-    "PixelData",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "SamplesPerPixel",
-    "PlanarConfiguration",
-    "PhotometricInterpretation",
-    "PixelPaddingValue",
-    "PixelPaddingRangeLimit",
-    "ModalityLUTSequence",
-    "VOILUTSequence",
-    "VOILUTFunction",
-    "WindowCenter",
-    "WindowWidth",
-    "ExtendedOffsetTable",
-    "ExtendedOffsetTableLengths",
-    "BurnedInAnnotation",
-    "ViewPosition",
+    "PixelData BitsAllocated BitsStored HighBit PixelRepresentation SamplesPerPixel PlanarConfiguration "
+    "PhotometricInterpretation PixelPaddingValue PixelPaddingRangeLimit ModalityLUTSequence VOILUTSequence "
+    "VOILUTFunction WindowCenter WindowWidth ExtendedOffsetTable ExtendedOffsetTableLengths BurnedInAnnotation "
+    "ViewPosition"
 )
-ALLOWED = (*GEOMETRY, *PIXELS)
+ALLOWED = (*GEOMETRY.split(), *PIXELS.split())
 DEFLATED = b"1.2.840.10008.1.2.1.99"
-META = 4096  # bytes that surely hold the transfer syntax
+META = 4096  # bytes that are sure to hold the transfer syntax
 
 
 def read(source: Path | bytes, *, pixels: bool) -> pydicom.Dataset:
-    """The allowed elements of a file. Raises BadInput; never forces its way into what is no DICOM."""
+    """The allowed elements of a file. Raises BadInput, also for what has no DICOM header."""
     try:
         with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as stream:
-            # The whole dataset would be unpacked at once, however much is in it.
+            # It would be unpacked at once, however large it is.
             if DEFLATED in stream.read(META):
                 raise BadInput("unsupported_format", "deflated DICOM: store it in another transfer syntax")
             stream.seek(0)
-            tags = [tag_for_keyword(name) for name in (ALLOWED if pixels else (*GEOMETRY, *GROUPS))]
+            tags = [tag_for_keyword(name) for name in (ALLOWED if pixels else (*GEOMETRY.split(), *GROUPS))]
             dataset = pydicom.dcmread(stream, stop_before_pixels=not pixels, specific_tags=tags)
             for name in GROUPS:
                 for groups in dataset.get(name) or []:

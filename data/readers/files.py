@@ -1,4 +1,4 @@
-"""What every reader checks first, how it says no, and how it tells of what it put up with."""
+"""What every reader checks first, and how it refuses a file or notes a defect that it tolerates."""
 
 import hashlib
 from collections.abc import Callable
@@ -9,9 +9,9 @@ Note = Callable[[str], None]  # takes a code of reasons.NOTES
 
 
 class BadInput(Exception):  # noqa: N818 (it is no error of the program)
-    """A file or a row that stays out of the set: a code of `reasons.REJECTED`, and a detail in our own words.
+    """A file or a row that is left out of the set: a code of `reasons.REJECTED` and a detail in our own words.
 
-    Never quote a library or the file's content in the detail: texts of libraries hold memory addresses, files names.
+    Never quote a library or the file in the detail: messages of libraries hold memory addresses, files hold names.
     """
 
     def __init__(self, code: str, detail: str) -> None:
@@ -19,12 +19,12 @@ class BadInput(Exception):  # noqa: N818 (it is no error of the program)
         self.code = code
 
 
-def unheard(code: str) -> None:
-    """The note-taker of readers whose caller does not ask."""
+def ignore_note(code: str) -> None:
+    """The `Note` of callers that do not collect notes."""
 
 
 def read_bytes(path: Path, limit: int = 1 << 30) -> bytes:
-    """The whole file, after the checks of `check_file`; more than `limit` bytes are too_large."""
+    """The whole file, after the checks of `check_file`. Raises BadInput, for more than `limit` bytes too."""
     check_file(path)
     if path.stat().st_size > limit:
         raise BadInput("too_large", f"the file has {path.stat().st_size} bytes, at most {limit}")
@@ -32,7 +32,7 @@ def read_bytes(path: Path, limit: int = 1 << 30) -> bytes:
 
 
 def check_file(path: Path) -> None:
-    """Refuses what is no file, cannot be read, is empty or is a Git LFS pointer."""
+    """Raises BadInput for what is no file, cannot be read, is empty or is a Git LFS pointer."""
     try:
         if not path.exists():
             raise BadInput("missing_file", "there is no such file")
@@ -48,8 +48,14 @@ def check_file(path: Path) -> None:
         raise BadInput("lfs_pointer", "only the Git LFS pointer is here: run `git lfs pull`")
 
 
+def is_dicom(path: Path) -> bool:
+    """Whether a file starts as DICOM does."""
+    with path.open("rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
+
+
 def check_hash(path: Path, sha256: str) -> None:
-    """Refuses a file whose bytes are not those that the manifest's hash was taken of."""
+    """Raises BadInput for a file whose bytes do not have the manifest's hash."""
     check_file(path)
     with path.open("rb") as stream:
         if hashlib.file_digest(stream, "sha256").hexdigest() != sha256:

@@ -7,7 +7,7 @@ import numpy as np
 from nibabel import affines, orientations
 from scipy import ndimage
 
-FILM_SIZE = 256
+XRAY_SIZE = 256
 VOLUME_SHAPE = (32, 128, 128)
 AIR_HU = -1024
 HIGHEST_HU = 3071  # the end of 12 bits; only metal is denser, and would outshine its neighbours in a mean
@@ -116,7 +116,7 @@ def canonical_weights(
 def resample(volume: np.ndarray, weights: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
     """Applies one matrix an axis to a (z, y, x) volume; float32. The outside counts as zero.
 
-    Slab by slab: a scan of 1,500 slices never stands in memory as floats.
+    Slab by slab: a scan of 1,500 slices is never in memory as floats.
     """
     along_z, along_y, along_x = weights
     out = np.empty(tuple(len(w) for w in weights), np.float32)
@@ -132,7 +132,7 @@ def resample(volume: np.ndarray, weights: tuple[np.ndarray, np.ndarray, np.ndarr
 def canonical_volume(volume: np.ndarray, spacing: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
     """HU (z, y, x) of any size -> int16 HU of VOLUME_SHAPE, and its spacing float32 (3,) in mm.
 
-    What the square field has more than the scan is AIR_HU.
+    The square field around the scan is filled with AIR_HU.
     """
     weights, spacing_mm = canonical_weights(volume.shape, spacing)
     covered = np.einsum("i,j,k->ijk", *(w.sum(1) for w in weights))
@@ -167,33 +167,35 @@ def canonical_points(points: np.ndarray, shape: tuple[int, ...], spacing: tuple[
     return (np.asarray(points, np.float64) * spacing + (field - extent) / 2) / new_spacing
 
 
-def film_points(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Where points (n, 2), (y, x) from the film's upper left corner, lie on the picture of `canonical_film`."""
-    longest = max(shape)
-    size = np.array([max(1, round(n * FILM_SIZE / longest)) for n in shape])
-    return np.asarray(points, np.float64) * size / shape + (FILM_SIZE - size) // 2
+def xray_points(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Where points (n, 2), (y, x) from an X-ray's upper left corner, lie on the image of `canonical_xray`."""
+    size = np.array(_fitted(shape))
+    return np.asarray(points, np.float64) * size / shape + (XRAY_SIZE - size) // 2
 
 
-def canonical_film(film: np.ndarray) -> np.ndarray:
-    """A film (y, x), uint8, -> uint8 (FILM_SIZE, FILM_SIZE): longest side fitted, aspect kept, zeros around it."""
-    height, width = film.shape
-    longest = max(height, width)
-    size = tuple(max(1, round(n * FILM_SIZE / longest)) for n in (width, height))
-    method = cv2.INTER_AREA if longest > FILM_SIZE else cv2.INTER_LINEAR
-    return pad_film(cv2.resize(film, size, interpolation=method))
+def _fitted(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The size of an X-ray whose longest side is shrunk or grown to XRAY_SIZE."""
+    return tuple(max(1, round(n * XRAY_SIZE / max(shape))) for n in shape)
 
 
-def canonical_film_mask(mask: np.ndarray, value: int) -> np.ndarray:
-    """The mask of a film (y, x) in the place where `canonical_film` puts the film; uint8 0 or `value`."""
-    longest = max(mask.shape)
-    sizes = [max(1, round(n * FILM_SIZE / longest)) for n in mask.shape]
-    weights = tuple(axis_weights(n, 1.0, out, float(n)) for n, out in zip(mask.shape, sizes, strict=True))
-    return pad_film(canonical_mask(mask, weights, value))
+def canonical_xray(xray: np.ndarray) -> np.ndarray:
+    """An X-ray (y, x), uint8, -> uint8 (XRAY_SIZE, XRAY_SIZE): longest side fitted, same aspect, zeros around it."""
+    longest = max(xray.shape)
+    size = _fitted(xray.shape)[::-1]
+    method = cv2.INTER_AREA if longest > XRAY_SIZE else cv2.INTER_LINEAR
+    return pad_xray(cv2.resize(xray, size, interpolation=method))
 
 
-def pad_film(film: np.ndarray) -> np.ndarray:
-    """Centres a (y, x) picture of at most FILM_SIZE in a square of zeros."""
-    top, left = ((FILM_SIZE - n) // 2 for n in film.shape)
-    out = np.zeros((FILM_SIZE, FILM_SIZE), film.dtype)
-    out[top : top + film.shape[0], left : left + film.shape[1]] = film
+def canonical_xray_mask(mask: np.ndarray, value: int) -> np.ndarray:
+    """The mask (y, x) of an X-ray in the place where `canonical_xray` puts the X-ray; uint8 0 or `value`."""
+    sizes = zip(mask.shape, _fitted(mask.shape), strict=True)
+    weights = tuple(axis_weights(n, 1.0, out, float(n)) for n, out in sizes)
+    return pad_xray(canonical_mask(mask, weights, value))
+
+
+def pad_xray(image: np.ndarray) -> np.ndarray:
+    """Centres a (y, x) image of at most XRAY_SIZE in a square of zeros."""
+    top, left = ((XRAY_SIZE - n) // 2 for n in image.shape)
+    out = np.zeros((XRAY_SIZE, XRAY_SIZE), image.dtype)
+    out[top : top + image.shape[0], left : left + image.shape[1]] = image
     return out

@@ -1,4 +1,4 @@
-"""Header facts that the volume libraries pass over in silence: NIfTI orientation, MetaImage and NRRD data lengths."""
+"""Header facts that the libraries do not check: NIfTI orientation, length of MetaImage and NRRD data."""
 
 import math
 import zlib
@@ -11,55 +11,17 @@ from nibabel import affines
 from data.readers.files import BadInput, check_file
 
 MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # xyzt_units & 7: unknown, metre, millimetre, micron
-BYTES = {
-    "met_char": 1,
-    "met_uchar": 1,
-    "met_short": 2,
-    "met_ushort": 2,
-    "met_int": 4,
-    "met_uint": 4,
-    "met_long": 4,
-    "met_ulong": 4,
-    "met_long_long": 8,
-    "met_ulong_long": 8,
-    "met_float": 4,
-    "met_double": 8,
-    "signed char": 1,
-    "int8": 1,
-    "int8_t": 1,
-    "uchar": 1,
-    "unsigned char": 1,
-    "uint8": 1,
-    "uint8_t": 1,
-    "short": 2,
-    "short int": 2,
-    "signed short": 2,
-    "signed short int": 2,
-    "int16": 2,
-    "int16_t": 2,
-    "ushort": 2,
-    "unsigned short": 2,
-    "unsigned short int": 2,
-    "uint16": 2,
-    "uint16_t": 2,
-    "int": 4,
-    "signed int": 4,
-    "int32": 4,
-    "int32_t": 4,
-    "uint": 4,
-    "unsigned int": 4,
-    "uint32": 4,
-    "uint32_t": 4,
-    "longlong": 8,
-    "long long": 8,
-    "int64": 8,
-    "int64_t": 8,
-    "ulonglong": 8,
-    "uint64": 8,
-    "uint64_t": 8,
-    "float": 4,
-    "double": 8,
+# Types of MetaImage and NRRD, by their bytes.
+TYPES = {
+    1: "met_char, met_uchar, signed char, int8, int8_t, uchar, unsigned char, uint8, uint8_t",
+    2: "met_short, met_ushort, short, short int, signed short, signed short int, int16, int16_t, ushort, "
+    "unsigned short, unsigned short int, uint16, uint16_t",
+    4: "met_int, met_uint, met_long, met_ulong, met_float, int, signed int, int32, int32_t, uint, unsigned int, "
+    "uint32, uint32_t, float",
+    8: "met_long_long, met_ulong_long, met_double, longlong, long long, int64, int64_t, ulonglong, uint64, uint64_t, "
+    "double",
 }
+BYTES = {name: size for size, names in TYPES.items() for name in names.split(", ")}
 META_VECTORS = ("offset", "origin", "position", "elementspacing", "elementsize", "centerofrotation")
 META_MATRICES = ("transformmatrix", "rotation", "orientation")
 MAX_HEADER = 1 << 20
@@ -69,7 +31,7 @@ MAX_BYTES = 1 << 33
 def nifti_affine(header: nibabel.Nifti1Header, assume: str = "") -> np.ndarray:
     """Index to millimetres in LPS, from sform before qform. Raises BadInput where they are missing or disagree.
 
-    `assume` is believed where both are missing: the directions in which the three axes grow, as "LPS" or "RAS".
+    `assume` is used where both are missing: the directions in which the three axes grow, such as "LPS" or "RAS".
     """
     scale = MILLIMETRES.get(int(header["xyzt_units"]) & 7)
     if scale is None:
@@ -119,16 +81,13 @@ def check_payload(path: Path) -> None:
     start = end
     if data_file:
         path, start = _beside(path, data_file), 0
-    skip = int(fields.get("headersize" if not nrrd else "byte skip", "0") or 0)
-    if not nrrd and "headersize" in fields and data_file:
-        start = max(skip, 0)
-    elif nrrd and skip > 0:
-        start += skip
+    if nrrd or data_file:
+        start += max(int(fields.get("byte skip" if nrrd else "headersize") or 0), 0)
     if fields.get("line skip", "0") != "0":
         raise BadInput("unsupported_header", "NRRD with line skip")
-    found = _unpacked_size(path, start, expected) if packed else path.stat().st_size - start
-    if found < expected:
-        raise BadInput("truncated", f"{found} bytes of voxels, the header says {expected}")
+    actual = _unpacked_size(path, start, expected) if packed else path.stat().st_size - start
+    if actual < expected:
+        raise BadInput("truncated", f"{actual} bytes of voxels, the header says {expected}")
 
 
 def _fields(path: Path, *, nrrd: bool) -> tuple[dict[str, str], int]:
@@ -216,18 +175,18 @@ def _beside(header: Path, name: str) -> Path:
 def _unpacked_size(path: Path, start: int, expected: int) -> int:
     """Bytes that the zlib or gzip stream from `start` holds, its checksum included in the test."""
     unpack = zlib.decompressobj(wbits=47)  # zlib or gzip, by its first bytes
-    found = 0
+    size = 0
     with path.open("rb") as stream:
         stream.seek(start)
         try:
             while not unpack.eof and (packed := stream.read(1 << 20)):
                 while packed:
-                    found += len(unpack.decompress(packed, 1 << 24))
+                    size += len(unpack.decompress(packed, 1 << 24))
                     packed = unpack.unconsumed_tail
-                    if found > expected + (1 << 24):
+                    if size > expected + (1 << 24):
                         raise BadInput("too_large", "more voxels are packed than the header says")
         except zlib.error as error:
             raise BadInput("gzip_crc", "the compressed voxels are damaged") from error
     if not unpack.eof:
         raise BadInput("gzip_truncated", "the compressed voxels end early")
-    return found
+    return size

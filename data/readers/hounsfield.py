@@ -1,11 +1,11 @@
-"""A volume on its way through memory, slab by slab: to Hounsfield units, or to the objects of a mask."""
+"""Converts a volume slab by slab: to Hounsfield units, or to the objects of a mask."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from data.readers.files import BadInput, Note, unheard
+from data.readers.files import BadInput, Note, ignore_note
 from data.readers.geometry import AIR_HU, HIGHEST_HU, Scan
 
 SLAB_BYTES = 1 << 22  # as stored; as floats, with what is made of them, about ten times as much
@@ -17,11 +17,11 @@ AIR_RANGE, MIN_AIR = (-1050, -900), 0.05  # HU, and the share of a scan that it 
 
 
 @dataclasses.dataclass(frozen=True)
-class Stack:
+class VolumeStream:
     """A volume whose voxels have not been read yet. `affine` (4, 4): index to millimetres toward L, P, S.
 
-    `slabs` gives them once, in order: whole planes (i, j, n) of the last axis, real numbers of any type. It raises
-    BadInput where the file is damaged, at the latest behind the last slab.
+    `slabs` yields them once, in order: whole planes (i, j, n) of the last axis, real numbers of any type. It raises
+    BadInput for a damaged file, at the latest after the last slab.
     """
 
     shape: tuple[int, int, int]
@@ -29,17 +29,17 @@ class Stack:
     slabs: Iterator[np.ndarray]
 
 
-def to_hu(stack: Stack, note: Note = unheard) -> Scan:
+def to_hu(volume: VolumeStream, note: Note = ignore_note) -> Scan:
     """int16 HU within AIR_HU..HIGHEST_HU; refuses numbers that are no Hounsfield units.
 
     2 bytes a voxel stay in memory, whatever the file's type.
     """
-    hu = np.empty(stack.shape, np.int16, order="F")
+    hu = np.empty(volume.shape, np.int16, order="F")
     low, high = np.inf, -np.inf
     lowest = too_low = at = 0  # voxels at the lowest value, voxels below TOO_LOW_HU, planes so far
     finite = True
-    for slab in stack.slabs:
-        # Read on even so: that the file is damaged says more.
+    for slab in volume.slabs:
+        # Read on: damage of the file is the better reason.
         finite = finite and (slab.dtype.kind != "f" or bool(np.isfinite(slab).all()))
         if not finite:
             continue
@@ -48,7 +48,7 @@ def to_hu(stack: Stack, note: Note = unheard) -> Scan:
         if smallest < TOO_LOW_HU:
             too_low += np.count_nonzero(slab < TOO_LOW_HU)
             lowest += np.count_nonzero(slab == low)
-        if np.can_cast(np.int16, slab.dtype):  # a type without room for air holds no HU, which is said below
+        if np.can_cast(np.int16, slab.dtype):  # a type without room for air holds no HU: refused below
             clipped = np.clip(slab, AIR_HU, HIGHEST_HU)
             hu[..., at : at + slab.shape[2]] = np.rint(clipped) if slab.dtype.kind == "f" else clipped
         at += slab.shape[2]
@@ -65,54 +65,54 @@ def to_hu(stack: Stack, note: Note = unheard) -> Scan:
         )
     if high > METAL_HU:
         note("metal_clipped")
-    return Scan(hu, stack.affine)
+    return Scan(hu, volume.affine)
 
 
-def rescaled(stack: Stack, rescale: tuple[float, float], note: Note = unheard) -> Stack:
-    """The stack, with slope and intercept applied if only then air lies at its Hounsfield units."""
+def rescaled(volume: VolumeStream, rescale: tuple[float, float], note: Note = ignore_note) -> VolumeStream:
+    """The volume, with slope and intercept applied only if that is what brings air to its Hounsfield units."""
     slope, intercept = rescale
-    slabs = list(stack.slabs)
+    slabs = list(volume.slabs)
 
     def applied() -> Iterator[np.ndarray]:
         return (slab.astype(np.float32) * np.float32(slope) + np.float32(intercept) for slab in slabs)
 
     if has_air(slabs) or not has_air(applied()):
-        return dataclasses.replace(stack, slabs=iter(slabs))
+        return dataclasses.replace(volume, slabs=iter(slabs))
     note("rescaled_by_table")
-    return dataclasses.replace(stack, slabs=applied())
+    return dataclasses.replace(volume, slabs=applied())
 
 
 def has_air(slabs: Iterable[np.ndarray]) -> bool:
-    """Whether so many voxels lie where air does that the numbers are Hounsfield units."""
+    """Whether enough voxels have the values of air for the numbers to be Hounsfield units."""
     counts = [(air(slab), slab.size) for slab in slabs]
-    return sum(found for found, _ in counts) >= MIN_AIR * sum(size for _, size in counts)
+    return sum(count for count, _ in counts) >= MIN_AIR * sum(size for _, size in counts)
 
 
 def air(slab: np.ndarray) -> int:
-    """How many voxels lie where air does."""
+    """How many voxels have the values of air."""
     low, high = AIR_RANGE
     return int(np.count_nonzero((slab >= low) & (slab <= high)))
 
 
 def _rescaled_twice(hu: np.ndarray, lowest: int, too_low: int) -> bool:
-    """Whether tissue lies where air should: most voxels far too low, or hardly any as dense as soft tissue.
+    """Whether tissue has the values of air: most voxels are far too low, or hardly any as dense as soft tissue.
 
-    Padding is one value, the lowest, may fill most of a scan, and counts for nothing.
+    Padding, which may fill most of a scan, is one value, the lowest, and is not counted.
     """
     soft = sum(np.count_nonzero((plane > SOFT_TISSUE[0]) & (plane < SOFT_TISSUE[1])) for plane in hu.T)
     inside, too_low = hu.size - lowest, too_low - lowest
     return too_low > hu.size / 2 or (too_low > MIN_SOFT * inside and soft < MIN_SOFT * inside)
 
 
-def to_objects(stack: Stack, *, own_numbers: bool = False) -> Scan:
-    """A mask as uint8: 0, and a number for each other value, its own or in order of their coming.
+def to_objects(volume: VolumeStream, *, own_numbers: bool = False) -> Scan:
+    """A mask as uint8: 0, and a number for each other value, its own or the order in which it appears.
 
     Refuses what is not a set of few whole numbers.
     """
-    objects = np.zeros(stack.shape, np.uint8, order="F")
+    objects = np.zeros(volume.shape, np.uint8, order="F")
     known: list[float] = []
     at = 0
-    for slab in stack.slabs:
+    for slab in volume.slabs:
         if slab.dtype.kind == "f" and not (np.isfinite(slab) & (slab == np.rint(slab))).all():
             raise BadInput("mask_values", "the mask does not hold whole numbers")
         values = np.unique(slab[slab != 0]).tolist()
@@ -128,4 +128,4 @@ def to_objects(stack: Stack, *, own_numbers: bool = False) -> Scan:
         for value in values:
             objects[..., at : at + slab.shape[2]][slab == value] = value if own_numbers else 1 + known.index(value)
         at += slab.shape[2]
-    return Scan(objects, stack.affine)
+    return Scan(objects, volume.affine)

@@ -1,11 +1,11 @@
-"""What a record looks like in a few numbers, and which of them are suspicious: the doctor's examination of one case."""
+"""A few numbers that describe an image, and which of them are suspicious."""
 
 import numpy as np
 
 from data.readers.geometry import AIR_HU, VOLUME_SHAPE
 from data.source import Example
 
-# Grey values: of 114 real films the nearest to inversion has 5, and inverted 95 of 100 have 19 or more.
+# Grey values: of 114 real X-rays the nearest to inversion has 5, and inverted 95 of 100 have 19 or more.
 INVERTED_BY = 12.0
 LUNG_HU, BONE_HU = (-950, -550), 250
 MIN_LUNG = 0.03
@@ -15,11 +15,11 @@ SUSPICIONS = ("maybe_inverted", "maybe_wrong_region")
 
 def measure(example: Example) -> dict[str, float]:
     """The numbers of one example: `film/...` of an X-ray, `ct/...` of a CT."""
-    return film(example["image"]) if "image" in example else volume(example["volume"], example["spacing_mm"])
+    return xray(example["image"]) if "image" in example else volume(example["volume"], example["spacing_mm"])
 
 
-def film(image: np.ndarray) -> dict[str, float]:
-    """Brightness of a film (y, x) uint8: mean, spread, and its upper corners over its middle."""
+def xray(image: np.ndarray) -> dict[str, float]:
+    """Brightness of an X-ray (y, x) uint8: mean, spread, and its upper corners over its middle."""
     body = _unpadded(image).astype(np.float32)
     height, width = body.shape
     high, wide = max(height // 8, 1), max(width // 8, 1)
@@ -49,21 +49,23 @@ def volume(hu: np.ndarray, spacing_mm: np.ndarray) -> dict[str, float]:
         "ct/bone_share": float(np.mean(hu > BONE_HU)),
         "ct/mean_hu": float(hu.mean()),
     }
-    return {name: value for name, value in measures.items() if np.isfinite(value)}  # pictures know no millimetres
+    return {
+        name: value for name, value in measures.items() if np.isfinite(value)
+    }  # slices without a spacing have no millimetres
 
 
 def suspicions(measures: dict[str, float]) -> list[str]:
-    """Codes of reasons.NOTES that the numbers call for."""
-    found = []
+    """The codes of reasons.NOTES for suspicious numbers."""
+    codes = []
     if measures.get("film/corners_over_middle", 0.0) > INVERTED_BY:
-        found.append("maybe_inverted")
+        codes.append("maybe_inverted")
     if measures.get("ct/lung_share", 1.0) < MIN_LUNG:
-        found.append("maybe_wrong_region")
-    return found
+        codes.append("maybe_wrong_region")
+    return codes
 
 
 def _unpadded(image: np.ndarray) -> np.ndarray:
-    """The film without the zeros that make it square."""
+    """The X-ray without the zeros that make it square."""
     rows, columns = (np.flatnonzero(image.any(axis)) for axis in (1, 0))
     if not len(rows):
         return image

@@ -11,14 +11,14 @@ FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """What the markers say; `height` and `width` are 0 where no marker tells them."""
+    """What the markers say; `height` and `width` are 0 where no marker holds them."""
 
     height: int
     width: int
     ended: bool
 
 
-def look(data: bytes) -> Stream:
+def stream_facts(data: bytes) -> Stream:
     """The facts of a stream that starts with a JPEG marker; damage gives zeros and `ended` False, never an error."""
     if data.startswith(J2K_START):
         # SIZ: length, capabilities, then the sizes and the offsets of the image on its grid.
@@ -34,7 +34,7 @@ def look(data: bytes) -> Stream:
         if marker in FRAMES:
             height, width = (int.from_bytes(data[at + n : at + n + 2]) for n in (5, 7))
         if marker == START_OF_SCAN:
-            # Within a scan this pair of bytes stands for nothing else; thumbnails lie in the segments before it.
+            # Within a scan this pair of bytes has no other meaning; thumbnails are in the segments before it.
             return Stream(height, width, data.find(END_OF_IMAGE, at) > 0)
         at += 2 + int.from_bytes(data[at + 2 : at + 4])
     return Stream(height, width, False)

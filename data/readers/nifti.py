@@ -1,4 +1,4 @@
-"""Opens a NIfTI-1 or -2 (`.nii`, `.nii.gz`, `.hdr` with `.img`) as bytes, and to the last one.
+"""Reads a NIfTI-1 or -2 (`.nii`, `.nii.gz`, `.hdr` with `.img`) as bytes, to the last one.
 
 Both nibabel and SimpleITK can miss a damaged or missing end.
 """
@@ -18,16 +18,16 @@ import numpy as np
 
 from data.readers import headers
 from data.readers.files import BadInput, check_file
-from data.readers.hounsfield import SLAB_BYTES, Stack
+from data.readers.hounsfield import SLAB_BYTES, VolumeStream
 
 MAX_VOXELS = 1 << 31
 MAX_BYTES = 1 << 32  # of voxels as stored: twice the largest chest that scanners make, 1,500 slices as float32
-DEFLATE_RATIO = 1032  # deflate packs no tighter: a header that claims more than that lies
+DEFLATE_RATIO = 1032  # deflate packs no tighter: a header that claims more is wrong
 
 Opener = Callable[[], BinaryIO]
 
 
-def read(path: Path, assume: str) -> Stack:
+def read(path: Path, assume: str) -> VolumeStream:
     """The volume of a `.nii` or `.nii.gz`; `assume` as in `headers.nifti_affine`. Raises BadInput."""
     packed = path.name.lower().endswith(".gz")
     if packed:
@@ -38,7 +38,7 @@ def read(path: Path, assume: str) -> Stack:
     return _stack(header, opened, path.stat().st_size * (DEFLATE_RATIO if packed else 1), assume)
 
 
-def read_pair(path: Path, assume: str) -> Stack:
+def read_pair(path: Path, assume: str) -> VolumeStream:
     """The volume of a `.hdr` and the `.img` beside it; either may be named."""
     head, body = path.with_suffix(".hdr"), path.with_suffix(".img")
     check_file(head)
@@ -48,10 +48,10 @@ def read_pair(path: Path, assume: str) -> Stack:
     return _stack(header, functools.partial(open, body, "rb"), body.stat().st_size, assume)
 
 
-def _stack(header: nibabel.Nifti1Header, opened: Opener, room: int, assume: str) -> Stack:
+def _stack(header: nibabel.Nifti1Header, opened: Opener, room: int, assume: str) -> VolumeStream:
     shape = _shape(header)
     _check_length(header, shape, room)
-    return Stack(shape, headers.nifti_affine(header, assume), _slabs(header, shape, opened))
+    return VolumeStream(shape, headers.nifti_affine(header, assume), _slabs(header, shape, opened))
 
 
 def _slabs(header: nibabel.Nifti1Header, shape: tuple[int, int, int], opened: Opener) -> Iterator[np.ndarray]:
@@ -61,12 +61,12 @@ def _slabs(header: nibabel.Nifti1Header, shape: tuple[int, int, int], opened: Op
     with _refusals(), opened() as stream:
         stream.seek(int(header["vox_offset"]))
         for start in range(0, shape[2], thickness):
-            wanted = plane * min(thickness, shape[2] - start)
-            data = stream.read(wanted)
-            if len(data) < wanted:
+            length = plane * min(thickness, shape[2] - start)
+            data = stream.read(length)
+            if len(data) < length:
                 raise BadInput("nifti_short", f"the voxels end after {start * plane + len(data)} bytes")
             yield _scaled(np.frombuffer(data, dtype).reshape((*shape[:2], -1), order="F"), header)
-        while stream.read(1 << 20):  # the checksum stands behind whatever follows
+        while stream.read(1 << 20):  # the checksum comes after whatever follows
             pass
 
 
@@ -81,7 +81,7 @@ def _scaled(voxels: np.ndarray, header: nibabel.Nifti1Header) -> np.ndarray:
 
 @contextlib.contextmanager
 def _refusals() -> Iterator[None]:
-    """Says in the ledger's words what is wrong with a stream."""
+    """Turns the errors of a stream into the ledger's words."""
     try:
         yield
     except EOFError as error:
@@ -108,7 +108,7 @@ def _check_length(header: nibabel.Nifti1Header, shape: tuple[int, ...], room: in
 
 
 def _header(data: bytes, magic: bytes) -> nibabel.Nifti1Header:
-    """The header as stored: nibabel's own loading repairs bad spacings without a word."""
+    """The header as stored: nibabel's own loading repairs bad spacings silently."""
     for kind in (nibabel.Nifti1Header, nibabel.Nifti2Header):
         if len(data) < kind.template_dtype.itemsize:
             continue

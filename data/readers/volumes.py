@@ -9,9 +9,9 @@ import SimpleITK
 from nibabel import affines
 
 from data.readers import dicom_series, geometry, headers, hounsfield, nifti
-from data.readers.files import BadInput, Note, check_file, unheard
+from data.readers.files import BadInput, Note, check_file, ignore_note, is_dicom
 from data.readers.geometry import AIR_HU, HIGHEST_HU, Scan
-from data.readers.hounsfield import Stack
+from data.readers.hounsfield import VolumeStream
 
 RULES = {
     "axes": "(z, y, x) growing to the patient's Superior, Posterior and Left, whatever the file's order",
@@ -25,13 +25,13 @@ RULES = {
 MIN_SLICES = 4
 SPACING_MM = (0.05, 30.0)
 NOTED_TILT_DEGREES = 15.0
-SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)  # it prints to the terminal, file names included
+SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)  # its warnings go to the terminal and hold file names
 SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img", ".mha", ".mhd", ".nrrd", ".nhdr")
 
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """What the user decides of volumes that leave it open."""
+    """What the user decides where a volume leaves it open."""
 
     assume: str = ""  # axes of a NIfTI that names none, such as "LPS"
     min_slices: int = MIN_SLICES  # along the axis with the fewest
@@ -41,21 +41,21 @@ STRICT = Rules()
 
 
 def read_volume(
-    path: Path, note: Note = unheard, rules: Rules = STRICT, rescale: tuple[float, float] | None = None
+    path: Path, note: Note = ignore_note, rules: Rules = STRICT, rescale: tuple[float, float] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """A CT as int16 HU of VOLUME_SHAPE and its spacing float32 (3,) in mm, both (z, y, x). Raises BadInput."""
     return geometry.canonical_volume(*to_zyx(read_ct(path, note, rules, rescale)))
 
 
 def read_ct(
-    path: Path, note: Note = unheard, rules: Rules = STRICT, rescale: tuple[float, float] | None = None
+    path: Path, note: Note = ignore_note, rules: Rules = STRICT, rescale: tuple[float, float] | None = None
 ) -> Scan:
     """A CT in its own grid, but along the patient's axes: voxels int16 HU (x, y, z). Raises BadInput.
 
-    `note` hears what was put up with. `rescale` is the slope and intercept that a table knows of the scan: applied only
-    where the file's own numbers have no air at its Hounsfield units, and have it then. Peak memory: 2 bytes a voxel and
-    100 MB; for MetaImage, NRRD and with `rescale` the voxels as stored beside it, for a tilted scan 6 bytes a voxel of
-    the straight grid around it.
+    `note` gets what was tolerated. `rescale` is the slope and intercept that a table holds for the scan, applied only
+    where that brings air to its Hounsfield units and the file's own numbers do not have it there. Peak memory: 2 bytes
+    a voxel and 100 MB, plus the voxels as stored for MetaImage, NRRD and with `rescale`, plus 6 bytes for each voxel of
+    the straight grid around a tilted scan.
     """
     opened = _open(path, rules, note)
     _check_geometry(opened, rules)
@@ -68,7 +68,7 @@ def read_ct(
 
 
 def read_volume_with_mask(
-    path: Path, mask_path: Path, value: int | None, note: Note = unheard, rules: Rules = STRICT
+    path: Path, mask_path: Path, value: int | None, note: Note = ignore_note, rules: Rules = STRICT
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What `read_volume` gives, and the mask on the same grid as uint8 0 or `value` (None: the mask's own numbers).
 
@@ -107,7 +107,7 @@ def _along_axes(scan: Scan, *, order: int, outside: float) -> Scan:
         raise BadInput("oblique", str(error)) from error
 
 
-def _open(path: Path, rules: Rules, note: Note = unheard) -> Stack:
+def _open(path: Path, rules: Rules, note: Note = ignore_note) -> VolumeStream:
     if path.is_dir():
         return dicom_series.read(path, note, rules.min_slices)
     check_file(path)
@@ -118,14 +118,13 @@ def _open(path: Path, rules: Rules, note: Note = unheard) -> Stack:
         return nifti.read_pair(path, rules.assume)
     if name.endswith((".mha", ".mhd", ".nrrd", ".nhdr")):
         return _open_itk(path)
-    with path.open("rb") as stream:
-        if stream.read(132)[128:] == b"DICM":
-            return dicom_series.read(path, note, rules.min_slices)
+    if is_dicom(path):
+        return dicom_series.read(path, note, rules.min_slices)
     raise BadInput("unsupported_format", f"no DICOM and none of {', '.join(SUFFIXES)}")
 
 
-def _open_itk(path: Path) -> Stack:
-    """MetaImage and NRRD. SimpleITK fills what is missing with zeros, so the length is checked before."""
+def _open_itk(path: Path) -> VolumeStream:
+    """MetaImage and NRRD. SimpleITK fills missing voxels with zeros, so the length is checked first."""
     headers.check_payload(path)
     try:
         image = SimpleITK.ReadImage(str(path))
@@ -138,7 +137,7 @@ def _open_itk(path: Path) -> Stack:
     if image.GetDimension() != 3:
         raise BadInput("not_3d", f"the image has {image.GetDimension()} dimensions")
     directions = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
-    return Stack(image.GetSize(), affines.from_matvec(directions, image.GetOrigin()), _itk_slabs(image))
+    return VolumeStream(image.GetSize(), affines.from_matvec(directions, image.GetOrigin()), _itk_slabs(image))
 
 
 def _itk_slabs(image: SimpleITK.Image) -> Iterator[np.ndarray]:
@@ -148,7 +147,7 @@ def _itk_slabs(image: SimpleITK.Image) -> Iterator[np.ndarray]:
         yield voxels[start : start + thickness].transpose(2, 1, 0)
 
 
-def _check_geometry(scan: Stack, rules: Rules) -> None:
+def _check_geometry(scan: VolumeStream, rules: Rules) -> None:
     """Refuses geometry that no scanner makes, and what is no volume."""
     spacing = affines.voxel_sizes(scan.affine)
     low, high = SPACING_MM

@@ -1,4 +1,4 @@
-"""Reads one chest film, PNG, JPEG or DICOM, to an 8-bit picture that is bright where the body is dense."""
+"""Reads one chest X-ray, PNG, JPEG or DICOM, to an 8-bit image that is bright where the body is dense."""
 
 import io
 from pathlib import Path
@@ -10,7 +10,7 @@ from PIL import Image
 from pydicom.pixels import apply_modality_lut, apply_voi
 
 from data.readers import dicom_pixels, dicom_tags, geometry, jpeg
-from data.readers.files import BadInput, Note, read_bytes, unheard
+from data.readers.files import BadInput, Note, ignore_note, read_bytes
 
 RULES = {
     "grey": "8-bit values are kept; deeper ones run linearly from percentile 0.5 to 99.5 of the pixels to 0-255",
@@ -28,27 +28,27 @@ PICTURE_FORMATS = ("PNG", "JPEG", "MPO", "BMP", "WEBP", "TIFF")
 MAGIC = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"RIFF", b"II*\0", b"MM\0*")
 SUFFIXES = {"PNG": ("png",), "BMP": ("bmp",), "WEBP": ("webp",), "TIFF": ("tif", "tiff")}
 JPEG_SUFFIXES = ("jpg", "jpeg", "jpe", "jfif", "mpo")
-# A film may be tinted and have coloured marks. What its brightness does not tell of a pixel's colour, as a share of
-# the range, is little in nearly all pixels; photographs and colour maps differ.
+# An X-ray may be tinted and have coloured marks: the colour of nearly all its pixels follows from their brightness.
+# COLOURED is the deviation, as a share of the range, above which a pixel counts as coloured in its own right.
 COLOURED, MOST_COLOURED = 0.1, 0.2
 LATERAL = ("LL", "RL", "LATERAL", "LLD", "RLD")
-NO_FILM = ("CT", "MR", "PT", "NM", "US", "MG", "OCT", "OP", "SR", "SEG", "RTSTRUCT", "RTDOSE", "ECG", "XC", "SM", "ES")
+NOT_XRAYS = "CT MR PT NM US MG OCT OP SR SEG RTSTRUCT RTDOSE ECG XC SM ES"
 
 
-def read_film(path: Path) -> np.ndarray:
-    """The film of a file as uint8 (FILM_SIZE, FILM_SIZE). Raises BadInput."""
-    return geometry.canonical_film(read_full_film(path))
+def read_xray(path: Path) -> np.ndarray:
+    """The X-ray of a file as uint8 (XRAY_SIZE, XRAY_SIZE). Raises BadInput."""
+    return geometry.canonical_xray(read_full_xray(path))
 
 
-def read_full_film(path: Path, note: Note = unheard) -> np.ndarray:
-    """The film of a file as uint8 (y, x), in its own size; `note` hears what was put up with. Raises BadInput."""
+def read_full_xray(path: Path, note: Note = ignore_note) -> np.ndarray:
+    """The X-ray of a file as uint8 (y, x), in its own size; `note` gets what was tolerated. Raises BadInput."""
     data = read_bytes(path)
     is_dicom = data[128:132] == b"DICM" or path.suffix.lower() in (".dcm", ".dicom")
     return _dicom(data, note) if is_dicom else _picture(data, path.suffix.lower().lstrip("."), note)
 
 
-def read_film_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    """A picture of whole numbers (y, x) on the grid of a film of `shape`; 0 is nothing. Raises BadInput."""
+def read_xray_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """A mask of whole numbers (y, x) on the grid of an X-ray of `shape`; 0 is nothing. Raises BadInput."""
     pixels, _, _ = _decode(read_bytes(path))
     mask = pixels if pixels.ndim == 2 else pixels[..., :3].max(-1)
     if mask.shape != shape:
@@ -76,7 +76,7 @@ def _picture(data: bytes, suffix: str, note: Note) -> np.ndarray:
 
 def _decode(data: bytes) -> tuple[np.ndarray, str, int]:
     """Pixels (y, x) or (y, x, RGB or RGBA) of a picture file, as deep as stored, upright; its format and EXIF turn."""
-    # Pillow tells what a file is without decoding it; OpenCV decodes, for Pillow cuts 16-bit colour down to 8.
+    # Pillow identifies a file without decoding it; OpenCV decodes, because Pillow cuts 16-bit colour down to 8.
     try:
         with Image.open(io.BytesIO(data)) as header:
             kind, mode, size = header.format, header.mode, header.size
@@ -84,7 +84,7 @@ def _decode(data: bytes) -> tuple[np.ndarray, str, int]:
     except Image.DecompressionBombError as error:
         raise BadInput("too_large", "the header claims more pixels than any film has") from error
     except Exception as error:  # damaged EXIF blocks raise whatever they lead to
-        if data.startswith(b"\xff\xd8\xff") and not jpeg.look(data).ended:
+        if data.startswith(b"\xff\xd8\xff") and not jpeg.stream_facts(data).ended:
             raise BadInput("jpeg_truncated", "the JPEG ends before its end marker") from error
         if data.startswith(MAGIC):
             raise BadInput("truncated", "the picture ends early or is damaged") from error
@@ -97,7 +97,7 @@ def _decode(data: bytes) -> tuple[np.ndarray, str, int]:
         raise BadInput("unsupported_colour", "CMYK")
     if size[0] * size[1] > MAX_PIXELS:
         raise BadInput("too_large", f"{size[0]} x {size[1]} pixels")
-    if kind in ("JPEG", "MPO") and not jpeg.look(data).ended:
+    if kind in ("JPEG", "MPO") and not jpeg.stream_facts(data).ended:
         raise BadInput("jpeg_truncated", "the JPEG ends before its end marker")
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -189,7 +189,7 @@ def _dicom(data: bytes, note: Note) -> np.ndarray:
 
 
 def _dataset(data: bytes) -> pydicom.Dataset:
-    """The header and the undecoded pixels, checked for what a film has."""
+    """The header and the undecoded pixels, checked for what an X-ray must have."""
     dataset = dicom_tags.read(data, pixels=True)
     try:
         modality = str(dataset.get("Modality", ""))
@@ -197,7 +197,7 @@ def _dataset(data: bytes) -> pydicom.Dataset:
         rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
     except Exception as error:  # pydicom raises whatever the damage leads to
         raise BadInput("dicom_damaged", f"the header cannot be read ({type(error).__name__})") from error
-    if modality in NO_FILM:
+    if modality in NOT_XRAYS.split():
         raise BadInput("wrong_modality", f"DICOM modality {modality} in a row of modality xray")
     if "PixelData" not in dataset or not rows:
         raise BadInput("no_pixels", "the file holds no picture")
@@ -229,7 +229,7 @@ def _padding(dataset: pydicom.Dataset, stored: np.ndarray) -> np.ndarray:
 
 
 def _voi(stored: np.ndarray, values: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray | None:
-    """The film as its first VOI LUT or window shows it, uint8; None where it has neither (DICOM PS3.3 C.11.2)."""
+    """The image as its first VOI LUT or window shows it, uint8; None where it has neither (DICOM PS3.3 C.11.2)."""
     sequence = dataset.get("VOILUTSequence")
     if sequence and sequence[0].get("LUTDescriptor") is not None:
         try:

@@ -1,7 +1,7 @@
-"""Finds the sections of a report and makes the caption of it that training reads: order, blanks, length, all counted.
+"""Finds the sections of a report and turns them into the caption that training reads; what was done is counted.
 
-Raw reports of MIMIC-CXR have headings in capitals at the start of a line, as MIT-LCP's section files know them; other
-reports have known headings, in any case, wherever a line or sentence puts them.
+Raw reports of MIMIC-CXR have headings in capitals at the start of a line, as in MIT-LCP's section files; other reports
+have known headings, in any case, anywhere in a line.
 """
 
 import collections
@@ -15,43 +15,15 @@ from data.readers.files import BadInput
 from data.reports import text
 
 HEADINGS = {
-    "findings": ("findings", "finding", "description", "reference findings", "hallazgos", "descripción", "informe"),
-    "impression": (
-        "impression",
-        "impressions",
-        "conclusion",
-        "conclusions",
-        "opinion",
-        "findings and impression",
-        "findings/impression",
-        "findings/ impression",
-        "impresión",
-        "conclusión",
-    ),
-    "comparison": ("comparison", "comparisons", "reference exam", "comparison exam", "comparison film", "comparación"),
-    "other": (
-        "indication",
-        "indications",
-        "history",
-        "clinical history",
-        "clinical information",
-        "reason for exam",
-        "reason for examination",
-        "technique",
-        "examination",
-        "exam",
-        "procedure",
-        "recommendation",
-        "recommendations",
-        "notification",
-        "addendum",
-        "wet read",
-        "motivo",
-        "técnica",
-        "estudio",
-    ),
+    "findings": "findings, finding, description, reference findings, hallazgos, descripción, informe",
+    "impression": "impression, impressions, conclusion, conclusions, opinion, findings and impression, "
+    "findings/impression, findings/ impression, impresión, conclusión",
+    "comparison": "comparison, comparisons, reference exam, comparison exam, comparison film, comparación",
+    "other": "indication, indications, history, clinical history, clinical information, reason for exam, "
+    "reason for examination, technique, examination, exam, procedure, recommendation, recommendations, "
+    "notification, addendum, wet read, motivo, técnica, estudio",
 }
-SECTION_OF = {word: section for section, words in HEADINGS.items() for word in words}
+SECTION_OF = {word: section for section, words in HEADINGS.items() for word in words.split(", ")}
 ANYWHERE = re.compile(
     rf"(?<!\w)({'|'.join(sorted(map(re.escape, SECTION_OF), key=len, reverse=True))})\s*:", re.IGNORECASE
 )
@@ -68,6 +40,7 @@ CUT, BLANK = "cut", "with blanks"  # what `caption` counts beside sections
 
 EMPTY = ("drop", "last_paragraph", "whole")
 STYLES = ("plain", "mgca")
+BLANK_RULES = ("keep", "remove")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,44 +49,40 @@ class Policy:
 
     order: tuple[str, ...] = ("impression", "findings")  # the sections that make the caption
     empty: str = "drop"  # what a report without these sections gives: nothing, its last paragraph, or all of it
-    blanks: str = "keep"  # what stands for names and dates: "keep" or "remove"
+    blanks: str = "keep"  # marks that replace names and dates: "keep" or "remove"
     style: str = "plain"  # "mgca": words alone, in lower case and ASCII
     longest: int = 0  # words; a longer caption loses whole sentences, the impression's last; 0 = any
 
     def __post_init__(self) -> None:
-        """Raises UserError for what is none of the choices."""
+        """Raises UserError for a value that is not allowed."""
         if not self.order or not set(self.order) <= {"impression", "findings"}:
             raise errors.UserError(f"config.report.order is {','.join(self.order)!r}: impression, findings or both")
-        for name, value, known in (
-            ("empty", self.empty, EMPTY),
-            ("blanks", self.blanks, ("keep", "remove")),
-            ("style", self.style, STYLES),
-        ):
-            if value not in known:
-                raise errors.UserError(f"config.report.{name} is {value!r}: one of {', '.join(known)}")
+        errors.check_choice("report.empty", self.empty, EMPTY)
+        errors.check_choice("report.blanks", self.blanks, BLANK_RULES)
+        errors.check_choice("report.style", self.style, STYLES)
         if self.longest < 0:
             raise errors.UserError(f"config.report.longest is {self.longest}: words, or 0 for any")
 
 
 def sections(report: str) -> dict[str, str]:
-    """The parts of a raw report behind its headings, by their common name, cleaned.
+    """The cleaned parts of a raw report after its headings, by the heading's common name.
 
-    Of several sections of a name the last counts where headings stand at line starts (addenda come first), else they
-    are joined. Without findings and impression, what follows the last section's first paragraph is "last_paragraph".
+    Of several sections of one name the last counts if headings are at line starts (addenda come first), else they are
+    joined. Without findings and impression, what follows the last section's first paragraph is "last_paragraph".
     """
     parts = headed(report)
     structured = _structured(report)
-    found: dict[str, str] = {}
+    bodies: dict[str, str] = {}
     for heading, body in parts:
         if words := text.clean(body):
             name = common_name(heading)
-            found[name] = f"{found[name]} {words}" if name in found and not structured else words
-    if not {"findings", "impression"} & set(found):
-        # Of an empty section the first paragraph is the empty one: what follows is not said under its heading.
+            bodies[name] = f"{bodies[name]} {words}" if name in bodies and not structured else words
+    if not {"findings", "impression"} & set(bodies):
+        # The first paragraph of an empty section is the empty one: what follows does not belong to its heading.
         _, *rest = PARAGRAPH.split(parts[-1][1][1:].rstrip() if parts else report.strip())
         if last := text.clean(" ".join(rest)):
-            found["last_paragraph"] = last
-    return found
+            bodies["last_paragraph"] = last
+    return bodies
 
 
 def headed(report: str) -> list[tuple[str, str]]:
@@ -124,7 +93,7 @@ def headed(report: str) -> list[tuple[str, str]]:
 
 
 def _structured(report: str) -> bool:
-    """Whether headings stand in capitals at line starts."""
+    """Whether headings are in capitals at line starts."""
     return "\n" in report.strip() and LINE_START.search(report) is not None
 
 
@@ -139,27 +108,27 @@ def common_name(heading: str) -> str:
     return inside[0] if inside else "findings" if VIEWS.search(heading) else "other"
 
 
-def select(report: str, wanted: tuple[str, ...]) -> str:
-    """The wanted sections in their given order, cleaned; the whole report where it has none, or none is wanted."""
-    found = sections(report) if wanted else {}
-    chosen = " ".join(found[name] for name in wanted if name in found)
+def select(report: str, names: tuple[str, ...]) -> str:
+    """The named sections in this order, cleaned; the whole report if it has none of them, or none is named."""
+    bodies = sections(report) if names else {}
+    chosen = " ".join(bodies[name] for name in names if name in bodies)
     return text.clean(report) if text.is_empty(chosen) else chosen
 
 
 def caption(report: str | Mapping[str, str], policy: Policy, counts: collections.Counter) -> str:
-    """What training reads of a raw report, or of its sections by name; `counts` hears what was found and done.
+    """What training reads of a raw report, or of its sections by name; `counts` counts sections and changes.
 
     Raises BadInput for a report that the policy drops.
     """
-    found = sections(report) if isinstance(report, str) else {name: text.clean(part) for name, part in report.items()}
-    found = {name: part for name, part in found.items() if not text.is_empty(part)}
-    parts = {name: found[name] for name in policy.order if name in found}
-    counts.update(f"with {name}" for name in ("impression", "findings") if name in found)
+    bodies = sections(report) if isinstance(report, str) else {name: text.clean(part) for name, part in report.items()}
+    bodies = {name: part for name, part in bodies.items() if not text.is_empty(part)}
+    parts = {name: bodies[name] for name in policy.order if name in bodies}
+    counts.update(f"with {name}" for name in ("impression", "findings") if name in bodies)
     if not parts and policy.empty != "drop":
-        whole = text.clean(report) if isinstance(report, str) else " ".join(found.values())
-        kept = whole if policy.empty == "whole" else found.get("last_paragraph", "")
-        parts = {policy.empty: kept}
-        counts[f"{policy.empty} stands in"] += not text.is_empty(kept)
+        whole = text.clean(report) if isinstance(report, str) else " ".join(bodies.values())
+        substitute = whole if policy.empty == "whole" else bodies.get("last_paragraph", "")
+        parts = {policy.empty: substitute}
+        counts[f"{policy.empty} stands in"] += not text.is_empty(substitute)
     if BLANKS.search(" ".join(parts.values())):
         counts[BLANK] += 1
         if policy.blanks == "remove":
@@ -176,28 +145,28 @@ def caption(report: str | Mapping[str, str], policy: Policy, counts: collections
 
 
 def without_blanks(part: str) -> str:
-    """A text without the marks that stand for names and dates."""
+    """A text without the marks that replace names and dates."""
     return re.sub(r"\s+([.,;:])", r"\1", " ".join(BLANKS.sub(" ", part).split()))
 
 
 def shortened(parts: Mapping[str, str], most: int) -> dict[str, str]:
-    """Whole sentences of at most `most` words in all, the impression's before the others'; at least one sentence.
+    """Whole sentences of at most `most` words in total, those of the impression first; at least one sentence.
 
-    A first sentence that is longer by itself is cut between words.
+    A first sentence that is too long by itself is cut between words.
     """
-    kept: dict[str, list[str]] = {name: [] for name in parts}
+    chosen: dict[str, list[str]] = {name: [] for name in parts}
     left = most
     for name in sorted(parts, key=lambda name: name != "impression"):
         for sentence in SENTENCE.split(parts[name]):
             words = sentence.split()
             if len(words) > left:
                 if left == most:
-                    kept[name].append(" ".join(words[:most]))
+                    chosen[name].append(" ".join(words[:most]))
                     left = 0
                 break
-            kept[name].append(sentence)
+            chosen[name].append(sentence)
             left -= len(words)
-    return {name: " ".join(sentences) for name, sentences in kept.items()}
+    return {name: " ".join(sentences) for name, sentences in chosen.items()}
 
 
 def mgca(joined: str) -> str:
@@ -205,9 +174,9 @@ def mgca(joined: str) -> str:
 
     Sentences of one word go, and so does a caption of fewer than three (arXiv 2210.06044, its pre-training code).
     """
-    kept: list[str] = []
+    words: list[str] = []
     for sentence in NUMBERED.sub(".", joined).split("."):
-        words = WORD.findall(sentence.lower())
-        if len(words) > 1:
-            kept += filter(None, (word.encode("ascii", "ignore").decode() for word in words))
-    return " ".join(kept) if len(kept) >= 3 else ""
+        own = WORD.findall(sentence.lower())
+        if len(own) > 1:
+            words += filter(None, (word.encode("ascii", "ignore").decode() for word in own))
+    return " ".join(words) if len(words) >= 3 else ""

@@ -1,4 +1,4 @@
-"""Report text to token ids: a WordPiece vocabulary of one's own reports, or a published tokenizer."""
+"""Report text to token ids: a WordPiece vocabulary of your own reports, or a published tokenizer."""
 
 import collections
 import os
@@ -23,8 +23,8 @@ FILES = "tokenizer.json and tokenizer_config.json (or vocab.txt)"
 def train(texts: Iterable[str], *, vocab_size: int = 4096) -> Tokenizer:
     """A lower-case BERT WordPiece tokenizer whose vocabulary comes from `texts`; equal texts give equal bytes.
 
-    A piece must occur twice: a word that stands in one report only, a name say, gets no entry of its own in a
-    file that travels with the set. Raises UserError where the texts hold no word.
+    A piece must occur twice: a word of a single report, such as a name, gets no entry in a file that is passed on with
+    the set. Raises UserError where the texts hold no word.
     """
     texts = sorted(texts)
     normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -33,8 +33,8 @@ def train(texts: Iterable[str], *, vocab_size: int = 4096) -> Tokenizer:
     if not letters:
         raise errors.UserError("the training reports hold no word: no vocabulary can be made of them")
     # The trainer numbers the pieces "##a" in the order of a hash table that differs from run to run, and breaks
-    # ties by number. Named up front they have fixed numbers. That makes "special tokens" of them, so only the
-    # vocabulary is taken over.
+    # ties by number. Named up front they have fixed numbers, but become "special tokens": only the vocabulary of
+    # this tokenizer is used.
     fixed = [*SPECIAL_TOKENS, *letters, *(f"##{letter}" for letter in letters)]
     trained = _tokenizer(models.WordPiece(unk_token="[UNK]"), normalizer)
     trainer = trainers.WordPieceTrainer(
@@ -73,8 +73,8 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
 def load(name: str | Path) -> "PreTrainedTokenizerBase":
     """The tokenizer of a folder (a built set's `tokenizer/`, a Hugging Face one) or of a Hugging Face hub id.
 
-    Raises UserError where there is none, where the hub can't be reached, and where it lacks one of the
-    tokens [PAD], [CLS], [SEP] that the report tower stands on.
+    Raises UserError where there is none, where the hub cannot be reached, and for a tokenizer without one of [PAD],
+    [CLS] and [SEP], which the report tower needs.
     """
     files = f"Put {FILES} into a folder and name that folder"
     if Path(name).is_dir() and not any((Path(name) / f).is_file() for f in ("tokenizer.json", "vocab.txt")):
@@ -83,7 +83,7 @@ def load(name: str | Path) -> "PreTrainedTokenizerBase":
     try:
         if not Path(name).is_dir():
             _fetch(str(name))
-        # Where nothing is left to guess: AutoTokenizer would import PyTorch wherever it is installed.
+        # Not AutoTokenizer if the class is known: it imports PyTorch wherever that is installed.
         whole = (Path(name) / "tokenizer.json").is_file()
         kind = transformers.PreTrainedTokenizerFast if whole else transformers.AutoTokenizer
         tokenizer = kind.from_pretrained(str(name), local_files_only=True)
@@ -116,20 +116,20 @@ def encode(
 
 
 def _fetch(name: str) -> None:
-    """Brings a hub tokenizer's files into the cache, unless they are there; raises what the hub's client raises."""
+    """Downloads a hub tokenizer's files into the cache, unless they are there; raises what the hub's client raises."""
     import huggingface_hub
 
-    wanted = ["tokenizer*.json", "vocab.*", "special_tokens_map.json", "config.json"]
+    files = ["tokenizer*.json", "vocab.*", "special_tokens_map.json", "config.json"]
     try:
-        huggingface_hub.snapshot_download(name, allow_patterns=wanted, local_files_only=True)
+        huggingface_hub.snapshot_download(name, allow_patterns=files, local_files_only=True)
     except huggingface_hub.errors.LocalEntryNotFoundError:
-        # One request that fails at once: the download itself tries again for half a minute when offline.
+        # Fails at once when offline: the download itself would retry for half a minute.
         huggingface_hub.model_info(name, timeout=10)
-        huggingface_hub.snapshot_download(name, allow_patterns=wanted)
+        huggingface_hub.snapshot_download(name, allow_patterns=files)
 
 
 def _transformers():
-    """The transformers module, imported late: it takes a second, and advises to install PyTorch."""
+    """The transformers module, imported late: it takes a second. Its advice to install PyTorch is switched off."""
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     import transformers
 

@@ -1,4 +1,4 @@
-"""The public sets by the names of `configs/build.py:<set>`; each module has `read`, its `Listing`, and EXPECTED."""
+"""The public sets by the names of `configs/build.py:<set>`; a module has `read` (a DatasetIndex) and EXPECTED."""
 
 from data.sets import (
     amos22,

@@ -4,24 +4,11 @@ import re
 from pathlib import Path
 
 from data.sets import btcv, dataset_index
-from data.sets.dataset_index import Item, Listing
+from data.sets.dataset_index import DatasetIndex, Item
 
-ORGANS = (
-    "spleen",
-    "right kidney",
-    "left kidney",
-    "gallbladder",
-    "oesophagus",
-    "liver",
-    "stomach",
-    "aorta",
-    "inferior vena cava",
-    "pancreas",
-    "right adrenal gland",
-    "left adrenal gland",
-    "duodenum",
-    "bladder",
-    "prostate or uterus",
+ORGANS = dataset_index.words(
+    "spleen, right kidney, left kidney, gallbladder, oesophagus, liver, stomach, aorta, inferior vena cava, pancreas, "
+    "right adrenal gland, left adrenal gland, duodenum, bladder, prostate or uterus"
 )
 PARTS = {"Tr": "train", "Va": "val", "Ts": "test"}
 LAST_CT = 500  # 501 to 600 are MR
@@ -29,9 +16,9 @@ PUBLISHED = {"train": 200, "val": 100, "test": 200}
 EXPECTED = {"CTs of Tr": 200, "CTs of Va": 100, "CTs of Ts": 200}
 
 
-def read(root: Path) -> Listing:
-    """The labelled CTs by the official parts; without labels of the test part its validation part is the test split."""
-    root_of = root / "amos22" if (root / "amos22").is_dir() else root
+def read(root: Path) -> DatasetIndex:
+    """The labelled CTs by official part. The validation part is the test split where the test part has no labels."""
+    root_of = dataset_index.inner(root, "amos22")
     tested = any(root_of.glob("labelsTs/*.nii.gz"))
     items, counts, left_out = [], {}, {"scans beyond id 500 (MR)": 0, "unlabelled CTs": 0}
     for part, split in PARTS.items():
@@ -49,11 +36,11 @@ def read(root: Path) -> Listing:
             side = "test" if part == "Va" and not tested else split
             items.append(Item(str(path.relative_to(root)), "ct", str(number), side, mask=str(mask.relative_to(root))))
     facts = {"test": "imagesTs" if tested else "imagesVa, for the test part has no labels here"}
-    return Listing(
+    return DatasetIndex(
         items,
         (),
         btcv.volume_with_organs,
-        frozenset({"organ_mask"}),
+        ("organ_mask",),
         ORGANS,
         facts=facts,
         counts=counts,

@@ -1,29 +1,32 @@
-"""Boxes, runs and nodules of a set's tables as the fields of a record."""
+"""Boxes, runs and nodules of a set's tables as fields of a record."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from nibabel import affines
 
-from data.manifest.samples import Case
+from data.manifest.samples import Sample
 from data.readers import geometry, volumes, xrays
 from data.readers.files import BadInput, Note
 from data.source import Example
 
 
-def film_with_boxes(case: Case, modality: str, note: Note) -> Example:
-    """A film and `boxes` (n, 5): label, y0, x0, y1, x1 on the record; `case.truth` holds x0, y0, x1, y1 on the film."""
-    full = xrays.read_full_film(case.file, note)
+def xray_with_boxes(sample: Sample, modality: str, note: Note) -> Example:
+    """An X-ray and its `boxes` (n, 5): label, y0, x0, y1, x1 on the record.
+
+    `sample.annotation` holds x0, y0, x1, y1 on the full X-ray. Raises BadInput.
+    """
+    full = xrays.read_full_xray(sample.file, note)
     height, width = full.shape
-    boxes = np.zeros((len(case.truth), 5), np.float32)
-    for box, (x0, y0, x1, y1) in zip(boxes, case.truth, strict=True):
+    boxes = np.zeros((len(sample.annotation), 5), np.float32)
+    for box, (x0, y0, x1, y1) in zip(boxes, sample.annotation, strict=True):
         corners = np.clip([[y0, x0], [y1, x1]], 0, full.shape)
         if (corners != [[y0, x0], [y1, x1]]).any():
             note("boxes_clipped")
         if (corners[0] >= corners[1]).any():
             raise BadInput("mask_geometry", f"a box without area on its film of {width} x {height} pixels")
-        box[1:] = geometry.film_points(corners, full.shape).ravel()
-    return {"image": geometry.canonical_film(full), "boxes": boxes}
+        box[1:] = geometry.xray_points(corners, full.shape).ravel()
+    return {"image": geometry.canonical_xray(full), "boxes": boxes}
 
 
 def relative_runs(text: str, shape: tuple[int, int]) -> np.ndarray:
@@ -47,15 +50,15 @@ def relative_runs(text: str, shape: tuple[int, int]) -> np.ndarray:
     return flat.reshape(width, height).T
 
 
-def volume_with_nodules(case: Case, modality: str, note: Note) -> Example:
-    """A CT with its nodules as `boxes` (n, 7) and balls in `lesion_mask`; `case.truth` holds world x, y, z, diameter.
+def volume_with_nodules(sample: Sample, modality: str, note: Note) -> Example:
+    """A CT with its nodules as `boxes` (n, 7) and balls in `lesion_mask`; `sample.annotation` holds x, y, z, diameter.
 
-    World is LPS in millimetres, as ITK counts: the header's directions are honoured, whatever they are.
+    These are world coordinates, LPS in millimetres as in ITK: the header's directions are honoured. Raises BadInput.
     """
-    scan = volumes.read_ct(case.file, note)
+    scan = volumes.read_ct(sample.file, note)
     volume, spacing = volumes.to_zyx(scan)
     small, spacing_mm = geometry.canonical_volume(volume, spacing)
-    boxes, mask = balls(case.truth, scan.affine, volume.shape, spacing)
+    boxes, mask = balls(sample.annotation, scan.affine, volume.shape, spacing)
     return {"volume": small, "spacing_mm": spacing_mm, "boxes": boxes, "lesion_mask": mask}
 
 

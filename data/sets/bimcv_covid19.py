@@ -1,4 +1,4 @@
-"""BIMCV-COVID19 (positive and negative cohorts): chest CTs, or films, with Spanish reports."""
+"""BIMCV-COVID19 (positive and negative cohorts): chest CTs, or X-rays, with Spanish reports."""
 
 import ast
 import collections
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data import errors
 from data.sets import dataset_index
-from data.sets.dataset_index import Item, Listing
+from data.sets.dataset_index import DatasetIndex, Item
 
 TABLES = (
     "labels_covid19_posi.tsv",
@@ -21,31 +21,27 @@ CARRIED_OVER = "unchanged"  # the label for "as in the study before"
 EXPECTED = {"sessions with a chest CT": "7,918 CT studies in iterations 1 to 3"}
 
 
-def read(root: Path, *, modality: str, labels: str) -> Listing:
-    """CTs (`modality` "ct"), frontal films ("xray") or both whose session has a report; splits by patient.
+def read(root: Path, *, modality: str, labels: str) -> DatasetIndex:
+    """CTs (`modality` "ct"), frontal X-rays ("xray") or both whose session has a report; splits by patient.
 
-    `labels` names findings of the labels table to keep, comma-separated: 1 named, 0 not, unknown where the label is
-    "unchanged".
+    `labels` names findings of the labels table to store, comma-separated: 1 where the table names it, else 0, and
+    unknown where the label is "unchanged".
     """
-    wanted = set(dataset_index.words(modality))
-    if not wanted or not wanted <= {"ct", "xray"}:
+    kinds = set(dataset_index.words(modality))
+    if not kinds or not kinds <= {"ct", "xray"}:
         raise errors.UserError(f"config.options.modality is {modality!r}: ct, xray or ct,xray")
     names = dataset_index.words(labels)
-    named = [f"derivatives/labels/{name}" for name in TABLES]
-    tables = [root / name for name in named if (root / name).exists()] or [dataset_index.find(root, *named)]
-    rows = [
-        row
-        for path in tables
-        for row in dataset_index.table(path, ("PatientID", "ReportID", "Report", *(["Labels"] if names else [])), "\t")
-    ]
+    tables = [f"derivatives/labels/{name}" for name in TABLES]
+    columns = ("PatientID", "ReportID", "Report", *(["Labels"] if names else []))
     reports: dict[tuple[str, str], dict[str, str]] = {}
-    for row in rows:
-        reports.setdefault((row["PatientID"], row["ReportID"]), row)
+    for name in [name for name in tables if (root / name).exists()] or [tables]:
+        for row in dataset_index.table(root, name, columns, "\t"):
+            reports.setdefault((row["PatientID"], row["ReportID"]), row)
     items, left_out, used, scanned = [], collections.Counter(), set(), set()
     for path in sorted(root.glob("sub-*/ses-*/mod-*/*")):
         kind = "ct" if path.name.endswith(".nii.gz") else "xray" if path.suffix == ".png" else ""
         place = NAME.match(path.name)
-        if kind not in wanted or not place:
+        if kind not in kinds or not place:
             continue
         if kind == "ct" and "chest_ct" not in path.name:
             left_out["CTs of other parts of the body"] += 1
@@ -60,19 +56,21 @@ def read(root: Path, *, modality: str, labels: str) -> Listing:
             left_out["pictures of sessions without a report"] += 1
             continue
         used.add((patient, session))
-        said = _labels(row["Labels"]) if names else set()
-        values = tuple(float("nan") if CARRIED_OVER in said else float(name.lower() in said) for name in names)
+        findings = _labels(row["Labels"]) if names else set()
+        values = tuple(float("nan") if CARRIED_OVER in findings else float(name.lower() in findings) for name in names)
         report = {"findings": row["Report"]}
         items.append(Item(str(path.relative_to(root)), kind, patient, "", report, session, values))
     left_out["reports without a picture"] = len(reports.keys() - used)
     counts = {"reports": len(reports), "sessions with a chest CT": len(scanned), "pictures with a report": len(items)}
-    return Listing(items, names, counts=counts, left_out=left_out)
+    return DatasetIndex(items, names, counts=counts, left_out=left_out)
 
 
 def _labels(cell: str) -> set[str]:
-    """The names in a cell of list-like text, which some releases part by tabs instead."""
+    """The names in a cell that holds a Python list or, in some releases, names separated by tabs."""
     try:
-        found = ast.literal_eval(cell)
+        labels = ast.literal_eval(cell)
     except (ValueError, SyntaxError):
-        found = re.split(r"[\t,;]", cell.strip("[]"))
-    return {str(name).strip(" '\"").lower() for name in (found if isinstance(found, (list, tuple, set)) else [found])}
+        labels = re.split(r"[\t,;]", cell.strip("[]"))
+    return {
+        str(name).strip(" '\"").lower() for name in (labels if isinstance(labels, (list, tuple, set)) else [labels])
+    }

@@ -2,65 +2,41 @@
 
 from pathlib import Path
 
-from data.manifest.samples import Case
+from data.manifest.samples import Sample
 from data.readers import volumes
 from data.readers.files import Note
 from data.sets import dataset_index
-from data.sets.dataset_index import Item, Listing
+from data.sets.dataset_index import DatasetIndex, Item
 from data.source import Example
 
-ORGANS = (
-    "spleen",
-    "right kidney",
-    "left kidney",
-    "gallbladder",
-    "oesophagus",
-    "liver",
-    "stomach",
-    "aorta",
-    "inferior vena cava",
-    "portal and splenic veins",
-    "pancreas",
-    "right adrenal gland",
-    "left adrenal gland",
+ORGANS = dataset_index.words(
+    "spleen, right kidney, left kidney, gallbladder, oesophagus, liver, stomach, aorta, inferior vena cava, "
+    "portal and splenic veins, pancreas, right adrenal gland, left adrenal gland"
 )
 TEST = tuple(f"{number:04d}" for number in range(35, 41))  # MONAI's validation cases, on which papers report
 EXPECTED = {"labelled CTs": 30, "unlabelled CTs": 20}
 PUBLISHED = {"train": 24, "test": 6}
 
 
-def read(root: Path) -> Listing:
+def read(root: Path) -> DatasetIndex:
     """The labelled CTs: 24 to train on, MONAI's six (0035 to 0040) to test on."""
-    root_of = root / "RawData" if (root / "RawData").is_dir() else root
+    root_of = dataset_index.inner(root, "RawData")
     pictures = sorted(dataset_index.find(root_of, "Training/img").glob("img*.nii.gz"))
     masks = dataset_index.find(root_of, "Training/label").relative_to(root)
     items = []
     for path in pictures:
         number = path.name[3:7]
-        items.append(
-            Item(
-                str(path.relative_to(root)),
-                "ct",
-                number,
-                "test" if number in TEST else "train",
-                mask=f"{masks}/label{number}.nii.gz",
-            )
-        )
+        split = "test" if number in TEST else "train"
+        items.append(Item(str(path.relative_to(root)), "ct", number, split, mask=f"{masks}/label{number}.nii.gz"))
     unlabelled = len(list(root_of.glob("Testing/img/img*.nii.gz")))
     counts = {"labelled CTs": len(items), "unlabelled CTs": unlabelled}
-    return Listing(
-        items,
-        (),
-        volume_with_organs,
-        frozenset({"organ_mask"}),
-        ORGANS,
-        counts=counts,
-        published=PUBLISHED,
-        left_out={"unlabelled CTs": unlabelled},
+    left_out = {"unlabelled CTs": unlabelled}
+    return DatasetIndex(
+        items, (), volume_with_organs, ("organ_mask",), ORGANS, counts=counts, published=PUBLISHED, left_out=left_out
     )
 
 
-def volume_with_organs(case: Case, modality: str, note: Note) -> Example:
-    """A CT and its organ mask, the numbers those of the set. Raises BadInput."""
-    volume, spacing, mask = volumes.read_volume_with_mask(case.file, case.mask, None, note)
+def volume_with_organs(sample: Sample, modality: str, note: Note) -> Example:
+    """A CT and its organ mask, with the set's own numbers. Raises BadInput."""
+    volume, spacing, mask = volumes.read_volume_with_mask(sample.file, sample.mask, None, note)
     return {"volume": volume, "spacing_mm": spacing, "organ_mask": mask}

@@ -8,11 +8,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data.manifest.samples import Case
+from data.manifest.samples import Sample
 from data.readers import geometry
 from data.readers.files import BadInput, Note, read_bytes
 from data.sets import dataset_index
-from data.sets.dataset_index import Item, Listing
+from data.sets.dataset_index import DatasetIndex, Item
 from data.source import Example
 
 CLASSES = ("CP", "NCP", "Normal")
@@ -31,12 +31,12 @@ EXPECTED = {
 }
 
 
-def read(root: Path, *, lists: str, first_slice: str) -> Listing:
-    """Every scan; `lists` is the folder of HKBU's ct_train.json and ct_test.json, without it a hash splits patients.
+def read(root: Path, *, lists: str, first_slice: str) -> DatasetIndex:
+    """Every scan; `lists` is the folder of HKBU's ct_train.json and ct_test.json, else patients are split by a hash.
 
-    `first_slice` says where a scan begins, "superior" or "inferior": the slices do not.
+    `first_slice` is the end at which a scan begins, "superior" or "inferior": the slices do not tell.
     """
-    dataset_index.one_of("first_slice", first_slice, ("superior", "inferior"))
+    dataset_index.check_option("first_slice", first_slice, ("superior", "inferior"))
     counts, left_out = collections.Counter(), collections.Counter()
     items = []
     scans = _listed(Path(lists).expanduser()) if lists else _walked(root)
@@ -47,23 +47,19 @@ def read(root: Path, *, lists: str, first_slice: str) -> Listing:
             continue
         labels = tuple(float(kind == known) for known in CLASSES)
         path = f"{kind}/{patient}/{scan}"
-        items.append(Item(path, "ct", f"{kind}/{patient}", split, labels=labels, truth=tuple(names)))
-    facts = {
-        "hounsfield": False,
-        "greys": f"0 to 255 run to {RANGE_HU} linearly",
-        "spacing": "unknown",
-        "first": first_slice,
-    }
+        items.append(Item(path, "ct", f"{kind}/{patient}", split, labels=labels, annotation=tuple(names)))
+    greys = f"0 to 255 run to {RANGE_HU} linearly"
+    facts = {"hounsfield": False, "greys": greys, "spacing": "unknown", "first": first_slice}
     pixels = functools.partial(slices, superior_first=first_slice == "superior")
     published = PUBLISHED if lists else {}
-    return Listing(items, CLASSES, pixels, counts=counts, published=published, left_out=left_out, facts=facts)
+    return DatasetIndex(items, CLASSES, pixels, counts=counts, published=published, left_out=left_out, facts=facts)
 
 
-def slices(case: Case, modality: str, note: Note, *, superior_first: bool) -> Example:
+def slices(sample: Sample, modality: str, note: Note, *, superior_first: bool) -> Example:
     """The named slices of a folder as a volume; its spacing is unknown, NaN. Raises BadInput."""
     greys = []
-    for name in case.truth:
-        picture = cv2.imdecode(np.frombuffer(read_bytes(case.file / name), np.uint8), cv2.IMREAD_GRAYSCALE)
+    for name in sample.annotation:
+        picture = cv2.imdecode(np.frombuffer(read_bytes(sample.file / name), np.uint8), cv2.IMREAD_GRAYSCALE)
         if picture is None:
             raise BadInput("truncated", "a slice cannot be decoded")
         if greys and picture.shape != greys[0].shape:
@@ -79,30 +75,23 @@ def slices(case: Case, modality: str, note: Note, *, superior_first: bool) -> Ex
 
 def _listed(folder: Path) -> list[tuple[str, str, str, str, list[str]]]:
     """(split, class, patient, scan, slices in order) of HKBU's lists: {class: {patient: {scan: [slice, ...]}}}."""
-    found = []
-    for split, name in LISTS.items():
-        tree = json.loads(dataset_index.find(folder, name).read_text(encoding="utf-8"))
-        for kind, patients in tree.items():
-            for patient, scans in patients.items():
-                found += [(split, kind, patient, scan, names) for scan, names in scans.items()]
-    return found
+    trees = {split: json.loads(dataset_index.find(folder, name).read_text("utf-8")) for split, name in LISTS.items()}
+    return [
+        (split, kind, patient, scan, names)
+        for split, tree in trees.items()
+        for kind, patients in tree.items()
+        for patient, scans in patients.items()
+        for scan, names in scans.items()
+    ]
 
 
 def _walked(root: Path) -> list[tuple[str, str, str, str, list[str]]]:
     folders = sorted(
         folder for kind in CLASSES for folder in dataset_index.find(root, kind).glob("*/*") if folder.is_dir()
     )
-    return [
-        (
-            "",
-            folder.parts[-3],
-            folder.parts[-2],
-            folder.name,
-            sorted(_pictures(folder), key=lambda name: (len(name), name)),
-        )
-        for folder in folders
-    ]
+    return [("", *folder.parts[-3:], _slices(folder)) for folder in folders]
 
 
-def _pictures(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir() if path.suffix.lower() in SUFFIXES]
+def _slices(folder: Path) -> list[str]:
+    names = [path.name for path in folder.iterdir() if path.suffix.lower() in SUFFIXES]
+    return sorted(names, key=lambda name: (len(name), name))

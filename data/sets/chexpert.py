@@ -1,4 +1,4 @@
-"""CheXpert-v1.0 or -small: five findings, official test films, and the 5x200 films for retrieval."""
+"""CheXpert-v1.0 or -small: five findings, official test X-rays, and the 5x200 X-rays for retrieval."""
 
 import collections
 import functools
@@ -9,30 +9,18 @@ import numpy as np
 
 from data.manifest import samples
 from data.sets import dataset_index
-from data.sets.dataset_index import Item, Listing
+from data.sets.dataset_index import DatasetIndex, Item
 
-LABELS = (
-    "No Finding",
-    "Enlarged Cardiomediastinum",
-    "Cardiomegaly",
-    "Lung Opacity",
-    "Lung Lesion",
-    "Edema",
-    "Consolidation",
-    "Pneumonia",
-    "Atelectasis",
-    "Pneumothorax",
-    "Pleural Effusion",
-    "Pleural Other",
-    "Fracture",
-    "Support Devices",
+LABELS = dataset_index.words(
+    "No Finding, Enlarged Cardiomediastinum, Cardiomegaly, Lung Opacity, Lung Lesion, Edema, Consolidation, "
+    "Pneumonia, Atelectasis, Pneumothorax, Pleural Effusion, Pleural Other, Fracture, Support Devices"
 )
 TASKS = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 ZERO_IN_5X200 = tuple(name for name in LABELS if name not in (*TASKS, "No Finding"))
 ALL = {"ignore": float("nan"), "zeros": 0.0, "ones": 1.0}
 MGCA = dict(zip(TASKS, (1.0, 0.0, 0.0, 1.0, 1.0), strict=True))  # what -1 becomes there, and blank becomes 0
 VAL_SHARE = 5000 / 223_414
-PUBLISHED = {"mgca": {"train": 186_027, "val": 5_000, "test": 202}}  # G2D, frontal films
+PUBLISHED = {"mgca": {"train": 186_027, "val": 5_000, "test": 202}}  # G2D, frontal X-rays
 EXPECTED = {
     "rows of train.csv": 223_414,
     "patients of train.csv": 64_540,
@@ -44,23 +32,23 @@ EXPECTED = {
 Row = Mapping[str, str]
 
 
-def read(root: Path, *, part: str, split: str, views: str, uncertain: str, each: int, val: int) -> Listing:
-    """Films of `views` with the five tasks; `part` "5x200" the films of exactly one task alone, `each` a task.
+def read(root: Path, *, part: str, split: str, views: str, uncertain: str, each: int, val: int) -> DatasetIndex:
+    """X-rays of `views` with the five tasks; with `part` "5x200" only X-rays of exactly one task, `each` a task.
 
-    `split` "clean": 5x200's patients are left out, val is a share of patients by hash. "mgca": its code's split, in
-    which `val` films are drawn from all views and some of them are training films too.
+    `split` "clean" leaves out the patients of 5x200 and takes val by a hash of the patient. "mgca" is the split of its
+    code, which draws `val` X-rays from all views and has some of them in training too.
     """
-    dataset_index.one_of("part", part, ("main", "5x200"))
-    dataset_index.one_of("split", split, ("clean", "mgca"))
-    dataset_index.one_of("uncertain", uncertain, ("mgca", *ALL))
+    dataset_index.check_option("part", part, ("main", "5x200"))
+    dataset_index.check_option("split", split, ("clean", "mgca"))
+    dataset_index.check_option("uncertain", uncertain, ("mgca", *ALL))
     needed = ("Path", "Frontal/Lateral", *LABELS)
-    train, test = (dataset_index.table(dataset_index.find(root, name), needed) for name in ("train.csv", "valid.csv"))
+    train, test = (dataset_index.table(root, name, needed) for name in ("train.csv", "valid.csv"))
     chosen = few(train, each)
     counts = _counts(train, test) | {"films of 5x200": len(chosen)}
     left_out: collections.Counter = collections.Counter()
     item = functools.partial(_item, uncertain=uncertain)
     if part == "5x200":
-        return Listing([item(train[at], "test") for at in chosen], TASKS, counts=counts, for_training=False)
+        return DatasetIndex([item(train[at], "test") for at in chosen], TASKS, counts=counts, for_training=False)
     if split == "mgca":
         placed = mgca(len(train), chosen, val)
     else:
@@ -73,10 +61,10 @@ def read(root: Path, *, part: str, split: str, views: str, uncertain: str, each:
         ]
     shown = {view.strip().lower() for view in views.split(",")}
     rows = [(train[at], side) for at, side in placed] + [(row, "test") for row in test]
-    kept = [(row, side) for row, side in rows if row["Frontal/Lateral"].lower() in shown]
-    left_out[f"films that are not {views}"] = len(rows) - len(kept)
-    return Listing(
-        [item(*one) for one in kept],
+    shown_rows = [(row, side) for row, side in rows if row["Frontal/Lateral"].lower() in shown]
+    left_out[f"films that are not {views}"] = len(rows) - len(shown_rows)
+    return DatasetIndex(
+        [item(*one) for one in shown_rows],
         TASKS,
         counts=counts,
         published=PUBLISHED.get(split, {}),
@@ -104,9 +92,9 @@ def few(rows: Sequence[Row], each: int) -> list[int]:
 
 
 def mgca(count: int, chosen: Sequence[int], val: int) -> list[tuple[int, str]]:
-    """(place, split) of MGCA's split: val is drawn by position after 5x200 went, train drops by label before it went.
+    """(row, split) of MGCA's split, which draws val by position among the rows without 5x200 and drops it by label.
 
-    So some rows are in both, and some in neither.
+    So some rows are in both train and val, and some in neither.
     """
     gone = set(chosen)
     left = [at for at in range(count) if at not in gone]
@@ -116,10 +104,8 @@ def mgca(count: int, chosen: Sequence[int], val: int) -> list[tuple[int, str]]:
 
 
 def _item(row: Row, split: str, *, uncertain: str) -> Item:
-    if uncertain == "mgca":
-        labels = tuple(dataset_index.label(row[task] or "0", MGCA[task]) for task in TASKS)
-    else:
-        labels = tuple(dataset_index.label(row[task], ALL[uncertain]) for task in TASKS)
+    blank, meaning = ("0", MGCA) if uncertain == "mgca" else ("", dict.fromkeys(TASKS, ALL[uncertain]))
+    labels = tuple(dataset_index.label(row[task] or blank, meaning[task]) for task in TASKS)
     return Item(row["Path"].partition("/")[2], "xray", _patient(row), split, labels=labels)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from data import errors
 from data.manifest import samples
 from data.sets import dataset_index
-from data.sets.dataset_index import Item, Listing
+from data.sets.dataset_index import DatasetIndex, Item
 
 CLASSES = {"9A": ("normal", "pneumonia", "COVID-19"), "9B": ("negative", "positive")}
 FIELDS = 4  # patient id, file name, class, source
@@ -25,10 +25,11 @@ EXPECTED = {
 }
 
 
-def read(root: Path, *, version: str, split: str) -> Listing:
-    """Both lists of a `version`; `split` "clean" holds out a fifth of the training patients, "mgca" of the films."""
-    classes = CLASSES[dataset_index.one_of("version", version, tuple(CLASSES))]
-    dataset_index.one_of("split", split, ("clean", "mgca"))
+def read(root: Path, *, version: str, split: str) -> DatasetIndex:
+    """Both lists of a `version`; `split` "clean" holds out a fifth of training patients, "mgca" a fifth of X-rays."""
+    dataset_index.check_option("version", version, CLASSES)
+    classes = CLASSES[version]
+    dataset_index.check_option("split", split, ("clean", "mgca"))
     items: list[Item] = []
     counts: collections.Counter = collections.Counter()
     for side in ("train", "test"):
@@ -55,7 +56,7 @@ def read(root: Path, *, version: str, split: str) -> Listing:
         train = [item for item in train if item.patient not in tested]
         held_out = {at for at, item in enumerate(train) if samples.share_of(item.patient) < VAL_SHARE}
     train = [dataclasses.replace(item, split="val") if at in held_out else item for at, item in enumerate(train)]
-    return Listing(
+    return DatasetIndex(
         train + test,
         classes,
         counts=counts,

@@ -4,62 +4,49 @@ import collections
 from pathlib import Path
 
 from data.manifest import samples
-from data.manifest.samples import Case
+from data.manifest.samples import Sample
 from data.readers import volumes
 from data.readers.files import Note
 from data.sets import dataset_index
-from data.sets.dataset_index import Item, Listing
+from data.sets.dataset_index import DatasetIndex, Item
 from data.source import Example
 
-LABELS = (
-    "Medical material",
-    "Arterial wall calcification",
-    "Cardiomegaly",
-    "Pericardial effusion",
-    "Coronary artery wall calcification",
-    "Hiatal hernia",
-    "Lymphadenopathy",
-    "Emphysema",
-    "Atelectasis",
-    "Lung nodule",
-    "Lung opacity",
-    "Pulmonary fibrotic sequela",
-    "Pleural effusion",
-    "Mosaic attenuation pattern",
-    "Peribronchial thickening",
-    "Consolidation",
-    "Bronchiectasis",
-    "Interlobular septal thickening",
+LABELS = dataset_index.words(
+    "Medical material, Arterial wall calcification, Cardiomegaly, Pericardial effusion, "
+    "Coronary artery wall calcification, Hiatal hernia, Lymphadenopathy, Emphysema, Atelectasis, Lung nodule, "
+    "Lung opacity, Pulmonary fibrotic sequela, Pleural effusion, Mosaic attenuation pattern, "
+    "Peribronchial thickening, Consolidation, Bronchiectasis, Interlobular septal thickening"
 )
-# Folder of the volumes; names of the tables, which say "validation" here and "valid" there; our split.
+# Folder of the volumes -> names that its tables use ("validation" or "valid"), our split.
 PARTS = {"train": (("train",), "train"), "valid": (("validation", "valid"), "test")}
 EXPECTED = {"patients": 21_304, "scans": 25_692, "volumes": 50_188}
 
 
-def read(root: Path, *, reconstructions: str, val_share: float) -> Listing:
+def read(root: Path, *, reconstructions: str, val_share: float) -> DatasetIndex:
     """Volumes of both parts that are in the tree; "valid" is the test split, val a share of the training patients.
 
     `reconstructions` "first" takes one volume a scan, "all" every kernel, with the same report.
     """
-    dataset_index.one_of("reconstructions", reconstructions, ("all", "first"))
-    base = root / "dataset" if (root / "dataset").is_dir() else root
+    dataset_index.check_option("reconstructions", reconstructions, ("all", "first"))
+    base = dataset_index.inner(root, "dataset")
     items, left_out = [], collections.Counter()
     scans, patients, count = set(), set(), 0
     for part, (tables, split) in PARTS.items():
         reports = dataset_index.table(
-            dataset_index.find(base, *(f"radiology_text_reports/{name}_reports.csv" for name in tables)),
+            base,
+            (f"radiology_text_reports/{name}_reports.csv" for name in tables),
             ("VolumeName", "Findings_EN", "Impressions_EN"),
         )
         labels = _labels(base, part)
         rescale = _rescale(base, tables)
         no_chest = _no_chest(base, part)
         folder = dataset_index.find(base, f"{part}_fixed", part)
-        seen = set()
+        taken = set()  # scans with a volume in the set
         for row in sorted(reports, key=lambda row: row["VolumeName"]):
             name = row["VolumeName"]
             patient, scan = name.rsplit("_", 2)[0], name.rsplit("_", 1)[0]
             path = f"{folder.relative_to(root)}/{patient}/{scan}/{name}"
-            count, first = count + 1, scan not in seen
+            count, first = count + 1, scan not in taken
             patients.add(patient)
             scans.add(scan)
             if name in no_chest:
@@ -69,29 +56,21 @@ def read(root: Path, *, reconstructions: str, val_share: float) -> Listing:
             elif not (root / path).exists():
                 left_out["volumes that are not in the tree"] += 1
             else:
-                seen.add(scan)
-                items.append(
-                    Item(
-                        path,
-                        "ct",
-                        patient,
-                        _side(patient, split, val_share),
-                        {"findings": row["Findings_EN"], "impression": row["Impressions_EN"]},
-                        scan,
-                        labels.get(name, (float("nan"),) * len(LABELS)),
-                        truth=rescale.get(name),
-                    )
-                )
+                taken.add(scan)
+                side = _side(patient, split, val_share)
+                report = {"findings": row["Findings_EN"], "impression": row["Impressions_EN"]}
+                known = labels.get(name, (float("nan"),) * len(LABELS))
+                items.append(Item(path, "ct", patient, side, report, scan, known, annotation=rescale.get(name)))
     counts = {"patients": len(patients), "scans": len(scans), "volumes": count}
-    return Listing(items, LABELS, volume, counts=counts, left_out=left_out)
+    return DatasetIndex(items, LABELS, volume, counts=counts, left_out=left_out)
 
 
-def volume(case: Case, modality: str, note: Note) -> Example:
-    """A volume in Hounsfield units, whether the tree is the first release (slope and intercept in a table) or a later.
+def volume(sample: Sample, modality: str, note: Note) -> Example:
+    """A volume in Hounsfield units, from the first release (slope and intercept in a table) or a later one.
 
-    Raises BadInput: `double_rescale` for one that another script has rescaled once too often.
+    Raises BadInput: `double_rescale` for a volume that another script has rescaled already.
     """
-    hu, spacing = volumes.read_volume(case.file, note, rescale=case.truth)
+    hu, spacing = volumes.read_volume(sample.file, note, rescale=sample.annotation)
     return {"volume": hu, "spacing_mm": spacing}
 
 
@@ -100,16 +79,13 @@ def _side(patient: str, split: str, val_share: float) -> str:
 
 
 def _labels(root: Path, part: str) -> dict[str, tuple[float, ...]]:
-    rows = dataset_index.table(
-        dataset_index.find(root, f"multi_abnormality_labels/{part}_predicted_labels.csv"), ("VolumeName", *LABELS)
-    )
+    rows = dataset_index.table(root, f"multi_abnormality_labels/{part}_predicted_labels.csv", ("VolumeName", *LABELS))
     return {row["VolumeName"]: tuple(dataset_index.label(row[name], float("nan")) for name in LABELS) for row in rows}
 
 
 def _rescale(root: Path, tables: tuple[str, ...]) -> dict[str, tuple[float, float]]:
     rows = dataset_index.table(
-        dataset_index.find(root, *(f"metadata/{name}_metadata.csv" for name in tables)),
-        ("VolumeName", "RescaleSlope", "RescaleIntercept"),
+        root, (f"metadata/{name}_metadata.csv" for name in tables), ("VolumeName", "RescaleSlope", "RescaleIntercept")
     )
     return {
         row["VolumeName"]: (float(row["RescaleSlope"]), float(row["RescaleIntercept"]))
@@ -119,7 +95,7 @@ def _rescale(root: Path, tables: tuple[str, ...]) -> dict[str, tuple[float, floa
 
 
 def _no_chest(root: Path, part: str) -> set[str]:
-    """Names of head CTs and the like, where the release lists them."""
+    """Names of CTs of other parts of the body, where the release lists them."""
     lists = [
         path for path in (root / "metadata" / f"no_chest_{part}.txt", root / f"no_chest_{part}.txt") if path.exists()
     ]

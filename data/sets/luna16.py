@@ -5,14 +5,14 @@ from pathlib import Path
 
 from data import errors
 from data.sets import annotations, dataset_index
-from data.sets.dataset_index import Item, Listing
+from data.sets.dataset_index import DatasetIndex, Item
 
 SUBSETS = 10
 EXPECTED = {"CTs": 888, "CTs of subset0": 89}
 
 
-def read(root: Path, *, test: int, val: int, smallest_mm: float) -> Listing:
-    """The CTs of the subsets that are there; `test` and `val` number those of the two splits.
+def read(root: Path, *, test: int, val: int, smallest_mm: float) -> DatasetIndex:
+    """The CTs of the subsets that are there; `test` and `val` are the numbers of those of the two splits.
 
     Nodules of at most `smallest_mm` are left out (the paper's check of slices takes those above 3 mm).
     """
@@ -20,23 +20,19 @@ def read(root: Path, *, test: int, val: int, smallest_mm: float) -> Listing:
         raise errors.UserError(
             f"config.options.test={test} and val={val} are two different subsets, 0 to {SUBSETS - 1}"
         )
-    rows = dataset_index.table(
-        dataset_index.find(root, "annotations.csv"), ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm")
-    )
+    rows = dataset_index.table(root, "annotations.csv", ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"))
     nodules: dict[str, list[tuple[float, ...]]] = collections.defaultdict(list)
     for row in rows:
         place = tuple(float(row[name]) for name in ("coordX", "coordY", "coordZ", "diameter_mm"))
         nodules[row["seriesuid"]] += [place] if place[3] > smallest_mm else []
     items, counts = [], collections.Counter({"CTs": 0, "nodules listed": len(rows)})
-    dataset_index.find(root, f"subset{test}")  # nothing to test on is a slip of the path
+    dataset_index.find(root, f"subset{test}")  # without it there is nothing to test on: a wrong path
     for number in range(SUBSETS):
         for path in sorted((root / f"subset{number}").glob("*.mhd")):
             split = {test: "test", val: "val"}.get(number, "train")
-            of = tuple(nodules.get(path.stem, ()))
-            counts.update({"CTs": 1, f"CTs of subset{number}": 1, "CTs with a nodule": int(bool(of))})
-            items.append(
-                Item(f"subset{number}/{path.name}", "ct", path.stem, split, labels=(float(bool(of)),), truth=of)
-            )
-    counts["nodules on these CTs"] = sum(len(item.truth) for item in items)
-    kept = frozenset({"boxes", "lesion_mask"})
-    return Listing(items, ("Nodule",), annotations.volume_with_nodules, kept, counts=counts)
+            inside = tuple(nodules.get(path.stem, ()))
+            counts.update({"CTs": 1, f"CTs of subset{number}": 1, "CTs with a nodule": int(bool(inside))})
+            labels = (float(bool(inside)),)
+            items.append(Item(f"subset{number}/{path.name}", "ct", path.stem, split, labels=labels, annotation=inside))
+    counts["nodules on these CTs"] = sum(len(item.annotation) for item in items)
+    return DatasetIndex(items, ("Nodule",), annotations.volume_with_nodules, ("boxes", "lesion_mask"), counts=counts)

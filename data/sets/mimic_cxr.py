@@ -1,4 +1,4 @@
-"""MIMIC-CXR-JPG 2.0.0 with the reports of MIMIC-CXR: frontal films, impression and findings, official split."""
+"""MIMIC-CXR-JPG 2.0.0 with the reports of MIMIC-CXR: frontal X-rays, impression and findings, official split."""
 
 import collections
 from collections.abc import Callable, Mapping
@@ -8,7 +8,7 @@ from data import errors
 from data.reports import sections
 from data.sets import dataset_index
 from data.sets.chexpert import LABELS
-from data.sets.dataset_index import Item, Listing
+from data.sets.dataset_index import DatasetIndex, Item
 
 VERSION = "mimic-cxr-2.0.0"
 SPLITS = {"official": {"train": "train", "validate": "val", "test": "test"}}
@@ -16,87 +16,46 @@ SPLITS["mgca"] = {"train": "train", "validate": "val", "test": "val"}
 UNCERTAIN = {"ignore": float("nan"), "zeros": 0.0, "ones": 1.0}
 EXPECTED = {"films in the split table": 377_110, "films of these views with a report": "about 217,000, by the authors"}
 
-# Studies whose findings stand under another heading, or between two characters of the file (0, 0: nowhere), as
-# MIT-LCP's section files treat them.
-UNDER = {
-    "s50913680": "recommendation",
-    "s59363654": "examination",
-    "s59279892": "technique",
-    "s59768032": "recommendation",
-    "s57936451": "indication",
-    "s50058765": "indication",
-    "s53356173": "examination",
-    "s53202765": "technique",
-    "s50808053": "technique",
-    "s51966317": "indication",
-    "s50743547": "examination",
-    "s56451190": "note",
-    "s59067458": "recommendation",
-    "s59215320": "examination",
-    "s55124749": "indication",
-    "s54365831": "indication",
-    "s59087630": "recommendation",
-    "s58157373": "recommendation",
-    "s56482935": "recommendation",
-    "s58375018": "recommendation",
-    "s54654948": "indication",
-    "s55157853": "examination",
-    "s51491012": "history",
+# Studies whose findings are under another heading, as in MIT-LCP's section files.
+UNDER_HEADING = {
+    "recommendation": "s50913680 s59768032 s59067458 s59087630 s58157373 s56482935 s58375018",
+    "examination": "s59363654 s53356173 s50743547 s59215320 s55157853",
+    "technique": "s59279892 s53202765 s50808053",
+    "indication": "s57936451 s50058765 s51966317 s55124749 s54365831 s54654948",
+    "note": "s56451190",
+    "history": "s51491012",
 }
-BETWEEN = {
-    "s50525523": (201, 349),
-    "s57564132": (233, 554),
-    "s59982525": (313, 717),
-    "s53488209": (149, 475),
-    "s54875119": (234, 988),
-    "s50196495": (59, 399),
-    "s56579911": (59, 218),
-    "s52648681": (292, 631),
-    "s59889364": (172, 453),
-    "s53514462": (73, 377),
-    "s59505494": (59, 450),
-    "s53182247": (59, 412),
-    "s51410602": (47, 320),
-    "s56412866": (522, 822),
-    "s54986978": (59, 306),
-    "s59003148": (262, 505),
-    "s57150433": (61, 394),
-    "s56760320": (219, 457),
-    "s59562049": (158, 348),
-    "s52674888": (145, 296),
-    "s55258338": (192, 568),
-    "s59330497": (140, 655),
-    "s52119491": (179, 454),
-    "s58235663": (0, 0),
-    "s50798377": (0, 0),
-    "s54168089": (0, 0),
-    "s53071062": (0, 0),
-    "s56724958": (0, 0),
-    "s54231141": (0, 0),
-    "s53607029": (0, 0),
-    "s52035334": (0, 0),
-}
+UNDER = {study: heading for heading, studies in UNDER_HEADING.items() for study in studies.split()}
+# Studies whose findings are between two characters of the file there, and those that have none.
+CHARACTERS = (
+    "s50525523 201 349, s57564132 233 554, s59982525 313 717, s53488209 149 475, s54875119 234 988, "
+    "s50196495 59 399, s56579911 59 218, s52648681 292 631, s59889364 172 453, s53514462 73 377, "
+    "s59505494 59 450, s53182247 59 412, s51410602 47 320, s56412866 522 822, s54986978 59 306, "
+    "s59003148 262 505, s57150433 61 394, s56760320 219 457, s59562049 158 348, s52674888 145 296, "
+    "s55258338 192 568, s59330497 140 655, s52119491 179 454"
+)
+NOWHERE = "s58235663 s50798377 s54168089 s53071062 s56724958 s54231141 s53607029 s52035334"
+BETWEEN = {study: (int(start), int(end)) for study, start, end in map(str.split, CHARACTERS.split(", "))}
+BETWEEN |= dict.fromkeys(NOWHERE.split(), (0, 0))
 
 
-def read(root: Path, *, reports: str, views: str, split: str, labeler: str, uncertain: str) -> Listing:
-    """Films of the given `views` whose study has a report.
+def read(root: Path, *, reports: str, views: str, split: str, labeler: str, uncertain: str) -> DatasetIndex:
+    """X-rays of these `views` whose study has a report.
 
-    `reports` is the folder that holds `files/p10/...` with the texts, or MIT-LCP's `mimic_cxr_sectioned.csv`; nothing:
-    beside the pictures. `split` "mgca" merges validate and test into val, and leaves out the studies of BETWEEN.
+    `reports` is the folder that holds `files/p10/...` with the texts, or MIT-LCP's `mimic_cxr_sectioned.csv`; empty:
+    the folder of the images. `split` "mgca" merges validate and test into val, and leaves out the studies of BETWEEN.
     """
-    splits = SPLITS[dataset_index.one_of("split", split, tuple(SPLITS))]
-    unsure = UNCERTAIN[dataset_index.one_of("uncertain", uncertain, tuple(UNCERTAIN))]
-    wanted = set(dataset_index.words(views.upper()))
-    metadata = dataset_index.table(dataset_index.find(root, f"{VERSION}-metadata.csv"), ("dicom_id", "ViewPosition"))
+    dataset_index.check_option("split", split, SPLITS)
+    dataset_index.check_option("uncertain", uncertain, UNCERTAIN)
+    view_names = dataset_index.words(views.upper())
+    metadata = dataset_index.table(root, f"{VERSION}-metadata.csv", ("dicom_id", "ViewPosition"))
     view_of = {row["dicom_id"]: row["ViewPosition"].upper() for row in metadata}
-    label_of = _labels(dataset_index.find(root, f"{VERSION}-{labeler}.csv"), unsure) if labeler else {}
+    label_of = _labels(root, labeler, UNCERTAIN[uncertain]) if labeler else {}
     report_of = _reports(Path(reports).expanduser() if reports else root)
     items, left_out = [], collections.Counter()
-    rows = dataset_index.table(
-        dataset_index.find(root, f"{VERSION}-split.csv"), ("dicom_id", "study_id", "subject_id", "split")
-    )
+    rows = dataset_index.table(root, f"{VERSION}-split.csv", ("dicom_id", "study_id", "subject_id", "split"))
     for row in rows:
-        if view_of.get(row["dicom_id"]) not in wanted:
+        if view_of.get(row["dicom_id"]) not in view_names:
             left_out[f"films of other views than {views}"] += 1
             continue
         subject, study = f"p{row['subject_id']}", f"s{row['study_id']}"
@@ -106,22 +65,20 @@ def read(root: Path, *, reports: str, views: str, split: str, labeler: str, unce
             continue
         path = f"files/{subject[:3]}/{subject}/{study}/{row['dicom_id']}.jpg"
         labels = label_of.get(study, (float("nan"),) * len(LABELS)) if labeler else ()
-        items.append(Item(path, "xray", subject, splits.get(row["split"], ""), report, study, labels))
+        items.append(Item(path, "xray", subject, SPLITS[split].get(row["split"], ""), report, study, labels))
     counts = {"films in the split table": len(rows), "films of these views with a report": len(items)}
-    return Listing(items, LABELS if labeler else (), counts=counts, left_out=left_out)
+    return DatasetIndex(items, LABELS if labeler else (), counts=counts, left_out=left_out)
 
 
-def _labels(path: Path, unsure: float) -> Mapping[str, tuple[float, ...]]:
-    rows = dataset_index.table(path, ("study_id", *LABELS))
-    return {f"s{row['study_id']}": tuple(dataset_index.label(row[name], unsure) for name in LABELS) for row in rows}
+def _labels(root: Path, labeler: str, uncertain: float) -> Mapping[str, tuple[float, ...]]:
+    rows = dataset_index.table(root, f"{VERSION}-{labeler}.csv", ("study_id", *LABELS))
+    return {f"s{row['study_id']}": tuple(dataset_index.label(row[name], uncertain) for name in LABELS) for row in rows}
 
 
 def _reports(place: Path) -> Callable[[str, str], str | Mapping[str, str] | None]:
-    """What gives a study's report, raw or in sections; None for a study without one."""
+    """A function that gives a study's report, raw or in sections; None for a study without one."""
     if place.suffix == ".csv":
-        rows = dataset_index.table(
-            dataset_index.find(place.parent, place.name), ("study", "impression", "findings", "last_paragraph")
-        )
+        rows = dataset_index.table(place.parent, place.name, ("study", "impression", "findings", "last_paragraph"))
         known = {row.pop("study"): row for row in rows}
         return lambda subject, study: known.get(study)
     if not (place / "files").is_dir():

@@ -4,25 +4,22 @@ from pathlib import Path
 
 from data.readers.files import BadInput
 from data.sets import annotations, dataset_index
-from data.sets.dataset_index import Item, Listing
+from data.sets.dataset_index import DatasetIndex, Item
 from data.source import Rejected
 
 SHAPES = ("0", "1", "2")  # rectangle, ellipse, polygon
 EXPECTED = {"films of train.csv": "8,000, by G2D, in 6,400 and 1,600", "films of dev.csv": 1_000}
 
 
-def read(root: Path) -> Listing:
-    """Films of train.csv, a tenth of them for validation as in MGCA, and of dev.csv, the test films.
+def read(root: Path) -> DatasetIndex:
+    """X-rays of train.csv, a tenth of them for validation as in MGCA, and of dev.csv, the test X-rays.
 
-    A box is what its shape's corners span; MGCA's boxes of polygons are centred elsewhere and larger.
+    A box is the bounding box of its shape's corners; MGCA's boxes of polygons are centred elsewhere and larger.
     """
     items: list[Item] = []
     rejected: list[Rejected] = []
     counts = {}
-    tables = {
-        name: dataset_index.table(dataset_index.find(root, f"{name}.csv"), ("image_name", "annotation"))
-        for name in ("train", "dev")
-    }
+    tables = {name: dataset_index.table(root, f"{name}.csv", ("image_name", "annotation")) for name in ("train", "dev")}
     _, held_out = dataset_index.drawn(range(len(tables["train"])), test_size=0.1)
     sides = {"train": dict.fromkeys(held_out, "val"), "dev": {}}
     for name, rows in tables.items():
@@ -34,10 +31,10 @@ def read(root: Path) -> Listing:
             except BadInput as error:
                 rejected.append(Rejected(at + 1, path, str(error)))
                 continue
-            items.append(Item(path, "xray", path, side, labels=(float(bool(boxes)),), truth=boxes))
-    counts["objects"] = sum(len(item.truth) for item in items)
-    return Listing(
-        items, ("Foreign Object",), annotations.film_with_boxes, frozenset({"boxes"}), counts=counts, rejected=rejected
+            items.append(Item(path, "xray", path, side, labels=(float(bool(boxes)),), annotation=boxes))
+    counts["objects"] = sum(len(item.annotation) for item in items)
+    return DatasetIndex(
+        items, ("Foreign Object",), annotations.xray_with_boxes, ("boxes",), counts=counts, rejected=rejected
     )
 
 

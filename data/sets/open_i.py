@@ -1,4 +1,4 @@
-"""Open-i (Indiana University): films with reports, from NLM's XML or the two tables of Kaggle's copy."""
+"""Open-i (Indiana University): X-rays with reports, from NLM's XML or the two tables of Kaggle's copy."""
 
 import collections
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from data.sets import dataset_index
-from data.sets.dataset_index import Item, Listing
+from data.sets.dataset_index import DatasetIndex, Item
 from data.source import Rejected
 
 VIEWS = ("frontal", "lateral", "unknown")
@@ -14,13 +14,15 @@ PICTURES = {"NLM": ("NLMCXR_png", "images"), "Kaggle": ("images/images_normalize
 EXPECTED = {"reports": "3,955 in NLM's release"}
 
 
-def read(root: Path, *, views: str, labels: str) -> Listing:
-    """Films of `views` (frontal, lateral, unknown) with findings and impression; splits by patient.
+def read(root: Path, *, views: str, labels: str) -> DatasetIndex:
+    """X-rays of `views` (frontal, lateral, unknown) with findings and impression; splits by patient.
 
-    NLM's XML does not say how a film was taken: its films are of unknown view. `labels` names findings to keep, matched
-    against the first part of MeSH terms, such as "Cardiomegaly" of "Cardiomegaly/mild".
+    NLM's XML does not hold the view: its X-rays are of unknown view. `labels` names findings to store, which are
+    compared with the first part of MeSH terms, such as "Cardiomegaly" of "Cardiomegaly/mild".
     """
-    wanted = {dataset_index.one_of("views", view, VIEWS) for view in dataset_index.words(views.lower())}
+    view_names = dataset_index.words(views.lower())
+    for view in view_names:
+        dataset_index.check_option("views", view, VIEWS)
     names = dataset_index.words(labels)
     kaggle = (root / "indiana_reports.csv").exists()
     folder = dataset_index.find(root, *PICTURES["Kaggle" if kaggle else "NLM"]).relative_to(root)
@@ -29,28 +31,26 @@ def read(root: Path, *, views: str, labels: str) -> Listing:
     for number, (uid, report, terms, pictures) in enumerate(_tables(root) if kaggle else _xml(root, rejected), start=1):
         count = number
         left_out["reports without a picture"] += not pictures
-        said = {term.partition("/")[0].strip().lower() for term in terms}
-        values = tuple(float(name.lower() in said) for name in names)
+        findings = {term.partition("/")[0].strip().lower() for term in terms}
+        values = tuple(float(name.lower() in findings) for name in names)
         for picture, view in pictures:
-            if view not in wanted:
+            if view not in view_names:
                 left_out[f"films of {view} view"] += 1
                 continue
             items.append(Item(f"{folder.as_posix()}/{picture}", "xray", uid, "", report, uid, values))
     counts = {"reports": count, "films of these views": len(items)}
-    return Listing(items, names, counts=counts, left_out=left_out, rejected=rejected)
+    return DatasetIndex(items, names, counts=counts, left_out=left_out, rejected=rejected)
 
 
-Report = tuple[str, dict[str, str], list[str], list[tuple[str, str]]]  # patient, sections, MeSH terms, (film, view)
+Report = tuple[str, dict[str, str], list[str], list[tuple[str, str]]]  # patient, sections, MeSH terms, (file, view)
 
 
 def _tables(root: Path) -> Iterator[Report]:
     shown: dict[str, list[tuple[str, str]]] = collections.defaultdict(list)
-    for row in dataset_index.table(
-        dataset_index.find(root, "indiana_projections.csv"), ("uid", "filename", "projection")
-    ):
+    for row in dataset_index.table(root, "indiana_projections.csv", ("uid", "filename", "projection")):
         shown[row["uid"]].append((row["filename"], row["projection"].lower() or "unknown"))
     needed = ("uid", "MeSH", "findings", "impression")
-    for row in dataset_index.table(dataset_index.find(root, "indiana_reports.csv"), needed):
+    for row in dataset_index.table(root, "indiana_reports.csv", needed):
         report = {name: row[name] for name in ("findings", "impression")}
         yield row["uid"], report, row["MeSH"].split(";"), shown[row["uid"]]
 

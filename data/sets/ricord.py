@@ -6,7 +6,7 @@ from pathlib import Path
 from data import errors
 from data.readers import volumes
 from data.sets import dataset_index
-from data.sets.dataset_index import Item, Listing
+from data.sets.dataset_index import DatasetIndex, Item
 
 COHORTS = {"MIDRC-RICORD-1A": 1.0, "MIDRC-RICORD-1B": 0.0}
 LISTS = ("train", "val", "test")  # UniMiSS: lines "relative/path.nii.gz label"
@@ -19,10 +19,10 @@ EXPECTED = {
 }
 
 
-def read(root: Path, *, lists: str) -> Listing:
+def read(root: Path, *, lists: str) -> DatasetIndex:
     """Every CT series of the DICOM download, split by patient; with `lists` the NIfTI scans of UniMiSS's three lists.
 
-    `lists` is a folder with train.txt, val.txt and test.txt. They split by scan: whoever has two may be on two sides.
+    `lists` is a folder with train.txt, val.txt and test.txt. They split by scan: a patient may be in two splits.
     """
     if lists:
         return _listed(Path(lists).expanduser())
@@ -40,10 +40,10 @@ def read(root: Path, *, lists: str) -> Listing:
             counts[f"series of {cohort}"] += 1
             items.append(Item(str(folder.relative_to(root)), "ct", patient, labels=(value,)))
         counts[f"patients of {cohort}"] = len(patients)
-    return Listing(items, ("COVID-19",), counts=counts, left_out=left_out)
+    return DatasetIndex(items, ("COVID-19",), counts=counts, left_out=left_out)
 
 
-def _listed(folder: Path) -> Listing:
+def _listed(folder: Path) -> DatasetIndex:
     items, counts = [], {}
     for split in LISTS:
         path = dataset_index.find(folder, f"{split}.txt")
@@ -55,4 +55,4 @@ def _listed(folder: Path) -> Listing:
         items += [
             Item(name, "ct", Path(name).name.partition("_")[0], split, labels=(float(label),)) for name, label in lines
         ]
-    return Listing(items, ("COVID-19",), counts=counts, leaks=True)
+    return DatasetIndex(items, ("COVID-19",), counts=counts, leaks=True)

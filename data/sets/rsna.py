@@ -4,7 +4,7 @@ import collections
 from pathlib import Path
 
 from data.sets import annotations, dataset_index
-from data.sets.dataset_index import Item, Listing
+from data.sets.dataset_index import DatasetIndex, Item
 
 EXPECTED = {"patients": 26_684, "with pneumonia": 6_012, "without": 20_672, "rows": 30_227, "boxes": 9_555}
 SPLITS = {"detection": 5337 * 2, "classification": 0.3}  # what is not for training
@@ -14,41 +14,27 @@ PUBLISHED = {
 }
 
 
-def read(root: Path, *, split: str) -> Listing:
-    """Every labelled film; `split` "detection" is also that of segmentation (16,010, 5,337 and 5,337 films)."""
-    held_out = SPLITS[dataset_index.one_of("split", split, tuple(SPLITS))]
-    rows = dataset_index.table(
-        dataset_index.find(root, "stage_2_train_labels.csv"), ("patientId", "x", "y", "width", "height", "Target")
-    )
+def read(root: Path, *, split: str) -> DatasetIndex:
+    """Every labelled X-ray; `split` "detection" is also that of segmentation (16,010, 5,337 and 5,337 X-rays)."""
+    dataset_index.check_option("split", split, SPLITS)
+    rows = dataset_index.table(root, "stage_2_train_labels.csv", ("patientId", "x", "y", "width", "height", "Target"))
     folder = dataset_index.find(root, "stage_2_train_images").name
     boxes: dict[str, list[tuple[float, ...]]] = collections.defaultdict(list)
     for row in rows:
         boxes[row["patientId"]] += [_corners(row)] if row["Target"] == "1" else []
     patients = sorted(boxes)
-    train, rest = dataset_index.drawn(patients, test_size=held_out)
+    train, rest = dataset_index.drawn(patients, test_size=SPLITS[split])
     test, val = dataset_index.drawn(rest, test_size=0.5)
     splits = {patient: side for side, part in (("train", train), ("val", val), ("test", test)) for patient in part}
-    items = [
-        Item(
-            f"{folder}/{patient}.dcm",
-            "xray",
-            patient,
-            splits[patient],
-            labels=(float(bool(boxes[patient])),),
-            truth=tuple(boxes[patient]),
-        )
-        for patient in patients
-    ]
-    positive = sum(bool(of) for of in boxes.values())
+    items = []
+    for patient in patients:
+        path, inside = f"{folder}/{patient}.dcm", tuple(boxes[patient])
+        items.append(Item(path, "xray", patient, splits[patient], labels=(float(bool(inside)),), annotation=inside))
+    positive = sum(map(bool, boxes.values()))
     counts = {"patients": len(patients), "with pneumonia": positive, "without": len(patients) - positive}
     counts |= {"rows": len(rows), "boxes": sum(map(len, boxes.values()))}
-    return Listing(
-        items,
-        ("Pneumonia",),
-        annotations.film_with_boxes,
-        frozenset({"boxes"}),
-        counts=counts,
-        published=PUBLISHED[split],
+    return DatasetIndex(
+        items, ("Pneumonia",), annotations.xray_with_boxes, ("boxes",), counts=counts, published=PUBLISHED[split]
     )
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data.manifest.samples import Case
+from data.manifest.samples import Sample
 from data.readers import geometry, xrays
 from data.readers.files import Note
 from data.sets import annotations, dataset_index
-from data.sets.dataset_index import Item, Listing
+from data.sets.dataset_index import DatasetIndex, Item
 from data.source import Example
 
 NONE = "-1"
@@ -18,14 +18,13 @@ EXPECTED = {"rows": 12_954, "films": 12_047, "with pneumothorax": 2_669, "rows w
 SEED = 42  # of the negatives that MGCA's training keeps
 
 
-def read(root: Path, *, split: str) -> Listing:
-    """Every film; `split` "clean" goes by study, "mgca" by row of the table, with as many negatives as positives.
+def read(root: Path, *, split: str) -> DatasetIndex:
+    """Every X-ray; `split` "clean" goes by study, "mgca" by row of the table, with as many negatives as positives.
 
-    MGCA's split puts rows of one film into two splits, each with its part of the mask; it is kept as it is there.
+    MGCA's split puts rows of one X-ray into two splits, each with its part of the mask; it is reproduced here.
     """
-    dataset_index.one_of("split", split, ("clean", "mgca"))
-    # The header is "ImageId, EncodedPixels", with a blank: the table is read without blanks around names and values.
-    rows = dataset_index.table(dataset_index.find(root, "train-rle.csv"), ("ImageId", "EncodedPixels"))
+    dataset_index.check_option("split", split, ("clean", "mgca"))
+    rows = dataset_index.table(root, "train-rle.csv", ("ImageId", "EncodedPixels"))
     folder = dataset_index.find(root, "dicom-images-train")
     files = {path.stem: path.relative_to(root) for path in sorted(folder.glob("*/*/*.dcm"))}
     sides = _mgca(rows) if split == "mgca" else [""] * len(rows)
@@ -36,29 +35,31 @@ def read(root: Path, *, split: str) -> Listing:
     items = []
     for (image, side), of in runs.items():
         path = files.get(image, Path(folder.name) / f"{image}.dcm")
-        items.append(Item(str(path), "xray", path.parts[1], side, labels=(float(bool(of)),), truth=tuple(of)))
+        items.append(Item(str(path), "xray", path.parts[1], side, labels=(float(bool(of)),), annotation=tuple(of)))
     positive = {row["ImageId"] for row in rows if row["EncodedPixels"] != NONE}
     counts = {"rows": len(rows), "films": len({row["ImageId"] for row in rows}), "with pneumothorax": len(positive)}
     counts["rows without"] = sum(row["EncodedPixels"] == NONE for row in rows)
     left_out = {"films without pneumothorax, to balance": len({row["ImageId"] for row in rows} - {i for i, _ in runs})}
-    return Listing(
+    return DatasetIndex(
         items,
         ("Pneumothorax",),
-        film_with_runs,
-        frozenset({"lesion_mask"}),
+        xray_with_runs,
+        ("lesion_mask",),
         counts=counts,
         left_out=left_out,
         leaks=split == "mgca",
     )
 
 
-def film_with_runs(case: Case, modality: str, note: Note) -> Example:
-    """A film and its mask, 1 where any of the film's runs lies. Raises BadInput."""
-    full = xrays.read_full_film(case.file, note)
-    mask = functools.reduce(np.logical_or, (annotations.relative_runs(run, full.shape) for run in case.truth), full < 0)
+def xray_with_runs(sample: Sample, modality: str, note: Note) -> Example:
+    """An X-ray and its mask, 1 where any of its runs lies. Raises BadInput."""
+    full = xrays.read_full_xray(sample.file, note)
+    mask = functools.reduce(
+        np.logical_or, (annotations.relative_runs(run, full.shape) for run in sample.annotation), full < 0
+    )
     return {
-        "image": geometry.canonical_film(full),
-        "lesion_mask": geometry.canonical_film_mask(mask.astype(np.uint8), 1),
+        "image": geometry.canonical_xray(full),
+        "lesion_mask": geometry.canonical_xray_mask(mask.astype(np.uint8), 1),
     }
 
 
@@ -73,10 +74,10 @@ def _mgca(rows: list[dict[str, str]]) -> list[str | None]:
     images = {True: {}, False: {}}  # without pneumothorax or with it, in the order in which rows name them
     for at in train:
         images[rows[at]["EncodedPixels"] == NONE][rows[at]["ImageId"]] = None
-    found = {kind: list(names) for kind, names in images.items()}
-    count = min(len(found[False]), len(found[True]))
-    kept = set(np.random.RandomState(SEED).choice(np.array(found[True], dtype=object), count, replace=False))
+    negative = np.array(list(images[True]), dtype=object)
+    count = min(map(len, images.values()))
+    drawn = set(np.random.RandomState(SEED).choice(negative, count, replace=False))
     for at in train:
-        if rows[at]["EncodedPixels"] == NONE and rows[at]["ImageId"] not in kept:
+        if rows[at]["EncodedPixels"] == NONE and rows[at]["ImageId"] not in drawn:
             sides[at] = None
     return sides

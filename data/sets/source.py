@@ -1,4 +1,4 @@
-"""A public set -> Source: its builder lists films and CTs, what all sets share is done here."""
+"""A public set -> Source: its module lists X-rays and CTs, and what all sets share is done here."""
 
 import collections
 import dataclasses
@@ -15,7 +15,7 @@ from data.sets import dataset_index
 from data.source import ORGANS, SPLITS, Rejected, Row, Source
 
 FOREIGN = ("error", "keep", "translate")
-PLACES = ("reports", "lists")  # options that name a place on this machine, which travels nowhere
+PLACES = ("reports", "lists")  # options that name a path on this machine: the contract holds only the name
 Translate = Callable[[Sequence[tuple[str, str]]], Sequence[str]]  # (id, text) of reports to English
 
 
@@ -24,18 +24,14 @@ class Reports:
     """How a set's reports become captions."""
 
     policy: sections.Policy
-    language: str = ""  # the wanted one, of text.WORDS; nothing: any
-    foreign: str = "error"  # what is done with reports in another one: rejected, kept, translated
+    language: str = ""  # one of text.WORDS; empty: any
+    foreign: str = "error"  # what happens to reports in another language, one of FOREIGN
     translate: Translate | None = None
 
     def __post_init__(self) -> None:
-        """Raises UserError for what is none of the choices."""
-        if self.language not in ("", *text.WORDS):
-            raise errors.UserError(
-                f"config.report.language is {self.language!r}: {' or '.join(text.WORDS)}, or empty for all"
-            )
-        if self.foreign not in FOREIGN:
-            raise errors.UserError(f"config.report.foreign is {self.foreign!r}: one of {', '.join(FOREIGN)}")
+        """Raises UserError for a value that is not allowed."""
+        text.check_language("report.language", self.language)
+        errors.check_choice("report.foreign", self.foreign, FOREIGN)
         if (self.foreign == "translate") != (self.translate is not None):
             raise errors.UserError(
                 "config.report.foreign=translate needs config.report.translations (a CSV) or config.report.translator "
@@ -61,66 +57,67 @@ def source(
     Raises UserError for a tree that lacks what the set must have, or for unknown options.
     """
     try:
-        found = sets.SETS[name].read(root, **options)
+        index = sets.SETS[name].read(root, **options)
     except (ValueError, KeyError, AttributeError) as error:  # a word for a number, a list for a table
         raise errors.UserError(
             f"a table or list of {name} in {root} is not of its published form ({type(error).__name__}): "
             "data/README.md shows the tree that this set must have"
         ) from error
-    rejected = list(found.rejected)
+    rejected = list(index.rejected)
     counts: collections.Counter = collections.Counter()
-    silent = dict.fromkeys(range(len(found.items)), "")
-    captions = _captions(found.items, reports, counts, rejected) if reports else silent
-    rows, seen = [], collections.Counter()
+    captions = (
+        _captions(index.items, reports, counts, rejected) if reports else dict.fromkeys(range(len(index.items)), "")
+    )
+    rows, times = [], collections.Counter()
     for at, caption in captions.items():
-        item = found.items[at]
-        seen[item.path, item.split] += 1
+        item = index.items[at]
+        times[item.path, item.split] += 1
         try:
-            if seen[item.path, item.split] > 1:
+            if times[item.path, item.split] > 1:
                 raise BadInput("duplicate_row", "the set's tables name the film or CT twice")
-            case = _case(item, root, caption)
+            sample = _sample(item, root, caption)
         except BadInput as error:
             rejected.append(Rejected(at + 1, item.path, str(error)))
             continue
-        key = privacy.pseudonym(item.path + (f" {item.split}" if found.leaks else ""), salt)
-        rows.append(Row(key, item.modality, item.split, at + 1, info=case, path=item.path))
-    both = _patients_in_two_splits(rows) if found.leaks else 0
-    if not found.leaks:
+        key = privacy.pseudonym(item.path + (f" {item.split}" if index.leaks else ""), salt)
+        rows.append(Row(key, item.modality, item.split, at + 1, info=sample, path=item.path))
+    both = _patients_in_two_splits(rows) if index.leaks else 0
+    if not index.leaks:
         rows, leaked = samples.split_by_patient(rows)
         rejected += leaked
     if not keep_ids:
         rows = samples.hidden(rows, salt)
     return Source(
-        labels=found.labels,
-        prompts={label: samples.prompts(label) for label in found.labels},
+        labels=index.labels,
+        prompts={label: samples.prompts(label) for label in index.labels},
         rows=rows,
-        convert=functools.partial(samples.convert, read=found.read),
-        truth=found.truth,
+        convert=functools.partial(samples.convert, read=index.read),
+        annotations=frozenset(index.annotations),
         contract={
             "kind": name,
             "options": {key: Path(one).name if key in PLACES else one for key, one in options.items()},
-            **found.facts,
+            **index.facts,
             "reports": _rules(reports, counts),
             "patient": "as the set gives it" if keep_ids else "hashed",
-            "counts": dict(found.counts),
-            "published_splits": dict(found.published),
-            "left_out": dict(found.left_out),
+            "counts": dict(index.counts),
+            "published_splits": dict(index.published),
+            "left_out": dict(index.left_out),
             "patients_in_two_splits": both,
-            "organs": list(found.organs),
+            "organs": list(index.organs),
         },
         rejected=tuple(sorted(rejected, key=lambda one: one.row)),
-        for_training=found.for_training,
-        organs=found.organs or ORGANS,
+        for_training=index.for_training,
+        organs=index.organs or ORGANS,
     )
 
 
-def summary(made: Source) -> str:
-    """What the set's tables gave beside what was published of them, what was left out, and how its reports look."""
-    facts = made.contract
+def summary(source: Source) -> str:
+    """The counts of the set's tables beside the published ones, what was left out, and counts over its reports."""
+    facts = source.contract
     expected = sets.SETS[facts["kind"]].EXPECTED
     lines = ["", f"{facts['kind'] + ', by its tables':<44}{'got':>10}  published"]
     lines += [_beside(what, got, expected.get(what)) for what, got in facts["counts"].items()]
-    splits = collections.Counter(row.split for row in made.rows)
+    splits = collections.Counter(row.split for row in source.rows)
     lines += [_beside(split, splits[split], facts["published_splits"].get(split)) for split in SPLITS]
     if facts["patients_in_two_splits"]:
         lines.append(
@@ -133,7 +130,7 @@ def summary(made: Source) -> str:
 
 
 def _beside(what: str, got: int, published: int | str | None) -> str:
-    """One line: a count of ours, and the published one if there is any."""
+    """One line: our count, and the published one if there is any."""
     if not isinstance(published, int):
         return f"  {what:<42}{got:>10,}  {published or '-'}"
     return f"  {what:<42}{got:>10,}  {published:,}  {'same' if published == got else 'DIFFERS'}"
@@ -146,23 +143,23 @@ def _patients_in_two_splits(rows: Sequence[Row]) -> int:
     return sum(len(sides) > 1 for sides in splits.values())
 
 
-def _case(item: dataset_index.Item, root: Path, caption: str) -> samples.Case:
+def _sample(item: dataset_index.Item, root: Path, caption: str) -> samples.Sample:
     if not text.clean(item.patient):
         raise BadInput("no_patient", "splits go by patient: the set's table gives none")
     file = samples.locate(item.path, root, "missing_image", folder_allowed=item.modality == "ct", links=True)
     mask = samples.locate(item.mask, root, "missing_mask", folder_allowed=False, links=True) if item.mask else None
-    state = " ".join(samples.state(path) for path in (file, mask) if path)
-    return samples.Case(file, mask, item.patient, caption, item.labels, state, truth=item.truth)
+    state = samples.state(file, mask)
+    return samples.Sample(file, mask, item.patient, caption, item.labels, state, annotation=item.annotation)
 
 
 def _captions(
     items: Sequence[dataset_index.Item], reports: Reports, counts: collections.Counter, rejected: list[Rejected]
 ) -> dict[int, str]:
-    """The captions of the items that have one, by their place; `counts` and `rejected` hear of the others."""
+    """The captions of the items that have one, by position; the others are added to `counts` or `rejected`."""
     policy = reports.policy
-    if reports.foreign == "translate":  # accents and dots are needed until then
+    if reports.foreign == "translate":  # a translator needs accents and dots
         policy = dataclasses.replace(policy, style="plain")
-    found: dict[int, str] = {}
+    captions: dict[int, str] = {}
     foreign: list[int] = []
     for at, item in enumerate(items):
         try:
@@ -170,29 +167,27 @@ def _captions(
         except BadInput:
             counts["without a caption, left out"] += 1
             continue
-        spoken = text.language(caption)
-        counts[f"language {spoken}"] += 1
-        if reports.language and spoken in (*text.WORDS, "mixed") and spoken != reports.language:
+        language = text.language(caption)
+        counts[f"language {language}"] += 1
+        if reports.language and language in (*text.WORDS, "mixed") and language != reports.language:
             if reports.foreign == "translate":
                 foreign.append(at)
-            elif reports.foreign == "error" and spoken != "mixed":
-                error = BadInput("wrong_language", f"the report reads as '{spoken}', not '{reports.language}'")
+            elif reports.foreign == "error" and language != "mixed":
+                error = BadInput("wrong_language", f"the report reads as '{language}', not '{reports.language}'")
                 rejected.append(Rejected(at + 1, item.path, str(error)))
                 continue
-        found[at] = caption
+        captions[at] = caption
     if reports.translate and foreign:
-        english = reports.translate([(items[at].report_id, found[at]) for at in foreign])
-        for at, translated in zip(foreign, english, strict=True):
-            found[at] = translated
-            if not translated:
-                del found[at]
-                error = BadInput("no_translation", "the report has no English, or one that failed its checks")
-                rejected.append(Rejected(at + 1, items[at].path, str(error)))
-        counts["translated"] += sum(at in found for at in foreign)
+        english = reports.translate([(items[at].report_id, captions[at]) for at in foreign])
+        captions |= dict(zip(foreign, english, strict=True))
+        error = BadInput("no_translation", "the report has no English, or one that failed its checks")
+        rejected += [Rejected(at + 1, items[at].path, str(error)) for at in foreign if not captions[at]]
+        counts["translated"] += sum(map(bool, english))
+        captions = {at: caption for at, caption in captions.items() if caption}
     if policy != reports.policy:
-        found = {at: sections.mgca(caption) for at, caption in found.items()}
-        counts["without a caption, left out"] += sum(not caption for caption in found.values())
-    return {at: caption for at, caption in found.items() if caption}
+        captions = {at: sections.mgca(caption) for at, caption in captions.items()}
+        counts["without a caption, left out"] += sum(not caption for caption in captions.values())
+    return {at: caption for at, caption in captions.items() if caption}
 
 
 def _rules(reports: Reports | None, counts: collections.Counter) -> dict[str, Any] | None:

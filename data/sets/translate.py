@@ -1,12 +1,13 @@
-"""Spanish reports to English, as the paper has them: from a table of one's own, or by a Marian model, with checks.
+"""Translates Spanish reports to English, as the paper does: by a table of your own or a Marian model, with checks.
 
-A model translates sentence by sentence, which keeps it from running on, and every sentence once: a cache knows it by
-the hashes of model and text. Nothing here is sent anywhere.
+A model translates sentence by sentence, which keeps it from running on, and each sentence once: a cache holds the
+translations by the hashes of model and text. Nothing leaves the machine.
 """
 
 import collections
 import csv
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -23,7 +24,7 @@ FILES = ["*.json", "*.spm", "model.safetensors", "pytorch_model.bin"]
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 BATCH = 16
 NUMBER = re.compile(r"\d+(?:[.,]\d+)?")
-LENGTH_RATIO = (0.5, 2.0)  # English words over Spanish words that are believed
+LENGTH_RATIO = (0.5, 2.0)  # plausible English words over Spanish words
 FEW_WORDS = 4  # ratios of shorter sentences say nothing
 NEGATIONS = {
     "es": "no sin ni niega niegan ausencia ausente ausentes descarta descartan descartar tampoco nunca ningún ninguna "
@@ -35,46 +36,46 @@ COLUMNS = ("report_id", "doubts", "chrf", "source", "english", "back")
 
 
 def doubts(source: str, english: str) -> list[str]:
-    """Which of length, numbers and negation a sentence's translation has not kept."""
-    found = []
+    """Which of length, numbers and negation differ between a sentence and its translation."""
+    differences = []
     spanish_words, english_words = (re.findall(r"\w+", one.lower()) for one in (source, english))
     low, high = LENGTH_RATIO
     ratio = len(english_words) / max(len(spanish_words), 1)
     if not english_words or (len(spanish_words) >= FEW_WORDS and not low <= ratio <= high):
-        found.append("length")
+        differences.append("length")
     numbers = [sorted(number.replace(",", ".") for number in NUMBER.findall(one)) for one in (source, english)]
     if numbers[0] != numbers[1]:
-        found.append("numbers")
+        differences.append("numbers")
     if NEGATES["es"].isdisjoint(spanish_words) != NEGATES["en"].isdisjoint(english_words):
-        found.append("negation")
-    return found
+        differences.append("negation")
+    return differences
 
 
 class Table:
-    """The user's own English: a CSV with the columns `report_id` and `english`."""
+    """The user's own translations: a CSV with the columns `report_id` and `english`."""
 
     def __init__(self, path: Path) -> None:
-        """Raises UserError for a file that is none, or names a report twice."""
-        rows = dataset_index.table(dataset_index.find(path.parent, path.name), ("report_id", "english"))
+        """Raises UserError for a file that is no such CSV, or names a report twice."""
+        rows = dataset_index.table(path.parent, path.name, ("report_id", "english"))
         self._english = {row["report_id"]: text.clean(row["english"]) for row in rows}
         if len(self._english) < len(rows):
             raise errors.UserError(f"{path} names {len(rows) - len(self._english)} reports more than once")
         self.facts: dict[str, Any] = {"table_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
     def __call__(self, reports: Sequence[tuple[str, str]]) -> list[str]:
-        """The English of (id, text) reports, nothing where the table has none."""
-        found = [self._english.get(name, "") for name, _ in reports]
-        pairs = [(source, english) for (_, source), english in zip(reports, found, strict=True) if english]
+        """The English of (id, text) reports, empty where the table has none."""
+        translated = [self._english.get(name, "") for name, _ in reports]
+        pairs = [(source, english) for (_, source), english in zip(reports, translated, strict=True) if english]
         counts = collections.Counter(doubt for pair in pairs for doubt in doubts(*pair))
-        self.facts |= {"missing": found.count(""), "doubtful": dict(sorted(counts.items()))}
-        return found
+        self.facts |= {"missing": translated.count(""), "doubtful": dict(sorted(counts.items()))}
+        return translated
 
 
 class Marian:
-    """A Marian model, folder or hub id; `back` another one, whose way back is compared with the original by chrF."""
+    """A Marian model, folder or hub id; `back` names one that translates back, to compare with the original (chrF)."""
 
     def __init__(self, name: str, back: str, *, cache: Path, page: Path, drop_doubtful: bool) -> None:
-        """`cache` is a folder; `page` the CSV for a bilingual reader, both with report text in them."""
+        """`cache` is a folder, `page` the CSV for a bilingual reader; both will hold report text."""
         self._forth = sentences_by(name, cache)
         self._back = sentences_by(back, cache) if back else None
         self._page, self._drop = page, drop_doubtful
@@ -83,7 +84,7 @@ class Marian:
             self.facts["back"] = facts_of(back)
 
     def __call__(self, reports: Sequence[tuple[str, str]]) -> list[str]:
-        """The English of (id, text) reports; nothing for one with a doubtful sentence, where these are dropped."""
+        """The English of (id, text) reports; empty for a report with a doubtful sentence, if these are dropped."""
         parts = [sections.SENTENCE.split(source) for _, source in reports]
         first: dict[str, str] = {}  # sentence -> the first report that has it
         for (name, _), part in zip(reports, parts, strict=True):
@@ -94,7 +95,7 @@ class Marian:
         backs = dict(zip(unique, self._back(list(english.values())), strict=True)) if self._back else {}
         doubtful = {sentence: doubts(sentence, translated) for sentence, translated in english.items()}
         scores = {sentence: _chrf(back, sentence) for sentence, back in backs.items()}
-        counts = collections.Counter(doubt for found in doubtful.values() for doubt in found)
+        counts = collections.Counter(itertools.chain.from_iterable(doubtful.values()))
         self.facts |= {"sentences": len(unique), "doubtful": dict(sorted(counts.items()))}
         if scores:
             self.facts["chrf_mean"] = round(sum(scores.values()) / len(scores), 2)
@@ -104,10 +105,9 @@ class Marian:
                 for one in sorted(unique, key=lambda one: (not doubtful[one], scores.get(one, 0.0)))
             ]
         )
-        keep = [not self._drop or not any(doubtful[sentence] for sentence in part) for part in parts]
         return [
-            " ".join(english[sentence] for sentence in part) if kept else ""
-            for part, kept in zip(parts, keep, strict=True)
+            "" if self._drop and any(map(doubtful.get, part)) else " ".join(english[sentence] for sentence in part)
+            for part in parts
         ]
 
     def _write(self, rows: Sequence[Sequence[Any]]) -> None:
@@ -117,23 +117,25 @@ class Marian:
 
 
 def sentences_by(name: str, cache: Path) -> Callable[[Sequence[str]], list[str]]:
-    """What translates sentences with a model, each once for good."""
+    """A function that translates sentences with a model, each only once ever."""
     folder = _folder(name)
-    known_by = cache / f"{_sha256(folder)[:16]}.jsonl"
+    cache_file = cache / f"{_sha256(folder)[:16]}.jsonl"
     model: list[Any] = []  # loaded when the first sentence is new
 
     def translate(sentences: Sequence[str]) -> list[str]:
-        known = _read(known_by)
+        known = _read(cache_file)
         fresh = [one for one in dict.fromkeys(sentences) if _key(one) not in known]
         fresh.sort(key=len)  # sentences of one length share a batch
         for start in range(0, len(fresh), BATCH):
             model[:] = model or _load(folder)
             part = fresh[start : start + BATCH]
-            found = dict(zip(map(_key, part), _generate(*model, part), strict=True))
+            translated = dict(zip(map(_key, part), _generate(*model, part), strict=True))
             cache.mkdir(parents=True, exist_ok=True)
-            with os.fdopen(_private(known_by, os.O_APPEND), "a", encoding="utf-8") as stream:
-                stream.writelines(json.dumps([key, value], ensure_ascii=False) + "\n" for key, value in found.items())
-            known |= found
+            with os.fdopen(_private(cache_file, os.O_APPEND), "a", encoding="utf-8") as stream:
+                stream.writelines(
+                    json.dumps([key, value], ensure_ascii=False) + "\n" for key, value in translated.items()
+                )
+            known |= translated
         return [known[_key(one)] for one in sentences]
 
     return translate
@@ -179,9 +181,11 @@ def _load(folder: Path) -> list[Any]:
 
 def _generate(tokenizer: Any, model: Any, sentences: Sequence[str]) -> list[str]:
     tokens = tokenizer(list(sentences), return_tensors="pt", padding=True, truncation=True)
-    longest = min(2 * tokens["input_ids"].shape[1] + 20, model.config.max_position_embeddings)  # no room to run on
-    found = model.generate(**tokens, max_length=longest, num_return_sequences=1, do_sample=False)
-    return [text.clean(one) for one in tokenizer.batch_decode(found, skip_special_tokens=True)]
+    longest = min(
+        2 * tokens["input_ids"].shape[1] + 20, model.config.max_position_embeddings
+    )  # bounds a model that runs on
+    tokens_out = model.generate(**tokens, max_length=longest, num_return_sequences=1, do_sample=False)
+    return [text.clean(one) for one in tokenizer.batch_decode(tokens_out, skip_special_tokens=True)]
 
 
 def _chrf(back: str, source: str) -> float:
@@ -197,17 +201,17 @@ def _key(sentence: str) -> str:
 
 
 def _read(path: Path) -> dict[str, str]:
-    """What a cache holds; a line that a kill has cut short counts for nothing."""
-    found = {}
+    """What a cache holds, without a last line that was cut short by a kill."""
+    known = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
             key, value = json.loads(line)
         except ValueError:
             continue
-        found[key] = value
-    return found
+        known[key] = value
+    return known
 
 
 def _private(path: Path, how: int) -> int:
-    """A file for the owner's eyes."""
+    """Opens a file that only its owner can read."""
     return os.open(path, os.O_WRONLY | os.O_CREAT | how, 0o600)

@@ -17,7 +17,9 @@ from configs import compile as config_file
 from unimedi_jax import hlo, sharding
 from unimedi_jax.aot import compile as job
 from unimedi_jax.aot import targets
-from unimedi_jax.train import program as programs
+from unimedi_jax.config.pretraining import PretrainConfig
+from unimedi_jax.config.typed import typed
+from unimedi_jax.train.job import build_train_step
 
 pytestmark = pytest.mark.usefixtures("eight_devices")
 
@@ -42,9 +44,9 @@ def attempts(memory, fails_above: float):
 
 def test_the_largest_batch_that_fits_is_found_in_few_compilations() -> None:
     attempt, tried = attempts(lambda n: 4.0 + 0.1 * n, 16.0)
-    found = job.largest(attempt({"xray": 300, "ct": 100}), attempt, 16.0)
-    assert found.rows["xray"] == pytest.approx(3 * found.rows["ct"], abs=3)
-    assert 15.0 < found.total <= 16.0
+    best = job.largest(attempt({"xray": 300, "ct": 100}), attempt, 16.0)
+    assert best.rows["xray"] == pytest.approx(3 * best.rows["ct"], abs=3)
+    assert 15.0 < best.total <= 16.0
     assert len(tried) <= 5
 
 
@@ -81,29 +83,28 @@ def small():
 
 
 def test_the_roofline_of_the_real_step_on_simulated_devices(small) -> None:
-    mesh = sharding.make_mesh(**small.mesh)
-    program = programs.make(small, vocab_size=100, mesh=mesh)
+    program = build_train_step(typed(PretrainConfig, small), 100, sharding.make_mesh(**small.mesh))
     rows = dict(small.batch)
-    done = job._compile(program, mesh, rows, small.input.report_length, {})
+    done = job._compile(program, rows, small.input.report_length, {})
     assert done.total > 0
-    analytic = programs.work(small, program.model, rows, small.input.report_length)
+    analytic = program.flops(rows, small.input.report_length)
     text = done.compiled.as_text()
-    found = job.roofline(text, targets.parse("v5e-8"), analytic)
+    facts = job.roofline(text, targets.parse("v5e-8"), analytic)
     # Unoptimised here, so that a little more is computed than a compiler would leave.
-    assert 0.95 < found["flops_ratio"] < 1.2
+    assert 0.95 < facts["flops_ratio"] < 1.2
     assert hlo.parse(text).devices == 8
-    kinds = {row["kind"] for row in found["collectives"]}
+    kinds = {row["kind"] for row in facts["collectives"]}
     assert "all-reduce" in kinds  # of the gradients
     gradients = sum(leaf.size for leaf in jax.tree.leaves(program.abstract.params)) * 4
-    reduced = sum(row["bytes"] * row["times"] for row in found["collectives"] if row["kind"] == "all-reduce")
+    reduced = sum(row["bytes"] * row["times"] for row in facts["collectives"] if row["kind"] == "all-reduce")
     assert reduced >= gradients * 0.95
-    assert found["roofline_seconds"] == max(found["seconds"].values())
-    assert found["mfu_bound"] == pytest.approx(analytic / (197e12 * found["roofline_seconds"]))
+    assert facts["roofline_seconds"] == max(facts["seconds"].values())
+    assert facts["mfu_bound"] == pytest.approx(analytic / (197e12 * facts["roofline_seconds"]))
     shown = {
-        **found,
+        **facts,
         "target": "v5e-8",
         "devices": 8,
-        "mesh": dict(mesh.shape),
+        "mesh": dict(program.mesh.shape),
         "rows": rows,
         "compile_seconds": 1.0,
         "memory": {**done.memory, "available": 16e9},
@@ -111,7 +112,7 @@ def test_the_roofline_of_the_real_step_on_simulated_devices(small) -> None:
     printed = job.table(shown, 24)
     assert "of 14.90 GiB a device" in printed
     assert "all-reduce" in printed
-    json.dumps(found)
+    json.dumps(facts)
 
 
 def compile_for(target: str, workdir: pathlib.Path, *settings: str) -> subprocess.CompletedProcess:
@@ -124,10 +125,10 @@ def compile_for(target: str, workdir: pathlib.Path, *settings: str) -> subproces
 def test_tpu(tmp_path: pathlib.Path) -> None:
     done = compile_for("v5e-4,demo,xray_only", tmp_path, "--config.pretrain.model.dtype=bfloat16")
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "compile.json").read_text())
-    assert found["memory"]["total"] < found["memory"]["available"]
-    assert 0.9 < found["flops_ratio"] <= 1.05
-    assert any(row["kind"] == "all-reduce" for row in found["collectives"])
+    facts = json.loads((tmp_path / "compile.json").read_text())
+    assert facts["memory"]["total"] < facts["memory"]["available"]
+    assert 0.9 < facts["flops_ratio"] <= 1.05
+    assert any(row["kind"] == "all-reduce" for row in facts["collectives"])
 
 
 @INSTALLED
@@ -135,10 +136,10 @@ def test_h100_with_fused_attention(tmp_path: pathlib.Path) -> None:
     """The vision tower of the demo in bfloat16 through cuDNN's kernels, forward and backward."""
     done = compile_for("h100-8,demo", tmp_path, "--config.pretrain.model.dtype=bfloat16")
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "compile.json").read_text())
-    assert found["memory"]["total"] < found["memory"]["available"]
-    assert 0.9 < found["flops_ratio"] <= 1.05
-    fused = {name for name in found["kernels"] if name.startswith("__cudnn$fmha")}
+    facts = json.loads((tmp_path / "compile.json").read_text())
+    assert facts["memory"]["total"] < facts["memory"]["available"]
+    assert 0.9 < facts["flops_ratio"] <= 1.05
+    fused = {name for name in facts["kernels"] if name.startswith("__cudnn$fmha")}
     assert any(name.endswith("Backward") for name in fused)
     assert any(not name.endswith("Backward") for name in fused)
 
@@ -154,15 +155,15 @@ from unimedi_jax.models import attention
 
 mesh = sharding.make_mesh(4, 1, devices=targets.devices(targets.parse("v5e-4")))
 x = jax.ShapeDtypeStruct((16, 905, 12, 64), jnp.bfloat16, sharding=sharding.batch_sharding(mesh))
-found = {}
+facts = {}
 for kind in ("xla", "splash"):
     loss = lambda q, k, v: jnp.sum(attention.attend(q, k, v, kind=kind).astype(jnp.float32))
     with jax.set_mesh(mesh):
         text = jax.jit(jax.grad(loss, (0, 1, 2))).lower(x, x, x).compile().as_text()
     program = hlo.parse(text)
     kernels = hlo.called_targets(program)["tpu_custom_call"]
-    found[kind] = {"flops": hlo.flops(program), "bytes": hlo.bytes_moved(program), "kernels": kernels}
-print(json.dumps(found))
+    facts[kind] = {"flops": hlo.flops(program), "bytes": hlo.bytes_moved(program), "kernels": kernels}
+print(json.dumps(facts))
 """
 
 
@@ -171,9 +172,9 @@ def test_the_kernel_of_tpus_is_compiled_for_them_and_moves_less() -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))}
     done = subprocess.run([PYTHON, "-c", KERNEL], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["xla"]["kernels"] == 0
-    assert found["splash"]["kernels"] == 2  # forward and backward
+    facts = json.loads(done.stdout.splitlines()[-1])
+    assert facts["xla"]["kernels"] == 0
+    assert facts["splash"]["kernels"] == 2  # forward and backward
     # Four samples a device; 905 tokens fill 1024 places; 2 products forward, 5 backward, 2 a multiply-add.
-    assert found["splash"]["flops"] == 14 * 4 * 12 * 1024**2 * 64
-    assert found["splash"]["bytes"] < found["xla"]["bytes"] / 10
+    assert facts["splash"]["flops"] == 14 * 4 * 12 * 1024**2 * 64
+    assert facts["splash"]["bytes"] < facts["xla"]["bytes"] / 10

@@ -1,4 +1,4 @@
-"""The benches of input, build, checkpoint and compile at toy size: they run, and say what was asked."""
+"""The benches of input, build, checkpoint and compile at toy size: they run, and measure what was asked."""
 
 import json
 import pathlib
@@ -10,15 +10,15 @@ from configs import bench as config_file
 from data.build import dataset
 from data.errors import UserError
 from data.phantom import source as phantom
-from unimedi_jax.bench import measure, originals, reading, run, saving, starting
-from unimedi_jax.bench.settings import plain, restored
+from unimedi_jax.bench import job, measure, overheads, reading
+from unimedi_jax.bench.process import from_json, to_json
 
 
 @pytest.fixture
 def config(tmp_path_factory, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(originals, "FILM", (300, 256))
-    monkeypatch.setattr(originals, "SCAN", (64, 64, 40))
-    monkeypatch.setattr(originals, "SPACING", (5.0, 5.0, 8.0))
+    monkeypatch.setattr(reading, "XRAY", (300, 256))
+    monkeypatch.setattr(reading, "CT", (64, 64, 40))
+    monkeypatch.setattr(reading, "SPACING", (5.0, 5.0, 8.0))
     monkeypatch.setattr(reading, "ROWS", {"xray": 2, "ct": 2})
     monkeypatch.setattr(reading, "RECORDS", {"xray": 4, "ct": 4})
     config = config_file.get_config("all,demo")
@@ -29,7 +29,7 @@ def config(tmp_path_factory, monkeypatch: pytest.MonkeyPatch):
     return config
 
 
-def told(workdir: pathlib.Path) -> dict[str, dict]:
+def measured(workdir: pathlib.Path) -> dict[str, dict]:
     return {row["name"]: row for row in map(json.loads, (workdir / measure.LINES).read_text().splitlines())}
 
 
@@ -38,49 +38,49 @@ def test_input_and_build(config, tmp_path: pathlib.Path) -> None:
     dataset.build(phantom.source(xrays=12, cts=8, seed=1), data_dir=tmp_path / "records", name="phantom", workers=1)
     reading.inputs(config, tmp_path)
     reading.build(config, tmp_path)
-    found = told(tmp_path)
-    assert found["X-rays from records, one core, cached"]["median"] > 0
-    assert found["CTs from records, 4 threads, not cached"]["median"] > 0
-    assert found["CTs: built over get_fdata + zoom"]["rounds"] == 2
-    pixels, rate = found["CTs from records, one core, cached, pixels"], found["CTs from records, one core, cached"]
+    rows = measured(tmp_path)
+    assert rows["X-rays from records, one core, cached"]["median"] > 0
+    assert rows["CTs from records, 4 threads, not cached"]["median"] > 0
+    assert rows["CTs: built over get_fdata + zoom"]["rounds"] == 2
+    pixels, rate = rows["CTs from records, one core, cached, pixels"], rows["CTs from records, one core, cached"]
     assert pixels["median"] == pytest.approx(rate["median"] * 2**20 / 1e6)
 
 
 def test_checkpoint(config, tmp_path: pathlib.Path) -> None:
-    saving.run(config, tmp_path)
-    found = told(tmp_path)
+    overheads.checkpoints(config, tmp_path)
+    rows = measured(tmp_path)
     stall, whole = (
-        found[name]["values"] for name in ("stall: the loop waits for a save", "a save to its end, in the background")
+        rows[name]["values"] for name in ("stall: the loop waits for a save", "a save to its end, in the background")
     )
     assert all(0 < a <= b for a, b in zip(stall, whole, strict=True))
     assert not (tmp_path / "checkpointed").exists()
 
 
 def test_settings_survive_the_way_through_json(config) -> None:
-    assert restored(plain(config)) == restored({**config.pretrain.to_dict(), "vocab_size": 100})
+    assert from_json(to_json(config)) == from_json({**config.pretrain.to_dict(), "vocab_size": 100})
 
 
 def test_compile(config) -> None:
-    settings = plain(config)
-    found = starting._compile(settings, "")
-    assert set(found) == {"trace", "compile", "cpu"}
-    assert all(value > 0 for value in found.values())
+    settings = to_json(config)
+    times = overheads._compile(settings, "")
+    assert set(times) == {"trace", "compile", "cpu"}
+    assert all(value > 0 for value in times.values())
 
 
 def test_unknown_benches_are_refused(config, tmp_path: pathlib.Path) -> None:
     config.what = "step+spede"
     with pytest.raises(UserError, match="spede"):
-        run.run(config, tmp_path)
+        job.run(config, tmp_path)
 
 
 @pytest.mark.parametrize("busy", [3.0, 60.0])
-def test_other_work_is_told(config, tmp_path: pathlib.Path, monkeypatch, caplog, busy: float) -> None:
-    monkeypatch.setattr(run.psutil, "cpu_percent", lambda interval: busy)
-    monkeypatch.setattr(run, "BENCHES", {"step": lambda config, workdir: None})
+def test_other_work_is_reported(config, tmp_path: pathlib.Path, monkeypatch, caplog, busy: float) -> None:
+    monkeypatch.setattr(job.psutil, "cpu_percent", lambda interval: busy)
+    monkeypatch.setattr(job, "BENCHES", {"step": lambda config, workdir: None})
     config.what = "step"
-    run.run(config, tmp_path)
-    assert told(tmp_path)["processors at other work"]["values"] == [busy]
-    assert ("at other work" in caplog.text) == (busy >= run.IDLE)
+    job.run(config, tmp_path)
+    assert measured(tmp_path)["processors at other work"]["values"] == [busy]
+    assert ("at other work" in caplog.text) == (busy >= job.IDLE)
 
 
 def test_both_jobs_are_on_the_list() -> None:

@@ -10,8 +10,8 @@ from unimedi_jax.bench import measure, step
 
 def test_a_ratio_is_taken_round_by_round() -> None:
     """A machine that turns three times as slow for one round changes no ratio."""
-    found = measure.ratio("faster", [2.0, 6.0, 2.2], [1.0, 3.0, 1.1])
-    assert found.values == pytest.approx((2.0, 2.0, 2.0))
+    ratio = measure.ratio("faster", [2.0, 6.0, 2.2], [1.0, 3.0, 1.1])
+    assert ratio.values == pytest.approx((2.0, 2.0, 2.0))
 
 
 def test_works_take_turns() -> None:
@@ -21,9 +21,9 @@ def test_works_take_turns() -> None:
         order.append(name)
         return float(len(order))
 
-    found = measure.interleaved({name: lambda n=name: work(n) for name in "ab"}, 3)
+    values = measure.interleaved({name: lambda n=name: work(n) for name in "ab"}, 3)
     assert order == list("ababab")
-    assert found == {"a": (1.0, 3.0, 5.0), "b": (2.0, 4.0, 6.0)}
+    assert values == {"a": (1.0, 3.0, 5.0), "b": (2.0, 4.0, 6.0)}
 
 
 def test_lines_and_table(tmp_path: pathlib.Path, capsys) -> None:
@@ -40,9 +40,9 @@ def test_lines_and_table(tmp_path: pathlib.Path, capsys) -> None:
 
 def test_the_step_beside_the_twin() -> None:
     seconds, peaks = {"ours": (1.0, 2.0), "twin": (2.0, 5.0)}, {"ours": 1e9, "twin": 2e9}
-    found = {row.name: row for row in step.table(seconds, peaks, samples=10)}
-    assert found["ours: samples a second"].values == (10.0, 5.0)
-    assert found["samples a second over the twin's"].values == (2.0, 2.5)
-    assert found["peak memory over the twin's"].median == 0.5
+    rows = {row.name: row for row in step.table(seconds, peaks, samples=10)}
+    assert rows["ours: samples a second"].values == (10.0, 5.0)
+    assert rows["samples a second over the twin's"].values == (2.0, 2.5)
+    assert rows["peak memory over the twin's"].median == 0.5
     alone = step.table({"ours": (1.0,)}, {"ours": 1e9}, samples=10)
     assert len(alone) == 2

@@ -12,16 +12,17 @@ import pytest
 from configs import bench as config_file
 from data.errors import UserError
 from unimedi_jax import sharding, trees
-from unimedi_jax.bench import batch
-from unimedi_jax.bench.process import Process
+from unimedi_jax.bench.process import Process, random_batch
+from unimedi_jax.config.pretraining import PretrainConfig
+from unimedi_jax.config.typed import typed
 from unimedi_jax.models import towers
-from unimedi_jax.train import program as programs
+from unimedi_jax.train.job import TrainStep, build_train_step
 
 pytestmark = pytest.mark.usefixtures("eight_devices")
 
 TWIN = pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in ("torch", "timm", "transformers")),
-    reason="torch, timm or transformers is not installed (requirements-dev.txt, requirements-judges.txt)",
+    any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")),
+    reason="torch or transformers is not installed (requirements-dev.txt)",
 )
 
 
@@ -42,15 +43,15 @@ def settings(config) -> dict:
 
 
 @pytest.fixture(scope="module")
-def program(config) -> programs.Program:
-    return programs.make(config, vocab_size=500, mesh=sharding.make_mesh(data=8))
+def program(config) -> TrainStep:
+    return build_train_step(typed(PretrainConfig, config), 500, sharding.make_mesh(data=8))
 
 
 def test_the_batch_is_of_the_shapes_that_the_step_takes(config, settings, program) -> None:
     where = sharding.batch_sharding(sharding.make_mesh(data=8))
-    wanted = towers.example(program.model, dict(config.batch), config.input.report_length, where)
-    shapes = jax.tree.map(lambda x: (x.shape, x.dtype), wanted)
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), batch.random(settings)) == shapes
+    shapes = towers.example(program.model, dict(config.batch), config.input.report_length, where)
+    expected = jax.tree.map(lambda x: (x.shape, x.dtype), shapes)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), random_batch(settings)) == expected
 
 
 @TWIN
@@ -58,11 +59,11 @@ def test_the_twin_has_the_same_parameters_and_learns(settings, program) -> None:
     from unimedi_jax.bench import twin
 
     made = twin.make(settings)
-    assert made.say["parameters"] == trees.count(program.abstract.params)
+    assert made.facts["parameters"] == trees.count(program.abstract.params)
     losses = []
     for _ in range(3):
         made.step()
-        losses.append(made.say["loss"])
+        losses.append(made.facts["loss"])
     assert np.isfinite(losses).all()
     assert losses[-1] < losses[0]
     teacher = made.teacher["vision"].patch_3d.weight
@@ -70,14 +71,14 @@ def test_the_twin_has_the_same_parameters_and_learns(settings, program) -> None:
     assert 0 < (teacher - student).abs().max() < 1e-2
 
 
-def test_a_process_steps_when_told(tmp_path) -> None:
+def test_a_process_steps_when_asked(tmp_path) -> None:
     """Its first step is not measured, and what a library prints does not mix with its answers."""
     (tmp_path / "trivial.py").write_text(
         "class Trivial:\n"
         "    def __init__(self, settings):\n"
-        "        self.say = settings | {'steps': 0}\n"
+        "        self.facts = settings | {'steps': 0}\n"
         "    def step(self):\n"
-        "        self.say['steps'] += 1\n"
+        "        self.facts['steps'] += 1\n"
         "        print('a word of a library')\n"
         "    def peak(self):\n"
         "        return None\n"
@@ -85,7 +86,7 @@ def test_a_process_steps_when_told(tmp_path) -> None:
     )
     paths = os.pathsep.join([str(tmp_path), str(pathlib.Path.cwd())])
     process = Process("trivial", {"a": 1}, {"PYTHONPATH": paths})
-    assert process.say == {"a": 1, "steps": 1}
+    assert process.facts == {"a": 1, "steps": 1}
     assert process.step() >= 0
     assert process.peak() > 2**20
     process.close()
@@ -93,5 +94,5 @@ def test_a_process_steps_when_told(tmp_path) -> None:
 
 def test_a_process_that_fails_is_one_line(settings, capfd) -> None:
     with pytest.raises(UserError, match="ended with exit code 1"):
-        Process("unimedi_jax.bench.batch", settings)
+        Process("unimedi_jax.bench.measure", settings)
     assert "has no attribute 'make'" in capfd.readouterr().err

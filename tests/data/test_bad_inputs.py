@@ -27,7 +27,7 @@ from data.build import pool
 from data.checks import doctor
 from data.manifest import samples
 from data.manifest import source as manifest
-from data.manifest.options import Choices
+from data.manifest.options import Options
 from data.readers import dicom_pixels, geometry, image_statistics
 from data.readers.volumes import Rules
 from data.reports import sections, text, tokenizer
@@ -326,13 +326,13 @@ def row(path, **fields):
     return {"path": path, "modality": "xray", "report": "There is a nodule in the left lung.", "patient": "7", **fields}
 
 
-def read(folder, *rows, choices=Choices()):  # noqa: B008 (frozen)
+def read(folder, *rows, options=Options()):  # noqa: B008 (frozen)
     header = list(dict.fromkeys(name for one in rows for name in one))
     with (folder / "rows.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, header, restval="")
         writer.writeheader()
         writer.writerows(rows)
-    return manifest.read(folder / "rows.csv", choices)
+    return manifest.read(folder / "rows.csv", options)
 
 
 def verdict(source):
@@ -396,8 +396,8 @@ def test_11_the_same_picture_twice_and_a_patient_in_two_splits(tmp_path):
     png(tmp_path, film().T, "x3.png")
     rows = [row("x1.png", patient="a", split="train"), row("x2.bmp", patient="b", split="test")]
     source = read(tmp_path, *rows)
-    found = doctor.examine(source, pool.opened(source, 1), report_length=112)
-    assert found["duplicates"] == found["duplicates_in_two_splits"] == [[1, 2]]
+    result = doctor.examine(source, pool.converter(source, 1), report_length=112)
+    assert result["duplicates"] == result["duplicates_in_two_splits"] == [[1, 2]]
     leak = read(tmp_path, *rows, row("x3.png", patient="a", split="val"))
     assert [(one.row, one.reason.partition(":")[0]) for one in leak.rejected] == [
         (1, "leak_patient"),
@@ -427,19 +427,19 @@ def test_25_padding_is_air_before_resampling(tmp_path):
 def test_28_axes_may_be_told(tmp_path):
     expected = example_of(tmp_path, nifti(tmp_path, affine=np.diag([-0.8, -0.7, 2.5, 1])), modality="ct")["volume"]
     nifti(tmp_path, sform_code=0, qform_code=0)
-    told = read(tmp_path, row("ct.nii", modality="ct"), choices=Choices(scans=Rules(assume="LPS")))
-    np.testing.assert_array_equal(verdict(told)[2]["volume"], expected)
-    told = read(tmp_path, row("ct.nii", modality="ct"), choices=Choices(scans=Rules(assume="RPS")))
-    np.testing.assert_allclose(verdict(told)[2]["volume"], expected[:, :, ::-1], atol=1)
+    assumed = read(tmp_path, row("ct.nii", modality="ct"), options=Options(scans=Rules(assume="LPS")))
+    np.testing.assert_array_equal(verdict(assumed)[2]["volume"], expected)
+    assumed = read(tmp_path, row("ct.nii", modality="ct"), options=Options(scans=Rules(assume="RPS")))
+    np.testing.assert_allclose(verdict(assumed)[2]["volume"], expected[:, :, ::-1], atol=1)
 
 
 def test_36_the_least_number_of_slices_is_a_setting(tmp_path):
     nifti(tmp_path, chest()[:, :, :7])
     assert verdict(read(tmp_path, row("ct.nii", modality="ct")))[0] == "ok"
-    strict = Choices(scans=Rules(min_slices=8))
-    assert verdict(read(tmp_path, row("ct.nii", modality="ct"), choices=strict))[0] == "too_few_slices"
+    strict = Options(scans=Rules(min_slices=8))
+    assert verdict(read(tmp_path, row("ct.nii", modality="ct"), options=strict))[0] == "too_few_slices"
     tall = series(tmp_path, lambda i: {} if i < 7 else None)
-    assert verdict(read(tmp_path, row(tall.name, modality="ct"), choices=strict))[0] == "too_few_slices"
+    assert verdict(read(tmp_path, row(tall.name, modality="ct"), options=strict))[0] == "too_few_slices"
 
 
 def test_42_masks(tmp_path):
@@ -537,8 +537,8 @@ def test_50_languages(tmp_path):
     ]
     rows = [row("x1.png", report=spanish), row("x2.png", report=mixed)]
     assert not read(tmp_path, *rows).rejected
-    kept = read(tmp_path, *rows, choices=Choices(language="en"))
-    assert [one.reason.partition(":")[0] for one in kept.rejected] == ["wrong_language"]
+    english = read(tmp_path, *rows, options=Options(language="en"))
+    assert [one.reason.partition(":")[0] for one in english.rejected] == ["wrong_language"]
 
 
 def test_51_long_reports_are_counted_and_cut(tmp_path):
@@ -576,7 +576,7 @@ def test_55_tables(tmp_path):
 def test_57_labels(tmp_path, uncertain, value):
     png(tmp_path, film())
     fields = {"Label: Nodule": "-1", "label:effusion": "", "LABEL:mass": "1.0"}
-    source = read(tmp_path, row("x.png", **fields), choices=Choices(uncertain=uncertain))
+    source = read(tmp_path, row("x.png", **fields), options=Options(uncertain=uncertain))
     assert source.labels == ("Nodule", "effusion", "mass")
     np.testing.assert_array_equal(source.convert(source.rows[0])["labels"], np.array([value, np.nan, 1], np.float32))
     assert source.contract["uncertain_becomes"] == uncertain
@@ -586,8 +586,8 @@ def test_57_labels(tmp_path, uncertain, value):
 def test_58_a_class_that_is_absent_is_nan_and_left_out_of_the_mean():
     rng = np.random.default_rng(0)
     labels = np.stack([rng.random(40) < 0.5, np.zeros(40)], 1).astype(float)
-    found = auroc.per_label(rng.random((40, 2)), labels)
-    scalars = found.scalars(["seen", "absent"])
+    result = auroc.per_label(rng.random((40, 2)), labels)
+    scalars = result.scalars(["seen", "absent"])
     assert np.isnan(scalars["absent"])
     assert scalars["macro"] == scalars["seen"]
 

@@ -16,7 +16,7 @@ VOXELS = 512 * 512 * 128
 SLACK = 100 << 20
 PEAK = """
 import pathlib, sys
-from data import volumes
+from data.readers import volumes
 peak = lambda: next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) << 10
 volumes.read_volume(pathlib.Path(sys.argv[1]))  # a small scan: what every scan loads once is no scan's
 before = peak()

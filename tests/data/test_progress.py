@@ -28,6 +28,6 @@ def test_a_terminal_gets_a_bar_if_it_takes_long(monkeypatch: pytest.MonkeyPatch,
     go(3)
     assert "rows" not in capsys.readouterr().err
     waits = progress.tqdm.tqdm
-    monkeypatch.setattr(progress.tqdm, "tqdm", lambda **given: waits(**given | {"delay": 0, "mininterval": 0}))
+    monkeypatch.setattr(progress.tqdm, "tqdm", lambda **options: waits(**options | {"delay": 0, "mininterval": 0}))
     go(2)
     assert "rows:  60%" in capsys.readouterr().err

@@ -9,8 +9,12 @@ import pytest
 from configs import pretrain
 from tests.conftest import once
 from unimedi_jax import checkpoint
-from unimedi_jax.evaluation import opened
-from unimedi_jax.train import loop, setup
+from unimedi_jax.config.pretraining import PretrainConfig
+from unimedi_jax.config.typed import typed
+from unimedi_jax.inference import pretrained
+from unimedi_jax.input import records
+from unimedi_jax.train import loop
+from unimedi_jax.train.job import build_job
 
 
 @pytest.fixture(scope="session")
@@ -28,12 +32,17 @@ def _save(records_dir: pathlib.Path, workdir: pathlib.Path) -> None:
     config.model.image_size = 56
     config.model.image_patch = (8, 8)
     config.model.slice_size = 56
-    job = setup.make(config, workdir)
+    job = build_job(typed(PretrainConfig, config), workdir)
     iterator = iter(grain.MapDataset.range(3).to_iter_dataset())
     with jax.set_mesh(job.mesh), checkpoint.Checkpoints(workdir) as checkpoints:
         checkpoints.save(1, job.init(jax.random.key(5)), iterator, loop.facts(job))
 
 
 @pytest.fixture(scope="session")
-def trained(checkpoint_dir) -> opened.Opened:
-    return opened.open_run(checkpoint_dir)
+def trained(checkpoint_dir) -> pretrained.Pretrained:
+    return pretrained.load(checkpoint_dir)
+
+
+@pytest.fixture(scope="session")
+def phantom(records_dir) -> records.RecordSet:
+    return records.open_set(records_dir, "phantom")

@@ -48,8 +48,10 @@ def campaign(folder: pathlib.Path, rounds: int, until: float, rng: random.Random
     log = process.communicate()[1]
     if process.returncode:
         sys.exit(f"the undisturbed run failed:\n{log}")
-    wanted = observe(alone, folder / "alone.ids")
-    print(f"undisturbed: {len(wanted.lines)} lines, {len(wanted.ids)} batches, checkpoints {sorted(wanted.hashes)}")
+    expected = observe(alone, folder / "alone.ids")
+    print(
+        f"undisturbed: {len(expected.lines)} lines, {len(expected.ids)} batches, checkpoints {sorted(expected.hashes)}"
+    )
 
     volume = Volume(folder / "volume")
     failed = done = run = ended = 0
@@ -59,7 +61,7 @@ def campaign(folder: pathlib.Path, rounds: int, until: float, rng: random.Random
             workdir, ids = volume.path / f"run{run}", folder / f"run{run}.ids"
             name, what, code, log = one_round(records, folder / "spare", workdir, ids, volume, cache, rng)
             done += 1
-            problems = differences(wanted, observe(workdir, ids), whole=code == 0)
+            problems = differences(expected, observe(workdir, ids), whole=code == 0)
             if code not in CODES:
                 problems.append(f"exit code {code}")
             if "Traceback" in log:
@@ -154,11 +156,11 @@ class Volume:
             subprocess.run(["umount", "-l", str(self.path)], check=True)
 
 
-Seen = collections.namedtuple("Seen", "lines ids hashes")
+Observed = collections.namedtuple("Observed", "lines ids hashes")
 
 
-def observe(workdir: pathlib.Path, ids: pathlib.Path) -> Seen:
-    """Lines of the metrics without clocks; step -> every set of ids seen for it; step -> hashes of its checkpoint."""
+def observe(workdir: pathlib.Path, ids: pathlib.Path) -> Observed:
+    """Lines of the metrics without clocks; step -> every set of ids that it had; step -> hashes of its checkpoint."""
     lines = []
     if (workdir / "metrics.jsonl").exists():
         for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
@@ -170,10 +172,10 @@ def observe(workdir: pathlib.Path, ids: pathlib.Path) -> Seen:
     batches = collections.defaultdict(list)
     for line in ids.read_text(encoding="utf-8").splitlines() if ids.exists() else []:
         try:
-            step, found = json.loads(line)
+            step, ids_of_step = json.loads(line)
         except ValueError:
             continue
-        batches[step].append(found)
+        batches[step].append(ids_of_step)
     hashes = {}
     for path in (workdir / "checkpoints").glob("*/manifest.json"):
         if not path.parent.name.isdecimal():
@@ -182,20 +184,20 @@ def observe(workdir: pathlib.Path, ids: pathlib.Path) -> Seen:
             hashes[path.parent.name] = json.loads(path.read_text(encoding="utf-8"))["arrays"]
         except (ValueError, KeyError):
             continue  # this round's injury
-    return Seen(lines, dict(batches), hashes)
+    return Observed(lines, dict(batches), hashes)
 
 
-def differences(wanted: Seen, found: Seen, *, whole: bool) -> list[str]:
+def differences(expected: Observed, observed: Observed, *, whole: bool) -> list[str]:
     """What differs between the undisturbed run and another, so far, or at its end."""
     problems = []
-    if (whole and found.lines != wanted.lines) or found.lines != wanted.lines[: len(found.lines)]:
-        problems.append(f"metrics: {len(found.lines)} lines, {len(wanted.lines)} expected")
-    if whole and found.ids.keys() != wanted.ids.keys():
+    if (whole and observed.lines != expected.lines) or observed.lines != expected.lines[: len(observed.lines)]:
+        problems.append(f"metrics: {len(observed.lines)} lines, {len(expected.lines)} expected")
+    if whole and observed.ids.keys() != expected.ids.keys():
         problems.append("batches were left out")
-    problems += [f"records of step {k}" for k, v in found.ids.items() if any(one != wanted.ids[k][0] for one in v)]
-    stops = {step: v for step, v in found.hashes.items() if step in wanted.hashes}
-    problems += [f"arrays of checkpoint {step}" for step, v in stops.items() if v != wanted.hashes[step]]
-    if whole and max(map(int, found.hashes)) != max(map(int, wanted.hashes)):
+    problems += [f"records of step {k}" for k, v in observed.ids.items() if any(one != expected.ids[k][0] for one in v)]
+    stops = {step: v for step, v in observed.hashes.items() if step in expected.hashes}
+    problems += [f"arrays of checkpoint {step}" for step, v in stops.items() if v != expected.hashes[step]]
+    if whole and max(map(int, observed.hashes)) != max(map(int, expected.hashes)):
         problems.append("no last checkpoint")
     return problems
 

@@ -78,14 +78,14 @@ def _wire() -> None:
 
 
 def _note_ids(path: pathlib.Path) -> None:
-    look = loss_monitor.Guard.look
+    update = loss_monitor.LossMonitor.update
 
-    def noted(self: loss_monitor.Guard, done: loss_monitor.Done) -> None:
+    def noted(self: loss_monitor.LossMonitor, result: loss_monitor.StepResult) -> None:
         with path.open("a", encoding="utf-8") as file:
-            file.write("\n" + json.dumps([done.step, done.ids]))  # in front: a torn line spoils no other
-        look(self, done)
+            file.write("\n" + json.dumps([result.step, result.ids]))  # in front: a torn line spoils no other
+        update(self, result)
 
-    loss_monitor.Guard.look = noted
+    loss_monitor.LossMonitor.update = noted
 
 
 def _fill_disk(save: int) -> None:

@@ -12,7 +12,10 @@ import numpy as np
 
 from tests.faults import config as toy
 from unimedi_jax import hosts, sharding
-from unimedi_jax.train import loop, setup, state
+from unimedi_jax.config.pretraining import PretrainConfig
+from unimedi_jax.config.typed import typed
+from unimedi_jax.train import job as jobs
+from unimedi_jax.train import loop, state
 
 STEPS = 3
 
@@ -25,16 +28,16 @@ def main(records: str, workdir: str, coordinator: str) -> None:
     config.distributed.timeout = 300  # the processes share what cores there are
     config.mesh.update(data=2, fsdp=2)
     hosts.connect(**config.distributed)
-    job = setup.make(config, pathlib.Path(workdir))
+    job = jobs.build_job(typed(PretrainConfig, config), pathlib.Path(workdir))
     with jax.set_mesh(job.mesh):
         found = job.init(jax.random.key(config.seed))
         split = [leaf for leaf in jax.tree.leaves(found) if not leaf.sharding.is_fully_replicated]
-        batches, told = loop._batches(config, job), []
+        batches, told = jobs.open_batches(job), []
         for _ in range(STEPS):
             batch = next(batches)
             found, metrics = job.step(found, sharding.put_batch(loop._arrays(batch), job.mesh))
             told.append({name: float(mean.value) for name, mean in metrics.items()})
-        embedder = setup.make_suite(job, config).embedder
+        embedder = jobs.build_evaluator(job).embedder
         text = np.arange(embedder.rows * 8, dtype=np.int32).reshape(-1, 8) % 50
         z = embedder(embedder.report, state.variables(found), text, text > 3)
         batches.close()

@@ -45,7 +45,7 @@ def watch(process: subprocess.Popen, moment: str, numbers: list[int], rng: rando
     """Sends signals at a moment of a run, if it comes; waits for the end. Returns the exit code and the log."""
     words, longest = MOMENTS[moment]
     alternatives = words.split("|")
-    wanted = [rng.choice(alternatives)] if moment != "compilation" else alternatives
+    awaited = [rng.choice(alternatives)] if moment != "compilation" else alternatives
     log: list[str] = []
 
     def strike() -> None:
@@ -59,7 +59,7 @@ def watch(process: subprocess.Popen, moment: str, numbers: list[int], rng: rando
         striker.start()
     for line in process.stderr:
         log.append(line)
-        if striker.ident is None and any(word in line for word in wanted):
+        if striker.ident is None and any(word in line for word in awaited):
             striker.start()
     process.stderr.close()
     code = process.wait()

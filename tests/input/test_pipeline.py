@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from data.errors import UserError
+from unimedi_jax.config.pretraining import InputConfig
 from unimedi_jax.input import pipeline, records
 
 
@@ -52,15 +53,15 @@ def batches(sets, counts, number, **settings):
     return [next(iterator) for _ in range(number)]
 
 
-def ids(found, modality):
-    return [one for batch in found for one in batch[modality]["id"].tolist()]
+def ids(batch_list, modality):
+    return [one for batch in batch_list for one in batch[modality]["id"].tolist()]
 
 
 def test_fixed_counts_and_whole_epochs():
-    found = batches([(Set("a", 10, 6), 1.0)], {"xray": 5, "ct": 2}, 6)
-    assert all(len(batch["xray"]["id"]) == 5 and len(batch["ct"]["id"]) == 2 for batch in found)
-    seen = ids(found, "xray")
-    first, second = seen[:10], seen[10:20]
+    batch_list = batches([(Set("a", 10, 6), 1.0)], {"xray": 5, "ct": 2}, 6)
+    assert all(len(batch["xray"]["id"]) == 5 and len(batch["ct"]["id"]) == 2 for batch in batch_list)
+    names = ids(batch_list, "xray")
+    first, second = names[:10], names[10:20]
     assert sorted(first) == sorted(second) == [f"a-xray-{i}" for i in range(10)]
     assert first != second, "every epoch is shuffled anew"
 
@@ -82,7 +83,7 @@ def test_the_place_can_be_saved_and_found_again(processes):
 
     def begin(processes: int) -> pipeline.Batches:
         sets, rows = [(Set("a", 30, 9), 1.0)], {"xray": 4, "ct": 2}
-        return pipeline.train(sets, SAMPLERS, rows, seed=0, processes=processes)
+        return pipeline.train(sets, SAMPLERS, rows, InputConfig(processes=processes), seed=0)
 
     with contextlib.closing(begin(0)) as one, contextlib.closing(begin(processes)) as again:
         for _ in range(3):
@@ -99,7 +100,7 @@ def test_the_place_can_be_saved_and_found_again(processes):
 
 def test_a_reader_that_is_killed_is_one_line():
     sets, rows = [(Set("a", 30, 9), 1.0)], {"xray": 4, "ct": 2}
-    with contextlib.closing(pipeline.train(sets, SAMPLERS, rows, seed=0, processes=1)) as batches:
+    with contextlib.closing(pipeline.train(sets, SAMPLERS, rows, InputConfig(processes=1), seed=0)) as batches:
         next(batches)
         for child in multiprocessing.active_children():
             child.kill()
@@ -112,12 +113,13 @@ import multiprocessing
 import time
 from absl import flags
 from tests.input import test_pipeline as shared
+from unimedi_jax.config.pretraining import InputConfig
 from unimedi_jax.input import pipeline
 
 if __name__ == "__main__":
     flags.FLAGS(["reads"])
     sets, rows = [(shared.Set("a", 30, 9), 1.0)], {"xray": 4, "ct": 2}
-    batches = pipeline.train(sets, shared.SAMPLERS, rows, seed=0, processes=2)
+    batches = pipeline.train(sets, shared.SAMPLERS, rows, InputConfig(processes=2), seed=0)
     next(batches)
     print(*(child.pid for child in multiprocessing.active_children()), flush=True)
     time.sleep(600)
@@ -166,14 +168,14 @@ def test_the_global_batch_does_not_depend_on_the_number_of_hosts(hosts):
 
 def test_sets_mix_by_weight():
     sets = [(Set("a", 50, 5), 3.0), (Set("b", 50, 5), 1.0)]
-    seen = ids(batches(sets, {"xray": 10, "ct": 1}, 40), "xray")
-    share = sum(one.startswith("a") for one in seen) / len(seen)
+    names = ids(batches(sets, {"xray": 10, "ct": 1}, 40), "xray")
+    share = sum(one.startswith("a") for one in names) / len(names)
     assert share == pytest.approx(0.75, abs=0.02)
 
 
 def test_a_modality_may_be_absent():
-    found = batches([(Set("a", 10, 0), 1.0)], {"xray": 2, "ct": 0}, 1)
-    assert set(found[0]) == {"xray"}
+    batch_list = batches([(Set("a", 10, 0), 1.0)], {"xray": 2, "ct": 0}, 1)
+    assert set(batch_list[0]) == {"xray"}
     with pytest.raises(UserError, match=r"no training ct records in a: set config.batch.ct=0"):
         batches([(Set("a", 10, 0), 1.0)], {"xray": 2, "ct": 1}, 1)
     with pytest.raises(UserError, match="neither X-rays nor CTs"):
@@ -187,18 +189,18 @@ def test_reports_are_cut_to_the_first_length_that_holds_them():
 
     batch = {"xray": part(2, 4), "ct": part(3)}
     for lengths, expected in (((4, 6, 9), 4), ((3, 6, 9), 6), ((9,), 9)):
-        found = pipeline.report_length(batch, lengths)
-        assert found == expected
-        cut = pipeline.trimmed(batch, found)
+        length = pipeline.report_length(batch, lengths)
+        assert length == expected
+        cut = pipeline.trimmed(batch, length)
         assert [cut[m]["text"].shape for m in ("xray", "ct")] == [(2, expected), (1, expected)]
         assert all(cut[m]["text"].sum() == batch[m]["text"].sum() for m in batch), "no token is lost"
         assert cut["xray"]["id"].tolist() == ["2", "4"]
 
 
 def test_small_sets_fill_batches_across_epochs():
-    found = batches([(Set("a", 3, 0), 1.0)], {"xray": 8, "ct": 0}, 3)
-    seen = ids(found, "xray")
-    assert {one: seen.count(one) for one in set(seen)} == {f"a-xray-{i}": 8 for i in range(3)}
+    batch_list = batches([(Set("a", 3, 0), 1.0)], {"xray": 8, "ct": 0}, 3)
+    names = ids(batch_list, "xray")
+    assert {one: names.count(one) for one in set(names)} == {f"a-xray-{i}": 8 for i in range(3)}
 
 
 def test_evaluation_sees_every_record_once():
@@ -206,11 +208,11 @@ def test_evaluation_sees_every_record_once():
         def source(self, modality, split, fields=None):
             return super().source(modality, split)
 
-    found = list(pipeline.evaluation(Held("a", 10, 0), Sampler("xray"), "test", 4))
-    assert [batch["mask"].sum() for batch in found] == [4, 4, 2]
-    real = [one for batch in found for one in batch["id"][batch["mask"]].tolist()]
+    batch_list = list(pipeline.evaluation(Held("a", 10, 0), Sampler("xray"), "test", 4))
+    assert [batch["mask"].sum() for batch in batch_list] == [4, 4, 2]
+    real = [one for batch in batch_list for one in batch["id"][batch["mask"]].tolist()]
     assert real == [f"a-xray-{i}" for i in range(10)]
-    assert all(len(batch["id"]) == 4 for batch in found), "the last batch is filled up"
+    assert all(len(batch["id"]) == 4 for batch in batch_list), "the last batch is filled up"
     limited = list(pipeline.evaluation(Held("a", 10, 0), Sampler("xray"), "test", 4, limit=5))
     assert sum(batch["mask"].sum() for batch in limited) == 5
 
@@ -229,15 +231,15 @@ class Damaged(list):
 
 
 def test_a_few_damaged_records_are_told_and_their_neighbours_stand_in(caplog):
-    spared = records.Spared(Damaged(20, {3, 4}), 0.1)
+    spared = records.SkipDamaged(Damaged(20, {3, 4}), 0.1)
     assert [spared[i] for i in (2, 3, 4, 5)] == [2, 5, 5, 5]
     assert len(spared) == 20
     assert caplog.text.count("cannot be read") == 2
-    assert Damaged(20, {19})[0] == records.Spared(Damaged(20, {19}), 0.1)[19]
+    assert Damaged(20, {19})[0] == records.SkipDamaged(Damaged(20, {19}), 0.1)[19]
 
 
 def test_more_damage_than_allowed_is_an_error():
-    spared = records.Spared(Damaged(20, {3, 8, 9}), 0.1)
+    spared = records.SkipDamaged(Damaged(20, {3, 8, 9}), 0.1)
     assert spared[3] == 4
     with pytest.raises(UserError, match="record 9 cannot be read"):
         spared[8]

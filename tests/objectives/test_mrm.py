@@ -10,10 +10,11 @@ from jax import numpy as jnp
 from data.errors import UserError
 from data.reports import tokenizer
 from tests.objectives import trial
+from unimedi_jax.config import objectives as settings
 from unimedi_jax.models import sizes
 from unimedi_jax.objectives import mae, mrm
 from unimedi_jax.objectives.mrm import Objective
-from unimedi_jax.train import setup
+from unimedi_jax.train import dataset
 
 SIZE = sizes.Size(32, 1, 4, 64)
 DECODER = dict(decoder_width=24, decoder_depth=1, decoder_heads=2)
@@ -35,17 +36,16 @@ def test_the_ids_are_those_of_the_sets_own_tokenizers(tmp_path) -> None:
     reports = tokenizer.load(tmp_path)
     assert Objective().mask_id == reports.mask_token_id
     assert Objective().special_ids == (reports.pad_token_id, reports.cls_token_id, reports.sep_token_id)
-    settings = {"name": "mrm", "mask_id": Objective().mask_id, "special_ids": Objective().special_ids}
-    setup._check_ids(settings, reports)
-    setup._check_ids({"name": "mae"}, types.SimpleNamespace())
+    dataset.check_ids(settings.MRM(), reports)
+    dataset.check_ids(settings.MAE(), types.SimpleNamespace())
     with pytest.raises(UserError, match=r"mask_id=4 .*objective.special_ids=\(0, 2, 3\)"):
-        setup._check_ids(settings | {"special_ids": (0, 1)}, reports)
+        dataset.check_ids(settings.MRM(special_ids=(0, 1)), reports)
     bert = types.SimpleNamespace(mask_token_id=103, pad_token_id=0, cls_token_id=101, sep_token_id=102)
     with pytest.raises(UserError, match=r"mask_id=103 .*special_ids=\(0, 101, 102\)"):
-        setup._check_ids(settings, bert)
-    setup._check_ids(settings | {"mask_id": 103, "special_ids": (0, 101, 102)}, bert)
+        dataset.check_ids(settings.MRM(), bert)
+    dataset.check_ids(settings.MRM(mask_id=103, special_ids=(0, 101, 102)), bert)
     with pytest.raises(UserError, match="no mask token"):
-        setup._check_ids(settings, types.SimpleNamespace(mask_token_id=None))
+        dataset.check_ids(settings.MRM(), types.SimpleNamespace(mask_token_id=None))
 
 
 @pytest.mark.parametrize("ratio", [0.5, 0.15])

@@ -8,8 +8,10 @@ import pytest
 from configs import pretrain, systems
 from data.errors import UserError
 from unimedi_jax import objectives, sharding
+from unimedi_jax.config.pretraining import PretrainConfig
+from unimedi_jax.config.typed import typed
 from unimedi_jax.models import towers
-from unimedi_jax.train import program as programs
+from unimedi_jax.train.job import build_train_step
 
 EVERYWHERE = [*systems.SYSTEMS, "mae,xray_only", "simmim,ct_only", "clip,xray_only", "unimiss,ct_only"]
 
@@ -28,7 +30,7 @@ def test_all_settings_are_written_out(name: str) -> None:
 def test_the_step_takes_shape_in_the_small_run(name: str) -> None:
     config = pretrain.get_config(f"demo,{name}")
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    what = programs.make(config, vocab_size=200, mesh=mesh)
+    what = build_train_step(typed(PretrainConfig, config), 200, mesh)
     batch = towers.example(what.model, dict(config.batch), 64, jax.NamedSharding(mesh, jax.P(("data", "fsdp"))))
     state, metrics = jax.eval_shape(what.step, what.abstract, batch)
     alike = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), state, what.abstract)
@@ -52,6 +54,6 @@ def test_one_system_a_run() -> None:
     config = pretrain.get_config("demo,clip")
     config.objective.nonsense = 1
     with pytest.raises(UserError, match="nonsense"):
-        programs.make(config, vocab_size=200, mesh=sharding.make_mesh(devices=jax.devices()[:1]))
+        build_train_step(typed(PretrainConfig, config), 200, sharding.make_mesh(devices=jax.devices()[:1]))
     with pytest.raises(ValueError, match="name is one of unimedi, contrast"):
         objectives.make("nothing")

@@ -1,5 +1,6 @@
 """The objective that README.md prints: under 30 lines, and it trains as printed."""
 
+import dataclasses
 import importlib.util
 import pathlib
 import re
@@ -8,7 +9,12 @@ import jax
 import numpy as np
 import pytest
 
+from configs import pretrain, systems
 from unimedi_jax import objectives, optim
+from unimedi_jax.config import objectives as settings
+from unimedi_jax.config import presets
+from unimedi_jax.config.pretraining import OptimConfig, PretrainConfig
+from unimedi_jax.config.typed import typed
 from unimedi_jax.train import state as states
 from unimedi_jax.train import step as steps
 
@@ -16,29 +22,38 @@ TEXT = pathlib.Path(__file__).parents[2] / "README.md"
 
 
 @pytest.fixture(scope="module")
-def code() -> str:
-    (block,) = re.findall(r"```python\n(.*?)```", TEXT.read_text(encoding="utf-8"), re.DOTALL)
-    return block
+def blocks() -> tuple[str, str]:
+    """The settings, and the file of the objective."""
+    own, file = re.findall(r"```python\n(.*?)```", TEXT.read_text(encoding="utf-8"), re.DOTALL)
+    return own, file
 
 
 @pytest.fixture
-def cosine(code, tmp_path, monkeypatch):
+def cosine(blocks, tmp_path, monkeypatch):
+    own, file = blocks
+    exec(own, namespace := {"dataclasses": dataclasses})
+    monkeypatch.setattr(settings, "Cosine", namespace["Cosine"], raising=False)
+    monkeypatch.setitem(settings.OBJECTIVES, "cosine", settings.Cosine)
     path = tmp_path / "cosine.py"
-    path.write_text(code)
+    path.write_text(file)
     spec = importlib.util.spec_from_file_location("cosine", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setitem(objectives.OBJECTIVES, "cosine", module.Objective)
-    return objectives.make("cosine", weight_cosine=2.0)
+    monkeypatch.setitem(systems.SYSTEMS, "cosine", {})
+    config = pretrain.get_config("demo")
+    presets.apply(config, pretrain.changes(small=True)["cosine"])
+    config.objective.weight_cosine = 2.0
+    return objectives.make(**dataclasses.asdict(typed(PretrainConfig, config).objective))
 
 
-def test_it_is_short(code):
-    assert len(code.splitlines()) < 30
+def test_it_is_short(blocks):
+    assert sum(len(block.splitlines()) for block in blocks) < 30
 
 
 def test_it_trains_as_printed(cosine, make_tiny, make_batch):
     model = make_tiny(objective=cosine)
-    tx, schedule = optim.make(steps=5, warmup_steps=1, peak_lr=1e-2, start_lr=1e-2)
+    tx, schedule = optim.make(OptimConfig(warmup_steps=1, peak_lr=1e-2, start_lr=1e-2), steps=5)
     train_step = steps.make_train_step(
         model, tx, objective=cosine, schedule=schedule, ema=optim.ema_schedule(base=0.9, final=1.0, steps=5)
     )

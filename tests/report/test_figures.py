@@ -13,15 +13,15 @@ def _decoded(png: bytes) -> np.ndarray:
     return picture[..., ::-1]
 
 
-def test_film_is_the_image_itself() -> None:
+def test_greyscale_is_the_image_itself() -> None:
     image = np.random.default_rng(0).integers(0, 256, (20, 30), dtype=np.uint8)
-    np.testing.assert_array_equal(_decoded(figures.film(image)), np.repeat(image[..., None], 3, 2))
+    np.testing.assert_array_equal(_decoded(figures.greyscale(image)), np.repeat(image[..., None], 3, 2))
 
 
 def test_outline_runs_around_the_lesion_and_hides_none_of_it() -> None:
     image, lesion = np.full((40, 40), 90, np.uint8), np.zeros((40, 40), bool)
     lesion[10:20, 12:25] = True
-    picture = _decoded(figures.film(image, lesion))
+    picture = _decoded(figures.greyscale(image, lesion))
     line = (picture == figures.LESION_RGB).all(axis=-1)
     assert not (line & lesion).any()
     rows, columns = np.nonzero(line)

@@ -2,46 +2,17 @@
 
 import base64
 import json
-import re
-from html.parser import HTMLParser
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from tests.pages import HOSTILE, Parsed, assert_loads_and_runs_nothing, assert_same_page_but_for_texts
 from unimedi_jax.report import content, figures, page, tables
 
 SECRET = "Nodule <script>alert(1)</script> of Mrs. Doe & son"
-VOID = {"meta", "img", "br", "hr", "link", "input"}
-
-
-class _Parsed(HTMLParser):
-    """Tags, attributes and text of a page; fails where tags do not nest."""
-
-    def __init__(self, page_text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.numbers: list[tuple[str, str, str]] = []  # key, exact value, text shown
-        self.text: list[str] = []
-        self._open: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(page_text)
-        self.close()
-        assert not self._open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self._open.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop()[0] == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
-        attributes = self._open[-1][1] if self._open else {}
-        if "data-key" in attributes:
-            self.numbers.append((attributes["data-key"], attributes["data-value"], data))
 
 
 def _metrics() -> list[dict]:
@@ -113,7 +84,7 @@ def shown(filled: content.PageContent) -> str:
 
 
 def test_numbers_are_those_of_the_metrics(filled: content.PageContent, shown: str) -> None:
-    numbers = _Parsed(shown).numbers
+    numbers = Parsed(shown).numbers
     written = {}
     for line in filled.metrics:
         for key, value in line.items():
@@ -134,23 +105,11 @@ def test_numbers_are_those_of_the_metrics(filled: content.PageContent, shown: st
 
 
 def test_page_loads_nothing_and_runs_nothing(shown: str) -> None:
-    parsed = _Parsed(shown)
-    names = {tag for tag, _ in parsed.tags}
-    assert not names & {"script", "link", "iframe", "object", "embed", "form", "base"}
-    for _, attributes in parsed.tags:
-        assert not any(name.startswith("on") for name in attributes)
-        for name in ("src", "href", "srcset", "action", "poster"):
-            target = attributes.get(name) or "#"
-            assert target.startswith(("#", "data:image/png;base64,"))
-    style = re.search(r"<style>(.*?)</style>", shown, re.DOTALL)
-    assert style is not None
-    assert "url(" not in style[1]
-    assert "@import" not in style[1]
-    assert any("default-src 'none'" in (a.get("content") or "") for _, a in parsed.tags)
+    assert_loads_and_runs_nothing(shown)
 
 
 def test_links_and_pictures_are_whole(shown: str) -> None:
-    parsed = _Parsed(shown)
+    parsed = Parsed(shown)
     ids = {attributes["id"] for _, attributes in parsed.tags if "id" in attributes}
     links = [attributes["href"] for tag, attributes in parsed.tags if tag == "a"]
     assert len(links) == 8
@@ -164,7 +123,7 @@ def test_links_and_pictures_are_whole(shown: str) -> None:
 
 
 def test_reports_are_hidden_unless_asked_for(filled: content.PageContent, shown: str) -> None:
-    parsed = _Parsed(page.render(filled))
+    parsed = Parsed(page.render(filled))
     text = " ".join([*parsed.text, *(attributes.get("alt") or "" for _, attributes in parsed.tags)])
     for word in ("Doe", "Clear lungs", "alert"):
         assert word not in text
@@ -175,21 +134,79 @@ def test_reports_are_hidden_unless_asked_for(filled: content.PageContent, shown:
 
 def test_texts_are_escaped(shown: str) -> None:
     assert "<script" not in shown
-    text = _Parsed(shown).text
+    text = Parsed(shown).text
     assert text.count(SECRET) == 4
     assert "run <1>" in text
     assert "a<b" in text
     assert '"a&b"' in text
 
 
+def _of_texts(text: Callable[[str], str]) -> content.PageContent:
+    """A page whose every text comes from outside, as `text` of the name of its place."""
+    image, lesion = np.zeros((8, 8), np.uint8), np.zeros((8, 4, 4), bool)
+    cells = [content.Cell(text("key"), text("beside key"), text("beside name")), content.Cell("not measured")]
+    ends = {text("key") + f"/{end}": 0.5 for end in ("low", "high")}
+    retrieved = content.Retrieved(text("retrieved report"), 0.5, False)
+    return content.PageContent(
+        name=text("name"),
+        kind=text("kind"),
+        config={text("setting"): {text("inner setting"): text("set to")}},
+        contract={
+            "labels": [text("label")],
+            "splits": {text("modality"): {text("split"): text("count")}},
+            text("rule"): [text("ruled")],
+        },
+        metrics=[{"step": 1, text("key"): 0.5, text("beside key"): 0.25} | ends],
+        tables=[
+            content.Table(
+                text("table"), (text("first column"), "a", "b"), [content.Row(text("row"), cells)], text("table note")
+            )
+        ],
+        embedding=None,
+        attention=[content.AttentionExample(image, np.ones((2, 2)), [text("finding")], text("X-ray report"))],
+        slices=[
+            content.SliceExample(
+                lesion.astype(np.int16),
+                np.ones(2),
+                np.array([1]),
+                np.array([4]),
+                [text("CT finding")],
+                text("CT report"),
+            )
+        ],
+        retrieval=[content.RetrievalExample(text("retrieval modality"), image, text("true report"), [retrieved])],
+        notes=[text("note")],
+        pictures=[(text("picture"), figures.greyscale(image))],
+    )
+
+
+def test_hostile_texts_stay_texts_wherever_they_come_from() -> None:
+    places = []
+
+    def hostile(place: str) -> str:
+        places.append(place)
+        return f"{place}: {HOSTILE}"
+
+    hostile_page = page.render(_of_texts(hostile), show_reports=True)
+    assert_loads_and_runs_nothing(hostile_page)
+    assert_same_page_but_for_texts(hostile_page, page.render(_of_texts(str), show_reports=True))
+    assert "<script" not in hostile_page
+    assert len(set(places)) == 27
+    shown = Parsed(hostile_page).shown
+    for place in places:
+        as_is = f"{place}: {HOSTILE}"
+        assert as_is in shown or json.dumps(as_is) in shown, place
+    assert "<title>name: &lt;script" in hostile_page
+
+
 def test_counts_of_the_data_set(shown: str) -> None:
-    text = "|".join(_Parsed(shown).text)
+    text = "|".join(Parsed(shown).text)
     assert "Cases|train|test|xray|12|3|ct|4|0" in text
 
 
 def test_empty_run_still_gives_a_page() -> None:
     empty = content.PageContent("empty", config={}, contract={}, metrics=[], tables=[])
-    parsed = _Parsed(page.render(empty))
+    parsed = Parsed(page.render(empty))
     assert not [tag for tag, _ in parsed.tags if tag in ("section", "img", "table")]
 
 

@@ -5,8 +5,8 @@ import math
 import jax
 import pytest
 
-from configs import pretrain
 from unimedi_jax import flops, hlo, optim
+from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.models import sizes, towers
 from unimedi_jax.objectives import make as make_objective
 from unimedi_jax.train import state, step
@@ -22,15 +22,14 @@ class Step:
     """The compiled step, its program and the state that it takes."""
 
     def __init__(self) -> None:
-        config = pretrain.get_config()
-        goal = make_objective(**config.objective)
-        model = towers.make(vocab_size=28_996, **{**config.model, "attention": "xla", "layers": "scanned"})
+        config = PretrainConfig()
+        goal = make_objective(**vars(config.objective))
+        model = towers.build_model(config.model, 28_996)
         self.model = model.clone(head=goal.heads(model))
-        tx, schedule = optim.make(steps=config.steps, **config.optim)
+        tx, schedule = optim.make(config.optim, config.steps)
         self.state = jax.eval_shape(state.make_init(self.model, tx, goal), jax.random.key(0))
-        train_step = step.make_train_step(
-            self.model, tx, objective=goal, schedule=schedule, ema=optim.ema_schedule(**config.ema, steps=config.steps)
-        )
+        ema = optim.ema_schedule(**vars(config.ema), steps=config.steps)
+        train_step = step.make_train_step(self.model, tx, objective=goal, schedule=schedule, ema=ema)
         batch = {
             name: jax.tree.map(lambda x, rows=ROWS[name]: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), part)
             for name, part in towers.example_batch(self.model, LENGTH).items()

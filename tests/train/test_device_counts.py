@@ -22,7 +22,7 @@ def test_four_devices_then_two_are_one_and_never_three(records_dir, tmp_path):
 
     # The batch is one device's: four times that of the others' is theirs.
     assert go("alone", 1, "--config.batch.xray=8", "--config.batch.ct=8")[0] == 0
-    wanted = campaign.observe(tmp_path / "alone", tmp_path / "alone.ids")
+    expected = campaign.observe(tmp_path / "alone", tmp_path / "alone.ids")
 
     assert go("moved", 4, moment="evaluation", numbers=(signal.SIGKILL,))[0] == -9
     code, log = go("moved", 3)
@@ -31,12 +31,12 @@ def test_four_devices_then_two_are_one_and_never_three(records_dir, tmp_path):
     code, log = go("moved", 2)
     assert code == 0, log
     assert "going on from step" in log, "by step 10 at least one is saved"
-    found = campaign.observe(tmp_path / "moved", tmp_path / "moved.ids")
+    moved = campaign.observe(tmp_path / "moved", tmp_path / "moved.ids")
 
-    assert found.ids.keys() == wanted.ids.keys()
-    assert all(one == wanted.ids[step][0] for step, seen in found.ids.items() for one in seen)
-    assert [line["step"] for line in found.lines] == [line["step"] for line in wanted.lines]
-    losses = [[line["loss"] for line in seen.lines if "loss" in line] for seen in (wanted, found)]
+    assert moved.ids.keys() == expected.ids.keys()
+    assert all(one == expected.ids[step][0] for step, batches in moved.ids.items() for one in batches)
+    assert [line["step"] for line in moved.lines] == [line["step"] for line in expected.lines]
+    losses = [[line["loss"] for line in run.lines if "loss" in line] for run in (expected, moved)]
     assert len(losses[0]) == 14
     np.testing.assert_allclose(*losses, rtol=1e-4)
     assert losses[0] != losses[1], "sums in another order: equal to the last bit would mean the same devices"

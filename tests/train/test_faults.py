@@ -18,9 +18,9 @@ def alone(records_dir, tmp_path_factory):
     )
     log = process.communicate()[1]
     assert process.returncode == 0, log
-    seen = campaign.observe(folder / "alone", folder / "ids")
-    assert len(seen.ids) == 14
-    return seen
+    observed = campaign.observe(folder / "alone", folder / "ids")
+    assert len(observed.ids) == 14
+    return observed
 
 
 def test_a_run_that_is_hurt_again_and_again_ends_as_if_nothing_had_happened(alone, records_dir, tmp_path):
@@ -31,8 +31,8 @@ def test_a_run_that_is_hurt_again_and_again_ends_as_if_nothing_had_happened(alon
         process = injuries.start(records_dir, workdir, f"--config.input.processes={readers}", **environment, **more)
         code, log = injuries.watch(process, moment, injuries.SIGNALS.get(signals, []), rng)
         assert "Traceback" not in log
-        found = campaign.observe(workdir, tmp_path / "ids")
-        assert campaign.differences(alone, found, whole=code == 0) == []
+        observed = campaign.observe(workdir, tmp_path / "ids")
+        assert campaign.differences(alone, observed, whole=code == 0) == []
         return code, log
 
     code, log = go(FAULTS_FULL_AT="3")
@@ -74,5 +74,5 @@ def test_the_campaign_sees_what_differs(alone):
     short = alone._replace(ids={k: v for k, v in alone.ids.items() if k != 2})
     array = next(iter(alone.hashes["6"]))
     arrays = alone._replace(hashes=alone.hashes | {"6": alone.hashes["6"] | {array: "0"}})
-    for found in (gap, twice, other, short, arrays):
-        assert campaign.differences(alone, found, whole=True)
+    for observed in (gap, twice, other, short, arrays):
+        assert campaign.differences(alone, observed, whole=True)

@@ -26,7 +26,7 @@ from jax import numpy as jnp
 from unimedi_jax.models import attention
 
 assert attention.fitting(jax.devices()[0], "bfloat16") == "cudnn"
-found = {}
+distances = {}
 for tokens in (49, 453, 905):
     wide = jnp.asarray(np.random.default_rng(tokens).standard_normal((4, 2, tokens, 12, 64)), jnp.float32)
     def run(kind, dtype):
@@ -41,8 +41,8 @@ for tokens in (49, 453, 905):
         float(np.linalg.norm(a - b) / np.linalg.norm(b))
         for a, b in zip(run(kind, jnp.bfloat16), exact, strict=True)
     ]
-    found[tokens] = {"cudnn": away("cudnn"), "xla": away("xla")}
-print(json.dumps(found))
+    distances[tokens] = {"cudnn": away("cudnn"), "xla": away("xla")}
+print(json.dumps(distances))
 """
 
 
@@ -76,14 +76,14 @@ def test_a_run_repeats_itself_to_the_bit(records_dir, tmp_path) -> None:
                 if f"step {until}/" in line:
                     process.kill()
         assert process.returncode == -9, "".join(log)
-        seen = campaign.observe(tmp_path / name, tmp_path / f"{name}.ids")
+        run = campaign.observe(tmp_path / name, tmp_path / f"{name}.ids")
         # A kill comes a little later than asked for.
-        return seen._replace(lines=seen.lines[:10], ids={k: v for k, v in seen.ids.items() if k <= 10})
+        return run._replace(lines=run.lines[:10], ids={k: v for k, v in run.ids.items() if k <= 10})
 
     alone, again = train("alone", 11), train("again", 11)
     train("killed", 5)  # which leaves a checkpoint of step 3
     killed = train("killed", 11)
-    for seen in (alone, again, killed):
-        assert {"3", "6"} <= seen.hashes.keys()
-        assert len(seen.lines) == len(seen.ids) == 10
-        assert campaign.differences(alone, seen, whole=False) == []
+    for run in (alone, again, killed):
+        assert {"3", "6"} <= run.hashes.keys()
+        assert len(run.lines) == len(run.ids) == 10
+        assert campaign.differences(alone, run, whole=False) == []

@@ -12,8 +12,11 @@ from orbax import checkpoint as ocp
 from data.errors import UserError
 from tests.faults import config as toy
 from unimedi_jax import checkpoint, writers
+from unimedi_jax.config.pretraining import PretrainConfig
+from unimedi_jax.config.typed import typed
 from unimedi_jax.report import tables
-from unimedi_jax.train import loop, setup
+from unimedi_jax.train import job as jobs
+from unimedi_jax.train import loop, loss_monitor
 
 
 def arrays(workdir: pathlib.Path) -> list[np.ndarray]:
@@ -69,7 +72,7 @@ def test_every_loss_is_there_for_every_modality(undisturbed):
 def test_the_same_seed_gives_the_same_bits_after_a_crash(undisturbed, tmp_path, monkeypatch):
     workdir, config = undisturbed
     crashed = tmp_path / "crashed"
-    make = setup.make
+    make = jobs.build_job
 
     def make_fragile(*args):
         run = make(*args)
@@ -84,10 +87,10 @@ def test_the_same_seed_gives_the_same_bits_after_a_crash(undisturbed, tmp_path, 
         object.__setattr__(run, "step", fragile)
         return run
 
-    monkeypatch.setattr(setup, "make", make_fragile)
+    monkeypatch.setattr(jobs, "build_job", make_fragile)
     with pytest.raises(CrashError):
         loop.run(config, crashed)
-    monkeypatch.setattr(setup, "make", make)
+    monkeypatch.setattr(jobs, "build_job", make)
     loop.run(config, crashed)
     for one, other in zip(arrays(workdir), arrays(crashed), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -139,12 +142,12 @@ def test_a_loss_that_stays_up_sends_the_run_back_and_a_crash_does_not_change_whe
     monkeypatch.setattr(loss_monitor, "ENOUGH", 3)
     monkeypatch.setattr(loop.run_report, "final", lambda *_, **__: "no page")  # runs of which only the steps count
     monkeypatch.setattr(loop.run_report, "summary", lambda *_: "")
-    make, made, calls, crash_at = setup.make, [], [], []
+    make, made, calls, crash_at = jobs.build_job, [], [], []
 
     def which(batch) -> float:
         return float(batch["xray"]["tokens"].sum(dtype=np.int32))
 
-    batches = loop._batches(config, make(config, tmp_path / "order"))
+    batches = jobs.open_batches(make(typed(PretrainConfig, config), tmp_path / "order"))
     order = [which(next(batches)) for _ in range(8)]
     bad = order[4:6]  # steps 5 and 6
 
@@ -165,7 +168,7 @@ def test_a_loss_that_stays_up_sends_the_run_back_and_a_crash_does_not_change_whe
         object.__setattr__(run, "step", poison)
         return run
 
-    monkeypatch.setattr(setup, "make", poisoned)
+    monkeypatch.setattr(jobs, "build_job", poisoned)
     loop.run(config, tmp_path / "straight")
     # Step 6 is saved, so it is looked at before the next batch: six batches, then on from step 4 with those behind.
     assert "back to step 4" in caplog.text

@@ -1,5 +1,6 @@
 """A run that starts from an export has its weights, student and teacher, and its tokenizer."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -8,22 +9,25 @@ import numpy as np
 import pytest
 
 from data.errors import UserError
+from unimedi_jax.config.pretraining import InitConfig, PretrainConfig
+from unimedi_jax.config.typed import typed
 from unimedi_jax.export import export
 from unimedi_jax.inference import pretrained
-from unimedi_jax.train import setup
+from unimedi_jax.train import job as jobs
 from unimedi_jax.train import state as states
 
 
 def test_an_export_starts_a_run(config, tmp_path, monkeypatch):
-    job = setup.make(config, tmp_path / "first")
+    job = jobs.build_job(typed(PretrainConfig, config), tmp_path / "first")
     first = job.init(jax.random.key(1))
-    trained = pretrained.Trained(
+    trained = pretrained.Pretrained(
         pathlib.Path("nowhere"),
         job.model,
         states.variables(first),
+        job.mesh,
         job.reports,
-        job.config,
-        {found.name: found.contract for found, _ in job.sets},
+        job.saved_config,
+        job.contracts,
         {},
         "student",
         3,
@@ -32,10 +36,10 @@ def test_an_export_starts_a_run(config, tmp_path, monkeypatch):
     export.write(trained, tmp_path / "export")
 
     config.init.checkpoint = str(tmp_path / "export")
-    again = setup.make(config, tmp_path / "second")
+    again = jobs.build_job(typed(PretrainConfig, config), tmp_path / "second")
     assert again.reports.get_vocab() == job.reports.get_vocab()
     fresh = again.init(jax.random.key(2))
-    begun = setup.pretrained(fresh, again, config, tmp_path / "second")
+    begun = jobs.load_pretrained(fresh, again, tmp_path / "second")
     jax.tree.map(np.testing.assert_array_equal, begun.params, first.params)
     jax.tree.map(np.testing.assert_array_equal, begun.teacher, first.teacher)
     assert jax.tree.map(lambda x: x.sharding, begun) == jax.tree.map(lambda x: x.sharding, fresh)
@@ -43,14 +47,16 @@ def test_an_export_starts_a_run(config, tmp_path, monkeypatch):
     assert summary["part"] == "everything"
     assert not summary["new"]
 
-    config.init.checkpoint, config.init.vision = "", str(tmp_path / "export" / "vision_2d.safetensors")
-    part = setup.pretrained(fresh, again, config, tmp_path / "second")
+    def start_from(vision: str) -> states.TrainState:
+        settings = dataclasses.replace(again.config, init=InitConfig(vision=vision))
+        return jobs.load_pretrained(fresh, dataclasses.replace(again, config=settings), tmp_path / "second")
+
+    part = start_from(str(tmp_path / "export" / "vision_2d.safetensors"))
     np.testing.assert_array_equal(part.params["vision"]["position_2d"], first.params["vision"]["position_2d"])
     np.testing.assert_array_equal(part.params["report"]["segments"], fresh.params["report"]["segments"])
     # What the source has not stays, and the teacher begins as the student does.
     np.testing.assert_array_equal(part.params["vision"]["mask_token"], fresh.params["vision"]["mask_token"])
     jax.tree.map(np.testing.assert_array_equal, part.teacher["vision"], part.params["vision"])
 
-    config.init.vision = "nothing-of-that-name"
     with pytest.raises(UserError, match="no weights"):
-        setup.pretrained(fresh, again, config, tmp_path / "second")
+        start_from("nothing-of-that-name")

@@ -1,4 +1,4 @@
-"""Signals: the first is heard when a step ends, the second stops at once, as does the first where nothing is lost."""
+"""Signals: the first takes effect when a step ends, the second at once, as does the first where nothing is lost."""
 
 import os
 import pathlib
@@ -15,9 +15,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 SCRIPT = """
 import sys, time
 from unimedi_jax.train import signals
-with signals.Stop() as stopping:
+with signals.SignalHandler() as stopping:
     if sys.argv[1] == "busy":
-        stopping.busy()
+        stopping.mark_dirty()
     print("ready", flush=True)
     time.sleep(60) if sys.argv[2] == "asleep" else (lambda: [None for _ in iter(int, 1)])()
 """
@@ -51,8 +51,8 @@ def test_the_second_signal_stops_now_whatever_the_main_thread_does():
 
 def test_the_first_signal_asks_and_everything_is_as_before_afterwards(capfd):
     before = signal.getsignal(signal.SIGTERM)
-    with signals.Stop() as stopping:
-        stopping.busy()
+    with signals.SignalHandler() as stopping:
+        stopping.mark_dirty()
         assert not stopping.requested(None)
         os.kill(os.getpid(), signal.SIGTERM)
         while not stopping.requested(None):

@@ -8,18 +8,19 @@ import pytest
 from jax import numpy as jnp
 
 from unimedi_jax import optim, trees
+from unimedi_jax.config.pretraining import OptimConfig
 from unimedi_jax.models import sizes
 from unimedi_jax.objectives.unimedi import Objective
 from unimedi_jax.train import state as states
 from unimedi_jax.train import step as steps
 
 STEPS = 50
-OPTIMISER = dict(steps=STEPS, warmup_steps=5, peak_lr=3e-3, start_lr=1e-4)
+OPTIMISER = OptimConfig(warmup_steps=5, peak_lr=3e-3, start_lr=1e-4)
 
 
 def make(model, **settings):
     """State before the first step and the jitted step."""
-    tx, schedule = optim.make(**OPTIMISER)
+    tx, schedule = optim.make(OPTIMISER, STEPS)
     step = steps.make_train_step(
         model,
         tx,
@@ -108,7 +109,7 @@ def test_the_optimiser_knows_no_teacher(run) -> None:
 def test_metrics_of_a_step(run) -> None:
     state, step, batch = run
     after, metrics = step(state, batch)
-    _, schedule = optim.make(**OPTIMISER)
+    _, schedule = optim.make(OPTIMISER, STEPS)
     assert float(metrics["lr"].value) == pytest.approx(float(schedule(state.step)))
     norm = np.sqrt(sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(after.params)))
     assert float(metrics["norm/params"].value) == pytest.approx(norm, rel=1e-4)
@@ -131,7 +132,7 @@ def test_a_step_that_is_not_finite_leaves_the_state_as_it_was(run) -> None:
     assert (int(good.skipped), int(good.skipped_in_a_row)) == (2, 0)
     assert np.isfinite(float(metrics["loss"].value))
     # Two were skipped, and the optimiser counts the steps it took.
-    _, schedule = optim.make(**OPTIMISER)
+    _, schedule = optim.make(OPTIMISER, STEPS)
     assert float(metrics["lr"].value) == pytest.approx(float(schedule(state.step)))
     assert not same(good.params, state.params)
 

@@ -1,4 +1,4 @@
-"""The compile job: whether a training step fits a machine that is not here, how fast it could be, what it exchanges."""
+"""The compile job: whether a training step fits an absent machine, how fast it could be, what its devices exchange."""
 
 import dataclasses
 import json
@@ -15,19 +15,21 @@ import ml_collections
 from data.errors import UserError
 from unimedi_jax import flops, hlo, sharding
 from unimedi_jax.aot import targets
-from unimedi_jax.train import program as programs
+from unimedi_jax.config.pretraining import PretrainConfig
+from unimedi_jax.config.typed import typed
+from unimedi_jax.train.job import TrainStep, build_train_step
 
 LOG = logging.getLogger(__name__)
-MARGIN = 0.97  # of the memory, in a batch that is guessed from others
-# Triton's products want tile sizes that only measuring on the device finds; cuBLAS's do not.
+MARGIN = 0.97  # of the memory, for a batch that is extrapolated from others
+# Triton's products need tile sizes that only measurements on the device can choose; cuBLAS's do not.
 GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": 0}
 SHOWN = 12  # collectives on the screen; the file has all
-Rows = dict[str, int]  # a device
+Rows = dict[str, int]  # X-rays and CTs per device
 
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
-    """One compilation: bytes that a device needs, and the program, which a TPU's compiler gives only where it fits."""
+    """One compilation: the bytes that a device needs, and the program (None where a TPU's compiler found no room)."""
 
     rows: Rows
     memory: dict[str, float]
@@ -38,30 +40,35 @@ class Attempt:
         """Bytes a device."""
         return self.memory["total"]
 
+    def fits(self, available: float) -> bool:
+        """Whether a device with `available` bytes can run it."""
+        return self.compiled is not None and self.total <= available
+
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Compiles the step of `config.pretrain` for `config.target`; prints what it needs, and writes compile.json.
 
     Raises:
-        UserError: it does not fit; names the batch that would. Or there is no such target, or no compiler for it.
+        UserError: it does not fit (the message names a batch that does), or there is no such target or compiler.
     """
     target = targets.parse(config.target)
-    mesh = sharding.make_mesh(**config.pretrain.mesh, devices=targets.devices(target))
-    program = programs.make(config.pretrain, vocab_size=config.vocab_size, mesh=mesh)
-    length, rows = config.pretrain.input.report_length, dict(config.pretrain.batch)
+    settings = typed(PretrainConfig, config.pretrain, "config.pretrain")
+    mesh = sharding.make_mesh(**vars(settings.mesh), devices=targets.devices(target))
+    program = build_train_step(settings, config.vocab_size, mesh)
+    length, rows = settings.input.report_length, dict(vars(settings.batch))
     if not any(rows.values()):
         raise UserError("config.pretrain.batch asks for neither X-rays nor CTs")
 
     def attempt(rows: Rows) -> Attempt:
-        return _compile(program, mesh, rows, length, GPU_OPTIONS if target.gpu else {})
+        return _compile(program, rows, length, GPU_OPTIONS if target.gpu else {})
 
     started = time.perf_counter()
     done = attempt(rows)
     seconds = time.perf_counter() - started
-    if done.compiled is None or done.total > target.chip.memory:
+    if not done.fits(target.chip.memory):
         raise UserError(_too_much(target, done, largest(done, attempt, target.chip.memory)))
     text = done.compiled.as_text()
-    found = {
+    facts = {
         "target": target.name,
         "devices": target.devices,
         "jax": jax.__version__,
@@ -70,20 +77,20 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         "global_batch": {name: count * mesh.size for name, count in rows.items()},
         "compile_seconds": round(seconds, 1),
         "memory": {**done.memory, "available": target.chip.memory},
-        **roofline(text, target, programs.work(config.pretrain, program.model, rows, length)),
+        **roofline(text, target, program.flops(rows, length)),
     }
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "compile.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    (workdir / "compile.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     if config.keep_text:
         (workdir / "program.txt").write_text(text, encoding="utf-8")
-    print(table(found, sum(rows.values()) * mesh.size))
+    print(table(facts, sum(rows.values()) * mesh.size))
     print(f"all collectives: {workdir / 'compile.json'}")
 
 
 def roofline(text: str, target: targets.Target, analytic: float | None) -> dict[str, Any]:
-    """What a compiled program asks of one device, and the time below which no device of the kind can do it.
+    """What a compiled program demands of one device, and the least time that a device of the kind needs for it.
 
-    `analytic`: floating-point operations that the method needs, of one device; MFU counts these, or the compiled ones
+    `analytic`: floating-point operations that the method needs of one device; MFU counts these, or the compiled ones
     where there is no such count.
     """
     program = hlo.parse(text)
@@ -116,65 +123,60 @@ def roofline(text: str, target: targets.Target, analytic: float | None) -> dict[
 def largest(failed: Attempt, attempt: Any, available: float) -> Attempt | None:
     """The largest batch of the same mixture that fits, to about a twentieth; None where not even the smallest does.
 
-    Halves until one fits, then goes by the straight line through what the last two took.
+    Halves until one fits, then extrapolates linearly from the memory of the last two.
     """
     above, below = failed, None
     while below is None:
         rows = _scaled(above.rows, 0.5)
         if rows == above.rows:
             return None
-        found = attempt(rows)
-        if found.total <= available and found.compiled is not None:
-            below = found
+        tried = attempt(rows)
+        if tried.fits(available):
+            below = tried
         else:
-            above = found
+            above = tried
     slope = (above.total - below.total) / (sum(above.rows.values()) - sum(below.rows.values()))
     room = MARGIN * available - below.total
     rows = _scaled(below.rows, 1 + max(room, 0.0) / (slope * sum(below.rows.values()))) if slope > 0 else below.rows
     if rows == below.rows:
         return below
-    found = attempt(rows)
-    return found if found.total <= available and found.compiled is not None else below
+    tried = attempt(rows)
+    return tried if tried.fits(available) else below
 
 
 def _scaled(rows: Rows, factor: float) -> Rows:
     return {name: max(math.floor(count * factor), min(count, 1)) for name, count in rows.items()}
 
 
-def _compile(
-    program: programs.Program, mesh: jax.sharding.Mesh, rows: Rows, length: int, options: dict[str, Any]
-) -> Attempt:
-    LOG.info("compiling for %d devices, %s a device", mesh.size, _words(rows))
+def _compile(program: TrainStep, rows: Rows, length: int, options: dict[str, Any]) -> Attempt:
+    LOG.info("compiling for %d devices, %s a device", program.mesh.size, _words(rows))
     try:
-        lowered = programs.lowered(program, mesh, rows, length)
+        lowered = program.lower(rows, length)
     except NotImplementedError as error:  # cuDNN's attention takes some lengths and dtypes only
         raise UserError(f"config.pretrain.model.attention: {str(error).splitlines()[0]}") from error
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(program.mesh):
         try:
             compiled = lowered.compile(options)
         except jax.errors.JaxRuntimeError as error:
             if (used := _used(str(error))) is None:
                 raise
             return Attempt(rows, {"total": used}, None)
-    found = compiled.memory_analysis()
+    sizes = compiled.memory_analysis()
     memory = {
-        "arguments": found.argument_size_in_bytes,
-        "outputs": found.output_size_in_bytes - found.alias_size_in_bytes,
-        "temporary": found.temp_size_in_bytes,
-        "code": found.generated_code_size_in_bytes,
+        "arguments": sizes.argument_size_in_bytes,
+        "outputs": sizes.output_size_in_bytes - sizes.alias_size_in_bytes,
+        "temporary": sizes.temp_size_in_bytes,
+        "code": sizes.generated_code_size_in_bytes,
     }
     return Attempt(rows, {**memory, "total": sum(memory.values())}, compiled)
 
 
 def _used(message: str) -> float | None:
-    """Bytes that a program would need, from the words of a TPU's compiler; None where it failed otherwise."""
-    # Where the temporaries alone are too much it says so before it has placed the rest.
-    pattern = (
-        r"(?:Used |required for HLO temporaries \()([\d.]+)([KMGT])(?: of [\d.]+[KMGT] hbm|\) exceeds available HBM)"
-    )
-    found = re.search(pattern, message)
-    number, unit = filter(None, found.groups()) if found else ("", "")
-    return float(number) * 1024 ** (1 + "KMGT".index(unit)) if found else None
+    """Bytes that a program would need, from the error message of a TPU's compiler; None for any other error."""
+    # Where the temporaries alone exceed the memory, it reports them before it has placed the rest.
+    pattern = r"(?:Used |required for HLO temporaries \()([\d.]+)([KMGT])(?: of .* hbm|\) exceeds available HBM)"
+    match = re.search(pattern, message)
+    return float(match[1]) * 1024 ** (1 + "KMGT".index(match[2])) if match else None
 
 
 def _words(rows: Rows) -> str:
@@ -196,26 +198,26 @@ def _too_much(target: targets.Target, tried: Attempt, fits: Attempt | None) -> s
     )
 
 
-def table(found: dict[str, Any], samples: int) -> str:
-    """What `run` prints; `samples` of all devices in one step."""
-    memory, seconds, gib = found["memory"], found["seconds"], targets.GIB
+def table(facts: dict[str, Any], samples: int) -> str:
+    """What `run` prints; `samples` counts those of all devices in one step."""
+    memory, seconds, gib = facts["memory"], facts["seconds"], targets.GIB
     parts = ", ".join(f"{name} {memory[name] / gib:.2f}" for name in ("arguments", "outputs", "temporary", "code"))
     lines = [
-        f"{found['target']}: {found['devices']} devices, mesh {found['mesh']}, {_words(found['rows'])} a device, "
-        f"compiled in {found['compile_seconds']:.0f} s",
+        f"{facts['target']}: {facts['devices']} devices, mesh {facts['mesh']}, {_words(facts['rows'])} a device, "
+        f"compiled in {facts['compile_seconds']:.0f} s",
         f"  memory      {memory['total'] / gib:.2f} of {memory['available'] / gib:.2f} GiB a device ({parts})",
-        f"  arithmetic  {found['flops'] / 1e12:.3f} TFLOP a device, {found['flops_ratio']:.3f} x the analytic count"
+        f"  arithmetic  {facts['flops'] / 1e12:.3f} TFLOP a device, {facts['flops_ratio']:.3f} x the analytic count"
         f"{'':6}{1e3 * seconds['compute']:8.2f} ms",
-        f"  traffic     {found['bytes'] / 1e9:.2f} GB a device{'':32}{1e3 * seconds['memory']:8.2f} ms",
-        f"  network     {found['wire_bytes'] / 1e9:.3f} GB a device{'':31}{1e3 * seconds['network']:8.2f} ms",
-        f"  roofline    {1e3 * found['roofline_seconds']:.2f} ms a step, bound by {found['bound_by']}: at most "
-        f"{samples / found['roofline_seconds']:.0f} samples/s, MFU at most {found['mfu_bound']:.0%}",
-        f"  collectives {sum(row['times'] for row in found['collectives'])} a step, {len(found['collectives'])} kinds",
+        f"  traffic     {facts['bytes'] / 1e9:.2f} GB a device{'':32}{1e3 * seconds['memory']:8.2f} ms",
+        f"  network     {facts['wire_bytes'] / 1e9:.3f} GB a device{'':31}{1e3 * seconds['network']:8.2f} ms",
+        f"  roofline    {1e3 * facts['roofline_seconds']:.2f} ms a step, bound by {facts['bound_by']}: at most "
+        f"{samples / facts['roofline_seconds']:.0f} samples/s, MFU at most {facts['mfu_bound']:.0%}",
+        f"  collectives {sum(row['times'] for row in facts['collectives'])} a step, {len(facts['collectives'])} kinds",
     ]
     rows = (
         f"    {row['kind']:18} {row['bytes'] / 1e6:10.3f} MB x {row['times']:<3} among {row['group']:<4} "
         f"{row['source'][-60:]}"
-        for row in found["collectives"][:SHOWN]
+        for row in facts["collectives"][:SHOWN]
     )
-    attention = {name: n for name, n in found["kernels"].items() if "fmha" in name or name == "tpu_custom_call"}
+    attention = {name: n for name, n in facts["kernels"].items() if "fmha" in name or name == "tpu_custom_call"}
     return "\n".join([*lines, *rows, *([f"  fused attention: {attention}"] if attention else [])])

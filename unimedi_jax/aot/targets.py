@@ -1,4 +1,4 @@
-"""Machines by name: their devices for the compiler, and what their data sheets say of memory and speed."""
+"""Machines by name: their devices for the compiler, and memory and speed from their data sheets."""
 
 import dataclasses
 import importlib.util
@@ -14,7 +14,7 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One device: dense bf16 FLOP/s come from `flops.peak`, the rest is bytes and bytes a second."""
+    """One device, in bytes and bytes a second; its dense bf16 FLOP/s come from `flops.peak`."""
 
     kind: str  # what JAX calls it
     memory: float  # that a program may use
@@ -30,12 +30,12 @@ CHIPS = {
     "v5e": Chip("TPU v5 lite", 15.75 * GIB, 819e9, 200e9),
     "v5p": Chip("TPU v5", 95.74 * GIB, 2765e9, 300e9),
     "v6e": Chip("TPU v6 lite", 31.25 * GIB, 1638e9, 400e9),
-    # XLA takes 75 % of a GPU's memory unless told otherwise (XLA_PYTHON_CLIENT_MEM_FRACTION); 90 % is what one sets.
+    # XLA takes 75 % of a GPU's memory by default (XLA_PYTHON_CLIENT_MEM_FRACTION); users set 90 %.
     "h100": Chip("NVIDIA H100", 0.9 * 79.1 * GIB, 3352e9, 450e9, 50e9),
     "a100": Chip("NVIDIA A100", 0.9 * 79.1 * GIB, 2039e9, 300e9, 25e9),
 }
 PER_HOST = 8  # GPUs
-# What the compiler wants to know of a GPU: its streaming multiprocessors (SM) and their shared memory.
+# What the compiler has to know about a GPU: its streaming multiprocessors (SM) and their shared memory.
 GPUS = {
     "h100": {"sms": 132, "lanes": 128, "shared": 233472, "block": 232448, "l2": 52428800, "ghz": 1.98, "major": 9},
     "a100": {"sms": 108, "lanes": 64, "shared": 167936, "block": 166912, "l2": 41943040, "ghz": 1.41, "major": 8},
@@ -44,7 +44,7 @@ GPUS = {
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """So many chips of a kind, as one machine."""
+    """A number of chips of one kind as one machine."""
 
     name: str
     chip: Chip
@@ -89,7 +89,7 @@ def parse(name: str) -> Target:
 
 
 def prepare() -> None:
-    """Settings of the compilers that must stand before JAX is imported: no device is looked for, and nothing logged."""
+    """Sets up the compilers, before JAX is imported: they look for no device and log nothing."""
     for name, value in {
         "JAX_PLATFORMS": "cpu",
         "TPU_SKIP_MDS_QUERY": "1",
@@ -99,8 +99,8 @@ def prepare() -> None:
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }.items():
         os.environ[name] = value
-    found = importlib.util.find_spec("nvidia")
-    for folder in found.submodule_search_locations or () if found else ():
+    spec = importlib.util.find_spec("nvidia")
+    for folder in (spec and spec.submodule_search_locations) or ():
         for tool in pathlib.Path(folder).glob("*/bin/ptxas"):
             os.environ["PATH"] = f"{tool.parent}{os.pathsep}{os.environ['PATH']}"
 
@@ -117,22 +117,22 @@ def devices(target: Target) -> list[Any]:
         if target.gpu:
             hosts = max(target.devices // PER_HOST, 1)
             shape = f"1x{hosts}x{target.devices // hosts}"
-            found = topologies.get_topology_desc(
+            topology = topologies.get_topology_desc(
                 platform="cuda", topology_name="", topology=shape, target_config=_description(target)
             )
         else:
-            found = topologies.get_topology_desc(platform="tpu", topology_name=_slice(target), **_bounds(target))
+            topology = topologies.get_topology_desc(platform="tpu", topology_name=_slice(target), **_bounds(target))
     except Exception as error:  # each plugin has its own
         line = str(error).strip().splitlines()[0][:160]
         raise UserError(
             f"no compiler for {target.name} ({line}): pip install -r requirements-aot.txt, best in an environment of "
             "its own"
         ) from error
-    return list(found.devices)
+    return list(topology.devices)
 
 
 def _slice(target: Target) -> str:
-    """Chips along each axis, as near a square or a cube as powers of two come: v5e:16x16, v4:2x2x4."""
+    """Chips along each axis, as close to a square or a cube as powers of two allow: v5e:16x16, v4:2x2x4."""
     rank = 2 if target.family in ("v5e", "v6e") else 3
     sides = [2] * rank if target.devices >= 2**rank else [1] * rank
     if rank == 3 and target.devices == 4:

@@ -13,7 +13,7 @@ LINES = "bench.jsonl"
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One quantity, measured several times; `goal` says what is wanted, for a person."""
+    """One quantity, measured several times, and its goal in words."""
 
     name: str
     unit: str
@@ -39,17 +39,17 @@ class Result:
     def json(self) -> dict[str, Any]:
         """One line of bench.jsonl."""
         low, high = self.spread
-        said = {"name": self.name, "unit": self.unit, "median": self.median, "low": low, "high": high}
-        return said | {"rounds": len(self.values), "values": list(self.values), "goal": self.goal}
+        facts = {"name": self.name, "unit": self.unit, "median": self.median, "low": low, "high": high}
+        return facts | {"rounds": len(self.values), "values": list(self.values), "goal": self.goal}
 
 
 def short(value: float) -> str:
-    """Four digits that count."""
+    """Four significant digits."""
     return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
 
 
 def ratio(name: str, above: Sequence[float], below: Sequence[float], goal: str = "") -> Result:
-    """Round by round: what else the machine does at the time slows both down alike."""
+    """Round by round: other work on the machine slows down both sides of a round alike."""
     return Result(name, "x", tuple(a / b for a, b in zip(above, below, strict=True)), goal)
 
 
@@ -62,11 +62,8 @@ def seconds(work: Callable[[], Any]) -> float:
 
 def interleaved(works: dict[str, Callable[[], float]], rounds: int) -> dict[str, tuple[float, ...]]:
     """Calls all works in turn, `rounds` times; each returns its own measurement."""
-    found: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(rounds):
-        for name, work in works.items():
-            found[name].append(work())
-    return {name: tuple(values) for name, values in found.items()}
+    values = [[work() for work in works.values()] for _ in range(rounds)]
+    return dict(zip(works, zip(*values, strict=True), strict=True))
 
 
 def report(title: str, results: Sequence[Result], workdir: pathlib.Path) -> None:

@@ -1,15 +1,17 @@
-"""A measured thing in a process of its own, so that memory and threads are its alone: makes one step whenever told.
+"""One side of a comparison in a process of its own, so that its memory and threads are its alone. No JAX here.
 
     python -m unimedi_jax.bench.process unimedi_jax.bench.twin < settings
 
-Settings are one line of JSON. Answers are lines of JSON: what `make(settings)` says of itself, then of every step its
-seconds, at the end the peak of memory while stepping: of a GPU as the thing tells it, of the process otherwise.
+Settings are one line of JSON. Answers are lines of JSON: the `facts` of what the module's `make(settings)` returns,
+then the seconds of every step asked for, at the end the peak memory while stepping: a GPU's where there is one, else
+the process's.
 """
 
 import contextlib
 import ctypes
 import importlib
 import json
+import math
 import os
 import pathlib
 import re
@@ -18,11 +20,45 @@ import sys
 import time
 from typing import Any
 
+import ml_collections
+import numpy as np
+
 from data.errors import UserError
+from unimedi_jax.config.pretraining import PretrainConfig
+from unimedi_jax.config.typed import typed
+
+
+def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """`config.pretrain` of a bench's config as plain JSON, with its `vocab_size`."""
+    return json.loads(config.pretrain.to_json_best_effort()) | {"vocab_size": config.vocab_size}
+
+
+def from_json(settings: dict[str, Any]) -> PretrainConfig:
+    """The settings again, without `vocab_size`."""
+    return typed(PretrainConfig, {name: value for name, value in settings.items() if name != "vocab_size"})
+
+
+def random_batch(settings: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:
+    """A batch in the pipeline's format, the same for both sides; reports fill their length."""
+    rng = np.random.default_rng(0)
+    model, length = settings["model"], settings["input"]["report_length"]
+    image = ((model["image_size"],) * 2, model["image_patch"], np.uint8, 0, 256)
+    volume = (model["volume_size"], model["volume_patch"], np.int16, -1000, 1000)
+    batch = {}
+    for name, (size, patch, dtype, low, high) in {"xray": image, "ct": volume}.items():
+        rows = settings["batch"][name]
+        tokens = math.prod(size) // math.prod(patch)
+        if rows:
+            batch[name] = {
+                "tokens": rng.integers(low, high, (rows, tokens, math.prod(patch))).astype(dtype),
+                "text": rng.integers(0, settings["vocab_size"], (rows, length)).astype(np.int32),
+                "text_mask": np.ones((rows, length), bool),
+            }
+    return batch
 
 
 class Process:
-    """The near end. `say` holds what the other end told of itself."""
+    """The near end; `facts` come from the far end."""
 
     def __init__(self, module: str, settings: dict[str, Any], environment: dict[str, str] | None = None) -> None:
         self._process = subprocess.Popen(
@@ -32,19 +68,19 @@ class Process:
             text=True,
             env={**os.environ, **(environment or {})},
         )
-        self.say = self._ask(json.dumps(settings))
+        self.facts = self._ask(json.dumps(settings))
 
     def step(self) -> float:
         """Seconds of one step."""
         return self._ask("step")["seconds"]
 
     def peak(self) -> float:
-        """Bytes: of a device's memory the most that was in use, on a CPU what was resident since the first step."""
+        """Bytes: of a device's memory the most in use; on a CPU the most resident since the first step."""
         return self._ask("peak")["bytes"]
 
     def _ask(self, line: str) -> dict[str, Any]:
         pipe = self._process
-        with contextlib.suppress(BrokenPipeError):  # it ended: what it wrote stands on stderr
+        with contextlib.suppress(BrokenPipeError):  # it has ended: its error is on stderr
             pipe.stdin.write(line + "\n")
             pipe.stdin.flush()
         if not (answer := pipe.stdout.readline()):
@@ -63,23 +99,23 @@ class Process:
 def serve(module: str) -> None:
     """The far end."""
     answers, sys.stdout = sys.stdout, sys.stderr  # whatever libraries print
-    made = importlib.import_module(module).make(json.loads(sys.stdin.readline()))
+    side = importlib.import_module(module).make(json.loads(sys.stdin.readline()))
 
-    def answer(said: dict[str, Any]) -> None:
-        print(json.dumps(said), file=answers, flush=True)
+    def answer(values: dict[str, Any]) -> None:
+        print(json.dumps(values), file=answers, flush=True)
 
-    made.step()  # compiles, allocates
+    side.step()  # compiles, allocates
     ctypes.CDLL("libc.so.6").malloc_trim(0)  # what compiling has left behind
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here on
-    answer(made.say)
+    answer(side.facts)
     for line in sys.stdin:
         if line == "peak\n":
             status = pathlib.Path("/proc/self/status").read_text()
             resident = 1024 * int(re.search(r"VmHWM:\s+(\d+)", status)[1])
-            answer({"bytes": made.peak() or resident})
+            answer({"bytes": side.peak() or resident})
             continue
         started = time.perf_counter()
-        made.step()
+        side.step()
         answer({"seconds": time.perf_counter() - started})
 
 

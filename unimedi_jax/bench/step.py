@@ -1,26 +1,65 @@
-"""The training step beside its PyTorch twin: samples a second and peak memory, in processes of their own, in turns."""
+"""The training step beside its PyTorch twin: samples a second and peak memory, each in a process of its own."""
 
 import importlib.util
 import pathlib
+from typing import Any
 
+import jax
 import ml_collections
 
+from unimedi_jax import flops, sharding, trees
 from unimedi_jax.bench import measure
-from unimedi_jax.bench.process import Process
-from unimedi_jax.bench.settings import plain
+from unimedi_jax.bench.process import Process, from_json, random_batch, to_json
+from unimedi_jax.train.job import build_train_step
 
 GIB = 2**30
 
 
+class Ours:
+    """The state and step of `config.pretrain` on a random batch, as training runs them."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        config = from_json(settings)
+        self._mesh = sharding.make_mesh(**vars(config.mesh))
+        self._program = build_train_step(config, settings["vocab_size"], self._mesh)
+        with jax.set_mesh(self._mesh):
+            self._state = self._program.init(jax.random.key(0))
+            self._batch = sharding.put_batch(random_batch(settings), self._mesh)
+        work = self._program.flops(vars(config.batch), config.input.report_length)
+        kind = self._mesh.devices.flat[0].device_kind
+        peak = flops.peak(kind)
+        self.facts = {
+            "parameters": trees.count(self._state.params),
+            "jax": jax.__version__,
+            "device": kind,
+            "flops": work,
+            "peak_flops": peak and peak * self._mesh.size,
+        }
+
+    def step(self) -> None:
+        """One step, to its end."""
+        with jax.set_mesh(self._mesh):
+            self._state, metrics = self._program.step(self._state, self._batch)
+            jax.block_until_ready((self._state.params, metrics))
+        self.facts["loss"] = float(metrics["loss"].value)
+
+    def peak(self) -> int | None:
+        """The most bytes in use on a device; None on a CPU, which does not count them."""
+        statistics = self._mesh.devices.flat[0].memory_stats()
+        return statistics["peak_bytes_in_use"] if statistics else None
+
+
+make = Ours  # what `process.serve` calls
+
+
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Measures the step of `config.pretrain`; against the twin where torch, timm and transformers are installed."""
-    settings = plain(config)
-    samples = sum(config.pretrain.batch.values())
-    # Both sides stand on one GPU at the same time: JAX would take three quarters of it at once.
-    sides = {"ours": Process("unimedi_jax.bench.ours", settings, {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"})}
-    missing = [name for name in ("torch", "timm", "transformers") if importlib.util.find_spec(name) is None]
+    """Measures the step of `config.pretrain`; against the twin where torch and transformers are installed."""
+    settings = to_json(config)
+    # Both sides use one GPU at the same time: JAX would reserve three quarters of it.
+    sides = {"ours": Process(__name__, settings, {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"})}
+    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
     if missing:
-        print(f"no PyTorch twin: {', '.join(missing)} not installed (requirements-dev.txt, requirements-judges.txt)")
+        print(f"no PyTorch twin: {', '.join(missing)} not installed (requirements-dev.txt)")
     else:
         sides["twin"] = Process("unimedi_jax.bench.twin", settings)
         if config.bfloat16 and config.pretrain.model.dtype != "bfloat16":
@@ -31,15 +70,13 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     finally:
         for side in sides.values():
             side.close()
-    said = {name: side.say["parameters"] for name, side in sides.items()}
-    model = settings["model"]
-    ours = sides["ours"].say
-    rows = f"{config.pretrain.batch.xray} X-rays and {config.pretrain.batch.ct} CTs"
+    parameters = {name: side.facts["parameters"] for name, side in sides.items()}
+    ours, model, batch = sides["ours"].facts, settings["model"], config.pretrain.batch
     title = (
-        f"step on {ours['device']}: {rows}, vision {model['vision_size']}, "
-        f"report {model['report_size']}, {model['dtype']}; parameters {said}"
+        f"step on {ours['device']}: {batch.xray} X-rays and {batch.ct} CTs, vision {model['vision_size']}, "
+        f"report {model['report_size']}, {model['dtype']}; parameters {parameters}"
     )
-    results = table(seconds, peaks, samples)
+    results = table(seconds, peaks, sum(batch.values()))
     if ours["flops"] and ours["peak_flops"]:
         least = ours["flops"] / ours["peak_flops"]
         shares = {name: tuple(least / s for s in values) for name, values in seconds.items()}

@@ -1,14 +1,12 @@
 """The same training step as one would write it in PyTorch today: timm's ViT, transformers' BERT, SDPA, fused AdamW.
 
-Same shapes, same parameters, same masking and losses; of eq. 1 it too computes the CLS row alone. On an NVIDIA GPU
-where there is one. Run in a process of its own (`bench.process`), where no JAX is imported.
+Same shapes, same parameters, same masking and losses; of eq. 1 it too computes the CLS row alone. timm's blocks are
+written out, with its names: timm cannot be imported without a torchvision of torch's own build. On an NVIDIA GPU where
+there is one. Run in a process of its own (`bench.process`), where no JAX is imported.
 """
 
 import copy
-import importlib.util
 import math
-import sys
-import types
 from typing import Any
 
 import torch
@@ -17,88 +15,69 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 (as everyone calls it)
 
 from unimedi_jax import patches
-from unimedi_jax.bench import batch
+from unimedi_jax.bench.process import random_batch
 from unimedi_jax.models import sizes
 
 Tensor = torch.Tensor
 TEACHER = ("vision", "head_cls", "head_patch")
 
 
-class _Anything(type):
-    def __getattr__(cls, name: str) -> "_Anything":
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _Anything(name, (), {})
+class Block(nn.Module):
+    """timm's block: pre-norm attention and MLP."""
 
+    def __init__(self, size: sizes.Size) -> None:
+        super().__init__()
+        self.heads = size.heads
+        self.norm1, self.norm2 = (nn.LayerNorm(size.width, eps=1e-6) for _ in range(2))
+        self.qkv, self.proj = nn.Linear(size.width, 3 * size.width), nn.Linear(size.width, size.width)
+        self.mlp = nn.Sequential(
+            nn.Linear(size.width, size.mlp_width), nn.GELU(), nn.Linear(size.mlp_width, size.width)
+        )
 
-class _Absent(types.ModuleType):
-    __path__ = ()
-
-    def __getattr__(self, name: str) -> _Anything:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _Anything(name, (), {})
-
-
-def _timm() -> types.ModuleType:
-    """timm, whose image transforms want torchvision of torch's own build; nothing here uses them."""
-    parts = ("", ".transforms", ".transforms.functional", ".ops", ".ops.misc", ".datasets", ".models")
-    names = [f"torchvision{part}" for part in parts]
-    stood_in = [] if importlib.util.find_spec("torchvision") else names
-    sys.modules.update({name: _Absent(name) for name in stood_in})
-    import timm
-
-    for name in stood_in:  # others who look for it shall not find these
-        del sys.modules[name]
-    return timm
+    def forward(self, x: Tensor, scores: bool) -> tuple[Tensor, Tensor | None]:
+        """Tokens, and with `scores` what CLS attends to, the mean of the heads."""
+        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        row = None
+        if scores:
+            logits = (q[:, :, :1] * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+            row = logits.softmax(-1)[:, :, 0, 1:].mean(1)
+        x = x + self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return x + self.mlp(self.norm2(x)), row
 
 
 class Vision(nn.Module):
-    """Both tokenizers and the shared ViT of timm's blocks."""
+    """Both tokenizers and the shared ViT."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         super().__init__()
         size = sizes.VISION[settings["vision_size"]]
-        self.trunk = _timm().models.vision_transformer.VisionTransformer(
-            img_size=settings["image_size"],
-            in_chans=1,
-            num_classes=0,
-            global_pool="token",
-            embed_dim=size.width,
-            depth=size.depth,
-            num_heads=size.heads,
-            mlp_ratio=size.mlp_width / size.width,
-        )
         image = (settings["image_size"] // settings["image_patch"][0]) ** 2
         self.volume_grid = patches.grid(tuple(settings["volume_size"]), tuple(settings["volume_patch"]))
-        self.trunk.patch_embed = nn.Linear(math.prod(settings["image_patch"]), size.width)
+        self.patch_2d = nn.Linear(math.prod(settings["image_patch"]), size.width)
         self.patch_3d = nn.Linear(math.prod(settings["volume_patch"]), size.width)
-        self.trunk.pos_embed = nn.Parameter(0.02 * torch.randn(1, 1 + image, size.width))
+        self.cls_token = nn.Parameter(0.02 * torch.randn(1, 1, size.width))
+        self.position_2d = nn.Parameter(0.02 * torch.randn(1, 1 + image, size.width))
         self.position_3d = nn.Parameter(0.02 * torch.randn(1, math.prod(self.volume_grid), size.width))
         self.mask_token = nn.Parameter(torch.zeros(size.width))  # trained by iBOT's masking only
+        self.blocks = nn.ModuleList(Block(size) for _ in range(size.depth))
+        self.norm = nn.LayerNorm(size.width, eps=1e-6)
 
     def image(self, x: Tensor) -> Tensor:
         """Patches in [-1, 1] to tokens."""
-        return self.trunk.patch_embed(x) + self.trunk.pos_embed[:, 1:]
+        return self.patch_2d(x) + self.position_2d[:, 1:]
 
     def volume(self, x: Tensor) -> Tensor:
         """Patches in [-1, 1] to tokens."""
         return self.patch_3d(x) + self.position_3d
 
     def forward(self, x: Tensor, scores: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Tokens through the ViT; with `scores` eq. 1 beside them."""
-        cls = (self.trunk.cls_token + self.trunk.pos_embed[:, :1]).expand(len(x), -1, -1)
+        """Tokens through the ViT; with `scores` also eq. 1."""
+        cls = (self.cls_token + self.position_2d[:, :1]).expand(len(x), -1, -1)
         x, rows = torch.cat([cls, x], dim=1), []
-        for block in self.trunk.blocks:
-            attention = block.attn
-            q, k, v = attention.qkv(block.norm1(x)).unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
-            if scores:
-                row = (q[:, :, :1] * attention.scale) @ k.transpose(-1, -2)
-                rows.append(row.softmax(-1)[:, :, 0, 1:].mean(1))
-            out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-            x = x + attention.proj(out)
-            x = x + block.mlp(block.norm2(x))
-        return self.trunk.norm(x), torch.stack(rows).mean(0) if scores else None
+        for block in self.blocks:
+            x, row = block(x, scores)
+            rows.append(row)
+        return self.norm(x), torch.stack(rows).mean(0) if scores else None
 
 
 class Projection(nn.Sequential):
@@ -135,16 +114,16 @@ class Twin:
     def __init__(self, settings: dict[str, Any]) -> None:
         torch.manual_seed(0)
         model, goal = settings["model"], settings["objective"]
-        width, read = sizes.VISION[model["vision_size"]].width, sizes.REPORT[model["report_size"]]
+        width, report = sizes.VISION[model["vision_size"]].width, sizes.REPORT[model["report_size"]]
         self._model, self._goal, self._optim = model, goal, settings["optim"]
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         head = (width, model["head_hidden"], model["head_bottleneck"])
         bert = transformers.BertConfig(
             vocab_size=settings["vocab_size"],
-            hidden_size=read.width,
-            num_hidden_layers=read.depth,
-            num_attention_heads=read.heads,
-            intermediate_size=read.mlp_width,
+            hidden_size=report.width,
+            num_hidden_layers=report.depth,
+            num_attention_heads=report.heads,
+            intermediate_size=report.mlp_width,
             max_position_embeddings=model["report_positions"],
             hidden_dropout_prob=model["report_dropout"],
             attention_probs_dropout_prob=model["report_dropout"],
@@ -155,7 +134,7 @@ class Twin:
                 "vision": Vision(model),
                 "report": transformers.BertModel(bert, add_pooling_layer=False),
                 "project_image": Projection(width, model["projection_hidden"], model["embedding"]),
-                "project_report": Projection(read.width, model["projection_hidden"], model["embedding"]),
+                "project_report": Projection(report.width, model["projection_hidden"], model["embedding"]),
                 "head_cls": Head(*head, model["prototypes_cls"]),
                 "head_patch": Head(*head, model["prototypes_patch"]),
             }
@@ -171,11 +150,11 @@ class Twin:
         )
         self._batch = {
             name: {key: torch.from_numpy(array).to(self._device) for key, array in part.items()}
-            for name, part in batch.random(settings).items()
+            for name, part in random_batch(settings).items()
         }
         self._bfloat16 = settings.get("bfloat16", False) or model["dtype"] == "bfloat16"
         count = sum(p.numel() for p in self.student.parameters())
-        self.say = {"parameters": count, "torch": torch.__version__, "threads": torch.get_num_threads()}
+        self.facts = {"parameters": count, "torch": torch.__version__, "threads": torch.get_num_threads()}
 
     def step(self) -> None:
         """Loss, gradients, optimiser, moving averages."""
@@ -188,24 +167,24 @@ class Twin:
         self._adamw.step()
         student = [p for name in TEACHER for p in self.student[name].parameters()]
         torch._foreach_lerp_(list(self.teacher.parameters()), student, 0.004)
-        self.say["loss"] = loss.item()  # waits for the device
+        self.facts["loss"] = loss.item()  # waits for the device
 
     def peak(self) -> int | None:
-        """Bytes of the GPU's memory that tensors held at most; None on a CPU."""
+        """The most bytes of the GPU's memory that tensors took; None on a CPU."""
         return torch.cuda.max_memory_allocated() if self._device.type == "cuda" else None
 
     def _views(self, name: str, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """CLS of student and teacher, and their tokens at the positions that the student sees."""
+        """CLS of student and teacher, and their tokens at the positions that the student gets."""
         pixels = _image(tokens) if name == "xray" else self._window(tokens)
         with torch.no_grad():
             layers = None if name == "xray" else self._layers(pixels)
             slices = None if name == "xray" or not self._model["slices"] else self._slices(tokens, layers)
-            seen, scores = self.teacher["vision"](self._embed(self.teacher["vision"], name, pixels, slices), True)
+            target, scores = self.teacher["vision"](self._embed(self.teacher["vision"], name, pixels, slices), True)
             count = math.ceil(round((1 - self._goal["mask_ratio"]) * scores.shape[1], 6))
             where = scores.topk(count, dim=1).indices.sort(dim=1).values
         embedded = self._embed(self.student["vision"], name, pixels, slices)
         student, _ = self.student["vision"](_gather(embedded, where))
-        return student[:, 0], seen[:, 0], student[:, 1:], _gather(seen[:, 1:], where)
+        return student[:, 0], target[:, 0], student[:, 1:], _gather(target[:, 1:], where)
 
     def _embed(self, vision: Vision, name: str, pixels: Tensor, slices: Tensor | None) -> Tensor:
         if name == "xray":
@@ -242,8 +221,8 @@ class Twin:
         cls = torch.cat([view[0] for view in views.values()])
         text = torch.cat([part["text"] for part in self._batch.values()])
         mask = torch.cat([part["text_mask"] for part in self._batch.values()])
-        read = self.student["report"](input_ids=text, attention_mask=mask).last_hidden_state
-        pooled = read[:, 0] if self._model["report_pooling"] == "cls" else _mean(read, mask)
+        tokens = self.student["report"](input_ids=text, attention_mask=mask).last_hidden_state
+        pooled = tokens[:, 0] if self._model["report_pooling"] == "cls" else _mean(tokens, mask)
         image = F.normalize(self.student["project_image"](cls).float(), dim=-1)
         report = F.normalize(self.student["project_report"](pooled).float(), dim=-1)
         logits = image @ report.T / self._goal["temperature"]
@@ -259,10 +238,12 @@ class Twin:
                 student, target = pick(view)
                 logits = self.student[f"head_{name}"](student).float()
                 with torch.no_grad():
-                    seen = self.teacher[f"head_{name}"](target).float()
-                    wanted = ((seen - self._centres[name]) / 0.04).softmax(-1)
-                    means.append(seen.mean(1))
-                parts.append(-(wanted * (logits / self._goal["student_temperature"]).log_softmax(-1)).sum(-1).mean(1))
+                    scores = self.teacher[f"head_{name}"](target).float()
+                    probabilities = ((scores - self._centres[name]) / 0.04).softmax(-1)
+                    means.append(scores.mean(1))
+                parts.append(
+                    -(probabilities * (logits / self._goal["student_temperature"]).log_softmax(-1)).sum(-1).mean(1)
+                )
             self._centres[name].lerp_(torch.cat(means).mean(0), 1 - self._goal["centre_momentum"])
             total = total + torch.cat(parts).mean() * self._goal["weight_icl" if name == "cls" else "weight_pcl"]
         return total
@@ -281,4 +262,4 @@ def _mean(x: Tensor, mask: Tensor) -> Tensor:
     return (x * weight).sum(1) / weight.sum(1)
 
 
-make = Twin
+make = Twin  # what `process.serve` calls

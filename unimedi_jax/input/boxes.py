@@ -1,4 +1,4 @@
-"""Records to samples with boxes: the whole film at the detector's size, and its boxes in parts of the picture."""
+"""Records to samples for detection: the whole X-ray at the detector's size, and its boxes relative to that size."""
 
 import dataclasses
 from typing import Any
@@ -11,7 +11,7 @@ from unimedi_jax import patches
 
 
 def truth(record: dict[str, Any]) -> Float[np.ndarray, "n 4"]:
-    """Boxes (y0, x0, y1, x1) of a film in its own pixels, whatever the finding."""
+    """Boxes (y0, x0, y1, x1) of an X-ray in its own pixels, whatever the finding."""
     return np.asarray(record["boxes"], np.float32).reshape(-1, 5)[:, 1:]
 
 
@@ -21,7 +21,7 @@ class ToBoxes:
 
     size: tuple[int, int]
     patch: tuple[int, int]
-    most: int  # boxes of a film; further ones are left out, the largest stay
+    most: int  # boxes of an X-ray; of more, the largest stay
 
     def __call__(self, record: dict[str, Any], rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
         image = record["image"]

@@ -1,4 +1,4 @@
-"""Records to samples with truth in every pixel: the whole film or volume, and its mask on the network's grid."""
+"""Records to samples for segmentation: the whole X-ray or volume, and its mask on the network's grid."""
 
 import dataclasses
 from typing import Any
@@ -13,7 +13,7 @@ from unimedi_jax.input import transforms
 
 UNANNOTATED = 255
 TARGETS = {"organs": "organ_mask", "lesions": "lesion_mask", "boxes": "boxes"}
-SCALE, DEGREES, SHARE = 0.1, 10.0, 0.5  # MGCA's augmentation of films: scaled and turned, every other one
+SCALE, DEGREES, SHARE = 0.1, 10.0, 0.5  # MGCA's augmentation of X-rays: half of them are scaled and rotated
 
 
 def truth(record: dict[str, Any], target: str) -> UInt8[np.ndarray, "*space"] | None:
@@ -38,7 +38,7 @@ def truth(record: dict[str, Any], target: str) -> UInt8[np.ndarray, "*space"] | 
 
 @dataclasses.dataclass(frozen=True)
 class ToMask:
-    """Record to `tokens` (n, v) and int32 `mask` on the network's grid; a generator turns and scales films."""
+    """Record to `tokens` (n, v) and int32 `mask` on the network's grid; a generator rotates and scales X-rays."""
 
     modality: str
     target: str
@@ -49,9 +49,9 @@ class ToMask:
     def __call__(self, record: dict[str, Any], rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
         mask = truth(record, self.target)
         if self.modality == "xray":
-            image, mask = record["image"], mask
+            image = record["image"]
             if rng is not None and rng.random() < SHARE:
-                image, mask = turned(image, mask, rng)
+                image, mask = rotate_and_scale(image, mask, rng)
             pixels = cv2.resize(image, self.size[::-1], interpolation=cv2.INTER_AREA)
             mask = cv2.resize(mask, self.size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         elif self.window:
@@ -69,10 +69,10 @@ class ToMask:
         return {"tokens": np.ascontiguousarray(tokens), "mask": mask.astype(np.int32)}
 
 
-def turned(
+def rotate_and_scale(
     image: UInt8[np.ndarray, "y x"], mask: UInt8[np.ndarray, "y x"], rng: np.random.Generator
 ) -> tuple[UInt8[np.ndarray, "y x"], UInt8[np.ndarray, "y x"]]:
-    """A film and its mask, scaled by up to a tenth and turned by up to ten degrees around the middle."""
+    """An X-ray and its mask, scaled by up to a tenth and rotated by up to ten degrees about the centre."""
     centre = tuple((n - 1) / 2 for n in image.shape[::-1])
     matrix = cv2.getRotationMatrix2D(centre, rng.uniform(-DEGREES, DEGREES), 1 + rng.uniform(-SCALE, SCALE))
     shape = image.shape[::-1]

@@ -1,4 +1,4 @@
-"""grain pipelines: records to batches, in an order that depends on the seed alone and whose position can be saved."""
+"""grain pipelines: records to batches. The order depends on the seed alone, and the position can be saved."""
 
 import contextlib
 import itertools
@@ -10,31 +10,31 @@ import numpy as np
 
 from data import progress
 from data.errors import UserError
+from unimedi_jax.config.pretraining import InputConfig
 from unimedi_jax.input import records, transforms, workers
 
 HostBatch = dict[str, dict[str, np.ndarray]]
 MODALITIES = ("xray", "ct")
 AHEAD = 8  # batches that are read before they are asked for
+THREADS = InputConfig(processes=0)
 
 
 def train(
     sets: Sequence[tuple[records.RecordSet, float]],
     samplers: Mapping[str, transforms.ToSample],
     batch: Mapping[str, int],
+    reading: InputConfig = THREADS,
     *,
     seed: int,
     host: int = 0,
     hosts: int = 1,
-    threads: int = 4,
-    processes: int = 0,
-    max_damaged: float = 0.0,
 ) -> "Batches":
     """Endless batches {"xray": {...}, "ct": {...}} with `batch[modality]` rows each for this host.
 
     `sets` come with mixing weights. Each set is shuffled anew every epoch, and a modality with 0 rows is left out of
-    the batch. Hosts read disjoint shares: put one behind the other, they are the batch that one host would read, row
-    by row, so that neither the losses nor the place in the data depend on the number of hosts. At most a share of
-    `max_damaged` of a set may be unreadable; each process counts those that it meets.
+    the batch. Hosts read disjoint shares: concatenated, they are the batch that one host would read, row by row, so
+    that neither the losses nor the position in the data depend on the number of hosts. `reading` holds the number of
+    threads or processes that read, and the share of a set that may be unreadable; each process counts its own.
     """
     parts = {}
     for number, modality in enumerate(MODALITIES):
@@ -46,7 +46,7 @@ def train(
                 seed=2 * seed + number,
                 host=host,
                 hosts=hosts,
-                max_damaged=max_damaged,
+                max_damaged=reading.max_damaged,
             )
     if not parts:
         raise UserError("config.batch asks for neither X-rays nor CTs")
@@ -54,14 +54,14 @@ def train(
     length = min(map(len, parts.values()))
     joined = grain.experimental.ZipMapDataset([part[:length] for part in parts.values()])
     names = tuple(parts)
-    return Batches(joined.map(lambda rows: dict(zip(names, rows, strict=True))), threads, processes)
+    return Batches(joined.map(lambda rows: dict(zip(names, rows, strict=True))), reading.threads, reading.processes)
 
 
 class Batches(Iterator[HostBatch]):
-    """Batches in order from a place that can be saved, whoever reads them: the place is their number alone.
+    """Batches in order, from a position that can be saved: the number of batches, whoever reads them.
 
-    `threads` of this process read them or, where these hinder a program that waits for Python's lock between two
-    steps, as one for a GPU does, so many `processes` of their own.
+    They are read by `threads` of this process or by `processes` of their own. Processes are for GPUs, where threads
+    that hold Python's lock would delay the start of the next step.
     """
 
     def __init__(self, dataset: grain.MapDataset[HostBatch], threads: int, processes: int) -> None:
@@ -72,7 +72,7 @@ class Batches(Iterator[HostBatch]):
     def __next__(self) -> HostBatch:
         try:
             if self._reader is None:
-                with workers.deaf() if self._processes else contextlib.nullcontext():
+                with workers.block_signals() if self._processes else contextlib.nullcontext():
                     self._reader = self._read()
                     batch = next(self._reader)
             else:
@@ -88,11 +88,11 @@ class Batches(Iterator[HostBatch]):
         return batch
 
     def get_state(self) -> dict[str, int]:
-        """The place: batches that were handed out."""
+        """The position: how many batches were returned."""
         return {"next_index": self._next}
 
     def set_state(self, state: dict[str, int]) -> None:
-        """Goes on from a place."""
+        """Goes on from a position."""
         self.close()
         self._next = state["next_index"]
 
@@ -110,7 +110,7 @@ class Batches(Iterator[HostBatch]):
         # Batch i is of process i mod n: the order is that of one reader.
         dataset = rest.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)).mp_prefetch(
             grain.MultiprocessingOptions(self._processes, per_worker_buffer_size=ahead),
-            worker_init_fn=workers.ends_with_this(),
+            worker_init_fn=workers.exit_with_parent(),
         )
         return iter(dataset)
 
@@ -126,18 +126,18 @@ def _endless(
     max_damaged: float,
 ) -> grain.MapDataset[Any]:
     datasets, weights = [], []
-    for number, (found, weight) in enumerate(sets):
-        size = found.size(sampler.modality, "train")
+    for number, (record_set, weight) in enumerate(sets):
+        size = record_set.size(sampler.modality, "train")
         if not size:
             continue
-        source = found.source(sampler.modality, "train", records.TRAINED_ON[sampler.modality])
+        source = record_set.source(sampler.modality, "train", records.TRAINED_ON[sampler.modality])
         if max_damaged:
-            source = records.Spared(source, max_damaged)
+            source = records.SkipDamaged(source, max_damaged)
         dataset = grain.MapDataset.source(source).seed(seed * 1000 + number).shuffle()
         datasets.append(dataset.repeat().random_map(sampler))
         weights.append(weight)
     if not datasets:
-        names = ", ".join(found.name for found, _ in sets)
+        names = ", ".join(record_set.name for record_set, _ in sets)
         raise UserError(
             f"no training {sampler.modality} records in {names}: "
             f"set config.batch.{sampler.modality}=0 to train without them"
@@ -148,7 +148,7 @@ def _endless(
 
 
 def report_length(batch: HostBatch, lengths: Sequence[int]) -> int:
-    """The least of `lengths` that holds every report of a batch; the longest of them holds all there are."""
+    """The smallest of `lengths` that holds every report of a batch; the largest one holds every report."""
     longest = max(int(part["text_mask"].sum(axis=1).max()) for part in batch.values())
     return min(length for length in lengths if length >= longest)
 
@@ -163,14 +163,20 @@ def trimmed(batch: HostBatch, length: int) -> HostBatch:
 
 
 def evaluation(
-    found: records.RecordSet, sampler: transforms.ToSample, split: str, rows: int, *, limit: int = 0, threads: int = 4
+    record_set: records.RecordSet,
+    sampler: transforms.ToSample,
+    split: str,
+    rows: int,
+    *,
+    limit: int = 0,
+    threads: int = 4,
 ) -> Iterator[dict[str, Any]]:
     """Every record of a split once, in order, in batches of `rows`; at most `limit` records (0 = all).
 
-    The last batch is filled up with copies of its last record; `mask` (rows,) is False there. Fields that do not
+    The last batch is filled with copies of its last record; `mask` (rows,) is False there. Fields that do not
     stack, such as boxes, come as lists. `threads` read while the device is at work.
     """
-    dataset = grain.MapDataset.source(found.source(sampler.modality, split))[: limit or None].map(sampler)
+    dataset = grain.MapDataset.source(record_set.source(sampler.modality, split))[: limit or None].map(sampler)
     reader = iter(dataset.to_iter_dataset(grain.ReadOptions(threads, prefetch_buffer_size=2 * rows)))
     names = {"xray": "X-rays", "ct": "CTs"}[sampler.modality]
     with contextlib.closing(reader), progress.shown(len(dataset), f"{names} of {split}") as tick:

@@ -1,4 +1,4 @@
-"""Built sets on disk: `<data_dir>/<name>/`, written by `data/`, read here at random access."""
+"""Built sets on disk: `<data_dir>/<name>/`, written by `data/`, read here with random access."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ class Fields(Sequence[dict[str, Any]]):
 
     raw: Sequence[bytes]
     features: tfds.features.FeaturesDict
-    name: str  # where they are, for a person
+    name: str  # where they are, for error messages
 
     def __len__(self) -> int:
         return len(self.raw)
@@ -41,10 +41,10 @@ class Fields(Sequence[dict[str, Any]]):
             ) from error
 
 
-class Spared(Sequence[dict[str, Any]]):
-    """Records of which a few may be damaged: the next one that can be read stands in, and the log names the damaged.
+class SkipDamaged(Sequence[dict[str, Any]]):
+    """Records of which a few may be damaged: each is replaced by the next readable one and named in the log.
 
-    Which one stands in depends on the damage alone, so a run that goes on sees the same records.
+    The replacement depends on the damage alone, so a resumed run reads the same records.
     """
 
     def __init__(self, records: Fields, allowed: float) -> None:

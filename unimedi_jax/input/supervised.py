@@ -1,4 +1,4 @@
-"""Batches of labelled records for downstream training: a chosen part of a split, endless, in seeded order."""
+"""Batches of labelled records for downstream training: chosen rows of a split, endless, in seeded order."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -13,8 +13,8 @@ def training(
     source: Sequence[dict[str, Any]], sampler: Sampler, rows: Sequence[int], batch: int, *, seed: int, threads: int = 2
 ) -> Iterator[dict[str, np.ndarray]]:
     """Endless batches of the records `rows` of a source, shuffled anew every epoch, augmented by `sampler`."""
-    chosen = grain.MapDataset.source(_Rows(source, rows)).seed(seed).shuffle().repeat()
-    batches = chosen.random_map(sampler).batch(batch, drop_remainder=True)
+    records = grain.MapDataset.source([int(row) for row in rows]).map(source.__getitem__)
+    batches = records.seed(seed).shuffle().repeat().random_map(sampler).batch(batch, drop_remainder=True)
     return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * batch)))
 
 
@@ -23,21 +23,10 @@ def evaluation(
 ) -> Iterator[tuple[dict[str, np.ndarray], int]]:
     """The records `rows` once, in order, without augmentation, and how many of each batch are real.
 
-    The last batch is filled up with copies of its last record.
+    The last batch is filled with copies of its last record.
     """
     for start in range(0, len(rows), batch):
         samples = [sampler(source[i], None) for i in rows[start : start + batch]]
         real = len(samples)
         samples += [samples[-1]] * (batch - real)
         yield {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}, real
-
-
-class _Rows(Sequence[dict[str, Any]]):
-    def __init__(self, source: Sequence[dict[str, Any]], rows: Sequence[int]) -> None:
-        self._source, self._rows = source, [int(row) for row in rows]
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._source[self._rows[index]]

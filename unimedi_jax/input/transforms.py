@@ -11,6 +11,7 @@ from jaxtyping import Int16, UInt8
 from data.errors import UserError
 from data.reports import tokenizer
 from unimedi_jax import patches
+from unimedi_jax.config.pretraining import InputConfig, ModelConfig
 from unimedi_jax.input import records
 
 AIR_HU = -1024
@@ -62,7 +63,7 @@ def shrink(x: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 
 
 def to_tokens(x: np.ndarray, size: tuple[int, ...], patch: tuple[int, ...]) -> np.ndarray:
-    """A film or volume brought to `size` and cut into patches: (n, v) in raster order, in the dtype of `x`."""
+    """An X-ray or volume brought to `size` and cut into patches: (n, v) in raster order, in the dtype of `x`."""
     return patches.patchify(shrink(x, size)[None], patch)[0]
 
 
@@ -93,6 +94,23 @@ class ToSample:
     shuffle: bool = False  # sentences of reports
     keep: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, modality: str, reports: Any, reading: InputConfig, model: ModelConfig) -> "ToSample":
+        """What a network of these settings is trained on."""
+        return cls(
+            modality,
+            reports,
+            reading.report_length,
+            reading.crop,
+            model.image_size,
+            model.image_patch,
+            model.volume_size,
+            model.volume_patch,
+            reading.crop_shift,
+            reading.ct_shift,
+            reading.shuffle_sentences,
+        )
+
     @property
     def bytes(self) -> int:
         """Of a sample's tokens, next to which the rest is small."""
@@ -111,11 +129,11 @@ class ToSample:
         if rng is not None and self.shuffle:
             report = shuffle_sentences(report, rng)
         text, mask = tokenizer.encode(self.reports, [report], self.length)
-        kept = {name: record[name] for name in self.keep if name in record}
+        extra = {name: record[name] for name in self.keep if name in record}
         return {
             "tokens": np.ascontiguousarray(tokens),
             "text": text[0],
             "text_mask": mask[0],
             "id": records.text(record["id"]),
-            **kept,
+            **extra,
         }

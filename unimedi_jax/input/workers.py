@@ -1,4 +1,4 @@
-"""What processes that read batches have to know of the one they read them for."""
+"""What processes that read batches need to know about the process that they read for."""
 
 import contextlib
 import functools
@@ -13,10 +13,10 @@ SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
 @contextlib.contextmanager
-def deaf() -> Iterator[None]:
-    """Processes started in here never hear of Ctrl-C and SIGTERM, which go to all processes of a terminal or a job.
+def block_signals() -> Iterator[None]:
+    """Processes started in here never receive Ctrl-C and SIGTERM, which go to all processes of a terminal or a job.
 
-    The run answers them: it saves its state and closes its readers. What arrives meanwhile waits for the end.
+    The run answers them: it saves its state and closes its readers. Signals that arrive meanwhile wait for the end.
     """
     _start_tracker()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -27,9 +27,10 @@ def deaf() -> Iterator[None]:
 
 
 def _start_tracker() -> None:
-    """Python's process that frees what a killed one leaves: before the others, with which it would let signals in.
+    """Starts Python's process that frees the shared memory of killed ones.
 
-    It says at length what it has freed where a run stops while it compiles.
+    It must start before the readers: starting it with them would unblock the signals. Its long warnings about freed
+    memory, shown when a run stops while it compiles, are turned off.
     """
     before = os.environ.get("PYTHONWARNINGS")
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [before, "ignore:resource_tracker"]))
@@ -42,16 +43,16 @@ def _start_tracker() -> None:
             os.environ["PYTHONWARNINGS"] = before
 
 
-def ends_with_this() -> functools.partial[None]:
-    """To be called first in a reading process: it ends when this one is killed and cannot close it."""
+def exit_with_parent() -> functools.partial[None]:
+    """An initialiser for reading processes: they exit when this process is killed and cannot close them."""
     return functools.partial(_watch, os.getpid())
 
 
 def _watch(parent: int, number: int, count: int) -> None:
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
+def _exit_after(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)

@@ -73,7 +73,7 @@ def blocks(q: Queries, k: Keys, v: Keys, mask: Bool[Array, "b n"] | None = None)
         attended = jax.lax.map(each, (*(x.reshape(-1, *x.shape[2:]) for x in (q, k, v)), keys))
         return attended.reshape(q.shape)
 
-    return placement.each_its_own(local)(*(x.swapaxes(1, 2) for x in (q, k, v)), mask).swapaxes(1, 2)
+    return placement.per_device(local)(*(x.swapaxes(1, 2) for x in (q, k, v)), mask).swapaxes(1, 2)
 
 
 def _weights(q: Float[Array, "*b q k"], k: Float[Array, "*b n k"], keys: Array | None) -> Float[Array, "*b q n"]:
@@ -106,7 +106,7 @@ def splash(q: Queries, k: Keys, v: Keys, mask: Bool[Array, "b n"] | None = None,
     segments = jnp.pad(real, ((0, 0), (0, more))).astype(jnp.int32)
     q = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)  # the kernel does not scale
     q, k, v = (jnp.pad(x, ((0, 0), (0, more), (0, 0), (0, 0))).swapaxes(1, 2) for x in (q, k, v))
-    local = placement.each_its_own(functools.partial(_splash, interpret=interpret))
+    local = placement.per_device(functools.partial(_splash, interpret=interpret))
     return local(q, k, v, segments).swapaxes(1, 2)[:, :n]
 
 

@@ -9,10 +9,9 @@ import jax
 from jax import numpy as jnp
 
 from unimedi_jax import patches, selection
-from unimedi_jax.models import heads, inputs, sizes, text, vision
+from unimedi_jax.config.pretraining import ModelConfig
+from unimedi_jax.models import attention, heads, inputs, sizes, text, vision
 from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Num, UInt8
-
-LAYERS = ("scanned", "unrolled")  # how the compiler sees the layers of a tower
 
 
 class Features(NamedTuple):
@@ -26,7 +25,7 @@ class Features(NamedTuple):
 
 
 class UniMedI(nn.Module):
-    """The whole model. Build it with `make`; call its methods through `apply(..., method="...")`.
+    """The whole model. Build it with `build_model`; call its methods through `apply(..., method="...")`.
 
     X-ray tokens are uint8 patches (b, n, 256), CT tokens int16 HU patches (b, n, 1024); both are normalised here.
     `head` is what an objective trains beside the towers; its modules are the parameters `head_<name>`.
@@ -159,94 +158,75 @@ class UniMedI(nn.Module):
             self.project({name: encoded.cls}, report)
 
 
-def make(
-    *,
-    vision_size: str = "B",
-    report_size: str = "B",
-    vocab_size: int,
-    image_size: int = 224,
-    image_patch: tuple[int, int] = (16, 16),
-    volume_size: tuple[int, int, int] = (32, 128, 128),
-    volume_patch: tuple[int, int, int] = (4, 16, 16),
-    window_hu: tuple[float, float] = (-1000.0, 1000.0),
-    slices: int = 2,
-    slices_per_layer: int = 1,
-    slice_size: int = 224,
-    type_embedding: bool = False,
-    slice_embedding: bool = False,
-    position_init: str = "normal",
-    cls_key: bool = True,
-    embedding: int = 128,
-    projection: str = "mlp",
-    projection_hidden: int = 2048,
-    norm_by_modality: bool = False,
-    prototypes_cls: int = 65536,
-    prototypes_patch: int = 8192,
-    head_hidden: int = 2048,
-    head_bottleneck: int = 256,
-    report_positions: int = 512,
-    report_dropout: float = 0.1,
-    report_pooling: str = "cls",
-    attention: str = "xla",
-    remat: str = "none",
-    layers: str = "scanned",
-    dtype: str = "bfloat16",
-) -> UniMedI:
-    """UniMedI from plain settings, the ones of `config.model`.
+def build_model(config: ModelConfig, vocab_size: int, device: jax.Device | None = None) -> UniMedI:
+    """UniMedI with a report tower of `vocab_size` words.
 
-    Sizes are names of `sizes.VISION` and `sizes.REPORT`; sizes in pixels and voxels are those the pipeline delivers
-    (`volume_size` and `volume_patch` in z, y, x). `slices` is the k of the top-k over depth layers, `slice_size` the
-    pixels a slice is resized to before T_2D. Parameters are float32 whatever `dtype` the arithmetic uses. The heads of
-    an objective are not in it yet: `model.clone(head=objective.heads(model))`.
+    "auto" in `attention` and `layers` is what is fastest on `device` (docs/performance.md), which may be one that is
+    compiled for alone; without a device the plain one. Parameters are float32 whatever `dtype` the arithmetic uses. The
+    heads of an objective are not in it yet: `model.clone(head=objective.heads(model))`.
+
+    Raises:
+        ValueError: there is no such size.
     """
-    if layers not in LAYERS:
-        raise ValueError(f"layers is one of {', '.join(LAYERS)}, not {layers!r}")
-    kind, unrolled = jnp.dtype(dtype), layers == "unrolled"
-    seen, read = sizes.VISION[vision_size], sizes.REPORT[report_size]
+    visual = _size(sizes.VISION, "vision_size", config.vision_size)
+    textual = _size(sizes.REPORT, "report_size", config.report_size)
+    dtype, kind, unrolled = jnp.dtype(config.dtype), config.attention, config.layers == "unrolled"
+    if kind == "auto":
+        kind = "xla" if device is None else attention.fitting(device, config.dtype)
+    if config.layers == "auto":
+        unrolled = device is not None and device.platform == "gpu"
     tower = vision.VisionTower(
-        seen.width,
-        seen.depth,
-        seen.heads,
-        seen.mlp_width,
-        image_grid=patches.grid((image_size,) * 2, tuple(image_patch)),
-        volume_grid=patches.grid(tuple(volume_size), tuple(volume_patch)),
-        dtype=kind,
-        type_embedding=type_embedding,
-        slice_embedding=slice_embedding,
-        cls_key=cls_key,
-        attention=attention,
-        remat=remat,
+        visual.width,
+        visual.depth,
+        visual.heads,
+        visual.mlp_width,
+        image_grid=patches.grid((config.image_size,) * 2, config.image_patch),
+        volume_grid=patches.grid(config.volume_size, config.volume_patch),
+        dtype=dtype,
+        type_embedding=config.type_embedding,
+        slice_embedding=config.slice_embedding,
+        cls_key=config.cls_key,
+        attention=kind,
+        remat=config.remat,
         unrolled=unrolled,
-        position_init=position_init,
+        position_init=config.position_init,
     )
     report = text.ReportTower(
         vocab_size,
-        read.width,
-        read.depth,
-        read.heads,
-        read.mlp_width,
-        report_positions,
-        report_dropout,
-        report_pooling,
-        kind,
-        remat,
+        textual.width,
+        textual.depth,
+        textual.heads,
+        textual.mlp_width,
+        config.report_positions,
+        config.report_dropout,
+        config.report_pooling,
+        dtype,
+        config.remat,
         unrolled,
     )
-    project = dict(hidden=projection_hidden, kind=projection, dtype=kind)
+    project = dict(hidden=config.projection_hidden, kind=config.projection, dtype=dtype)
     return UniMedI(
         vision=tower,
         report=report,
-        project_image=heads.Projection(embedding, by_modality=norm_by_modality, **project),
-        project_report=heads.Projection(embedding, **project),
+        project_image=heads.Projection(config.embedding, by_modality=config.norm_by_modality, **project),
+        project_report=heads.Projection(config.embedding, **project),
         head={},
-        head_sizes=heads.Sizes(prototypes_cls, prototypes_patch, head_hidden, head_bottleneck),
-        image_patch=tuple(image_patch),
-        volume_patch=tuple(volume_patch),
-        window_hu=tuple(window_hu),
-        slice_size=slice_size,
-        slices_per_layer=slices_per_layer,
-        slices=slices,
+        head_sizes=heads.Sizes(
+            config.prototypes_cls, config.prototypes_patch, config.head_hidden, config.head_bottleneck
+        ),
+        image_patch=config.image_patch,
+        volume_patch=config.volume_patch,
+        window_hu=config.window_hu,
+        slice_size=config.slice_size,
+        slices_per_layer=config.slices_per_layer,
+        slices=config.slices,
     )
+
+
+def _size(known: Mapping[str, sizes.Size], setting: str, name: str) -> sizes.Size:
+    if name not in known:
+        raise ValueError(f"{setting} is one of {', '.join(known)}, not {name!r}")
+    return known[name]
 
 
 def example_batch(model: UniMedI, length: int = 8) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,8 @@
 """What goes into a report page: plain arrays, texts and the lines of metrics.jsonl."""
 
 import dataclasses
+import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -8,11 +10,28 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Int16, UInt8
 
 
-class Cell(NamedTuple):
-    """A number of the result tables, named by its key in metrics.jsonl."""
+class Number(NamedTuple):
+    """A value of the metrics with its name, to be shown rounded."""
 
     key: str
-    beside: str | None = None  # key of the number to hold it against
+    value: float
+    digits: int = 3
+
+    @property
+    def text(self) -> str:
+        return f"{self.value:.{self.digits}f}" if math.isfinite(self.value) else "n/a"
+
+    @property
+    def exact(self) -> str:
+        """All digits as JSON; not-a-number is null, as in metrics.jsonl."""
+        return json.dumps(self.value if math.isfinite(self.value) else None)
+
+
+class Cell(NamedTuple):
+    """Which number stands in a cell of a table; `tables.numbers` looks it up."""
+
+    key: str  # in metrics.jsonl
+    beside: str | None = None  # key of the number to compare it with
     beside_name: str = ""  # what that number is: "untrained", "chance", "random"
     digits: int = 3
 
@@ -25,7 +44,7 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Every number is looked up in the metrics, so the page can say nothing they do not say."""
+    """Rows of cells. Every number is looked up in the metrics, so a page shows nothing that they do not hold."""
 
     title: str
     columns: Sequence[str]  # the first heads the row names
@@ -67,7 +86,7 @@ class SliceExample:
 
 
 class Retrieved(NamedTuple):
-    """One report that was found for an image."""
+    """One report that was retrieved for an image."""
 
     report: str
     similarity: float
@@ -76,7 +95,7 @@ class Retrieved(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class RetrievalExample:
-    """A held-out image, its true report and the reports found for it, best first."""
+    """A held-out image, its true report and the reports retrieved for it, best first."""
 
     modality: str
     image: UInt8[np.ndarray, "y x"]  # X-ray, or one slice of the CT (`figures.lung_window`)
@@ -86,7 +105,7 @@ class RetrievalExample:
 
 @dataclasses.dataclass(frozen=True)
 class PageContent:
-    """Everything a report page shows; sections without content are left out."""
+    """Everything that a report page shows; sections without content are left out."""
 
     name: str  # of the run
     config: Mapping[str, Any]  # config.json
@@ -99,4 +118,4 @@ class PageContent:
     retrieval: Sequence[RetrievalExample] = ()
     notes: Sequence[str] = ()  # plain sentences under the headline, e.g. labels whose prompts look inverted
     kind: str = "pre-training report"
-    pictures: Sequence[tuple[str, bytes]] = ()  # titles and PNGs to see side by side
+    pictures: Sequence[tuple[str, bytes]] = ()  # titles and PNGs, shown side by side

@@ -1,6 +1,7 @@
 """Pictures of the report page, as PNG bytes: curves, t-SNE maps, attention, slice scores."""
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from unimedi_jax.report.content import SliceExample
 
-# Okabe and Ito's palette: told apart by colour-blind readers too.
+# Okabe and Ito's palette, which colour-blind readers can distinguish too.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#555555", "#b8a900")
 MARKERS = ("o", "^", "s", "D", "v", "P")
 LESION_RGB = (0, 200, 255)
@@ -37,21 +38,19 @@ STYLE = {
 }
 
 
-def curves(metrics: Sequence[Mapping[str, Any]], keys: Sequence[str], *, title: str, log: bool = False) -> bytes:
+def curves(metrics: Sequence[Mapping[str, Any]], keys: Sequence[str], *, title: str) -> bytes:
     """One panel of the scalars `keys` against the step; values that are not finite leave a gap."""
     with mpl.rc_context(STYLE):
         # Many names go under the curves, where they hide none.
         height = 2.9 + (0.1 * len(keys) if len(keys) > 4 else 0.0)
         figure = Figure(figsize=(5.0, height), layout="constrained")
         axes = figure.subplots()
-        for key, colour in zip(keys, _cycle(COLOURS, len(keys)), strict=True):
+        for key, colour in zip(keys, itertools.cycle(COLOURS), strict=False):
             points = [(line["step"], line[key]) for line in metrics if key in line]
             steps, values = np.array(points, np.float64).reshape(-1, 2).T
             values = np.where(np.isfinite(values), values, np.nan)
             few = "o" if len(steps) < 20 else None
             axes.plot(steps, values, color=colour, linewidth=1.3, marker=few, ms=3, label=key)
-        if log:
-            axes.set_yscale("log")
         axes.grid(axis="y", color="#eeeeee")
         axes.set(title=title, xlabel="step")
         if len(keys) > 4:
@@ -90,8 +89,8 @@ def embedding_map(
 ) -> bytes:
     """Scatter plot, one colour per name in `colour_by`, one marker per name in `marker_by`."""
     names, kinds = list(dict.fromkeys(colour_by)), list(dict.fromkeys(marker_by))
-    colour_of = dict(zip(names, _cycle(COLOURS, len(names)), strict=True))
-    marker_of = dict(zip(kinds, _cycle(MARKERS, len(kinds)), strict=True))
+    colour_of = dict(zip(names, itertools.cycle(COLOURS), strict=False))
+    marker_of = dict(zip(kinds, itertools.cycle(MARKERS), strict=False))
     group = list(zip(colour_by, marker_by, strict=True))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.0, 4.6), layout="constrained")
@@ -113,21 +112,21 @@ def embedding_map(
 def attention(
     image: UInt8[np.ndarray, "y x"], scores: Float[np.ndarray, "gy gx"], lesion: Bool[np.ndarray, "y x"] | None = None
 ) -> bytes:
-    """The film with its attention laid over it, each picture scaled to its own range."""
+    """The X-ray overlaid with its attention, each picture scaled to its own range."""
     scores = np.asarray(scores, np.float32)
     # Pixel areas, not corners, are mapped: each score sits in the middle of its patch.
     heat = cv2.resize(scores, image.shape[::-1], interpolation=cv2.INTER_LINEAR)
     span = float(scores.max() - scores.min())
     heat = np.clip((heat - scores.min()) / span, 0, 1) if span > 0 else np.zeros_like(heat)
     colour = mpl.colormaps["inferno"](heat)[..., :3] * 255
-    # Where attention is low the film stays readable.
+    # Where attention is low the X-ray stays readable.
     share = 0.65 * heat[..., None]
     picture = (1 - share) * image[..., None] + share * colour
     return _pixels(_outlined(picture.astype(np.uint8), lesion))
 
 
-def film(image: UInt8[np.ndarray, "y x"], lesion: Bool[np.ndarray, "y x"] | None = None) -> bytes:
-    """A grey picture, the lesion outlined where given."""
+def greyscale(image: UInt8[np.ndarray, "y x"], lesion: Bool[np.ndarray, "y x"] | None = None) -> bytes:
+    """A grey picture with the lesion, if any, outlined."""
     return _pixels(_outlined(np.repeat(image[..., None], 3, axis=-1), lesion))
 
 
@@ -141,7 +140,7 @@ def lung_window(slice_hu: Int16[np.ndarray, "*space"]) -> UInt8[np.ndarray, "*sp
 def axial_slice(slice_hu: Int16[np.ndarray, "y x"], lesion: Bool[np.ndarray, "y x"] | None = None) -> bytes:
     """An axial slice in the lung window at twice its size, the patient's right at left."""
     picture = cv2.resize(lung_window(slice_hu), None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR)
-    return film(picture, None if lesion is None else lesion.repeat(2, axis=0).repeat(2, axis=1))
+    return greyscale(picture, None if lesion is None else lesion.repeat(2, axis=0).repeat(2, axis=1))
 
 
 def slice_scores(example: SliceExample) -> bytes:
@@ -182,10 +181,6 @@ def _outlined(
     # The line runs just outside the lesion, so that it hides nothing of it.
     edge = ndimage.binary_dilation(lesion, iterations=2) & ~ndimage.binary_dilation(lesion)
     return np.where(edge[..., None], np.array(LESION_RGB, np.uint8), picture)
-
-
-def _cycle(values: Sequence[str], count: int) -> list[str]:
-    return [values[index % len(values)] for index in range(count)]
 
 
 def _pixels(picture: UInt8[np.ndarray, "y x 3"]) -> bytes:

@@ -1,7 +1,7 @@
-"""Figures that the authors of UniMedI and of its baselines published, to stand beside measured ones, never among them.
+"""Figures published by the authors of UniMedI and of its baselines, shown beside measured ones and never among them.
 
 UniMedI's come from the authors' replies in the review thread of arXiv 2311.14851, the baselines from the same tables.
-All are per cent and on real patients.
+All are in per cent and on real patients.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,86 +9,48 @@ from typing import NamedTuple
 
 from unimedi_jax.report.content import Cell, Row, Table
 
+VIT = "MGCA, ViT-B"
+FEW_LABELS = (0.01, 0.1, 1.0)
+LINEAR = ("linear probe", "xray")
+BOXES = ("segmentation of boxes, frozen encoder", "xray")
+DETECTION = ("detection, frozen encoder", "xray")
+ORGANS = ("segmentation of organs, fine-tuned", "ct")
+
 
 class Published(NamedTuple):
-    """One figure, and the measured number of ours that states the same where the set of that name is at hand."""
+    """Figures on one set for some shares of its labels; `job` and `metric` name our number that states the same."""
 
     data: str
     what: str
-    share: float
-    unimedi: float
-    baseline: float | None
-    baseline_name: str
-    task: str
-    modality: str
+    job: tuple[str, str]  # task and modality
     metric: str
+    shares: Sequence[float]
+    unimedi: Sequence[float]
+    baseline: Sequence[float]
+    baseline_name: str
 
 
-def _shares(
-    shares: Sequence[float], unimedi: Sequence[float], baseline: Sequence[float], **rest: str
-) -> list[Published]:
-    return [
-        Published(share=share, unimedi=ours, baseline=theirs, **rest)
-        for share, ours, theirs in zip(shares, unimedi, baseline, strict=True)
-    ]
-
-
-MGCA, FEW = "MGCA, ViT-B", (0.01, 0.1, 1.0)
-_LINEAR = dict(task="linear probe", modality="xray")
-_BOXES = dict(task="segmentation of boxes, frozen encoder", modality="xray", metric="dice/mean")
-_ORGANS = dict(task="segmentation of organs, fine-tuned", modality="ct", metric="dice/mean")
 TABLE = (
-    *_shares(
-        FEW,
-        (80.3, 92.4, 94.6),
-        (74.8, 84.8, 92.3),
-        data="covidx",
-        what="linear, accuracy",
-        baseline_name=MGCA,
-        metric="accuracy/macro",
-        **_LINEAR,
+    Published(
+        "covidx", "linear, accuracy", LINEAR, "accuracy/macro", FEW_LABELS, (80.3, 92.4, 94.6), (74.8, 84.8, 92.3), VIT
     ),
-    *_shares(
-        FEW,
-        (93.5, 98.1, 98.1),
-        (89.0, 97.0, 97.9),
-        data="covidx",
-        what="linear, AUC",
-        baseline_name=MGCA,
-        metric="auroc/macro",
-        **_LINEAR,
+    Published("covidx", "linear, AUC", LINEAR, "auroc/macro", FEW_LABELS, (93.5, 98.1, 98.1), (89.0, 97.0, 97.9), VIT),
+    Published("chexpert", "linear, AUC", LINEAR, "auroc/macro", (1.0,), (90.5,), (84.9,), "MoCo v2"),
+    Published(
+        "rsna", "segmentation, Dice", BOXES, "dice/mean", FEW_LABELS, (67.8, 73.1, 75.3), (66.2, 71.3, 73.6), "MGCA"
     ),
-    Published("chexpert", "linear, AUC", 1.0, 90.5, 84.9, "MoCo v2", metric="auroc/macro", **_LINEAR),
-    *_shares(
-        FEW,
-        (67.8, 73.1, 75.3),
-        (66.2, 71.3, 73.6),
-        data="rsna",
-        what="segmentation, Dice",
-        baseline_name="MGCA",
-        **_BOXES,
-    ),
-    *_shares(
-        FEW,
-        (15.5, 19.2, 26.6),
-        (14.7, 18.4, 25.8),
-        data="rsna",
-        what="detection, mAP",
-        baseline_name=MGCA,
-        modality="xray",
-        task="detection, frozen encoder",
-        metric="map_mgca",
-    ),
-    *_shares(
+    Published("rsna", "detection, mAP", DETECTION, "map_mgca", FEW_LABELS, (15.5, 19.2, 26.6), (14.7, 18.4, 25.8), VIT),
+    Published(
+        "amos22",
+        "segmentation, Dice",
+        ORGANS,
+        "dice/mean",
         (0.2, 0.4, 1.0),
         (78.8, 82.9, 86.4),
         (79.5, 82.3, 85.8),
-        data="amos22",
-        what="segmentation, Dice",
-        baseline_name="UniMiSS",
-        **_ORGANS,
+        "UniMiSS",
     ),
-    Published("btcv", "segmentation, Dice", 1.0, 85.4, 82.61, "DINO", **_ORGANS),
+    Published("btcv", "segmentation, Dice", ORGANS, "dice/mean", (1.0,), (85.4,), (82.61,), "DINO"),
 )
 
 
@@ -99,49 +61,47 @@ def table(measured: Mapping[str, float]) -> tuple[Table, dict[str, float]]:
     """
     scalars, rows = {}, []
     for entry in TABLE:
-        start = f"published/{entry.data}/{entry.what}/{entry.share:g}"
-        scalars[f"{start}/unimedi"] = entry.unimedi
-        cells = [Cell(f"{start}/unimedi", digits=1)]
-        if entry.baseline is not None:
-            scalars[f"{start}/baseline"] = entry.baseline
-        cells.append(Cell(f"{start}/baseline", digits=1))
-        ours = f"trained/{entry.task}/{entry.data}/{entry.modality}/{entry.share:g}/{entry.metric}"
-        if ours in measured:
-            scalars[f"{start}/ours"] = 100 * measured[ours]
-        cells.append(Cell(f"{start}/ours", digits=1))
-        rows.append(Row(f"{entry.data}, {entry.what}, {entry.share:.0%} ({entry.baseline_name})", cells))
+        task, modality = entry.job
+        for share, unimedi, baseline in zip(entry.shares, entry.unimedi, entry.baseline, strict=True):
+            start = f"published/{entry.data}/{entry.what}/{share:g}"
+            scalars |= {f"{start}/unimedi": unimedi, f"{start}/baseline": baseline}
+            ours = f"trained/{task}/{entry.data}/{modality}/{share:g}/{entry.metric}"
+            if ours in measured:
+                scalars[f"{start}/ours"] = 100 * measured[ours]
+            cells = [Cell(f"{start}/{column}", digits=1) for column in ("unimedi", "baseline", "ours")]
+            rows.append(Row(f"{entry.data}, {entry.what}, {share:.0%} ({entry.baseline_name})", cells))
+    columns = ("", "UniMedI, published", "Other, published", "Ours, measured")
     note = (
-        "Published by their authors on real patients and not measured here, per cent; in brackets the method of the "
-        "second column. The last column is ours, measured, where a built set of that name was evaluated."
+        "Published by their authors on real patients and not measured here, in per cent; the method of the second "
+        "column is named in brackets. The last column is our own measurement, where a built set of that name was "
+        "evaluated."
     )
-    return Table(
-        "Published figures", ("", "UniMedI, published", "Other, published", "Ours, measured"), rows, note
-    ), scalars
+    return Table("Published figures", columns, rows, note), scalars
 
 
 class Elsewhere(NamedTuple):
-    """A method of another architecture, which is not built here, and what was published of it on sets of TABLE."""
+    """A method of another architecture, not implemented here, and its published figures on sets of TABLE."""
 
     name: str
     what: str
-    chexpert: float | None = None  # AUC, whole network fine-tuned on all labels, as quoted by UniMedI's authors
-    btcv: float | None = None  # Dice, as reported by its own authors' code
+    chexpert: float | None = None  # AUC, whole network fine-tuned on all labels, as quoted by the authors of UniMedI
+    btcv: float | None = None  # Dice, as reported in the repository of its authors
 
 
-# Those that the reviewers or the authors of UniMedI named; most have no figure there on any of these sets.
+# Methods named by the reviewers or the authors of UniMedI; for most of them neither quotes a figure on these sets.
 OTHERS = (
     Elsewhere("SwinUNETR", "3D Swin transformer with a U-Net's decoder", btcv=82.25),
-    Elsewhere("nnU-Net", "U-Net that its data configure, from scratch"),
+    Elsewhere("nnU-Net", "U-Net that configures itself from the data, from scratch"),
     Elsewhere("DiRA", "U-Net on a ResNet-50, self-supervised", chexpert=87.59),
-    Elsewhere("PCRLv2", "self-supervised on films and CTs"),
-    Elsewhere("SAM", "self-supervised anatomical embeddings (Yan et al.), separate for films and CTs"),
-    Elsewhere("Med3D", "3D ResNets, to transfer from"),
+    Elsewhere("PCRLv2", "self-supervised on X-rays and CTs"),
+    Elsewhere("SAM", "self-supervised anatomical embeddings (Yan et al.), separate for X-rays and CTs"),
+    Elsewhere("Med3D", "3D ResNets for transfer learning"),
     Elsewhere("Alice", "self-supervised on CTs"),
 )
 
 
 def others() -> tuple[Table, dict[str, float]]:
-    """The table of other architectures and the scalars it looks up: none of it was measured here."""
+    """The table of other architectures and the scalars it looks up; none of them was measured here."""
     scalars, rows = {}, []
     for entry in OTHERS:
         figures = {"chexpert": entry.chexpert, "btcv": entry.btcv}
@@ -149,9 +109,9 @@ def others() -> tuple[Table, dict[str, float]]:
         scalars |= {keys[data]: figure for data, figure in figures.items() if figure is not None}
         rows.append(Row(f"{entry.name}: {entry.what}", [Cell(key, digits=2) for key in keys.values()]))
     note = (
-        "Published, on real patients, each by a protocol of its own, per cent; nothing here was measured by us, and no "
-        "figure is to be held against those above. CheXpert: fine-tuned, as the authors of UniMedI quote it. BTCV: the "
-        "best that SwinUNETR's repository reports. A dash: no figure at hand on these sets."
+        "Published on real patients, each by a protocol of its own, in per cent; nothing here was measured by us, and "
+        "the figures must not be compared with those above. CheXpert: fine-tuned, as quoted by the authors of UniMedI. "
+        "BTCV: the best that SwinUNETR's repository reports. A dash: no figure was at hand for these sets."
     )
     columns = ("", "CheXpert AUC, published", "BTCV Dice, published")
     return Table("Other architectures, published figures only", columns, rows, note), scalars

@@ -17,9 +17,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from unimedi_jax.report.content import Cell, Row, Table
+from unimedi_jax.report.content import Cell, Number, Row, Table
 
-MODALITIES = (("xray", "X-ray"), ("ct", "CT"))
+MODALITIES = {"xray": "X-ray", "ct": "CT"}
 KS = (1, 5, 10)
 CLOUDS = {
     "xray_ct": "X-ray and CT images",
@@ -27,6 +27,7 @@ CLOUDS = {
     "ct_ct_report": "CTs and their reports",
     "images": "All images, by finding",
 }
+GAP = re.compile(r"test/gap/(.+)/(?:distance|accuracy|separation)")
 INTERVALS = "Small figures under a number are its 95 % bootstrap interval over cases."
 
 
@@ -38,158 +39,160 @@ def latest(metrics: Sequence[Mapping[str, Any]], key: str) -> float | None:
     return None
 
 
+def numbers(cell: Cell | None, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Number]:
+    """What a cell shows: its `value` and, where the metrics have them, `low` and `high` of its interval and `beside`.
+
+    Empty where the metrics have no value.
+    """
+    if cell is None or latest(metrics, cell.key) is None:
+        return {}
+    keys = {"value": cell.key, "low": f"{cell.key}/low", "high": f"{cell.key}/high", "beside": cell.beside}
+    values = {place: (key, latest(metrics, key)) for place, key in keys.items() if key}
+    return {place: Number(key, value, cell.digits) for place, (key, value) in values.items() if value is not None}
+
+
 def text(table: Table, metrics: Sequence[Mapping[str, Any]], *, intervals: bool = False) -> str:
     """A table for the terminal; with `intervals` those of its numbers, where the metrics have them."""
 
     def words(cell: Cell | None) -> str:
-        value = None if cell is None else latest(metrics, cell.key)
-        if cell is None or value is None:
-            return "-"
-        found = f"{value:.{cell.digits}f}"
-        low, high = (latest(metrics, f"{cell.key}/{end}") if intervals else None for end in ("low", "high"))
-        if low is not None and high is not None:
-            found += f" [{low:.{cell.digits}f}, {high:.{cell.digits}f}]"
-        other = None if cell.beside is None else latest(metrics, cell.beside)
-        return found if other is None else f"{found} ({cell.beside_name} {other:.{cell.digits}f})"
+        shown = {place: number.text for place, number in numbers(cell, metrics).items()}
+        result = shown.get("value", "-")
+        if intervals and {"low", "high"} <= shown.keys():
+            result += f" [{shown['low']}, {shown['high']}]"
+        if "beside" in shown:
+            result += f" ({cell.beside_name} {shown['beside']})"
+        return result
 
-    lines = [list(table.columns), *([row.name, *map(words, row.cells)] for row in table.rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(table.columns))]
-    body = ["  ".join(word.ljust(w) for word, w in zip(line, widths, strict=True)) for line in lines]
-    return "\n".join([table.title, *(line.rstrip() for line in body)])
+    return f"{table.title}\n" + aligned([table.columns, *([row.name, *map(words, row.cells)] for row in table.rows)])
 
 
-def result_tables(
-    metrics: Sequence[Mapping[str, Any]], labels: Sequence[str], *, trained: str = "test", untrained: str = "untrained"
-) -> list[Table]:
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of equally many words as text in columns."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def result_tables(metrics: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> list[Table]:
     """Overview, AUC per finding, retrieval, slices, gap; tables without a number are left out."""
     known = {key for line in metrics for key in line}
+    findings = {label: label.replace("_", " ") for label in labels}
     tables = [
-        _overview(trained, untrained),
-        *(_findings(labels, key, name, trained, untrained) for key, name in MODALITIES),
-        _retrieval(trained, untrained),
-        _slices(labels, trained, untrained),
-        _gap(sorted(known), trained, untrained),
+        _overview(),
+        *(_findings(findings, modality) for modality in MODALITIES),
+        _retrieval(),
+        _slices(findings),
+        _gap(sorted(known)),
     ]
-    return [shown for table in tables if (shown := _measured(table, known)).rows]
+    return [measured for table in tables if (measured := _measured(table, known)).rows]
 
 
-def _overview(trained: str, untrained: str) -> Table:
-    def row(key: str, name: str) -> Row:
-        start = f"{trained}/{key}"
-        return Row(
-            name,
-            (
-                _against_untrained(f"{key}/zeroshot/macro", trained, untrained),
-                _against_untrained(f"{key}/probe/macro", trained, untrained),
-                Cell(f"{start}/retrieval/i2t_r5", f"{start}/retrieval/chance_r5", "chance"),
-                Cell(f"{start}/slices/any/hit_rate", f"{start}/slices/any/random_rate", "random"),
-            ),
-        )
-
+def _overview() -> Table:
     return Table(
         "Held-out patients at a glance",
         ("", "Zero-shot AUC", "Linear-probe AUC", "Report retrieval R@5", "Slice hit rate"),
-        [row(key, name) for key, name in MODALITIES],
-        "AUC: mean over findings, 0.5 is guessing. Slice hit rate: share of CTs with a lesion in "
-        f"which a chosen slice layer touches it. {INTERVALS}",
+        [
+            Row(
+                name,
+                (
+                    _trained(f"{key}/zeroshot/macro"),
+                    _trained(f"{key}/probe/macro"),
+                    _above(f"{key}/retrieval/i2t_r5", f"{key}/retrieval/chance_r5", "chance"),
+                    _above(f"{key}/slices/any/hit_rate", f"{key}/slices/any/random_rate", "random"),
+                ),
+            )
+            for key, name in MODALITIES.items()
+        ],
+        "AUC: mean over findings; 0.5 is guessing. Slice hit rate: share of the CTs with a lesion in which a chosen "
+        f"slice layer touches it. {INTERVALS}",
     )
 
 
-def _findings(labels: Sequence[str], key: str, name: str, trained: str, untrained: str) -> Table:
-    def row(label: str, title: str) -> Row:
-        zero_shot = f"{trained}/{key}/zeroshot/{label}"
-        return Row(
-            title,
-            (
-                _against_untrained(f"{key}/zeroshot/{label}", trained, untrained),
-                _against_untrained(f"{key}/probe/{label}", trained, untrained),
-                Cell(f"{zero_shot}/positives", digits=0),
-                Cell(f"{zero_shot}/negatives", digits=0),
-            ),
-        )
-
-    rows = [row(label, label.replace("_", " ")) for label in labels]
+def _findings(findings: Mapping[str, str], modality: str) -> Table:
     return Table(
-        f"{name}: AUC by finding",
+        f"{MODALITIES[modality]}: AUC by finding",
         ("Finding", "Zero-shot", "Linear probe", "Positive cases", "Negative cases"),
-        [*rows, row("macro", "mean over findings")],
-        "Zero-shot: similarity to the positive prompts minus similarity to the negative ones; no "
-        "label was used. Linear probe: logistic regression on frozen features. A finding whose "
-        "cases are all positive or all negative has no AUC and is not in the mean.",
+        [
+            Row(
+                name,
+                (
+                    _trained(f"{modality}/zeroshot/{finding}"),
+                    _trained(f"{modality}/probe/{finding}"),
+                    _count(f"{modality}/zeroshot/{finding}/positives"),
+                    _count(f"{modality}/zeroshot/{finding}/negatives"),
+                ),
+            )
+            for finding, name in {**findings, "macro": "mean over findings"}.items()
+        ],
+        "Zero-shot: similarity to the positive prompts minus similarity to the negative ones, without any label. "
+        "Linear probe: logistic regression on frozen features. A finding whose cases are all positive or all negative "
+        "has no AUC and is not part of the mean.",
     )
 
 
-def _retrieval(trained: str, untrained: str) -> Table:
-    directions = (("i2t", "image to report"), ("t2i", "report to image"))
-    rows = [
-        Row(
-            f"{name}, {direction}",
-            [
-                Cell(f"{trained}/{key}/retrieval/{way}_r{k}", f"{trained}/{key}/retrieval/chance_r{k}", "chance")
-                for k in KS
-            ]
-            + [Cell(f"{trained}/{key}/retrieval/pairs", digits=0)]
-            + [Cell(f"{trained}/{key}/retrieval/distinct", digits=0)],
-        )
-        for key, name in MODALITIES
-        for way, direction in directions
-    ]
+def _retrieval() -> Table:
+    rows = []
+    for modality, name in MODALITIES.items():
+        start = f"{modality}/retrieval"
+        counts = [_count(f"{start}/pairs"), _count(f"{start}/distinct")]
+        for way, direction in (("i2t", "image to report"), ("t2i", "report to image")):
+            recalls = [_above(f"{start}/{way}_r{k}", f"{start}/chance_r{k}", "chance") for k in KS]
+            rows.append(Row(f"{name}, {direction}", [*recalls, *counts]))
     return Table(
         "Report retrieval",
         ("", *(f"R@{k}" for k in KS), "Pairs", "Distinct reports"),
         rows,
-        "Share of queries with a right answer among the first k of all held-out pairs. Identical "
-        "reports are right answers to each other; chance is exact for these pairs.",
+        "Share of queries with a correct match among the first k of all held-out pairs. Identical reports are correct "
+        "matches of each other; chance is exact for these pairs.",
     )
 
 
-def _slices(labels: Sequence[str], trained: str, untrained: str) -> Table:
-    def row(label: str, title: str) -> Row:
-        start = f"{trained}/ct/slices/{label}"
-        hit = "ct/slices/" + label + "/hit_rate"
-        return Row(
-            title,
-            (
-                Cell(f"{start}/hit_rate", f"{start}/random_rate", "random"),
-                Cell(f"{untrained}/{hit}", f"{start}/random_rate", "random"),
-                Cell(f"{start}/fixed_rate"),
-                Cell(f"{start}/cases", digits=0),
-            ),
-        )
-
-    rows = [row(label, label.replace("_", " ")) for label in labels]
+def _slices(findings: Mapping[str, str]) -> Table:
+    rows = []
+    for finding, name in {**findings, "any": "any finding"}.items():
+        start = f"ct/slices/{finding}"
+        hit_rate = _above(f"{start}/hit_rate", f"{start}/random_rate", "random")
+        untrained = hit_rate._replace(key=f"untrained/{start}/hit_rate")
+        rows.append(Row(name, (hit_rate, untrained, Cell(f"test/{start}/fixed_rate"), _count(f"{start}/cases"))))
     return Table(
         "CT: do the chosen slices show the lesion?",
         ("Lesion", "Hit rate", "Untrained network", "Fixed layers", "CTs"),
-        [*rows, row("any", "any finding")],
-        "Random: exact rate of choosing as many layers blindly in the same CTs. CTs whose every "
-        "layer or no layer holds the lesion are left out.",
+        rows,
+        "Random: the exact hit rate of choosing as many layers at random in the same CTs. CTs whose layers all hold "
+        "the lesion, or none of whose layers does, are left out.",
     )
 
 
-def _gap(known: Sequence[str], trained: str, untrained: str) -> Table:
-    pattern = re.compile(rf"{re.escape(trained)}/gap/(.+)/(?:distance|accuracy|separation)")
-    found = dict.fromkeys(match[1] for key in known if (match := pattern.fullmatch(key)))
-    names = [name for name in CLOUDS if name in found] + [n for n in found if n not in CLOUDS]
-    measures = ("distance", "accuracy", "separation")
+def _gap(known: Sequence[str]) -> Table:
+    measured = dict.fromkeys(match[1] for key in known if (match := GAP.fullmatch(key)))
+    names = [*(name for name in CLOUDS if name in measured), *(name for name in measured if name not in CLOUDS)]
     return Table(
         "Modality gap",
-        ("Embeddings", "Centroid distance", "Told apart", "Separation of findings"),
+        ("Embeddings", "Centroid distance", "Modality classification accuracy", "Separation of findings"),
         [
             Row(
                 CLOUDS.get(name, name.replace("_", " ")),
-                [_against_untrained(f"gap/{name}/{each}", trained, untrained) for each in measures],
+                [_trained(f"gap/{name}/{measure}") for measure in ("distance", "accuracy", "separation")],
             )
             for name in names
         ],
-        "Distance between the centroids of the two normalised clouds (Liang et al. 2022); balanced "
-        "accuracy of a linear classifier telling them apart (0.5: merged); mean silhouette of the "
-        "findings (1: apart, 0: mixed).",
+        "Distance between the centroids of the two normalised clouds (Liang et al. 2022); balanced accuracy of a "
+        "linear classifier of the modality (0.5: the clouds are merged); mean silhouette of the findings (1: separate, "
+        "0: mixed).",
     )
 
 
-def _against_untrained(key: str, trained: str, untrained: str) -> Cell:
-    return Cell(f"{trained}/{key}", f"{untrained}/{key}", "untrained")
+def _trained(key: str) -> Cell:
+    """A number of the trained network beside that of the untrained one."""
+    return Cell(f"test/{key}", f"untrained/{key}", "untrained")
+
+
+def _above(key: str, reference: str, name: str) -> Cell:
+    """A number of the trained network beside the one that it has to exceed."""
+    return Cell(f"test/{key}", f"test/{reference}", name)
+
+
+def _count(key: str) -> Cell:
+    return Cell(f"test/{key}", digits=0)
 
 
 def _measured(table: Table, known: set[str]) -> Table:
@@ -199,8 +202,7 @@ def _measured(table: Table, known: set[str]) -> Table:
         return cell is not None and cell.key in known
 
     rows = [row for row in table.rows if any(map(has, row.cells))]
-    width = len(table.columns) - 1
-    columns = [i for i in range(width) if any(has(row.cells[i]) for row in rows)]
+    columns = [i for i in range(len(table.columns) - 1) if any(has(row.cells[i]) for row in rows)]
     return table._replace(
         columns=(table.columns[0], *(table.columns[1 + i] for i in columns)),
         rows=[Row(row.name, [row.cells[i] for i in columns]) for row in rows],

@@ -1,158 +1,152 @@
 """The pre-training job: restore, train, evaluate, report. One loop for every configuration."""
 
 import contextlib
+import dataclasses
 import logging
 import pathlib
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 
 from data import contract
 from data.errors import StoppedError
 from unimedi_jax import checkpoint, compile_cache, hosts, sharding, trees, writers
+from unimedi_jax.config.pretraining import PretrainConfig
+from unimedi_jax.config.typed import typed
+from unimedi_jax.evaluation import evaluator
 from unimedi_jax.input import pipeline
-from unimedi_jax.train import program as programs
-from unimedi_jax.train import run_report, setup, signals
+from unimedi_jax.train import job as jobs
+from unimedi_jax.train import run_report, signals
 from unimedi_jax.train import state as states
-from unimedi_jax.train.loss_monitor import Done, Guard, SpikedError, host_values, record_ids
+from unimedi_jax.train.job import TrainingJob
+from unimedi_jax.train.loss_monitor import LossMonitor, LossSpike, StepResult, host_values, record_ids
 from unimedi_jax.train.speed import Speed
 
 LOG = logging.getLogger(__name__)
+Start = tuple[states.TrainState, int, LossMonitor]  # state after so many steps, and what watches the next
 
 
-def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+def run(config: Mapping[str, Any], workdir: pathlib.Path) -> None:
     """Trains until `config.steps`, going on from the newest checkpoint of `workdir`, and writes the report page.
 
     Parameters come from (1) the workdir's newest checkpoint that is whole, else (2) `config.init`, else (3) the seed.
     SIGTERM and SIGINT end it with a checkpoint and `StoppedError`, or at once where there is nothing to save.
     """
-    compile_cache.keep(config.compilations)
-    hosts.connect(**config.distributed)
-    with signals.Stop() as stopping, hosts.none_lost():
-        _run(config, workdir, stopping)
+    settings = typed(PretrainConfig, config)
+    compile_cache.enable(settings.compilations)
+    hosts.connect(**vars(settings.distributed))
+    with signals.SignalHandler() as stopping, hosts.none_lost():
+        _run(settings, workdir, stopping)
 
 
-def _run(config: ml_collections.ConfigDict, workdir: pathlib.Path, stopping: signals.Stop) -> None:
-    job = setup.make(config, workdir)
-    chief = jax.process_index() == 0
+def _run(config: PretrainConfig, workdir: pathlib.Path, stopping: signals.SignalHandler) -> None:
+    job = jobs.build_job(config, workdir)
+    primary = jax.process_index() == 0
     labels = job.sets[0][0].contract["labels"]
-    keep = {name: config.checkpoint[name] for name in ("keep", "keep_every", "keep_best")}
+    keep = {name: getattr(config.checkpoint, name) for name in ("keep", "keep_every", "keep_best")}
     with (
         jax.set_mesh(job.mesh),
         checkpoint.Checkpoints(workdir, **keep) as checkpoints,
-        contextlib.closing(_batches(config, job)) as batches,
+        contextlib.closing(jobs.open_batches(job)) as batches,
     ):
-        state, first, guard = _start(config, job, checkpoints, batches, workdir)
+        state, first, monitor = _start(job, checkpoints, batches, workdir)
         if first == config.steps and run_report.finished(workdir):
             print(run_report.summary(workdir, labels))
             print(f"nothing left to do: {workdir} is at step {first} of {config.steps}")
             return
-        suite = setup.make_suite(job, config)
-        with writers.Writer(workdir, resume_step=first, active=chief) as writer:
+        evaluate = jobs.build_evaluator(job)
+        with writers.Writer(workdir, resume_step=first, active=primary) as writer:
+            running = _Running(job, batches, checkpoints, writer, evaluate, stopping)
             while True:
                 try:
-                    state = _train(
-                        config, job, state, batches, checkpoints, writer, suite, stopping, guard, first=first
-                    )
+                    state = _train(running, state, monitor, first=first)
                     break
-                except SpikedError as spiked:
-                    state, first, guard = _roll_back(config, job, checkpoints, guard, workdir, last=spiked.step)
+                except LossSpike as spike:
+                    state, first, monitor = _roll_back(job, checkpoints, monitor, workdir, last=spike.step)
                     writer.cut(first)
             checkpoints.wait()
             LOG.info("evaluating on held-out patients, trained and untrained")
-            with stopping.idle():
+            with stopping.safe_to_exit():
                 page = run_report.final(
-                    suite,
+                    evaluate,
                     writer,
                     workdir,
-                    job.config,
+                    job.saved_config,
                     step=config.steps,
                     show=config.show_reports,
                     trained=states.variables(state, config.evals.network),
                     untrained=states.variables(job.init(jax.random.key(config.seed))),
                 )
-    if chief:
+    if primary:
         print(run_report.summary(workdir, labels))
         print(f"report page: {page}")
 
 
-def _batches(config: ml_collections.ConfigDict, job: setup.Run) -> pipeline.Batches:
-    hosts = jax.process_count()
-    rows = {name: count // hosts for name, count in job.batch.items()}
-    size = sum(count * job.samplers[name].bytes for name, count in rows.items())
-    return pipeline.train(
-        job.sets,
-        job.samplers,
-        rows,
-        seed=config.seed,
-        host=jax.process_index(),
-        hosts=hosts,
-        threads=config.input.threads,
-        processes=setup.readers(config.input.processes, size),
-        max_damaged=config.input.max_damaged,
-    )
-
-
 def _start(
-    config: ml_collections.ConfigDict,
-    job: setup.Run,
-    checkpoints: checkpoint.Checkpoints,
-    batches: Any,
-    workdir: pathlib.Path,
-) -> tuple[states.TrainState, int, Guard]:
-    found = checkpoints.restore(job.abstract)
-    if found is None:
-        state = setup.pretrained(job.init(jax.random.key(config.seed)), job, config, workdir)
+    job: TrainingJob, checkpoints: checkpoint.Checkpoints, batches: pipeline.Batches, workdir: pathlib.Path
+) -> Start:
+    guard = vars(job.config.guard)
+    restored = checkpoints.restore(job.abstract)
+    if restored is None:
+        state = jobs.initial_state(job, workdir)
         LOG.info("new run: %.1f M parameters", trees.count(state.params) / 1e6)
-        return state, 0, Guard(workdir, **config.guard)
-    if not config.resume.force:
-        contract.check_resumed(found.meta["contracts"], {one.name: one.contract for one, _ in job.sets})
-    batches.set_state(found.position)
-    LOG.info("going on from step %d", found.step)
-    return found.state, found.step, Guard(workdir, **config.guard, memory=found.meta["guard"])
+        return state, 0, LossMonitor(workdir, **guard)
+    if not job.config.resume.force:
+        contract.check_resumed(restored.meta["contracts"], job.contracts)
+    batches.set_state(restored.position)
+    LOG.info("going on from step %d", restored.step)
+    return restored.state, restored.step, LossMonitor(workdir, **guard, memory=restored.meta["guard"])
 
 
 def _roll_back(
-    config: ml_collections.ConfigDict,
-    job: setup.Run,
-    checkpoints: checkpoint.Checkpoints,
-    guard: Guard,
-    workdir: pathlib.Path,
-    *,
-    last: int,
-) -> tuple[states.TrainState, int, Guard]:
+    job: TrainingJob, checkpoints: checkpoint.Checkpoints, monitor: LossMonitor, workdir: pathlib.Path, *, last: int
+) -> Start:
     """The state of step `last` or before, while the data goes on: the batches that brought the spikes are left out.
 
     Nothing is saved here. A run that is killed before its next checkpoint meets the same spikes, and goes back again.
     """
-    found = checkpoints.restore(job.abstract, last)
-    if found is None:
-        state, step, memory = setup.pretrained(job.init(jax.random.key(config.seed)), job, config, workdir), 0, {}
+    restored = checkpoints.restore(job.abstract, last)
+    if restored is None:
+        state, step, memory = jobs.initial_state(job, workdir), 0, {}
     else:
-        state, step, memory = found.state, found.step, found.meta["guard"]
+        state, step, memory = restored.state, restored.step, restored.meta["guard"]
     LOG.warning("back to step %d: training goes on from there with the data that follow", step)
-    return state, step, Guard(workdir, **config.guard, memory=guard.rolled_back(memory))
+    return state, step, LossMonitor(workdir, **vars(job.config.guard), memory=monitor.rolled_back(memory))
 
 
-def _train(
-    config: ml_collections.ConfigDict,
-    job: setup.Run,
-    state: states.TrainState,
-    batches: Iterator[pipeline.HostBatch],
-    checkpoints: checkpoint.Checkpoints,
-    writer: writers.Writer,
-    suite: Any,
-    stopping: signals.Stop,
-    guard: Guard,
-    *,
-    first: int,
-) -> states.TrainState:
+@dataclasses.dataclass(frozen=True)
+class _Running:
+    """What a run holds open while it trains."""
+
+    job: TrainingJob
+    batches: pipeline.Batches
+    checkpoints: checkpoint.Checkpoints
+    writer: writers.Writer
+    evaluate: evaluator.Evaluator
+    stopping: signals.SignalHandler
+
+    def validate(self, state: states.TrainState, step: int) -> None:
+        """Evaluates on the validation patients and writes the line, after the save before it."""
+        self.checkpoints.wait()
+        with self.stopping.safe_to_exit():
+            scalars, _ = self.evaluate(states.variables(state, self.job.config.evals.network), "val")
+        self.writer.scalars(step, {f"val/{name}": value for name, value in scalars.items()})
+        LOG.info("step %d, validation: %s", step, run_report.headline(scalars))
+
+    def scores(self) -> dict[int, float]:
+        """Step -> what `keep_best` goes by, of all validations so far; where it is undefined, the worst."""
+        name = f"val/{self.job.config.checkpoint.best}"
+        # One at a time: at every checkpoint of a long run there are more of them.
+        lines = (line for line in writers.lines(self.writer.workdir) if any(key.startswith("val/") for key in line))
+        return {line["step"]: -np.inf if line.get(name) is None else line[name] for line in lines}
+
+
+def _train(running: _Running, state: states.TrainState, monitor: LossMonitor, *, first: int) -> states.TrainState:
     """Steps `first` + 1 to `config.steps`. The order within a step is law: batch, step, log, save, evaluate, stop.
 
     A checkpoint at step s holds the state after s steps and the iterator after s batches; nothing fetches batches ahead
@@ -160,27 +154,27 @@ def _train(
     the run either has both or repeats the steps, and later lines are cut off. Before an evaluation the state is saved,
     so that a stop or a kill in there costs nothing: the evaluation is what is repeated.
     """
-    speed = _speed(config, job, first)
-    meta = facts(job)
+    job, checkpoints, stopping = running.job, running.checkpoints, running.stopping
+    config, meta = job.config, facts(job)
+    speed = Speed(
+        first=first,
+        last=config.steps,
+        samples=sum(job.batch.values()),
+        device_kind=jax.devices()[0].device_kind,
+        devices=job.mesh.size,
+    )
     lengths = (*config.input.report_buckets, config.input.report_length)
-    work = {length: programs.work(config, job.model, job.batch, length) for length in lengths}
-
-    def validate(step: int) -> None:
-        checkpoints.wait()
-        with stopping.idle():
-            scalars, _ = suite(states.variables(state, config.evals.network), "val")
-        writer.scalars(step, {f"val/{name}": value for name, value in scalars.items()})
-        LOG.info("step %d, validation: %s", step, run_report.headline(scalars))
+    work = {length: job.flops(job.batch, length) for length in lengths}
 
     def due(step: int) -> bool:
         return 0 < step < config.steps and step % config.evals.every == 0
 
-    if due(first) and first not in _scores(config, writer):
-        validate(first)  # the run ended in there
-    before: Done | None = None
+    if due(first) and first not in running.scores():
+        running.validate(state, first)  # the run ended in there
+    before: StepResult | None = None
     for step in range(first + 1, config.steps + 1):
         started = time.perf_counter()
-        host_batch = next(batches)
+        host_batch = next(running.batches)
         length = pipeline.report_length(host_batch, lengths)
         if len(lengths) > 1:
             length = hosts.largest(length, job.mesh)  # one program on all hosts
@@ -189,45 +183,27 @@ def _train(
         speed.worked(work[length])
         state, metrics = job.step(state, batch)
         # The step before is looked at while this one runs: the device never waits for the log.
-        _log(before, config, writer, speed, guard)
-        before = Done(step, metrics, record_ids(host_batch))
+        _log(before, running, speed, monitor)
+        before = StepResult(step, metrics, record_ids(host_batch))
         if step == first + 1:
             jax.block_until_ready(metrics)
             LOG.info("first step after %.0f s, compilation included", time.perf_counter() - started)
             speed.restart(step)
-            stopping.busy()
+            stopping.mark_dirty()
         checkpoints.check()
         stop_now = stopping.requested(job.mesh)
         if due(step) or stop_now or step == config.steps or step % config.checkpoint.every == 0:
-            _log(before, config, writer, speed, guard)
+            _log(before, running, speed, monitor)
             before = None
-            writer.sync()
-            checkpoints.save(step, state, batches, meta | {"guard": guard.memory}, _scores(config, writer))
+            running.writer.sync()
+            checkpoints.save(step, state, running.batches, meta | {"guard": monitor.memory}, running.scores())
             if stop_now:
                 checkpoints.wait()
                 raise StoppedError(f"stopped after step {step}, which is saved: the same command goes on")
             if due(step):
-                validate(step)
+                running.validate(state, step)
             speed.restart(step)
     return state
-
-
-def _scores(config: ml_collections.ConfigDict, writer: writers.Writer) -> dict[int, float]:
-    """Step -> what `keep_best` goes by, of all validations so far; where it is undefined, the worst."""
-    name = f"val/{config.checkpoint.best}"
-    # One at a time: at every checkpoint of a long run there are more of them.
-    lines = (line for line in writers.lines(writer.workdir) if any(key.startswith("val/") for key in line))
-    return {line["step"]: -np.inf if line.get(name) is None else line[name] for line in lines}
-
-
-def _speed(config: ml_collections.ConfigDict, job: setup.Run, first: int) -> Speed:
-    return Speed(
-        first=first,
-        last=config.steps,
-        samples=sum(job.batch.values()),
-        device_kind=jax.devices()[0].device_kind,
-        devices=job.mesh.size,
-    )
 
 
 def _arrays(batch: pipeline.HostBatch) -> dict[str, dict[str, np.ndarray]]:
@@ -235,17 +211,15 @@ def _arrays(batch: pipeline.HostBatch) -> dict[str, dict[str, np.ndarray]]:
     return {modality: {name: value for name, value in part.items() if name != "id"} for modality, part in batch.items()}
 
 
-def _log(
-    done: Done | None, config: ml_collections.ConfigDict, writer: writers.Writer, speed: Speed, guard: Guard
-) -> None:
-    if done is None:
+def _log(result: StepResult | None, running: _Running, speed: Speed, monitor: LossMonitor) -> None:
+    if result is None:
         return
-    guard.look(done)
-    step = done.step
+    monitor.update(result)
+    step, config = result.step, running.job.config
     if step % config.log_every and step != config.steps:
         return
-    values = host_values(done.metrics) | speed.report(step)
-    writer.scalars(step, values)
+    values = host_values(result.metrics) | speed.report(step)
+    running.writer.scalars(step, values)
     parts = " ".join(f"{key.removeprefix('loss/')} {values[key]:.3f}" for key in values if key.startswith("loss/"))
     mfu = f", MFU {values['speed/mfu']:.0%}" if "speed/mfu" in values else ""
     LOG.info(
@@ -261,11 +235,11 @@ def _log(
     )
 
 
-def facts(job: setup.Run) -> dict[str, Any]:
+def facts(job: TrainingJob) -> dict[str, Any]:
     """What every checkpoint carries beside the arrays: config, contracts of the data, versions."""
     packages = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
     return {
-        "config": job.config,
-        "contracts": {found.name: found.contract for found, _ in job.sets},
+        "config": job.saved_config,
+        "contracts": job.contracts,
         "versions": {name: metadata.version(name) for name in packages} | {"python": platform.python_version()},
     }

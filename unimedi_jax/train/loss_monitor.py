@@ -1,6 +1,6 @@
-"""Looks at every step: counts skipped ones, tells of spikes, and writes down which records were in them.
+"""Watches the loss of every step: counts skipped steps, detects spikes, and writes down which records were in them.
 
-What it remembers is saved with the state, so that a run that was stopped sees the same spikes as one that was not.
+Its memory is saved with the state, so that a run that was stopped detects the same spikes as one that was not.
 """
 
 import collections
@@ -15,21 +15,22 @@ from typing import Any, NamedTuple
 import jax
 
 from data.errors import UserError
+from unimedi_jax.input import records
 from unimedi_jax.typing import Metrics
 
 LOG = logging.getLogger(__name__)
-WINDOW, ENOUGH = 128, 32  # losses that a spike is measured by, and the fewest that will do
+WINDOW, ENOUGH = 128, 32  # losses that a spike is compared with, and the fewest that suffice
 
 
-class Done(NamedTuple):
-    """A step that was dispatched: its metrics, still on the device, and this host's record ids by modality."""
+class StepResult(NamedTuple):
+    """A dispatched step: its metrics, still on the device, and this host's record ids by modality."""
 
     step: int
     metrics: Metrics
     ids: dict[str, list[str]]
 
 
-class SpikedError(Exception):
+class LossSpike(Exception):  # noqa: N818 (it asks the loop for a rollback; nothing has failed)
     """The loss has spiked for too long: the state should go back to one of `step` at the latest."""
 
     def __init__(self, step: int) -> None:
@@ -37,11 +38,11 @@ class SpikedError(Exception):
         self.step = step
 
 
-class Guard:
+class LossMonitor:
     """Watches the losses of a run.
 
     Incidents go to `workdir/incidents/<step>-<kind>[.host<n>].json`: step, record ids, every metric of the step. A
-    name per step, so that a step that is done again after a restart is not told twice.
+    step that is repeated after a restart overwrites its own file.
     """
 
     def __init__(
@@ -62,52 +63,54 @@ class Guard:
 
     @property
     def memory(self) -> dict[str, Any]:
-        """What the next steps are judged by, for a guard that goes on from here: losses, spikes in a row, rollbacks."""
+        """What a new monitor needs to go on: losses, spikes in a row, rollbacks."""
         return {"losses": list(self._losses), "spikes": self._spikes, "rollbacks": self._rollbacks}
 
     def rolled_back(self, memory: Mapping[str, Any] | None) -> dict[str, Any]:
-        """The memory to go on with from a checkpoint that holds `memory`: one rollback more than now."""
+        """The memory for a restart from a checkpoint that holds `memory`: one rollback more than now."""
         return {**(memory or {}), "rollbacks": self._rollbacks + 1}
 
-    def look(self, done: Done) -> None:
-        """Waits for the step's loss.
+    def update(self, result: StepResult) -> None:
+        """Takes in one step; waits for its loss.
 
         Raises:
             UserError: `max_skipped` steps in a row were not finite, or the state went back too often.
-            SpikedError: the loss has spiked in `rollback` steps in a row.
+            LossSpike: the loss has spiked in `rollback` steps in a row.
         """
         loss, in_a_row = (
-            float(x.value) for x in jax.device_get((done.metrics["loss"], done.metrics["skipped/in_a_row"]))
+            float(x.value) for x in jax.device_get((result.metrics["loss"], result.metrics["skipped/in_a_row"]))
         )
         if in_a_row:
-            where = self._note(done, "skipped")
-            LOG.warning("step %d is skipped: not finite, the state stays as it was; its records: %s", done.step, where)
+            where = self._note(result, "skipped")
+            LOG.warning(
+                "step %d is skipped: not finite, the state stays as it was; its records: %s", result.step, where
+            )
             if in_a_row >= self._max:
                 raise UserError(
-                    f"step {done.step}: {in_a_row:.0f} steps in a row were not finite; training stops, the last "
+                    f"step {result.step}: {in_a_row:.0f} steps in a row were not finite; training stops, the last "
                     f"checkpoint is from before. Which records: {self._folder}. "
                     "Try a lower config.optim.peak_lr or config.model.dtype=float32"
                 )
             return
         highest = self._highest()
-        # A spike counts only up to what was bearable, or it would hide the next one.
+        # A spike is remembered as the highest ordinary loss, or it would hide the next one.
         self._losses.append(min(loss, highest))
         if loss <= highest:
             self._spikes = 0
             return
         self._spikes += 1
-        where = self._note(done, "spike")
+        where = self._note(result, "spike")
         LOG.warning(
-            "step %d: loss %.3f where at most %.3f was to be expected; records: %s", done.step, loss, highest, where
+            "step %d: loss %.3f where at most %.3f was to be expected; records: %s", result.step, loss, highest, where
         )
         if not self._rollback or self._spikes < self._rollback:
             return
         if self._rollbacks >= self._max_rollbacks:
             raise UserError(
-                f"step {done.step}: the loss spikes again after {self._rollbacks} rollbacks; training stops. Which "
+                f"step {result.step}: the loss spikes again after {self._rollbacks} rollbacks; training stops. Which "
                 f"records: {self._folder}. Try a lower config.optim.peak_lr, or config.guard.rollback=0"
             )
-        raise SpikedError(done.step - self._spikes)
+        raise LossSpike(result.step - self._spikes)
 
     def _highest(self) -> float:
         """The highest loss that is no spike."""
@@ -115,13 +118,13 @@ class Guard:
             return math.inf
         return statistics.fmean(self._losses) + self._spike * max(statistics.pstdev(self._losses), 1e-6)
 
-    def _note(self, done: Done, kind: str) -> pathlib.Path:
+    def _note(self, result: StepResult, kind: str) -> pathlib.Path:
         host = f".host{jax.process_index()}" if jax.process_index() else ""
-        path = self._folder / f"{done.step}-{kind}{host}.json"
+        path = self._folder / f"{result.step}-{kind}{host}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
-        values = {name: str(value) for name, value in host_values(done.metrics).items()}  # "nan", where JSON has none
-        partial.write_text(json.dumps({"step": done.step, "ids": done.ids, "metrics": values}), encoding="utf-8")
+        values = {name: str(value) for name, value in host_values(result.metrics).items()}  # "nan", where JSON has none
+        partial.write_text(json.dumps({"step": result.step, "ids": result.ids, "metrics": values}), encoding="utf-8")
         partial.replace(path)
         return path
 
@@ -133,8 +136,4 @@ def host_values(metrics: Metrics) -> dict[str, float]:
 
 def record_ids(batch: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
     """The ids of a host's batch, by modality."""
-    return {name: [_text(record) for record in part["id"]] for name, part in batch.items()}
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode("utf-8") if isinstance(value, bytes) else value
+    return {name: [records.text(value) for value in part["id"]] for name, part in batch.items()}

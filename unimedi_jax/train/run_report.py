@@ -14,11 +14,11 @@ from unimedi_jax.report import content, figures, page, tables
 from unimedi_jax.typing import PyTree
 
 EXAMPLES = 6  # cases a modality on the page
-NAMES = {"xray": "X-ray", "ct": "CT"}
+HEADLINE = {"zeroshot/macro": "zero-shot AUC", "retrieval/i2t_r5": "R@5", "slices/any/hit_rate": "slice hit rate"}
 
 
 def final(
-    evaluations: evaluator.Suite,
+    evaluations: evaluator.Evaluator,
     writer: writers.Writer,
     workdir: pathlib.Path,
     config: Mapping[str, Any],
@@ -30,7 +30,7 @@ def final(
 ) -> pathlib.Path:
     """Evaluates the trained and the untrained network on the test patients, writes the page, then the numbers.
 
-    The line of metrics.jsonl is the mark that all is done, so it comes last. `show` tells whether report texts appear:
+    The line of metrics.jsonl marks the run as finished, so it comes last. `show` decides whether report texts appear:
     "yes", "no", or "auto" for the phantom alone. Returns the page's path.
     """
     scalars, embedded = evaluations(trained, "test", final=True, examples=EXAMPLES)
@@ -39,7 +39,7 @@ def final(
     line |= {f"untrained/{name}": value for name, value in before.items()}
     path = workdir / "report" / "index.html"
     metrics = [*writers.read(workdir), {"step": step, **line}]
-    shown = show == "yes" or (show == "auto" and evaluations.found.name == "phantom")
+    shown = show == "yes" or (show == "auto" and evaluations.dataset.name == "phantom")
     page.write(path, _content(workdir.name, config, evaluations, metrics, embedded), show_reports=shown)
     writer.scalars(step, line)
     return path
@@ -52,32 +52,20 @@ def finished(workdir: pathlib.Path) -> bool:
 
 
 def headline(scalars: Mapping[str, float]) -> str:
-    """The few numbers that say how a run is doing."""
+    """The few numbers that show how a run is doing."""
     parts = []
-    for modality, name in NAMES.items():
-        found = [
-            f"{title} {scalars[key]:.3f}"
-            for title, key in (
-                ("zero-shot AUC", f"{modality}/zeroshot/macro"),
-                ("R@5", f"{modality}/retrieval/i2t_r5"),
-                ("slice hits", f"{modality}/slices/any/hit_rate"),
-            )
-            if key in scalars
-        ]
-        if found:
-            parts.append(f"{name} {', '.join(found)}")
+    for modality, name in tables.MODALITIES.items():
+        numbers = {title: scalars.get(f"{modality}/{measure}") for measure, title in HEADLINE.items()}
+        measured = [f"{title} {value:.3f}" for title, value in numbers.items() if value is not None]
+        if measured:
+            parts.append(f"{name} {', '.join(measured)}")
     return "; ".join(parts)
 
 
 def summary(workdir: pathlib.Path, labels: Sequence[str]) -> str:
     """The result tables of a finished run as text, from its metrics.jsonl alone; `labels` get a row each."""
     metrics = [line for line in writers.read(workdir) if _is_final(line)]
-    shown = tables.result_tables(metrics, labels)
-    return "\n\n".join(tables.text(table, metrics) for table in shown)
-
-
-def _below(value: float | None, limit: float) -> bool:
-    return value is not None and value < limit
+    return "\n\n".join(tables.text(table, metrics) for table in tables.result_tables(metrics, labels))
 
 
 def _is_final(line: Mapping[str, Any]) -> bool:
@@ -87,17 +75,19 @@ def _is_final(line: Mapping[str, Any]) -> bool:
 def _content(
     name: str,
     config: Mapping[str, Any],
-    evaluations: evaluator.Suite,
+    evaluations: evaluator.Evaluator,
     metrics: Sequence[Mapping[str, Any]],
-    embedded: Mapping[str, features.Split],
+    embedded: Mapping[str, features.EmbeddedSplit],
 ) -> content.PageContent:
-    contract = evaluations.found.contract
+    contract = evaluations.dataset.contract
     labels = contract["labels"]
     inverted = [
-        f"{NAMES[modality]}, {label}: zero-shot AUC below 0.4, the prompt pair may be inverted."
+        f"{tables.MODALITIES[modality]}, {label}: zero-shot AUC below {auroc.INVERTED_BELOW}, the prompt pair may be "
+        "inverted."
         for modality in embedded
         for label in labels
-        if _below(tables.latest(metrics, f"test/{modality}/zeroshot/{label}"), auroc.INVERTED_BELOW)
+        if (auc := tables.latest(metrics, f"test/{modality}/zeroshot/{label}")) is not None
+        and auc < auroc.INVERTED_BELOW
     ]
     shown = {
         modality: [_Case(example, evaluations, modality, labels) for example in part.examples]
@@ -115,7 +105,7 @@ def _content(
         retrieval=[
             _retrieved(modality, case, row, embedded[modality])
             for modality, cases in shown.items()
-            if evaluations.aligned
+            if evaluations.has_joint_space
             for row, case in list(enumerate(cases))[: EXAMPLES // 2]
         ],
         notes=inverted,
@@ -126,7 +116,7 @@ class _Case:
     """One record of the page with the network's view of it."""
 
     def __init__(
-        self, example: Mapping[str, Any], evaluations: evaluator.Suite, modality: str, labels: list[str]
+        self, example: Mapping[str, Any], evaluations: evaluator.Evaluator, modality: str, labels: list[str]
     ) -> None:
         self._example = example
         self._sampler = evaluations.samplers[modality]
@@ -138,52 +128,50 @@ class _Case:
         self.report = report.decode() if isinstance(report, bytes) else report
 
     def attention(self) -> content.AttentionExample:
-        image, lesion = self._film()
+        image, lesion = self._xray()
         cells = patches.grid((self._sampler.image_size,) * 2, self._sampler.image_patch)
         scores = np.asarray(self._example["scores"], np.float32).reshape(cells)
         return content.AttentionExample(image, scores, self.findings, self.report, lesion)
 
     def slices(self) -> content.SliceExample:
-        volume, lesion = self._example["volume"], self._example.get("lesion_mask")
+        volume = self._example["volume"]
         scores = np.asarray(self._example["slice_scores"], np.float32)
         chosen = np.asarray(self._example["layers"])
         depth = len(volume) // len(scores)
         return content.SliceExample(
-            volume,
-            scores,
-            chosen,
-            chosen * depth + depth // 2,
-            self.findings,
-            self.report,
-            None if lesion is None else (lesion > 0) & (lesion < 255),
+            volume, scores, chosen, chosen * depth + depth // 2, self.findings, self.report, self._lesion()
         )
 
     def picture(self) -> np.ndarray:
-        """What stands for the case where one picture must do: the film, or the CT's best slice."""
+        """The one picture that represents the case: the X-ray, or the slice of the CT with the highest score."""
         if self._modality == "xray":
-            return self._film()[0]
+            return self._xray()[0]
         example = self.slices()
         best = int(example.scores.argmax())
         depth = len(example.volume) // len(example.scores)
         return figures.lung_window(example.volume[best * depth + depth // 2])
 
-    def _film(self) -> tuple[np.ndarray, np.ndarray | None]:
+    def _lesion(self) -> np.ndarray | None:
+        mask = self._example.get("lesion_mask")
+        return None if mask is None else (mask > 0) & (mask < 255)
+
+    def _xray(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """The centre of the X-ray that the network sees, and its lesion."""
         size = self._sampler.crop
         start = (self._example["image"].shape[0] - size) // 2
         window = np.s_[start : start + size, start : start + size]
-        lesion = self._example.get("lesion_mask")
-        lesion = None if lesion is None else ((lesion > 0) & (lesion < 255))[window]
-        return self._example["image"][window], lesion
+        lesion = self._lesion()
+        return self._example["image"][window], None if lesion is None else lesion[window]
 
 
-def _map(embedded: Mapping[str, features.Split], labels: list[str]) -> content.EmbeddingMap | None:
+def _map(embedded: Mapping[str, features.EmbeddedSplit], labels: list[str]) -> content.EmbeddingMap | None:
     z, modality, finding = [], [], []
     names = [*labels, "normal" if labels else "", "several"]
     for key, part in embedded.items():
         kind = evaluator.single_finding(part.labels)
         rows = figures.tsne_rows(len(part.z), limit=400)
         z.append(part.z[rows])
-        modality += [NAMES[key]] * len(rows)
+        modality += [tables.MODALITIES[key]] * len(rows)
         finding += [names[kind[row]] for row in rows]
     points = np.concatenate(z)
     if len(points) < 8:
@@ -191,10 +179,10 @@ def _map(embedded: Mapping[str, features.Split], labels: list[str]) -> content.E
     return content.EmbeddingMap(figures.tsne(points), modality, finding)
 
 
-def _retrieved(modality: str, case: _Case, row: int, part: features.Split) -> content.RetrievalExample:
+def _retrieved(modality: str, case: _Case, row: int, part: features.EmbeddedSplit) -> content.RetrievalExample:
     order, similarity = retrieval.nearest(part.z[row : row + 1], part.z_report, 3)
-    found = [
+    retrieved = [
         content.Retrieved(part.reports[i], float(s), part.reports[i] == case.report)
         for i, s in zip(order[0], similarity[0], strict=True)
     ]
-    return content.RetrievalExample(NAMES[modality], case.picture(), case.report, found)
+    return content.RetrievalExample(tables.MODALITIES[modality], case.picture(), case.report, retrieved)

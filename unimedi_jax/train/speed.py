@@ -1,4 +1,4 @@
-"""What a person sees while training: samples a second, time left, waiting for data, MFU."""
+"""The speed of training as the log shows it: samples a second, time left, waiting for data, MFU."""
 
 import time
 
@@ -25,18 +25,17 @@ class Speed:
         self._waited += seconds
 
     def worked(self, flops: float | None) -> None:
-        """Adds the arithmetic of a step; None where it is not known."""
+        """Adds the FLOPs of a step; None where they are not known."""
         self._flops = None if flops is None or self._flops is None else self._flops + flops
 
     def report(self, step: int) -> dict[str, float]:
         """Scalars since the last report: `samples_per_s`, `wait_share`, and `mfu` where the device's peak is known."""
         now = time.perf_counter()
         steps, seconds = step - self._mark_step, max(now - self._mark, 1e-9)
-        rate = steps / seconds
-        scalars = {"speed/samples_per_s": rate * self._samples, "speed/wait_share": self._waited / seconds}
+        self._rate = steps / seconds
+        scalars = {"speed/samples_per_s": self._rate * self._samples, "speed/wait_share": self._waited / seconds}
         if self._peak and self._flops is not None:
             scalars["speed/mfu"] = self._flops / seconds / self._peak
-        self._rate = rate
         self.restart(step)
         return scalars
 

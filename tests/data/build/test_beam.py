@@ -35,7 +35,7 @@ def draw(row, dies=True):
 
 def source(convert=draw):
     whole = phantom.source(xrays=12, cts=6)
-    return Source(whole.labels, whole.prompts, whole.rows, convert, whole.truth, whole.contract)
+    return Source(whole.labels, whole.prompts, whole.rows, convert, whole.annotations, whole.contract)
 
 
 def test_a_pipeline_builds_the_bytes_of_the_pool(beam, tmp_path):
@@ -63,9 +63,9 @@ def test_what_an_interrupted_pipeline_has_left_is_not_converted_again(beam, tmp_
             raise KeyboardInterrupt
 
     monkeypatch.setattr(pipeline, "_run", run)
-    with pytest.raises(KeyboardInterrupt), pipeline.opened(mine, 1, "", tmp_path / "parts"):
+    with pytest.raises(KeyboardInterrupt), pipeline.converter(mine, 1, "", tmp_path / "parts"):
         pass
-    with pipeline.opened(mine, 1, "", tmp_path / "parts") as convert:
+    with pipeline.converter(mine, 1, "", tmp_path / "parts") as convert:
         assert [(row.number, result) for row, result in convert(rows)] == [(n, {"id": f"r{n}"}) for n in range(1, 41)]
     assert batches == [list(range(1, 41)), list(range(16, 41))]
     assert not (tmp_path / "parts").exists()
@@ -109,14 +109,14 @@ def test_runners_are_named(tmp_path):
     assert executors.options("pool", "--anything") is None
     with pytest.raises(UserError, match="pool or beam"):
         executors.options("spark", "")
-    with executors.opened(source(), 1, None, tmp_path / "unused") as convert:
+    with executors.converter(source(), 1, None, tmp_path / "unused") as convert:
         assert next(convert(source().rows))[1]["id"] == source().rows[0].key
     assert not (tmp_path / "unused").exists()
 
 
 def test_the_pool_s_workers_outlive_their_iterators():
     rows = [Row(f"r{n}", "xray", "train", n) for n in range(3)]
-    with pool.opened(Source((), {}, rows, convert=process), 2) as convert:
+    with pool.converter(Source((), {}, rows, convert=process), 2) as convert:
         first, second = (({result["id"] for _, result in convert(rows)}) for _ in range(2))
     assert first & second
     assert os.getpid() not in first | second

@@ -51,7 +51,7 @@ def fake(xrays=20, cts=8, convert=draw):
         prompts={"nodule": {"positive": ["nodule"], "negative": ["no nodule"]}},
         rows=rows,
         convert=convert,
-        truth=frozenset({"boxes"}),
+        annotations=frozenset({"boxes"}),
         contract={"kind": "fake"},
         rejected=(Rejected(99, "early.png", "bad_modality: before any pixel"),),
     )
@@ -69,7 +69,7 @@ def test_what_is_written_is_what_is_read(tmp_path):
     source = fake()
     built = make(source, tmp_path)
     assert built.made
-    seen = 0
+    count = 0
     for modality in ("xray", "ct"):
         builder = tfds.builder_from_directory(tmp_path / "set" / modality / "1.0.0")
         for split in ("train", "val", "test"):
@@ -80,8 +80,8 @@ def test_what_is_written_is_what_is_read(tmp_path):
                 for name, value in draw(row).items():
                     got = record[name].decode() if isinstance(value, str) else record[name]
                     np.testing.assert_array_equal(got, value)
-                seen += 1
-    assert seen == sum(bool(row.number % 5) for row in source.rows)
+                count += 1
+    assert count == sum(bool(row.number % 5) for row in source.rows)
     assert "tensorflow" not in sys.modules
 
 
@@ -298,8 +298,8 @@ def test_names_that_are_no_folder_s(tmp_path, name):
 
 def test_the_phantom_s_config_is_the_embedded_set(tmp_path, monkeypatch, capsys):
     config = build_config.get_config("phantom")
-    wanted = {name: config[name] for name in ("xrays", "cts", "seed", "language")}
-    assert contracts.fingerprint(phantom.source(**wanted)) == contracts.fingerprint(phantom.source())
+    settings = {name: config[name] for name in ("xrays", "cts", "seed", "language")}
+    assert contracts.fingerprint(phantom.source(**settings)) == contracts.fingerprint(phantom.source())
     assert config.name == job.PHANTOM_NAME
     small = phantom.source(xrays=10, cts=0)
     monkeypatch.setattr(phantom, "source", lambda **_: small)

@@ -16,7 +16,7 @@ def read(row):
 def test_a_row_that_kills_its_worker_is_a_reject_and_stops_nobody():
     rows = [Row(f"r{n}", "xray", "train", n, path=f"{n}.png") for n in range(12)]
     source = Source(labels=(), prompts={}, rows=rows, convert=read)
-    with pool.opened(source, 2) as convert:
+    with pool.converter(source, 2) as convert:
         results = list(convert(rows))
     assert [row.number for row, _ in results] == list(range(12))
     for row, result in results:

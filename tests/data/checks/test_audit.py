@@ -96,10 +96,10 @@ def test_a_built_set_holds_no_name(built, raw, capsys):
 
 
 def test_ids_that_were_kept_are_found(raw, tmp_path):
-    kept = _build(raw, tmp_path, keep_ids=True)
-    found = findings(kept, raw)
-    assert {what for _, what in found} == {f"the patient of row {n}" for n in (1, 2, 3)}
-    assert all("field patient" in place for place, _ in found)
+    with_ids = _build(raw, tmp_path, keep_ids=True)
+    hits = findings(with_ids, raw)
+    assert {what for _, what in hits} == {f"the patient of row {n}" for n in (1, 2, 3)}
+    assert all("field patient" in place for place, _ in hits)
 
 
 @pytest.mark.parametrize("kind", ["log", "json", "html", "utf-16", "gzip", "zip", "name"])
@@ -135,8 +135,8 @@ def test_a_short_identifier_is_found_in_a_text_and_not_by_chance_in_numbers(tmp_
     names = {("zq9x",): "the patient of row 1", ("longname",): "the patient of row 2"}
     (tmp_path / "numbers").write_bytes(b"\xff\x00 zq9x \xfe longname \xfa")
     (tmp_path / "text").write_text("seen: zq9x.")
-    found = [("numbers", "the patient of row 2"), ("text", "the patient of row 1")]
-    assert list(audit.search(tmp_path, names, {})) == found
+    hits = [("numbers", "the patient of row 2"), ("text", "the patient of row 1")]
+    assert list(audit.search(tmp_path, names, {})) == hits
 
 
 def test_report_text_outside_the_report_field_is_found(built, raw):

@@ -8,9 +8,10 @@ import pytest
 
 from configs import build as build_config
 from data import job
-from data.checks import doctor
+from data.checks import doctor, doctor_page
 from data.errors import OverBudgetError, UserError
-from data.source import Row
+from data.source import Row, Source
+from tests.pages import HOSTILE, Parsed, assert_loads_and_runs_nothing, assert_same_page_but_for_texts
 
 
 @pytest.fixture(scope="module")
@@ -70,23 +71,23 @@ def examine(raw, workdir, table="films.csv", **settings):
 
 def test_the_doctor_s_findings(raw, tmp_path, capsys):
     examine(raw, tmp_path)
-    found = json.loads((tmp_path / "doctor.json").read_text())
-    assert (found["rows"], found["rejected"]) == (18, 4)
-    assert found["accepted"] == {"xray": {"train": 13, "val": 0, "test": 1}}
-    assert found["reasons"] == {"missing_image": 1, "constant_image": 1, "truncated": 1, "not_hu": 1}
-    assert found["outliers"][0]["path"] == "strange.png"
-    assert found["outliers"][0]["measure"] == "film/spread"
-    assert found["duplicates"] == found["duplicates_in_two_splits"] == [[1, 14]]
-    assert found["reports"]["languages"]["es"] == 1
-    assert (found["reports"]["repeated_texts"], found["reports"]["rows_with_repeated_text"]) == (1, 5)
+    examined = json.loads((tmp_path / "doctor.json").read_text())
+    assert (examined["rows"], examined["rejected"]) == (18, 4)
+    assert examined["accepted"] == {"xray": {"train": 13, "val": 0, "test": 1}}
+    assert examined["reasons"] == {"missing_image": 1, "constant_image": 1, "truncated": 1, "not_hu": 1}
+    assert examined["outliers"][0]["path"] == "strange.png"
+    assert examined["outliers"][0]["measure"] == "film/spread"
+    assert examined["duplicates"] == examined["duplicates_in_two_splits"] == [[1, 14]]
+    assert examined["reports"]["languages"]["es"] == 1
+    assert (examined["reports"]["repeated_texts"], examined["reports"]["rows_with_repeated_text"]) == (1, 5)
     assert not (tmp_path / "none").exists()
     shown = capsys.readouterr().out
     assert "strange.png: film/spread" in shown
     page = (tmp_path / "doctor.html").read_text()
     # The flat film, the scan without HU, the strange one, and what is suspect: the films are noise.
-    assert page.count("data:image/png") == 3 + len(found["noted_rows"]["maybe_inverted"])
+    assert page.count("data:image/png") == 3 + len(examined["noted_rows"]["maybe_inverted"])
     assert "<script" not in page
-    for text in (shown, page, json.dumps(found)):
+    for text in (shown, page, json.dumps(examined)):
         assert "Secret" not in text
         assert "Normal chest" not in text
 
@@ -98,12 +99,72 @@ def test_what_is_noted_is_named_and_what_is_suspect_is_shown(tmp_path, capsys):
     cv2.imwrite(str(tmp_path / "film.png"), film)
     (tmp_path / "films.csv").write_text("path,modality,report,patient,split\nfilm.png,xray,Clear lungs.,p,train\n")
     examine(tmp_path, tmp_path)
-    found = json.loads((tmp_path / "doctor.json").read_text())
-    assert (found["notes"], found["noted_rows"]) == ({"maybe_inverted": 1}, {"maybe_inverted": [1]})
+    examined = json.loads((tmp_path / "doctor.json").read_text())
+    assert (examined["notes"], examined["noted_rows"]) == ({"maybe_inverted": 1}, {"maybe_inverted": [1]})
     assert "rows 1\n" in capsys.readouterr().out
     page = (tmp_path / "doctor.html").read_text()
     assert page.count("data:image/png") == 1
     assert "row 1: maybe_inverted" in page
+
+
+def _page(text):
+    """A page whose every text comes from outside, as `text` of the name of its place."""
+    example = {"image": np.zeros((8, 8), np.uint8)}
+    rows = [
+        Row("a", "xray", "train", 1, path=text("suspicious path")),
+        Row("b", "xray", "train", 2, path=text("far path")),
+    ]
+    examination = {
+        "rows": 4,
+        "rejected": 2,
+        "reasons": {"truncated": 2},
+        "rejects": [
+            {"row": n, "path": text(f"path {n}"), "reason": f"truncated: {text(f'detail {n}')}"} for n in (3, 4)
+        ],
+        "noted_rows": {"maybe_inverted": [1]},
+        "duplicates": [[1, 2]],
+        "duplicates_in_two_splits": [[1, 2]],
+        "measures": {text("measure"): {"p0": 0.5, "p1": 1.0, "p50": 1.0, "p99": 1.0, "p100": 2.0}},
+        "outliers": [{"row": 2, "measure": text("far measure"), "value": 9.5, "median": 1.0}],
+        "reports": {
+            "empty": 0,
+            "languages": {text("language"): 2},
+            "sections": {text("section"): 1},
+            "tokens": {"p50": 3, "p100": 4},
+            "token_limit": 112,
+            "longer_than_limit": 0,
+            "rows_with_repeated_text": 2,
+            "most_repeated": [{"times": 2, "rows": [1, 2]}],
+        },
+    }
+    return doctor_page.render(examination, Source((), {}, rows, lambda row: example), None)
+
+
+def test_hostile_texts_stay_texts_wherever_they_come_from():
+    places = []
+
+    def hostile(place):
+        places.append(place)
+        return f"{place}: {HOSTILE}"
+
+    page = _page(hostile)
+    assert_loads_and_runs_nothing(page)
+    assert_same_page_but_for_texts(page, _page(str))
+    assert "<script" not in page
+    shown = Parsed(page).shown
+    assert len(places) == 10
+    assert not [place for place in places if f"{place}: {HOSTILE}" not in shown]
+
+
+def test_a_hostile_file_name_goes_through_the_whole_examination(tmp_path):
+    name = """<b onload="x"> & 'y'.png"""
+    (tmp_path / "xrays.csv").write_text(
+        'path,modality,report,patient,split\n"' + name.replace('"', '""') + '",xray,Clear.,p,train\n'
+    )
+    examine(tmp_path, tmp_path, "xrays.csv")
+    page = (tmp_path / "doctor.html").read_text()
+    assert_loads_and_runs_nothing(page)
+    assert any(text.startswith(f"{name} - ") for text in Parsed(page).text)
 
 
 def test_a_patient_in_two_splits_is_an_error(raw, tmp_path):
@@ -122,8 +183,8 @@ def test_above_the_budget_the_exit_code_is_three(raw, tmp_path, settings):
 
 
 def test_equals_have_no_outliers():
-    cases = [doctor.Case(Row(str(n), "ct", "train", n), {"ct/field_mm": 350.0}) for n in range(20)]
+    cases = [doctor.Measured(Row(str(n), "ct", "train", n), {"ct/field_mm": 350.0}) for n in range(20)]
     assert doctor.outliers(cases) == []
-    odd = doctor.Case(Row("odd", "ct", "train", 99), {"ct/field_mm": 700.0})
+    odd = doctor.Measured(Row("odd", "ct", "train", 99), {"ct/field_mm": 700.0})
     assert [one["row"] for one in doctor.outliers([*cases, odd])] == [99]
     assert doctor.outliers([*cases[:3], odd]) == []

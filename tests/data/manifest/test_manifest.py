@@ -86,7 +86,7 @@ def test_rows_become_examples(table):
     assert (examples[1]["lesion_mask"] == samples.UNANNOTATED).all()
     assert examples[2]["volume"].shape == examples[2]["lesion_mask"].shape == (32, 128, 128)
     assert (examples[2]["lesion_mask"] == samples.LESION_OF_ANY_KIND).any()
-    assert source.truth == {"lesion_mask"}
+    assert source.annotations == {"lesion_mask"}
     assert len({row.key for row in source.rows}) == 3
 
 
@@ -140,7 +140,7 @@ def test_an_unknown_failure_is_a_reject_too(table, monkeypatch):
     def fail(path, note):
         raise KeyError("0x7f at John Smith")
 
-    monkeypatch.setattr(samples.films, "read_full_film", fail)
+    monkeypatch.setattr(samples.xrays, "read_full_xray", fail)
     assert source.convert(source.rows[0]).reason == "unreadable: the reader failed with KeyError"
 
 
@@ -286,7 +286,7 @@ def test_the_real_manifest(tmp_path):
     assert contract["rejected"] == 0
     assert sum(sum(splits.values()) for splits in contract["splits"].values()) == 118
     marks = {mark["case"]: mark for mark in _nodule_marks()}
-    found = 0
+    checked = 0
     for split in contract["splits"]["ct"]:
         if not contract["splits"]["ct"][split]:
             continue
@@ -296,8 +296,8 @@ def test_the_real_manifest(tmp_path):
             if side:
                 _, _, x = np.nonzero(record["lesion_mask"] == samples.LESION_OF_ANY_KIND)
                 assert (x.mean() > 64) == (side["side"] == "left")
-                found += 1
-    assert found == 2
+                checked += 1
+    assert checked == 2
 
 
 def _nodule_marks():

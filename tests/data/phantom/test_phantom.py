@@ -11,8 +11,7 @@ from scipy import ndimage
 from scipy.spatial import distance
 
 from data.errors import UserError
-from data.phantom import anatomy, findings, grammar, scanner
-from data.phantom import film as phantom_film
+from data.phantom import anatomy, findings, grammar, radiograph, scanner
 from data.phantom import patient as patients
 from data.phantom import source as phantom
 from data.phantom.findings import LABELS, Lesion
@@ -164,13 +163,13 @@ def test_nodule_mask_is_as_wide_as_drawn_ct(seed):
 @pytest.mark.parametrize("seed", range(4))
 def test_nodule_mask_is_as_wide_as_drawn_film(seed, monkeypatch):
     taken = []
-    original = phantom_film.draw_exposure
+    original = radiograph.draw_exposure
 
     def keep(*args):
         taken.append(original(*args))
         return taken[-1]
 
-    monkeypatch.setattr(phantom_film, "draw_exposure", keep)
+    monkeypatch.setattr(radiograph, "draw_exposure", keep)
     lesions, example = draw("xray", ("nodule",), seed)
     pixel = max(taken[0].field_mm) / 256
     names, count = ndimage.label(example["lesion_mask"] == NODULE + 1)
@@ -275,7 +274,7 @@ def test_lungs_are_dark_on_films(examples):
 
 
 def exposure(**changes):
-    plain = phantom_film.Exposure(
+    plain = radiograph.Exposure(
         turn=0.0,
         tilt=0.0,
         field_mm=(380.0, 380.0),
@@ -294,29 +293,29 @@ def exposure(**changes):
 def thorax():
     rng = np.random.default_rng(5)
     patient = patients.draw_patient(rng, upright=True, enlarged=False)
-    return anatomy.build(patient, phantom_film.film_grid(patient), rng)
+    return anatomy.build(patient, radiograph.xray_grid(patient), rng)
 
 
 def test_projection_is_the_line_integral(thorax):
     water = np.zeros_like(thorax.hu)
     water[:, 10:20] = 1
-    path = phantom_film.project(water, thorax.grid, exposure())
+    path = radiograph.project(water, thorax.grid, exposure())
     np.testing.assert_allclose(path, 10 * thorax.grid.step[1], rtol=1e-5)
-    mu = phantom_film.attenuation(np.array([-1000.0, -500.0, 0.0, 100.0], np.float32))
+    mu = radiograph.attenuation(np.array([-1000.0, -500.0, 0.0, 100.0], np.float32))
     np.testing.assert_allclose(mu / mu[2], [0, 0.5, 1, 1.1], rtol=1e-5, atol=1e-6)
 
 
 def test_film_is_monotone_in_the_line_integral(thorax):
-    depth = phantom_film.project(phantom_film.attenuation(thorax.hu), thorax.grid, exposure())
-    film = phantom_film.place(depth, thorax.grid, exposure())
-    image = phantom_film.develop(film, exposure(), np.random.default_rng(0))
-    order = np.argsort(film.ravel())
+    depth = radiograph.project(radiograph.attenuation(thorax.hu), thorax.grid, exposure())
+    placed = radiograph.place(depth, thorax.grid, exposure())
+    image = radiograph.develop(placed, exposure(), np.random.default_rng(0))
+    order = np.argsort(placed.ravel())
     assert (np.diff(image.ravel()[order].astype(int)) >= -1).all()
     assert image.max() > 200
 
 
 def test_shadow_is_the_volume_seen_from_the_front(thorax):
-    mask = phantom_film.shadow(thorax, thorax.heart, exposure(), 8.0)
+    mask = radiograph.shadow(thorax, thorax.heart, exposure(), 8.0)
     whole = np.zeros(thorax.hu.shape, np.float32)
     whole[thorax.box] = thorax.heart
     direct = (whole.sum(1) * thorax.grid.step[1] >= 8.0)[::-1]  # head up
@@ -329,8 +328,8 @@ def test_shadow_is_the_volume_seen_from_the_front(thorax):
 def test_turned_patient_moves_front_against_back(thorax):
     deep = np.zeros_like(thorax.hu)
     deep[80:90, -4, 80:90] = 1
-    straight = phantom_film.project(deep, thorax.grid, exposure())
-    turned = phantom_film.project(deep, thorax.grid, exposure(turn=0.1, tilt=0.1))
+    straight = radiograph.project(deep, thorax.grid, exposure())
+    turned = radiograph.project(deep, thorax.grid, exposure(turn=0.1, tilt=0.1))
     moved = np.array(ndimage.center_of_mass(turned)) - ndimage.center_of_mass(straight)
     expected = 0.1 * thorax.grid.y[-4] / thorax.grid.step[0]
     np.testing.assert_allclose(moved, [expected, expected], atol=0.5)

@@ -161,7 +161,7 @@ def test_a_mask_keeps_large_objects_by_majority_and_small_ones_at_all():
 
 @pytest.mark.parametrize("shape", [(300, 700), (1024, 640), (100, 80), (256, 256)])
 def test_a_film_keeps_its_aspect_in_the_middle(shape):
-    got = geometry.canonical_film(np.full(shape, 200, np.uint8))
+    got = geometry.canonical_xray(np.full(shape, 200, np.uint8))
     assert got.shape == (256, 256)
     rows, columns = np.flatnonzero(got.any(1)), np.flatnonzero(got.any(0))
     assert max(len(rows), len(columns)) == 256
@@ -173,7 +173,7 @@ def test_a_film_keeps_its_aspect_in_the_middle(shape):
 def test_a_film_s_mask_lies_on_its_film():
     film = np.zeros((900, 600), np.uint8)
     film[300:420, 90:240] = 255
-    picture = geometry.canonical_film(film)
-    mask = geometry.canonical_film_mask((film > 0).astype(np.uint8), 3)
+    picture = geometry.canonical_xray(film)
+    mask = geometry.canonical_xray_mask((film > 0).astype(np.uint8), 3)
     assert ((picture > 127) != (mask == 3)).mean() < 0.002
     assert (mask == 3).sum() == pytest.approx(120 * 150 * (256 / 900) ** 2, rel=0.05)

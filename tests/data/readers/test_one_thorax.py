@@ -98,11 +98,11 @@ def _agrees(path, record):
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_in_all_orders_of_axes(thorax, record, tmp_path, name):
     """DICOM too: a slice is right-handed, but the slices of a series may go either way."""
-    seen = set()
+    orders = set()
     for turn, order in enumerate(ORDERS):
         folder = tmp_path / str(turn)
         folder.mkdir()
         turned = thorax.as_reoriented(order)
-        seen.add(orientations.aff2axcodes(turned.affine))
+        orders.add(orientations.aff2axcodes(turned.affine))
         _agrees(_save(turned, name, folder), record)
-    assert len(seen) == 48
+    assert len(orders) == 48

@@ -62,19 +62,19 @@ def same_picture(a, b):
 
 def code_of(path):
     with pytest.raises(BadInput) as caught:
-        xrays.read_film(path)
+        xrays.read_xray(path)
     assert str(caught.value).startswith(caught.value.code + ": ")
     return caught.value.code
 
 
 def test_eight_bits_are_kept(grey, tmp_path):
-    np.testing.assert_array_equal(xrays.read_full_film(write(tmp_path / "a.png", grey)), grey)
-    assert xrays.read_film(tmp_path / "a.png").shape == (256, 256)
+    np.testing.assert_array_equal(xrays.read_full_xray(write(tmp_path / "a.png", grey)), grey)
+    assert xrays.read_xray(tmp_path / "a.png").shape == (256, 256)
 
 
 @pytest.mark.parametrize("factor", [16, 257])
 def test_deep_pictures_are_scaled_by_percentiles(grey, tmp_path, factor):
-    got = xrays.read_full_film(write(tmp_path / "a.png", grey.astype(np.uint16) * factor))
+    got = xrays.read_full_xray(write(tmp_path / "a.png", grey.astype(np.uint16) * factor))
     low, high = np.percentile(grey, (0.5, 99.5))
     assert same_picture(got, np.clip((grey - low) / (high - low), 0, 1) * 255)
 
@@ -83,11 +83,11 @@ def test_one_bit_png(tmp_path):
     picture = np.zeros((64, 64), bool)
     picture[:20] = True
     PIL.Image.fromarray(picture).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(xrays.read_full_film(tmp_path / "a.png"), picture * np.uint8(255))
+    np.testing.assert_array_equal(xrays.read_full_xray(tmp_path / "a.png"), picture * np.uint8(255))
 
 
 def test_equal_channels_are_one(grey, tmp_path):
-    np.testing.assert_array_equal(xrays.read_full_film(write(tmp_path / "a.png", np.stack([grey] * 3, -1))), grey)
+    np.testing.assert_array_equal(xrays.read_full_xray(write(tmp_path / "a.png", np.stack([grey] * 3, -1))), grey)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "P"])
@@ -97,7 +97,7 @@ def test_colours_become_luma(grey, tmp_path, mode):
     picture = PIL.Image.fromarray(colours)
     picture = picture.quantize() if mode == "P" else picture
     picture.save(tmp_path / "a.png")
-    assert same_picture(xrays.read_full_film(tmp_path / "a.png"), np.array(picture.convert("RGB").convert("L")))
+    assert same_picture(xrays.read_full_xray(tmp_path / "a.png"), np.array(picture.convert("RGB").convert("L")))
 
 
 def test_alpha_lies_over_black(grey, tmp_path):
@@ -108,7 +108,7 @@ def test_alpha_lies_over_black(grey, tmp_path):
     rgba.save(tmp_path / "a.png")
     black = PIL.Image.new("RGBA", rgba.size, (0, 0, 0, 255))
     judge = PIL.Image.alpha_composite(black, rgba).convert("L")
-    assert same_picture(xrays.read_full_film(tmp_path / "a.png"), np.array(judge))
+    assert same_picture(xrays.read_full_xray(tmp_path / "a.png"), np.array(judge))
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
@@ -118,18 +118,18 @@ def test_exif_orientation_is_applied(grey, tmp_path, turn):
     exif[0x0112] = turn
     picture.save(tmp_path / "a.jpg", exif=exif, quality=98)
     upright = PIL.ImageOps.exif_transpose(PIL.Image.open(tmp_path / "a.jpg"))
-    assert same_picture(xrays.read_full_film(tmp_path / "a.jpg"), np.array(upright))
+    assert same_picture(xrays.read_full_xray(tmp_path / "a.jpg"), np.array(upright))
 
 
 def test_the_content_tells_the_format_not_the_name(grey, tmp_path):
     PIL.Image.fromarray(grey).save(tmp_path / "a.jpg", format="PNG")
-    np.testing.assert_array_equal(xrays.read_full_film(tmp_path / "a.jpg"), grey)
+    np.testing.assert_array_equal(xrays.read_full_xray(tmp_path / "a.jpg"), grey)
 
 
 def test_monochrome1_is_inverted_after_the_window(dicom, twelve_bits):
     window = dict(WindowCenter=2000, WindowWidth=1500)
-    plain = xrays.read_full_film(dicom(twelve_bits, **window))
-    inverted = xrays.read_full_film(dicom(twelve_bits, PhotometricInterpretation="MONOCHROME1", **window))
+    plain = xrays.read_full_xray(dicom(twelve_bits, **window))
+    inverted = xrays.read_full_xray(dicom(twelve_bits, PhotometricInterpretation="MONOCHROME1", **window))
     np.testing.assert_array_equal(inverted, 255 - plain)
 
 
@@ -138,7 +138,7 @@ def test_windows_are_pydicom_s(dicom, twelve_bits, function):
     path = dicom(twelve_bits, WindowCenter=[1500, 9], WindowWidth=[1800, 9], VOILUTFunction=function)
     data = pydicom.dcmread(path)
     shown = apply_voi_lut(data.pixel_array, data)
-    assert same_picture(xrays.read_full_film(path), shown / 4095 * 255)
+    assert same_picture(xrays.read_full_xray(path), shown / 4095 * 255)
 
 
 def test_a_voi_lut_comes_before_a_window(dicom, twelve_bits):
@@ -147,38 +147,38 @@ def test_a_voi_lut_comes_before_a_window(dicom, twelve_bits):
     lut.add_new("LUTDescriptor", "US", [4096, 0, 10])
     lut.add_new("LUTData", "US", table.tolist())
     path = dicom(twelve_bits, VOILUTSequence=[lut], WindowCenter=5, WindowWidth=5)
-    assert same_picture(xrays.read_full_film(path), table[twelve_bits] / 1023 * 255)
+    assert same_picture(xrays.read_full_xray(path), table[twelve_bits] / 1023 * 255)
 
 
 def test_a_negative_slope_turns_the_picture_over_once(dicom, twelve_bits):
     path = dicom(twelve_bits, RescaleSlope=-1, RescaleIntercept=4095, WindowCenter=2048, WindowWidth=4096)
     data = pydicom.dcmread(path)
-    assert same_picture(xrays.read_full_film(path), apply_modality_lut(data.pixel_array, data) / 4095 * 255)
+    assert same_picture(xrays.read_full_xray(path), apply_modality_lut(data.pixel_array, data) / 4095 * 255)
 
 
 @pytest.mark.parametrize("kind", ["MONOCHROME1", "MONOCHROME2"])
 def test_padding_is_black_and_does_not_move_the_percentiles(dicom, twelve_bits, kind):
     signed = (twelve_bits // 2).astype(np.int16)  # 12 bits with a sign end at 2047
-    plain = xrays.read_full_film(dicom(signed, PhotometricInterpretation=kind))
+    plain = xrays.read_full_xray(dicom(signed, PhotometricInterpretation=kind))
     padded = np.concatenate([np.full((30, WIDTH), -2000, np.int16), signed])
     path = dicom(padded, PhotometricInterpretation=kind, PixelPaddingValue=-2000)
-    got = xrays.read_full_film(path)
+    got = xrays.read_full_xray(path)
     assert (got[:30] == 0).all()
     np.testing.assert_array_equal(got[30:], plain)
 
 
 def test_a_window_beside_the_film_is_passed_over(dicom, twelve_bits):
     np.testing.assert_array_equal(
-        xrays.read_full_film(dicom(twelve_bits, WindowCenter=30000, WindowWidth=10)),
-        xrays.read_full_film(dicom(twelve_bits)),
+        xrays.read_full_xray(dicom(twelve_bits, WindowCenter=30000, WindowWidth=10)),
+        xrays.read_full_xray(dicom(twelve_bits)),
     )
 
 
 def test_a_mask_must_fit_its_film(grey, tmp_path):
     path = write(tmp_path / "mask.png", (grey > 128).astype(np.uint8))
-    np.testing.assert_array_equal(xrays.read_film_mask(path, grey.shape), grey > 128)
+    np.testing.assert_array_equal(xrays.read_xray_mask(path, grey.shape), grey > 128)
     with pytest.raises(BadInput, match="mask_geometry"):
-        xrays.read_film_mask(path, (HEIGHT + 1, WIDTH))
+        xrays.read_xray_mask(path, (HEIGHT + 1, WIDTH))
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
@@ -257,7 +257,7 @@ def test_damage_that_openjpeg_passes_over(dicom, tmp_path, damage):
     data.PixelData = pydicom.encaps.encapsulate([bytes(stream)])
     data.save_as(tmp_path / "a.dcm")
     if damage == "whole":
-        np.testing.assert_array_equal(xrays.read_full_film(tmp_path / "a.dcm"), xrays.read_full_film(dicom(noise)))
+        np.testing.assert_array_equal(xrays.read_full_xray(tmp_path / "a.dcm"), xrays.read_full_xray(dicom(noise)))
     else:
         if damage == "hole":
             assert pydicom.dcmread(tmp_path / "a.dcm").pixel_array.shape == noise.shape
@@ -268,8 +268,8 @@ def test_damage_that_openjpeg_passes_over(dicom, tmp_path, damage):
 def test_a_real_dicom_film_is_bright_where_the_body_is_dense():
     (path,) = (SHARED / "real_cxr" / "dicom_extra").glob("*.dcm")
     assert pydicom.dcmread(path, stop_before_pixels=True).PhotometricInterpretation == "MONOCHROME1"
-    film = xrays.read_film(path)
+    film = xrays.read_xray(path)
     used = np.flatnonzero(film.any(0))
     middle = film[100:200, (used[0] + used[-1]) // 2 - 10 : (used[0] + used[-1]) // 2 + 10]
     assert middle.mean() > film[:40].mean() + 30
-    assert film.shape == (geometry.FILM_SIZE,) * 2
+    assert film.shape == (geometry.XRAY_SIZE,) * 2

@@ -42,12 +42,12 @@ def caption(report, **policy):
 
 
 def test_a_report_of_mimic_s_form():
-    found = sections.sections(MIMIC)
-    assert found["findings"] == "The lungs are clear. Note: no effusion. 1.5 cm nodule at the left base."
-    assert found["impression"] == "1. No pneumonia. 2. Nodule, seen on ___."
-    assert found["comparison"] == "___"
+    parts = sections.sections(MIMIC)
+    assert parts["findings"] == "The lungs are clear. Note: no effusion. 1.5 cm nodule at the left base."
+    assert parts["impression"] == "1. No pneumonia. 2. Nodule, seen on ___."
+    assert parts["comparison"] == "___"
     joined, counts = caption(MIMIC)
-    assert joined == f"{found['impression']} {found['findings']}", "the impression comes first"
+    assert joined == f"{parts['impression']} {parts['findings']}", "the impression comes first"
     assert counts == {"with impression": 1, "with findings": 1, "with blanks": 1}
 
 

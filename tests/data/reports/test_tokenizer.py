@@ -76,7 +76,7 @@ def test_vocab_size_is_kept():
 
 def test_training_is_the_same_in_every_process_and_order(tmp_path):
     code = (
-        "import sys, json\nfrom unimedi_jax.input import tokenizer\n"
+        "import sys, json\nfrom data.reports import tokenizer\n"
         "sys.stdout.write(tokenizer.train(json.load(sys.stdin), vocab_size=90).to_str())"
     )
     outputs = {

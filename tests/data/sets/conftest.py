@@ -82,7 +82,7 @@ class Set:
         return self.records[split][privacy.pseudonym(key or path, SALT)]
 
     def splits(self) -> dict[str, int]:
-        return {split: len(found) for split, found in self.records.items() if found}
+        return {split: len(by_id) for split, by_id in self.records.items() if by_id}
 
     def counted(self, line: str) -> bool:
         """Whether the job printed this line, whatever the blanks between its words."""

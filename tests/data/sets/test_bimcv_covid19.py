@@ -51,11 +51,11 @@ def tree(tmp_path):
 
 def test_cts_with_spanish_reports(tree, build):
     made = build("bimcv_covid19", tree, labels="pneumonia,normal")
-    found = {key: one for split in made.records.values() for key, one in split.items()}
-    assert len(found) == 3
-    patients = sorted(one["patient"] for one in found.values())
+    by_id = {key: one for split in made.records.values() for key, one in split.items()}
+    assert len(by_id) == 3
+    patients = sorted(one["patient"] for one in by_id.values())
     assert patients == ["sub-S03044", "sub-S03044", "sub-S03045"]
-    of = {one["patient"]: one for one in found.values()}
+    of = {one["patient"]: one for one in by_id.values()}
     assert of["sub-S03044"]["report"] == SPANISH.format("izquierdo")
     assert of["sub-S03044"]["labels"].tolist() == [1, 0]
     assert all(map(math.isnan, of["sub-S03045"]["labels"])), "unchanged"

@@ -27,17 +27,17 @@ def tree(tmp_path):
 
 def test_folders_without_lists(tree, build):
     made = build("cc_ccii", tree)
-    found = {one["patient"]: one for split in made.records.values() for one in split.values()}
-    assert found.keys() == {f"{kind}/{patient}" for kind, patients in SCANS.items() for patient in patients}
-    assert found["NCP/10"]["labels"].tolist() == [0, 1, 0]
-    volume = found["CP/1"]["volume"].astype(float)
+    by_patient = {one["patient"]: one for split in made.records.values() for one in split.values()}
+    assert by_patient.keys() == {f"{kind}/{patient}" for kind, patients in SCANS.items() for patient in patients}
+    assert by_patient["NCP/10"]["labels"].tolist() == [0, 1, 0]
+    volume = by_patient["CP/1"]["volume"].astype(float)
     assert (volume.min(), volume.max()) <= (-1000, 1000)
     means = volume.mean((1, 2))
     assert means[0] > means[16] > means[-1], "slice 0 is the highest: names are numbers, 10 comes after 9"
     # Grey 0 is -1000 and 255 is 1000: the middle of the record by hand, slices 5 and 6 of 12.
     grey = np.mean([picture(1, (32, 32)) // 8 + 20 * n for n in (5, 6)], axis=(1, 2))
     assert means[15:17].mean() == pytest.approx(-1000 + grey.mean() * 2000 / 255, abs=5)
-    assert np.isnan(found["CP/1"]["spacing_mm"]).all(), "nobody knows it"
+    assert np.isnan(by_patient["CP/1"]["spacing_mm"]).all(), "nobody knows it"
     assert made.contract["source"]["hounsfield"] is False
     upside_down = build("cc_ccii", tree, first_slice="inferior")
     other = next(one for split in upside_down.records.values() for one in split.values() if one["patient"] == "CP/1")

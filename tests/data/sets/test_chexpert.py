@@ -46,7 +46,7 @@ def path(patient, part="train", view="frontal"):
 
 def test_the_clean_split_has_no_patient_on_two_sides(tree, build):
     made = build("chexpert", tree, each=1)
-    sides = {split: {one["patient"] for one in found.values()} for split, found in made.records.items()}
+    sides = {split: {one["patient"] for one in by_id.values()} for split, by_id in made.records.items()}
     few = {f"patient{n:05d}" for n in range(1, 6)} | {f"patient{n:05d}" for n in range(6, 11)}
     assert len(sides["train"] | sides["val"]) == 35
     assert not sides["train"] & sides["val"]

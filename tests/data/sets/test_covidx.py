@@ -22,7 +22,7 @@ def tree(tmp_path):
 
 def test_the_clean_split(tree, build):
     made = build("covidx", tree)
-    sides = {split: {one["patient"] for one in found.values()} for split, found in made.records.items()}
+    sides = {split: {one["patient"] for one in by_id.values()} for split, by_id in made.records.items()}
     assert not sides["train"] & sides["val"]
     assert not (sides["train"] | sides["val"]) & sides["test"]
     assert sum(made.splits().values()) == 31

@@ -68,7 +68,7 @@ def test_one_reconstruction_a_scan_and_a_share_for_validation(tree, build):
     made = build("ct_rate", root, reconstructions="first", val_share=0.1)
     assert sum(made.splits().values()) == 4
     assert made.counted("further reconstructions 1")
-    sides = {split: {one["patient"] for one in found.values()} for split, found in made.records.items()}
+    sides = {split: {one["patient"] for one in by_id.values()} for split, by_id in made.records.items()}
     assert sides == {"train": {"train_2"}, "val": {"train_1"}, "test": {"valid_1"}}, "shares 0.496 and 0.025"
 
 

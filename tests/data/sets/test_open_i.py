@@ -25,12 +25,12 @@ def test_nlm_s_xml(tmp_path, build):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text[:200] if number == 6 else text)
     made = build("open_i", tmp_path, views="unknown", labels="cardiomegaly,pleural effusion")
-    found = [one for split in made.records.values() for one in split.values()]
-    assert sorted(one["patient"] for one in found) == ["1", "1", "3", "3", "4", "4"]
-    assert {one["report"] for one in found if one["patient"] == "1"} == {
+    all_records = [one for split in made.records.values() for one in split.values()]
+    assert sorted(one["patient"] for one in all_records) == ["1", "1", "3", "3", "4", "4"]
+    assert {one["report"] for one in all_records if one["patient"] == "1"} == {
         "No acute disease. The lungs are clear in case 1. XXXX heart."
     }
-    assert found[0]["labels"].tolist() == [1, 0]
+    assert all_records[0]["labels"].tolist() == [1, 0]
     assert [one["reason"] for one in made.rejected] == ["truncated: the XML ends early or is damaged"]
     for line in (
         "reports 5 3,955 in NLM's release",

@@ -52,13 +52,13 @@ def tree(tmp_path):
 
 def test_every_series_of_both_cohorts(tree, build):
     made = build("ricord", tree)
-    found = [one for split in made.records.values() for one in split.values()]
-    assert len(found) == 10
-    labels = {one["patient"]: one["labels"].tolist() for one in found}
+    all_records = [one for split in made.records.values() for one in split.values()]
+    assert len(all_records) == 10
+    labels = {one["patient"]: one["labels"].tolist() for one in all_records}
     assert labels["MIDRC-RICORD-1A-419639-000000"] == [1]
     assert labels["MIDRC-RICORD-1B-419639-000010"] == [0]
     assert len(labels) == 9, "two series of one patient"
-    assert all(one["volume"].min() == -1024 for one in found), "padding is air before anything is averaged"
+    assert all(one["volume"].min() == -1024 for one in all_records), "padding is air before anything is averaged"
     for line in (
         "series of MIDRC-RICORD-1A 7 155, as amid counts",
         "patients of MIDRC-RICORD-1A 6 120 studies",

@@ -30,18 +30,18 @@ def tree(tmp_path, monkeypatch):
 
 def test_boxes_labels_and_masks(tree, build):
     made = build("rsna", tree)
-    found = {one["patient"]: one for split in made.records.values() for one in split.values()}
-    assert len(found) == 20
+    by_patient = {one["patient"]: one for split in made.records.values() for one in split.values()}
+    assert len(by_patient) == 20
     # Films of 128 pixels become 256: coordinates double. Label, y0, x0, y1, x1.
-    assert found[PATIENTS[0]]["boxes"].tolist() == [[0, 40, 20, 120, 80], [0, 128, 128, 160, 192]]
-    assert found[PATIENTS[1]]["boxes"].tolist() == [[0, 0, 0, 128, 256]]
-    assert found[PATIENTS[2]]["boxes"].tolist() == [[0, 200, 200, 240, 256]], "cut at the film's edge"
+    assert by_patient[PATIENTS[0]]["boxes"].tolist() == [[0, 40, 20, 120, 80], [0, 128, 128, 160, 192]]
+    assert by_patient[PATIENTS[1]]["boxes"].tolist() == [[0, 0, 0, 128, 256]]
+    assert by_patient[PATIENTS[2]]["boxes"].tolist() == [[0, 200, 200, 240, 256]], "cut at the film's edge"
     assert made.contract["notes"]["boxes_clipped"] == 1
-    assert found[PATIENTS[7]]["boxes"].shape == (0, 5)
-    assert [found[PATIENTS[n]]["labels"].tolist() for n in (0, 7)] == [[1], [0]]
+    assert by_patient[PATIENTS[7]]["boxes"].shape == (0, 5)
+    assert [by_patient[PATIENTS[n]]["labels"].tolist() for n in (0, 7)] == [[1], [0]]
     union = np.zeros((256, 256), bool)
     union[40:120, 20:80] = union[128:160, 128:192] = True
-    np.testing.assert_array_equal(dense.truth(found[PATIENTS[0]], "boxes") > 0, union)
+    np.testing.assert_array_equal(dense.truth(by_patient[PATIENTS[0]], "boxes") > 0, union)
     assert made.contract["truth"] == ["boxes"]
     for line in (
         "patients 20 26,684 DIFFERS",

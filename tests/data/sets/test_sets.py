@@ -13,10 +13,12 @@ from configs import build as build_config
 from configs import pretrain
 from data import job, sets
 from data.errors import UserError
+from data.readers import table
 from data.sets import dataset_index
 from tests.data.sets.conftest import SALT, ct, film, rows
+from unimedi_jax.config import building
 from unimedi_jax.input import pipeline, records
-from unimedi_jax.train import setup
+from unimedi_jax.train import dataset
 
 ROOT = Path(__file__).parents[3]
 
@@ -24,12 +26,12 @@ ROOT = Path(__file__).parents[3]
 @pytest.mark.parametrize("name", sets.SETS)
 def test_a_set_has_its_settings_its_counts_and_its_line_in_the_docs(name):
     module = sets.SETS[name]
-    assert list(inspect.signature(module.read).parameters)[1:] == list(build_config.SETS[name])
+    assert list(inspect.signature(module.read).parameters)[1:] == list(vars(building.OPTIONS[name]))
     assert module.EXPECTED
-    assert (name in build_config.WITH_REPORTS) == (name in ("mimic_cxr", "bimcv_covid19", "ct_rate", "open_i"))
+    assert (name in building.REPORTS) == (name in ("mimic_cxr", "bimcv_covid19", "ct_rate", "open_i"))
     docs = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
     assert f"configs/build.py:{name} " in docs
-    for option in build_config.SETS[name]:
+    for option in vars(building.OPTIONS[name]):
         assert f"`{option}`" in docs, option
 
 
@@ -50,18 +52,18 @@ def test_a_source_that_is_none_is_one_line(name, tmp_path):
 def test_tables_are_read_strictly(tmp_path):
     path = tmp_path / "t.csv"
     path.write_bytes('\ufeffa , b\n1, "x\ny"\n'.encode())
-    assert dataset_index.table(path, ("a", "b"))[0]["a"] == "1"
+    assert table.read_published(path, ("a", "b"))[0]["a"] == "1"
     path.write_bytes(b"a,b\n1,caf\xe9\n")
-    assert dataset_index.table(path, ("b",)) == [{"b": "caf\ufffd"}]
+    assert table.read_published(path, ("b",)) == [{"b": "caf\ufffd"}]
     path.write_bytes(b"a,b\n1\n")
     with pytest.raises(UserError, match="too few fields in line 2"):
-        dataset_index.table(path, ("b",))
+        table.read_published(path, ("b",))
     with pytest.raises(UserError, match="lacks the columns c; it has a, b"):
-        dataset_index.table(path, ("c",))
+        table.read_published(path, ("c",))
     packed = tmp_path / "t.csv.gz"
     packed.write_bytes(b"no gzip")
     with pytest.raises(UserError, match="cannot be read"):
-        dataset_index.table(packed, ())
+        table.read_published(packed, ())
 
 
 @pytest.mark.parametrize(("value", "number"), [("1.0", 1), ("0.0", 0), ("0", 0), ("-1.0", 0.25), ("-1", 0.25)])
@@ -158,8 +160,8 @@ def test_mixing_sets_is_one_line_of_config(tmp_path, build):
     build("bimcv_covid19", scans)
     config = pretrain.get_config()
     config.data = "open_i_0:2, open_i_1, bimcv_covid19_2"
-    mixed = setup.open_sets(config.data, tmp_path / "records")
-    assert [(found.name, weight) for found, weight in mixed] == [
+    mixed = dataset.open_sets(config.data, tmp_path / "records")
+    assert [(record_set.name, weight) for record_set, weight in mixed] == [
         ("open_i_0", 2),
         ("open_i_1", 1),
         ("bimcv_covid19_2", 1),
@@ -168,19 +170,19 @@ def test_mixing_sets_is_one_line_of_config(tmp_path, build):
     batches = iter(
         pipeline.train(mixed, {kind: Ids(kind) for kind in pipeline.MODALITIES}, {"xray": 6, "ct": 2}, seed=0)
     )
-    seen = [next(batches) for _ in range(20)]
-    films = [one for batch in seen for one in batch["xray"]["id"].tolist()]
+    drawn = [next(batches) for _ in range(20)]
+    films = [one for batch in drawn for one in batch["xray"]["id"].tolist()]
     assert np.mean([one in of_first for one in films]) == pytest.approx(2 / 3, abs=0.05)
-    assert all(len(batch["ct"]["id"]) == 2 for batch in seen)
+    assert all(len(batch["ct"]["id"]) == 2 for batch in drawn)
 
 
 def test_a_set_without_reports_is_not_trained_on(tmp_path, build):
     build("covidx", covidx(tmp_path))
-    mixed = setup.open_sets("covidx_0", tmp_path / "records")
+    mixed = dataset.open_sets("covidx_0", tmp_path / "records")
     model = ml_collections.ConfigDict({"slices": 0, "volume_grid": (8, 8, 8)})
     with pytest.raises(UserError, match="covidx_0 have no reports to learn from"):
-        setup._check_records(mixed, model, reads=True)
-    setup._check_records(mixed, model, reads=False)  # an objective that looks at images alone takes it
+        dataset.check_sets(mixed, model, uses_reports=True)
+    dataset.check_sets(mixed, model, uses_reports=False)  # an objective that looks at images alone takes it
 
 
 def test_options_from_the_command_line(tmp_path):

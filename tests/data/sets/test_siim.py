@@ -45,14 +45,14 @@ def path(number):
 
 def test_masks_and_labels(tree, build):
     made = build("siim", tree)
-    found = {one["patient"]: one for split in made.records.values() for one in split.values()}
+    by_patient = {one["patient"]: one for split in made.records.values() for one in split.values()}
     expected = np.zeros((256, 256), np.uint8)
     expected[20:50, 10:12] = 1  # columns 10 and 11
-    np.testing.assert_array_equal(found["1.2.3"]["lesion_mask"], expected)
+    np.testing.assert_array_equal(by_patient["1.2.3"]["lesion_mask"], expected)
     expected[:, 100] = 1
-    np.testing.assert_array_equal(found["1.2.0"]["lesion_mask"], expected)
-    assert [found[f"1.2.{n}"]["labels"].tolist() for n in (0, 3, 7)] == [[1], [1], [0]]
-    assert not found["1.2.7"]["lesion_mask"].any()
+    np.testing.assert_array_equal(by_patient["1.2.0"]["lesion_mask"], expected)
+    assert [by_patient[f"1.2.{n}"]["labels"].tolist() for n in (0, 3, 7)] == [[1], [1], [0]]
+    assert not by_patient["1.2.7"]["lesion_mask"].any()
     for line in (
         "rows 25 12,954 DIFFERS",
         "films 24 12,047 DIFFERS",
@@ -68,8 +68,8 @@ def test_mgca_s_split_goes_by_row_and_is_balanced(tree, build):
     positive = sum(one["labels"][0] for one in train)
     assert len(train) == 2 * positive
     assert sum(made.splits().values()) < 25
-    kept = {one["patient"] for split in made.records.values() for one in split.values()}
-    assert made.counted(f"films without pneumothorax, to balance {24 - len(kept)}")
+    patients = {one["patient"] for split in made.records.values() for one in split.values()}
+    assert made.counted(f"films without pneumothorax, to balance {24 - len(patients)}")
 
 
 def test_a_film_that_is_not_there_is_a_reject(tree, build):

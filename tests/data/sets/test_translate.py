@@ -20,7 +20,7 @@ ENGLISH = "The lungs are clear and there is no effusion."
 
 
 @pytest.mark.parametrize(
-    ("spanish", "english", "found"),
+    ("spanish", "english", "differences"),
     [
         (*PAIRS[0], []),
         (*PAIRS[1], []),
@@ -36,8 +36,8 @@ ENGLISH = "The lungs are clear and there is no effusion."
         ("Derrame.", "", ["length"]),
     ],
 )
-def test_doubts(spanish, english, found):
-    assert translate.doubts(spanish, english) == found
+def test_doubts(spanish, english, differences):
+    assert translate.doubts(spanish, english) == differences
 
 
 def tree(root):
@@ -58,8 +58,8 @@ def reports(made):
 
 def test_a_table_of_one_s_own(tmp_path, build):  # noqa: F811
     table = rows(tmp_path / "english.csv", "report_id,english", f'ses-E1,"{PAIRS[0][1]} Nodule of 21 mm on the right."')
-    given = {"language": "en", "foreign": "translate", "translations": str(table)}
-    made = build("bimcv_covid19", tree(tmp_path / "raw"), given)
+    settings = {"language": "en", "foreign": "translate", "translations": str(table)}
+    made = build("bimcv_covid19", tree(tmp_path / "raw"), settings)
     assert reports(made) == {
         "sub-S1": "There is no pleural effusion in the left lung. Nodule of 21 mm on the right.",
         "sub-S3": ENGLISH,
@@ -70,11 +70,11 @@ def test_a_table_of_one_s_own(tmp_path, build):  # noqa: F811
     assert made.counted("translated 1")
     rows(table, "report_id,english", "ses-E1,a", "ses-E1,b")
     with pytest.raises(UserError, match="names 1 reports more than once"):
-        build("bimcv_covid19", tmp_path / "raw", given)
+        build("bimcv_covid19", tmp_path / "raw", settings)
 
 
 @pytest.mark.parametrize(
-    "given",
+    "settings",
     [
         {"foreign": "translate", "language": "en"},
         {"foreign": "keep", "language": "en", "translations": "t.csv"},
@@ -83,11 +83,11 @@ def test_a_table_of_one_s_own(tmp_path, build):  # noqa: F811
         {"language": "fr"},
     ],
 )
-def test_settings_that_do_not_fit(tmp_path, build, given):  # noqa: F811
+def test_settings_that_do_not_fit(tmp_path, build, settings):  # noqa: F811
     rows(tmp_path / "t.csv", "report_id,english", "a,b")
-    given = {name: str(tmp_path / value) if value == "t.csv" else value for name, value in given.items()}
+    settings = {name: str(tmp_path / value) if value == "t.csv" else value for name, value in settings.items()}
     with pytest.raises(UserError, match=r"config\.report\.") as caught:
-        build("bimcv_covid19", tmp_path, given)
+        build("bimcv_covid19", tmp_path, settings)
     assert "\n" not in str(caught.value)
 
 
@@ -152,14 +152,14 @@ def marian(tmp_path_factory):
 
 def test_a_set_through_a_marian_model(tmp_path, marian, build, monkeypatch):  # noqa: F811
     raw = tree(tmp_path / "raw")
-    given = {
+    settings = {
         "language": "en",
         "foreign": "translate",
         "translator": str(marian),
         "back_translator": str(marian),
         "style": "mgca",
     }
-    made = build("bimcv_covid19", raw, given | {"style": "plain"})
+    made = build("bimcv_covid19", raw, settings | {"style": "plain"})
     assert reports(made) == {
         "sub-S1": f"{PAIRS[0][1]} {PAIRS[1][1]}",
         "sub-S2": f"{PAIRS[2][1]} {PAIRS[3][1]}",
@@ -182,20 +182,20 @@ def test_a_set_through_a_marian_model(tmp_path, marian, build, monkeypatch):  # 
     # Every sentence is known now: the model is not even loaded, a cut line costs one sentence, captions are MGCA's.
     with monkeypatch.context() as patch:
         patch.setattr(translate, "_load", lambda folder: pytest.fail("loaded"))
-        again = build("bimcv_covid19", raw, given)
+        again = build("bimcv_covid19", raw, settings)
     assert (
         reports(again)["sub-S1"]
         == "there is no pleural effusion in the left lung nodule of 12 mm in the right upper lobe"
     )
-    kept = cache.read_text().splitlines(keepends=True)
-    cache.write_text("".join(kept[:-1]) + kept[-1][:20])
-    assert len(reports(build("bimcv_covid19", raw, given))) == 3
+    lines = cache.read_text().splitlines(keepends=True)
+    cache.write_text("".join(lines[:-1]) + lines[-1][:20])
+    assert len(reports(build("bimcv_covid19", raw, settings))) == 3
 
 
 def test_doubtful_reports_can_be_left_out(tmp_path, marian, build, monkeypatch):  # noqa: F811
     monkeypatch.setattr(translate, "doubts", lambda source, english: ["negation"] if "Nodule" in english else [])
-    given = {"language": "en", "foreign": "translate", "translator": str(marian), "drop_doubtful": True}
-    made = build("bimcv_covid19", tree(tmp_path / "raw"), given)
+    settings = {"language": "en", "foreign": "translate", "translator": str(marian), "drop_doubtful": True}
+    made = build("bimcv_covid19", tree(tmp_path / "raw"), settings)
     assert set(reports(made)) == {"sub-S2", "sub-S3"}
     assert [one["reason"].partition(":")[0] for one in made.rejected] == ["no_translation"]
     with (tmp_path / "run" / "translations.csv").open(encoding="utf-8") as stream:
@@ -204,13 +204,13 @@ def test_doubtful_reports_can_be_left_out(tmp_path, marian, build, monkeypatch):
 
 def test_models_that_are_none(tmp_path, marian, build):  # noqa: F811
     raw = tree(tmp_path / "raw")
-    given = {"language": "en", "foreign": "translate"}
+    settings = {"language": "en", "foreign": "translate"}
     with pytest.raises(UserError, match=r"holds no model\.safetensors or pytorch_model\.bin"):
-        build("bimcv_covid19", raw, given | {"translator": str(tmp_path)})
+        build("bimcv_covid19", raw, settings | {"translator": str(tmp_path)})
     (tmp_path / "model.safetensors").write_bytes(b"none")
     with pytest.raises(UserError, match="holds no Marian model that can be read") as caught:
-        build("bimcv_covid19", raw, given | {"translator": str(tmp_path)})
+        build("bimcv_covid19", raw, settings | {"translator": str(tmp_path)})
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="is no folder, and the hub does not give it") as caught:
-        build("bimcv_covid19", raw, given | {"translator": "nobody/no-model"})
+        build("bimcv_covid19", raw, settings | {"translator": "nobody/no-model"})
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""The bench job: a table and JSON lines for each of the things it is asked to measure."""
+"""The bench job: a table and JSON lines for everything that it is asked to measure."""
 
 import logging
 import pathlib
@@ -7,7 +7,7 @@ import ml_collections
 import psutil
 
 from data.errors import UserError
-from unimedi_jax.bench import measure, reading, saving, starting, step
+from unimedi_jax.bench import measure, overheads, reading, step
 
 LOG = logging.getLogger(__name__)
 IDLE = 10  # per cent of the processors' time that others may take
@@ -15,16 +15,16 @@ IDLE = 10  # per cent of the processors' time that others may take
 BENCHES = {
     "step": step.run,
     "input": reading.inputs,
-    "checkpoint": saving.run,
-    "compile": starting.run,
+    "checkpoint": overheads.checkpoints,
+    "compile": overheads.compiling,
     "build": reading.build,
 }
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Measures `config.what`, one after the other; lines go to `workdir/bench.jsonl` too."""
-    wanted = list(BENCHES) if config.what == "all" else config.what.split("+")
-    if unknown := [name for name in wanted if name not in BENCHES]:
+    """Measures `config.what`, one after the other; lines also go to `workdir/bench.jsonl`."""
+    names = list(BENCHES) if config.what == "all" else config.what.split("+")
+    if unknown := [name for name in names if name not in BENCHES]:
         raise UserError(
             f"configs/bench.py:{unknown[0]}: it measures {', '.join(BENCHES)}, all, or several as in step+input"
         )
@@ -32,8 +32,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     busy = psutil.cpu_percent(interval=2)
     measure.report("machine", [measure.Result("processors at other work", "%", (busy,), f"below {IDLE}")], workdir)
     if busy >= IDLE:
-        # Threads that wait for each other suffer most, so that even ratios taken in turns are not what they seem.
+        # Threads that wait for each other suffer most, so that even interleaved measurements have wrong ratios.
         LOG.warning("this machine is at other work: measure again when it is not, ratios of steps above all")
-    for name in wanted:
+    for name in names:
         BENCHES[name](config, workdir)
-    print(f"lines: {workdir / 'bench.jsonl'}")
+    print(f"lines: {workdir / measure.LINES}")

@@ -1,4 +1,4 @@
-"""The phantom's chest film: X-rays through a thorax from back to front, onto a detector."""
+"""The phantom's chest X-ray: a beam through the thorax from back to front, onto a detector."""
 
 import dataclasses
 
@@ -8,8 +8,8 @@ import numpy as np
 from data.phantom.patient import Patient, Thorax
 from data.phantom.shapes import Grid, Occupancy
 
-FILM = 256  # pixels of the longer side
-WATER_PER_MM = 0.0185  # attenuation of water at the mean energy of a chest film
+SIZE = 256  # pixels of the longer side
+WATER_PER_MM = 0.0185  # attenuation of water at the mean energy of a chest X-ray
 THRESHOLD_MM = {  # path from which a finding counts as projected onto a pixel
     "nodule": 3.0,
     "consolidation": 12.0,
@@ -19,10 +19,10 @@ THRESHOLD_MM = {  # path from which a finding counts as projected onto a pixel
 }
 
 
-def film_grid(patient: Patient) -> Grid:
+def xray_grid(patient: Patient) -> Grid:
     """176 x 44 x 176 voxels of 2.2 x 6.6 x 2.2 mm around the lungs.
 
-    Coarser along the beam, where the film sums anyway.
+    Coarser along the beam, where the X-ray sums anyway.
     """
     z, y, x = (
         (step * (np.arange(n) - (n - 1) / 2)).astype(np.float32) for n, step in ((176, 2.2), (44, 6.6), (176, 2.2))
@@ -32,22 +32,22 @@ def film_grid(patient: Patient) -> Grid:
 
 @dataclasses.dataclass(frozen=True)
 class Exposure:
-    """How one film was taken."""
+    """How one X-ray was taken."""
 
     turn: float  # mm of shift to the left per mm of depth: rotation of the patient
     tilt: float  # mm of shift upwards per mm of depth
-    field_mm: tuple[float, float]  # (height, width) that the film covers
+    field_mm: tuple[float, float]  # (height, width) that the image covers
     offset_mm: tuple[float, float]
     scatter: float  # share of the primary beam, spread broadly
     photons: float
     blur: float  # pixels
     detail: float  # enhancement of fine structure
-    contrast: float  # strength of the film's S-shaped curve
+    contrast: float  # strength of the S-shaped curve
     marker: bool
 
 
 def draw_exposure(patient: Patient, rng: np.random.Generator) -> Exposure:
-    """Draws pose, collimation, beam and processing of one film."""
+    """Draws pose, collimation, beam and processing of one X-ray."""
     aspect = float(rng.choice([1.0, 1.0, 0.84, 1.18]))
     need = 2 * patient.half_width + rng.uniform(46, 80)
     width = float(np.clip(need, 300, 378))
@@ -95,34 +95,30 @@ def attenuation(hu: np.ndarray) -> np.ndarray:
 
 
 def place(path: np.ndarray, grid: Grid, exposure: Exposure) -> np.ndarray:
-    """A projection (z, x) as seen on the film: head up, zero outside the exposed field."""
-    scale = max(exposure.field_mm) / FILM
-    shape = [min(FILM, round(side / scale)) for side in exposure.field_mm]
-    top = (FILM - shape[0]) // 2, (FILM - shape[1]) // 2
-    # film pixel (row, col) -> voxel (z, x); rows run down while z runs up
+    """A projection (z, x) as the detector sees it: head up, zero outside the exposed field."""
+    # pixel (row, col) -> voxel (z, x); rows run down while z runs up
     zc = (len(grid.z) - 1) / 2 + exposure.offset_mm[0] / grid.step[0]
     xc = (len(grid.x) - 1) / 2 + exposure.offset_mm[1] / grid.step[2]
-    k = scale / grid.step[0]
-    half = (FILM - 1) / 2
+    k = max(exposure.field_mm) / SIZE / grid.step[0]
+    half = (SIZE - 1) / 2
     matrix = np.array([[k, 0, xc - k * half], [0, -k, zc + k * half]])
-    film = cv2.warpAffine(
-        path, matrix, (FILM, FILM), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE
+    projected = cv2.warpAffine(
+        path, matrix, (SIZE, SIZE), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE
     )
-    result = np.zeros_like(film)
-    field = (slice(top[0], top[0] + shape[0]), slice(top[1], top[1] + shape[1]))
-    result[field] = film[field]
+    result, field = np.zeros_like(projected), exposed(exposure)
+    result[field] = projected[field]
     return result
 
 
 def exposed(exposure: Exposure) -> tuple[slice, slice]:
-    """The part of the film that is not padding."""
-    scale = max(exposure.field_mm) / FILM
-    shape = [min(FILM, round(side / scale)) for side in exposure.field_mm]
-    return tuple(slice((FILM - n) // 2, (FILM - n) // 2 + n) for n in shape)
+    """The part of the image that is not padding."""
+    scale = max(exposure.field_mm) / SIZE
+    shape = [min(SIZE, round(side / scale)) for side in exposure.field_mm]
+    return tuple(slice((SIZE - n) // 2, (SIZE - n) // 2 + n) for n in shape)
 
 
 def develop(depth: np.ndarray, exposure: Exposure, rng: np.random.Generator) -> np.ndarray:
-    """Optical depth on the film's pixels -> uint8 picture, bright = dense."""
+    """Optical depth of each pixel -> uint8 image, bright = dense."""
     field = exposed(exposure)
     primary = np.exp(-depth[field])
     # What the body removes from the beam comes back in part as a broad veil.
@@ -135,7 +131,7 @@ def develop(depth: np.ndarray, exposure: Exposure, rng: np.random.Generator) -> 
     noise = rng.standard_normal(signal.shape, dtype=np.float32)
     signal += noise * np.sqrt(signal / np.float32(exposure.photons * 12))
     shade = -np.log(np.maximum(signal, 1e-4))
-    # Digital films are shown with their fine structure raised over the broad shades.
+    # Digital X-rays are shown with their fine structure raised over the broad shades.
     broad = cv2.GaussianBlur(shade, (0, 0), 7.0, borderType=cv2.BORDER_REFLECT)
     shade += np.float32(exposure.detail) * (shade - broad)
     body = shade[depth[field] > 0.6]
@@ -152,14 +148,14 @@ def develop(depth: np.ndarray, exposure: Exposure, rng: np.random.Generator) -> 
     return image
 
 
-def take_film(thorax: Thorax, exposure: Exposure, rng: np.random.Generator) -> np.ndarray:
-    """The film of a thorax: (256, 256) uint8."""
+def take_xray(thorax: Thorax, exposure: Exposure, rng: np.random.Generator) -> np.ndarray:
+    """The X-ray of a thorax: (256, 256) uint8."""
     depth = project(attenuation(thorax.hu), thorax.grid, exposure)
     return develop(place(depth, thorax.grid, exposure), exposure, rng)
 
 
 def shadow(thorax: Thorax, occupancy: Occupancy, exposure: Exposure, threshold_mm: float) -> np.ndarray:
-    """Where on the film a structure of the box lies in the way for `threshold_mm`: bool mask."""
+    """Where the beam runs through a structure of the box for `threshold_mm`: bool mask (SIZE, SIZE)."""
     path = project(occupancy, thorax.inner, exposure)
     whole = np.zeros((len(thorax.grid.z), len(thorax.grid.x)), np.float32)
     whole[thorax.box[0], thorax.box[2]] = path

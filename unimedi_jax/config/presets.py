@@ -1,13 +1,11 @@
-"""What a preset of pre-training does to the settings. No JAX here: configs/ are read before a job is known."""
+"""What a preset of pre-training does to the settings."""
 
 from collections.abc import Mapping
 from typing import Any
 
-import ml_collections
 
-
-def apply(config: ml_collections.ConfigDict, changes: Mapping[str, Any]) -> None:
-    """Puts a preset's settings in place of those of `config`.
+def apply(config: Any, changes: Mapping[str, Any]) -> None:
+    """Puts a preset's settings in place of those of `config`, a ConfigDict.
 
     An objective with a name is another system: it takes the place of the whole objective, and its CTs are their
     volume's tokens in evaluation as in training.
@@ -18,7 +16,7 @@ def apply(config: ml_collections.ConfigDict, changes: Mapping[str, Any]) -> None
     rest = {key: value for key, value in changes.items() if key != "objective"}
     objective = changes.get("objective", {})
     if "name" in objective:
-        config.objective = ml_collections.ConfigDict(objective)
+        config.objective = type(config)(objective)
         config.evals.ct_slices = False
     else:
         config.objective.update(objective)

@@ -1,0 +1,308 @@
+"""One command for every job: python main.py --config=configs/<job>.py[:arg] [--config.key=value ...] [--workdir=DIR].
+
+With --config and --help: the settings of that job and preset, their values and their meaning.
+"""
+
+import errno
+import logging
+import os
+import pathlib
+import re
+import runpy
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import absl.logging
+from absl import app, flags
+from ml_collections import config_flags
+
+from data.errors import RESUMABLE, StoppedError, UserError
+
+# What a person mends outside the program: no room, no quota, no right to write.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Job and settings: configs/<job>.py, with :arg where the job takes one."
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/ and the config's name.")
+
+
+def build(config: Any, workdir: pathlib.Path) -> None:
+    """Raw source to records."""
+    from data import job
+
+    job.run(config, workdir)
+
+
+def pretrain(config: Any, workdir: pathlib.Path) -> None:
+    """UniMedI pre-training."""
+    _ensure_phantom(config)
+    from unimedi_jax.train import loop
+
+    loop.run(config, workdir)
+
+
+def inspect(config: Any, workdir: pathlib.Path) -> None:
+    """What a set, a run or an export holds, and its preprocessing contract."""
+    from unimedi_jax.report import inspection
+
+    inspection.run(config.path)
+
+
+def audit(config: Any, workdir: pathlib.Path) -> None:
+    """Whether names or report text of a raw source are in a folder."""
+    from data.checks import audit as job
+
+    job.run(config)
+
+
+def export(config: Any, workdir: pathlib.Path) -> None:
+    """A run as files for timm, transformers, plain PyTorch and ONNX."""
+    from unimedi_jax.export import export as job
+
+    job.run(config)
+
+
+def embed(config: Any, workdir: pathlib.Path) -> None:
+    """Embeddings of X-rays, CTs and reports."""
+    from unimedi_jax.inference import embed as job
+
+    job.run(config)
+
+
+def probe(config: Any, workdir: pathlib.Path) -> None:
+    """Classification with a trained encoder."""
+    _ensure_phantom(config)
+    from unimedi_jax.evaluation import probe as job
+
+    job.run(config, workdir)
+
+
+def segment(config: Any, workdir: pathlib.Path) -> None:
+    """Segmentation with a trained encoder."""
+    _ensure_phantom(config)
+    from unimedi_jax.evaluation import segment as job
+
+    job.run(config, workdir)
+
+
+def detect(config: Any, workdir: pathlib.Path) -> None:
+    """Detection with a trained encoder."""
+    _ensure_phantom(config)
+    from unimedi_jax.evaluation import detect as job
+
+    job.run(config, workdir)
+
+
+def retrieve(config: Any, workdir: pathlib.Path) -> None:
+    """Retrieval and zero-shot classification."""
+    _ensure_phantom(config)
+    from unimedi_jax.evaluation import retrieve as job
+
+    job.run(config, workdir)
+
+
+def evaluate(config: Any, workdir: pathlib.Path) -> None:
+    """Every evaluation that the data allow, on one page."""
+    if not config.data and not any(pathlib.Path(config.data_dir).glob("*/contract.json")):
+        config.data = "phantom"
+    _ensure_phantom(config)
+    from unimedi_jax.evaluation import evaluate as job
+
+    job.run(config, workdir)
+
+
+def ablate(config: Any, workdir: pathlib.Path) -> None:
+    """Several pre-training presets on the same data, and their table."""
+    _ensure_phantom(config)
+    from unimedi_jax.comparison import ablate as job
+
+    job.run(config, workdir)
+
+
+def compare(config: Any, workdir: pathlib.Path) -> None:
+    """UniMedI beside the systems it is compared with: trained alike, and their table."""
+    _ensure_phantom(config)
+    from unimedi_jax.comparison import compare as job
+
+    job.run(config, workdir)
+
+
+def compile(config: Any, workdir: pathlib.Path) -> None:
+    """The training step ahead of time, for TPU slices and GPUs that are not here."""
+    from unimedi_jax.aot import targets
+
+    targets.prepare()  # before JAX is imported
+    from unimedi_jax.aot import compile as job
+
+    job.run(config, workdir)
+
+
+def bench(config: Any, workdir: pathlib.Path) -> None:
+    """Measures step, input, checkpoint, compile and build."""
+    if config.what in ("all", "input"):
+        _ensure_phantom(config)
+    from unimedi_jax.bench import job
+
+    job.run(config, workdir)
+
+
+def _ensure_phantom(config: Any) -> None:
+    """The embedded set is made on the spot the first time that a job's list of sets names it."""
+    if "phantom" in (part.partition(":")[0].strip() for part in config.data.split(",")):
+        from data import job as records
+
+        records.ensure_phantom(config.data_dir)
+
+
+# A job imports what it needs when it runs, so that --help and building never wait for JAX.
+JOBS: dict[str, Callable[[Any, pathlib.Path], None]] = {
+    "build": build,
+    "pretrain": pretrain,
+    "export": export,
+    "embed": embed,
+    "inspect": inspect,
+    "audit": audit,
+    "probe": probe,
+    "segment": segment,
+    "detect": detect,
+    "retrieve": retrieve,
+    "evaluate": evaluate,
+    "ablate": ablate,
+    "compare": compare,
+    "compile": compile,
+    "bench": bench,
+}
+
+
+def main() -> None:
+    """Runs the job of the command line; every mistake of its user ends in one line and an exit code."""
+    # The C++ side of JAX otherwise logs about compilers and missing accelerators before our first line.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        app.run(_run, flags_parser=_parse)
+    except UserError as error:
+        _refuse(str(error), error.exit_code)
+    except StoppedError as error:
+        print(str(error), file=sys.stderr)
+        sys.exit(RESUMABLE)
+    except BrokenPipeError:
+        os._exit(0)  # whoever read our lines, such as head, has seen enough
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        _refuse(f"{error.filename or 'writing'}: {error.strerror}; see to the disk, and the same command goes on")
+    except KeyboardInterrupt:
+        print("stopped: the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+def _run(argv: Sequence[str]) -> None:
+    """Picks the job and calls it."""
+    if len(argv) > 1:
+        raise UserError(f"unknown argument {argv[1]!r}: settings are given as --config.key=value")
+    if _CONFIG.value is None:
+        raise UserError("no --config given: try --config=configs/pretrain.py:demo")
+    config = _CONFIG.value
+    if config.get("job") not in JOBS:
+        raise UserError(f"the config's job is {config.get('job')!r}: one of {', '.join(JOBS)}")
+    _log_only_our_lines()
+    threading.excepthook, sys.unraisablehook = _briefly(threading.excepthook), _briefly(sys.unraisablehook)
+    JOBS[config.job](config, _workdir())
+
+
+def _log_only_our_lines() -> None:
+    # The libraries log at length what they do; our own lines would drown in theirs. Their errors come as exceptions.
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    for name in ("unimedi_jax", "data"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
+        logger.propagate = False
+
+
+def _briefly(usual: Callable[[Any], Any]) -> Callable[[Any], None]:
+    """A hook that words a lost disk in one line and leaves every other error to the usual one.
+
+    TensorBoard's files are written by a thread of its own and closed at exit. What must not be lost, the lines of
+    metrics and the checkpoints, raises errors of its own.
+    """
+
+    def hook(failed: Any) -> None:
+        if isinstance(failed.exc_value, OSError):
+            print(f"warning: tensorboard/ may lack lines: {failed.exc_value}", file=sys.stderr)
+        else:
+            usual(failed)
+
+    return hook
+
+
+def _workdir() -> pathlib.Path:
+    if _WORKDIR.value:
+        return pathlib.Path(_WORKDIR.value)
+    path, _, argument = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+    name = pathlib.Path(path).stem + (f"-{argument}" if argument else "")
+    return pathlib.Path("runs") / name.replace(",", "-").replace("=", "")
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    wants_help = any(argument in ("--help", "-help", "-h") for argument in argv)
+    argv = [argument for argument in argv if argument not in ("--help", "-help", "-h")]
+    try:
+        rest = flags.FLAGS(argv)
+        config = flags.FLAGS.config and flags.FLAGS.config.to_dict()  # a missing file is noticed on first use
+    except BrokenPipeError:
+        raise
+    except OSError:
+        _refuse(f"no config file {_config_file(argv)!r}: see configs/")
+    except (AttributeError, KeyError, flags.Error, TypeError, ValueError) as error:
+        # A config file that raises arrives as a whole traceback; its last line is the message.
+        _refuse(_unknown_setting(argv) or str(error).strip().splitlines()[-1].removeprefix("ValueError: "))
+    if wants_help:
+        print(_help(config))
+        sys.exit()
+    return rest
+
+
+def _unknown_setting(argv: Sequence[str]) -> str:
+    """What is wrong with the first setting on the command line that the config does not have; "" if it has all."""
+    from unimedi_jax.config import reference
+
+    keys = [match[1] for argument in argv if (match := re.match(r"--?config\.([\w.]+)", argument))]
+    path, _, preset = _config_file(argv).partition(":")
+    if not keys or not pathlib.Path(path).is_file():
+        return ""
+    get_config = runpy.run_path(path)["get_config"]
+    try:
+        config = get_config(preset) if preset else get_config()  # without what the command line changes
+    except (TypeError, ValueError):
+        return ""  # the preset is what is wrong
+    return next(filter(None, (reference.explain(key, config.to_dict()) for key in keys)), "")
+
+
+def _config_file(argv: Sequence[str]) -> str:
+    """What the flag --config says, before anything is parsed."""
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        name, equals, value = argument.lstrip("-").partition("=")
+        if name == "config":
+            return value if equals else following
+    return ""
+
+
+def _help(config: dict[str, Any] | None) -> str:
+    if config is None:
+        listed = (f"  --{flag.name}: {flag.help}" for flag in (flags.FLAGS["config"], flags.FLAGS["workdir"]))
+        names = (f"  {name:10}{job.__doc__}" for name, job in JOBS.items())
+        return "\n".join([__doc__, "flags:", *listed, "\njobs:", *names])
+    from unimedi_jax.config import reference
+
+    purpose = JOBS[config["job"]].__doc__
+    return f"{config['job']}: {purpose}\nSettings are changed as in --config.KEY=VALUE.\n\n{reference.text(config)}"
+
+
+def _refuse(message: str, code: int = UserError.exit_code) -> None:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,219 @@
+"""Settings of every job but pre-training and building: `config` of configs/<job>.py, field for field."""
+
+import dataclasses
+
+from unimedi_jax.config.pretraining import PretrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class InspectConfig:
+    """What a built set, a run or an export holds, and how its records were made."""
+
+    job: str = "inspect"
+    path: str = ""  # a set's folder, a run's workdir, an export
+
+
+@dataclasses.dataclass(frozen=True)
+class AuditConfig:
+    """Whether names, identifiers or report text of a raw source have reached a folder."""
+
+    job: str = "audit"
+    path: str = ""  # a run's workdir, a set's folder, an export
+    source: str = ""  # the CSV that the set was built from
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    """A checkpoint as files for timm, transformers and plain PyTorch."""
+
+    job: str = "export"
+    checkpoint: str = ""  # a run's workdir, or an export
+    network: str = "student"  # or "teacher": its visual side
+    out: str = ""  # a folder that does not exist yet
+    rgb: bool = False  # also the ViT for three equal channels
+    onnx: bool = False  # also the encoders as ONNX
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbedConfig:
+    """Embeddings of files by a trained network."""
+
+    job: str = "embed"
+    checkpoint: str = ""  # a run's workdir, or an export
+    network: str = "student"  # or "teacher": its visual side
+    source: str = ""  # a file, a folder, a DICOM series, a manifest (.csv), or reports (.txt, one a line)
+    out: str = ""  # .npz or .parquet
+    maps: str = ""  # a folder for chosen slices and attention: PNG, and NIfTI on a CT's own voxels
+    rows: int = 8  # a batch and device
+    ct_slices: bool = True  # CTs as trained, with their chosen slices; False: the volume alone
+
+
+@dataclasses.dataclass(frozen=True)
+class FitConfig:
+    """How a network is trained for a downstream task: AdamW, stopped early by the validation patients."""
+
+    batch: int = 16
+    epochs: int = 50
+    patience: int = 10  # epochs without a better validation score
+    lr: float = 5e-4  # of the head or decoder
+    encoder_lr: float = 5e-5
+    weight_decay: float = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class DownstreamConfig:
+    """What the evaluations share."""
+
+    checkpoint: str = ""  # a run's workdir or an export
+    network: str = "student"  # or "teacher"
+    data: str = "phantom"  # a built set
+    data_dir: str = "records"
+    untrained: bool = True  # the same from a network that has learnt nothing, beside it
+    resamples: int = 1000  # of the bootstrap intervals
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeConfig(DownstreamConfig):
+    """Classification of findings with a trained encoder."""
+
+    job: str = "probe"
+    modality: str = ""  # "xray" or "ct"; all that the set has
+    tune: str = "linear"  # or "full"
+    shares: tuple[float, ...] = (0.01, 0.1, 1.0)  # of the training patients, stratified draws
+    seeds: tuple[int, ...] = (0, 1, 2)  # of the draws, and of full fine-tuning
+    ct_slices: bool = False  # CTs with their chosen slices; False: the volume alone
+    rows: int = 32  # a device, when embedding
+    # MGCA's recipe for its linear classifier, where the encoder learns ten times slower (our choice).
+    full: FitConfig = FitConfig(batch=48)
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrieveConfig(DownstreamConfig):
+    """Retrieval and zero-shot classification with a trained model."""
+
+    job: str = "retrieve"
+    ct_slices: bool = True  # CTs as trained, with their chosen slices; False: the volume alone
+    each: int = 200  # patients a finding of the precision at k (CheXpert 5x200)
+    rows: int = 32  # a device, when embedding
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentTask:
+    """How decoders are trained and measured."""
+
+    tune: str = "frozen,full"  # of the encoder; the decoder is always trained
+    shares: tuple[float, ...] = (1.0,)  # of the training patients: RSNA and SIIM 0.01, 0.1, 1; AMOS 0.2, 0.4, 1
+    limit: int = 0  # cases a split, 0 = all
+    tolerance: float = 2.0  # of NSD, mm (pixels for X-rays)
+    setr_channels: tuple[int, ...] = (512, 256, 128, 64)
+    unetr_features: int = 16
+    xray: FitConfig = FitConfig(weight_decay=0.05)  # MGCA's recipe
+    # UNETR's AdamW; its thousands of epochs on 24 cases are not meant for larger sets.
+    ct: FitConfig = FitConfig(batch=8, epochs=100, lr=1e-4, encoder_lr=1e-4, weight_decay=1e-5)
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentConfig(SegmentTask, DownstreamConfig):
+    """Segmentation with a trained encoder."""
+
+    job: str = "segment"
+    modality: str = ""  # "xray" or "ct"; all that the set has
+    target: str = "organs"  # "lesions": one class whatever the finding; "boxes": their union, as RSNA's
+    seeds: tuple[int, ...] = (0,)
+    windows: bool = False  # CTs at the record's resolution in sliding windows; False: the whole, shrunk
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectTask:
+    """How the detector is trained and measured."""
+
+    tune: str = "frozen"  # "full": the encoder learns too; "frozen,full": both
+    shares: tuple[float, ...] = (1.0,)  # of the training patients; the papers: 0.01, 0.1, 1
+    limit: int = 0  # X-rays a split, 0 = all
+    most: int = 20  # boxes of an X-ray
+    widths: tuple[int, ...] = (512, 256, 128)  # of the head, coarsest scale first
+    lowest: float = 0.01  # score below which a box is not counted
+    confidence: float = 0.5  # of map_mgca
+    overlap: float = 0.5  # above it the weaker of two boxes goes
+    recipe: FitConfig = FitConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectConfig(DetectTask, DownstreamConfig):
+    """Detection on X-rays with a trained encoder."""
+
+    job: str = "detect"
+    seeds: tuple[int, ...] = (0,)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig(DownstreamConfig):
+    """Every evaluation that a data folder allows, on one page."""
+
+    job: str = "evaluate"
+    data: str = ""  # built sets, comma-separated; empty: all of the folder
+    tasks: str = "probe,retrieve,slices,segment,detect"
+    shares: tuple[float, ...] = (0.01, 0.1, 1.0)  # of the training patients, linear probe
+    seeds: tuple[int, ...] = (0, 1, 2)
+    ct_slices: bool = True  # CTs as trained, with their chosen slices; False: the volume alone
+    each: int = 200  # patients a finding of the precision at k
+    rows: int = 32  # a device, when embedding
+    segment: SegmentTask = SegmentTask()
+    detect: DetectTask = DetectTask()
+
+
+@dataclasses.dataclass(frozen=True)
+class AblateConfig:
+    """Presets of pre-training on the same data, with the same steps and seeds, and their table."""
+
+    job: str = "ablate"
+    data: str = "phantom"
+    data_dir: str = "records"
+    presets: str = ""  # of configs/pretrain.py, comma-separated; several of one run are joined by a plus
+    seeds: tuple[int, ...] = (0, 1, 2)
+    # What all share, as in --config.base.steps=300; its objective is UniMedI's and its ablations' alone.
+    base: PretrainConfig = dataclasses.field(default_factory=PretrainConfig)
+    # What each preset changes in it, as in --config.changes.clip.objective.temperature=0.1.
+    changes: dict[str, dict] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareConfig(AblateConfig):
+    """UniMedI beside the systems it is compared with: trained alike, and their table."""
+
+    job: str = "compare"
+    seeds: tuple[int, ...] = (0,)
+    # Files of released ViTs in timm's names, comma-separated, each with the mean and deviation of the grey levels in
+    # [0, 1] that it was trained with: "mgca.safetensors,rad_dino.safetensors:0.53:0.26". Without: 0.5 and 0.5.
+    encoders: str = ""
+    encoder_size: int = 224  # pixels of their input; position tables are interpolated to it
+
+
+@dataclasses.dataclass(frozen=True)
+class CompileConfig:
+    """The training step ahead of time, for TPU slices and GPUs that are not here."""
+
+    job: str = "compile"
+    target: str = "v5e-256"
+    # What is compiled, as in --config.pretrain.batch.xray=48.
+    pretrain: PretrainConfig = dataclasses.field(default_factory=PretrainConfig)
+    vocab_size: int = 28996  # words of the report tower: Bio_ClinicalBERT's
+    keep_text: bool = False  # program.txt, the compiled program
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchConfig:
+    """How fast step, input, checkpoint, compile and build are on this machine."""
+
+    job: str = "bench"
+    what: str = "all"  # or step, input, checkpoint, compile, build, joined by a plus
+    rounds: int = 5  # whose median and spread are reported
+    vocab_size: int = 28996
+    bfloat16: bool = True  # the time of the PyTorch twin in bfloat16 beside it
+    data: str = "phantom"  # records that input reads
+    data_dir: str = "records"
+    # Originals that build reads, and a DataLoader beside input: JPEGs of 3056 x 2544, .nii.gz of 512 x 512 x 300.
+    films: int = 24
+    scans: int = 2
+    workers: int = 2
+    pretrain: PretrainConfig = dataclasses.field(default_factory=PretrainConfig)  # what is measured

@@ -1,0 +1,125 @@
+"""What a run is trained on: its sets, the tokenizer of their reports, and the batches of this host."""
+
+import logging
+import math
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import joblib
+
+from data import contract
+from data.errors import UserError
+from data.reports import tokenizer
+from unimedi_jax.config.pretraining import PretrainConfig
+from unimedi_jax.input import pipeline, records, transforms
+from unimedi_jax.models import towers
+
+LOG = logging.getLogger(__name__)
+READERS = 4  # processes a device
+SHARED = pathlib.Path("/dev/shm")
+Sets = tuple[tuple[records.RecordSet, float], ...]  # with mixing weights
+
+
+def open_sets(data: str, data_dir: str | pathlib.Path) -> Sets:
+    """Sets and mixing weights of `config.data`: "mine", or "mine,phantom:0.5"."""
+    sets = []
+    for part in filter(None, (part.strip() for part in data.split(","))):
+        name, _, weight = part.partition(":")
+        try:
+            share = float(weight or 1)
+        except ValueError:
+            share = 0.0
+        if not 0 < share < float("inf"):
+            raise UserError(f"config.data: the weight of {name!r} is {weight!r}, not a number above 0")
+        sets.append((records.open_set(data_dir, name), share))
+    if not sets:
+        raise UserError("config.data names no set: give built sets, such as phantom or mine,phantom:0.5")
+    for record_set, _ in sets[1:]:
+        contract.check(
+            sets[0][0].contract, record_set.contract, where=f"the set {record_set.name} beside {sets[0][0].name}"
+        )
+    return tuple(sets)
+
+
+def check_sets(sets: Sets, model: towers.UniMedI, *, uses_reports: bool) -> None:
+    """Raises UserError where the sets do not hold what the model and its objective need."""
+    if not 0 <= model.slices <= model.volume_grid[0]:
+        raise UserError(f"config.model.slices={model.slices}, but volumes have {model.volume_grid[0]} depth layers")
+    if not any(record_set.size(m, "train") for record_set, _ in sets for m in pipeline.MODALITIES):
+        raise UserError("the sets of config.data hold no training records")
+    silent = [record_set.name for record_set, _ in sets if record_set.contract["source"].get("reports", True) is None]
+    if silent and uses_reports:
+        raise UserError(
+            f"config.data: {', '.join(silent)} have no reports to learn from: these sets are for evaluation"
+        )
+
+
+def run_tokenizer(name: str, sets: Sets, workdir: pathlib.Path) -> Any:
+    """The run's own copy if it has one; else the named one, the only set's, or one trained on all sets' reports."""
+    folder, partial = workdir / "tokenizer", workdir / "tokenizer.partial"
+    if folder.exists():
+        return tokenizer.load(folder)
+    shutil.rmtree(partial, ignore_errors=True)
+    if name or len(sets) == 1:
+        copied = tokenizer.load(name or sets[0][0].folder / "tokenizer")
+        copied.save_pretrained(partial)
+        partial.replace(folder)
+        return copied
+    texts = [
+        records.text(record["report"])
+        for record_set, _ in sets
+        for modality in pipeline.MODALITIES
+        if record_set.size(modality, "train")
+        for record in record_set.source(modality, "train", ("report",))
+    ]
+    tokenizer.save(tokenizer.train(texts), partial)
+    partial.replace(folder)
+    return tokenizer.load(folder)
+
+
+def check_ids(objective: Any, reports: Any) -> None:
+    """An objective that masks words has to mean the tokens of this vocabulary; other ids would train all the same.
+
+    Raises:
+        UserError: the settings `mask_id` and `special_ids` of `objective` are not those of the tokenizer `reports`.
+    """
+    if not hasattr(objective, "mask_id"):
+        return
+    if reports.mask_token_id is None:
+        raise UserError(f"the tokenizer has no mask token, but config.objective.name={objective.name} hides words")
+    special = (reports.pad_token_id, reports.cls_token_id, reports.sep_token_id)
+    if objective.mask_id != reports.mask_token_id or not set(special) <= set(objective.special_ids):
+        raise UserError(
+            f"config.objective.mask_id={objective.mask_id} and special_ids={objective.special_ids} are "
+            f"not those of the run's tokenizer: give --config.objective.mask_id={reports.mask_token_id} "
+            f'"--config.objective.special_ids={special}"'
+        )
+
+
+def samplers(config: PretrainConfig, reports: Any) -> dict[str, transforms.ToSample]:
+    """How each modality's records become samples, by the config of a run."""
+    return {name: transforms.ToSample.of(name, reports, config.input, config.model) for name in pipeline.MODALITIES}
+
+
+def reader_processes(asked: int, batch: int) -> int:
+    """Processes that read a host's batches of `batch` bytes; -1: as many as its devices are likely to want.
+
+    Raises:
+        UserError: batches of so many processes do not fit into the shared memory, through which they come.
+    """
+    if asked < 0:
+        beside = 0 if jax.default_backend() == "cpu" else READERS * jax.local_device_count()
+        count = min(beside, joblib.cpu_count() // 2)  # of the cores that a launcher or container leaves this process
+    else:
+        count = asked
+    room = shutil.disk_usage(SHARED).free if count and SHARED.exists() else math.inf
+    need = (pipeline.AHEAD + 3 * count) * batch  # those that wait, and what each is making and handing over
+    if need <= room:
+        return count
+    problem = f"{count} reading processes need {need / 1e6:.0f} MB of {SHARED}, which has {room / 1e6:.0f} MB left"
+    if asked > 0:
+        raise UserError(f"{problem}: config.input.processes=0 reads with threads; docker run --shm-size=2g gives more")
+    LOG.warning("%s: threads read instead, and may hinder the device; docker run --shm-size=2g gives more", problem)
+    return 0

@@ -1,0 +1,241 @@
+"""From the settings to the objects of a run: model, objective, compiled step, data, evaluations."""
+
+import dataclasses
+import json
+import logging
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from data.errors import UserError
+from unimedi_jax import flops, hosts, objectives, optim, sharding
+from unimedi_jax.config.pretraining import PretrainConfig
+from unimedi_jax.evaluation import evaluator
+from unimedi_jax.inference import features, start
+from unimedi_jax.input import pipeline, transforms
+from unimedi_jax.models import towers
+from unimedi_jax.train import dataset, saved_config, state, step
+from unimedi_jax.typing import PyTree
+
+LOG = logging.getLogger(__name__)
+COMPILER_OPTIONS = {
+    # The part of a TPU's VMEM that one fusion may use: with the 16 MiB of the default the step does not compile for
+    # v5e, where a gradient's all-reduce runs inside the loss over the prototypes.
+    "tpu": {"xla_tpu_scoped_vmem_limit_kib": 32768},
+    # No sums in the order in which threads come by: a step moves 1.5 % more bytes, and gives the same again.
+    "gpu": {"xla_gpu_exclude_nondeterministic_ops": True},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainStep:
+    """A step and what it is made of, for a mesh whose devices need not be there. It knows no data."""
+
+    config: PretrainConfig
+    mesh: Mesh
+    model: towers.UniMedI
+    objective: objectives.Objective
+    init: Callable[[jax.Array], state.TrainState]  # jitted, onto the mesh
+    abstract: PyTree  # ShapeDtypeStructs with shardings: the restore target
+    step: Callable[..., Any]  # jitted
+
+    def lower(self, rows: Mapping[str, int], length: int) -> jax.stages.Lowered:
+        """The step for `rows` of each modality a device and reports of `length` tokens, by shapes alone."""
+        batch = towers.example(self.model, rows, length, sharding.batch_sharding(self.mesh), self.mesh.size)
+        with jax.set_mesh(self.mesh):
+            return self.step.lower(self.abstract, batch)
+
+    def flops(self, rows: Mapping[str, int], length: int) -> float | None:
+        """Floating-point operations that a step on `rows` of each modality with reports of `length` tokens needs.
+
+        None where they are not counted: of other objectives than UniMedI's.
+        """
+        objective = self.config.objective
+        if objective.name != "unimedi":
+            return None
+        return flops.training_step(
+            self.model,
+            xrays=rows["xray"],
+            cts=rows["ct"],
+            report_length=length,
+            mask_ratio=objective.mask_ratio,
+            mask_mode=objective.mask_mode,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingJob(TrainStep):
+    """A step with the data that it trains on: everything a run is made of."""
+
+    sets: dataset.Sets
+    reports: Any  # tokenizer
+    samplers: dict[str, transforms.ToSample]
+    batch: dict[str, int]  # global rows a step
+    saved_config: dict[str, Any]  # plain, as it stands in config.json
+
+    @property
+    def contracts(self) -> dict[str, Any]:
+        """How the records were made, by name of the set."""
+        return {record_set.name: record_set.contract for record_set, _ in self.sets}
+
+
+def build_train_step(config: PretrainConfig, vocab_size: int, mesh: Mesh) -> TrainStep:
+    """The model and what is compiled of it for a mesh.
+
+    Raises:
+        UserError: a setting of the model, the objective or the sharding is wrong.
+    """
+    device = mesh.devices.flat[0]
+    try:
+        model = towers.build_model(config.model, vocab_size, device)
+        objective = objectives.make(**dataclasses.asdict(config.objective))
+        model = model.clone(head=objective.heads(model))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"config.model or config.objective: {error}") from error
+    tx, schedule = optim.make(config.optim, config.steps)
+    init = state.make_init(model, tx, objective)
+    try:
+        abstract = jax.eval_shape(init, jax.random.key(config.seed))
+    except ValueError as error:  # what modules say of their settings; other errors are ours
+        raise UserError(f"config.model: {error}") from error
+    try:
+        layout = sharding.layout(abstract, mesh, config.sharding)
+    except ValueError as error:
+        raise UserError(f"config.sharding: {error}") from error
+    train_step = step.make_train_step(
+        model,
+        tx,
+        objective=objective,
+        schedule=schedule,
+        ema=optim.ema_schedule(**vars(config.ema), steps=config.steps),
+        accumulate=config.accumulate,
+        freeze_last_layer_steps=config.freeze_last_layer_steps,
+        freeze_patch_embed=config.freeze_patch_embed,
+    )
+    return TrainStep(
+        config=config,
+        mesh=mesh,
+        model=model,
+        objective=objective,
+        init=jax.jit(init, out_shardings=layout),
+        abstract=jax.tree.map(
+            lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), abstract, layout
+        ),
+        step=jax.jit(
+            train_step,
+            donate_argnames="state",
+            out_shardings=(layout, None),
+            compiler_options=COMPILER_OPTIONS.get(device.platform),
+        ),
+    )
+
+
+def build_job(config: PretrainConfig, workdir: pathlib.Path) -> TrainingJob:
+    """Builds the run; writes `config.json` and `tokenizer/` into a new workdir, reads them from an old one.
+
+    Raises:
+        UserError: settings and data do not fit each other, or the run that the workdir holds.
+    """
+    sets = dataset.open_sets(config.data, config.data_dir)
+    mesh = sharding.make_mesh(**vars(config.mesh))
+    plain = json.loads(json.dumps(dataclasses.asdict(config)))
+    plain["global_batch"] = {name: rows * mesh.size for name, rows in plain["batch"].items()}
+    with hosts.primary_first("config.json is there"):
+        plain = saved_config.keep(plain, workdir, force=config.resume.force)
+    batch = plain["global_batch"]
+    _check_batch(config, batch, mesh.size)
+    with hosts.primary_first("the tokenizer is there"):
+        # A run that goes on has its own copy, and asks no hub for anything.
+        known = config.tokenizer or (workdir / "tokenizer" / "tokenizer.json").exists()
+        name = config.tokenizer if known else start.tokenizer(**vars(config.init))
+        reports = dataset.run_tokenizer(name, sets, workdir)
+    dataset.check_ids(config.objective, reports)
+    train_step = build_train_step(config, len(reports), mesh)
+    dataset.check_sets(sets, train_step.model, uses_reports=train_step.objective.uses_reports)
+    return TrainingJob(
+        **vars(train_step),
+        sets=sets,
+        reports=reports,
+        samplers=dataset.samplers(config, reports),
+        batch=batch,
+        saved_config=plain,
+    )
+
+
+def _check_batch(config: PretrainConfig, batch: Mapping[str, int], devices: int) -> None:
+    if config.accumulate < 1 or any(rows % (devices * config.accumulate) for rows in batch.values()):
+        raise UserError(
+            f"the run's global batch {batch} does not divide over {devices} devices in {config.accumulate} parts: "
+            "see config.accumulate"
+        )
+    if (chunk := getattr(config.objective, "contrastive_chunk", 0)) and sum(batch.values()) % chunk:
+        raise UserError(
+            f"config.objective.contrastive_chunk={chunk} does not divide the global batch of {sum(batch.values())}"
+        )
+
+
+def open_batches(job: TrainingJob) -> pipeline.Batches:
+    """This host's batches of the job's sets, without end."""
+    processes = jax.process_count()
+    rows = {name: count // processes for name, count in job.batch.items()}
+    size = sum(count * job.samplers[name].bytes for name, count in rows.items())
+    readers = dataset.reader_processes(job.config.input.processes, size)
+    return pipeline.train(
+        job.sets,
+        job.samplers,
+        rows,
+        dataclasses.replace(job.config.input, processes=readers),
+        seed=job.config.seed,
+        host=jax.process_index(),
+        hosts=processes,
+    )
+
+
+def initial_state(job: TrainingJob, workdir: pathlib.Path) -> state.TrainState:
+    """The state before the first step: of the seed, with the weights of `config.init` in it."""
+    return load_pretrained(job.init(jax.random.key(job.config.seed)), job, workdir)
+
+
+def load_pretrained(fresh: state.TrainState, job: TrainingJob, workdir: pathlib.Path) -> state.TrainState:
+    """`fresh` with the weights of `config.init` in it, teacher included."""
+    if not any(vars(job.config.init).values()):
+        return fresh
+    filled, summaries = start.fill(state.variables(fresh), job.model, job.contracts, **vars(job.config.init))
+    for summary in summaries:
+        LOG.info("%s", summary)
+    if jax.process_index() == 0:
+        start.write(summaries, workdir / "init.json")
+    params = filled["params"]
+    batch_stats = jax.tree.map(_like, filled["batch_stats"], fresh.model_state["batch_stats"])
+    return dataclasses.replace(
+        fresh,
+        params=jax.tree.map(_like, params, fresh.params),
+        teacher=jax.tree.map(_like, {part: params[part] for part in fresh.teacher}, fresh.teacher),
+        model_state=fresh.model_state | {"batch_stats": batch_stats},
+    )
+
+
+def _like(array: Any, old: jax.Array) -> jax.Array:
+    """A host array where the old one lies; what is on the devices already was not replaced."""
+    if isinstance(array, jax.Array):
+        return old
+    return jax.make_array_from_callback(old.shape, old.sharding, lambda index: np.array(array[index]))
+
+
+def build_evaluator(job: TrainingJob) -> evaluator.Evaluator:
+    """The evaluations of a run, on the first of its sets."""
+    keep, evals = ("report", "labels", "lesion_mask", "volume", "image"), job.config.evals
+    return evaluator.Evaluator(
+        dataset=job.sets[0][0],
+        samplers={name: dataclasses.replace(sampler, keep=keep) for name, sampler in job.samplers.items()},
+        embedder=features.Embedder.of(job.model, job.mesh, rows=evals.rows, ct_slices=evals.ct_slices),
+        tokenizer=job.reports,
+        length=job.config.input.report_length,
+        limit=evals.limit,
+        slices=job.model.slices,
+        has_joint_space=job.objective.has_joint_space,
+    )

@@ -1,0 +1,73 @@
+"""config.json of a run: a workdir goes on with the settings that it was started with."""
+
+import json
+import logging
+import pathlib
+from typing import Any
+
+from data import contract
+from data.errors import UserError
+
+LOG = logging.getLogger(__name__)
+# What may differ when a run goes on: how often it logs and saves, never what it computes.
+FREE = {
+    "log_every",
+    "data_dir",
+    "checkpoint",
+    "evals",
+    "show_reports",
+    "mesh",
+    "sharding",
+    "guard",
+    "resume",
+    "distributed",
+    "compilations",
+    "accumulate",
+    "model.attention",
+    "model.remat",
+    "model.layers",
+    "objective.contrastive_chunk",
+    "objective.local_chunk",
+    "input.report_buckets",
+    "input.threads",
+    "input.processes",
+    "global_batch",  # the run keeps the one that it began with on any number of devices
+}
+
+
+def keep(config: dict[str, Any], workdir: pathlib.Path, *, force: bool) -> dict[str, Any]:
+    """The config a workdir was started with, where it computes the same as `config`; that of a new one is written.
+
+    Raises:
+        UserError: another computation, which `force` allows, or the file is damaged.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        return _write(path, config)
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: bring back a copy of it, or name another --workdir") from error
+    old, new = contract.flat(before), contract.flat(config)
+    changed = [
+        f"{key}: {old.get(key)!r} then, {new.get(key)!r} now"
+        for key in sorted(old.keys() | new.keys())
+        if not {key, key.split(".")[0]} & FREE and old.get(key) != new.get(key)
+    ]
+    if changed and not force:
+        raise UserError(
+            f"{workdir} holds a run with other settings ({'; '.join(changed[:6])}): give the same ones to go on, "
+            "another --workdir to start anew, or --config.resume.force=True to go on with these"
+        )
+    if not changed:
+        return before
+    LOG.warning("going on with other settings: %s", "; ".join(changed))
+    return _write(path, config)
+
+
+def _write(path: pathlib.Path, config: dict[str, Any]) -> dict[str, Any]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
+    return config
