@@ -51,8 +51,8 @@ def test_contrastive_of_one_pair_is_zero(pairs) -> None:
 def test_contrastive_follows_a_joint_permutation(pairs) -> None:
     order = np.array([3, 1, 6, 0, 2, 5, 4])
     expected = losses.contrastive(*pairs, TAU)[:, order]
-    found = losses.contrastive(pairs[0][order], pairs[1][order], TAU)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    actual = losses.contrastive(pairs[0][order], pairs[1][order], TAU)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
 def test_contrastive_of_perfect_alignment_is_near_zero() -> None:
@@ -64,12 +64,12 @@ def test_contrastive_of_perfect_alignment_is_near_zero() -> None:
 def test_identical_reports_share_the_target(pairs) -> None:
     image, text = pairs
     groups = np.array([0, 1, 2, 0, 3, 4, 0])
-    found = losses.contrastive(image, text, TAU, jnp.asarray(groups))
+    actual = losses.contrastive(image, text, TAU, jnp.asarray(groups))
     logits = np.float64(image) @ np.float64(text).T / TAU
     for way, scores in enumerate((logits, logits.T)):
         log_share = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
         expected = [-log_share[i, groups == groups[i]].mean() for i in range(7)]
-        np.testing.assert_allclose(found[way], expected, rtol=1e-4)
+        np.testing.assert_allclose(actual[way], expected, rtol=1e-4)
     alone = losses.contrastive(image, text, TAU, jnp.array([3, 1, 4, 0, 5, 9, 2]))
     np.testing.assert_allclose(alone, losses.contrastive(image, text, TAU), atol=float32(16, scale=1 / TAU))
 
@@ -78,8 +78,8 @@ def test_same_report_ignores_padding() -> None:
     text = np.array([[5, 6, 0], [5, 6, 9], [5, 6, 9], [5, 0, 6]], np.int32)
     mask = np.array([[1, 1, 0], [1, 1, 0], [1, 1, 1], [1, 1, 1]], bool)
     for chunk in (0, 2):
-        found = losses.same_report(jnp.asarray(text), jnp.asarray(mask), chunk)
-        np.testing.assert_array_equal(found, [0, 0, 2, 3])
+        actual = losses.same_report(jnp.asarray(text), jnp.asarray(mask), chunk)
+        np.testing.assert_array_equal(actual, [0, 0, 2, 3])
 
 
 def many_pairs(batch: int, width: int) -> tuple[jax.Array, jax.Array]:
@@ -201,8 +201,8 @@ def test_centre_is_a_running_mean(shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(2)
     teacher, centre = rng.standard_normal(shape), rng.standard_normal(12)
     expected = 0.9 * centre + 0.1 * teacher.reshape(-1, 12).mean(axis=0)
-    found = losses.update_centre(jnp.float32(centre), jnp.float32(teacher))
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    actual = losses.update_centre(jnp.float32(centre), jnp.float32(teacher))
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
 def sinkhorn_in_numpy(logits: np.ndarray, epsilon: float, iterations: int) -> np.ndarray:
@@ -218,8 +218,8 @@ def sinkhorn_in_numpy(logits: np.ndarray, epsilon: float, iterations: int) -> np
 @pytest.mark.parametrize("iterations", [1, 3, 10])
 def test_sinkhorn_equals_numpy(iterations: int) -> None:
     logits = np.random.default_rng(0).uniform(-1, 1, (10, 5)).astype(np.float32)
-    found = losses.sinkhorn(jnp.asarray(logits), 0.05, iterations)
-    np.testing.assert_allclose(found, sinkhorn_in_numpy(logits, 0.05, iterations), atol=1e-5)
+    actual = losses.sinkhorn(jnp.asarray(logits), 0.05, iterations)
+    np.testing.assert_allclose(actual, sinkhorn_in_numpy(logits, 0.05, iterations), atol=1e-5)
 
 
 def test_sinkhorn_balances_rows_and_columns() -> None:
@@ -238,6 +238,6 @@ def test_sinkhorn_balances_rows_and_columns() -> None:
 
 def test_known_values_of_sinkhorn() -> None:
     np.testing.assert_allclose(losses.sinkhorn(jnp.full((10, 5), 3.0), 0.05, 3), 0.2, rtol=1e-6)
-    # Groups of equal size are told apart, and an epsilon whose exponentials float32 does not hold is no harm.
+    # Groups of equal size are separated, and an epsilon whose exponentials float32 does not hold is no harm.
     groups = jnp.repeat(jnp.eye(5), 2, axis=0)
     np.testing.assert_allclose(losses.sinkhorn(groups, 1e-3, 3), groups, atol=1e-6)

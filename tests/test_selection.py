@@ -10,18 +10,18 @@ from unimedi_jax import patches, selection
 
 def test_a_layers_score_is_the_mean_over_its_64_tokens() -> None:
     scores = np.random.default_rng(0).random((3, 512), np.float32)
-    found = selection.slice_scores(jnp.asarray(scores), 8)
+    actual = selection.slice_scores(jnp.asarray(scores), 8)
     for layer in range(8):
         expected = scores[:, 64 * layer : 64 * (layer + 1)].mean(axis=1)
-        np.testing.assert_allclose(found[:, layer], expected, rtol=1e-5)
+        np.testing.assert_allclose(actual[:, layer], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("count", [1, 7, 40])
 def test_top_keeps_the_highest_in_order(count: int) -> None:
     scores = np.random.default_rng(count).random((3, 40), np.float32)
-    found = np.asarray(selection.topk_indices(jnp.asarray(scores), count))
+    actual = np.asarray(selection.topk_indices(jnp.asarray(scores), count))
     expected = np.sort(np.argsort(-scores, axis=1)[:, :count], axis=1)
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(actual, expected)
 
 
 def test_top_of_nothing_is_empty() -> None:
@@ -35,13 +35,13 @@ def test_blocks_of_an_xray_keep_25_of_49() -> None:
     assert count == 25
     assert index.shape == (2, 100)
     assert (np.diff(index, axis=1) > 0).all()
-    for row, kept in zip(scores, index, strict=True):
+    for row, chosen in zip(scores, index, strict=True):
         mean = {
             (y, x): row.reshape(14, 14)[y : y + 2, x : x + 2].mean() for y in range(0, 14, 2) for x in range(0, 14, 2)
         }
         best = sorted(mean, key=mean.get, reverse=True)[:25]
         expected = {14 * (y + i) + x + j for y, x in best for i in (0, 1) for j in (0, 1)}
-        assert set(kept.tolist()) == expected
+        assert set(chosen.tolist()) == expected
 
 
 def test_blocks_must_divide_the_grid() -> None:
@@ -61,8 +61,8 @@ def test_gather_takes_the_rows_named() -> None:
     index = rng.integers(0, 9, (3, 5))
     for x in (rng.random((3, 9, 4), np.float32), rng.random((3, 9), np.float32)):
         expected = [row[i] for row, i in zip(x, index, strict=True)]
-        found = selection.gather_tokens(jnp.asarray(x), jnp.asarray(index))
-        np.testing.assert_array_equal(found, expected)
+        actual = selection.gather_tokens(jnp.asarray(x), jnp.asarray(index))
+        np.testing.assert_array_equal(actual, expected)
 
 
 @pytest.mark.parametrize(("patch", "per_layer"), [((4, 4, 4), 1), ((4, 4, 4), 4), ((1, 8, 8), 1), ((8, 2, 2), 1)])
@@ -77,10 +77,10 @@ def test_a_planted_score_returns_its_slices(patch: tuple[int, int, int], per_lay
     layers = selection.topk_indices(by_layer, 2)
     assert layers.tolist() == planted
     tokens = jnp.asarray(patches.patchify(volume, patch))
-    found = selection.take_slices(tokens, layers, cells, patch, per_layer)
+    actual = selection.take_slices(tokens, layers, cells, patch, per_layer)
     depth = patch[0]
     inside = [depth // 2] if per_layer == 1 else range(depth)
-    for row, chosen, slices in zip(volume, planted, found, strict=True):
+    for row, chosen, slices in zip(volume, planted, actual, strict=True):
         z = [depth * layer + i for layer in chosen for i in inside]
         np.testing.assert_array_equal(slices, row[z])
 

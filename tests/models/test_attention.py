@@ -18,11 +18,11 @@ def test_cudnn_is_given_even_lengths(monkeypatch: pytest.MonkeyPatch, tokens: in
     """Of the kernel, which needs a GPU, XLA's own with the same arguments stands in."""
     library, lengths = jax.nn.dot_product_attention, []
 
-    def stand_in(q, k, v, *, implementation, **given):
+    def stand_in(q, k, v, *, implementation, **options):
         assert implementation == "cudnn"
         lengths.append(q.shape[1])
         # An array without meaning where the padding is: it must not reach the result.
-        return library(q, k, v, **given).at[:, tokens:].set(1e6)
+        return library(q, k, v, **options).at[:, tokens:].set(1e6)
 
     q, k, v = jnp.asarray(np.random.default_rng(0).standard_normal((3, 2, tokens, 4, 8)), jnp.float32)
 

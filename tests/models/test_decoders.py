@@ -42,9 +42,9 @@ def test_setr_equals_torch(patch, channels):
     x = (torch.tensor(np.array(tokens)) @ project).reshape(2, 2, 3, width).permute(0, 3, 1, 2)
     expected = judge(x).detach().permute(0, 2, 3, 1).numpy()
     train = jax.jit(lambda *x: model.apply(*x, train=True, mutable=["batch_stats"]))
-    found, updated = train(variables, tokens)
-    assert found.shape == (2, 2 * patch[0], 3 * patch[1], 2)
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    actual, updated = train(variables, tokens)
+    assert actual.shape == (2, 2 * patch[0], 3 * patch[1], 2)
+    np.testing.assert_allclose(actual, expected, atol=1e-4)
     for i, norm in enumerate(judge[1::4]):
         if isinstance(norm, nn.BatchNorm2d):
             mean = updated["batch_stats"][f"norm{i}"]["mean"]
@@ -52,8 +52,8 @@ def test_setr_equals_torch(patch, channels):
             # torch's running variance is the unbiased one, flax's is not: taken over for the comparison below.
             norm.running_var.copy_(torch.tensor(np.array(updated["batch_stats"][f"norm{i}"]["var"])))
     expected = judge.eval()(x).detach().permute(0, 2, 3, 1).numpy()
-    found = jax.jit(model.apply)({**variables, **updated}, tokens)
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    actual = jax.jit(model.apply)({**variables, **updated}, tokens)
+    np.testing.assert_allclose(actual, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 5), (7, 7)])
@@ -130,9 +130,9 @@ def test_unetr_equals_monais_blocks(patch):
         x = block(x, skip)
     kernel, bias = (torch.tensor(np.array(params["logits"][name])) for name in ("kernel", "bias"))
     expected = x.permute(0, 2, 3, 4, 1) @ kernel + bias
-    found = jax.jit(model.apply)(variables, volume, hidden, tokens)
-    assert found.shape == (*volume.shape, 3)
-    np.testing.assert_allclose(found, expected.detach().numpy(), atol=2e-4)
+    actual = jax.jit(model.apply)(variables, volume, hidden, tokens)
+    assert actual.shape == (*volume.shape, 3)
+    np.testing.assert_allclose(actual, expected.detach().numpy(), atol=2e-4)
 
 
 def _transposed(before: int, after: int, stride):

@@ -52,11 +52,11 @@ def test_equals_torch(subject):
         for number in range(6):
             part = _block(params[f"block{scale}_{number}"], part)
             above = part if number == 4 else above
-        found = _dense(params[f"answer{scale}"], part)
-        expected.append(found.permute(0, 2, 3, 1).reshape(2, *part.shape[2:], 3, 6).detach().numpy())
-    found, _ = jax.jit(lambda *x: model.apply(*x, train=True, mutable=["batch_stats"]))(variables, tokens)
-    assert [x.shape[1:3] for x in found] == [(4, 3), (7, 5), (14, 10)]
-    for ours, theirs in zip(found, expected, strict=True):
+        actual = _dense(params[f"answer{scale}"], part)
+        expected.append(actual.permute(0, 2, 3, 1).reshape(2, *part.shape[2:], 3, 6).detach().numpy())
+    actual, _ = jax.jit(lambda *x: model.apply(*x, train=True, mutable=["batch_stats"]))(variables, tokens)
+    assert [x.shape[1:3] for x in actual] == [(4, 3), (7, 5), (14, 10)]
+    for ours, theirs in zip(actual, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-4)
 
 
@@ -73,10 +73,10 @@ def test_answers_that_the_loss_wants_are_the_boxes():
         return jax.tree.map(lambda x, g: x - 0.1 * x[..., 0].size * g, answers, grads), None
 
     answers, _ = jax.lax.scan(step, answers, None, length=600)
-    found = detector.decode(answers, GRID)
-    sure = np.asarray(found.objectness[0] > 0)
+    actual = detector.decode(answers, GRID)
+    sure = np.asarray(actual.objectness[0] > 0)
     assert sure.sum() == 2 * 3  # one anchor of each scale
-    distance = np.abs(np.asarray(found.place[0])[sure][:, None] - np.asarray(boxes[0, :2])).max(axis=-1)
+    distance = np.abs(np.asarray(actual.place[0])[sure][:, None] - np.asarray(boxes[0, :2])).max(axis=-1)
     assert sorted(distance.argmin(axis=1).tolist()) == [0, 0, 0, 1, 1, 1]
     assert distance.min(axis=1).max() < 0.01
 
@@ -86,13 +86,13 @@ def test_loss_is_that_of_its_formula():
     x = np.zeros((1, 7, 5, 3, 6), np.float32)
     box = np.array([0.5, 0.5, *detector.anchors(1)[1]], np.float32)  # exactly an anchor: no size to learn
     padded = jnp.asarray(np.stack([box, np.zeros(4, np.float32)]))[None]
-    found = jax.jit(lambda *x: yolo._of_scale(*x, 1, GRID))(x, padded, np.array([[True, False]]))
+    actual = jax.jit(lambda *x: yolo._of_scale(*x, 1, GRID))(x, padded, np.array([[True, False]]))
     cells, half = 7 * 5 * 3, np.log(2)
     shape, others = detector.anchors(1)[1], detector.anchors(1)[[0, 2]]
     both = np.minimum(shape, others).prod(axis=1)
     ignored = (both / (shape.prod() + others.prod(axis=1) - both) > 0.5).sum()
     expected = 2.5 * 2 * half / cells + (half + 0.5 * half * (cells - 1 - ignored)) / cells + half
-    assert float(found) == pytest.approx(float(expected), abs=float32(cells))
+    assert float(actual) == pytest.approx(float(expected), abs=float32(cells))
 
 
 def test_no_boxes_is_a_finite_loss_and_gradient():

@@ -55,9 +55,9 @@ def test_projection_equals_torch(projections) -> None:
         {"norm1": {"mean": jnp.zeros(24), "var": jnp.ones(24)}, "norm2": {"mean": jnp.zeros(8), "var": jnp.ones(8)}},
     )
     variables = {"params": params, "batch_stats": stats}
-    found, updated = jax.jit(lambda *given: ours.apply(*given, True, mutable=["batch_stats"]))(variables, x)
+    actual, updated = jax.jit(lambda *arguments: ours.apply(*arguments, True, mutable=["batch_stats"]))(variables, x)
     expected = functional.normalize(theirs(tensor(x)), dim=-1)
-    np.testing.assert_allclose(found, expected.detach().numpy(), atol=1e-5)
+    np.testing.assert_allclose(actual, expected.detach().numpy(), atol=1e-5)
     for name, layer in (("norm1", theirs[1]), ("norm2", theirs[4])):
         stats = updated["batch_stats"][name]
         np.testing.assert_allclose(stats["mean"], layer.running_mean.numpy(), atol=1e-5)
@@ -65,7 +65,7 @@ def test_projection_equals_torch(projections) -> None:
         unbiased = (layer.running_var.numpy() - 0.9) * 6 / 5 * 25 / 36
         np.testing.assert_allclose((stats["var"] - 0.9), unbiased, atol=1e-5)
 
-    after = jax.jit(lambda *given: ours.apply(*given, False))({"params": params, **updated}, x)
+    after = jax.jit(lambda *arguments: ours.apply(*arguments, False))({"params": params, **updated}, x)
     with torch.no_grad():
         for name, layer in (("norm1", theirs[1]), ("norm2", theirs[4])):
             layer.running_var.copy_(tensor(updated["batch_stats"][name]["var"]))
@@ -119,8 +119,8 @@ def test_the_length_of_a_prototype_does_not_matter(random_tree) -> None:
 def test_half_precision_arithmetic_keeps_float32_results() -> None:
     x = jnp.asarray(inputs(4, 16))
     for head in (heads.DinoHead(20, hidden=24, bottleneck=6), heads.Projection(8, hidden=24)):
-        found, variables = head.init_with_output(jax.random.key(0), x)
-        assert found.dtype == jnp.float32
+        actual, variables = head.init_with_output(jax.random.key(0), x)
+        assert actual.dtype == jnp.float32
         assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
 

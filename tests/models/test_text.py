@@ -87,23 +87,23 @@ def judged(bert, reports) -> np.ndarray:
 
 
 def test_hidden_states_equal_bert(params, reports, judged) -> None:
-    found = tower().apply({"params": params}, *reports)
+    actual = tower().apply({"params": params}, *reports)
     mask = np.asarray(reports[1])
-    np.testing.assert_allclose(np.asarray(found.words)[mask], judged[mask], atol=1e-4)
-    np.testing.assert_allclose(found.vector, judged[:, 0], atol=1e-4)
+    np.testing.assert_allclose(np.asarray(actual.words)[mask], judged[mask], atol=1e-4)
+    np.testing.assert_allclose(actual.vector, judged[:, 0], atol=1e-4)
 
 
 def test_mean_pooling_leaves_padding_out(params, reports, judged) -> None:
-    found = tower(pooling="mean").apply({"params": params}, *reports).vector
+    actual = tower(pooling="mean").apply({"params": params}, *reports).vector
     expected = [x[m].mean(axis=0) for x, m in zip(judged, np.asarray(reports[1]), strict=True)]
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(actual, expected, atol=1e-4)
 
 
 def test_what_stands_in_the_padding_is_never_read(params, reports) -> None:
     ids, mask = reports
     other = jnp.where(mask, ids, 7)
-    found = tower().apply({"params": params}, ids, mask).vector
-    np.testing.assert_array_equal(found, tower().apply({"params": params}, other, mask).vector)
+    actual = tower().apply({"params": params}, ids, mask).vector
+    np.testing.assert_array_equal(actual, tower().apply({"params": params}, other, mask).vector)
 
 
 def test_reports_cut_to_the_longest_mean_the_same(params, reports) -> None:
@@ -128,8 +128,8 @@ def test_the_dropout_path_is_the_same_attention(params, reports) -> None:
     """With a vanishing rate the hand-written attention must give what the fused one gives."""
     rare = tower(dropout=1e-12)
     rngs = {"dropout": jax.random.key(0)}
-    found = rare.apply({"params": params}, *reports, True, rngs=rngs).vector
-    np.testing.assert_allclose(found, rare.apply({"params": params}, *reports).vector, atol=1e-4)
+    actual = rare.apply({"params": params}, *reports, True, rngs=rngs).vector
+    np.testing.assert_allclose(actual, rare.apply({"params": params}, *reports).vector, atol=1e-4)
 
 
 def test_counts_of_bert_base() -> None:

@@ -63,9 +63,9 @@ def test_options_add_and_remove_parameters(make_tiny) -> None:
     model = make_tiny(projection="linear", type_embedding=True, slice_embedding=True)
     variables = jax.eval_shape(lambda: towers.init(model, jax.random.key(0)))
     added = {f"vision/{name}" for name in ("type_2d", "type_3d", "depth_of_slice")}
-    found = set(trees.names(variables["params"]))
-    assert found - PATHS == added | {f"project_{side}/fc/kernel" for side in ("image", "report")}
-    assert PATHS - found == {path for path in PATHS if path.startswith(("project_", "head_"))}
+    actual = set(trees.names(variables["params"]))
+    assert actual - PATHS == added | {f"project_{side}/fc/kernel" for side in ("image", "report")}
+    assert PATHS - actual == {path for path in PATHS if path.startswith(("project_", "head_"))}
     assert "batch_stats" not in variables
 
 
@@ -76,22 +76,22 @@ def test_parameters_are_float32_whatever_the_arithmetic(make_tiny) -> None:
 
 
 def test_pixels_and_hounsfield_units_go_to_plus_minus_one() -> None:
-    found = inputs.image(jnp.array([[[0, 51, 255]]], jnp.uint8))
-    np.testing.assert_allclose(found[0, 0], [-1.0, -0.6, 1.0], atol=1e-6)
+    actual = inputs.image(jnp.array([[[0, 51, 255]]], jnp.uint8))
+    np.testing.assert_allclose(actual[0, 0], [-1.0, -0.6, 1.0], atol=1e-6)
     units = jnp.array([-3000, -1000, -500, 0, 400, 32767], jnp.int16)
-    found = inputs.hounsfield(units, (-1000.0, 400.0))
-    np.testing.assert_allclose(found, [-1, -1, -2 / 7, 3 / 7, 1, 1], atol=1e-6)
+    actual = inputs.hounsfield(units, (-1000.0, 400.0))
+    np.testing.assert_allclose(actual, [-1, -1, -2 / 7, 3 / 7, 1, 1], atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [32, 48, 64])
 def test_slices_are_resized_like_torch(size: int) -> None:
     torch = pytest.importorskip("torch")
     slices = np.random.default_rng(0).integers(-1500, 1500, (2, 3, 32, 32), np.int16)
-    found = inputs.slice_patches(jnp.asarray(slices), size, (16, 16), WINDOW)
+    actual = inputs.slice_patches(jnp.asarray(slices), size, (16, 16), WINDOW)
     windowed = torch.tensor(slices).float().clip(*WINDOW) / 1000
     theirs = torch.nn.functional.interpolate(windowed, size, mode="bilinear").reshape(6, size, size)
-    expected = patches.patchify(theirs.numpy(), (16, 16)).reshape(found.shape)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    expected = patches.patchify(theirs.numpy(), (16, 16)).reshape(actual.shape)
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -113,12 +113,12 @@ def test_the_joint_sequence_is_slices_then_volume(
     grid = model.volume_grid
     k = settings.get("slices", 2)
     layers = jnp.tile(jnp.arange(grid[0] - k, grid[0])[None], (2, 1))
-    found = run(model, {"params": params}, tokens, layers, method="embed_ct")
+    actual = run(model, {"params": params}, tokens, layers, method="embed_ct")
     volume = run(model, {"params": params}, tokens, method="embed_volume")
     per_slice = (model.slice_size // 16) ** 2
-    assert found.shape == (2, slices * per_slice + tokens.shape[1], 32)
+    assert actual.shape == (2, slices * per_slice + tokens.shape[1], 32)
     near = float32(1024, scale=4)  # a patch has so many voxels
-    np.testing.assert_allclose(found[:, slices * per_slice :], volume, atol=near)
+    np.testing.assert_allclose(actual[:, slices * per_slice :], volume, atol=near)
     if not slices:
         return
     # The first slice again, cut from the array itself.
@@ -128,16 +128,16 @@ def test_the_joint_sequence_is_slices_then_volume(
     pixels = inputs.slice_patches(jnp.asarray(array[:, first : first + 1]), model.slice_size, model.image_patch, WINDOW)
     of_slice = (model.slice_size // 16,) * 2
     expected = model.vision.apply({"params": params["vision"]}, pixels, layers[:, :1], of_slice, method="embed_slices")
-    np.testing.assert_allclose(found[:, :per_slice], expected, atol=near)
+    np.testing.assert_allclose(actual[:, :per_slice], expected, atol=near)
 
 
 def test_features_of_xrays(tiny, tiny_variables, make_batch) -> None:
-    found = run(tiny, tiny_variables, make_batch(tiny, 3, 0)["xray"]["tokens"], method="xray_features")
-    assert found.cls.shape == (3, 32)
-    assert found.scores.shape == (3, 16)
-    assert found.slice_scores is None
-    assert found.layers is None
-    np.testing.assert_allclose(np.linalg.norm(found.z, axis=1), 1.0, rtol=1e-5)
+    actual = run(tiny, tiny_variables, make_batch(tiny, 3, 0)["xray"]["tokens"], method="xray_features")
+    assert actual.cls.shape == (3, 32)
+    assert actual.scores.shape == (3, 16)
+    assert actual.slice_scores is None
+    assert actual.layers is None
+    np.testing.assert_allclose(np.linalg.norm(actual.z, axis=1), 1.0, rtol=1e-5)
 
 
 @pytest.mark.parametrize("with_slices", [True, False])
@@ -147,15 +147,15 @@ def test_features_of_cts(tiny, tiny_variables, make_batch, with_slices: bool) ->
     def features(tokens):
         return tiny.apply(tiny_variables, tokens, with_slices, method="ct_features")
 
-    found = jax.jit(features)(tokens)
+    actual = jax.jit(features)(tokens)
     volume = run(tiny, tiny_variables, tokens, method="embed_volume")
     vision = {"params": tiny_variables["params"]["vision"]}
     alone = jax.jit(lambda vision: tiny.vision.apply(vision, volume, True, method="encode"))(vision)
     by_layer = np.asarray(alone.scores).reshape(3, 4, 4).mean(axis=2)
-    np.testing.assert_allclose(found.slice_scores, by_layer, atol=1e-5)
-    np.testing.assert_array_equal(found.layers, np.sort(np.argsort(-by_layer, axis=1)[:, :2], axis=1))
-    assert found.scores.shape == (3, 2 * 16 + 16 if with_slices else 16)
-    assert np.allclose(found.cls, alone.cls, atol=float32(64, depth=2 * LAYER_SUMS)) != with_slices
+    np.testing.assert_allclose(actual.slice_scores, by_layer, atol=1e-5)
+    np.testing.assert_array_equal(actual.layers, np.sort(np.argsort(-by_layer, axis=1)[:, :2], axis=1))
+    assert actual.scores.shape == (3, 2 * 16 + 16 if with_slices else 16)
+    assert np.allclose(actual.cls, alone.cls, atol=float32(64, depth=2 * LAYER_SUMS)) != with_slices
 
 
 def test_sizes_that_do_not_divide_are_refused(make_tiny) -> None:

@@ -120,10 +120,10 @@ def test_ways_to_compute_the_layers_keep_values_and_gradients(make_tiny, params,
             params
         )
 
-    kept = of()
+    plain = of()
     for way in ({"remat": "dots"}, {"remat": "full"}, {"layers": "unrolled"}, {"layers": "unrolled", "remat": "dots"}):
         other = of(**way)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3, rtol=1e-4), kept, other)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3, rtol=1e-4), plain, other)
 
 
 def test_image_tokens_are_a_convolution_plus_positions(model, params) -> None:
@@ -132,8 +132,8 @@ def test_image_tokens_are_a_convolution_plus_positions(model, params) -> None:
     theirs = functional.conv2d(tensor(image[:, None]), tensor(kernel), tensor(params["patch_2d"]["bias"]), 16)
     theirs = theirs.flatten(2).transpose(1, 2).numpy() + params["position_2d"].reshape(1, 16, WIDTH)
     pixels = jnp.asarray(patches.patchify(image, (16, 16)))
-    found = run(model.vision, params, pixels, method="embed_image")
-    np.testing.assert_allclose(found, theirs, atol=1e-4)
+    actual = run(model.vision, params, pixels, method="embed_image")
+    np.testing.assert_allclose(actual, theirs, atol=1e-4)
 
 
 def test_volume_tokens_are_a_convolution_plus_positions(model, params) -> None:
@@ -144,8 +144,8 @@ def test_volume_tokens_are_a_convolution_plus_positions(model, params) -> None:
     )
     theirs = theirs.flatten(2).transpose(1, 2).numpy() + params["position_3d"].reshape(1, 16, WIDTH)
     voxels = jnp.asarray(patches.patchify(volume, (4, 16, 16)))
-    found = run(model.vision, params, voxels, method="embed_volume")
-    np.testing.assert_allclose(found, theirs, atol=1e-4)
+    actual = run(model.vision, params, voxels, method="embed_volume")
+    np.testing.assert_allclose(actual, theirs, atol=1e-4)
 
 
 def test_one_channel_equals_rgb_on_replicated_grey() -> None:
@@ -170,34 +170,34 @@ def test_a_volume_constant_in_each_layer_gives_tokens_constant_in_each_layer(mod
 def test_image_positions_are_resized_like_torch(model, params, grid: tuple[int, int]) -> None:
     still = {**params, "patch_2d": jax.tree.map(jnp.zeros_like, params["patch_2d"])}
     pixels = jnp.zeros((1, grid[0] * grid[1], 256))
-    found = run(model.vision, still, pixels, grid, method="embed_image")[0]
+    actual = run(model.vision, still, pixels, grid, method="embed_image")[0]
     table = tensor(params["position_2d"]).permute(2, 0, 1)[None]
     # antialias picks the cubic kernel that JAX has (a = -0.5); growing, it smooths nothing.
     theirs = functional.interpolate(table, grid, mode="bicubic", antialias=True)[0]
-    np.testing.assert_allclose(found, theirs.flatten(1).T.numpy(), atol=1e-5)
+    np.testing.assert_allclose(actual, theirs.flatten(1).T.numpy(), atol=1e-5)
     if grid == (4, 4):
-        np.testing.assert_array_equal(found, params["position_2d"].reshape(16, WIDTH))
+        np.testing.assert_array_equal(actual, params["position_2d"].reshape(16, WIDTH))
 
 
 @pytest.mark.parametrize("grid", [(4, 2, 2), (8, 4, 5), (3, 2, 2)])
 def test_volume_positions_are_resized_like_torch(model, params, grid) -> None:
     still = {**params, "patch_3d": jax.tree.map(jnp.zeros_like, params["patch_3d"])}
     voxels = jnp.zeros((1, int(np.prod(grid)), 1024))
-    found = run(model.vision, still, voxels, grid, method="embed_volume")[0]
+    actual = run(model.vision, still, voxels, grid, method="embed_volume")[0]
     table = tensor(params["position_3d"]).permute(3, 0, 1, 2)[None]
     theirs = functional.interpolate(table, grid, mode="trilinear", align_corners=False)[0]
-    np.testing.assert_allclose(found, theirs.flatten(1).T.numpy(), atol=1e-5)
+    np.testing.assert_allclose(actual, theirs.flatten(1).T.numpy(), atol=1e-5)
 
 
 def test_the_mask_token_hides_the_content_and_keeps_the_position(model, params) -> None:
     pixels = jax.random.normal(jax.random.key(0), (2, 16, 256))
     hidden = jnp.zeros((2, 16), bool).at[0, 3].set(True)
-    found = run(model.vision, params, pixels, None, hidden, method="embed_image")
+    actual = run(model.vision, params, pixels, None, hidden, method="embed_image")
     whole = run(model.vision, params, pixels, method="embed_image")
     expected = params["mask_token"] + params["position_2d"].reshape(16, WIDTH)[3]
-    np.testing.assert_allclose(found[0, 3], expected, atol=1e-6)
+    np.testing.assert_allclose(actual[0, 3], expected, atol=1e-6)
     rest = ~np.asarray(hidden)
-    np.testing.assert_array_equal(np.asarray(found)[rest], np.asarray(whole)[rest])
+    np.testing.assert_array_equal(np.asarray(actual)[rest], np.asarray(whole)[rest])
 
 
 def test_type_and_slice_embeddings_are_added(make_tiny, random_params) -> None:
@@ -206,9 +206,9 @@ def test_type_and_slice_embeddings_are_added(make_tiny, random_params) -> None:
     pixels, layers = jnp.ones((1, 2, 16, 256)), jnp.array([[1, 3]])
     slices = run(model.vision, params, pixels, layers, method="embed_slices").reshape(2, 16, WIDTH)
     plain = run(model.vision, params, pixels[:, 0], method="embed_image")
-    for found, layer in zip(slices, (1, 3), strict=True):
+    for actual, layer in zip(slices, (1, 3), strict=True):
         expected = plain[0] + params["depth_of_slice"][layer][None]
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        np.testing.assert_allclose(actual, expected, atol=1e-5)
     untyped = {**params, "type_2d": 0 * params["type_2d"], "type_3d": 0 * params["type_3d"]}
     difference = plain - run(model.vision, untyped, pixels[:, 0], method="embed_image")
     np.testing.assert_allclose(difference[0], np.tile(params["type_2d"], (16, 1)), atol=float32(256))

@@ -58,11 +58,11 @@ def test_similarities_and_gradients_equal_those_of_torch(parts) -> None:
     (expected * torch.tensor(weight)).sum().backward()
 
     def ours(regions, words):
-        found = similarities(regions, words, mask)
-        return jnp.sum(found * weight), found
+        actual = similarities(regions, words, mask)
+        return jnp.sum(actual * weight), actual
 
-    grads, found = jax.jit(jax.grad(ours, argnums=(0, 1), has_aux=True))(regions, words)
-    np.testing.assert_allclose(found, expected.detach().numpy(), atol=1e-5)
+    grads, actual = jax.jit(jax.grad(ours, argnums=(0, 1), has_aux=True))(regions, words)
+    np.testing.assert_allclose(actual, expected.detach().numpy(), atol=1e-5)
     for ours, twin in zip(grads, theirs, strict=True):
         np.testing.assert_allclose(ours, twin.grad.numpy(), atol=1e-5)
 
@@ -79,8 +79,8 @@ def test_contrast_equals_torch_both_ways() -> None:
 def test_padding_does_not_count(parts) -> None:
     regions, words, mask = parts
     other = jnp.where(mask[..., None], words, 100.0)
-    found = jax.jit(similarities)
-    np.testing.assert_allclose(found(regions, other, mask), found(regions, words, mask), atol=1e-6)
+    actual = jax.jit(similarities)
+    np.testing.assert_allclose(actual(regions, other, mask), actual(regions, words, mask), atol=1e-6)
     grads = jax.jit(jax.grad(lambda words: similarities(regions, words, mask).sum()))(words)
     assert not np.asarray(grads)[~np.asarray(mask)].any()
     assert np.asarray(grads)[np.asarray(mask)].any()
@@ -91,8 +91,8 @@ def test_chunks_change_neither_value_nor_gradient(parts) -> None:
 
     def run(chunk: int):
         def loss(regions, words):
-            found = similarities(regions, words, mask, chunk)
-            return jnp.sum(found**2), found
+            actual = similarities(regions, words, mask, chunk)
+            return jnp.sum(actual**2), actual
 
         return jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(regions, words)
 
@@ -120,8 +120,8 @@ def test_known_values() -> None:
     # An image that is nothing but the words' direction has cosine 1 with each of its three words.
     along = jnp.ones((1, REGIONS, WIDTH))
     mask = jnp.arange(LENGTH)[None] < 3
-    found = similarities(along, jnp.ones((1, LENGTH, WIDTH)), mask)
-    np.testing.assert_allclose(found, [[np.log(3) + TEMP2]], rtol=1e-5)
+    actual = similarities(along, jnp.ones((1, LENGTH, WIDTH)), mask)
+    np.testing.assert_allclose(actual, [[np.log(3) + TEMP2]], rtol=1e-5)
 
 
 @pytest.mark.parametrize("settings", [{"temp1": 0.0}, {"temp2": -1.0}, {"temp3": 0.0}, {"local_chunk": 0}])
@@ -184,10 +184,10 @@ def test_the_loss_is_put_together_from_its_parts(model, run) -> None:
     images, reports, vectors = parts(params)
     images, reports = ([torch.tensor(np.array(x)) for x in each] for each in (images, reports))
     lengths = np.concatenate([np.asarray(part["text_mask"]).sum(axis=1) for part in batch.values()])
-    found = np.stack([in_torch([image], reports, lengths - 1)[0].numpy() for image in images])
+    actual = np.stack([in_torch([image], reports, lengths - 1)[0].numpy() for image in images])
     expected = {
         "vl": losses.contrastive(*vectors, 1 / TEMP3).mean(axis=0),
-        "local": gloria.contrast(TEMP3 * jnp.asarray(found)).mean(axis=0),
+        "local": gloria.contrast(TEMP3 * jnp.asarray(actual)).mean(axis=0),
     }
     for kind, each in expected.items():
         for name, rows in (("xray", slice(0, 3)), ("ct", slice(3, 5)), ("loss", slice(0, 5))):

@@ -28,14 +28,14 @@ def test_decorrelation_is_that_of_numpy_s_correlations(draw) -> None:
 
 def test_gradients_of_the_decorrelation_are_torch_s(draw) -> None:
     one, other = draw(5, 8), draw(5, 8)
-    found = jax.jit(jax.grad(lambda *x: med_unic.decorrelation(*x, 0.0051).mean(), (0, 1)))(one, other)
+    actual = jax.jit(jax.grad(lambda *x: med_unic.decorrelation(*x, 0.0051).mean(), (0, 1)))(one, other)
     tensors = [torch.tensor(np.asarray(x), requires_grad=True) for x in (one, other)]
     a, b = (torch.nn.functional.layer_norm(x, (8,), eps=1e-5) for x in tensors)
     correlation = a @ b.T / 8
     eye = torch.eye(5)
     twin = ((1 - eye * correlation) ** 2 * eye).sum() + 0.0051 * (correlation**2 * (1 - eye)).sum()
     (twin / 5).backward()
-    for grad, tensor in zip(found, tensors, strict=True):
+    for grad, tensor in zip(actual, tensors, strict=True):
         np.testing.assert_allclose(grad, tensor.grad, atol=1e-5)
 
 
@@ -53,7 +53,7 @@ def test_known_values_of_the_decorrelation() -> None:
 def test_the_projection_is_torch_s_in_training(draw, random_tree) -> None:
     x, head = draw(6, 5), med_unic.Features(7, 3, jnp.float32)
     params = random_tree(jax.eval_shape(head.init, jax.random.key(0), x))["params"]
-    found = jax.jit(head.apply)({"params": params}, x)
+    actual = jax.jit(head.apply)({"params": params}, x)
     twin = torch.nn.Sequential(
         torch.nn.Linear(5, 7),
         torch.nn.BatchNorm1d(7),
@@ -65,17 +65,17 @@ def test_the_projection_is_torch_s_in_training(draw, random_tree) -> None:
         module.weight.data = torch.tensor(np.asarray(params[name]["kernel"].T))
         module.bias.data = torch.tensor(np.asarray(params[name]["bias"]))
     twin[1].weight.data, twin[1].bias.data = (torch.tensor(np.asarray(params[name])) for name in ("scale", "bias"))
-    np.testing.assert_allclose(found, twin(torch.tensor(np.asarray(x))).detach(), atol=1e-4)
+    np.testing.assert_allclose(actual, twin(torch.tensor(np.asarray(x))).detach(), atol=1e-4)
 
 
 @pytest.mark.parametrize(("grid", "size"), [((4, 5), (3, 2)), ((3, 4, 4), (2, 3, 4)), ((4, 4), (4, 4))])
 def test_crops_are_boxes_of_the_grid(grid: tuple, size: tuple) -> None:
     number = np.arange(np.prod(grid), dtype=np.int16).reshape(1, -1, 1)
     tokens = jnp.asarray(np.repeat(number, 40, axis=0))
-    found = np.asarray(jax.jit(med_unic.crop, static_argnums=(1, 2))(tokens, grid, size, jax.random.key(0)))[..., 0]
-    assert found.dtype == np.int16
+    actual = np.asarray(jax.jit(med_unic.crop, static_argnums=(1, 2))(tokens, grid, size, jax.random.key(0)))[..., 0]
+    assert actual.dtype == np.int16
     corners = set()
-    for each in found:
+    for each in actual:
         corner = np.unravel_index(each[0], grid)
         box = np.arange(np.prod(grid)).reshape(grid)[tuple(slice(c, c + s) for c, s in zip(corner, size, strict=True))]
         np.testing.assert_array_equal(each, box.ravel())

@@ -23,35 +23,35 @@ def draw():
 
 
 def test_entities_are_the_least_foreseeable_tokens() -> None:
-    found = jax.jit(entities.choose, static_argnums=(2, 3))(TEXT, MASK, 10, 6)
-    assert set(found.ids[:2].tolist()) == {2, 3}
-    assert set(found.ids[2:4].tolist()) == {4, 5}
-    assert found.informative.tolist() == [True] * 4 + [False] * 2, "what is in all reports, or in none, tells nothing"
+    actual = jax.jit(entities.choose, static_argnums=(2, 3))(TEXT, MASK, 10, 6)
+    assert set(actual.ids[:2].tolist()) == {2, 3}
+    assert set(actual.ids[2:4].tolist()) == {4, 5}
+    assert actual.informative.tolist() == [True] * 4 + [False] * 2, "what is in all reports, or in none, tells nothing"
     for i in range(4):
-        for q, token in enumerate(found.ids.tolist()):
-            assert found.present[i, q] == (token in TEXT[i][MASK[i]])
+        for q, token in enumerate(actual.ids.tolist()):
+            assert actual.present[i, q] == (token in TEXT[i][MASK[i]])
 
 
 def test_mentions_are_means_of_the_words_where_an_entity_stands(draw) -> None:
     words = draw(4, 4, 3)
-    found = np.asarray(jax.jit(entities.mentions)(words, TEXT, MASK, jnp.array([2, 4, 0])))
-    np.testing.assert_allclose(found[0, 0], (words[0, 1] + words[0, 3]) / 2, atol=1e-6)
-    np.testing.assert_allclose(found[2, 0], words[2, 1], atol=1e-6)
-    np.testing.assert_allclose(found[3, 1], words[3, 1], atol=1e-6)
-    assert not found[1, 0].any()
-    assert not found[:, 2].any(), "padding is no mention"
+    actual = np.asarray(jax.jit(entities.mentions)(words, TEXT, MASK, jnp.array([2, 4, 0])))
+    np.testing.assert_allclose(actual[0, 0], (words[0, 1] + words[0, 3]) / 2, atol=1e-6)
+    np.testing.assert_allclose(actual[2, 0], words[2, 1], atol=1e-6)
+    np.testing.assert_allclose(actual[3, 1], words[3, 1], atol=1e-6)
+    assert not actual[1, 0].any()
+    assert not actual[:, 2].any(), "padding is no mention"
 
 
 def test_presence_is_torch_s_cross_entropy_over_what_tells(draw) -> None:
-    found = entities.choose(TEXT, MASK, 10, 6)
+    actual = entities.choose(TEXT, MASK, 10, 6)
     logits = draw(4, 6)
-    each = jax.jit(entities.presence)(logits, found)
-    target = torch.tensor(np.asarray(found.present, np.float32))[:, :4]
+    each = jax.jit(entities.presence)(logits, actual)
+    target = torch.tensor(np.asarray(actual.present, np.float32))[:, :4]
     twin = functional.binary_cross_entropy_with_logits(
         torch.tensor(np.asarray(logits))[:, :4], target, reduction="none"
     )
     np.testing.assert_allclose(each, twin.mean(1), atol=1e-5)
-    np.testing.assert_allclose(jax.jit(entities.presence)(jnp.zeros((4, 6)), found), np.log(2), atol=1e-6)
+    np.testing.assert_allclose(jax.jit(entities.presence)(jnp.zeros((4, 6)), actual), np.log(2), atol=1e-6)
 
 
 def test_mention_contrast_against_a_twin_entity_by_entity(draw) -> None:
@@ -62,7 +62,7 @@ def test_mention_contrast_against_a_twin_entity_by_entity(draw) -> None:
         each = medklip.mention_contrast(heads.unit(answers), heads.unit(mentions), present, 0.1)
         return each.sum(), each
 
-    grads, found = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(answers, mentions)
+    grads, actual = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(answers, mentions)
     a, t = (torch.tensor(np.asarray(x), requires_grad=True) for x in (answers, mentions))
     each = [[] for _ in range(4)]
     for q in range(3):
@@ -72,7 +72,7 @@ def test_mention_contrast_against_a_twin_entity_by_entity(draw) -> None:
             each[i].append(functional.cross_entropy(logits[None], torch.tensor([holders.index(i)])))
     twin = [torch.stack(values).mean() if values else torch.zeros(()) for values in each]
     sum(twin).backward()
-    np.testing.assert_allclose(found, [value.item() for value in twin], atol=1e-5)
+    np.testing.assert_allclose(actual, [value.item() for value in twin], atol=1e-5)
     for grad, tensor in zip(grads, (a, t), strict=True):
         np.testing.assert_allclose(grad, tensor.grad, atol=1e-5)
 
@@ -93,7 +93,7 @@ def test_the_decoder_is_torch_s(draw, random_tree) -> None:
     memory, queries = draw(3, 5, 6), draw(4, 7)
     shapes = jax.eval_shape(decoder.init, jax.random.key(0), memory, queries)
     params = random_tree(shapes)["params"]
-    found = jax.jit(decoder.apply)({"params": params}, memory, queries)
+    actual = jax.jit(decoder.apply)({"params": params}, memory, queries)
     layer = torch.nn.TransformerDecoderLayer(
         8, 2, 32, 0.0, "gelu", layer_norm_eps=1e-6, batch_first=True, norm_first=True
     )
@@ -124,7 +124,7 @@ def test_the_decoder_is_torch_s(draw, random_tree) -> None:
     with torch.no_grad():
         x = asked(torch.tensor(np.asarray(queries)))[None].expand(3, -1, -1)
         expected = twin(x, norm(inside(torch.tensor(np.asarray(memory)))))
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
 OBJECTIVE = medklip.Objective(entities=6, depth=1)

@@ -60,11 +60,11 @@ def test_token_alignment_equals_torch(tokens) -> None:
     (expected * torch.tensor(cotangent)).sum().backward()
 
     def ours(patches, words):
-        found = mgca.align_tokens(patches, weights, words, mask, TAU)
-        return jnp.sum(found * cotangent), found
+        actual = mgca.align_tokens(patches, weights, words, mask, TAU)
+        return jnp.sum(actual * cotangent), actual
 
-    grads, found = jax.jit(jax.grad(ours, argnums=(0, 1), has_aux=True))(patches, words)
-    np.testing.assert_allclose(found, expected.detach().numpy(), atol=1e-5)
+    grads, actual = jax.jit(jax.grad(ours, argnums=(0, 1), has_aux=True))(patches, words)
+    np.testing.assert_allclose(actual, expected.detach().numpy(), atol=1e-5)
     for grad, twin in zip(grads, theirs, strict=True):
         np.testing.assert_allclose(grad, twin.grad.numpy(), atol=2e-5)
 
@@ -73,19 +73,19 @@ def test_known_values_of_token_alignment(tokens) -> None:
     _, weights, _, mask = tokens
     align = jax.jit(mgca.align_tokens, static_argnums=4)
     same = jnp.ones((3, 6, 8)) / 8**0.5
-    found = align(same, weights, same[:, :5], mask, TAU)
-    np.testing.assert_allclose(found[0], np.log(LENGTHS), atol=1e-5)  # padding is nobody's negative
-    np.testing.assert_allclose(found[1], np.log(6), atol=1e-5)
+    actual = align(same, weights, same[:, :5], mask, TAU)
+    np.testing.assert_allclose(actual[0], np.log(LENGTHS), atol=1e-5)  # padding is nobody's negative
+    np.testing.assert_allclose(actual[1], np.log(6), atol=1e-5)
     apart = jnp.broadcast_to(jnp.eye(8)[None, :5], (3, 5, 8))  # each word is one of the patches
-    found = align(apart, jnp.full((3, 5), 0.2), apart, jnp.ones((3, 5), bool), 0.02)
-    assert found.max() < 1e-5
+    actual = align(apart, jnp.full((3, 5), 0.2), apart, jnp.ones((3, 5), bool), 0.02)
+    assert actual.max() < 1e-5
 
 
 def test_weights_are_clipped_and_sum_to_one() -> None:
     torch = pytest.importorskip("torch")
     scores = np.random.default_rng(0).exponential(size=(3, 12)).astype(np.float32)
-    found = mgca.token_weights(jnp.asarray(scores))
-    for ours, row in zip(found, torch.tensor(scores), strict=True):
+    actual = mgca.token_weights(jnp.asarray(scores))
+    for ours, row in zip(actual, torch.tensor(scores), strict=True):
         clipped = row.clip(torch.quantile(row, 0.1), torch.quantile(row, 0.9))
         np.testing.assert_allclose(ours, (clipped / clipped.sum()).numpy(), rtol=1e-5)
     grads = jax.grad(lambda x: (mgca.token_weights(x) ** 2).sum())(jnp.asarray(scores))
@@ -116,11 +116,11 @@ def test_prototype_alignment_equals_torch() -> None:
     expected.sum().backward()
 
     def ours(*logits):
-        found = mgca.align_prototypes(*logits, 0.2, 0.05, 3)
-        return jnp.sum(found), found
+        actual = mgca.align_prototypes(*logits, 0.2, 0.05, 3)
+        return jnp.sum(actual), actual
 
-    grads, found = jax.jit(jax.grad(ours, argnums=(0, 1), has_aux=True))(*map(jnp.asarray, logits))
-    np.testing.assert_allclose(found, expected.detach().numpy(), atol=1e-5)
+    grads, actual = jax.jit(jax.grad(ours, argnums=(0, 1), has_aux=True))(*map(jnp.asarray, logits))
+    np.testing.assert_allclose(actual, expected.detach().numpy(), atol=1e-5)
     for grad, twin in zip(grads, theirs, strict=True):
         np.testing.assert_allclose(grad, twin.grad.numpy(), atol=1e-5)
 

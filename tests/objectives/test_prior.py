@@ -24,28 +24,28 @@ def draw():
 def test_runs_are_means_of_equal_runs_of_tokens(draw) -> None:
     words = draw(3, 7, 4)
     mask = np.arange(7)[None] < np.array([[7], [6], [2]])
-    found, real = jax.jit(prior.runs, static_argnums=2)(words, mask, 3)
+    actual, real = jax.jit(prior.runs, static_argnums=2)(words, mask, 3)
     expected = [
         [words[0, 0:3].mean(0), words[0, 3:5].mean(0), words[0, 5:7].mean(0)],
         [words[1, 0:2].mean(0), words[1, 2:4].mean(0), words[1, 4:6].mean(0)],
         [words[2, 0], words[2, 1], np.zeros(4)],
     ]
-    np.testing.assert_allclose(found, np.array(expected), atol=1e-6)
+    np.testing.assert_allclose(actual, np.array(expected), atol=1e-6)
     assert real.tolist() == [[True] * 3, [True] * 3, [True, True, False]]
 
 
 def test_as_many_runs_as_tokens_are_the_tokens(draw) -> None:
     words = draw(2, 6, 4)
     mask = np.arange(6)[None] < np.array([[6], [4]])
-    found, real = jax.jit(prior.runs, static_argnums=2)(words, mask, 6)
-    np.testing.assert_allclose(found, words * mask[..., None], atol=1e-6)
+    actual, real = jax.jit(prior.runs, static_argnums=2)(words, mask, 6)
+    np.testing.assert_allclose(actual, words * mask[..., None], atol=1e-6)
     assert (np.asarray(real) == mask).all()
 
 
 def test_the_marks_of_a_report_are_no_part_of_its_sentences() -> None:
     mask = jnp.array([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0]], bool)
-    found = np.asarray(prior.inner(mask))
-    np.testing.assert_array_equal(found, [[0, 1, 1, 0, 0], [0] * 5, [0] * 5, [0] * 5])
+    actual = np.asarray(prior.inner(mask))
+    np.testing.assert_array_equal(actual, [[0, 1, 1, 0, 0], [0] * 5, [0] * 5, [0] * 5])
 
 
 def test_mixtures_are_torch_s_gumbel_softmax(draw) -> None:
@@ -62,30 +62,30 @@ def test_mixtures_are_torch_s_gumbel_softmax(draw) -> None:
     functional.l1_loss(twin, s).backward()
     np.testing.assert_allclose(mixtures, twin.detach(), atol=1e-5)
     np.testing.assert_allclose(logits, products.detach(), atol=1e-5)
-    for found, tensor in zip(grads, (s, m), strict=True):
-        np.testing.assert_allclose(found, tensor.grad, atol=1e-5)
+    for actual, tensor in zip(grads, (s, m), strict=True):
+        np.testing.assert_allclose(actual, tensor.grad, atol=1e-5)
 
 
 def test_sigmoid_attention_sums_over_the_real_keys(draw) -> None:
     query, key, value = draw(3, 2, 4), draw(3, 5, 4), draw(3, 5, 4)
-    found = jax.jit(prior.sigmoid_attention)(query, key, value, REAL)
+    actual = jax.jit(prior.sigmoid_attention)(query, key, value, REAL)
     query, key, value = (np.asarray(x) for x in (query, key, value))
     for i in range(3):
         for m in range(2):
             expected = sum(value[i, k] / (1 + np.exp(-query[i, m] @ key[i, k] / 2)) for k in range(5) if REAL[i, k])
-            np.testing.assert_allclose(found[i, m], expected, atol=1e-5)
+            np.testing.assert_allclose(actual[i, m], expected, atol=1e-5)
 
 
 def test_disagreement_is_simsiam_s_with_targets_held_still(draw) -> None:
     arrays = [draw(2, 3, 4) for _ in range(4)]
     disagreement = jax.jit(prior.disagreement)
-    found, grads = jax.jit(jax.value_and_grad(lambda *x: disagreement(*x).mean(), (0, 1, 2, 3)))(*arrays)
+    actual, grads = jax.jit(jax.value_and_grad(lambda *x: disagreement(*x).mean(), (0, 1, 2, 3)))(*arrays)
     one, other, predicted_one, predicted_other = (torch.tensor(np.asarray(x), requires_grad=True) for x in arrays)
     first = functional.cosine_similarity(predicted_one, other.detach(), dim=-1).mean()
     second = functional.cosine_similarity(predicted_other, one.detach(), dim=-1).mean()
     twin = -(first + second) / 2
     twin.backward()
-    np.testing.assert_allclose(found, twin.item(), atol=1e-5)
+    np.testing.assert_allclose(actual, twin.item(), atol=1e-5)
     np.testing.assert_allclose(grads[2], predicted_one.grad, atol=1e-5)
     np.testing.assert_allclose(grads[3], predicted_other.grad, atol=1e-5)
     assert not grads[0].any()
@@ -95,7 +95,7 @@ def test_disagreement_is_simsiam_s_with_targets_held_still(draw) -> None:
 
 def test_a_sentence_is_told_from_those_of_its_own_report(draw) -> None:
     sentences, gathered = draw(3, 5, 4), draw(3, 5, 4)
-    found, grad = jax.jit(jax.value_and_grad(lambda x: prior.own_sentence(sentences, x, REAL, 10.0).mean()))(gathered)
+    actual, grad = jax.jit(jax.value_and_grad(lambda x: prior.own_sentence(sentences, x, REAL, 10.0).mean()))(gathered)
     a, b = torch.tensor(np.asarray(sentences)), torch.tensor(np.asarray(gathered), requires_grad=True)
     each = []
     for i, count in enumerate(REAL.sum(1)):
@@ -104,7 +104,7 @@ def test_a_sentence_is_told_from_those_of_its_own_report(draw) -> None:
         each.append((functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)) / 2)
     twin = torch.stack(each).mean()
     twin.backward()
-    np.testing.assert_allclose(found, twin.item(), atol=1e-5)
+    np.testing.assert_allclose(actual, twin.item(), atol=1e-5)
     np.testing.assert_allclose(grad, b.grad, atol=1e-5)
 
 
@@ -117,14 +117,14 @@ def test_known_values_of_the_contrast_within_a_report() -> None:
 def test_pairs_are_scipy_s_assignment(draw) -> None:
     generated, mixtures = draw(3, 5, 4), draw(3, 5, 4)
     paired = jax.jit(prior.paired)
-    found, targets = paired(generated, mixtures, REAL)
+    actual, targets = paired(generated, mixtures, REAL)
     generated, mixtures = np.asarray(generated), np.asarray(mixtures)
     np.testing.assert_array_equal(targets, mixtures * REAL[..., None])
     for i in range(3):
         cost = np.abs(generated[i][:, None] - np.asarray(targets)[i][None]).sum(-1)
         rows, columns = optimize.linear_sum_assignment(cost)
-        np.testing.assert_allclose(np.abs(found[i] - targets[i]).sum(), cost[rows, columns].sum(), rtol=1e-5)
-        assert {tuple(x) for x in np.asarray(found[i])} == {tuple(x) for x in generated[i]}
+        np.testing.assert_allclose(np.abs(actual[i] - targets[i]).sum(), cost[rows, columns].sum(), rtol=1e-5)
+        assert {tuple(x) for x in np.asarray(actual[i])} == {tuple(x) for x in generated[i]}
     shuffled, _ = paired(mixtures[:, ::-1], mixtures, np.ones_like(REAL))
     np.testing.assert_array_equal(shuffled, mixtures)
     assert np.isnan(paired(generated * np.nan, mixtures, REAL)[0]).all(), "and it comes to an end"

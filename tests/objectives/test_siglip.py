@@ -35,8 +35,8 @@ def in_numpy(image, text, scale: float, bias: float) -> np.ndarray:
 
 def test_the_loss_equals_the_formula() -> None:
     pairs = units(7)
-    found = siglip.sigmoid(*pairs, SCALE, BIAS)
-    np.testing.assert_allclose(found, in_numpy(*pairs, SCALE, BIAS), rtol=1e-5)
+    actual = siglip.sigmoid(*pairs, SCALE, BIAS)
+    np.testing.assert_allclose(actual, in_numpy(*pairs, SCALE, BIAS), rtol=1e-5)
 
 
 def test_gradients_equal_those_of_torch() -> None:
