@@ -64,6 +64,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(AXES))
 
 
+def put_replicated(tree: PyTree, mesh: Mesh) -> PyTree:
+    """The arrays of a tree, whole on every device."""
+    return jax.device_put(tree, NamedSharding(mesh, P()))
+
+
 def put_batch(batch: PyTree, mesh: Mesh) -> PyTree:
     """This host's rows of a batch as global arrays."""
     sharding = batch_sharding(mesh)

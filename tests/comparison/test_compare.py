@@ -1,4 +1,4 @@
-"""Presets side by side: each trained once, one table of what its run said, a cost that the program itself states."""
+"""Presets side by side: each trained once, one table of their numbers, costs counted in the compiled program."""
 
 import csv
 import json
@@ -88,7 +88,7 @@ def vit(make_vit, tmp_path_factory):  # noqa: F811
 def done(toy, vit, patch, tmp_path_factory):
     """(the config, the folder of a finished comparison of two presets and one released encoder).
 
-    Compiled programs are kept: counting a step's arithmetic compiles nothing that training has not.
+    Compiled programs are cached: counting a step's arithmetic compiles nothing that training has not.
     """
     config = toy()
     config.encoders, config.encoder_size = f"{vit[0]}:0.4:0.25", 112
@@ -119,16 +119,16 @@ def final(folder: pathlib.Path) -> dict[str, float]:
 @pytest.mark.parametrize("name", ["clip", "unimedi"])
 def test_table_and_csv_hold_what_the_runs_said(done, name):
     _, workdir = done
-    said, rows, page = final(workdir / f"{name}-3"), read(workdir), (workdir / "index.html").read_text()
+    logged, rows, page = final(workdir / f"{name}-3"), read(workdir), (workdir / "index.html").read_text()
     own = {metric: row for (encoder, metric), row in rows.items() if encoder == name and "cost/" not in metric}
-    assert set(own) == {key for key in said if not key.endswith(("/low", "/high")) and said[key] is not None}
+    assert set(own) == {key for key in logged if not key.endswith(("/low", "/high")) and logged[key] is not None}
     for metric, row in own.items():
-        assert float(row["value"]) == said[metric]
-        assert (row["low"] and float(row["low"])) == said.get(f"{metric}/low", "")
+        assert float(row["value"]) == logged[metric]
+        assert (row["low"] and float(row["low"])) == logged.get(f"{metric}/low", "")
         assert (row["data"], row["seed"], row["task"]) == ("phantom", "3", "comparison")
     for metric in set(runs.SHOWN) & set(own):
         key = f"{name}/comparison/phantom/1/{metric}"
-        assert re.search(f'data-key="{key}" data-value="{re.escape(json.dumps(said[metric]))}"', page)
+        assert re.search(f'data-key="{key}" data-value="{re.escape(json.dumps(logged[metric]))}"', page)
     assert {"xray/zeroshot/macro", "ct/slices/any/hit_rate", "gap/xray_ct/distance"} <= set(own)
 
 
@@ -145,12 +145,12 @@ def test_the_arithmetic_is_that_of_the_compiled_step(done):
     _, workdir = done
     xrays = cts = sharding.make_mesh().size
     image, volume = 7 * 7, 4 * 2 * 2
-    seen = xrays * flops.transformer(TINY, 1 + image) + cts * flops.transformer(TINY, 1 + volume)
+    vision = xrays * flops.transformer(TINY, 1 + image) + cts * flops.transformer(TINY, 1 + volume)
     read_ = (xrays + cts) * flops.transformer(TINY, LENGTH)
     tokens = 2 * TINY.width * (xrays * image * 256 + cts * volume * 1024)
     project = (xrays + cts) * 2 * (2 * TINY.width * 16)
     joined = 2 * (xrays + cts) ** 2 * 16
-    expected = 3 * (seen + read_ + project + joined) + 2 * tokens
+    expected = 3 * (vision + read_ + project + joined) + 2 * tokens
     (row,) = [row for key, row in read(workdir).items() if key == ("clip", runs.GFLOP)]
     assert float(row["value"]) == pytest.approx(expected / 1e9, rel=0.01)
 
@@ -170,7 +170,7 @@ def test_a_second_call_trains_nothing(done, monkeypatch, capsys):
         raise AssertionError
 
     monkeypatch.setattr(loop, "_train", never)
-    monkeypatch.setattr(evaluator.Suite, "__call__", never)
+    monkeypatch.setattr(evaluator.Evaluator, "__call__", never)
     monkeypatch.setattr(runs, "_gflop", lambda run: float(before[run.name, runs.GFLOP]["value"]))
     compare.run(config, workdir)
     assert read(workdir) == before
@@ -181,10 +181,10 @@ def test_a_released_encoder_is_probed_on_films_alone(done):
     _, workdir = done
     rows = {metric: row for (encoder, metric), row in read(workdir).items() if encoder == "somebody"}
     assert set(rows) & set(runs.SHOWN) == {"xray/probe/macro"}
-    said = final(workdir / "encoder-somebody")["xray/probe/macro"]
-    assert float(rows["xray/probe/macro"]["value"]) == said
-    (kept,) = json.loads((workdir / "encoder-somebody" / "init.json").read_text())
-    assert any("interpolated from (4, 4) to (7, 7)" in change for change in kept["changed"])
+    logged = final(workdir / "encoder-somebody")["xray/probe/macro"]
+    assert float(rows["xray/probe/macro"]["value"]) == logged
+    (summary,) = json.loads((workdir / "encoder-somebody" / "init.json").read_text())
+    assert any("interpolated from (4, 4) to (7, 7)" in change for change in summary["changed"])
 
 
 def test_a_released_encoder_sees_the_grey_levels_that_it_was_trained_with(tiny, tiny_variables, vit):
@@ -223,7 +223,7 @@ def test_overrides_reach_every_preset_and_an_objective_its_own():
     assert planned[0].settings.objective.weight_pcl == 0.7
     assert "weight_pcl" not in planned[1].settings.objective
     assert [run.settings.objective.temperature for run in planned[:3]] == [0.07, 0.2, 0.2]
-    assert [run.unseen for run in planned[:3]] == [(), (), ("ct",)]
+    assert [run.untrained for run in planned[:3]] == [(), (), ("ct",)]
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_an_unknown_start_is_refused():
 # ---- the table, of runs whose numbers are made up ----
 
 
-def told(folder: pathlib.Path, scalars: dict[str, float], seconds: float = 2.0) -> None:
+def finished_run(folder: pathlib.Path, scalars: dict[str, float], seconds: float = 2.0) -> None:
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"global_batch": {"xray": 3, "ct": 1}}))
     with writers.Writer(folder, resume_step=0) as writer:
@@ -296,17 +296,17 @@ def test_seeds_are_averaged_and_their_spread_is_told(tmp_path, monkeypatch, caps
     for seed, value in ((0, 0.6), (1, 0.9)):
         both = interval("xray/zeroshot/macro", value) | interval("ct/probe/macro", value - 0.2)
         gap = {"gap/xray_ct/distance": value, "gap/images/separation": float("nan")}
-        told(tmp_path / f"unimedi-{seed}", both | gap, seconds=1.0 + seed)
-        told(tmp_path / f"xray_only-{seed}", both | gap)
+        finished_run(tmp_path / f"unimedi-{seed}", both | gap, seconds=1.0 + seed)
+        finished_run(tmp_path / f"xray_only-{seed}", both | gap)
     compare.run(config, tmp_path)
-    found = table(tmp_path, capsys)
-    assert found["unimedi"]["X-ray zero-shot AUC"] == "0.750 [0.600, 0.900]"
-    assert found["unimedi"]["CT probe AUC"] == "0.550 [0.400, 0.700]"
-    assert found["unimedi"]["X-ray R@5"] == found["unimedi"]["class separation"] == "-"
-    assert found["unimedi"]["GFLOP a step"] == "12.3"
-    assert found["unimedi"]["s a step"] == "1.50 [1.00, 2.00]"
-    assert found["xray_only"]["X-ray zero-shot AUC"] == "0.750 [0.600, 0.900]"
-    assert found["xray_only"]["CT probe AUC"] == found["xray_only"]["gap, centroids"] == "-"
+    cells = table(tmp_path, capsys)
+    assert cells["unimedi"]["X-ray zero-shot AUC"] == "0.750 [0.600, 0.900]"
+    assert cells["unimedi"]["CT probe AUC"] == "0.550 [0.400, 0.700]"
+    assert cells["unimedi"]["X-ray R@5"] == cells["unimedi"]["class separation"] == "-"
+    assert cells["unimedi"]["GFLOP a step"] == "12.3"
+    assert cells["unimedi"]["s a step"] == "1.50 [1.00, 2.00]"
+    assert cells["xray_only"]["X-ray zero-shot AUC"] == "0.750 [0.600, 0.900]"
+    assert cells["xray_only"]["CT probe AUC"] == cells["xray_only"]["gap, centroids"] == "-"
     page = (tmp_path / "index.html").read_text()
     assert "means over 2 seeds, small figures under them the smallest and the largest" in page
     with (tmp_path / "results.csv").open() as stream:
@@ -322,7 +322,7 @@ def test_one_seed_keeps_its_bootstrap_and_a_system_without_reports_a_dash(tmp_pa
     config.presets = "unimedi"
     monkeypatch.setattr(loop, "run", lambda settings, folder: None)
     monkeypatch.setattr(runs, "_gflop", lambda run: 1.0)
-    told(tmp_path / "unimedi-0", interval("xray/probe/macro", 0.5))
+    finished_run(tmp_path / "unimedi-0", interval("xray/probe/macro", 0.5))
     compare.run(config, tmp_path)
     row = table(tmp_path, capsys)["unimedi"]
     assert row["X-ray probe AUC"] == "0.500 [0.400, 0.600]"
@@ -350,18 +350,18 @@ def test_ablations_add_two_encoders_and_their_map(checkpoint_dir, records_dir, t
         runs, "measured", lambda run, task: [results.Result(task, "phantom", "", run.name, "xray/probe/macro", 0.5)]
     )
     ablate.run(config, tmp_path)
-    found = table(tmp_path, capsys)
-    assert list(found) == ["xray_only", "ct_only", "two_encoders"]
-    assert found["two_encoders"]["X-ray probe AUC"] == "-"
+    cells = table(tmp_path, capsys)
+    assert list(cells) == ["xray_only", "ct_only", "two_encoders"]
+    assert cells["two_encoders"]["X-ray probe AUC"] == "-"
     # The same weights stand for both here: one run's own gap.
-    assert 0 < float(found["two_encoders"]["gap, centroids"]) < 2
+    assert 0 < float(cells["two_encoders"]["gap, centroids"]) < 2
     page = (tmp_path / "index.html").read_text()
     assert page.count("<figcaption>two_encoders</figcaption>") == 1
 
 
 def test_other_architectures_have_published_figures_alone():
-    found, scalars = published.others()
-    assert {row.name.partition(":")[0] for row in found.rows} >= {"SwinUNETR", "nnU-Net", "DiRA", "Med3D", "Alice"}
+    others, scalars = published.others()
+    assert {row.name.partition(":")[0] for row in others.rows} >= {"SwinUNETR", "nnU-Net", "DiRA", "Med3D", "Alice"}
     assert sorted(scalars.values()) == [82.25, 87.59]
     assert all(key.startswith("published/") for key in scalars)
 

@@ -11,7 +11,8 @@ from tests.conftest import once
 from unimedi_jax import checkpoint
 from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.config.typed import typed
-from unimedi_jax.evaluation import opened
+from unimedi_jax.inference import pretrained
+from unimedi_jax.input import records
 from unimedi_jax.train import loop
 from unimedi_jax.train.job import build_job
 
@@ -38,5 +39,10 @@ def _save(records_dir: pathlib.Path, workdir: pathlib.Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def trained(checkpoint_dir) -> opened.Opened:
-    return opened.open_run(checkpoint_dir)
+def trained(checkpoint_dir) -> pretrained.Pretrained:
+    return pretrained.load(checkpoint_dir)
+
+
+@pytest.fixture(scope="session")
+def phantom(records_dir) -> records.RecordSet:
+    return records.open_set(records_dir, "phantom")

@@ -7,7 +7,8 @@ import pytest
 
 from configs import evaluate as configs
 from data.errors import UserError
-from unimedi_jax.evaluation import evaluate, opened, results
+from unimedi_jax.evaluation import evaluate, results
+from unimedi_jax.input import records
 from unimedi_jax.report import published
 
 
@@ -34,10 +35,10 @@ def test_one_page_and_one_table(config, tmp_path, capsys):
     assert "any/hit_rate" in capsys.readouterr().out
 
 
-def test_what_a_set_lacks_is_left_out_and_nothing_at_all_is_said(config, tmp_path, monkeypatch):
-    found = opened.records.open_set(config.data_dir, "phantom")
-    found.contract["truth"] = []
-    monkeypatch.setattr(evaluate.records, "open_set", lambda *_: found)
+def test_what_a_set_lacks_is_left_out_and_nothing_at_all_is_an_error(config, tmp_path, monkeypatch):
+    bare = records.open_set(config.data_dir, "phantom")
+    bare.contract["truth"] = []
+    monkeypatch.setattr(records, "open_set", lambda *_: bare)
     config.tasks = "slices,detect"
     with pytest.raises(UserError, match="nothing could be evaluated on phantom"):
         evaluate.run(config, tmp_path)

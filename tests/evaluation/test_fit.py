@@ -1,5 +1,6 @@
-"""Supervised training: it learns, stops early, keeps its best epoch, and gives the same on any number of devices."""
+"""Supervised training: it learns, stops early, returns its best epoch, and gives the same on any number of devices."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -10,12 +11,15 @@ from jax import numpy as jnp
 
 from data.errors import UserError
 from unimedi_jax import sharding
+from unimedi_jax.config.jobs import FitConfig
 from unimedi_jax.evaluation import fit
+from unimedi_jax.evaluation.network import Network
 
 
-def _loss(params, fixed, stats, batch, key):
-    found = batch["x"] @ params["encoder"]["w"] + params["head"]["b"][None] + fixed["offset"]
-    return jnp.mean((found - batch["y"]) ** 2), {"seen": stats["seen"] + 1}
+def _loss(network, batch):
+    (params, stats), x = network, batch["x"]
+    predicted = x @ params["encoder"]["w"] + params["decoder"]["b"][None] + stats["offset"]
+    return jnp.mean((predicted - batch["y"]) ** 2), stats | {"steps": stats["steps"] + 1}
 
 
 def _batches():
@@ -25,17 +29,14 @@ def _batches():
         yield {"x": x, "y": (x @ [[1.0], [2.0], [3.0]] + 0.5).astype(np.float32)}
 
 
-def _start():
-    return {"encoder": {"w": jnp.zeros((3, 1))}, "head": {"b": jnp.zeros(1)}}
-
-
-RECIPE = dict(epochs=3, steps=4, patience=10, lr=0.1, encoder_lr=0.03, weight_decay=0.01)
+RECIPE = FitConfig(epochs=3, patience=10, lr=0.1, encoder_lr=0.03, weight_decay=0.01)
 
 
 def _fit(mesh=None, score=None, **changes):
-    fixed, stats = {"offset": jnp.zeros(())}, {"seen": jnp.zeros(())}
-    mesh = mesh or sharding.make_mesh()
-    return fit.fit(_start(), fixed, stats, _loss, _batches(), score, mesh=mesh, **RECIPE | changes)
+    params = {"encoder": {"w": jnp.zeros((3, 1))}, "decoder": {"b": jnp.zeros(1)}}
+    start = Network(params, {"offset": jnp.zeros(()), "steps": jnp.zeros(())})
+    recipe = dataclasses.replace(RECIPE, **changes)
+    return fit.fit(start, _loss, _batches(), score, recipe, steps=4, mesh=mesh or sharding.make_mesh())
 
 
 def test_follows_torch_adamw_with_two_learning_rates():
@@ -46,22 +47,22 @@ def test_follows_torch_adamw_with_two_learning_rates():
         judge.zero_grad()
         ((torch.tensor(batch["x"]) @ w + b - torch.tensor(batch["y"])) ** 2).mean().backward()
         judge.step()
-    found = _fit()
-    np.testing.assert_allclose(found.params["encoder"]["w"], w.detach().numpy(), atol=1e-5)
-    np.testing.assert_allclose(found.params["head"]["b"], b.detach().numpy(), atol=1e-5)
-    assert found.stats["seen"] == 12
+    params, stats = _fit().network
+    np.testing.assert_allclose(params["encoder"]["w"], w.detach().numpy(), atol=1e-5)
+    np.testing.assert_allclose(params["decoder"]["b"], b.detach().numpy(), atol=1e-5)
+    assert stats["steps"] == 12
 
 
 def test_one_device_gives_what_eight_give():
     one = jax.make_mesh((1, 1), sharding.AXES, axis_types=(jax.sharding.AxisType.Auto,) * 2, devices=jax.devices()[:1])
     a, b = _fit(), _fit(one)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), a.params, b.params)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), a.network.params, b.network.params)
 
 
 def test_stops_early_and_keeps_the_best_epoch():
     scores = iter([0.2, 0.5, 0.4, 0.5, 0.3, 0.9])
-    found = _fit(score=lambda params, stats: next(scores), epochs=6, patience=3)
-    assert (found.epoch, found.score, found.stats["seen"]) == (2, 0.5, 8)
+    fitted = _fit(score=lambda network: next(scores), epochs=6, patience=3)
+    assert (fitted.epoch, fitted.score, fitted.network.stats["steps"]) == (2, 0.5, 8)
     assert next(scores) == 0.9  # never asked for
 
 

@@ -10,8 +10,8 @@ from jax import numpy as jnp
 
 from configs import probe as configs
 from data.errors import UserError
+from unimedi_jax.config.jobs import FitConfig, ProbeConfig
 from unimedi_jax.evaluation import encoder, probe
-from unimedi_jax.input.records import open_set
 
 
 @pytest.fixture
@@ -45,45 +45,36 @@ def test_the_same_command_gives_the_same_table(config, tmp_path):
     assert (tmp_path / "one" / "results.csv").read_bytes() == (tmp_path / "two" / "results.csv").read_bytes()
 
 
-def test_full_fine_tuning_learns(trained, records_dir):
-    settings = dict(
-        data_dir=records_dir,
-        data="phantom",
-        modality="xray",
-        tune="full",
-        encoders=("trained",),
-        shares=(1.0,),
-        seeds=(0,),
-        resamples=0,
-    )
-    recipe = dict(batch=8, patience=10, weight_decay=1e-6)
-    recipe |= dict(epochs=1, lr=0.0, encoder_lr=0.0)
-    none = {row.metric: row.value for row in probe.evaluate(trained, recipe=recipe, **settings)}
+def test_full_fine_tuning_learns(trained, phantom):
+    def evaluated(recipe):
+        config = ProbeConfig(
+            modality="xray", tune="full", untrained=False, shares=(1.0,), seeds=(0,), resamples=0, full=recipe
+        )
+        return {row.metric: row.value for row in probe.evaluate(trained, phantom, config)}
+
+    none = evaluated(FitConfig(8, epochs=1, lr=0.0, encoder_lr=0.0))
     assert none["auroc/macro"] == 0.5  # a head of zeros cannot tell anything, and calls everything present
-    recipe |= dict(epochs=2, lr=1e-2, encoder_lr=1e-3)
-    some = {row.metric: row.value for row in probe.evaluate(trained, recipe=recipe, **settings)}
+    some = evaluated(FitConfig(8, epochs=2, lr=1e-2, encoder_lr=1e-3))
     assert some["accuracy/macro"] > none["accuracy/macro"]
 
 
 @pytest.mark.parametrize("modality", ["xray", "ct"])
-def test_cls_is_what_the_evaluations_embed(trained, records_dir, modality):
-    found = open_set(records_dir, "phantom")
+def test_cls_is_what_the_evaluations_embed(trained, phantom, modality):
     sampler = trained.sampler(modality)
-    tokens = jnp.stack([sampler(found.source(modality, "test")[i])["tokens"] for i in range(2)])
-    vision = {"vision": trained.trained["params"]["vision"]}
+    tokens = jnp.stack([sampler(phantom.source(modality, "test")[i])["tokens"] for i in range(2)])
+    vision = {"vision": trained.variables["params"]["vision"]}
     for slices in (False, True):
         static = (slices,) if modality == "ct" else ()
         features = functools.partial(trained.model.apply, method=f"{modality}_features")
         expected = jax.jit(lambda variables, x, static=static, run=features: run(variables, x, *static))
         ours = jax.jit(functools.partial(encoder.cls, trained.model, modality=modality, ct_slices=slices))
-        np.testing.assert_allclose(ours(vision, tokens), expected(trained.trained, tokens).cls, atol=1e-5)
+        np.testing.assert_allclose(ours(vision, tokens), expected(trained.variables, tokens).cls, atol=1e-5)
 
 
 def test_no_gradient_through_unknown_labels():
-    losses = probe._losses(one_of=False)
     labels = np.array([[1.0, np.nan], [np.nan, np.nan]])
     logits = np.array([[0.3, 5.0], [1.0, 2.0]])
-    grad = jax.grad(lambda x: losses(x, labels).sum())(logits)
+    grad = jax.grad(lambda x: probe.losses(x, labels, False).sum())(logits)
     assert np.isfinite(grad).all()
     assert (np.asarray(grad)[[0, 1, 1], [1, 0, 1]] == 0).all()
     assert grad[0, 0] == pytest.approx(1 / (1 + np.exp(-0.3)) - 1, abs=1e-6)

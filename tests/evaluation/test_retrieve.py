@@ -1,10 +1,11 @@
 """The retrieval job: every way of asking, for both encoders, and the warning about inverted prompts."""
 
+from unimedi_jax.config.jobs import RetrieveConfig
 from unimedi_jax.evaluation import results, retrieve
 
 
-def test_every_way_of_asking(trained, records_dir):
-    rows = retrieve.evaluate(trained, data_dir=records_dir, data="phantom", encoders=("trained",), rows=4, resamples=5)
+def test_every_way_of_asking(trained, phantom):
+    rows = retrieve.evaluate(trained, phantom, RetrieveConfig(untrained=False, rows=4, resamples=5))
     value = {(row.task, row.modality, row.metric): row.value for row in rows}
     tasks = (retrieve.REPORTS, retrieve.PRECISION, retrieve.ZEROSHOT, retrieve.ACROSS)
     for modality, patients in (("xray", 4), ("ct", 2)):

@@ -5,7 +5,7 @@ import importlib.util
 import json
 import pathlib
 import sys
-import types
+from unittest import mock
 
 import grain
 import jax
@@ -16,7 +16,7 @@ from configs import pretrain
 from data.build import contracts
 from data.reports import tokenizer
 from tests.conftest import once
-from unimedi_jax import checkpoint, optim
+from unimedi_jax import checkpoint, optim, sharding
 from unimedi_jax.config.pretraining import OptimConfig
 from unimedi_jax.export import export
 from unimedi_jax.inference import pretrained
@@ -26,41 +26,21 @@ from unimedi_jax.train import state as states
 torch = pytest.importorskip("torch")
 
 
-class _Anything(type):
-    def __getattr__(cls, name: str):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _Anything(name, (), {})
-
-
-class _Absent(types.ModuleType):
-    __path__ = ()
-
-    def __getattr__(self, name: str):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _Anything(name, (), {})
+# The parts of torchvision that timm imports for image transforms and normalisations that nothing here uses.
+TORCHVISION = ("", ".datasets", ".models", ".ops", ".ops.misc", ".transforms", ".transforms.functional")
 
 
 @pytest.fixture(scope="session")
 def timm():
-    """timm; its image transforms, which nothing here needs, may lack torchvision (which must match torch's build)."""
-    import transformers  # noqa: F401 (looks for torchvision when first imported: before the stand-in is there)
-
+    """timm. Without torchvision, which must match torch's build, mocks stand for it while timm is imported."""
     if importlib.util.find_spec("timm") is None:
         pytest.skip("timm is not installed: pip install --no-deps -r requirements-judges.txt")
-    names = [
-        "torchvision",
-        *(f"torchvision.{n}" for n in ("transforms", "transforms.functional", "ops", "ops.misc")),
-        "torchvision.datasets",
-        "torchvision.models",
-    ]
-    stood_in = [] if importlib.util.find_spec("torchvision") else names
-    sys.modules.update({name: _Absent(name) for name in stood_in})
-    import timm
+    import transformers  # noqa: F401 (asks for torchvision when first imported: before the mocks)
 
-    for name in stood_in:
-        del sys.modules[name]
+    with pytest.MonkeyPatch.context() as patch:
+        for part in TORCHVISION if importlib.util.find_spec("torchvision") is None else ():
+            patch.setitem(sys.modules, f"torchvision{part}", mock.MagicMock())
+        import timm
     return timm
 
 
@@ -120,7 +100,7 @@ def words(tmp_path_factory):
 def make_trained(words, random_tree):
     """`make_trained(**model settings)`: the demo's network made small, with weights far from their initialisation."""
 
-    def make(**settings) -> pretrained.Trained:
+    def make(**settings) -> pretrained.Pretrained:
         config = pretrain.get_config("demo")
         config.compilations = ""
         small = dict(projection_hidden=32, prototypes_cls=8, prototypes_patch=8, head_hidden=16, head_bottleneck=8)
@@ -130,8 +110,10 @@ def make_trained(words, random_tree):
         variables = random_tree(pretrained.variables_like(model), 0.1)
         # A variance is positive; prototypes are scaled to unit length.
         stats = jax.tree.map(lambda x: np.abs(np.asarray(x)) + 0.5, variables["batch_stats"])
-        variables = jax.tree.map(jax.numpy.asarray, {"params": variables["params"], "batch_stats": stats})
-        return pretrained.Trained(pathlib.Path("nowhere"), model, variables, words, config, CONTRACTS, {}, "student", 7)
+        mesh = sharding.make_mesh()
+        variables = sharding.put_replicated({"params": variables["params"], "batch_stats": stats}, mesh)
+        nowhere = pathlib.Path("nowhere")
+        return pretrained.Pretrained(nowhere, model, variables, mesh, words, config, CONTRACTS, {}, "student", 7)
 
     return make
 
@@ -148,7 +130,7 @@ CONTRACTS = {
 
 
 @pytest.fixture(scope="session")
-def trained(make_trained) -> pretrained.Trained:
+def trained(make_trained) -> pretrained.Pretrained:
     return make_trained()
 
 

@@ -51,7 +51,7 @@ def model(exported) -> embed.Model:
 
 
 @pytest.fixture(scope="module")
-def found(model, folder, tmp_path_factory) -> tuple[embed.Embeddings, pathlib.Path]:
+def embedded(model, folder, tmp_path_factory) -> tuple[embed.Embeddings, pathlib.Path]:
     maps_to = tmp_path_factory.mktemp("maps") / "new"
     return model.embed(folder, maps_to=maps_to), maps_to
 
@@ -72,8 +72,8 @@ def test_one_multi_frame_dicom_file_is_a_ct(tmp_path):
         np.testing.assert_array_equal(item.read(), volumes.read_volume(path)[0])
 
 
-def test_a_folder_gives_one_row_for_each_file_that_can_be_read(trained, found, folder):
-    got, _ = found
+def test_a_folder_gives_one_row_for_each_file_that_can_be_read(trained, embedded, folder):
+    got, _ = embedded
     assert got.ids.tolist() == ["film.png", "deep/mirrored.png", "deep/scan.nii.gz"]
     assert got.modality.tolist() == ["xray", "xray", "ct"]
     assert [one.path for one in got.rejected] == ["deep/broken.png"]
@@ -92,8 +92,8 @@ def test_a_folder_gives_one_row_for_each_file_that_can_be_read(trained, found, f
     np.testing.assert_allclose(got.slice_scores[2], ct.slice_scores[0], atol=1e-6)
 
 
-def test_reports_manifests_and_single_files_agree(model, found, folder):
-    got, _ = found
+def test_reports_manifests_and_single_files_agree(model, embedded, folder):
+    got, _ = embedded
     texts = model.embed(folder / "reports.txt")
     assert texts.ids.tolist() == ["1", "3"]
     assert texts.modality.tolist() == ["report", "report"]
@@ -108,8 +108,8 @@ def test_reports_manifests_and_single_files_agree(model, found, folder):
     np.testing.assert_allclose(one.z, got.z[2:], atol=1e-6)
 
 
-def test_attention_lies_on_the_voxels_of_the_file(found, folder):
-    _, maps_to = found
+def test_attention_lies_on_the_voxels_of_the_file(embedded, folder):
+    _, maps_to = embedded
     names = sorted(path.name for path in maps_to.iterdir())
     assert names == [
         "deep_mirrored.png.attention.png",
@@ -156,15 +156,15 @@ def test_a_dicom_series_is_one_ct(model, folder):
     np.testing.assert_allclose(series.z, file.z, atol=1e-3)  # the same scan twice
 
 
-def test_both_formats_hold_the_same_rows(found, tmp_path):
-    got, _ = found
+def test_both_formats_hold_the_same_rows(embedded, tmp_path):
+    got, _ = embedded
     got.save(tmp_path / "new" / "a.npz")
     got.save(tmp_path / "a.parquet")
     table = parquet.read_table(tmp_path / "a.parquet")
-    with np.load(tmp_path / "new" / "a.npz", allow_pickle=False) as kept:
-        assert set(kept) == set(table.column_names)
-        for name in kept:
-            np.testing.assert_array_equal(np.array(table[name].to_pylist()), kept[name])
+    with np.load(tmp_path / "new" / "a.npz", allow_pickle=False) as saved:
+        assert set(saved) == set(table.column_names)
+        for name in saved:
+            np.testing.assert_array_equal(np.array(table[name].to_pylist()), saved[name])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.parquet", "new"]
 
 
@@ -174,8 +174,8 @@ def test_the_job_writes_the_rows_and_what_was_left_out(workdir, folder, tmp_path
     config.source, config.out, config.rows = str(folder / "deep"), str(tmp_path / "out.npz"), 1
     embed.run(config)
     assert "1 ct, 1 xray" in capsys.readouterr().out
-    with np.load(tmp_path / "out.npz") as kept:
-        assert kept["ids"].tolist() == ["mirrored.png", "scan.nii.gz"]
+    with np.load(tmp_path / "out.npz") as saved:
+        assert saved["ids"].tolist() == ["mirrored.png", "scan.nii.gz"]
     (line,) = (tmp_path / "out.npz.rejected.jsonl").read_text().splitlines()
     assert json.loads(line)["path"] == "broken.png"
 
@@ -191,8 +191,8 @@ def test_mistakes_are_one_line(model, folder, tmp_path):
             model.embed(source)
     with pytest.raises(UserError, match=r"\.npz nor \.parquet"):
         embed.Embeddings(*[np.zeros(0)] * 7).save(tmp_path / "x.csv")
-    contracts = {"mine": {**model.trained.contracts["mine"], "format": 0}}
-    other = embed.Model(embed.dataclasses.replace(model.trained, contracts=contracts), model.embedder)
+    contracts = {"mine": {**model.pretrained.contracts["mine"], "format": 0}}
+    other = embed.Model(embed.dataclasses.replace(model.pretrained, contracts=contracts), model.embedder)
     with pytest.raises(UserError, match="format was 0 in training"):
         other.embed(folder)
 

@@ -76,12 +76,12 @@ def test_transformers_loads_the_report_tower_and_reads_the_same(trained, exporte
     bert, info = AutoModel.from_pretrained(exported / "report", add_pooling_layer=False, output_loading_info=True)
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     reader = AutoTokenizer.from_pretrained(exported / "report")
-    given = reader(["Left effusion.", "No nodule in the left lobe."], padding=True, return_tensors="pt")
+    batch = reader(["Left effusion.", "No nodule in the left lobe."], padding=True, return_tensors="pt")
     with torch.inference_mode():
-        hidden = bert.eval()(given["input_ids"], given["attention_mask"]).last_hidden_state
-    weight = given["attention_mask"][..., None]
+        hidden = bert.eval()(batch["input_ids"], batch["attention_mask"]).last_hidden_state
+    weight = batch["attention_mask"][..., None]
     theirs = ((hidden * weight).sum(1) / weight.sum(1)).numpy()
-    ids, mask = (jnp.asarray(given[name].numpy()) for name in ("input_ids", "attention_mask"))
+    ids, mask = (jnp.asarray(batch[name].numpy()) for name in ("input_ids", "attention_mask"))
     ours = trained.model.apply(trained.variables, ids, mask.astype(bool), method=lambda m, x, y: m.report(x, y).vector)
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
@@ -108,13 +108,13 @@ def test_pytorch_alone_embeds_real_pictures_as_jax_does(trained, exported, film,
 
 
 def test_parity_tells_every_layer_and_onnx(exported):
-    found = json.loads((exported / "parity.json").read_text())
-    assert found["checked"]
-    names = set(found["max_abs_difference"])
+    agreement = json.loads((exported / "parity.json").read_text())
+    assert agreement["checked"]
+    names = set(agreement["max_abs_difference"])
     layers = {f"{path}/layer {i}" for path in ("xray", "ct", "ct_volume") for i in range(4)}
     assert layers | {"report/layer 0", "report/layer 1", "xray/z", "ct/z", "ct/layers", "report/z"} <= names
     assert {"onnx/xray/z", "onnx/ct/z", "onnx/ct/layers", "onnx/report/z"} <= names
-    assert 0 < max(found["max_abs_difference"].values()) <= found["tolerance"] == 1e-4
+    assert 0 < max(agreement["max_abs_difference"].values()) <= agreement["tolerance"] == 1e-4
     assert sorted(p.name for p in (exported / "onnx").iterdir()) == ["ct.onnx", "report.onnx", "xray.onnx"]
 
 
@@ -140,7 +140,7 @@ def test_every_switch_of_the_model_reaches_pytorch(make_trained, tmp_path, setti
     trained = make_trained(**settings)
     export.write(trained, tmp_path / "export")
     assert json.loads((tmp_path / "export" / "parity.json").read_text())["checked"]
-    assert same_bits(pretrained.read(tmp_path / "export").variables, trained.variables)
+    assert same_bits(pretrained.load(tmp_path / "export").variables, trained.variables)
 
 
 @pytest.mark.parametrize("name", ["vision.blocks.2.mlp.fc1.bias", "report.encoder.layer.1.output.LayerNorm.bias"])
@@ -172,7 +172,7 @@ def test_without_torch_it_says_that_it_did_not_check(trained, tmp_path, monkeypa
 
 
 def test_out_and_in_again_changes_no_bit(trained, exported, tmp_path):
-    back = pretrained.read(exported)
+    back = pretrained.load(exported)
     assert same_bits(back.variables, trained.variables)
     assert back.config == card.shareable(trained.config)
     assert (back.contracts, back.step) == (trained.contracts, trained.step)
@@ -193,7 +193,7 @@ def test_out_and_in_again_changes_no_bit(trained, exported, tmp_path):
 
 
 def test_student_and_teacher_of_a_run(trained, workdir):
-    student, teacher = (pretrained.read(workdir, network) for network in ("student", "teacher"))
+    student, teacher = (pretrained.load(workdir, network) for network in ("student", "teacher"))
     assert same_bits(student.variables, trained.variables)
     assert same_bits(teacher.variables["params"]["report"], student.variables["params"]["report"])
     assert not same_bits(teacher.variables["params"]["vision"], student.variables["params"]["vision"])
@@ -225,12 +225,12 @@ def test_bad_checkpoints_are_one_line(trained, exported, workdir, tmp_path):
     }
     for place, words in cases.items():
         with pytest.raises(UserError) as error:
-            pretrained.read(place)
+            pretrained.load(place)
         assert words in str(error.value)
         assert "\n" not in str(error.value)
     assert not list((tmp_path / "empty").iterdir())
     with pytest.raises(UserError, match="export of the student"):
-        pretrained.read(exported, "teacher")
+        pretrained.load(exported, "teacher")
     with pytest.raises(UserError, match="exists: choose another"):
         export.write(trained, exported)
 
@@ -265,13 +265,13 @@ def test_a_run_of_another_objective_is_exported_and_starts_others(trained, expor
     own = jax.device_put({k: v for k, v in filled["params"].items() if k != "head_decoder"})
     other = dataclasses.replace(
         trained,
-        model=pretrained.build(config, len(trained.reports)),
+        model=pretrained.build(config, len(trained.tokenizer)),
         config=config,
         variables={"params": own, "batch_stats": trained.variables["batch_stats"]},
     )
     assert not other.model.head
     export.write(other, tmp_path / "mae")
-    again = pretrained.read(tmp_path / "mae")
+    again = pretrained.load(tmp_path / "mae")
     assert same_bits(again.variables, other.variables)
     begun, (summary,) = start.fill(trained.variables, trained.model, {}, checkpoint=str(tmp_path / "mae"))
     assert summary.new

@@ -13,7 +13,7 @@ RECORDS = 11  # no batch of any mesh below divides them
 
 
 class Held:
-    """A set in memory, of what `features.embed` asks a set for."""
+    """A set in memory, with what `features.embed` needs of a set."""
 
     def __init__(self) -> None:
         self.contract = {"labels": ["finding"]}
@@ -38,26 +38,26 @@ class Sampler:
         }
 
 
-def embedded(model: towers.UniMedI, variables, data: int, fsdp: int) -> features.Split:
+def embedded(model: towers.UniMedI, variables, data: int, fsdp: int) -> features.EmbeddedSplit:
     devices = jax.devices()[: data * fsdp]
     mesh = jax.make_mesh((data, fsdp), sharding.AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
     embedder = features.Embedder.of(model, mesh, rows=1, ct_slices=True)
     variables = jax.device_put(variables, jax.sharding.NamedSharding(mesh, jax.P()))
     with jax.set_mesh(mesh):
-        return features.embed(embedder, variables, Held(), Sampler(), "test", limit=0)
+        return features.embed(embedder, variables, Held(), Sampler(), "test")
 
 
 @pytest.fixture(scope="module")
-def on_one_device(tiny, tiny_variables) -> features.Split:
+def on_one_device(tiny, tiny_variables) -> features.EmbeddedSplit:
     return embedded(tiny, tiny_variables, 1, 1)
 
 
 @pytest.mark.parametrize(("data", "fsdp"), [(3, 1), (2, 2), (1, 8)])
 def test_every_record_once_on_any_number_of_devices(tiny, tiny_variables, on_one_device, data: int, fsdp: int) -> None:
-    found = embedded(tiny, tiny_variables, data, fsdp)
-    np.testing.assert_array_equal(found.labels[:, 0], np.arange(RECORDS))
-    assert found.reports == tuple(f"report {record}" for record in range(RECORDS))
+    split = embedded(tiny, tiny_variables, data, fsdp)
+    np.testing.assert_array_equal(split.labels[:, 0], np.arange(RECORDS))
+    assert split.reports == tuple(f"report {record}" for record in range(RECORDS))
     for name in ("cls", "z", "z_report"):
-        ours, expected = getattr(found, name), getattr(on_one_device, name)
+        ours, expected = getattr(split, name), getattr(on_one_device, name)
         assert len(ours) == RECORDS
         np.testing.assert_allclose(ours, expected, atol=1e-5, err_msg=name)

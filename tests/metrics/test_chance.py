@@ -19,8 +19,8 @@ def test_equals_the_hypergeometric_law() -> None:
 
 def test_certain_cases_are_exact() -> None:
     total = np.array([7, 7, 7, 3])
-    found = chance.hit_probability(total, np.array([0, 7, 2, 1]), np.array([5, 1, 6, 50]))
-    assert found.tolist() == [0.0, 1.0, 1.0, 1.0]
+    chances = chance.hit_probability(total, np.array([0, 7, 2, 1]), np.array([5, 1, 6, 50]))
+    assert chances.tolist() == [0.0, 1.0, 1.0, 1.0]
 
 
 def test_refuses_impossible_counts() -> None:

@@ -16,10 +16,10 @@ def test_equals_scikit_learn_with_ties(n, levels, seed):
     rng = np.random.default_rng(seed)
     scores, targets = rng.integers(0, levels, n) / levels, (rng.random(n) < 0.4).astype(float)
     targets[0], targets[1] = 1, 0
-    found = classification.measure(scores[:, None], targets[:, None], ["a"])
-    assert found["auroc/a"] == pytest.approx(metrics.roc_auc_score(targets, scores), abs=1e-9)
-    assert found["auprc/a"] == pytest.approx(metrics.average_precision_score(targets, scores), abs=1e-9)
-    assert found["accuracy/a"] == pytest.approx(metrics.accuracy_score(targets, scores >= 0.5), abs=1e-9)
+    values = classification.measure(scores[:, None], targets[:, None], ["a"])
+    assert values["auroc/a"] == pytest.approx(metrics.roc_auc_score(targets, scores), abs=1e-9)
+    assert values["auprc/a"] == pytest.approx(metrics.average_precision_score(targets, scores), abs=1e-9)
+    assert values["accuracy/a"] == pytest.approx(metrics.accuracy_score(targets, scores >= 0.5), abs=1e-9)
 
 
 @pytest.mark.parametrize("cells", [1, 10**6])  # resamples one by one, all together
@@ -37,16 +37,16 @@ def test_resamples_are_measured_as_scikit_learn_measures_their_rows(monkeypatch,
     for ours, theirs, of in kinds:
         known = [row[~np.isnan(targets[row])] for row in rows]
         expected = [theirs(targets[row], of(scores[row])) for row in known]
-        (found,) = bootstrap.columns(ours, scores[:, None], targets[:, None], counts).T
-        np.testing.assert_allclose(found, expected, atol=1e-12)
+        (values,) = bootstrap.columns(ours, scores[:, None], targets[:, None], counts).T
+        np.testing.assert_allclose(values, expected, atol=1e-12)
 
 
 def test_a_resample_without_positives_has_no_result():
     counts = np.array([[2, 0], [0, 2], [1, 1]])
     for ours in (auroc.resampled, classification.average_precision):
-        found = ours(np.array([0.1, 0.2]), np.array([0.0, 1.0]), counts)
-        assert np.isnan(found[0])
-        assert found[2] == 1
+        values = ours(np.array([0.1, 0.2]), np.array([0.0, 1.0]), counts)
+        assert np.isnan(values[0])
+        assert values[2] == 1
 
 
 def test_absent_classes_and_single_cases():
@@ -65,10 +65,10 @@ def test_absent_classes_and_single_cases():
 
 def test_unknown_labels_are_skipped_and_unfitted_columns_left_out():
     targets = np.array([[1, 0], [0, 1], [np.nan, 1], [1, 0.0]])
-    found = classification.measure(np.array([[0.9, np.nan]] * 2 + [[0.1, np.nan]] * 2), targets, ["a", "b"])
-    assert found["auroc/a"] == metrics.roc_auc_score([1, 0, 1], [0.9, 0.9, 0.1])
-    assert found["auroc/macro"] == found["auroc/a"]
-    assert (found["positives/a"], found["negatives/a"], found["undefined"]) == (2, 1, 1)
+    values = classification.measure(np.array([[0.9, np.nan]] * 2 + [[0.1, np.nan]] * 2), targets, ["a", "b"])
+    assert values["auroc/a"] == metrics.roc_auc_score([1, 0, 1], [0.9, 0.9, 0.1])
+    assert values["auroc/macro"] == values["auroc/a"]
+    assert (values["positives/a"], values["negatives/a"], values["undefined"]) == (2, 1, 1)
 
 
 def test_exclusive_classes_are_judged_by_the_most_probable():
@@ -79,12 +79,12 @@ def test_exclusive_classes_are_judged_by_the_most_probable():
     assert classification.exclusive(targets)
     assert not classification.exclusive(np.array([[1, 1, 0.0]]))
     assert not classification.exclusive(np.array([[1, np.nan]]))
-    found = classification.measure(probabilities, targets, list("abc"), one_of=True, resamples=200)
-    assert found["accuracy/macro"] == metrics.accuracy_score(truth, probabilities.argmax(1))
+    values = classification.measure(probabilities, targets, list("abc"), one_of=True, resamples=200)
+    assert values["accuracy/macro"] == metrics.accuracy_score(truth, probabilities.argmax(1))
     expected = metrics.roc_auc_score(truth, probabilities, multi_class="ovr")
-    assert found["auroc/macro"] == pytest.approx(expected, abs=1e-9)
+    assert values["auroc/macro"] == pytest.approx(expected, abs=1e-9)
     for kind in ("auroc", "auprc", "accuracy"):
-        assert found[f"{kind}/macro/low"] < found[f"{kind}/macro"] < found[f"{kind}/macro/high"]
+        assert values[f"{kind}/macro/low"] < values[f"{kind}/macro"] < values[f"{kind}/macro/high"]
 
 
 @pytest.mark.parametrize("one_of", [False, True])
@@ -98,12 +98,12 @@ def test_logistic_regression_equals_scikit_learn(one_of):
     weights, bias = logistic.fit(x, holes, strengths, one_of=one_of)
     for row, c in enumerate((1e-3, 1.0)):
         model = LogisticRegression(C=c, tol=1e-10, max_iter=5000)
-        found = logistic.probabilities(x, weights[row], bias[row], one_of=one_of)
+        values = logistic.probabilities(x, weights[row], bias[row], one_of=one_of)
         if one_of:
             expected = model.fit(x[20:], y[20:].argmax(1)).predict_proba(x)
         else:
             expected = np.stack([model.fit(x[20:], column).predict_proba(x)[:, 1] for column in y[20:].T], axis=1)
-        np.testing.assert_allclose(found, expected, atol=1e-4)
+        np.testing.assert_allclose(values, expected, atol=1e-4)
 
 
 def test_draws_keep_proportions_and_lie_inside_each_other():
@@ -137,8 +137,8 @@ def test_results_are_averaged_over_seeds_and_written_whole(tmp_path):
     spread, nothing = results.average(rows, spread=True)
     assert (spread.low, spread.high) == (0.2, 0.4)
     assert np.isnan(nothing.low)
-    found = results.scalars([spread])
-    assert found == {f"trained/t/d/ct/0.1/m{end}": x for end, x in (("", mean.value), ("/low", 0.2), ("/high", 0.4))}
+    values = results.scalars([spread])
+    assert values == {f"trained/t/d/ct/0.1/m{end}": x for end, x in (("", mean.value), ("/low", 0.2), ("/high", 0.4))}
     shown = results.text(rows, ["m"])
     assert "0.300" in shown
     assert shown.splitlines()[-1].endswith("-")

@@ -28,7 +28,7 @@ def judged(cases, thresholds) -> float:
                 marks.append(mark)
             answers += [
                 dict(image_id=i + 1, category_id=1, bbox=box(b), score=float(s))
-                for b, s in zip(case.found, case.scores, strict=True)
+                for b, s in zip(case.predicted, case.scores, strict=True)
             ]
         truth.dataset = {"info": {}, "images": images, "annotations": marks, "categories": [{"id": 1, "name": "x"}]}
         truth.createIndex()
@@ -46,16 +46,16 @@ def boxes(rng, n):
 
 
 def cases(seed, images=12, ties=False):
-    """True boxes, most of them found a little beside their place, some twice, and boxes of nothing."""
+    """True boxes, most of them predicted a little off their place, some twice, and predictions of nothing."""
     rng = np.random.default_rng(seed)
     made = []
     for _ in range(images):
         truth = boxes(rng, rng.integers(0, 4))
         near = np.repeat(truth, 2, axis=0) + rng.integers(-4, 5, (2 * len(truth), 4))
         near[:, 2:] = np.maximum(near[:, 2:], near[:, :2] + 1)
-        found = np.concatenate([near[rng.random(len(near)) < 0.7], boxes(rng, rng.integers(0, 3))])
-        scores = rng.random(len(found))
-        made.append(detection.Case(found, np.round(scores, 1) if ties else scores, truth))
+        predicted = np.concatenate([near[rng.random(len(near)) < 0.7], boxes(rng, rng.integers(0, 3))])
+        scores = rng.random(len(predicted))
+        made.append(detection.Case(predicted, np.round(scores, 1) if ties else scores, truth))
     return made
 
 
@@ -65,9 +65,9 @@ def test_equals_coco(thresholds, ties):
     name = {detection.PAPER: "map", detection.COCO: "map_coco"}[thresholds]
     for seed in range(5):
         some = cases(seed, ties=ties)
-        found = detection.measure(some)[name]
-        assert 0 < found < 1
-        assert found == pytest.approx(judged(some, thresholds), abs=1e-6)
+        measured = detection.measure(some)[name]
+        assert 0 < measured < 1
+        assert measured == pytest.approx(judged(some, thresholds), abs=1e-6)
 
 
 def test_more_boxes_than_count():
@@ -81,9 +81,9 @@ def test_more_boxes_than_count():
 def test_one_image(perfect):
     truth = np.array([[0, 0, 10, 10.0]])
     case = detection.Case(truth if perfect else truth + 30, np.array([0.9]), truth)
-    found = detection.measure([case])["map"]
-    assert found == float(perfect)
-    assert found == pytest.approx(judged([case], detection.PAPER), abs=1e-6)
+    measured = detection.measure([case])["map"]
+    assert measured == float(perfect)
+    assert measured == pytest.approx(judged([case], detection.PAPER), abs=1e-6)
 
 
 def test_nothing_there_or_nothing_found():
@@ -92,19 +92,19 @@ def test_nothing_there_or_nothing_found():
     blind = detection.Case(none, np.zeros(0), truth)
     assert np.isnan(detection.measure([healthy])["map"])
     assert detection.measure([blind])["map"] == 0
-    found = detection.measure([healthy, blind, detection.Case(truth, np.array([0.8]), truth)])
+    measured = detection.measure([healthy, blind, detection.Case(truth, np.array([0.8]), truth)])
     # The published protocol does not see the alarm over a healthy film, nor the box that is missed.
-    assert (found["map_mgca"], found["cases_mgca"]) == (1.0, 1.0)
-    assert found["map"] < 0.5
+    assert (measured["map_mgca"], measured["cases_mgca"]) == (1.0, 1.0)
+    assert measured["map"] < 0.5
 
 
 def test_interval_holds_the_number():
-    found = detection.measure(cases(0, images=30), resamples=200)
-    assert found["map/low"] < found["map"] < found["map/high"]
+    measured = detection.measure(cases(0, images=30), resamples=200)
+    assert measured["map/low"] < measured["map"] < measured["map/high"]
 
 
 def test_suppression_keeps_the_best():
     places = np.array([[0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30], [0, 5, 10, 15.0]])
-    kept, scores = detection.suppress(places, np.array([0.5, 0.9, 0.1, 0.4]), above=0.5)
+    strongest, scores = detection.suppress(places, np.array([0.5, 0.9, 0.1, 0.4]), above=0.5)
     assert scores.tolist() == [0.9, 0.4, 0.1]
-    assert kept[0].tolist() == [0, 0, 10, 9]
+    assert strongest[0].tolist() == [0, 0, 10, 9]

@@ -9,20 +9,20 @@ from unimedi_jax.metrics import gap
 def test_merged_clouds() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(300, 16)), rng.normal(size=(150, 16))
-    found = gap.modality_gap(a, b)
-    assert found.distance < 0.15
-    assert found.accuracy == pytest.approx(0.5, abs=0.08)
+    between = gap.modality_gap(a, b)
+    assert between.distance < 0.15
+    assert between.accuracy == pytest.approx(0.5, abs=0.08)
 
 
 def test_two_cones() -> None:
     rng = np.random.default_rng(0)
     a = 9 * np.eye(16)[0] + 0.1 * rng.normal(size=(40, 16))
     b = np.eye(16)[1] + 1e-3 * rng.normal(size=(5, 16))
-    found = gap.modality_gap(a, b)
-    assert found.distance == pytest.approx(2**0.5, abs=0.01)
-    assert found.accuracy == 1.0
-    assert gap.modality_gap(b, a).distance == pytest.approx(found.distance)
-    assert found.scalars() == {"distance": found.distance, "accuracy": 1.0}
+    between = gap.modality_gap(a, b)
+    assert between.distance == pytest.approx(2**0.5, abs=0.01)
+    assert between.accuracy == 1.0
+    assert gap.modality_gap(b, a).distance == pytest.approx(between.distance)
+    assert between._asdict() == {"distance": between.distance, "accuracy": 1.0}
 
 
 def test_empty_and_single() -> None:

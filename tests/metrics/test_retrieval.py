@@ -17,22 +17,22 @@ def _pairs(n: int, seed: int = 0, noise: float = 1.5) -> tuple[np.ndarray, np.nd
 def test_distinct_reports_equal_sklearn(k: int) -> None:
     z_image, z_text = _pairs(80)
     similarity = (z_image @ z_text.T) / np.outer(np.linalg.norm(z_image, axis=1), np.linalg.norm(z_text, axis=1))
-    found = retrieval.recall(z_image, z_text, np.arange(80), ks=(k,))
+    rates = retrieval.recall(z_image, z_text, np.arange(80), ks=(k,))
     truth = np.arange(80)
-    assert found[f"i2t_r{k}"] == top_k_accuracy_score(truth, similarity, k=k)
-    assert found[f"t2i_r{k}"] == top_k_accuracy_score(truth, similarity.T, k=k)
-    assert found[f"chance_r{k}"] == pytest.approx(k / 80, abs=1e-12)
+    assert rates[f"i2t_r{k}"] == top_k_accuracy_score(truth, similarity, k=k)
+    assert rates[f"t2i_r{k}"] == top_k_accuracy_score(truth, similarity.T, k=k)
+    assert rates[f"chance_r{k}"] == pytest.approx(k / 80, abs=1e-12)
 
 
 def test_identical_reports_are_right_answers_to_each_other() -> None:
     z_text = np.eye(4)
     z_image = np.eye(4)[[1, 0, 2, 2]]  # 0 and 1 swapped, 3 finds 2
     reports = ["clear lungs", "clear lungs", "left nodule", "right effusion"]
-    found = retrieval.recall(z_image, z_text, reports, ks=(1,))
-    assert found["i2t_r1"] == 0.75
+    rates = retrieval.recall(z_image, z_text, reports, ks=(1,))
+    assert rates["i2t_r1"] == 0.75
     # Report 2 ties images 2 and 3, report 3 is orthogonal to all four images.
-    assert found["t2i_r1"] == pytest.approx((1 + 1 + 1 / 2 + 1 / 4) / 4)
-    assert (found["pairs"], found["distinct"]) == (4, 3)
+    assert rates["t2i_r1"] == pytest.approx((1 + 1 + 1 / 2 + 1 / 4) / 4)
+    assert (rates["pairs"], rates["distinct"]) == (4, 3)
 
 
 def test_chance_equals_random_rankings() -> None:
@@ -49,10 +49,10 @@ def test_chance_equals_random_rankings() -> None:
 
 def test_collapsed_embeddings_get_exactly_chance() -> None:
     z = np.full((30, 8), 0.1, np.float32)
-    found = retrieval.recall(z, z, [f"report {i % 11}" for i in range(30)])
+    rates = retrieval.recall(z, z, [f"report {i % 11}" for i in range(30)])
     for k in (1, 5, 10):
-        assert found[f"i2t_r{k}"] == pytest.approx(found[f"chance_r{k}"], abs=1e-12)
-        assert found[f"t2i_r{k}"] == pytest.approx(found[f"chance_r{k}"], abs=1e-12)
+        assert rates[f"i2t_r{k}"] == pytest.approx(rates[f"chance_r{k}"], abs=1e-12)
+        assert rates[f"t2i_r{k}"] == pytest.approx(rates[f"chance_r{k}"], abs=1e-12)
 
 
 def test_none_and_one_pair() -> None:
@@ -88,7 +88,7 @@ def test_precision_by_finding_equals_a_slow_count() -> None:
     rng = np.random.default_rng(1)
     z_query, z_candidate = rng.normal(size=(20, 6)), rng.normal(size=(33, 6))
     finding_query, finding_candidate = rng.integers(-1, 3, 20), rng.integers(-1, 3, 33)
-    found = retrieval.by_finding(z_query, z_candidate, finding_query, finding_candidate, ks=(5,), resamples=20)
+    rates = retrieval.by_finding(z_query, z_candidate, finding_query, finding_candidate, ks=(5,), resamples=20)
     shares = []
     keep = finding_candidate >= 0
     for z, finding in zip(z_query, finding_query, strict=True):
@@ -96,18 +96,18 @@ def test_precision_by_finding_equals_a_slow_count() -> None:
             continue
         cosine = z_candidate[keep] @ z / np.linalg.norm(z_candidate[keep], axis=1)
         shares.append((finding_candidate[keep][np.argsort(-cosine)[:5]] == finding).mean())
-    assert found["p5"] == pytest.approx(np.mean(shares))
-    assert found["hit5"] == pytest.approx(np.mean(np.array(shares) > 0))
-    assert (found["queries"], found["candidates"]) == (len(shares), keep.sum())
-    assert found["p5/low"] <= found["p5"] <= found["p5/high"]
+    assert rates["p5"] == pytest.approx(np.mean(shares))
+    assert rates["hit5"] == pytest.approx(np.mean(np.array(shares) > 0))
+    assert (rates["queries"], rates["candidates"]) == (len(shares), keep.sum())
+    assert rates["p5/low"] <= rates["p5"] <= rates["p5/high"]
 
 
 def test_collapsed_embeddings_find_by_chance() -> None:
     ones, findings = np.ones((30, 4)), np.arange(30) % 3 - (np.arange(30) < 4)
-    found = retrieval.by_finding(ones, ones, findings, findings, ks=(5, 100))
+    rates = retrieval.by_finding(ones, ones, findings, findings, ks=(5, 100))
     for kind in ("p5", "hit5", "p100", "hit100"):
-        assert found[kind] == pytest.approx(found[f"chance_{kind}"], abs=1e-12)
-    assert found["hit100"] == 1
+        assert rates[kind] == pytest.approx(rates[f"chance_{kind}"], abs=1e-12)
+    assert rates["hit100"] == 1
     assert np.isnan(retrieval.by_finding(ones, ones, -np.ones(30), findings)["p5"])
 
 

@@ -21,13 +21,15 @@ def _ball(centre, radius, shape=(12, 20, 20)):
 def test_empty_masks_follow_the_stated_rule():
     nothing, ball = np.zeros((12, 20, 20), bool), _ball((6, 9, 9), 4)
     spacing, diagonal = (2.0, 1.0, 1.0), float(np.linalg.norm([24, 20, 20]))
-    for truth, found, expected in (
+    for truth, predicted, expected in (
         (nothing, nothing, (1, 0, 1)),
         (ball, nothing, (0, diagonal, 0)),
         (nothing, ball, (0, diagonal, 0)),
         (ball, ball, (1, 0, 1)),
     ):
-        values, present = segmentation.case(truth.astype(np.uint8), found.astype(np.uint8), 1, spacing, tolerance=1.0)
+        values, present = segmentation.case(
+            truth.astype(np.uint8), predicted.astype(np.uint8), 1, spacing, tolerance=1.0
+        )
         assert values[0] == pytest.approx(expected)
         assert present[0] == truth.any()
 
@@ -37,33 +39,33 @@ def test_empty_masks_follow_the_stated_rule():
 def test_random_masks_equal_the_judges(seed):
     rng = np.random.default_rng(seed)
     truth = _ball((6, 9, 9), 4) | (rng.random((12, 20, 20)) < 0.01)
-    found = _ball((6, 11, 9), 4.5) & (rng.random((12, 20, 20)) < 0.97)
+    predicted = _ball((6, 11, 9), 4.5) & (rng.random((12, 20, 20)) < 0.97)
     spacing = (2.0, 1.0, 0.7)
-    values, _ = segmentation.case(truth.astype(np.uint8), found.astype(np.uint8), 1, spacing, tolerance=1.0)
-    one = [torch.tensor(x)[None, None].float() for x in (found, truth)]
+    values, _ = segmentation.case(truth.astype(np.uint8), predicted.astype(np.uint8), 1, spacing, tolerance=1.0)
+    one = [torch.tensor(x)[None, None].float() for x in (predicted, truth)]
     assert values[0, 0] == pytest.approx(float(compute_dice(*one)), abs=1e-6)
     hd95 = compute_hausdorff_distance(*one, percentile=95, spacing=spacing)
     assert values[0, 1] == pytest.approx(float(hd95), abs=1e-5)
     assert values[0, 2] == pytest.approx(float(compute_surface_dice(*one, [1.0], spacing=spacing)), abs=1e-6)
-    assert values[0, 0] == pytest.approx(surface_distance.compute_dice_coefficient(truth, found), abs=1e-9)
+    assert values[0, 0] == pytest.approx(surface_distance.compute_dice_coefficient(truth, predicted), abs=1e-9)
 
 
 @pytest.mark.filterwarnings("ignore:Please import:DeprecationWarning")  # the judge's, of an old scipy name
 def test_smooth_surfaces_agree_with_surface_distance_to_a_voxel():
     """It weighs surface elements by their area, here every border voxel counts the same: near, never equal."""
-    truth, found = _ball((6, 9, 9), 5), _ball((6, 12, 9), 5)
-    values, _ = segmentation.case(truth.astype(np.uint8), found.astype(np.uint8), 1, (1, 1, 1), tolerance=1.0)
-    distances = surface_distance.compute_surface_distances(truth, found, (1, 1, 1))
+    truth, predicted = _ball((6, 9, 9), 5), _ball((6, 12, 9), 5)
+    values, _ = segmentation.case(truth.astype(np.uint8), predicted.astype(np.uint8), 1, (1, 1, 1), tolerance=1.0)
+    distances = surface_distance.compute_surface_distances(truth, predicted, (1, 1, 1))
     assert values[0, 1] == pytest.approx(surface_distance.compute_robust_hausdorff(distances, 95), abs=0.6)
     expected = surface_distance.compute_surface_dice_at_tolerance(distances, 1.0)
     assert values[0, 2] == pytest.approx(expected, abs=0.12)
 
 
 def test_a_square_moved_by_two_pixels():
-    truth, found = np.zeros((20, 20), np.uint8), np.zeros((20, 20), np.uint8)
+    truth, predicted = np.zeros((20, 20), np.uint8), np.zeros((20, 20), np.uint8)
     truth[5:15, 5:15] = 1
-    found[5:15, 7:17] = 1
-    values, _ = segmentation.case(truth, found, 1, (1.0, 1.0), tolerance=0.5)
+    predicted[5:15, 7:17] = 1
+    values, _ = segmentation.case(truth, predicted, 1, (1.0, 1.0), tolerance=0.5)
     assert values[0, 0] == pytest.approx(0.8)
     assert values[0, 1] == pytest.approx(2)
     assert values[0, 2] == pytest.approx(2 * 16 / 72)  # of 36 border pixels each, 8 above and 8 below are shared
@@ -72,12 +74,12 @@ def test_a_square_moved_by_two_pixels():
 def test_summary_keeps_absent_structures_apart():
     values = np.array([[[1, 0, 1], [0.5, 2, 0.5]], [[0.8, 1, 0.9], [1, 0, 1.0]]])
     present = np.array([[False, True], [True, False]])
-    found = segmentation.summarise(values, present, ["a", "b"], resamples=20)
-    assert found["dice/a"] == pytest.approx(0.9)
-    assert found["dice_present/a"] == pytest.approx(0.8)
-    assert found["cases/b"] == 1
-    assert found["dice/mean"] == pytest.approx(np.mean([0.9, 0.75]))
-    assert found["dice/mean/low"] <= found["dice/mean"] <= found["dice/mean/high"]
+    predicted = segmentation.summarise(values, present, ["a", "b"], resamples=20)
+    assert predicted["dice/a"] == pytest.approx(0.9)
+    assert predicted["dice_present/a"] == pytest.approx(0.8)
+    assert predicted["cases/b"] == 1
+    assert predicted["dice/mean"] == pytest.approx(np.mean([0.9, 0.75]))
+    assert predicted["dice/mean/low"] <= predicted["dice/mean"] <= predicted["dice/mean/high"]
 
 
 @pytest.mark.parametrize("shape", [(8, 9, 13), (4, 6, 6)])
@@ -89,7 +91,7 @@ def test_sliding_windows_equal_monai(shape):
     def network(x):
         return np.stack([x * place, x + place], axis=-1)
 
-    found = sliding.predict(volume, window, network, rows=3)
+    predicted = sliding.predict(volume, window, network, rows=3)
 
     def judged(x):
         return torch.tensor(network(x[:, 0].numpy())).permute(0, 4, 1, 2, 3)
@@ -97,7 +99,7 @@ def test_sliding_windows_equal_monai(shape):
     expected = sliding_window_inference(
         torch.tensor(volume)[None, None], window, 3, judged, overlap=0.5, mode="gaussian"
     )[0].permute(1, 2, 3, 0)
-    np.testing.assert_allclose(found, expected.numpy(), atol=2e-3)
+    np.testing.assert_allclose(predicted, expected.numpy(), atol=2e-3)
     with pytest.raises(ValueError, match="does not fit"):
         sliding.starts(3, 4, 0.5)
 

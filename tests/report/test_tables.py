@@ -20,7 +20,7 @@ def _evaluated(prefix: str) -> dict[str, float]:
     targets = rng.integers(0, 2, (40, 2)).astype(float)
     z = rng.normal(size=(40, 4))
     found = auroc.per_label(rng.normal(size=(40, 2)), targets, resamples=20).scalars(LABELS)
-    scalars = _named(f"{prefix}/gap/xray_ct", gap.modality_gap(z, z + 1).scalars())
+    scalars = _named(f"{prefix}/gap/xray_ct", gap.modality_gap(z, z + 1)._asdict())
     scalars[f"{prefix}/gap/images/separation"] = gap.class_separation(z, np.arange(40) % 2)
     for modality in ("xray", "ct"):
         scalars |= _named(f"{prefix}/{modality}/zeroshot", found)

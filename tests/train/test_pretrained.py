@@ -20,11 +20,12 @@ from unimedi_jax.train import state as states
 def test_an_export_starts_a_run(config, tmp_path, monkeypatch):
     job = jobs.build_job(typed(PretrainConfig, config), tmp_path / "first")
     first = job.init(jax.random.key(1))
-    trained = pretrained.Trained(
+    trained = pretrained.Pretrained(
         pathlib.Path("nowhere"),
         job.model,
         states.variables(first),
-        job.reports,
+        job.mesh,
+        job.tokenizer,
         job.saved_config,
         job.contracts,
         {},
@@ -36,7 +37,7 @@ def test_an_export_starts_a_run(config, tmp_path, monkeypatch):
 
     config.init.checkpoint = str(tmp_path / "export")
     again = jobs.build_job(typed(PretrainConfig, config), tmp_path / "second")
-    assert again.reports.get_vocab() == job.reports.get_vocab()
+    assert again.tokenizer.get_vocab() == job.tokenizer.get_vocab()
     fresh = again.init(jax.random.key(2))
     begun = jobs.load_pretrained(fresh, again, tmp_path / "second")
     jax.tree.map(np.testing.assert_array_equal, begun.params, first.params)

@@ -7,15 +7,15 @@ import ml_collections
 import numpy as np
 
 from unimedi_jax.comparison import runs
-from unimedi_jax.evaluation import evaluator, opened, results
-from unimedi_jax.inference import features
+from unimedi_jax.evaluation import evaluator, results
+from unimedi_jax.inference import features, pretrained
 from unimedi_jax.metrics import gap
 from unimedi_jax.report import figures
 from unimedi_jax.train import dataset
 
 TASK = "ablation"
 ONE, PAIR, TWO = "one_encoder", ("xray_only", "ct_only"), "two_encoders"
-# Of each map the encoders of X-rays and of CTs.
+# The encoders of X-rays and of CTs of each map.
 MAPS = {TWO: PAIR, ONE: (ONE, ONE), runs.UNIMEDI: (runs.UNIMEDI, runs.UNIMEDI)}
 MAPPED = 400  # points of a modality on a map
 
@@ -29,11 +29,11 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     folders = {(one.name, one.seed): one.folder for one in planned}
     for seed in dict.fromkeys(config.seeds):
         for title, pair in MAPS.items():
-            found = [folders.get((name, seed)) for name in pair]
+            encoders = [folders.get((name, seed)) for name in pair]
             mapped = seed == config.seeds[0]
-            if None in found or not (mapped or title == TWO):
+            if None in encoders or not (mapped or title == TWO):
                 continue
-            parts = _embedded(dict(zip(("xray", "ct"), found, strict=True)), config)
+            parts = _embedded(dict(zip(("xray", "ct"), encoders, strict=True)), config)
             if mapped:
                 pictures.append((title, _map(parts, title)))
             if title == TWO:
@@ -41,33 +41,35 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     runs.publish([*rows, *runs.costs(planned, TASK)], workdir, config, title="Ablations", pictures=pictures)
 
 
-def _embedded(of_modality: Mapping[str, pathlib.Path], config: ml_collections.ConfigDict) -> dict[str, features.Split]:
-    """The test patients of each modality through the encoder that stands for it."""
-    found, _ = dataset.open_sets(config.data, config.data_dir)[0]
+def _embedded(
+    of_modality: Mapping[str, pathlib.Path], config: ml_collections.ConfigDict
+) -> dict[str, features.EmbeddedSplit]:
+    """The test patients of each modality through its encoder."""
+    record_set, _ = dataset.open_sets(config.data, config.data_dir)[0]
     parts = {}
     for modality, folder in of_modality.items():
-        trained = opened.open_run(folder)
-        trained.check(found, (modality,))
+        trained = pretrained.load(folder)
+        trained.check(record_set, (modality,))
         embedder = trained.embedder(rows=config.base.evals.rows, ct_slices=bool(trained.model.slices))
         sampler = trained.sampler(modality, keep=("report", "labels"))
-        parts[modality] = features.embed(embedder, trained.trained, found, sampler, "test", limit=0)
+        parts[modality] = features.embed(embedder, trained.variables, record_set, sampler, "test")
     return parts
 
 
-def _joint(parts: Mapping[str, features.Split]) -> dict[str, float]:
-    """Gap and separation of two encoders' embeddings thrown together."""
-    apart = gap.modality_gap(parts["xray"].z, parts["ct"].z)
+def _joint(parts: Mapping[str, features.EmbeddedSplit]) -> dict[str, float]:
+    """Gap and separation of two encoders' embeddings taken together."""
+    modalities = gap.modality_gap(parts["xray"].z, parts["ct"].z)
     z = np.concatenate([part.z for part in parts.values()])
     finding = np.concatenate([evaluator.single_finding(part.labels) for part in parts.values()])
     return {
-        "gap/xray_ct/distance": apart.distance,
-        "gap/xray_ct/accuracy": apart.accuracy,
+        "gap/xray_ct/distance": modalities.distance,
+        "gap/xray_ct/accuracy": modalities.accuracy,
         "gap/images/separation": gap.class_separation(z, finding),
     }
 
 
-def _map(parts: Mapping[str, features.Split], title: str) -> bytes:
-    kept = {modality: figures.tsne_rows(len(part.z), limit=MAPPED) for modality, part in parts.items()}
-    points = figures.tsne(np.concatenate([parts[modality].z[rows] for modality, rows in kept.items()]))
-    modality = [name for name, rows in kept.items() for _ in rows]
+def _map(parts: Mapping[str, features.EmbeddedSplit], title: str) -> bytes:
+    shown = {modality: figures.tsne_rows(len(part.z), limit=MAPPED) for modality, part in parts.items()}
+    points = figures.tsne(np.concatenate([parts[modality].z[rows] for modality, rows in shown.items()]))
+    modality = [name for name, rows in shown.items() for _ in rows]
     return figures.embedding_map(points, modality, modality, title)

@@ -8,11 +8,9 @@ from typing import NamedTuple
 
 import jax
 import ml_collections
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from data.errors import UserError
-from unimedi_jax import compile_cache, writers
+from unimedi_jax import compile_cache, sharding, writers
 from unimedi_jax.comparison.runs import Run
 from unimedi_jax.config import presets
 from unimedi_jax.config.pretraining import PretrainConfig
@@ -28,7 +26,7 @@ LOG = logging.getLogger(__name__)
 
 
 class Encoder(NamedTuple):
-    """A file of weights as a run without a step, and the grey levels in [0, 1] that the weights were trained with."""
+    """A file of weights as a run without steps, and the grey levels in [0, 1] that the weights were trained with."""
 
     run: Run
     mean: float
@@ -60,7 +58,7 @@ def _encoder(item: str, config: ml_collections.ConfigDict, workdir: pathlib.Path
             f"config.encoders: {item!r} is no file with, after colons, the mean and deviation of its grey levels"
         )
     settings = copy.deepcopy(config.base)
-    # No step is made with them: an objective without heads, and a batch that says what is judged.
+    # No step is trained: an objective without heads, and a batch that names the modality to evaluate.
     presets.apply(settings, {"objective": {"name": "contrast"}, "batch": {"xray": 1, "ct": 0}, "accumulate": 1})
     settings.update(data=config.data, data_dir=config.data_dir)
     settings.init.update({"checkpoint": "", "vision": str(path), "report": ""})
@@ -70,7 +68,7 @@ def _encoder(item: str, config: ml_collections.ConfigDict, workdir: pathlib.Path
 
 
 def measure(encoder: Encoder) -> None:
-    """Probes the encoder and leaves its numbers in its folder as a run does, where they are not there yet.
+    """Probes the encoder and writes its numbers into its folder as a run does, unless they are there already.
 
     Raises:
         UserError: the weights or the set do not fit.
@@ -88,10 +86,10 @@ def measure(encoder: Encoder) -> None:
         variables, summary = weights({"batch_stats": {}, **fresh}, job.model, run.settings.init.vision, **grey)
         start.write([summary], run.folder / "init.json")
         LOG.info("%s; probing it on X-rays", summary)
-        variables = jax.device_put(variables, NamedSharding(job.mesh, P()))
-        suite = jobs.build_evaluator(job)
-        suite = dataclasses.replace(suite, samplers={"xray": suite.samplers["xray"]}, aligned=False)
-        scalars, _ = suite(variables, "test", final=True)
+        variables = sharding.put_replicated(variables, job.mesh)
+        both = jobs.build_evaluator(job)
+        alone = dataclasses.replace(both, samplers={"xray": both.samplers["xray"]}, has_joint_space=False)
+        scalars, _ = alone(variables, "test", final=True)
     with writers.Writer(run.folder, resume_step=-1) as writer:
         writer.scalars(0, {**grey, **{f"test/{name}": value for name, value in scalars.items()}})
 
@@ -99,7 +97,7 @@ def measure(encoder: Encoder) -> None:
 def weights(
     variables: PyTree, model: towers.UniMedI, path: str, *, mean: float, deviation: float
 ) -> tuple[PyTree, start.Summary]:
-    """`variables` with the ViT of a file in them, made to see films in [-1, 1] as it saw (grey - mean) / deviation.
+    """`variables` with the ViT of a file, adapted from (grey - mean) / deviation to the X-rays in [-1, 1] here.
 
     The tokenizer is linear: another scale of its input is another kernel and bias.
     """

@@ -35,9 +35,9 @@ SHOWN = {
     "ct/probe/macro": ("CT probe AUC", 3),
     "xray/retrieval/i2t_r5": ("X-ray R@5", 3),
     "ct/retrieval/i2t_r5": ("CT R@5", 3),
-    "ct/slices/any/hit_rate": ("slice hits", 3),
+    "ct/slices/any/hit_rate": ("slice hit rate", 3),
     "gap/xray_ct/distance": ("gap, centroids", 3),
-    "gap/xray_ct/accuracy": ("gap, told apart", 3),
+    "gap/xray_ct/accuracy": ("modality classification accuracy", 3),
     "gap/images/separation": ("class separation", 3),
     GFLOP: ("GFLOP a step", 1),
     SECONDS: ("s a step", 2),
@@ -53,8 +53,8 @@ class Run(NamedTuple):
     settings: ml_collections.ConfigDict
 
     @property
-    def unseen(self) -> tuple[str, ...]:
-        """Modalities that it does not learn from: an encoder is judged on what it was trained for."""
+    def untrained(self) -> tuple[str, ...]:
+        """Modalities that it is not trained on: an encoder is evaluated on what it was trained for."""
         return tuple(name for name in pipeline.MODALITIES if not self.settings.batch[name])
 
 
@@ -62,7 +62,7 @@ def planned(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[Ru
     """Every preset of `config.presets` with every seed, each in its own folder, `<preset>-<seed>`.
 
     Raises:
-        UserError: there is no such preset, or two that cannot be joined.
+        UserError: a preset that does not exist, or two that cannot be joined.
     """
     known = [UNIMEDI, *config.changes]
     names = list(dict.fromkeys(name for name in config.presets.split(",") if name))
@@ -91,14 +91,14 @@ def _settings(config: ml_collections.ConfigDict, name: str, seed: int) -> ml_col
 
 
 def train(runs: Sequence[Run]) -> None:
-    """Trains what is not trained yet; a run goes on where it stopped."""
+    """Trains what is not trained yet; an interrupted run resumes."""
     for run in runs:
         LOG.info("preset %s, seed %d", run.name, run.seed)
         loop.run(run.settings, run.folder)
 
 
 def measured(run: Run, task: str) -> list[results.Result]:
-    """The test numbers of a finished run, those of modalities left out that it has not learnt from.
+    """The test numbers of a finished run, without those of modalities that it was not trained on.
 
     Raises:
         UserError: there are none.
@@ -106,24 +106,24 @@ def measured(run: Run, task: str) -> list[results.Result]:
     final = next((line for line in reversed(writers.read(run.folder)) if any(map(_tested, line))), None)
     if final is None:
         raise UserError(f"{run.folder} holds no finished run: remove it, or run the same command again")
-    hidden = tuple(f"test/{place}/" for place in (*run.unseen, *(("gap",) if run.unseen else ())))
-    found = {
+    hidden = tuple(f"test/{place}/" for place in (*run.untrained, *(("gap",) if run.untrained else ())))
+    scalars = {
         key.removeprefix("test/"): value
         for key, value in final.items()
         if _tested(key) and value is not None and not key.startswith(hidden)
     }
-    return _rows(run, task, found)
+    return _rows(run, task, scalars)
 
 
 def costs(runs: Sequence[Run], task: str) -> list[results.Result]:
-    """Seconds a step of every run, and once a preset the arithmetic of its compiled step, of the whole batch."""
+    """Seconds a step of every run, and for each preset the arithmetic of its compiled step of the whole batch."""
     rows, counted = [], set()
     for run in runs:
-        found = {SECONDS: _seconds(run)}
+        scalars = {SECONDS: _seconds(run)}
         if run.name not in counted:
-            found[GFLOP] = _gflop(run)
+            scalars[GFLOP] = _gflop(run)
             counted.add(run.name)
-        rows += _rows(run, task, {key: value for key, value in found.items() if not math.isnan(value)})
+        rows += _rows(run, task, {key: value for key, value in scalars.items() if not math.isnan(value)})
     return rows
 
 
@@ -131,8 +131,8 @@ def _tested(key: str) -> bool:
     return key.startswith("test/")
 
 
-def _rows(run: Run, task: str, found: dict[str, float]) -> list[results.Result]:
-    return results.of(found, task=task, data=run.settings.data, modality="", encoder=run.name, seed=run.seed)
+def _rows(run: Run, task: str, scalars: dict[str, float]) -> list[results.Result]:
+    return results.of(scalars, task=task, data=run.settings.data, modality="", encoder=run.name, seed=run.seed)
 
 
 def _gflop(run: Run) -> float:
@@ -181,7 +181,7 @@ def publish(
 
 
 def _table(merged: Sequence[results.Result], title: str, note: str) -> Table:
-    """A line for each preset, in the order in which they come."""
+    """A line for each preset, in the order of the rows."""
     place = {row.encoder: f"{row.encoder}/{row.key.removesuffix(row.metric)}" for row in merged}
     lines = [
         Row(name, [Cell(start + metric, digits=digits) for metric, (_, digits) in SHOWN.items()])
@@ -194,7 +194,7 @@ def _note(rows: Sequence[results.Result]) -> str:
     seeds = len({row.seed for row in rows})
     interval = (
         f"Numbers are means over {seeds} seeds, small figures under them the smallest and the largest of those seeds; "
-        "of what has one seed, the 95 % bootstrap interval over cases."
+        "for presets with one seed, the 95 % bootstrap interval over cases."
         if seeds > 1
         else "Small figures under a number: 95 % bootstrap interval over cases, of the one seed that was run."
     )

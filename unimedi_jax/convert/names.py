@@ -156,13 +156,13 @@ def from_torch(state: Mapping[str, np.ndarray], template: PyTree) -> tuple[PyTre
             return old
         stacked = []
         for group in keys:
-            wanted = old.shape[1:] if leaf.stacked else old.shape
-            pieces = [_back(np.asarray(state[key], np.float32), leaf.layout, wanted) for key in group]
+            shape = tuple(old.shape[1:] if leaf.stacked else old.shape)
+            pieces = [_back(np.asarray(state[key], np.float32), leaf.layout, shape) for key in group]
             whole = np.concatenate(pieces, axis=-1) if len(pieces) > 1 else pieces[0]
-            if whole.shape != tuple(wanted):
+            if whole.shape != shape:
                 raise UserError(
                     f"{group[0]} has the shape {state[group[0]].shape}, which does not fit this model's "
-                    f"{name} {tuple(wanted)}: choose the sizes in config.model that the weights were made for"
+                    f"{name} {shape}: choose the sizes in config.model that the weights were made for"
                 )
             stacked.append(whole)
         return np.stack(stacked) if leaf.stacked else stacked[0]
@@ -172,13 +172,13 @@ def from_torch(state: Mapping[str, np.ndarray], template: PyTree) -> tuple[PyTre
 
 def known(template: PyTree) -> set[str]:
     """PyTorch's names of all arrays of a tree that have one."""
-    found: set[str] = set()
+    result: set[str] = set()
     for name, array in zip(trees.names(template), jax.tree.leaves(template), strict=True):
         if (leaf := _leaf(name)) is None:
             continue
         for layer in range(array.shape[0] if leaf.stacked else 1):
-            found.update(leaf.names(layer))
-    return found
+            result.update(leaf.names(layer))
+    return result
 
 
 def join_positions(state: State) -> State:

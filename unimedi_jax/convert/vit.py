@@ -78,7 +78,7 @@ def settings(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _state(path: pathlib.Path) -> names.State:
-    """The arrays of a file by timm's names, whatever stands before them."""
+    """The arrays of a file by timm's names, without any prefix."""
     state = weights.read(path)
     prefix = next((key[: -len(NEEDED[0])] for key in state if key.endswith(NEEDED[0])), "")
     return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
@@ -98,7 +98,7 @@ def _check_names(state: names.State, path: pathlib.Path) -> None:
 def _check(state: names.State, model: towers.UniMedI, path: pathlib.Path) -> None:
     if extra := [key for key in EXTRA_TOKENS if key in state]:
         raise UserError(
-            f"{path} has {extra[0]} {state[extra[0]].shape}: this ViT computes with tokens that UniMedI's has not, "
+            f"{path} has {extra[0]} {state[extra[0]].shape}: this ViT computes with tokens that UniMedI's lacks, "
             "and without them it would be another function; choose the model without register or distillation tokens"
         )
     _check_names(state, path)
@@ -133,7 +133,7 @@ def _fold_layer_scale(state: names.State, changed: list[str]) -> names.State:
 
 
 def _one_channel(kernel: np.ndarray, changed: list[str]) -> np.ndarray:
-    """A grey film in every channel of an RGB kernel is the same as the film in the kernels' sum."""
+    """A grey X-ray in every channel of an RGB kernel gives what it gives in one channel with the sum of the kernels."""
     if kernel.shape[1] == 1:
         return kernel
     changed.append("RGB patch kernel summed to one channel")
@@ -164,12 +164,12 @@ def _inflated(state: names.State, model: towers.UniMedI, grid: np.ndarray, chang
     """
     layers, *plane = model.volume_grid
     table = np.broadcast_to(_resize(grid, tuple(plane)), (layers, *plane, grid.shape[-1]))
-    given = {"pos_embed_3d": table.reshape(1, -1, grid.shape[-1])}
+    inflated = {"pos_embed_3d": table.reshape(1, -1, grid.shape[-1])}
     depth, *patch = model.volume_patch
     if tuple(patch) == model.image_patch:
         kernel = state["patch_embed.proj.weight"][:, :, None] / np.float32(depth)
-        given["patch_embed_3d.proj.weight"] = np.repeat(kernel, depth, axis=2)
-        given["patch_embed_3d.proj.bias"] = state["patch_embed.proj.bias"]
+        inflated["patch_embed_3d.proj.weight"] = np.repeat(kernel, depth, axis=2)
+        inflated["patch_embed_3d.proj.bias"] = state["patch_embed.proj.bias"]
         changed.append(f"T_3D's kernel inflated over {depth} slices")
     changed.append("T_3D's positions taken from the 2D table")
-    return given
+    return inflated

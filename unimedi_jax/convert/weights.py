@@ -18,29 +18,31 @@ PICKLED = ("pytorch_model.bin", "pytorch_model.pth")
 NESTS = ("model", "state_dict", "teacher")  # DeiT and MAE; many trainers; DINO
 
 
-def folder(name: str, wanted: str) -> pathlib.Path:
+def folder(name: str, needed: str) -> pathlib.Path:
     """The local folder of a model: `name` itself, or what the Hugging Face hub (or its cache) has under this id.
 
     Raises:
-        UserError: neither; the message says which files (`wanted`) to put where.
+        UserError: neither; the message says which files (`needed`) to put where.
     """
     path = pathlib.Path(name).expanduser()
     if path.is_dir():
         return path
     import huggingface_hub
 
-    ours = f"put {wanted} into a folder and name that folder, or leave the setting of config.init empty"
+    ours = f"put {needed} into a folder and name that folder, or leave the setting of config.init empty"
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UserError(f"no weights at {name}: no such file or folder; {ours}")
     small = ["config.json", "vocab.txt", "tokenizer*.json", "special_tokens_map.json"]
     try:
         for files in (SAFE, FLAX, PICKLED):
             try:
-                found = huggingface_hub.snapshot_download(name, allow_patterns=[*small, *files], local_files_only=True)
+                cached = pathlib.Path(
+                    huggingface_hub.snapshot_download(name, allow_patterns=[*small, *files], local_files_only=True)
+                )
             except huggingface_hub.errors.LocalEntryNotFoundError:
                 break
-            if any((pathlib.Path(found) / file).exists() for file in files):
-                return pathlib.Path(found)
+            if any((cached / file).exists() for file in files):
+                return cached
         # One request that fails at once; then the best kind of file alone, for models may come in all of them.
         listed = {sibling.rfilename for sibling in huggingface_hub.model_info(name, timeout=10).siblings or ()}
         files = next((kind for kind in (SAFE, FLAX, PICKLED) if listed & set(kind)), ())

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-SMALLEST = 2  # rows: with fewer there is nothing to tell apart
+SMALLEST = 2  # rows: fewer hold no two classes
 
 
 def stratified(labels: Float[np.ndarray, "n c"], share: float, *, seed: int) -> Int[np.ndarray, " m"]:

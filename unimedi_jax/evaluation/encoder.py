@@ -29,22 +29,13 @@ def cls(
 
 
 def states(
-    model: towers.UniMedI,
-    encoder: Params,
-    tokens: Num[Array, "b n v"],
-    modality: str,
-    *,
-    grid: tuple[int, int] | None = None,
-    hidden: bool = False,
+    model: towers.UniMedI, encoder: Params, tokens: Num[Array, "b n v"], modality: str, *, hidden: bool = False
 ) -> vision.Encoded:
-    """Tokens after the final norm, with `hidden` the outputs of all blocks too; a CT is its volume alone.
-
-    `grid`: of an X-ray, where it is not the one of the training.
-    """
+    """Tokens after the final norm, with `hidden` the outputs of all blocks too; a CT is its volume alone."""
 
     def run(bound: towers.UniMedI) -> vision.Encoded:
         if modality == "xray":
-            return bound.vision.encode(bound.vision.embed_image(inputs.image(tokens), grid), hidden=hidden)
+            return bound.vision.encode(bound.vision.embed_image(inputs.image(tokens)), hidden=hidden)
         return bound.vision.encode(bound.embed_volume(tokens), hidden=hidden)
 
     return model.apply({"params": encoder}, method=run)

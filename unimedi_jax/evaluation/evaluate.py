@@ -4,21 +4,22 @@ import json
 import logging
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import ml_collections
-import numpy as np
 
 from data.errors import UserError
-from unimedi_jax.evaluation import detect, opened, probe, results, retrieve, segment
-from unimedi_jax.inference import features
+from unimedi_jax.config.jobs import DetectConfig, EvaluateConfig, ProbeConfig, SegmentConfig
+from unimedi_jax.config.typed import typed
+from unimedi_jax.evaluation import detect, hit_rates, probe, results, retrieve, segment
+from unimedi_jax.inference import pretrained
+from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input import dense, records
-from unimedi_jax.metrics import slices
 from unimedi_jax.report import page, published
 from unimedi_jax.report.content import Cell, PageContent, Row, Table
 
 LOG = logging.getLogger(__name__)
-TASKS = ("probe", "retrieve", "slices", "segment", "detect")
-SLICES = "slices"
+SHARED = ("untrained", "resamples")  # settings that every task has
 # What the page shows of each task; the CSV has all.
 SHOWN = {
     probe.TASKS["linear"]: probe.METRICS,
@@ -26,7 +27,7 @@ SHOWN = {
     retrieve.REPORTS: ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10"),
     retrieve.ACROSS: ("p5", "p10", "hit5"),
     retrieve.PRECISION: ("p5", "p10", "p100"),
-    SLICES: ("any/hit_rate", "any/random_rate", "any/fixed_rate", "centre/hit_rate", "centre/random_rate"),
+    hit_rates.TASK: ("any/hit_rate", "any/random_rate", "any/fixed_rate", "centre/hit_rate", "centre/random_rate"),
     **{
         segment.task_name(target, tune): (*segment.METRICS, "dice_present/mean")
         for target in dense.TARGETS
@@ -34,38 +35,72 @@ SHOWN = {
     },
     **dict.fromkeys(detect.TASKS.values(), detect.METRICS),
 }
-# What nothing is trained for, and so no share of labels belongs to.
-WITHOUT_LABELS = (retrieve.ZEROSHOT, retrieve.REPORTS, retrieve.ACROSS, retrieve.PRECISION, SLICES)
-BLIND = ("/random_rate", "/fixed_rate")  # of slices chosen without a look: the same for every network
+# Nothing is trained for these, so they have no share of labels.
+WITHOUT_LABELS = (retrieve.ZEROSHOT, retrieve.REPORTS, retrieve.ACROSS, retrieve.PRECISION, hit_rates.TASK)
+BLIND = ("/random_rate", "/fixed_rate")  # of slices chosen blindly: the same for every network
 CHANCE = {"i2t_r": "chance_r", "t2i_r": "chance_r", "p": "chance_p", "hit": "chance_hit"}
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Runs `configs/evaluate.py`: `results.csv` and `index.html` in `workdir`, a table on the terminal."""
-    tasks = tuple(filter(None, config.tasks.split(",")))
+    settings = typed(EvaluateConfig, config)
+    tasks = tuple(filter(None, settings.tasks.split(",")))
     if not tasks or set(tasks) - set(TASKS):
-        raise UserError(f"config.tasks is a comma-separated list of {', '.join(TASKS)}, not {config.tasks!r}")
-    trained = opened.open_run(config.checkpoint, network=config.network)
-    names = [name for name in config.data.split(",") if name] or sets(config.data_dir)
+        raise UserError(f"config.tasks is a comma-separated list of {', '.join(TASKS)}, not {settings.tasks!r}")
+    trained = pretrained.load(settings.checkpoint, settings.network)
+    names = [name for name in settings.data.split(",") if name] or sets(settings.data_dir)
     rows: list[results.Result] = []
     for name in names:
         for task in tasks:
             try:
-                rows += _measure(trained, config, name, task)
+                rows += TASKS[task](trained, records.open_set(settings.data_dir, name), settings)
             except UserError as error:  # what one set lacks must not cost the others their numbers
                 LOG.info("%s, %s: left out: %s", name, task, error)
     if not rows:
-        raise UserError(f"nothing could be evaluated on {', '.join(names)} in {config.data_dir}: see the lines above")
+        raise UserError(f"nothing could be evaluated on {', '.join(names)} in {settings.data_dir}: see the lines above")
     results.write_csv(workdir / "results.csv", rows)
     content = page_content(rows, name=workdir.name, config=json.loads(config.to_json_best_effort()))
     # No report text is on this page; the contract of the reports' job stays with theirs.
     path = page.write(workdir / "index.html", content, show_reports=True)
     for task, metrics in SHOWN.items():
-        if found := [row for row in rows if row.task == task]:
-            print(results.text(found, metrics) + "\n")
+        if of_task := [row for row in rows if row.task == task]:
+            print(results.text(of_task, metrics) + "\n")
     for note in content.notes:
         print(f"warning: {note}")
     print(f"page: {path}\nall numbers: {workdir / 'results.csv'}")
+
+
+def _probe(trained: Pretrained, dataset: records.RecordSet, config: EvaluateConfig) -> list[results.Result]:
+    shared = {name: getattr(config, name) for name in ("shares", "seeds", "ct_slices", "rows", *SHARED)}
+    return probe.evaluate(trained, dataset, ProbeConfig(**shared))
+
+
+def _segment(trained: Pretrained, dataset: records.RecordSet, config: EvaluateConfig) -> list[results.Result]:
+    table, known = [], dataset.contract["truth"]
+    for target, field in dense.TARGETS.items():
+        # The boxes are the target only where there are no lesion masks, as in RSNA.
+        if field in known and not (target == "boxes" and dense.TARGETS["lesions"] in known):
+            table += segment.evaluate(trained, dataset, SegmentConfig(target=target, **_section(config, "segment")))
+    return table
+
+
+def _detect(trained: Pretrained, dataset: records.RecordSet, config: EvaluateConfig) -> list[results.Result]:
+    return detect.evaluate(trained, dataset, DetectConfig(**_section(config, "detect")))
+
+
+def _section(config: EvaluateConfig, name: str) -> dict[str, Any]:
+    """The settings of a task with a section of its own: those, what all tasks share, and one seed."""
+    shared = {field: getattr(config, field) for field in SHARED}
+    return {**vars(getattr(config, name)), **shared, "seeds": config.seeds[:1]}
+
+
+TASKS = {
+    "probe": _probe,
+    "retrieve": retrieve.evaluate,
+    "slices": hit_rates.evaluate,
+    "segment": _segment,
+    "detect": _detect,
+}
 
 
 def sets(data_dir: str | pathlib.Path) -> list[str]:
@@ -75,7 +110,7 @@ def sets(data_dir: str | pathlib.Path) -> list[str]:
 
 
 def page_content(rows: Sequence[results.Result], *, name: str, config: dict) -> PageContent:
-    """A table for every task, ours beside the untrained network's and chance, then the published figures."""
+    """A table for every task, the trained network beside the untrained one and chance, then the published figures."""
     scalars = {"step": 0} | results.scalars(results.average(rows))
     tables = [_table(task, metrics, rows, set(scalars)) for task, metrics in SHOWN.items()]
     others, more = published.table(scalars)
@@ -119,90 +154,3 @@ def _cell(start: str, metric: str, known: set[str]) -> Cell:
             return Cell(key, f"trained/{start}/{chance}{rest}", "chance")
     other = f"untrained/{start}/{metric}"
     return Cell(key, other, "untrained") if other in known and not metric.endswith(BLIND) else Cell(key)
-
-
-def _measure(trained: opened.Opened, config: ml_collections.ConfigDict, name: str, task: str) -> list[results.Result]:
-    where = dict(data_dir=config.data_dir, data=name)
-    common = dict(encoders=opened.encoders(config.untrained), resamples=config.resamples)
-    embedding = dict(ct_slices=config.ct_slices, rows=config.rows)
-    if task == "probe":
-        return probe.evaluate(trained, shares=config.shares, seeds=config.seeds, **where, **common, **embedding)
-    if task == "retrieve":
-        return retrieve.evaluate(trained, each=config.each, **where, **common, **embedding)
-    if task == "slices":
-        return hit_rates(trained, rows=config.rows, **where, **common)
-    if task == "detect":
-        chosen = config.detect
-        return detect.evaluate(
-            trained,
-            tunes=tuple(chosen.tune.split(",")),
-            shares=chosen.shares,
-            seeds=config.seeds[:1],
-            limit=chosen.limit,
-            most=chosen.most,
-            widths=tuple(chosen.widths),
-            lowest=chosen.lowest,
-            confidence=chosen.confidence,
-            overlap=chosen.overlap,
-            recipe=dict(chosen.recipe),
-            **where,
-            **common,
-        )
-    found = records.open_set(config.data_dir, name)
-    settings = config.segment
-    table, known = [], found.contract["truth"]
-    for target, field in dense.TARGETS.items():
-        # Boxes stand for a mask where there is none, as RSNA's do.
-        if field in known and not (target == "boxes" and dense.TARGETS["lesions"] in known):
-            table += segment.evaluate(
-                trained,
-                modality="",
-                target=target,
-                tunes=tuple(settings.tune.split(",")),
-                shares=settings.shares,
-                seeds=config.seeds[:1],
-                limit=settings.limit,
-                windows=False,
-                tolerance=settings.tolerance,
-                setr_channels=tuple(settings.setr_channels),
-                unetr_features=settings.unetr_features,
-                recipes={"xray": dict(settings.xray), "ct": dict(settings.ct)},
-                **where,
-                **common,
-            )
-    return table
-
-
-def hit_rates(
-    trained: opened.Opened, *, data_dir: str, data: str, encoders: Sequence[str], rows: int, resamples: int
-) -> list[results.Result]:
-    """Whether the slices that eq. 2 chooses show the lesion, beside the exact rate of a blind choice in these CTs
-    and that of the layers that hit most training CTs.
-
-    `any` counts every slice with a lesion; `centre` those within three slices of its middle, as the paper on LUNA16.
-    """
-    found = records.open_set(data_dir, data)
-    if "lesion_mask" not in found.contract["truth"] or not found.size("ct", "test"):
-        raise UserError("no CT test records with a lesion mask")
-    if not trained.model.slices:
-        raise UserError("the model was trained without slices")
-    trained.check(found, ("ct",))
-    embedder = trained.embedder(rows=rows, ct_slices=False)
-    sampler = trained.sampler("ct", keep=("report", "labels", "lesion_mask"))
-    names, k = [*found.contract["labels"], "unstated"], trained.model.slices
-    trained_on = found.source("ct", "train", ("lesion_mask",)) if found.size("ct", "train") else ()
-    drawn = [slices.lesion_slices(record["lesion_mask"][None], len(names) - 1)[0] for record in trained_on]
-    table = []
-    for name in encoders:
-        part = features.embed(embedder, trained.variables(name), found, sampler, "test", limit=0)
-        rates = slices.by_finding(part.slice_scores, part.lesions, k, names, resamples=resamples)
-        layers = part.slice_scores.shape[1]
-        fixed = slices.fixed_rates(np.stack(drawn), part.lesions, names, layers=layers, k=k) if drawn else {}
-        near = slices.around_centre(part.lesions)
-        rates["centre"] = slices.hit_rate(part.slice_scores, near, k, resamples=resamples)
-        for finding, rate in rates.items():
-            scalars = {f"{finding}/{key}": value for key, value in rate.scalars().items()} if rate.cases else {}
-            if finding in fixed:
-                scalars[f"{finding}/fixed_rate"] = fixed[finding]
-            table += results.of(scalars, task=SLICES, data=data, modality="ct", encoder=name, cases=rate.cases)
-    return table

@@ -1,4 +1,4 @@
-"""All evaluations that held-out patients allow, from one set of embeddings to one flat dict of scalars."""
+"""Everything that embeddings of held-out patients allow to measure, as one flat dict of scalars."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,109 +15,88 @@ RESAMPLES = 1000  # of the bootstrap intervals in final tables
 
 
 @dataclasses.dataclass(frozen=True)
-class Suite:
-    """What is evaluated and how: fixed for a run, called with the network's variables."""
+class Evaluator:
+    """The evaluations of a run: fixed settings, called with the network's variables."""
 
-    found: records.RecordSet
+    dataset: records.RecordSet
     samplers: Mapping[str, transforms.ToSample]
     embedder: features.Embedder
-    reports: Any  # tokenizer
+    tokenizer: Any
     length: int
     limit: int
     slices: int  # k of the top-k
-    aligned: bool = True  # whether the network has learnt which report belongs to an image
+    has_joint_space: bool = True  # whether the network has learnt which report belongs to an image
 
     def __call__(
         self, variables: PyTree, split: str, *, final: bool = False, examples: int = 0
-    ) -> tuple[dict[str, float], dict[str, features.Split]]:
+    ) -> tuple[dict[str, float], dict[str, features.EmbeddedSplit]]:
         """Scalars without a prefix (`xray/zeroshot/macro`, ...) and the embeddings they come from.
 
         `final` adds the linear probes, which embed the training patients too, and bootstrap intervals.
         """
         embedded = {
-            modality: self._embed(variables, modality, split, examples)
+            modality: self._embed(variables, modality, split, examples=examples, images_alone=not self.has_joint_space)
             for modality in self.samplers
-            if self.found.size(modality, split)
+            if self.dataset.size(modality, split)
         }
+        if not self.has_joint_space:  # gaps and maps are then those of the representation
+            embedded = {
+                modality: dataclasses.replace(part, z=vectors.unit_rows(part.cls).astype(np.float32))
+                for modality, part in embedded.items()
+            }
         resamples = RESAMPLES if final else 0
         scalars: dict[str, float] = {}
         for modality, part in embedded.items():
-            results = self._alignment(variables, part, resamples) if self.aligned else {}
             train = self._images(variables, modality, "train") if final else None
+            if self.has_joint_space:
+                scalars |= _named(modality, self._alignment(variables, part, resamples))
             if train:
-                results |= _named("probe", self._probe(variables, modality, train, part, resamples))
+                # The validation patients choose the strength of the regularisation, where there are any.
+                val = self._images(variables, modality, "val")
+                auc = linear_probe.auc(train.labelled, part.labelled, val and val.labelled, resamples=resamples)
+                scalars |= _named(f"{modality}/probe", auc.scalars(self._labels))
             if part.lesions is not None and self.slices:
-                names = [*self._labels, "unstated"]
-                rates = slices.by_finding(part.slice_scores, part.lesions, self.slices, names, resamples=resamples)
-                for name, rate in rates.items():
-                    results |= _named(f"slices/{name}", rate.scalars()) if rate.cases else {}
-                if train:
-                    layers = part.slice_scores.shape[1]
-                    fixed = slices.fixed_rates(train.lesions, part.lesions, names, layers=layers, k=self.slices)
-                    results |= {f"slices/{name}/fixed_rate": rate for name, rate in fixed.items()}
-            scalars |= _named(modality, results)
+                scalars |= _named(f"{modality}/slices", self._hit_rates(part, train, resamples))
         return scalars | _named("gap", _gaps(embedded)), embedded
 
     @property
     def _labels(self) -> list[str]:
-        return self.found.contract["labels"]
+        return self.dataset.contract["labels"]
 
-    def _embed(self, variables: PyTree, modality: str, split: str, examples: int = 0) -> features.Split:
-        part = features.embed(
-            self.embedder,
-            variables,
-            self.found,
-            self.samplers[modality],
-            split,
-            limit=self.limit,
-            examples=examples,
-            images_alone=not self.aligned,
-        )
-        # Without reports the joint space is not learnt: gaps and maps are then those of the representation.
-        return part if self.aligned else dataclasses.replace(part, z=vectors.unit_rows(part.cls).astype(np.float32))
+    def _embed(self, variables: PyTree, modality: str, split: str, **settings: Any) -> features.EmbeddedSplit:
+        sampler = self.samplers[modality]
+        return features.embed(self.embedder, variables, self.dataset, sampler, split, limit=self.limit, **settings)
 
-    def _images(self, variables: PyTree, modality: str, split: str) -> features.Split | None:
+    def _images(self, variables: PyTree, modality: str, split: str) -> features.EmbeddedSplit | None:
         """A split without its reports, for the probe; None where there is no such patient."""
-        if not self.found.size(modality, split):
+        if not self.dataset.size(modality, split):
             return None
-        return features.embed(
-            self.embedder, variables, self.found, self.samplers[modality], split, limit=self.limit, images_alone=True
-        )
+        return self._embed(variables, modality, split, images_alone=True)
 
-    def _alignment(self, variables: PyTree, part: features.Split, resamples: int) -> dict[str, float]:
-        found = retrieval.recall(part.z, part.z_report, part.reports, resamples=resamples)
-        results = _named("retrieval", found)
-        prompts = [self.found.contract["prompts"].get(label) for label in self._labels]
-        if prompts and all(prompts):
-            positive, negative = (
-                [
-                    features.embed_reports(self.embedder, variables, self.reports, pair[side], self.length)
-                    for pair in prompts
-                ]
-                for side in ("positive", "negative")
-            )
-            auc = zeroshot.auc(part.z, positive, negative, part.labels, resamples=resamples)
+    def _alignment(self, variables: PyTree, part: features.EmbeddedSplit, resamples: int) -> dict[str, float]:
+        """Retrieval of reports, and zero-shot classification where the set has prompts."""
+        results = _named("retrieval", retrieval.recall(part.z, part.z_report, part.reports, resamples=resamples))
+        prompts = features.embed_prompts(self.embedder, variables, self.tokenizer, self.dataset.contract, self.length)
+        if prompts:
+            auc = zeroshot.auc(part.z, *prompts, part.labels, resamples=resamples)
             results |= _named("zeroshot", auc.scalars(self._labels))
         return results
 
-    def _probe(
-        self, variables: PyTree, modality: str, train: features.Split, part: features.Split, resamples: int
+    def _hit_rates(
+        self, part: features.EmbeddedSplit, train: features.EmbeddedSplit | None, resamples: int
     ) -> dict[str, float]:
-        # The validation patients choose the strength of the regularisation, where there are any.
-        val = self._images(variables, modality, "val")
-        auc = linear_probe.auc(
-            train.cls,
-            train.labels,
-            part.cls,
-            part.labels,
-            val_x=val and val.cls,
-            val_y=val and val.labels,
-            resamples=resamples,
-        )
-        return auc.scalars(self._labels)
+        """Of the chosen slices, and with training CTs of the layers that hit most of those."""
+        scores, names = part.slice_scores, [*self._labels, "unstated"]
+        results: dict[str, float] = {}
+        for name, rate in slices.by_finding(scores, part.lesions, self.slices, names, resamples=resamples).items():
+            results |= _named(name, rate.scalars()) if rate.cases else {}
+        if train:
+            fixed = slices.fixed_rates(train.lesions, part.lesions, names, layers=scores.shape[1], k=self.slices)
+            results |= {f"{name}/fixed_rate": rate for name, rate in fixed.items()}
+        return results
 
 
-def _gaps(embedded: Mapping[str, features.Split]) -> dict[str, float]:
+def _gaps(embedded: Mapping[str, features.EmbeddedSplit]) -> dict[str, float]:
     """Gaps between the clouds, and how well single findings separate across modalities."""
     clouds = {modality: part.z for modality, part in embedded.items()}
     clouds |= {f"{modality}_report": part.z_report for modality, part in embedded.items() if part.z_report is not None}
@@ -125,7 +104,7 @@ def _gaps(embedded: Mapping[str, features.Split]) -> dict[str, float]:
     scalars: dict[str, float] = {}
     for a, b in pairs:
         if a in clouds and b in clouds:
-            scalars |= _named(f"{a}_{b}", gap.modality_gap(clouds[a], clouds[b]).scalars())
+            scalars |= _named(f"{a}_{b}", gap.modality_gap(clouds[a], clouds[b])._asdict())
     z = np.concatenate([part.z for part in embedded.values()])
     finding = np.concatenate([single_finding(part.labels) for part in embedded.values()])
     return scalars | {"images/separation": gap.class_separation(z, finding)}

@@ -1,93 +1,145 @@
-"""Supervised training of a downstream network: AdamW, early stopping, the best epoch kept."""
+"""Supervised training of a downstream network: AdamW, early stopping, the best epoch is returned."""
 
 import functools
 import itertools
 import logging
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
 from data.errors import UserError
 from unimedi_jax import sharding
+from unimedi_jax.config.jobs import FitConfig
+from unimedi_jax.evaluation import draws
+from unimedi_jax.evaluation.network import Network
+from unimedi_jax.evaluation.trials import Trial
+from unimedi_jax.inference.pretrained import Pretrained
+from unimedi_jax.input import supervised
 from unimedi_jax.typing import Array, PyTree
 
 LOG = logging.getLogger(__name__)
 
-# (params, fixed, stats, batch, key) -> (loss, new stats); `fixed` holds what is not trained.
-Loss = Callable[[PyTree, PyTree, PyTree, PyTree, Array], tuple[Array, PyTree]]
+
+class Task(Protocol):
+    """A downstream network, and the annotated cases that train and test it."""
+
+    pretrained: Pretrained
+    name: str  # for the log
+    recipe: FitConfig
+    cases: Mapping[str, Sequence[int]]  # rows of the records of each split
+    strata: np.ndarray  # (n, c) labels of the training cases, of which a share has its proportions
+    sampler: supervised.Sampler
+
+    def source(self, split: str) -> Sequence[dict[str, Any]]:
+        """The records of a split."""
+
+    def start(self, trial: Trial) -> Network:
+        """The network before any step."""
+
+    def loss(self, network: Network, batch: PyTree) -> tuple[Array, PyTree]:
+        """Loss of a batch, and the network's new `stats`."""
+
+    def predict(self, network: Network, tokens: Array) -> Any:
+        """Jitted: what the network says of a batch, as arrays whose rows are cases."""
+
+    def score(self, network: Network) -> float:
+        """How good the network is on the validation cases: higher is better."""
 
 
 class Fitted(NamedTuple):
     """The network at its best epoch."""
 
-    params: PyTree
-    stats: PyTree  # BatchNorm's running statistics
+    network: Network
     score: float  # on the validation patients; NaN where there are none
     epoch: int
 
 
+def train(task: Task, trial: Trial) -> Network:
+    """The network of a task, trained on a share of its training cases."""
+    mesh, batch = task.pretrained.mesh, check_batch(task.recipe.batch, task.pretrained.mesh)
+    cases = [task.cases["train"][i] for i in draws.stratified(task.strata, trial.share, seed=trial.seed)]
+    return fit(
+        task.start(trial),
+        task.loss,
+        supervised.training(task.source("train"), task.sampler, cases, batch, seed=trial.seed),
+        task.score if task.cases["val"] else None,
+        task.recipe,
+        steps=max(1, len(cases) // batch),
+        mesh=mesh,
+        name=f"{task.name}, {trial}",
+    ).network
+
+
+def predictions(task: Task, split: str, network: Network) -> Iterator[Any]:
+    """What the network says of each case of a split, in order, as host arrays."""
+    source, mesh = task.source(split), task.pretrained.mesh
+    for batch, real in supervised.evaluation(source, task.sampler, task.recipe.batch, task.cases[split]):
+        output = jax.device_get(task.predict(network, sharding.put_batch(batch["tokens"], mesh)))
+        yield from (jax.tree.map(lambda x, row=row: x[row], output) for row in range(real))
+
+
 def fit(
-    params: PyTree,
-    fixed: PyTree,
-    stats: PyTree,
-    loss: Loss,
+    network: Network,
+    loss: Callable[[Network, PyTree], tuple[Array, PyTree]],
     batches: Iterator[dict[str, np.ndarray]],
-    score: Callable[[PyTree, PyTree], float] | None,
+    score: Callable[[Network], float] | None,
+    recipe: FitConfig,
     *,
-    mesh: Mesh,
-    epochs: int,
     steps: int,
-    patience: int,
-    lr: float,
-    encoder_lr: float,
-    weight_decay: float,
-    seed: int = 0,
+    mesh: Mesh,
     name: str = "",
 ) -> Fitted:
-    """`epochs` of `steps` batches each, at most; stops after `patience` epochs without a better score.
+    """At most `recipe.epochs` of `steps` batches each; stops after `recipe.patience` epochs without a better score.
 
-    The learning rate of the subtree "encoder" of `params` is `encoder_lr`, that of all else `lr`; both are constant,
-    as in MGCA. `score(params, stats)` is higher for better networks; without it the last epoch is kept.
+    The learning rate of the subtree "encoder" of the parameters is `recipe.encoder_lr`, that of all else `recipe.lr`;
+    both are constant, as in MGCA. Without `score` the last epoch is returned.
+
+    Raises:
+        UserError: the loss is not finite.
     """
     tx = optax.multi_transform(
-        {True: optax.adamw(encoder_lr, weight_decay=weight_decay), False: optax.adamw(lr, weight_decay=weight_decay)},
-        {part: part == "encoder" for part in params},
+        {
+            "encoder": optax.adamw(recipe.encoder_lr, weight_decay=recipe.weight_decay),
+            "decoder": optax.adamw(recipe.lr, weight_decay=recipe.weight_decay),
+        },
+        {part: "encoder" if part == "encoder" else "decoder" for part in network.params},
     )
-    # Copied: the step gives its arguments away, and the caller's weights start the next fit.
-    params, stats = (jax.jit(lambda x: x)(jax.device_put(x, NamedSharding(mesh, P()))) for x in (params, stats))
-    opt_state = jax.jit(tx.init)(params)
+    # Copied: the step donates its arguments, and the caller's weights start the next fit.
+    network = jax.jit(lambda x: x)(sharding.put_replicated(network, mesh))
+    opt_state = jax.jit(tx.init)(network.params)
     step = _make_step(loss, tx)
-    best = Fitted(jax.device_get(params), jax.device_get(stats), float("nan"), 0)
-    for epoch in range(1, epochs + 1):
+    best = Fitted(jax.device_get(network), float("nan"), 0)
+    for epoch in range(1, recipe.epochs + 1):
         total = 0.0
-        for number, batch in enumerate(itertools.islice(batches, steps), start=(epoch - 1) * steps):
-            key = jax.random.fold_in(jax.random.key(seed), number)
-            placed = sharding.put_batch(batch, mesh)
-            params, opt_state, stats, value = step(params, opt_state, stats, fixed, placed, key)
+        for batch in itertools.islice(batches, steps):
+            network, opt_state, value = step(network, opt_state, sharding.put_batch(batch, mesh))
             total += float(value)
         if not np.isfinite(total):
             raise UserError(f"{name}: the loss is not finite in epoch {epoch}; try a lower config.lr")
-        found = score(params, stats) if score else float("nan")
-        LOG.info("%s: epoch %d of at most %d, loss %.4f, validation %.4f", name, epoch, epochs, total / steps, found)
-        if not score or np.isnan(best.score) or found > best.score:
-            best = Fitted(jax.device_get(params), jax.device_get(stats), found, epoch)
-        elif epoch - best.epoch >= patience:
+        value = score(network) if score else float("nan")
+        LOG.info(
+            "%s: epoch %d of at most %d, loss %.4f, validation %.4f", name, epoch, recipe.epochs, total / steps, value
+        )
+        if not score or np.isnan(best.score) or value > best.score:
+            best = Fitted(jax.device_get(network), value, epoch)
+        elif epoch - best.epoch >= recipe.patience:
             break
-    return best
+    return best._replace(network=sharding.put_replicated(best.network, mesh))
 
 
-def _make_step(loss: Loss, tx: optax.GradientTransformation) -> Callable[..., Any]:
-    @functools.partial(jax.jit, donate_argnums=(0, 1, 2))
-    def step(params: PyTree, opt_state: PyTree, stats: PyTree, fixed: PyTree, batch: PyTree, key: Array) -> Any:
-        grad_fn = jax.value_and_grad(loss, has_aux=True)
-        (value, stats), grads = grad_fn(params, fixed, stats, batch, key)
-        updates, opt_state = tx.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state, stats, value
+def _make_step(
+    loss: Callable[[Network, PyTree], tuple[Array, PyTree]], tx: optax.GradientTransformation
+) -> Callable[..., tuple[Network, optax.OptState, Array]]:
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(network: Network, opt_state: optax.OptState, batch: PyTree) -> tuple[Network, optax.OptState, Array]:
+        grad_fn = jax.value_and_grad(lambda params: loss(network._replace(params=params), batch), has_aux=True)
+        (value, stats), grads = grad_fn(network.params)
+        updates, opt_state = tx.update(grads, opt_state, network.params)
+        return Network(optax.apply_updates(network.params, updates), stats), opt_state, value
 
     return step
 

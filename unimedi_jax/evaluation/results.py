@@ -1,15 +1,16 @@
-"""One measured number a row: the common currency of all downstream jobs, of their tables and of the CSV."""
+"""One measured number a row: what all downstream jobs, their tables and the CSV are made of."""
 
 import csv
+import math
 import pathlib
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 
 class Result(NamedTuple):
-    """A number with everything that says what it is. Shares are in [0, 1], metrics as the field states them."""
+    """A number and everything that identifies it. Shares are in [0, 1], metrics as the field states them."""
 
     task: str  # "linear probe", "segmentation", ...
     data: str  # name of the built set
@@ -19,8 +20,8 @@ class Result(NamedTuple):
     value: float
     share: float = 1.0  # of the training patients
     seed: int = 0
-    low: float = float("nan")  # 95 % bootstrap interval over cases
-    high: float = float("nan")
+    low: float = math.nan  # 95 % bootstrap interval over cases
+    high: float = math.nan
     cases: int = 0  # behind the number
 
     @property
@@ -29,34 +30,13 @@ class Result(NamedTuple):
         return "/".join(filter(None, (self.task, self.data, self.modality, f"{self.share:g}", self.metric)))
 
 
-def of(
-    scalars: dict[str, float],
-    *,
-    task: str,
-    data: str,
-    modality: str,
-    encoder: str,
-    share: float = 1.0,
-    seed: int = 0,
-    cases: int = 0,
-) -> list[Result]:
-    """A row for every scalar; `<key>/low` and `<key>/high` become the interval of `<key>`."""
-    ends = ("/low", "/high")
+def of(scalars: Mapping[str, float], **shared: Any) -> list[Result]:
+    """A row for every scalar, with the `shared` fields; `<key>/low` and `<key>/high` become the interval of `<key>`."""
+    ends = ("low", "high")
     return [
-        Result(
-            task,
-            data,
-            modality,
-            encoder,
-            name,
-            value,
-            share,
-            seed,
-            *(scalars.get(name + end, float("nan")) for end in ends),
-            cases,
-        )
+        Result(metric=name, value=value, **{end: scalars.get(f"{name}/{end}", math.nan) for end in ends}, **shared)
         for name, value in scalars.items()
-        if not name.endswith(ends)
+        if not name.endswith(("/low", "/high"))
     ]
 
 
@@ -73,7 +53,7 @@ def write_csv(path: pathlib.Path, rows: Iterable[Result]) -> None:
 
 
 def publish(rows: Sequence[Result], metrics: Sequence[str], workdir: pathlib.Path) -> None:
-    """All rows as `results.csv` in the run's folder, the telling `metrics` as a table on the terminal."""
+    """All rows as `results.csv` in the run's folder, `metrics` as a table on the terminal."""
     path = workdir / "results.csv"
     write_csv(path, rows)
     print(f"{text(rows, metrics)}\nall numbers: {path}")
@@ -90,39 +70,39 @@ def average(rows: Sequence[Result], *, spread: bool = False) -> list[Result]:
     merged = []
     for group in groups.values():
         values = np.array([row.value for row in group])
-        value = float("nan") if np.isnan(values).all() else float(np.nanmean(values))
+        value = math.nan if np.isnan(values).all() else float(np.nanmean(values))
         ends = (group[0].low, group[0].high)
         if len(group) > 1:
-            told = spread and not np.isnan(value)
-            ends = (float(np.nanmin(values)), float(np.nanmax(values))) if told else (float("nan"), float("nan"))
+            shown = spread and not np.isnan(value)
+            ends = (float(np.nanmin(values)), float(np.nanmax(values))) if shown else (math.nan, math.nan)
         merged.append(group[0]._replace(value=value, low=ends[0], high=ends[1]))
     return merged
 
 
 def scalars(merged: Iterable[Result]) -> dict[str, float]:
-    """What a page looks up: numbers by encoder and key, their intervals as `<key>/low` and `<key>/high`."""
-    found: dict[str, float] = {}
+    """Values for a page: numbers by encoder and key, their intervals as `<key>/low` and `<key>/high`."""
+    values: dict[str, float] = {}
     for row in merged:
         key = f"{row.encoder}/{row.key}"
-        found[key] = row.value
+        values[key] = row.value
         if not np.isnan(row.low):
-            found |= {f"{key}/low": row.low, f"{key}/high": row.high}
-    return found
+            values |= {f"{key}/low": row.low, f"{key}/high": row.high}
+    return values
 
 
 def text(rows: Sequence[Result], metrics: Sequence[str]) -> str:
     """A table for the terminal: a line for each set, modality, share and encoder, a column for each of `metrics`."""
     merged = average([row for row in rows if row.metric in metrics])
-    seeds = {}
+    seeds: dict[tuple, set[int]] = {}
     for row in rows:
-        seeds.setdefault((row.task, row.data, row.modality, row.share, row.encoder), set()).add(row.seed)
+        seeds.setdefault(_place(row), set()).add(row.seed)
     head = ["task", "set", "modality", "share", "encoder", "seeds", *metrics]
     lines = [head]
     for place, used in seeds.items():
-        found = {row.metric: row for row in merged if _place(row) == place}
-        if found:
+        by_metric = {row.metric: row for row in merged if _place(row) == place}
+        if by_metric:
             task, data, modality, share, encoder = place
-            cells = [_cell(found.get(metric)) for metric in metrics]
+            cells = [_cell(by_metric.get(metric)) for metric in metrics]
             lines.append([task, data, modality or "both", f"{share:.0%}", encoder, str(len(used)), *cells])
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     return "\n".join("  ".join(word.ljust(w) for word, w in zip(line, widths, strict=True)).rstrip() for line in lines)

@@ -1,15 +1,17 @@
 """Retrieval and zero-shot: reports for images and images for reports, CTs for X-rays, findings from prompts."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import ml_collections
 
-from unimedi_jax.evaluation import evaluator, opened, results
-from unimedi_jax.inference import features
+from unimedi_jax.config.jobs import EvaluateConfig, RetrieveConfig
+from unimedi_jax.config.typed import typed
+from unimedi_jax.evaluation import evaluator, results, trials
+from unimedi_jax.inference import features, pretrained
+from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input import records
 from unimedi_jax.metrics import auroc, classification, retrieval, zeroshot
-from unimedi_jax.typing import PyTree
 
 METRICS = ("i2t_r5", "t2i_r5", "chance_r5", "p5", "chance_p5", "auroc/macro")
 REPORTS, ACROSS, PRECISION, ZEROSHOT = "report retrieval", "retrieval by finding", "precision by finding", "zero-shot"
@@ -18,59 +20,48 @@ OTHER = {"xray": "ct", "ct": "xray"}
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Everything of `configs/retrieve.py`; writes `results.csv` into `workdir`, prints a table and the warnings."""
-    trained = opened.open_run(config.checkpoint, network=config.network)
-    rows = evaluate(
-        trained,
-        data_dir=config.data_dir,
-        data=config.data,
-        encoders=opened.encoders(config.untrained),
-        ct_slices=config.ct_slices,
-        each=config.each,
-        rows=config.rows,
-        resamples=config.resamples,
-    )
+    settings = typed(RetrieveConfig, config)
+    trained = pretrained.load(settings.checkpoint, settings.network)
+    rows = evaluate(trained, records.open_set(settings.data_dir, settings.data), settings)
     results.publish(rows, METRICS, workdir)
     for warning in inverted(rows):
         print(f"warning: {warning}")
 
 
 def evaluate(
-    trained: opened.Opened,
-    *,
-    data_dir: str | pathlib.Path,
-    data: str,
-    encoders: Sequence[str] = opened.ENCODERS,
-    ct_slices: bool = True,
-    each: int = 200,
-    rows: int = 32,
-    resamples: int = 1000,
+    trained: Pretrained, dataset: records.RecordSet, config: RetrieveConfig | EvaluateConfig
 ) -> list[results.Result]:
-    """All rows of a set's test patients: both directions with equal reports as right answers, X-ray to CT and back by
-    finding, precision of reports by finding among at most `each` patients of each (CheXpert 5x200's rule: exactly one
-    finding), and zero-shot classification from the set's prompts."""
-    found = records.open_set(data_dir, data)
-    kinds = opened.modalities(found, "", splits=("test",))
-    trained.check(found, kinds)
-    embedder = trained.embedder(rows=rows, ct_slices=ct_slices)
+    """All rows of a set's test patients: report retrieval both ways, equal reports being right answers; X-ray to CT and
+    back by finding; precision of reports by finding; zero-shot classification from the set's prompts."""
+    modalities = trials.modalities(dataset, splits=("test",))
+    trained.check(dataset, modalities)
+    embedder = trained.embedder(rows=config.rows, ct_slices=config.ct_slices)
     table = []
-    for name in encoders:
-        variables = trained.variables(name)
+    for encoder in trials.encoders(config):
+        variables = trained.encoder(encoder)
         parts = {
-            kind: features.embed(
-                embedder, variables, found, trained.sampler(kind, keep=("report", "labels")), "test", limit=0
+            modality: features.embed(
+                embedder, variables, dataset, trained.sampler(modality, keep=("report", "labels")), "test"
             )
-            for kind in kinds
+            for modality in modalities
         }
-        for kind, part in parts.items():
-            place = dict(data=data, modality=kind, encoder=name, cases=len(part.z))
+        prompts = features.embed_prompts(
+            embedder, variables, trained.tokenizer, dataset.contract, trained.report_length
+        )
+        for modality, part in parts.items():
+            scalars = {}
             if any(part.reports):
-                table += results.of(
-                    retrieval.recall(part.z, part.z_report, part.reports, resamples=resamples), task=REPORTS, **place
-                )
-                table += results.of(_precision(part, each, resamples), task=PRECISION, **place)
-            table += results.of(_zeroshot(trained, found, embedder, variables, part, resamples), task=ZEROSHOT, **place)
-            if OTHER[kind] in parts:
-                table += results.of(_across(part, parts[OTHER[kind]], resamples), task=ACROSS, **place)
+                scalars[REPORTS] = retrieval.recall(part.z, part.z_report, part.reports, resamples=config.resamples)
+                scalars[PRECISION] = _precision(part, config.each, config.resamples)
+            if prompts:
+                # A difference of similarities of 0 is undecided, as a probability of a half is.
+                scores = zeroshot.scores(part.z, *prompts) / 4 + 0.5
+                names = dataset.contract["labels"]
+                scalars[ZEROSHOT] = classification.measure(scores, part.labels, names, resamples=config.resamples)
+            if OTHER[modality] in parts:
+                scalars[ACROSS] = _across(part, parts[OTHER[modality]], config.resamples)
+            shared = dict(data=dataset.name, modality=modality, encoder=encoder, cases=len(part.z))
+            table += [row for task, values in scalars.items() for row in results.of(values, task=task, **shared)]
     return table
 
 
@@ -88,7 +79,7 @@ def inverted(rows: Sequence[results.Result]) -> list[str]:
     ]
 
 
-def _across(query: features.Split, candidate: features.Split, resamples: int) -> dict[str, float]:
+def _across(query: features.EmbeddedSplit, candidate: features.EmbeddedSplit, resamples: int) -> dict[str, float]:
     """Images of the other modality for a patient with the same only finding, or none, as the query."""
     return retrieval.by_finding(
         query.z,
@@ -99,31 +90,9 @@ def _across(query: features.Split, candidate: features.Split, resamples: int) ->
     )
 
 
-def _precision(part: features.Split, each: int, resamples: int) -> dict[str, float]:
+def _precision(part: features.EmbeddedSplit, each: int, resamples: int) -> dict[str, float]:
+    """Precision of reports among at most `each` patients of each finding, who have no other (CheXpert 5x200)."""
     finding = evaluator.single_finding(part.labels)
-    finding[finding == part.labels.shape[1]] = -1  # 5x200 holds no normal films
+    finding[finding == part.labels.shape[1]] = -1  # 5x200 holds no normal X-rays
     rows = retrieval.balanced(finding, each)
     return retrieval.by_finding(part.z[rows], part.z_report[rows], finding[rows], finding[rows], resamples=resamples)
-
-
-def _zeroshot(
-    trained: opened.Opened,
-    found: records.RecordSet,
-    embedder: features.Embedder,
-    variables: PyTree,
-    part: features.Split,
-    resamples: int,
-) -> Mapping[str, float]:
-    """AUROC, average precision and the share on the right side of equal similarity to both prompts."""
-    labels = found.contract["labels"]
-    prompts = [found.contract["prompts"].get(label) for label in labels]
-    if not labels or not all(prompts):
-        return {}
-    length = trained.loaded.config["input"]["report_length"]
-    sides = (
-        [features.embed_reports(embedder, variables, trained.loaded.reports, pair[side], length) for pair in prompts]
-        for side in ("positive", "negative")
-    )
-    # A difference of similarities of 0 is undecided, as a probability of a half is.
-    scores = zeroshot.scores(part.z, *sides) / 4 + 0.5
-    return classification.measure(scores, part.labels, labels, resamples=resamples)

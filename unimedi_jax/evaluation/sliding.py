@@ -27,7 +27,7 @@ def predict(
 ) -> Float[np.ndarray, "z y x c"]:
     """Mean of all windows' logits, weighted by a Gaussian around each window's centre (as MONAI does).
 
-    `function` is called with exactly `rows` windows at a time; what fills up the last call is thrown away.
+    `function` is called with exactly `rows` windows at a time; the padding of the last call is thrown away.
     """
     places = np.meshgrid(*(starts(n, w, overlap) for n, w in zip(volume.shape, window, strict=True)), indexing="ij")
     corners = np.stack([p.ravel() for p in places], axis=1)
@@ -36,11 +36,11 @@ def predict(
     total = norm = None
     for first in range(0, len(boxes), rows):
         part = boxes[first : first + rows]
-        found = function(np.stack([volume[box] for box in part + part[-1:] * (rows - len(part))]))
+        predicted = function(np.stack([volume[box] for box in part + part[-1:] * (rows - len(part))]))
         if total is None:
-            total = np.zeros((*volume.shape, found.shape[-1]))
+            total = np.zeros((*volume.shape, predicted.shape[-1]))
             norm = np.zeros((*volume.shape, 1))
-        for box, logits in zip(part, found, strict=False):
+        for box, logits in zip(part, predicted, strict=False):
             total[box] += weight[..., None] * logits
             norm[box] += weight[..., None]
     return total / norm

@@ -1,4 +1,4 @@
-"""YOLOv3's loss with MGCA's weights: every true box is answered for by one anchor of each scale."""
+"""YOLOv3's loss with MGCA's weights: one anchor of each scale is responsible for every true box."""
 
 import jax
 import numpy as np
@@ -43,8 +43,8 @@ def _of_scale(x: Array, boxes: Array, real: Array, scale: int, grid: tuple[int, 
     chosen = jnp.zeros((batch, rows, columns, count), bool).at[case, y, x_at, best].set(True, mode="drop")
     ignored = jnp.zeros_like(chosen).at[case, y, x_at].max(overlap > IGNORED_ABOVE, mode="drop")
     size = jnp.log(jnp.maximum(boxes[..., 2:], 1e-6) / shapes[best])
-    wanted = jnp.concatenate([at - corner, size], axis=-1)
-    target = jnp.zeros((*chosen.shape, 4)).at[case, y, x_at, best].set(wanted, mode="drop")
+    place = jnp.concatenate([at - corner, size], axis=-1)
+    target = jnp.zeros((*chosen.shape, 4)).at[case, y, x_at, best].set(place, mode="drop")
     cross = optax.sigmoid_binary_cross_entropy
     taken = chosen[..., None]
     centre = (cross(x[..., :2], target[..., :2]) * taken).mean(axis=(0, 1, 2, 3)).sum()

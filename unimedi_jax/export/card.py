@@ -1,4 +1,4 @@
-"""The model card of an export: what it is, what it learnt from, how good it was, how to load it."""
+"""The model card of an export: what it is, its training data, its results, how to load it."""
 
 import json
 import math
@@ -11,7 +11,7 @@ RESULTS = {
     "zeroshot/macro": "zero-shot AUC, macro",
     "probe/macro": "linear probe AUC, macro",
     "retrieval/i2t_r5": "image to report R@5",
-    "slices/any/hit_rate": "slice hits",
+    "slices/any/hit_rate": "slice hit rate",
 }
 ROUTES = """
 ## Loading it
@@ -40,7 +40,7 @@ unimedi_jax: `unimedi_jax.load("this/folder")`, or `--config.init.checkpoint=thi
 
 
 def markdown(
-    trained: pretrained.Trained,
+    trained: pretrained.Pretrained,
     parity: Mapping[str, Any],
     metrics: Sequence[Mapping[str, Any]],
     *,
@@ -48,27 +48,27 @@ def markdown(
     onnx: bool,
 ) -> str:
     """The card's text."""
-    model, given = trained.model, trained.config
+    model, config = trained.model, trained.config
     tower = model.vision
     lines = [
         "# UniMedI: chest X-rays, CTs and reports in one space",
         "",
-        f"The {trained.network} of a unimedi_jax run after {trained.step} of {given['steps']} steps; vision tower "
+        f"The {trained.network} of a unimedi_jax run after {trained.step} of {config['steps']} steps; vision tower "
         f"{tower.width} wide, {tower.depth} layers, report tower {model.report.width} wide, {model.report.depth} "
-        f"layers, joint space of {given['model']['embedding']} dimensions. Not for clinical use.",
+        f"layers, joint space of {config['model']['embedding']} dimensions. Not for clinical use.",
         "",
         "## Data",
         "",
         *(_set(name, contract) for name, contract in trained.contracts.items()),
         "",
-        "What was done to every pixel and word stands in `contract.json`.",
+        "`contract.json` says what was done to every pixel and word.",
         "",
         "## Results on held-out test patients",
         "",
         *_results(metrics),
         *ROUTES.format(
-            embedding=given["model"]["embedding"],
-            image=given["model"]["image_size"],
+            embedding=config["model"]["embedding"],
+            image=config["model"]["image_size"],
             patch=model.image_patch[0],
             width=tower.width,
             depth=tower.depth,
@@ -82,12 +82,12 @@ def markdown(
         "- `vision_2d.safetensors`: T_2D and the ViT in timm's names; inputs lie in -1..1",
     ]
     if rgb:
-        lines.append("- `vision_2d_rgb.safetensors`: the same for grey films in three equal channels")
+        lines.append("- `vision_2d_rgb.safetensors`: the same for grey X-rays in three equal channels")
     lines.append("- `report/`: the report tower and its tokenizer, as transformers keeps a BERT")
     if onnx:
-        lines.append("- `onnx/`: the encoders; inputs are records' films and volumes, and token ids with their mask")
+        lines.append("- `onnx/`: the encoders; inputs are records' X-rays and volumes, and token ids with their mask")
     lines += [f"- `parity.json`: {_agreement(parity)}", "", "## Configuration", "", "```json"]
-    return "\n".join([*lines, *json.dumps(shareable(given), indent=2).splitlines(), "```", ""])
+    return "\n".join([*lines, *json.dumps(shareable(config), indent=2).splitlines(), "```", ""])
 
 
 def _set(name: str, contract: Mapping[str, Any]) -> str:
@@ -103,9 +103,9 @@ def _results(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
         return ["The run was not evaluated on test patients when this was exported."]
     rows = ["| | X-ray | CT |", "|---|---|---|"]
     for key, title in RESULTS.items():
-        found = [final.get(f"test/{modality}/{key}") for modality in ("xray", "ct")]
-        if any(value is not None for value in found):
-            cells = ("-" if value is None or math.isnan(value) else f"{value:.3f}" for value in found)
+        values = [final.get(f"test/{modality}/{key}") for modality in ("xray", "ct")]
+        if any(value is not None for value in values):
+            cells = ("-" if value is None or math.isnan(value) else f"{value:.3f}" for value in values)
             rows.append(f"| {title} | {' | '.join(cells)} |")
     return rows
 
@@ -118,5 +118,5 @@ def _agreement(parity: Mapping[str, Any]) -> str:
 
 
 def shareable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's configuration without the places of its author's machines."""
+    """A run's configuration without paths and addresses of the machines it ran on."""
     return {key: value for key, value in config.items() if key not in ("data_dir", "tokenizer", "init", "distributed")}

@@ -30,13 +30,13 @@ def run(config: Any) -> None:
     """
     if not config.checkpoint or not config.out:
         raise UserError("config.checkpoint (a run's workdir or an export) and config.out (a new folder) are needed")
-    trained = pretrained.read(config.checkpoint, config.network)
+    trained = pretrained.load(config.checkpoint, config.network)
     write(trained, pathlib.Path(config.out).expanduser(), rgb=config.rgb, onnx=config.onnx)
     print(f"exported: {config.out} (start with its README.md)")
 
 
-def write(trained: pretrained.Trained, out: pathlib.Path, *, rgb: bool = False, onnx: bool = False) -> None:
-    """The export of a network as the new folder `out`; `rgb` adds a ViT of three channels, `onnx` the encoders so."""
+def write(trained: pretrained.Pretrained, out: pathlib.Path, *, rgb: bool = False, onnx: bool = False) -> None:
+    """Exports a network into the new folder `out`; `rgb` adds a ViT of three channels, `onnx` the encoders as ONNX."""
     if out.exists():
         raise UserError(f"config.out {out} exists: choose another folder, or remove it")
     staging = out.parent / f".{out.name}.exporting"
@@ -49,21 +49,21 @@ def write(trained: pretrained.Trained, out: pathlib.Path, *, rgb: bool = False, 
         _weights(trained, staging, rgb=rgb)
         module = resources.files("unimedi_jax.export") / "pytorch.py"
         (staging / MODULE).write_text(module.read_text(encoding="utf-8"), encoding="utf-8")
-        found = parity.check(trained, staging, onnx=onnx)
-        _json(found, staging / "parity.json")
-        _say(found)
-        text = card.markdown(trained, found, writers.read(trained.path), rgb=rgb, onnx=onnx)
+        agreement = parity.check(trained, staging, onnx=onnx)
+        _json(agreement, staging / "parity.json")
+        _log(agreement)
+        text = card.markdown(trained, agreement, writers.read(trained.path), rgb=rgb, onnx=onnx)
         (staging / "README.md").write_text(text, encoding="utf-8")
         staging.rename(out)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def architecture(trained: pretrained.Trained) -> dict[str, Any]:
+def architecture(trained: pretrained.Pretrained) -> dict[str, Any]:
     """Everything that `pytorch.py` must know to build the network and to cut its inputs."""
-    model, given = trained.model, trained.config
-    sight, read = model.vision, model.report
-    kept = (
+    model, config = trained.model, trained.config
+    vision, report = model.vision, model.report
+    same = (  # as in config.model
         "image_size",
         "image_patch",
         "volume_size",
@@ -81,47 +81,49 @@ def architecture(trained: pretrained.Trained) -> dict[str, Any]:
         "norm_by_modality",
     )
     return {
-        "vision": {"width": sight.width, "depth": sight.depth, "heads": sight.heads, "mlp_width": sight.mlp_width},
+        "vision": {"width": vision.width, "depth": vision.depth, "heads": vision.heads, "mlp_width": vision.mlp_width},
         "report": {
-            "width": read.width,
-            "depth": read.depth,
-            "heads": read.heads,
-            "mlp_width": read.mlp_width,
-            "vocab_size": read.vocab_size,
-            "positions": read.max_positions,
-            "pooling": read.pooling,
-            "padding": trained.reports.pad_token_id,
+            "width": report.width,
+            "depth": report.depth,
+            "heads": report.heads,
+            "mlp_width": report.mlp_width,
+            "vocab_size": report.vocab_size,
+            "positions": report.max_positions,
+            "pooling": report.pooling,
+            "padding": trained.tokenizer.pad_token_id,
         },
-        "image_grid": sight.image_grid,
-        "volume_grid": sight.volume_grid,
-        "crop": given["input"]["crop"],
-        "report_length": given["input"]["report_length"],
-        **{name: given["model"][name] for name in kept},
+        "image_grid": vision.image_grid,
+        "volume_grid": vision.volume_grid,
+        "crop": config["input"]["crop"],
+        "report_length": trained.report_length,
+        **{name: config["model"][name] for name in same},
         "heads": {name: [head.hidden, head.bottleneck, head.prototypes] for name, head in model.head.items()},
     }
 
 
-def contract(trained: pretrained.Trained) -> dict[str, Any]:
-    """How a file becomes the network's input: the records' rules and what follows on them."""
-    model, given = trained.model, trained.config
-    low, high = model.window_hu
-    side, patch = given["model"]["image_size"], "x".join(map(str, model.image_patch))
-    size, block = given["model"]["volume_size"], "x".join(map(str, model.volume_patch))
+def contract(trained: pretrained.Pretrained) -> dict[str, Any]:
+    """How a file becomes the network's input: the records' rules, and how a record is cut into tokens."""
+    model, crop = trained.model, trained.config["input"]["crop"]
+    (low, high), (side, _) = model.window_hu, trained.size("xray")
+    size, (patch, block) = (
+        trained.size("ct"),
+        ("x".join(map(str, trained.patch(modality))) for modality in ("xray", "ct")),
+    )
     return {
         "input": {
-            "xray": f"the centre {given['input']['crop']} pixels of the record, block mean to {side} x {side} rounded "
+            "xray": f"the centre {crop} pixels of the record, block mean to {side} x {side} rounded "
             f"to integers, value / 127.5 - 1, patches of {patch} in raster order",
-            "ct": f"block mean of the record to {tuple(size)} rounded to integers, Hounsfield units {low:g}..{high:g} "
+            "ct": f"block mean of the record to {size} rounded to integers, Hounsfield units {low:g}..{high:g} "
             f"clipped to -1..1, patches of {block} in raster order (z, y, x)",
             "slices": f"the centre or all slices of the {model.slices} depth layers with the best mean score, resized "
             f"to {model.slice_size} x {model.slice_size} (linear, anti-aliased)",
-            "report": f"the tokenizer in {pretrained.REPORT}/, at most {given['input']['report_length']} tokens",
+            "report": f"the tokenizer in {pretrained.REPORT}/, at most {trained.report_length} tokens",
         },
         "sets": trained.contracts,
     }
 
 
-def _weights(trained: pretrained.Trained, folder: pathlib.Path, *, rgb: bool) -> None:
+def _weights(trained: pretrained.Pretrained, folder: pathlib.Path, *, rgb: bool) -> None:
     state = names.to_torch(trained.variables, trained.model)
     _save(state, folder / pretrained.WEIGHTS)
     facts = {
@@ -135,20 +137,22 @@ def _weights(trained: pretrained.Trained, folder: pathlib.Path, *, rgb: bool) ->
     }
     _json(facts, folder / pretrained.FACTS)
     _json(contract(trained), folder / "contract.json")
-    seen = {k.removeprefix("vision."): v for k, v in state.items() if k.startswith("vision.")}
-    seen = {k: v for k, v in seen.items() if not k.startswith(OWN)}
-    _save(seen, folder / "vision_2d.safetensors")
+    vision = {name: array for name, array in _part(state, "vision.").items() if not name.startswith(OWN)}
+    _save(vision, folder / "vision_2d.safetensors")
     if rgb:  # a third for each channel: replicated grey gives what one channel gives
-        kernel = np.repeat(seen["patch_embed.proj.weight"] / np.float32(3), 3, axis=1)
-        _save(seen | {"patch_embed.proj.weight": kernel}, folder / "vision_2d_rgb.safetensors")
+        kernel = np.repeat(vision["patch_embed.proj.weight"] / np.float32(3), 3, axis=1)
+        _save(vision | {"patch_embed.proj.weight": kernel}, folder / "vision_2d_rgb.safetensors")
     place = folder / pretrained.REPORT
-    trained.reports.save_pretrained(place)
-    read = {k.removeprefix("report."): v for k, v in state.items() if k.startswith("report.")}
-    _save(read, place / "model.safetensors")
+    trained.tokenizer.save_pretrained(place)
+    _save(_part(state, "report."), place / "model.safetensors")
     _json(_bert(trained), place / "config.json")
 
 
-def _bert(trained: pretrained.Trained) -> dict[str, Any]:
+def _part(state: names.State, prefix: str) -> names.State:
+    return {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}
+
+
+def _bert(trained: pretrained.Pretrained) -> dict[str, Any]:
     tower = trained.model.report
     return {
         "architectures": ["BertModel"],
@@ -164,17 +168,17 @@ def _bert(trained: pretrained.Trained) -> dict[str, Any]:
         "hidden_act": "gelu",
         "layer_norm_eps": 1e-12,
         "type_vocab_size": 2,
-        "pad_token_id": trained.reports.pad_token_id,
+        "pad_token_id": trained.tokenizer.pad_token_id,
     }
 
 
-def _say(found: dict[str, Any]) -> None:
-    if not found["checked"]:
-        LOG.warning("not compared with PyTorch (%s): parity.json says so", found["why"])
+def _log(agreement: dict[str, Any]) -> None:
+    if not agreement["checked"]:
+        LOG.warning("not compared with PyTorch (%s): parity.json says so", agreement["why"])
         return
-    worst = max(found["max_abs_difference"], key=found["max_abs_difference"].get)
-    value = found["max_abs_difference"][worst]
-    LOG.info("PyTorch agrees with JAX: at most %.1e apart, at %s", value, worst)
+    differences = agreement["max_abs_difference"]
+    worst = max(differences, key=differences.get)
+    LOG.info("PyTorch agrees with JAX: at most %.1e apart, at %s", differences[worst], worst)
 
 
 def _save(state: names.State, path: pathlib.Path) -> None:

@@ -26,7 +26,7 @@ REPORTS = (
 Arrays = dict[str, np.ndarray]
 
 
-def check(trained: pretrained.Trained, folder: pathlib.Path, *, onnx: bool = False) -> dict[str, Any]:
+def check(trained: pretrained.Pretrained, folder: pathlib.Path, *, onnx: bool = False) -> dict[str, Any]:
     """What goes into `parity.json`; `folder` holds the export's weights, and gets `onnx/` where that is asked for.
 
     Raises:
@@ -60,7 +60,7 @@ def check(trained: pretrained.Trained, folder: pathlib.Path, *, onnx: bool = Fal
         "checked": True,
         "tolerance": TOLERANCE,
         "rule": "no difference above the tolerance; inside the towers above it times the layer's largest value",
-        "inputs": "2 drawn films and 2 volumes with noise (numpy, seed 0), 3 fixed reports",
+        "inputs": "2 drawn X-rays and 2 volumes with noise (numpy, seed 0), 3 fixed reports",
         "versions": {name: metadata.version(name) for name in packages},
         "max_abs_difference": differences,
         "max_abs_value": values,
@@ -68,7 +68,7 @@ def check(trained: pretrained.Trained, folder: pathlib.Path, *, onnx: bool = Fal
 
 
 def fixed_inputs() -> tuple[np.ndarray, np.ndarray]:
-    """Two films and two volumes of records' shapes: a body with two lungs that narrow toward the top, and noise."""
+    """Two X-rays and two volumes of records' shapes: a body with lungs that narrow toward the top, and noise."""
     rng = np.random.default_rng(0)
     z, y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in (32, 128, 128)), indexing="ij")
     body = (x / 0.9) ** 2 + (y / 0.6) ** 2 < 1
@@ -76,15 +76,17 @@ def fixed_inputs() -> tuple[np.ndarray, np.ndarray]:
     lungs = ((np.abs(x) - 0.4) / size) ** 2 + (y / 0.4) ** 2 < 1
     hu = np.where(lungs, -850, np.where(body, 40, -1000))
     volumes = np.stack([hu, hu[::-1, :, ::-1]]) + rng.normal(0, 20, (2, *hu.shape))
-    films = volumes.mean(axis=2)[:, ::-1]  # seen from the front, head up
+    films = volumes.mean(axis=2)[:, ::-1]  # from the front, head up
     films = (films - films.min()) / np.ptp(films) * 255
     return films.repeat(8, axis=1).repeat(2, axis=2).astype(np.uint8), volumes.astype(np.int16)
 
 
-def jax_outputs(trained: pretrained.Trained, films: np.ndarray, volumes: np.ndarray, texts: tuple[str, ...]) -> Arrays:
+def jax_outputs(
+    trained: pretrained.Pretrained, films: np.ndarray, volumes: np.ndarray, texts: tuple[str, ...]
+) -> Arrays:
     """Every layer of every path, by name, from records' pixels and texts."""
-    model, variables = trained.model, trained.variables
-    params = jax.tree.map(np.asarray, variables["params"])  # layers are cut out of it
+    model, variables = trained.model, jax.device_get(trained.variables)  # one device computes
+    params = variables["params"]
     batch = jax.device_put(preprocess.tokens(trained, films, volumes, texts))
 
     def apply(method: str, *x: Any) -> Any:
@@ -101,8 +103,8 @@ def jax_outputs(trained: pretrained.Trained, films: np.ndarray, volumes: np.ndar
             out |= {f"{name}/{k}": v for k, v in _vision_layers(trained, params["vision"], x)}
         out |= {f"report/{k}": v for k, v in _report_layers(trained, params["report"], *batch["report"])}
         out["report/z"] = apply("embed_report", *batch["report"])
-    for name, found in (("xray", xray), ("ct", ct)):
-        out |= {f"{name}/{field}": getattr(found, field) for field in ("cls", "z", "scores")}
+    for name, features in (("xray", xray), ("ct", ct)):
+        out |= {f"{name}/{field}": getattr(features, field) for field in ("cls", "z", "scores")}
     out |= {"ct/slice_scores": ct.slice_scores, "ct/layers": ct.layers}
     return {name: np.asarray(value, np.float32) for name, value in out.items()}
 
@@ -116,15 +118,15 @@ def torch_outputs(folder: pathlib.Path, films: np.ndarray, volumes: np.ndarray, 
     model = pytorch.load(folder)
     out: dict[str, Any] = {}
     with torch.inference_mode():
-        with _recorded(model.vision.blocks, lambda x: x[0]) as seen:
-            found = {"xray": model.xrays(torch.from_numpy(films)), "ct": model.cts(torch.from_numpy(volumes))}
-        with _recorded(model.report.encoder["layer"], lambda x: x) as read:
+        with _recorded(model.vision.blocks, lambda x: x[0]) as blocks:
+            images = {"xray": model.xrays(torch.from_numpy(films)), "ct": model.cts(torch.from_numpy(volumes))}
+        with _recorded(model.report.encoder["layer"], lambda x: x) as layers:
             z = model.reports(texts)
     depth = len(model.vision.blocks)
-    for start, name in zip(range(0, len(seen), depth), ("xray", "ct_volume", "ct"), strict=False):
-        out |= {f"{name}/layer {i}": x for i, x in enumerate(seen[start : start + depth])}
-    out |= {f"report/layer {i}": x for i, x in enumerate(read)} | {"report/z": z}
-    for name, features in found.items():
+    for start, name in zip(range(0, len(blocks), depth), ("xray", "ct_volume", "ct"), strict=False):
+        out |= {f"{name}/layer {i}": x for i, x in enumerate(blocks[start : start + depth])}
+    out |= {f"report/layer {i}": x for i, x in enumerate(layers)} | {"report/z": z}
+    for name, features in images.items():
         out |= {f"{name}/{k}": v for k, v in features._asdict().items() if v is not None}
     return {name: value.float().numpy() for name, value in out.items()}
 
@@ -139,7 +141,7 @@ def compare(ours: Arrays, theirs: Arrays) -> dict[str, float]:
     return result
 
 
-def _vision_layers(trained: pretrained.Trained, params: PyTree, x: Array) -> Iterator[tuple[str, Array]]:
+def _vision_layers(trained: pretrained.Pretrained, params: PyTree, x: Array) -> Iterator[tuple[str, Array]]:
     tower = trained.model.vision
     block = vision.Block(tower.heads, tower.mlp_width, jnp.float32, False, tower.cls_key, tower.attention)
     cls = jnp.broadcast_to(params["cls"] + params["position_cls"], (len(x), 1, tower.width))
@@ -149,7 +151,9 @@ def _vision_layers(trained: pretrained.Trained, params: PyTree, x: Array) -> Ite
         yield f"layer {i}", x
 
 
-def _report_layers(trained: pretrained.Trained, params: PyTree, ids: Array, mask: Array) -> Iterator[tuple[str, Array]]:
+def _report_layers(
+    trained: pretrained.Pretrained, params: PyTree, ids: Array, mask: Array
+) -> Iterator[tuple[str, Array]]:
     tower = trained.model.report
     layer = text.Layer(tower.heads, tower.mlp_width, jnp.float32, 0.0, False)
     place = params["positions"]["embedding"][: ids.shape[1]] + params["segments"][:1]
@@ -164,10 +168,10 @@ def _report_layers(trained: pretrained.Trained, params: PyTree, ids: Array, mask
 @contextlib.contextmanager
 def _recorded(layers: Any, pick: Any) -> Iterator[list[Any]]:
     """The outputs of PyTorch layers, in the order they are called."""
-    seen: list[Any] = []
-    hooks = [layer.register_forward_hook(lambda _, __, out: seen.append(pick(out))) for layer in layers]
+    outputs: list[Any] = []
+    hooks = [layer.register_forward_hook(lambda _, __, out: outputs.append(pick(out))) for layer in layers]
     try:
-        yield seen
+        yield outputs
     finally:
         for hook in hooks:
             hook.remove()

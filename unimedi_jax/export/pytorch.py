@@ -1,12 +1,12 @@
-"""UniMedI in PyTorch: loads an export and embeds X-rays, CTs and reports. It needs nothing of JAX; copy it if you like.
+"""UniMedI in PyTorch: loads an export and embeds X-rays, CTs and reports. It needs no JAX; copy it if you like.
 
     model = load("export")
-    model.xrays(films).z    # films uint8 (b, 256, 256), dense = bright        -> unit vectors (b, e)
+    model.xrays(films).z    # X-rays uint8 (b, 256, 256), dense = bright        -> unit vectors (b, e)
     model.cts(volumes).z    # volumes int16 Hounsfield units (b, 32, 128, 128)  -> unit vectors (b, e)
     model.reports(texts)    # list of b strings                                -> unit vectors (b, e)
 
-How a file becomes such a film or volume stands in the export's contract.json. Parameters are called as timm's ViT and
-transformers' BERT call them.
+The export's contract.json says how a file becomes such an X-ray or volume. Parameters have the names of timm's ViT and
+transformers' BERT.
 """
 
 import json
@@ -32,7 +32,7 @@ class Features(NamedTuple):
 
 
 class Attention(nn.Module):
-    """Self-attention; also hands out how CLS looks at the other tokens."""
+    """Self-attention; also returns the attention of CLS to the other tokens."""
 
     def __init__(self, width: int, heads: int, cls_key: bool) -> None:
         super().__init__()
@@ -131,8 +131,8 @@ class ReportLayer(nn.Module):
         batch, n, width = x.shape
         own, out = self.attention["self"], self.attention["output"]
         q, k, v = (own[m](x).reshape(batch, n, self.heads, -1).transpose(1, 2) for m in ("query", "key", "value"))
-        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None])
-        x = out["LayerNorm"](x + out["dense"](seen.transpose(1, 2).reshape(batch, n, width)))
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None])
+        x = out["LayerNorm"](x + out["dense"](attended.transpose(1, 2).reshape(batch, n, width)))
         hidden = F.gelu(self.intermediate["dense"](x))
         return self.output["LayerNorm"](x + self.output["dense"](hidden))
 
@@ -221,7 +221,7 @@ class UniMedI(nn.Module):
             self.add_module(f"head_{name}", Prototypes(wide, *sizes))
 
     def xrays(self, films: torch.Tensor) -> Features:
-        """Films, uint8 (b, 256, 256), bright = dense."""
+        """X-rays, uint8 (b, 256, 256), bright = dense."""
         crop = self.a["crop"]
         start = [(side - crop) // 2 for side in films.shape[1:]]
         films = films[:, start[0] : start[0] + crop, start[1] : start[1] + crop]
@@ -251,7 +251,7 @@ class UniMedI(nn.Module):
         return self.project_report(self.report(ids, mask))
 
     def _slices(self, x: torch.Tensor, layers: torch.Tensor) -> torch.Tensor:
-        """Tokens of the chosen layers' slices, resized to the films' scale, one behind the other."""
+        """Tokens of the chosen layers' slices, resized to the scale of the X-rays, one after the other."""
         depth, per_layer, size = self.a["volume_patch"][0], self.a["slices_per_layer"], self.a["slice_size"]
         offsets = torch.arange(depth, device=x.device) if per_layer > 1 else torch.tensor([depth // 2], device=x.device)
         where = (layers[..., None] * depth + offsets).flatten(1)  # (b, s)
@@ -275,8 +275,8 @@ class Encoder(nn.Module):
         self.method = {"xray": model.xrays, "ct": model.cts, "report": model.tokens}[name]
 
     def forward(self, *x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        found = self.method(*x)
-        return (found,) if torch.is_tensor(found) else tuple(value for value in found if value is not None)
+        output = self.method(*x)
+        return (output,) if torch.is_tensor(output) else tuple(value for value in output if value is not None)
 
 
 def load(folder: str | pathlib.Path) -> UniMedI:
@@ -297,8 +297,8 @@ def tokenizer(path: pathlib.Path, length: int, padding: int) -> Callable[..., tu
     words.enable_padding(length=length, pad_id=padding)
 
     def encode(texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        found = words.encode_batch(list(texts))
-        ids, mask = (torch.tensor([getattr(one, name) for one in found]) for name in ("ids", "attention_mask"))
+        encodings = words.encode_batch(list(texts))
+        ids, mask = (torch.tensor([getattr(one, name) for one in encodings]) for name in ("ids", "attention_mask"))
         return ids, mask.bool()
 
     return encode

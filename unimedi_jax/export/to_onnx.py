@@ -11,7 +11,7 @@ import numpy as np
 
 from data.errors import UserError
 
-# What each encoder takes and gives; rows are free.
+# Inputs and outputs of each encoder; the number of rows is free.
 ENCODERS = {
     "xray": (("films",), ("cls", "z", "scores")),
     "ct": (("volumes",), ("cls", "z", "scores", "slice_scores", "layers")),
@@ -43,7 +43,7 @@ def write(
         module = pytorch.Encoder(model, name)
         rows = torch.export.Dim("rows", min=1)
         files[name] = folder / "onnx" / f"{name}.onnx"
-        # The exporter tells its steps on the terminal and warns of its own future.
+        # The exporter prints its steps and warns of its own deprecations.
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore")
             torch.onnx.export(
@@ -63,19 +63,19 @@ def write(
 def outputs(
     files: dict[str, pathlib.Path], folder: pathlib.Path, films: np.ndarray, volumes: np.ndarray, texts: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """What onnxruntime computes, by the names of `parity`."""
+    """Outputs of onnxruntime, by the names of `parity`."""
     import onnxruntime
 
     from unimedi_jax.export import pytorch
 
     ids, mask = (x.numpy() for x in pytorch.load(folder).tokenize(list(texts)))
-    given = {"films": films, "volumes": volumes, "ids": ids, "mask": mask}
-    found: dict[str, np.ndarray] = {}
+    arrays = {"films": films, "volumes": volumes, "ids": ids, "mask": mask}
+    result: dict[str, np.ndarray] = {}
     for name, (inputs, names) in ENCODERS.items():
         session = onnxruntime.InferenceSession(str(files[name]), providers=["CPUExecutionProvider"])
-        values = session.run(list(names), {one: given[one] for one in inputs})
-        found |= {f"{name}/{k}": np.asarray(v, np.float32) for k, v in zip(names, values, strict=True)}
-    return found
+        values = session.run(list(names), {one: arrays[one] for one in inputs})
+        result |= {f"{name}/{k}": np.asarray(v, np.float32) for k, v in zip(names, values, strict=True)}
+    return result
 
 
 @contextlib.contextmanager

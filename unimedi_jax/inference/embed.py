@@ -1,20 +1,18 @@
 """Embeddings of anything: the embed job, and `unimedi_jax.load(path).embed(source)`."""
 
 import dataclasses
+import itertools
 import json
-import logging
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from data.errors import UserError
-from unimedi_jax import sharding
 from unimedi_jax.inference import features, maps, preprocess, pretrained, sources
 
-LOG = logging.getLogger(__name__)
 FORMATS = (".npz", ".parquet")
 
 
@@ -53,7 +51,7 @@ class Embeddings:
 class Model:
     """A trained network that embeds files and texts; made by `load`."""
 
-    trained: pretrained.Trained
+    pretrained: pretrained.Pretrained
     embedder: features.Embedder
 
     def embed(self, source: str | pathlib.Path, *, maps_to: str | pathlib.Path | None = None) -> Embeddings:
@@ -65,46 +63,31 @@ class Model:
         Raises:
             UserError: nothing to embed, or nothing that could be read.
         """
-        sources.hold(self.trained)
+        sources.check(self.pretrained)
         items, refused = sources.find(pathlib.Path(source).expanduser())
         folder = None if maps_to is None else pathlib.Path(maps_to).expanduser()
-        rows = _Rows(self, len(items))
+        rows = _Rows(self, items, folder)
         for modality in ("xray", "ct", "report"):
-            waiting: list[tuple[int, np.ndarray]] = []
-            for index, item in enumerate(items):
-                if item.modality != modality:
-                    continue
-                try:
-                    waiting.append((index, item.read() if item.read else np.zeros(0)))
-                except sources.BadInput as error:
-                    refused.append(sources.Rejected(index + 1, item.id, str(error)))
-                    continue
-                except Exception as error:  # damage that no reader knows must not lose the others
-                    refused.append(sources.Rejected(index + 1, item.id, f"unreadable: {type(error).__name__}"))
-                    continue
-                if len(waiting) == self.embedder.rows:
-                    rows.add(items, waiting, modality, folder)
-                    waiting = []
-            if waiting:
-                rows.add(items, waiting, modality, folder)
-        return rows.done(items, refused)
+            readable = _read(items, modality, refused)
+            while batch := list(itertools.islice(readable, self.embedder.rows)):
+                rows.add(modality, batch)
+        return rows.done(refused)
 
     def embed_reports(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors float32 (n, e) of texts, in the space of the images."""
-        given = self.trained
-        length = given.config["input"]["report_length"]
-        return features.embed_reports(self.embedder, given.variables, given.reports, list(texts), length)
+        trained = self.pretrained
+        return features.embed_reports(self.embedder, trained.variables, trained.tokenizer, texts, trained.report_length)
 
     def features(self, modality: str, pixels: np.ndarray) -> Any:
-        """`Features` of up to `embedder.rows` films uint8 (b, 256, 256) or volumes int16 (b, 32, 128, 128)."""
+        """`Features` of up to `embedder.rows` X-rays uint8 (b, 256, 256) or volumes int16 (b, 32, 128, 128)."""
         cut, function = {
             "xray": (preprocess.film_tokens, self.embedder.xray),
             "ct": (preprocess.volume_tokens, self.embedder.ct),
         }[modality]
-        tokens = cut(self.trained, pixels)
+        tokens = cut(self.pretrained, pixels)
         full = np.arange(self.embedder.rows).clip(max=len(tokens) - 1)  # one shape, one compilation
-        seen = self.embedder(function, self.trained.variables, tokens[full])
-        return jax.tree.map(lambda x: x[: len(pixels)], seen)
+        batch = self.embedder(function, self.pretrained.variables, tokens[full])
+        return jax.tree.map(lambda x: x[: len(pixels)], batch)
 
 
 def load(path: str | pathlib.Path, network: str = "student", *, rows: int = 8, ct_slices: bool = True) -> Model:
@@ -113,75 +96,86 @@ def load(path: str | pathlib.Path, network: str = "student", *, rows: int = 8, c
     Raises:
         UserError: nothing that can be loaded.
     """
-    trained = pretrained.read(path, network)
-    embedder = features.Embedder.of(trained.model, sharding.make_mesh(), rows=rows, ct_slices=ct_slices)
-    return Model(trained, embedder)
+    trained = pretrained.load(path, network)
+    return Model(trained, trained.embedder(rows=rows, ct_slices=ct_slices))
 
 
 def run(config: Any) -> None:
-    """Embeds `config.source` into `config.out`; what could not be read stands in `<out>.rejected.jsonl`."""
+    """Embeds `config.source` into `config.out`; what could not be read is listed in `<out>.rejected.jsonl`."""
     missing = [name for name in ("checkpoint", "source", "out") if not config[name]]
     if missing:
         raise UserError(f"config.{missing[0]} is empty: checkpoint (run or export), source and out are needed")
     out = pathlib.Path(config.out).expanduser()
     _check_out(out)
     model = load(config.checkpoint, config.network, rows=config.rows, ct_slices=config.ct_slices)
-    found = model.embed(config.source, maps_to=config.maps or None)
-    found.save(out)
+    embeddings = model.embed(config.source, maps_to=config.maps or None)
+    embeddings.save(out)
     ledger = out.with_name(f"{out.name}.rejected.jsonl")
     ledger.unlink(missing_ok=True)
-    if found.rejected:
-        lines = [json.dumps(dataclasses.asdict(one), ensure_ascii=False) + "\n" for one in found.rejected]
+    rejected, modality = embeddings.rejected, embeddings.modality
+    if rejected:
+        lines = [json.dumps(dataclasses.asdict(one), ensure_ascii=False) + "\n" for one in rejected]
         ledger.write_text("".join(lines), encoding="utf-8")
-    kinds = ", ".join(f"{np.sum(found.modality == kind)} {kind}" for kind in np.unique(found.modality))
-    print(f"embedded: {kinds} in {out}" + (f"; {len(found.rejected)} left out, see {ledger}" if found.rejected else ""))
+    kinds = ", ".join(f"{np.sum(modality == kind)} {kind}" for kind in np.unique(modality))
+    print(f"embedded: {kinds} in {out}" + (f"; {len(rejected)} left out, see {ledger}" if rejected else ""))
+
+
+def _read(
+    items: Sequence[sources.Item], modality: str, refused: list[sources.Rejected]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Index and pixels (nothing for a report) of the items of a modality; those that cannot be read go to `refused`."""
+    for index, item in enumerate(items):
+        if item.modality != modality:
+            continue
+        try:
+            pixels = item.read() if item.read else np.zeros(0)
+        except sources.BadInput as error:
+            refused.append(sources.Rejected(index + 1, item.id, str(error)))
+        except Exception as error:  # damage that no reader knows must not lose the others
+            refused.append(sources.Rejected(index + 1, item.id, f"unreadable: {type(error).__name__}"))
+        else:
+            yield index, pixels
 
 
 class _Rows:
     """The arrays of `Embeddings` while they fill."""
 
-    def __init__(self, model: Model, count: int) -> None:
-        net = model.trained.model
-        width = model.trained.config["model"]["embedding"]
-        self.model = model
-        self.seen = np.zeros(count, bool)
+    def __init__(self, model: Model, items: Sequence[sources.Item], folder: pathlib.Path | None) -> None:
+        net = model.pretrained.model
+        width = model.pretrained.config["model"]["embedding"]
+        self.model, self.items, self.folder = model, items, folder
+        self.filled = np.zeros(len(items), bool)
         sizes = {"cls": net.vision.width, "z": width, "z_report": width, "slice_scores": net.volume_grid[0]}
-        self.arrays = {name: np.full((count, size), np.nan, np.float32) for name, size in sizes.items()}
-        self.arrays["layers"] = np.full((count, net.slices), -1, np.int32)
+        self.arrays = {name: np.full((len(items), size), np.nan, np.float32) for name, size in sizes.items()}
+        self.arrays["layers"] = np.full((len(items), net.slices), -1, np.int32)
 
-    def add(
-        self,
-        items: Sequence[sources.Item],
-        waiting: Sequence[tuple[int, np.ndarray]],
-        modality: str,
-        folder: pathlib.Path | None,
-    ) -> None:
-        """One batch of one modality."""
-        index = [i for i, _ in waiting]
-        self.seen[index] = True
-        told = [i for i in index if items[i].report]
-        if told:
-            self.arrays["z_report"][told] = self.model.embed_reports([items[i].report for i in told])
+    def add(self, modality: str, batch: Sequence[tuple[int, np.ndarray]]) -> None:
+        """One batch of one modality: indices of items, and their pixels."""
+        index = [i for i, _ in batch]
+        self.filled[index] = True
+        with_report = [i for i in index if self.items[i].report]
+        if with_report:
+            self.arrays["z_report"][with_report] = self.model.embed_reports([self.items[i].report for i in with_report])
         if modality == "report":
             self.arrays["z"][index] = self.arrays["z_report"][index]
             return
-        pixels = np.stack([x for _, x in waiting])
-        found = self.model.features(modality, pixels)
-        for name in self.arrays.keys() & found._asdict().keys():
-            if getattr(found, name) is not None:
-                self.arrays[name][index] = getattr(found, name)
-        if folder is not None:
+        pixels = np.stack([x for _, x in batch])
+        values = self.model.features(modality, pixels)
+        for name in self.arrays.keys() & values._asdict().keys():
+            if getattr(values, name) is not None:
+                self.arrays[name][index] = getattr(values, name)
+        if self.folder is not None:
             for row, i in enumerate(index):
-                one = jax.tree.map(lambda x, row=row: x[row], found)
-                maps.write(folder, items[i], pixels[row], one, self.model.trained)
+                one = jax.tree.map(lambda x, row=row: x[row], values)
+                maps.write(self.folder, self.items[i], pixels[row], one, self.model.pretrained)
 
-    def done(self, items: Sequence[sources.Item], refused: list[sources.Rejected]) -> Embeddings:
+    def done(self, refused: list[sources.Rejected]) -> Embeddings:
         """The rows that were read, in the order of the source."""
-        if not self.seen.any():
+        if not self.filled.any():
             raise UserError(f"nothing could be embedded; the first of {len(refused)} reasons: {refused[0].reason}")
-        ids, kinds = (np.array([getattr(item, name) for item in items]) for name in ("id", "modality"))
-        kept = {name: array[self.seen] for name, array in self.arrays.items()}
-        return Embeddings(ids[self.seen], kinds[self.seen], **kept, rejected=tuple(refused))
+        ids, kinds = (np.array([getattr(item, name) for item in self.items]) for name in ("id", "modality"))
+        arrays = {name: array[self.filled] for name, array in self.arrays.items()}
+        return Embeddings(ids[self.filled], kinds[self.filled], **arrays, rejected=tuple(refused))
 
 
 def _check_out(path: pathlib.Path) -> None:

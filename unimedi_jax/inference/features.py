@@ -1,7 +1,7 @@
-"""The pass that embeds a split: records through the model to arrays on the host. All other evaluations start here."""
+"""Embeds the records of a split: through the model to arrays on the host. All evaluations of embeddings start here."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from data.reports import tokenizer
 from unimedi_jax import sharding
 from unimedi_jax.input import pipeline, records, transforms
-from unimedi_jax.metrics import slices
+from unimedi_jax.metrics import linear_probe, slices
 from unimedi_jax.models import towers
 from unimedi_jax.typing import PyTree
 
@@ -45,7 +45,7 @@ class Embedder:
 
 
 @dataclasses.dataclass(frozen=True)
-class Split:
+class EmbeddedSplit:
     """Embeddings of one modality of one split, row i being record i."""
 
     cls: np.ndarray  # (n, d)
@@ -57,58 +57,77 @@ class Split:
     lesions: np.ndarray | None = None  # (n, c, slices) bool, CTs with masks
     examples: tuple[dict[str, Any], ...] = ()  # the first few records with their scores, for the page
 
+    @property
+    def labelled(self) -> linear_probe.Labelled:
+        """CLS with its labels."""
+        return linear_probe.Labelled(self.cls, self.labels)
+
 
 def embed(
     embedder: Embedder,
     variables: PyTree,
-    found: records.RecordSet,
+    dataset: records.RecordSet,
     sampler: transforms.ToSample,
     split: str,
     *,
-    limit: int,
+    limit: int = 0,
     examples: int = 0,
     images_alone: bool = False,
-) -> Split:
-    """Every record of a split through the network, at most `limit` (0 = all); keeps `examples` whole.
+) -> EmbeddedSplit:
+    """Every record of a split through the network, at most `limit` (0 = all); the first `examples` are returned whole.
 
-    `images_alone`: without the report tower, for what only looks at images.
+    `images_alone`: without the report tower.
     """
     of_image = embedder.xray if sampler.modality == "xray" else embedder.ct
     parts: dict[str, list[Any]] = {}
     shown: list[dict[str, Any]] = []
-    count = len(found.contract["labels"])
-    for batch in pipeline.evaluation(found, sampler, split, embedder.rows, limit=limit):
-        seen = embedder(of_image, variables, batch["tokens"])
+    count = len(dataset.contract["labels"])
+    for batch in pipeline.evaluation(dataset, sampler, split, embedder.rows, limit=limit):
+        output = embedder(of_image, variables, batch["tokens"])
         real = int(batch["mask"].sum())
         gathered = {
-            "cls": seen.cls,
-            "z": seen.z,
+            "cls": output.cls,
+            "z": output.z,
             "labels": batch["labels"],
             "reports": [records.text(report) for report in batch["report"]],
         }
         if not images_alone:
             gathered["z_report"] = embedder(embedder.report, variables, batch["text"], batch["text_mask"])
-        if seen.slice_scores is not None:
-            gathered["slice_scores"] = seen.slice_scores
+        if output.slice_scores is not None:
+            gathered["slice_scores"] = output.slice_scores
             if "lesion_mask" in batch:
                 gathered["lesions"] = slices.lesion_slices(batch["lesion_mask"], count)
         for name, values in gathered.items():
             parts.setdefault(name, []).extend(values[:real])
         for i in range(min(real, examples - len(shown))):
-            fields = seen._asdict() | {name: batch[name] for name in sampler.keep if name in batch}
+            fields = output._asdict() | {name: batch[name] for name in sampler.keep if name in batch}
             shown.append({name: value[i] for name, value in fields.items() if value is not None})
     reports = tuple(parts.pop("reports"))
     arrays = {
         name: np.stack(values).astype(bool if name == "lesions" else np.float32) for name, values in parts.items()
     }
-    return Split(reports=reports, examples=tuple(shown), **{"z_report": None, **arrays})
+    return EmbeddedSplit(reports=reports, examples=tuple(shown), **{"z_report": None, **arrays})
 
 
-def embed_reports(embedder: Embedder, variables: PyTree, reports: Any, texts: Sequence[str], length: int) -> np.ndarray:
-    """Texts (prompts, say) into the joint space, (n, e)."""
-    text, mask = tokenizer.encode(reports, texts, length)
+def embed_reports(embedder: Embedder, variables: PyTree, words: Any, texts: Sequence[str], length: int) -> np.ndarray:
+    """Texts, by the tokenizer `words` at most `length` tokens each, as unit vectors of the joint space (n, e)."""
+    text, mask = tokenizer.encode(words, list(texts), length)
     rows = []
     for start in range(0, len(texts), embedder.rows):
         part = np.arange(start, start + embedder.rows).clip(max=len(texts) - 1)
         rows.append(embedder(embedder.report, variables, text[part], mask[part]))
     return np.concatenate(rows)[: len(texts)]
+
+
+def embed_prompts(
+    embedder: Embedder, variables: PyTree, words: Any, contract: Mapping[str, Any], length: int
+) -> tuple[list[np.ndarray], list[np.ndarray]] | None:
+    """Embedded positive and negative prompts of each label of a set; None without labels, or if one has no prompts."""
+    pairs = [contract["prompts"].get(label) for label in contract["labels"]]
+    if not pairs or not all(pairs):
+        return None
+    positive, negative = (
+        [embed_reports(embedder, variables, words, pair[side], length) for pair in pairs]
+        for side in ("positive", "negative")
+    )
+    return positive, negative

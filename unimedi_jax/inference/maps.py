@@ -1,4 +1,4 @@
-"""What the network looked at: attention over a film, chosen slices of a CT, attention on a CT's own voxels."""
+"""Where the network attends: attention over an X-ray, chosen slices of a CT, attention on a CT's own voxels."""
 
 import pathlib
 from typing import Any
@@ -15,23 +15,23 @@ SCALE = 3  # pixels of the picture for one of the record
 
 
 def write(
-    folder: pathlib.Path, item: sources.Item, pixels: np.ndarray, found: Any, trained: pretrained.Trained
+    folder: pathlib.Path, item: sources.Item, pixels: np.ndarray, features: Any, trained: pretrained.Pretrained
 ) -> None:
-    """`<id>.attention.png` for a film or CT, `<id>.attention.nii.gz` for a CT; `found` is one row of `Features`."""
+    """`<id>.attention.png` of an image and `<id>.attention.nii.gz` of a CT; `features` is one row of `Features`."""
     stem = folder / item.id.replace("/", "_").replace("\\", "_")
     folder.mkdir(parents=True, exist_ok=True)
     if item.modality == "xray":
-        picture = film_picture(pixels, film_attention(found.scores, trained))
+        picture = film_picture(pixels, film_attention(features.scores, trained))
     else:
-        attention = volume_attention(found.scores, trained)
-        picture = slices_picture(pixels, attention, chosen_slices(found.layers, trained), trained.model.window_hu)
+        attention = volume_attention(features.scores, trained)
+        picture = slices_picture(pixels, attention, chosen_slices(features.layers, trained), trained.model.window_hu)
         image = on_own_voxels(attention, item.path)
         _aside(stem.with_name(f"{stem.name}.attention.nii.gz"), lambda path: nibabel.save(image, path))
     _aside(stem.with_name(f"{stem.name}.attention.png"), lambda path: cv2.imwrite(str(path), picture))
 
 
-def film_attention(scores: np.ndarray, trained: pretrained.Trained) -> np.ndarray:
-    """Scores of a film's tokens (n,) on the record's pixels, float32 (256, 256), sum 1; 0 outside the centre crop."""
+def film_attention(scores: np.ndarray, trained: pretrained.Pretrained) -> np.ndarray:
+    """Scores of an X-ray's tokens (n,) on the record's pixels, float32 (256, 256), sum 1; 0 outside the centre crop."""
     grid, crop = trained.model.vision.image_grid, trained.config["input"]["crop"]
     cells = np.kron(scores.reshape(grid), np.ones((crop // grid[0], crop // grid[1]), np.float32))
     spare = geometry.FILM_SIZE - crop
@@ -39,14 +39,14 @@ def film_attention(scores: np.ndarray, trained: pretrained.Trained) -> np.ndarra
     return full / full.sum()
 
 
-def volume_attention(scores: np.ndarray, trained: pretrained.Trained) -> np.ndarray:
-    """Scores of the volume's tokens, which stand behind the slices' in the sequence, as float32 (z, y, x) cells."""
+def volume_attention(scores: np.ndarray, trained: pretrained.Pretrained) -> np.ndarray:
+    """Scores of the volume's tokens, which follow the slices' in the sequence, as float32 (z, y, x) cells."""
     grid = trained.model.volume_grid
     return scores[-int(np.prod(grid)) :].reshape(grid)
 
 
-def chosen_slices(layers: np.ndarray, trained: pretrained.Trained) -> list[int]:
-    """Slices of the record that the network looked at in 2D."""
+def chosen_slices(layers: np.ndarray, trained: pretrained.Pretrained) -> list[int]:
+    """Slices of the record that the network took in 2D."""
     model = trained.model
     depth, offsets = model.volume_patch[0], range(model.volume_patch[0])
     if model.slices_per_layer == 1:
@@ -80,7 +80,7 @@ def on_own_voxels(attention: np.ndarray, path: pathlib.Path) -> nibabel.Nifti1Im
 
 
 def film_picture(film: np.ndarray, attention: np.ndarray) -> np.ndarray:
-    """The film and beside it the film under its attention, BGR."""
+    """The X-ray, and beside it the X-ray under its attention, BGR."""
     return cv2.hconcat([_large(cv2.cvtColor(film, cv2.COLOR_GRAY2BGR)), _large(_overlay(film, attention))])
 
 
@@ -93,8 +93,8 @@ def slices_picture(
     heat = np.kron(attention, np.ones([a // b for a, b in zip(volume.shape, attention.shape, strict=True)], np.float32))
     chosen = chosen or [len(volume) // 2]
     plain = [_large(cv2.cvtColor(grey[i], cv2.COLOR_GRAY2BGR)) for i in chosen]
-    seen = [_large(_overlay(grey[i], heat[i], heat.max())) for i in chosen]
-    return cv2.vconcat([cv2.hconcat(plain), cv2.hconcat(seen)])
+    overlaid = [_large(_overlay(grey[i], heat[i], heat.max())) for i in chosen]
+    return cv2.vconcat([cv2.hconcat(plain), cv2.hconcat(overlaid)])
 
 
 def _overlay(grey: np.ndarray, attention: np.ndarray, most: float | None = None) -> np.ndarray:

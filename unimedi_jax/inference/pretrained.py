@@ -1,47 +1,112 @@
-"""A trained UniMedI by its path: a run's workdir or an export, ready for inference."""
+"""A trained UniMedI by its path, a run's workdir or an export: its weights, and how records become its input."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
+from data import contract
 from data.errors import UserError
 from data.reports import tokenizer
-from unimedi_jax import checkpoint, objectives
-from unimedi_jax.config.pretraining import ModelConfig
+from unimedi_jax import checkpoint, objectives, sharding
+from unimedi_jax.config.pretraining import InputConfig, ModelConfig
 from unimedi_jax.config.typed import typed
 from unimedi_jax.convert import names, weights
+from unimedi_jax.inference import features
+from unimedi_jax.input import records, transforms
 from unimedi_jax.models import towers
 from unimedi_jax.train import state as states
 from unimedi_jax.typing import PyTree
 
 FACTS, WEIGHTS, REPORT = "unimedi.json", "unimedi.safetensors", "report"
 FORMAT = 1
+META = ("config", "contracts", "versions", "network", "step")
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
-    """A network with everything that belongs to it."""
+class Pretrained:
+    """A network with everything that belongs to it; all that evaluations and exports know of a training run."""
 
     path: pathlib.Path
     model: towers.UniMedI  # float32, whatever the run computed in
-    variables: PyTree  # {"params", "batch_stats"}
-    reports: Any  # tokenizer
+    variables: PyTree  # {"params", "batch_stats"}, on all devices of `mesh`
+    mesh: Mesh
+    tokenizer: Any
     config: dict[str, Any]  # the run's
     contracts: dict[str, Any]  # preprocessing, by name of the set
     versions: dict[str, str]
     network: str  # "student" or "teacher"
     step: int
 
+    @functools.cached_property
+    def untrained(self) -> PyTree:
+        """Variables of the same network before any step, from the run's seed."""
+        variables = jax.jit(lambda key: states.init_variables(self.model, key)[0])(jax.random.key(self.config["seed"]))
+        return sharding.put_replicated({"batch_stats": {}, **variables}, self.mesh)
 
-def read(path: str | pathlib.Path, network: str = "student") -> Trained:
+    def encoder(self, name: str) -> PyTree:
+        """Variables by name: "trained" or "untrained"."""
+        return {"trained": lambda: self.variables, "untrained": lambda: self.untrained}[name]()
+
+    @property
+    def report_length(self) -> int:
+        """Tokens of a report, at most."""
+        return self.config["input"]["report_length"]
+
+    def size(self, modality: str) -> tuple[int, ...]:
+        """Pixels (y, x) of an X-ray or voxels (z, y, x) of a CT at the network's input."""
+        model = self.config["model"]
+        return (model["image_size"],) * 2 if modality == "xray" else tuple(model["volume_size"])
+
+    def patch(self, modality: str) -> tuple[int, ...]:
+        """Pixels or voxels of a token."""
+        return self.model.image_patch if modality == "xray" else self.model.volume_patch
+
+    def sampler(self, modality: str, keep: tuple[str, ...] = ()) -> transforms.ToSample:
+        """Records to the network's input; never shifted, X-rays cropped at random where there is a rng."""
+        reading = typed(InputConfig, self.config["input"], "config.input")
+        model = typed(ModelConfig, self.config["model"], "config.model")
+        sampler = transforms.ToSample.of(modality, self.tokenizer, reading, model)
+        return dataclasses.replace(sampler, shuffle=False, keep=keep)
+
+    def embedder(self, *, rows: int, ct_slices: bool) -> features.Embedder:
+        """The network's inference functions; `rows` a batch and device."""
+        return features.Embedder.of(self.model, self.mesh, rows=rows, ct_slices=ct_slices)
+
+    def check(self, dataset: records.RecordSet, modalities: tuple[str, ...]) -> None:
+        """Compares the contract of a set's records of these modalities with that of the training records.
+
+        Raises:
+            UserError: they were made by other rules.
+        """
+        for modality in modalities:
+            known = [one for one in self.contracts.values() if modality in one["records"]]
+            if known:
+                contract.check(
+                    _part(known[0], modality),
+                    _part(dataset.contract, modality),
+                    where=f"{modality} of {dataset.folder}",
+                )
+
+
+def _part(whole: dict[str, Any], modality: str) -> dict[str, Any]:
+    """A contract without its rules for the other modality, which a set may lack."""
+    rules = {name: rule for name, rule in whole["records"].items() if name in (modality, "labels", "lesion_mask")}
+    return {**whole, "records": rules}
+
+
+def load(path: str | pathlib.Path, network: str = "student") -> Pretrained:
     """The network of a run's workdir or of an export; `network` names the run's student or teacher (visual side).
 
     Raises:
         UserError: no run and no export, a damaged one, or an export of the other network.
     """
+    if not str(path):
+        raise UserError("config.checkpoint is empty: name a run's folder, as in --config.checkpoint=runs/pretrain-demo")
     place = pathlib.Path(path).expanduser()
     if network not in ("student", "teacher"):
         raise UserError(f"config.network is student or teacher, not {network!r}")
@@ -52,50 +117,13 @@ def read(path: str | pathlib.Path, network: str = "student") -> Trained:
     return _run(place, network)
 
 
-def build(config: dict[str, Any], words: int) -> towers.UniMedI:
+def build(config: dict[str, Any], vocab_size: int) -> towers.UniMedI:
     """The network of a run's configuration, for inference; of the objectives' heads it has UniMedI's alone."""
     # Inference in float32 by XLA's own attention: the numbers are to be the same wherever they are computed.
     plain = {"attention": "xla", "remat": "none", "layers": "scanned", "dtype": "float32"}
-    model = towers.build_model(typed(ModelConfig, {**config["model"], **plain}, "config.model"), words)
+    model = towers.build_model(typed(ModelConfig, {**config["model"], **plain}, "config.model"), vocab_size)
     objective = objectives.make(**config["objective"])
     return model.clone(head=objective.heads(model) if config["objective"]["name"] == "unimedi" else {})
-
-
-def _run(place: pathlib.Path, network: str) -> Trained:
-    step, state, meta = checkpoint.read(place, ("params", "teacher", "stats"))
-    state = jax.device_put(state)  # jnp.asarray would compile a program for every shape
-    if network == "teacher" and not state["teacher"]:
-        raise UserError(f"{place} has no teacher: its objective is {meta['config']['objective']['name']}")
-    params = state["params"] if network == "student" else {**state["params"], **state["teacher"]}
-    reports = tokenizer.load(place / "tokenizer")
-    model = _model(meta["config"], len(reports), place)
-    variables = {"params": params, "batch_stats": state["stats"]["batch_stats"]}
-    own = variables_like(model)
-    variables = {kind: {name: arrays[name] for name in own[kind]} for kind, arrays in variables.items()}
-    return Trained(place, model, variables, reports, meta["config"], meta["contracts"], meta["versions"], network, step)
-
-
-def _export(place: pathlib.Path, network: str) -> Trained:
-    try:
-        facts = json.loads((place / FACTS).read_text(encoding="utf-8"))
-        known = [facts[key] for key in ("format", "config", "contracts", "versions", "network", "step")]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{place / FACTS} is damaged: export again") from error
-    form, config, contracts, versions, exported, step = known
-    if form != FORMAT:
-        raise UserError(f"{place} is an export of format {form}, this code reads {FORMAT}: export again")
-    if exported != network:
-        raise UserError(f"{place} is an export of the {exported}: set config.network={exported}, or export again")
-    reports = tokenizer.load(place / REPORT)
-    model = _model(config, len(reports), place)
-    template = variables_like(model)
-    state = weights.read(place / WEIGHTS)
-    variables, lacking = names.from_torch(state, template)
-    strange = set(names.split_positions(state)) - names.known(template)
-    if lacking or strange:
-        raise UserError(f"{place / WEIGHTS} does not fit {FACTS} ({len(lacking)} arrays lack, {len(strange)} too many)")
-    variables = jax.device_put(variables)
-    return Trained(place, model, variables, reports, config, contracts, versions, network, step)
 
 
 def variables_like(model: towers.UniMedI) -> PyTree:
@@ -104,8 +132,51 @@ def variables_like(model: towers.UniMedI) -> PyTree:
     return {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
 
 
-def _model(config: dict[str, Any], words: int, place: pathlib.Path) -> towers.UniMedI:
+def _run(place: pathlib.Path, network: str) -> Pretrained:
+    step, state, meta = checkpoint.read(place, ("params", "teacher", "stats"))
+    if network == "teacher" and not state["teacher"]:
+        raise UserError(f"{place} has no teacher: its objective is {meta['config']['objective']['name']}")
+    params = state["params"] if network == "student" else {**state["params"], **state["teacher"]}
+    words = tokenizer.load(place / "tokenizer")
+    model = _model(meta["config"], len(words), place)
+    variables = {"params": params, "batch_stats": state["stats"]["batch_stats"]}
+    own = variables_like(model)  # of another objective's heads nothing is needed
+    variables = {kind: {name: arrays[name] for name in own[kind]} for kind, arrays in variables.items()}
+    return _placed(place, model, variables, words, {**meta, "network": network, "step": step})
+
+
+def _export(place: pathlib.Path, network: str) -> Pretrained:
     try:
-        return build(config, words)
+        facts = json.loads((place / FACTS).read_text(encoding="utf-8"))
+        version, facts = facts["format"], {key: facts[key] for key in META}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{place / FACTS} is damaged: export again") from error
+    if version != FORMAT:
+        raise UserError(f"{place} is an export of format {version}, this code reads {FORMAT}: export again")
+    if facts["network"] != network:
+        exported = facts["network"]
+        raise UserError(f"{place} is an export of the {exported}: set config.network={exported}, or export again")
+    words = tokenizer.load(place / REPORT)
+    model = _model(facts["config"], len(words), place)
+    template = variables_like(model)
+    arrays = weights.read(place / WEIGHTS)
+    variables, missing = names.from_torch(arrays, template)
+    unknown = set(names.split_positions(arrays)) - names.known(template)
+    if missing or unknown:
+        raise UserError(
+            f"{place / WEIGHTS} does not fit {FACTS}: {len(missing)} arrays are missing, {len(unknown)} too many"
+        )
+    return _placed(place, model, variables, words, facts)
+
+
+def _placed(place: pathlib.Path, model: towers.UniMedI, variables: PyTree, words: Any, meta: Any) -> Pretrained:
+    mesh = sharding.make_mesh()
+    variables = sharding.put_replicated(variables, mesh)
+    return Pretrained(place, model, variables, mesh, words, **{key: meta[key] for key in META})
+
+
+def _model(config: dict[str, Any], vocab_size: int, place: pathlib.Path) -> towers.UniMedI:
+    try:
+        return build(config, vocab_size)
     except (UserError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{place} was made with settings that this version does not know: {error}") from error

@@ -24,23 +24,23 @@ DICOM = (".dcm", ".dicom", ".ima", "")  # scanners often give no suffix
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One X-ray, CT or report, not read yet."""
+    """One X-ray, CT or report that is still to be read."""
 
     id: str  # the path as given, relative to the source; of a line of text its number
     modality: str  # "xray", "ct" or "report"
-    read: Callable[[], np.ndarray] | None = None  # film uint8 (256, 256) or volume int16 HU (32, 128, 128)
+    read: Callable[[], np.ndarray] | None = None  # X-ray uint8 (256, 256) or volume int16 HU (32, 128, 128)
     report: str = ""
     path: pathlib.Path | None = None
 
 
 def find(source: pathlib.Path) -> tuple[list[Item], list[Rejected]]:
-    """Everything of a source, in a fixed order, and what a manifest's check has refused already.
+    """All items of a source, in a fixed order, and the rows that the check of a manifest rejected.
 
-    A .csv is a manifest of the build job, a .txt holds one report a line, a folder is searched with its subfolders, of
-    which one that holds a DICOM CT series is one CT.
+    A .csv is a manifest of the build job, and a .txt holds one report a line. A folder is searched with its subfolders;
+    one with a DICOM CT series is one CT.
 
     Raises:
-        UserError: nothing there, or nothing that is read here.
+        UserError: the source does not exist, or holds nothing that can be read.
     """
     if not source.exists():
         raise UserError(f"config.source {source} does not exist")
@@ -60,8 +60,8 @@ def find(source: pathlib.Path) -> tuple[list[Item], list[Rejected]]:
     return items, rejected
 
 
-def hold(trained: pretrained.Trained) -> None:
-    """Refuses a network that was trained on records made by other rules than this version's readers follow.
+def check(trained: pretrained.Pretrained) -> None:
+    """Compares the contracts that a network was trained with to the rules of this version's readers.
 
     Raises:
         UserError: the fields of the contract that differ.
@@ -126,10 +126,10 @@ def _manifest(path: pathlib.Path) -> tuple[list[Item], list[Rejected]]:
 
 def _converter(convert: Callable[[Any], Any], row: Any) -> Callable[[], np.ndarray]:
     def read() -> np.ndarray:
-        found = convert(row)
-        if isinstance(found, Rejected):
-            code, _, detail = found.reason.partition(": ")
+        record = convert(row)
+        if isinstance(record, Rejected):
+            code, _, detail = record.reason.partition(": ")
             raise BadInput(code, detail)
-        return found["image" if row.modality == "xray" else "volume"]
+        return record["image" if row.modality == "xray" else "volume"]
 
     return read

@@ -23,7 +23,7 @@ MAY_BE_NEW = {
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What became of one source of weights, by PyTorch's names of the arrays."""
+    """Which arrays of one source of weights were loaded and which were not, by PyTorch's names."""
 
     part: str
     source: str
@@ -35,9 +35,9 @@ class Summary:
     def __str__(self) -> str:
         parts = [f"{self.part} from {self.source}: {len(self.loaded)} arrays loaded"]
         parts += self.changed
-        for word, found in (("skipped", self.skipped), ("made new", self.new)):
-            if found:
-                parts.append(f"{word}: {', '.join(found[:6])}" + (", ..." if len(found) > 6 else ""))
+        for word, arrays in (("skipped", self.skipped), ("made new", self.new)):
+            if arrays:
+                parts.append(f"{word}: {', '.join(arrays[:6])}" + (", ..." if len(arrays) > 6 else ""))
         return "; ".join(parts)
 
 
@@ -50,12 +50,19 @@ def fill(
     vision: str = "",
     report: str = "",
 ) -> tuple[PyTree, list[Summary]]:
-    """{"params", "batch_stats"} with the given weights in place of random ones, and what was done.
+    """{"params", "batch_stats"} with pretrained weights in place of random ones, and what was done.
 
-    `checkpoint` is a run or an export, all of which is taken; `vision` a ViT in timm's names, `report` a BERT as
-    transformers keeps it. `sets` are the contracts, by name, of what the run trains on. Raises UserError wherever
-    weights do not fit, nothing is left random that the source should have had, and where a set was made by other rules
-    than those the checkpoint has learned with.
+    Args:
+        variables: random ones.
+        model: their network.
+        sets: contracts, by name, of the sets that the run trains on.
+        checkpoint: a run or an export, of which everything is taken.
+        vision: a ViT in timm's names.
+        report: a BERT as transformers stores it.
+
+    Raises:
+        UserError: weights do not fit, an array is missing that the source should have, or a set was made by other
+            rules than the records that the checkpoint was trained on.
     """
     if checkpoint and (vision or report):
         raise UserError(
@@ -64,14 +71,14 @@ def fill(
         )
     summaries = []
     if checkpoint:
-        trained = pretrained.read(checkpoint)
+        trained = pretrained.load(checkpoint)
         for then in trained.contracts.values():
             for name, now in sets.items():
                 contract.check(then, now, where=f"the set {name}")
         state = names.to_torch(trained.variables, trained.model)
         left = {name for name in state if name.startswith("head_")} - names.known(variables)
-        kept = {name: array for name, array in state.items() if name not in left}
-        variables, summary = _put(variables, vit.Weights(kept, (), tuple(sorted(left))), "", checkpoint)
+        fitting = {name: array for name, array in state.items() if name not in left}
+        variables, summary = _put(variables, vit.Weights(fitting, (), tuple(sorted(left))), "", checkpoint)
         summaries.append(summary)
     for part, source, reader in (("vision", vision, vit.read), ("report", report, bert.read)):
         if source:
@@ -96,19 +103,19 @@ def write(summaries: list[Summary], path: pathlib.Path) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _put(variables: PyTree, found: vit.Weights, part: str, source: str) -> tuple[PyTree, Summary]:
-    place = f"{part}." if part else ""
-    wanted = {name for name in names.known(variables) if name.startswith(place)}
-    given = set(names.split_positions(found.state))
-    if strange := sorted(given - wanted):
+def _put(variables: PyTree, source: vit.Weights, part: str, name: str) -> tuple[PyTree, Summary]:
+    prefix = f"{part}." if part else ""
+    own = {key for key in names.known(variables) if key.startswith(prefix)}
+    theirs = set(names.split_positions(source.state))
+    if unknown := sorted(theirs - own):
         raise UserError(
-            f"{source} has {strange[0]} and {len(strange) - 1} more arrays that this model has not: "
+            f"{name} has {unknown[0]} and {len(unknown) - 1} more arrays that this model lacks: "
             "its architecture is another, or config.model differs"
         )
-    filled, lacking = names.from_torch(found.state, variables)
-    new = sorted(set(lacking) & wanted)
-    allowed = tuple(place + name for name in MAY_BE_NEW.get(part, ()))
-    if missing := [name for name in new if not name.startswith(allowed)]:
-        raise UserError(f"{source} lacks {missing[0]} and {len(missing) - 1} more arrays: it is not whole")
-    loaded_names = tuple(sorted(given))
-    return filled, Summary(part or "everything", source, loaded_names, found.changed, found.skipped, tuple(new))
+    filled, lacking = names.from_torch(source.state, variables)
+    new = sorted(set(lacking) & own)
+    allowed = tuple(prefix + start for start in MAY_BE_NEW.get(part, ()))
+    if missing := [key for key in new if not key.startswith(allowed)]:
+        raise UserError(f"{name} lacks {missing[0]} and {len(missing) - 1} more arrays: it is incomplete")
+    loaded = tuple(sorted(theirs))
+    return filled, Summary(part or "everything", name, loaded, source.changed, source.skipped, tuple(new))

@@ -126,18 +126,18 @@ def _endless(
     max_damaged: float,
 ) -> grain.MapDataset[Any]:
     datasets, weights = [], []
-    for number, (found, weight) in enumerate(sets):
-        size = found.size(sampler.modality, "train")
+    for number, (record_set, weight) in enumerate(sets):
+        size = record_set.size(sampler.modality, "train")
         if not size:
             continue
-        source = found.source(sampler.modality, "train", records.TRAINED_ON[sampler.modality])
+        source = record_set.source(sampler.modality, "train", records.TRAINED_ON[sampler.modality])
         if max_damaged:
             source = records.SkipDamaged(source, max_damaged)
         dataset = grain.MapDataset.source(source).seed(seed * 1000 + number).shuffle()
         datasets.append(dataset.repeat().random_map(sampler))
         weights.append(weight)
     if not datasets:
-        names = ", ".join(found.name for found, _ in sets)
+        names = ", ".join(record_set.name for record_set, _ in sets)
         raise UserError(
             f"no training {sampler.modality} records in {names}: "
             f"set config.batch.{sampler.modality}=0 to train without them"
@@ -163,14 +163,20 @@ def trimmed(batch: HostBatch, length: int) -> HostBatch:
 
 
 def evaluation(
-    found: records.RecordSet, sampler: transforms.ToSample, split: str, rows: int, *, limit: int = 0, threads: int = 4
+    record_set: records.RecordSet,
+    sampler: transforms.ToSample,
+    split: str,
+    rows: int,
+    *,
+    limit: int = 0,
+    threads: int = 4,
 ) -> Iterator[dict[str, Any]]:
     """Every record of a split once, in order, in batches of `rows`; at most `limit` records (0 = all).
 
     The last batch is filled up with copies of its last record; `mask` (rows,) is False there. Fields that do not
     stack, such as boxes, come as lists. `threads` read while the device is at work.
     """
-    dataset = grain.MapDataset.source(found.source(sampler.modality, split))[: limit or None].map(sampler)
+    dataset = grain.MapDataset.source(record_set.source(sampler.modality, split))[: limit or None].map(sampler)
     reader = iter(dataset.to_iter_dataset(grain.ReadOptions(threads, prefetch_buffer_size=2 * rows)))
     names = {"xray": "X-rays", "ct": "CTs"}[sampler.modality]
     with contextlib.closing(reader), progress.shown(len(dataset), f"{names} of {split}") as tick:

@@ -63,7 +63,7 @@ def shrink(x: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 
 
 def to_tokens(x: np.ndarray, size: tuple[int, ...], patch: tuple[int, ...]) -> np.ndarray:
-    """A film or volume brought to `size` and cut into patches: (n, v) in raster order, in the dtype of `x`."""
+    """An X-ray or volume brought to `size` and cut into patches: (n, v) in raster order, in the dtype of `x`."""
     return patches.patchify(shrink(x, size)[None], patch)[0]
 
 
@@ -129,11 +129,11 @@ class ToSample:
         if rng is not None and self.shuffle:
             report = shuffle_sentences(report, rng)
         text, mask = tokenizer.encode(self.reports, [report], self.length)
-        kept = {name: record[name] for name in self.keep if name in record}
+        extra = {name: record[name] for name in self.keep if name in record}
         return {
             "tokens": np.ascontiguousarray(tokens),
             "text": text[0],
             "text_mask": mask[0],
             "id": records.text(record["id"]),
-            **kept,
+            **extra,
         }

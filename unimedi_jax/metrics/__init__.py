@@ -1,10 +1,8 @@
-"""Evaluations: pure functions on host arrays, numpy in, numbers out.
-
-`features` alone calls a model, and alone computes with jax.
+"""Metrics: pure functions on host arrays, numpy in, numbers out.
 
 Rules that hold in every module:
 * nothing to measure (no cases, one class only) gives NaN, never 0 and never an error;
-* a NaN label is unknown and skipped for that label alone;
+* a NaN label is unknown and skipped for that label only;
 * arrays that are not finite or do not fit together raise ValueError: that is a bug of the caller;
 * intervals are seeded 95 % percentile bootstraps over cases; `resamples=0` leaves them out.
 """

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 
 from unimedi_jax.metrics import bootstrap, vectors
 
-INVERTED_BELOW = 0.4
+INVERTED_BELOW = 0.4  # zero-shot: the prompt pair may be the wrong way round
 
 
 class LabelAuc(NamedTuple):
@@ -28,23 +28,16 @@ class LabelAuc(NamedTuple):
         """How many labels had no AUC and are not in `macro`."""
         return int(np.isnan(self.per_label).sum())
 
-    def inverted(self, names: Sequence[str]) -> list[str]:
-        """Labels with AUC < 0.4: their prompt pair may be the wrong way round."""
-        low = np.nan_to_num(self.per_label, nan=0.5) < INVERTED_BELOW
-        return [name for name, flag in zip(names, low, strict=True) if flag]
-
     def scalars(self, names: Sequence[str]) -> dict[str, float]:
         """`<name>`, `<name>/positives`, `<name>/negatives`, `macro`, `undefined`, intervals."""
         result = {"macro": self.macro, "undefined": float(self.undefined)}
         if not np.isnan(self.macro_low):
             result |= {"macro/low": self.macro_low, "macro/high": self.macro_high}
-        for index, name in enumerate(_checked(names, self.per_label)):
-            result[name] = float(self.per_label[index])
-            result[f"{name}/positives"] = float(self.positives[index])
-            result[f"{name}/negatives"] = float(self.negatives[index])
-            if not np.isnan(self.low[index]):
-                result[f"{name}/low"] = float(self.low[index])
-                result[f"{name}/high"] = float(self.high[index])
+        columns = zip(names, self.per_label, self.positives, self.negatives, self.low, self.high, strict=True)
+        for name, auc, positives, negatives, low, high in columns:
+            result |= {name: float(auc), f"{name}/positives": float(positives), f"{name}/negatives": float(negatives)}
+            if not np.isnan(low):
+                result |= {f"{name}/low": float(low), f"{name}/high": float(high)}
         return result
 
 
@@ -60,7 +53,7 @@ def auroc(scores: Float[np.ndarray, " n"], targets: Float[np.ndarray, " n"]) -> 
 def resampled(
     scores: Float[np.ndarray, " n"], targets: Float[np.ndarray, " n"], counts: Float[np.ndarray, "r n"]
 ) -> Float[np.ndarray, " r"]:
-    """`auroc` of each of r resamples, in which case i stands `counts[:, i]` times."""
+    """`auroc` of each of r resamples, in which case i occurs `counts[:, i]` times."""
     scores, targets = np.asarray(scores, np.float64), np.asarray(targets, np.float64)
     known = ~np.isnan(targets)
     scores, targets, counts = scores[known], targets[known], counts[:, known]
@@ -110,9 +103,3 @@ def per_label(
         macro_low,
         macro_high,
     )
-
-
-def _checked(names: Sequence[str], values: Float[np.ndarray, " c"]) -> Sequence[str]:
-    if len(names) != len(values):
-        raise ValueError(f"{len(names)} names for {len(values)} labels")
-    return names

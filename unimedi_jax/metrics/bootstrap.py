@@ -8,6 +8,8 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float, Int
 
+from unimedi_jax.metrics import vectors
+
 QUANTILES = (0.025, 0.975)
 CELLS = 2_000_000  # of resamples times cases at a time
 NONE = (float("nan"), float("nan"))
@@ -19,7 +21,7 @@ def draws(n: int, *, resamples: int, seed: int) -> Int[np.ndarray, "resamples n"
 
 
 def counts(n: int, *, resamples: int, seed: int) -> Int[np.ndarray, "resamples n"]:
-    """How often each row stands in every resample: the same draws as `draws`."""
+    """How often each row occurs in every resample: the same draws as `draws`."""
     return np.stack([np.bincount(row, minlength=n) for row in draws(n, resamples=resamples, seed=seed)])
 
 
@@ -33,11 +35,11 @@ def columns(
 
     A column of NaN scores (nothing could be fitted) is NaN.
     """
-    found = np.full((len(counts), scores.shape[1]), np.nan)
+    result = np.full((len(counts), scores.shape[1]), np.nan)
     pieces = np.array_split(counts, 1 + counts.size // CELLS)
     for index in np.flatnonzero(~np.isnan(scores).all(axis=0)):
-        found[:, index] = np.concatenate([statistic(scores[:, index], targets[:, index], piece) for piece in pieces])
-    return found
+        result[:, index] = np.concatenate([statistic(scores[:, index], targets[:, index], piece) for piece in pieces])
+    return result
 
 
 def percentiles(statistics: Float[np.ndarray, " resamples"]) -> tuple[float, float]:
@@ -66,3 +68,12 @@ def mean_interval(values: Float[np.ndarray, " n"], *, resamples: int = 1000, see
     if len(values) < 2 or resamples < 1:
         return NONE
     return percentiles(counts(len(values), resamples=resamples, seed=seed) @ values / len(values))
+
+
+def mean_scalars(name: str, values: Float[np.ndarray, " n"], *, resamples: int, seed: int = 0) -> dict[str, float]:
+    """The mean of one number per case under `name`; with `resamples` its interval as `<name>/low` and `<name>/high`."""
+    result = {name: vectors.nan_mean(values)}
+    if resamples:
+        low, high = mean_interval(values, resamples=resamples, seed=seed)
+        result |= {f"{name}/low": low, f"{name}/high": high}
+    return result

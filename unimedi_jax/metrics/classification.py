@@ -15,7 +15,7 @@ def average_precision(
 ) -> Float[np.ndarray, " r"]:
     """Area under precision and recall as a sum of steps, tied scores entering together (scikit-learn's definition).
 
-    Of each of r resamples, in which case i stands `counts[:, i]` times. Targets are 0, 1 or NaN (skipped). Without a
+    Of each of r resamples, in which case i occurs `counts[:, i]` times. Targets are 0, 1 or NaN (skipped). Without a
     positive there is no recall: NaN. Positives alone give 1.
     """
     scores, targets = np.asarray(scores, np.float64), np.asarray(targets, np.float64)
@@ -28,10 +28,10 @@ def average_precision(
     order = np.argsort(-scores, kind="stable")
     scores, targets, counts = scores[order], targets[order], counts[:, order]
     last = np.append(scores[1:] != scores[:-1], True)  # of every group of tied scores
-    found, taken = (np.cumsum(each, axis=1)[:, last] for each in (counts * targets, counts))
-    precision = found / np.maximum(taken, 1)  # nothing taken yet: nothing found
-    total = found[:, -1]
-    area = (np.diff(found, axis=1, prepend=0) * precision).sum(axis=1)
+    hits, taken = (np.cumsum(each, axis=1)[:, last] for each in (counts * targets, counts))
+    precision = hits / np.maximum(taken, 1)  # nothing taken yet: no hits
+    total = hits[:, -1]
+    area = (np.diff(hits, axis=1, prepend=0) * precision).sum(axis=1)
     return np.divide(area, total, out=np.full(len(counts), np.nan), where=total > 0)
 
 

@@ -1,6 +1,6 @@
-"""Average precision of found boxes as COCO defines it (Lin et al., arXiv 1405.0312), one class, boxes (y0, x0, y1, x1).
+"""Average precision of boxes (y0, x0, y1, x1) of one class as COCO defines it (Lin et al., arXiv 1405.0312).
 
-A truth is found by the best-scored box that overlaps it enough and has no better truth left; precision is made
+A true box is matched by the best-scored box that overlaps it enough and has no better truth left; precision is made
 monotone and read at 101 recalls. At most 100 boxes an image count. Without a true box there is no recall: NaN.
 """
 
@@ -19,9 +19,9 @@ RECALLS = np.linspace(0, 1, 101)
 
 
 class Case(NamedTuple):
-    """One image: what was found, with scores, and what is there."""
+    """One image: predicted boxes with their scores, and the true boxes."""
 
-    found: Float[np.ndarray, "n 4"]
+    predicted: Float[np.ndarray, "n 4"]
     scores: Float[np.ndarray, " n"]
     truth: Float[np.ndarray, "m 4"]
 
@@ -50,9 +50,9 @@ def suppress(
 
 
 def hits(case: Case, thresholds: Sequence[float]) -> tuple[Float[np.ndarray, " n"], Bool[np.ndarray, "t n"]]:
-    """Scores of an image's boxes, best first, and at each threshold which of them found a truth."""
+    """Scores of an image's boxes, best first, and at each threshold which of them match a true box."""
     order = np.argsort(-case.scores, kind="stable")[:MOST]
-    table = overlaps(case.found[order].astype(np.float64), case.truth.astype(np.float64))
+    table = overlaps(case.predicted[order].astype(np.float64), case.truth.astype(np.float64))
     result = np.zeros((len(thresholds), len(order)), bool)
     for row, threshold in enumerate(thresholds):
         free = np.ones(len(case.truth), bool)
@@ -65,13 +65,13 @@ def hits(case: Case, thresholds: Sequence[float]) -> tuple[Float[np.ndarray, " n
 
 
 def average_precision(
-    scores: Float[np.ndarray, " n"], found: Bool[np.ndarray, "t n"], truths: int
+    scores: Float[np.ndarray, " n"], matched: Bool[np.ndarray, "t n"], truths: int
 ) -> Float[np.ndarray, " t"]:
     """Of all images' boxes at each threshold; `truths` counts the true boxes."""
     if not truths:
-        return np.full(len(found), np.nan)
+        return np.full(len(matched), np.nan)
     order = np.argsort(-scores, kind="stable")
-    right = np.cumsum(found[:, order], axis=1)
+    right = np.cumsum(matched[:, order], axis=1)
     precision = right / np.arange(1, len(order) + 1)
     precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     precision = np.pad(precision, ((0, 0), (0, 1)))  # recalls that are never reached
@@ -87,30 +87,30 @@ def measure(cases: Sequence[Case], *, confidence: float = 0.5, resamples: int = 
     """
     result = {"ap50": float(_of(cases, (0.5,))[0])}
     for name, thresholds in (("map", PAPER), ("map_coco", COCO)):
-        matched = [hits(case, thresholds) for case in cases]
+        of_images = [hits(case, thresholds) for case in cases]
         truths = np.array([len(case.truth) for case in cases])
-        result[name] = _mean(matched, truths, np.arange(len(cases)))
+        result[name] = _mean(of_images, truths, np.arange(len(cases)))
         if resamples:
             result[f"{name}/low"], result[f"{name}/high"] = bootstrap.interval(
-                lambda rows, m=matched, t=truths: _mean(m, t, rows), len(cases), resamples=resamples, seed=seed
+                lambda rows, x=of_images, t=truths: _mean(x, t, rows), len(cases), resamples=resamples, seed=seed
             )
     sure = [
-        Case(case.found[case.scores >= confidence], case.scores[case.scores >= confidence], case.truth)
+        Case(case.predicted[case.scores >= confidence], case.scores[case.scores >= confidence], case.truth)
         for case in cases
     ]
-    kept = [case for case in sure if len(case.found) and len(case.truth)]
-    result["map_mgca"] = vectors.nan_mean(_of(kept, PAPER)) if kept else float("nan")
-    result |= {"cases_mgca": float(len(kept)), "boxes": float(sum(len(case.truth) for case in cases))}
+    counted = [case for case in sure if len(case.predicted) and len(case.truth)]
+    result["map_mgca"] = vectors.nan_mean(_of(counted, PAPER)) if counted else float("nan")
+    result |= {"cases_mgca": float(len(counted)), "boxes": float(sum(len(case.truth) for case in cases))}
     return result
 
 
 def _of(cases: Sequence[Case], thresholds: Sequence[float]) -> Float[np.ndarray, " t"]:
-    matched = [hits(case, thresholds) for case in cases]
-    scores, found = (np.concatenate(part, axis=-1) for part in zip(*matched, strict=True))
-    return average_precision(scores, found, sum(len(case.truth) for case in cases))
+    of_images = [hits(case, thresholds) for case in cases]
+    scores, matched = (np.concatenate(part, axis=-1) for part in zip(*of_images, strict=True))
+    return average_precision(scores, matched, sum(len(case.truth) for case in cases))
 
 
-def _mean(matched: Sequence[tuple[np.ndarray, np.ndarray]], truths: np.ndarray, rows: np.ndarray) -> float:
-    scores = np.concatenate([matched[row][0] for row in rows])
-    found = np.concatenate([matched[row][1] for row in rows], axis=1)
-    return vectors.nan_mean(average_precision(scores, found, int(truths[rows].sum())))
+def _mean(of_images: Sequence[tuple[np.ndarray, np.ndarray]], truths: np.ndarray, rows: np.ndarray) -> float:
+    scores = np.concatenate([of_images[row][0] for row in rows])
+    matched = np.concatenate([of_images[row][1] for row in rows], axis=1)
+    return vectors.nan_mean(average_precision(scores, matched, int(truths[rows].sum())))

@@ -25,10 +25,6 @@ class Gap(NamedTuple):
     distance: float
     accuracy: float  # balanced: 0.5 is a merged pair of clouds whatever their sizes, 1 a separable one
 
-    def scalars(self) -> dict[str, float]:
-        """`distance` and `accuracy`."""
-        return {"distance": self.distance, "accuracy": self.accuracy}
-
 
 def modality_gap(a: Float[np.ndarray, "n e"], b: Float[np.ndarray, "m e"], *, seed: int = 0) -> Gap:
     """Gap between two clouds of embeddings, each row first scaled to length 1.
@@ -46,8 +42,8 @@ def modality_gap(a: Float[np.ndarray, "n e"], b: Float[np.ndarray, "m e"], *, se
     z, side = np.concatenate([a, b]), np.repeat([0, 1], [len(a), len(b)])
     classifier = LogisticRegression(class_weight="balanced", max_iter=1000)
     split = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    found = cross_val_score(classifier, z, side, cv=split, scoring="balanced_accuracy")
-    return Gap(distance, float(found.mean()))
+    accuracy = cross_val_score(classifier, z, side, cv=split, scoring="balanced_accuracy")
+    return Gap(distance, float(accuracy.mean()))
 
 
 def class_separation(z: Float[np.ndarray, "n e"], finding: Int[np.ndarray, " n"], *, seed: int = 0) -> float:

@@ -1,6 +1,7 @@
 """Linear probe: logistic regression on frozen features, one classifier per finding or one over exclusive classes."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -11,30 +12,32 @@ GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # inverse L2 strengths C, strongest regula
 VALIDATION_SHARE = 0.2
 
 
+class Labelled(NamedTuple):
+    """Features of n cases and their labels: 1, 0, NaN unknown."""
+
+    x: Float[np.ndarray, "n d"]
+    y: Float[np.ndarray, "n c"]
+
+
 def auc(
-    train_x: Float[np.ndarray, "n d"],
-    train_y: Float[np.ndarray, "n c"],
-    test_x: Float[np.ndarray, "m d"],
-    test_y: Float[np.ndarray, "m c"],
+    train: Labelled,
+    test: Labelled,
+    val: Labelled | None = None,
     *,
-    val_x: Float[np.ndarray, "v d"] | None = None,
-    val_y: Float[np.ndarray, "v c"] | None = None,
     grid: Sequence[float] = GRID,
     resamples: int = 0,
     seed: int = 0,
 ) -> auroc.LabelAuc:
     """Test AUC per finding of `predict`, fitted on training and validation rows together once C is chosen."""
-    scores = predict(train_x, train_y, test_x, val_x=val_x, val_y=val_y, grid=grid, refit=True, seed=seed)
-    return auroc.per_label(scores, test_y, resamples=resamples, seed=seed)
+    scores = predict(train, test.x, val, grid=grid, refit=True, seed=seed)
+    return auroc.per_label(scores, test.y, resamples=resamples, seed=seed)
 
 
 def predict(
-    train_x: Float[np.ndarray, "n d"],
-    train_y: Float[np.ndarray, "n c"],
+    train: Labelled,
     test_x: Float[np.ndarray, "m d"],
+    val: Labelled | None = None,
     *,
-    val_x: Float[np.ndarray, "v d"] | None = None,
-    val_y: Float[np.ndarray, "v c"] | None = None,
     grid: Sequence[float] = GRID,
     one_of: bool = False,
     refit: bool = False,
@@ -44,18 +47,15 @@ def predict(
 
     C is chosen on the validation rows by AUROC, per finding (by its mean with `one_of`, a softmax over exclusive
     classes), the stronger regularisation winning ties; with `refit` the classifier is then fitted again on training
-    and validation rows together. Without `val_x` a seeded fifth of the training rows validates, and takes part in the
+    and validation rows together. Without `val` a seeded fifth of the training rows validates, and takes part in the
     last fit whatever `refit`. A finding without both classes among the known labels cannot be fitted: its column is
     NaN (an exclusive class without cases is merely improbable). Mean and scale come from the training rows alone.
     """
-    if (val_x is None) != (val_y is None):
-        raise ValueError("give both val_x and val_y or neither")
-    if val_x is None or val_y is None:
-        order = np.random.default_rng(seed).permutation(len(train_x))
+    if val is None:
+        order = np.random.default_rng(seed).permutation(len(train.x))
         cut, refit = round(VALIDATION_SHARE * len(order)), True
-        val_x, val_y = train_x[order[:cut]], train_y[order[:cut]]
-        train_x, train_y = train_x[order[cut:]], train_y[order[cut:]]
-    count = train_y.shape[1]
+        val, train = (Labelled(train.x[rows], train.y[rows]) for rows in (order[:cut], order[cut:]))
+    (train_x, train_y), (val_x, val_y), count = train, val, train.y.shape[1]
     if not len(train_x) or not count:
         return np.full((len(test_x), count), np.nan)
     mean, scale = _standard(train_x)
@@ -68,9 +68,8 @@ def predict(
         weights, bias = logistic.fit(train_x, train_y, strengths[best, range(count)][None], one_of=one_of)
         best = np.zeros(count, int)
     chosen = weights[best, :, range(count)].T, bias[best, range(count)]
-    found = logistic.probabilities(test_x, *chosen, one_of=one_of)
     fitted = np.array([one_of or {0.0, 1.0} <= set(column) for column in train_y.T])
-    return np.where(fitted[None], found, np.nan)
+    return np.where(fitted[None], logistic.probabilities(test_x, *chosen, one_of=one_of), np.nan)
 
 
 def _standard(x: Float[np.ndarray, "n d"]) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
@@ -88,12 +87,12 @@ def _best(
     val_y: Float[np.ndarray, "v c"],
     one_of: bool,
 ) -> Int[np.ndarray, " c"]:
-    """Row of the strength of best validation AUROC for each column; the middle one where validation cannot tell."""
-    found = np.full(bias.shape, np.nan)
+    """Row of the strength of best validation AUROC for each column; the middle one where validation does not decide."""
+    auc = np.full(bias.shape, np.nan)
     for row in range(len(bias)):
         scores = logistic.probabilities(val_x, weights[row], bias[row], one_of=one_of)
-        found[row] = [auroc.auroc(column, target) for column, target in zip(scores.T, val_y.T, strict=True)]
+        auc[row] = [auroc.auroc(column, target) for column, target in zip(scores.T, val_y.T, strict=True)]
     if one_of:
-        found = np.repeat([[vectors.nan_mean(row)] for row in found], bias.shape[1], axis=1)
-    untold = np.isnan(found).any(axis=0)
-    return np.where(untold, len(bias) // 2, np.nan_to_num(found, nan=-1.0).argmax(axis=0))
+        auc = np.repeat([[vectors.nan_mean(row)] for row in auc], bias.shape[1], axis=1)
+    undecided = np.isnan(auc).any(axis=0)
+    return np.where(undecided, len(bias) // 2, np.nan_to_num(auc, nan=-1.0).argmax(axis=0))

@@ -26,8 +26,8 @@ def fit(
     if one_of:
         known = np.broadcast_to(known.all(axis=1, keepdims=True), y.shape)
     x, y = np.asarray(x, np.float64), np.nan_to_num(y)
-    found = [_minimise(x, y, known * row, one_of) for row in strengths]
-    return np.stack([params[:-1] for params in found]), np.stack([params[-1] for params in found])
+    optima = [_minimise(x, y, known * row, one_of) for row in strengths]
+    return np.stack([params[:-1] for params in optima]), np.stack([params[-1] for params in optima])
 
 
 def probabilities(
@@ -52,10 +52,10 @@ def _minimise(
         params = flat.reshape(shape)
         logits = x @ params[:-1] + params[-1]
         if one_of:
-            losses, found = -y * special.log_softmax(logits, axis=1), special.softmax(logits, axis=1)
+            losses, predicted = -y * special.log_softmax(logits, axis=1), special.softmax(logits, axis=1)
         else:
-            losses, found = np.logaddexp(0, logits) - y * logits, special.expit(logits)
-        slope = strength * (found - y)
+            losses, predicted = np.logaddexp(0, logits) - y * logits, special.expit(logits)
+        slope = strength * (predicted - y)
         value = np.sum(strength * losses) + 0.5 * np.sum(params[:-1] ** 2)
         grad = np.concatenate([x.T @ slope + params[:-1], slope.sum(axis=0, keepdims=True)])
         return scale * value, scale * grad.ravel()

@@ -1,7 +1,7 @@
 """Report retrieval: recall at k from image to report and from report to image.
 
 Cosine similarity, ranked over all pairs of the split. Pairs with the same report are correct
-answers to each other: the report of a normal film has hundreds of equals.
+answers to each other: the report of a normal X-ray has hundreds of equals.
 """
 
 from collections.abc import Sequence
@@ -40,12 +40,9 @@ def recall(
     members = np.bincount(group, minlength=1)[group]
     result = {"pairs": float(len(group)), "distinct": float(len(names))}
     for k in ks:
-        hits = {f"i2t_r{k}": _hits(z_image, z_text, group, k), f"t2i_r{k}": _hits(z_text, z_image, group, k)}
-        for name, hit in hits.items():
-            result[name] = vectors.nan_mean(hit)
-            if resamples:
-                low, high = bootstrap.mean_interval(hit, resamples=resamples, seed=seed)
-                result |= {f"{name}/low": low, f"{name}/high": high}
+        for name, query, candidate in (("i2t", z_image, z_text), ("t2i", z_text, z_image)):
+            hits = _hits(query, candidate, group, k)
+            result |= bootstrap.mean_scalars(f"{name}_r{k}", hits, resamples=resamples, seed=seed)
         lucky = chance.hit_probability(np.full(len(group), len(group)), members, np.array(k))
         result[f"chance_r{k}"] = vectors.nan_mean(lucky)
     return result
@@ -104,15 +101,9 @@ def by_finding(
     similarity = np.round(z_query @ z_candidate.T, DECIMALS)
     share = correct.mean(axis=1)
     for k in ks:
-        found = {
-            f"p{k}": chance.top_k_share(similarity, correct, k),
-            f"hit{k}": chance.top_k_hit(similarity, correct, k),
-        }
-        for name, values in found.items():
-            result[name] = vectors.nan_mean(values)
-            if resamples:
-                low, high = bootstrap.mean_interval(values, resamples=resamples, seed=seed)
-                result |= {f"{name}/low": low, f"{name}/high": high}
+        for name, rate in (("p", chance.top_k_share), ("hit", chance.top_k_hit)):
+            values = rate(similarity, correct, k)
+            result |= bootstrap.mean_scalars(f"{name}{k}", values, resamples=resamples, seed=seed)
         result[f"chance_p{k}"] = vectors.nan_mean(share)
         lucky = chance.hit_probability(np.array(total), correct.sum(axis=1), np.array(k))
         result[f"chance_hit{k}"] = vectors.nan_mean(lucky)

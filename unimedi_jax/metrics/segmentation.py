@@ -1,4 +1,4 @@
-"""Dice, HD95 and NSD of one structure, with the rule for empty masks said once.
+"""Dice, HD95 and NSD of one structure, and the rule for empty masks.
 
 Both masks empty: Dice 1, HD95 0, NSD 1. One of them empty: Dice 0, NSD 0, HD95 the diagonal of the picture, since a
 distance to nothing must cost something. A surface is the set of a mask's voxels that erosion takes away, every one
@@ -16,27 +16,31 @@ from unimedi_jax.metrics import bootstrap, vectors
 KINDS = ("dice", "hd95", "nsd")
 
 
-def dice(truth: Bool[np.ndarray, "*space"], found: Bool[np.ndarray, "*space"]) -> float:
+def dice(truth: Bool[np.ndarray, "*space"], predicted: Bool[np.ndarray, "*space"]) -> float:
     """Twice the overlap over the sum of both sizes."""
-    size = int(truth.sum()) + int(found.sum())
-    return 2 * int((truth & found).sum()) / size if size else 1.0
+    size = int(truth.sum()) + int(predicted.sum())
+    return 2 * int((truth & predicted).sum()) / size if size else 1.0
 
 
 def surfaces(
-    truth: Bool[np.ndarray, "*space"], found: Bool[np.ndarray, "*space"], spacing: Sequence[float], *, tolerance: float
+    truth: Bool[np.ndarray, "*space"],
+    predicted: Bool[np.ndarray, "*space"],
+    spacing: Sequence[float],
+    *,
+    tolerance: float,
 ) -> tuple[float, float]:
     """HD95 in the unit of `spacing`, and NSD: the share of both surfaces within `tolerance` of the other."""
-    if not truth.any() or not found.any():
-        both = not truth.any() and not found.any()
+    if not truth.any() or not predicted.any():
+        both = not truth.any() and not predicted.any()
         diagonal = float(np.linalg.norm(np.multiply(truth.shape, spacing)))
         return (0.0, 1.0) if both else (diagonal, 0.0)
-    box = _around(truth | found)
-    truth, found = _surface(truth[box]), _surface(found[box])
-    to_truth = ndimage.distance_transform_edt(~truth, sampling=spacing)[found]
-    to_found = ndimage.distance_transform_edt(~found, sampling=spacing)[truth]
-    within = np.count_nonzero(to_truth <= tolerance) + np.count_nonzero(to_found <= tolerance)
-    hd95 = max(np.percentile(to_truth, 95), np.percentile(to_found, 95))
-    return float(hd95), within / (len(to_truth) + len(to_found))
+    box = _around(truth | predicted)
+    truth, predicted = _surface(truth[box]), _surface(predicted[box])
+    to_truth = ndimage.distance_transform_edt(~truth, sampling=spacing)[predicted]
+    to_predicted = ndimage.distance_transform_edt(~predicted, sampling=spacing)[truth]
+    within = np.count_nonzero(to_truth <= tolerance) + np.count_nonzero(to_predicted <= tolerance)
+    hd95 = max(np.percentile(to_truth, 95), np.percentile(to_predicted, 95))
+    return float(hd95), within / (len(to_truth) + len(to_predicted))
 
 
 def _surface(mask: Bool[np.ndarray, "*space"]) -> Bool[np.ndarray, "*space"]:
@@ -53,7 +57,7 @@ def _around(mask: Bool[np.ndarray, "*space"]) -> tuple[slice, ...]:
 
 def case(
     truth: UInt8[np.ndarray, "*space"],
-    found: UInt8[np.ndarray, "*space"],
+    predicted: UInt8[np.ndarray, "*space"],
     classes: int,
     spacing: Sequence[float],
     *,
@@ -63,7 +67,7 @@ def case(
     values = np.zeros((classes, len(KINDS)))
     present = np.zeros(classes, bool)
     for number in range(1, classes + 1):
-        a, b = truth == number, found == number
+        a, b = truth == number, predicted == number
         values[number - 1] = dice(a, b), *surfaces(a, b, spacing, tolerance=tolerance)
         present[number - 1] = a.any()
     return values, present

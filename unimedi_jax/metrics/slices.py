@@ -1,4 +1,4 @@
-"""Do the slices that the network attends to hold the lesion? Hit rate against random choice.
+"""Do the slices that the network attends to show the lesion? Hit rate against random choice.
 
 The paper checks this on LUNA16: the top 20 % of 32 slices hit a nodule in 76.1 % of 67 CTs, random
 choice in 53.73 %. Here a hit is a chosen depth layer whose slices touch at least one lesion slice.
@@ -136,21 +136,6 @@ def around_centre(lesion: Bool[np.ndarray, "n c slices"], *, reach: int = 3) -> 
     middle = (lesion.argmax(axis=2) + last - lesion[:, :, ::-1].argmax(axis=2)) / 2
     near = np.abs(np.arange(last + 1) - middle[:, :, None]) <= reach
     return (near & marked[:, :, None]).any(axis=1)
-
-
-def luna_random_rate(*, slices: int, span: int, chosen: int, group: int = 1) -> float:
-    """Random hit rate when a lesion of `span` slices starts anywhere and `chosen` groups are taken.
-
-    The lesion lies inside the `slices`, every start equally likely; `group` slices make one unit of
-    choice. Of 32 slices: span 3, 7 single slices .5363; span 7, 2 of 8 groups of 4 .5467. The paper
-    states .5373 and leaves open which of the two it computed.
-    """
-    if not 1 <= span <= slices or slices % group:
-        raise ValueError(f"span {span} or group {group} does not fit {slices} slices")
-    start = np.arange(slices - span + 1)
-    touched = (start + span - 1) // group - start // group + 1
-    rates = chance.hit_probability(np.array(slices // group), touched, np.array(chosen))
-    return float(rates.mean())
 
 
 def _touched_layers(lesion: Bool[np.ndarray, "n slices"], *, layers: int) -> Bool[np.ndarray, "n layers"]:

@@ -35,8 +35,8 @@ def auc(
     seed: int = 0,
 ) -> auroc.LabelAuc:
     """Zero-shot AUC per finding; `z_positive[j]`, `z_negative[j]` hold the prompts of label j."""
-    found = scores(z_image, z_positive, z_negative)
-    return auroc.per_label(found, labels, resamples=resamples, seed=seed)
+    similarity = scores(z_image, z_positive, z_negative)
+    return auroc.per_label(similarity, labels, resamples=resamples, seed=seed)
 
 
 def _ensemble(prompts: Float[np.ndarray, "p e"]) -> Float[np.ndarray, " e"]:

@@ -127,7 +127,7 @@ class _Running:
     batches: pipeline.Batches
     checkpoints: checkpoint.Checkpoints
     writer: writers.Writer
-    evaluate: evaluator.Suite
+    evaluate: evaluator.Evaluator
     stopping: signals.SignalHandler
 
     def validate(self, state: states.TrainState, step: int) -> None:

@@ -18,7 +18,7 @@ NAMES = {"xray": "X-ray", "ct": "CT"}
 
 
 def final(
-    evaluations: evaluator.Suite,
+    evaluations: evaluator.Evaluator,
     writer: writers.Writer,
     workdir: pathlib.Path,
     config: Mapping[str, Any],
@@ -39,7 +39,7 @@ def final(
     line |= {f"untrained/{name}": value for name, value in before.items()}
     path = workdir / "report" / "index.html"
     metrics = [*writers.read(workdir), {"step": step, **line}]
-    shown = show == "yes" or (show == "auto" and evaluations.found.name == "phantom")
+    shown = show == "yes" or (show == "auto" and evaluations.dataset.name == "phantom")
     page.write(path, _content(workdir.name, config, evaluations, metrics, embedded), show_reports=shown)
     writer.scalars(step, line)
     return path
@@ -55,17 +55,17 @@ def headline(scalars: Mapping[str, float]) -> str:
     """The few numbers that say how a run is doing."""
     parts = []
     for modality, name in NAMES.items():
-        found = [
+        scores = [
             f"{title} {scalars[key]:.3f}"
             for title, key in (
                 ("zero-shot AUC", f"{modality}/zeroshot/macro"),
                 ("R@5", f"{modality}/retrieval/i2t_r5"),
-                ("slice hits", f"{modality}/slices/any/hit_rate"),
+                ("slice hit rate", f"{modality}/slices/any/hit_rate"),
             )
             if key in scalars
         ]
-        if found:
-            parts.append(f"{name} {', '.join(found)}")
+        if scores:
+            parts.append(f"{name} {', '.join(scores)}")
     return "; ".join(parts)
 
 
@@ -87,11 +87,11 @@ def _is_final(line: Mapping[str, Any]) -> bool:
 def _content(
     name: str,
     config: Mapping[str, Any],
-    evaluations: evaluator.Suite,
+    evaluations: evaluator.Evaluator,
     metrics: Sequence[Mapping[str, Any]],
-    embedded: Mapping[str, features.Split],
+    embedded: Mapping[str, features.EmbeddedSplit],
 ) -> content.PageContent:
-    contract = evaluations.found.contract
+    contract = evaluations.dataset.contract
     labels = contract["labels"]
     inverted = [
         f"{NAMES[modality]}, {label}: zero-shot AUC below 0.4, the prompt pair may be inverted."
@@ -115,7 +115,7 @@ def _content(
         retrieval=[
             _retrieved(modality, case, row, embedded[modality])
             for modality, cases in shown.items()
-            if evaluations.aligned
+            if evaluations.has_joint_space
             for row, case in list(enumerate(cases))[: EXAMPLES // 2]
         ],
         notes=inverted,
@@ -126,7 +126,7 @@ class _Case:
     """One record of the page with the network's view of it."""
 
     def __init__(
-        self, example: Mapping[str, Any], evaluations: evaluator.Suite, modality: str, labels: list[str]
+        self, example: Mapping[str, Any], evaluations: evaluator.Evaluator, modality: str, labels: list[str]
     ) -> None:
         self._example = example
         self._sampler = evaluations.samplers[modality]
@@ -138,7 +138,7 @@ class _Case:
         self.report = report.decode() if isinstance(report, bytes) else report
 
     def attention(self) -> content.AttentionExample:
-        image, lesion = self._film()
+        image, lesion = self._xray()
         cells = patches.grid((self._sampler.image_size,) * 2, self._sampler.image_patch)
         scores = np.asarray(self._example["scores"], np.float32).reshape(cells)
         return content.AttentionExample(image, scores, self.findings, self.report, lesion)
@@ -159,15 +159,15 @@ class _Case:
         )
 
     def picture(self) -> np.ndarray:
-        """What stands for the case where one picture must do: the film, or the CT's best slice."""
+        """What stands for the case where one picture must do: the X-ray, or the CT's best slice."""
         if self._modality == "xray":
-            return self._film()[0]
+            return self._xray()[0]
         example = self.slices()
         best = int(example.scores.argmax())
         depth = len(example.volume) // len(example.scores)
         return figures.lung_window(example.volume[best * depth + depth // 2])
 
-    def _film(self) -> tuple[np.ndarray, np.ndarray | None]:
+    def _xray(self) -> tuple[np.ndarray, np.ndarray | None]:
         size = self._sampler.crop
         start = (self._example["image"].shape[0] - size) // 2
         window = np.s_[start : start + size, start : start + size]
@@ -176,7 +176,7 @@ class _Case:
         return self._example["image"][window], lesion
 
 
-def _map(embedded: Mapping[str, features.Split], labels: list[str]) -> content.EmbeddingMap | None:
+def _map(embedded: Mapping[str, features.EmbeddedSplit], labels: list[str]) -> content.EmbeddingMap | None:
     z, modality, finding = [], [], []
     names = [*labels, "normal" if labels else "", "several"]
     for key, part in embedded.items():
@@ -191,10 +191,10 @@ def _map(embedded: Mapping[str, features.Split], labels: list[str]) -> content.E
     return content.EmbeddingMap(figures.tsne(points), modality, finding)
 
 
-def _retrieved(modality: str, case: _Case, row: int, part: features.Split) -> content.RetrievalExample:
+def _retrieved(modality: str, case: _Case, row: int, part: features.EmbeddedSplit) -> content.RetrievalExample:
     order, similarity = retrieval.nearest(part.z[row : row + 1], part.z_report, 3)
-    found = [
+    neighbours = [
         content.Retrieved(part.reports[i], float(s), part.reports[i] == case.report)
         for i, s in zip(order[0], similarity[0], strict=True)
     ]
-    return content.RetrievalExample(NAMES[modality], case.picture(), case.report, found)
+    return content.RetrievalExample(NAMES[modality], case.picture(), case.report, neighbours)

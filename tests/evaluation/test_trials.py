@@ -1,4 +1,4 @@
-"""A checkpoint opened for evaluation: the saved weights, on any number of devices, fed what it was trained on."""
+"""What is compared: the saved weights and those of the seed, on records that fit the training, by modality."""
 
 import json
 import shutil
@@ -10,13 +10,15 @@ import pytest
 
 from data.errors import UserError
 from unimedi_jax import sharding
-from unimedi_jax.evaluation import opened
+from unimedi_jax.evaluation import trials
+from unimedi_jax.inference import pretrained
+from unimedi_jax.input import records
 from unimedi_jax.objectives.unimedi import Objective
 from unimedi_jax.train import state
 
 
 def test_weights_are_those_of_the_checkpoint_and_not_of_the_seed(trained):
-    saved, fresh = trained.variables("trained"), trained.variables("untrained")
+    saved, fresh = trained.encoder("trained"), trained.encoder("untrained")
     assert jax.tree.structure(saved["params"]) == jax.tree.structure(fresh["params"])
     kernel = ("vision", "patch_2d", "kernel")
     a, b = saved["params"], fresh["params"]
@@ -27,9 +29,9 @@ def test_weights_are_those_of_the_checkpoint_and_not_of_the_seed(trained):
 
 
 def test_teacher_replaces_the_visual_side_alone(checkpoint_dir, trained):
-    teacher = opened.open_run(checkpoint_dir, network="teacher").trained["params"]
+    teacher = pretrained.load(checkpoint_dir, "teacher").variables["params"]
     # Before the first step the teacher is a copy of the student.
-    same = jax.tree.map(np.array_equal, teacher, trained.trained["params"])
+    same = jax.tree.map(np.array_equal, teacher, trained.variables["params"])
     assert all(jax.tree.leaves(same))
 
 
@@ -40,7 +42,7 @@ def test_teacher_replaces_the_visual_side_alone(checkpoint_dir, trained):
 def test_refuses_in_one_line(tmp_path, monkeypatch, folder, network, words):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=words):
-        opened.open_run(folder, network=network)
+        pretrained.load(folder, network)
 
 
 def test_records_made_by_other_rules_are_refused(records_dir, trained, tmp_path):
@@ -49,25 +51,31 @@ def test_records_made_by_other_rules_are_refused(records_dir, trained, tmp_path)
     contract = json.loads(path.read_text())
     contract["records"]["ct"]["hu"] = [-500, 500]
     path.write_text(json.dumps(contract))
-    found = opened.records.open_set(tmp_path, "other")
-    trained.check(found, ("xray",))
+    other = records.open_set(tmp_path, "other")
+    trained.check(other, ("xray",))
     with pytest.raises(UserError, match=r"records\.ct\.hu was"):
-        trained.check(found, ("xray", "ct"))
+        trained.check(other, ("xray", "ct"))
 
 
-def test_modalities_that_a_set_has(records_dir):
-    found = opened.records.open_set(records_dir, "phantom")
-    assert opened.modalities(found, "") == ("xray", "ct")
-    assert opened.modalities(found, "ct") == ("ct",)
+def test_modalities_that_a_set_has(phantom):
+    assert trials.modalities(phantom) == ("xray", "ct")
+    assert trials.modalities(phantom, "ct") == ("ct",)
     with pytest.raises(UserError, match="mri"):
-        opened.modalities(found, "mri")
+        trials.modalities(phantom, "mri")
     with pytest.raises(UserError, match="no X-ray or CT records"):
-        opened.modalities(found, "", splits=("holdout",))
+        trials.modalities(phantom, splits=("holdout",))
+
+
+@pytest.mark.parametrize("names", ["", "half", "frozen,half"])
+def test_ways_of_tuning_are_known(names):
+    assert trials.tunes("full,frozen", ("frozen", "full")) == ("full", "frozen")
+    with pytest.raises(UserError, match=r"config\.tune is one or more of frozen, full, not"):
+        trials.tunes(names, ("frozen", "full"))
 
 
 def test_the_untrained_twin_is_where_the_run_began(trained):
     begin = jax.jit(
         state.make_init(trained.model, optax.sgd(1.0), Objective())
     )  # compiled, as the run does: eager rounds otherwise
-    begun = begin(jax.random.key(trained.loaded.config["seed"]))
+    begun = begin(jax.random.key(trained.config["seed"]))
     jax.tree.map(np.testing.assert_array_equal, trained.untrained["params"], begun.params)

@@ -1,0 +1,38 @@
+"""A downstream network's arrays: the pretrained encoder and a fresh head or decoder on it."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+
+from unimedi_jax.inference.pretrained import Pretrained
+from unimedi_jax.typing import Params, PyTree
+
+
+class Network(NamedTuple):
+    """What is trained and what is not."""
+
+    params: PyTree  # "decoder", and "encoder" where it is fine-tuned
+    stats: PyTree  # BatchNorm's running statistics, and "encoder" where it is frozen
+
+    @property
+    def encoder(self) -> Params:
+        """Parameters of the vision tower, under "vision"."""
+        return {**self.stats, **self.params}["encoder"]
+
+
+def start(pretrained: Pretrained, encoder: str, decoder: Mapping[str, PyTree], *, frozen: bool) -> Network:
+    """The "trained" or "untrained" encoder under a decoder of these variables."""
+    params, stats = {"decoder": decoder["params"]}, {name: x for name, x in decoder.items() if name != "params"}
+    (stats if frozen else params)["encoder"] = {"vision": pretrained.encoder(encoder)["params"]["vision"]}
+    return Network(params, stats)
+
+
+def decode(decoder: nn.Module, network: Network, *inputs: Any, train: bool) -> tuple[Any, PyTree]:
+    """The decoder's output, and the network's `stats` with BatchNorm's new statistics, where it has any."""
+    stats = {name: x for name, x in network.stats.items() if name != "encoder"}
+    variables = {"params": network.params["decoder"], **stats}
+    if not (train and stats):
+        return decoder.apply(variables, *inputs), network.stats
+    output, updates = decoder.apply(variables, *inputs, train=True, mutable=list(stats))
+    return output, {**network.stats, **updates}
