@@ -70,8 +70,8 @@ def blocks(q: Queries, k: Keys, v: Keys, mask: Bool[Array, "b n"] | None = None)
     def local(q: Array, k: Array, v: Array, mask: Array) -> Array:
         keys = jnp.repeat(mask, q.shape[1], axis=0)
         each = jax.checkpoint(head, prevent_cse=False)
-        found = jax.lax.map(each, (*(x.reshape(-1, *x.shape[2:]) for x in (q, k, v)), keys))
-        return found.reshape(q.shape)
+        attended = jax.lax.map(each, (*(x.reshape(-1, *x.shape[2:]) for x in (q, k, v)), keys))
+        return attended.reshape(q.shape)
 
     return placement.per_device(local)(*(x.swapaxes(1, 2) for x in (q, k, v)), mask).swapaxes(1, 2)
 

@@ -88,5 +88,5 @@ def decode(answers: list[Float[Array, "b _y _x 3 6"]], grid: tuple[int, int]) ->
         size = jnp.exp(jnp.clip(x[..., 2:4], -8, 4)) * anchors(scale)[None, None, None]
         whole = jnp.concatenate([centre, size, x[..., 4:]], axis=-1)
         parts.append(whole.reshape(len(x), -1, 6))
-    found = jnp.concatenate(parts, axis=1)
-    return Boxes(found[..., :4], found[..., 4], found[..., 5])
+    boxes = jnp.concatenate(parts, axis=1)
+    return Boxes(boxes[..., :4], boxes[..., 4], boxes[..., 5])

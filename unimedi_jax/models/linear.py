@@ -25,8 +25,8 @@ def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
     return x @ kernel, (x, kernel)
 
 
-def _backward(kept: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
-    x, kernel = kept
+def _backward(residuals: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
+    x, kernel = residuals
     rows = tuple(range(x.ndim - 1))
 
     def matrices(x: Array, grad: Array) -> Array:

@@ -17,7 +17,7 @@ EPSILON = 1e-6  # LayerNorm of ViT (timm)
 def sincos(grid: tuple[int, ...], width: int, longest: float = 100.0) -> Float[np.ndarray, "*grid d"]:
     """Sines and cosines of the position along each axis, in equal shares of the width (MoCo v3, arXiv 2104.02057).
 
-    Neighbours start alike and distances are told apart, which small noise has to learn first. Periods run from 2 pi
+    Neighbours start alike and distances differ, which tables of small noise have to learn first. Periods run from 2 pi
     to 2 pi `longest` cells. What does not divide over the axes stays zero.
     """
     count = width // (2 * len(grid))
@@ -107,8 +107,8 @@ class VisionTower(nn.Module):
     image_grid: tuple[int, int]
     volume_grid: tuple[int, int, int]
     dtype: Any = jnp.bfloat16
-    type_embedding: bool = False  # tells 2D from 3D; the paper names none
-    slice_embedding: bool = False  # tells from which depth layer a slice was taken; the paper names none
+    type_embedding: bool = False  # marks 2D and 3D; the paper names none
+    slice_embedding: bool = False  # marks the depth layer that a slice was taken from; the paper names none
     cls_key: bool = True
     attention: str = "xla"
     remat: str = "none"

@@ -5,13 +5,13 @@ whole sample as it is, and scores its tokens by its CLS attention (UniMedI's eq.
 sample take their part of this map and keep the better half of their tokens. The loss is half the contrast with the
 report of each view, SimCLR's loss between the views, and twice BYOL's between each view and the teacher's.
 
-Otherwise than there: the teacher's view is the whole sample, where the paper crops it too, about the two others; a CT
-goes in as its volume's tokens, with a map in three dimensions. Single tokens are kept, or blocks of `mask_block` on
-X-rays (the paper: 2 x 2). SimCLR's negatives are those of the same modality, the reports' those of the whole batch. The
-released code gives SimCLR the same view twice; here it has both, as in the paper. BatchNorm in the heads uses the batch
-at hand, view by view, and keeps no running mean; the layers are `config.model.head_hidden` wide (4096), the results
-`head_bottleneck` (256). The frozen patch embedding is `config.freeze_patch_embed`. The report tower has no teacher:
-there it serves evaluation alone. Views: see `crops`.
+Differences: the teacher sees the whole sample, where the paper gives it a crop that encloses the two others; a CT goes
+in as its volume's tokens, with a map in three dimensions. Single tokens are selected, or on X-rays blocks of
+`mask_block` (the paper: 2 x 2). SimCLR's negatives are those of the same modality, the reports' those of the whole
+batch. The released code gives SimCLR the same view twice; here it has both, as in the paper. BatchNorm in the heads
+uses the current batch, view by view, and keeps no running mean; the layers are `config.model.head_hidden` wide (4096),
+the results `head_bottleneck` (256). The frozen patch embedding is `config.freeze_patch_embed`. The report tower has no
+teacher; the paper's serves evaluation alone. Views: see `crops`.
 """
 
 import flax.linen as nn

@@ -3,12 +3,12 @@
 Caron et al., "Emerging properties in self-supervised vision transformers" (arXiv 2104.14294): eq. 1 to 4, the head of
 appendix C, multi-crop, centring and sharpening, the EMA teacher on backbone and head. Reports are not used.
 
-Otherwise than there: both modalities are in a batch, a CT as its volume's tokens, with views cut in three dimensions.
-Each modality has a centre of its own, as the mean of a mixed batch would let all CTs share one prototype. Views are
+Differences: both modalities are in a batch, a CT as its volume's tokens, with views cut in three dimensions. Each
+modality has a centre of its own, because the mean of a mixed batch would let all CTs share one prototype. Views are
 never mirrored and not blurred (`crops`). Two small views by default, where the paper has up to ten. The teacher's
 temperature stays at 0.04, as by default in the authors' code; the paper warms it up to 0.07. There is no stochastic
-depth, and the weight decay is constant. Its teacher is what is evaluated, as in the paper. Two views of one size are
-one pass: student and teacher on the large ones, student on the small ones.
+depth, and the weight decay is constant. The teacher is evaluated, as in the paper. Views of one size take one pass:
+student and teacher on the large ones, student on the small ones.
 """
 
 import flax.linen as nn

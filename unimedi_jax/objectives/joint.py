@@ -6,8 +6,8 @@ slices and volume: a small transformer over a volume's slices makes one vector o
 predict each other's cluster. It also fills in slices whose vectors are hidden from it (the paper's masked embedding
 prediction). Clusters are SwAV's (arXiv 2006.09882): eq. 2 with Sinkhorn's assignments. Reports are not used.
 
-Otherwise than there: all three losses are trained at once, where the paper has three stages, and only SwAV is here, not
-DeepClusterV2. The shared ViT stands for the ResNet-50. It sees volumes by themselves, too: two views of a volume's own
+Differences: all three losses are trained at once, where the paper has three stages, and only SwAV is here, not
+DeepClusterV2. The shared ViT replaces the ResNet-50. It sees volumes by themselves, too: two views of a volume's own
 tokens join the vectors of its slices, and each of the four predicts the clusters of the three others; the paper has no
 volume tokens, and without this T_3D would learn nothing. The transformer has plain attention, not a deformable one, and
 gets each slice's position. A few random slices stand for all, resized to the X-rays' size. Vectors go through DINO's

@@ -5,10 +5,11 @@ with its factor of 2 tau, both directions, the momentum encoder, the projector o
 Reports are not used. The paper's fixed random patch embedding is `config.freeze_patch_embed`, its positions start as
 `config.model.position_init=sincos`, though they are learned here.
 
-Otherwise than there: an image's negatives are those of its own modality, since X-rays and CTs are distinguished without
-any learning; both modalities go through the same heads, one after the other, so that BatchNorm sees one at a time. It
-uses the batch at hand, view by view, as in training there, and keeps no running mean. The layers are
-`config.model.head_hidden` wide (the paper: 4096), the result `head_bottleneck` (256, as there). Views: see `crops`.
+Differences: an image's negatives are those of its own modality, since X-rays and CTs are distinguished without any
+learning; both modalities go through the same heads, one after the other, so that BatchNorm sees one at a time. It uses
+the current batch, view by view, as the paper does in training, and keeps no running mean. The layers are
+`config.model.head_hidden` wide (the paper: 4096), the result `head_bottleneck` (256, as in the paper). Views: see
+`crops`.
 """
 
 import flax.linen as nn

@@ -5,12 +5,12 @@ ECCV 2022). Of X-rays: DINO's loss between two views. Of volumes: the same, and 
 views, whose logits are averaged over the slices: slices against slices, slices against volume, volume against slices.
 The four weigh the same, as in the public code.
 
-Otherwise than there: X-rays and volumes are in one batch, each loss a mean over its own modality, where the paper
-alternates two epochs of X-rays and two of volumes (and freezes the 3D parts during the former). The two centres take
-the place of its single one, which follows whatever modality is at hand; that of volumes takes one step on volumes and
-slices together, for four. A few random slices of a view stand for all of them (the paper: 16), resized to
-`config.model.slice_size`. The shared ViT stands for the pyramid MiT, its two tokenizers for the switchable embedding.
-No decoder is trained. Views: see `crops`.
+Differences: X-rays and volumes are in one batch, each loss a mean over its own modality, where the paper alternates two
+epochs of X-rays and two of volumes (and freezes the 3D parts during the former). Two centres replace its single one,
+which follows the modality of the current batch; that of volumes takes one step on volumes and slices together, where
+the paper's takes four. A few random slices of a view stand for all of them (the paper: 16), resized to
+`config.model.slice_size`. The shared ViT replaces the pyramid MiT, its two tokenizers the switchable embedding. No
+decoder is trained. Views: see `crops`.
 """
 
 from jax import numpy as jnp

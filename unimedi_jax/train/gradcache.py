@@ -21,8 +21,8 @@ def value_and_grad(model: towers.UniMedI, objective: unimedi.Objective, parts: i
     """`jax.value_and_grad(loss_function(model, objective), has_aux=True)`, the activations of one part at a time.
 
     The `parts` of a batch are of equal size. Values and gradients are those of the whole batch up to rounding, but for
-    random draws (dropout, random masks), whose keys are each part's own. For the whole batch are kept: what the teacher
-    gives, CLS and the reports' vectors.
+    random draws (dropout, random masks), whose keys are each part's own. Held for the whole batch: the teacher's
+    outputs, CLS and the reports' vectors.
     """
 
     def run(
