@@ -25,7 +25,7 @@ def test_an_export_starts_a_run(config, tmp_path, monkeypatch):
         job.model,
         states.variables(first),
         job.mesh,
-        job.reports,
+        job.tokenizer,
         job.saved_config,
         job.contracts,
         {},
@@ -37,7 +37,7 @@ def test_an_export_starts_a_run(config, tmp_path, monkeypatch):
 
     config.init.checkpoint = str(tmp_path / "export")
     again = jobs.build_job(typed(PretrainConfig, config), tmp_path / "second")
-    assert again.reports.get_vocab() == job.reports.get_vocab()
+    assert again.tokenizer.get_vocab() == job.tokenizer.get_vocab()
     fresh = again.init(jax.random.key(2))
     begun = jobs.load_pretrained(fresh, again, tmp_path / "second")
     jax.tree.map(np.testing.assert_array_equal, begun.params, first.params)

@@ -72,7 +72,7 @@ class TrainingJob(TrainStep):
     """A step with the data that it trains on: everything a run is made of."""
 
     sets: dataset.Sets
-    reports: Any  # tokenizer
+    tokenizer: Any  # of the reports
     samplers: dict[str, transforms.ToSample]
     batch: dict[str, int]  # global rows a step
     saved_config: dict[str, Any]  # plain, as it stands in config.json
@@ -152,15 +152,15 @@ def build_job(config: PretrainConfig, workdir: pathlib.Path) -> TrainingJob:
         # A run that goes on has its own copy, and asks no hub for anything.
         known = config.tokenizer or (workdir / "tokenizer" / "tokenizer.json").exists()
         name = config.tokenizer if known else start.tokenizer(**vars(config.init))
-        reports = dataset.run_tokenizer(name, sets, workdir)
-    dataset.check_ids(config.objective, reports)
-    train_step = build_train_step(config, len(reports), mesh)
+        tokenizer = dataset.run_tokenizer(name, sets, workdir)
+    dataset.check_ids(config.objective, tokenizer)
+    train_step = build_train_step(config, len(tokenizer), mesh)
     dataset.check_sets(sets, train_step.model, uses_reports=train_step.objective.uses_reports)
     return TrainingJob(
         **vars(train_step),
         sets=sets,
-        reports=reports,
-        samplers=dataset.samplers(config, reports),
+        tokenizer=tokenizer,
+        samplers=dataset.samplers(config, tokenizer),
         batch=batch,
         saved_config=plain,
     )
@@ -233,7 +233,7 @@ def build_evaluator(job: TrainingJob) -> evaluator.Evaluator:
         dataset=job.sets[0][0],
         samplers={name: dataclasses.replace(sampler, keep=keep) for name, sampler in job.samplers.items()},
         embedder=features.Embedder.of(job.model, job.mesh, rows=evals.rows, ct_slices=evals.ct_slices),
-        tokenizer=job.reports,
+        tokenizer=job.tokenizer,
         length=job.config.input.report_length,
         limit=evals.limit,
         slices=job.model.slices,
