@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import jax
 from jax import numpy as jnp
 
-from unimedi_jax.models import text, towers, vision
+from unimedi_jax.models import text, vision
+from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key
 
 
@@ -20,22 +21,22 @@ def keys(key: Key[Array, ""], *names: str) -> dict[str, Key[Array, ""]]:
     return dict(zip(names, jax.random.split(key, len(names)), strict=True))
 
 
-def grid(model: towers.UniMedI, modality: str) -> tuple[int, ...]:
+def grid(model: UniMedI, modality: str) -> tuple[int, ...]:
     """Tokens along the axes: y, x of an X-ray, or z, y, x of a volume."""
     return model.vision.image_grid if modality == "xray" else model.vision.volume_grid
 
 
-def patch(model: towers.UniMedI, modality: str) -> tuple[int, ...]:
+def patch(model: UniMedI, modality: str) -> tuple[int, ...]:
     """Pixels or voxels of a patch along the same axes."""
     return model.image_patch if modality == "xray" else model.volume_patch
 
 
-def embed(network: towers.UniMedI, modality: str, tokens: Array) -> Float[Array, "b n d"]:
+def embed(network: UniMedI, modality: str, tokens: Array) -> Float[Array, "b n d"]:
     """All tokens of an X-ray, or of a volume without slices, with their positions."""
     return network.embed_xray(tokens) if modality == "xray" else network.embed_volume(tokens)
 
 
-def encode_images(network: towers.UniMedI, batch: Batch, scores: bool = False) -> dict[str, vision.Encoded]:
+def encode_images(network: UniMedI, batch: Batch, scores: bool = False) -> dict[str, vision.Encoded]:
     """Every modality whole through the shared ViT; with `scores` eq. 1 beside it."""
     return {name: network.encode(embed(network, name, batch[name]["tokens"]), scores) for name in modalities(batch)}
 
@@ -46,13 +47,13 @@ def reports(batch: Batch) -> tuple[Int[Array, "b l"], Bool[Array, "b l"]]:
     return ids, mask
 
 
-def encode_reports(network: towers.UniMedI, batch: Batch) -> text.TextOutput:
+def encode_reports(network: UniMedI, batch: Batch) -> text.TextOutput:
     """All reports through the report tower, modality after modality."""
     return network.encode_text_tokens(*reports(batch), True)
 
 
 def project(
-    network: towers.UniMedI, cls: Mapping[str, Float[Array, "_ d"]], reports: Float[Array, "b w"]
+    network: UniMedI, cls: Mapping[str, Float[Array, "_ d"]], reports: Float[Array, "b w"]
 ) -> tuple[Float[Array, "b e"], Float[Array, "b e"]]:
     """Images and reports as unit vectors of the joint space, rows in the order of `modalities`."""
     return network.project({name: cls[name] for name in modalities(cls)}, reports, True)
@@ -67,7 +68,7 @@ class Pairs(NamedTuple):
     z_text: Float[Array, "b e"]
 
 
-def encode_pairs(network: towers.UniMedI, batch: Batch, scores: bool = False) -> Pairs:
+def encode_pairs(network: UniMedI, batch: Batch, scores: bool = False) -> Pairs:
     """Every image and every report through its tower and its projection: where image-report contrast begins."""
     images, text_output = encode_images(network, batch, scores), encode_reports(network, batch)
     cls = {name: image.cls for name, image in images.items()}

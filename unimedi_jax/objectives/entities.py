@@ -14,7 +14,7 @@ import jax
 import optax
 from jax import numpy as jnp
 
-from unimedi_jax.models import towers
+from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.typing import Array, Bool, Float, Int
 
 
@@ -36,7 +36,7 @@ def choose(text: Int[Array, "b l"], mask: Bool[Array, "b l"], vocab_size: int, c
     return Entities(ids, held[:, ids] > 0, uncertain > 0)
 
 
-def check(count: int, model: towers.UniMedI) -> None:
+def check(count: int, model: UniMedI) -> None:
     """Refuses more entities than there are tokens.
 
     Raises:
@@ -46,7 +46,7 @@ def check(count: int, model: towers.UniMedI) -> None:
         raise ValueError(f"entities={count}, but the vocabulary has {model.report.vocab_size} tokens")
 
 
-def encode(network: towers.UniMedI, ids: Int[Array, " q"], start: Int[Array, ""]) -> Float[Array, "q w"]:
+def encode(network: UniMedI, ids: Int[Array, " q"], start: Int[Array, ""]) -> Float[Array, "q w"]:
     """Each entity through the report tower: a report of that one word behind [CLS], whose id is `start`."""
     alone = jnp.stack([jnp.full_like(ids, start), ids], axis=1)
     return network.encode_text(alone, jnp.ones(alone.shape, bool))

@@ -27,15 +27,15 @@ from jax import numpy as jnp
 
 from unimedi_jax import losses, selection
 from unimedi_jax.config import objectives as settings
-from unimedi_jax.models import towers
+from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.objectives import base, common
-from unimedi_jax.typing import Array, Batch, Float, Int, Key, Num, PyTree
+from unimedi_jax.typing import Array, Batch, Float, Key, Num, PyTree, Step
 
 
 class Objective(settings.MedUniC, base.Objective):
     """Contrast between image and report and between views of an image; L_tf and L_ti between views of a report."""
 
-    def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
+    def heads(self, model: UniMedI) -> dict[str, nn.Module]:
         """The reports' second projection.
 
         Raises:
@@ -45,9 +45,7 @@ class Objective(settings.MedUniC, base.Objective):
             raise ValueError("report_dropout=0 encodes every report twice alike, and Med-UniC compares the two")
         return {"features": Features(self.hidden, self.features, model.report.dtype)}
 
-    def forward(
-        self, student: towers.UniMedI, teacher: towers.UniMedI, batch: Batch, state: PyTree, step: Int[Array, ""]
-    ) -> base.LossTerms:
+    def forward(self, student: UniMedI, teacher: UniMedI, batch: Batch, state: PyTree, step: Step) -> base.LossTerms:
         """Two views of every image and two of every report."""
         keys = common.keys(student.make_rng("draws"), "xray", "ct")
         pairs = common.encode_pairs(student, batch)
@@ -69,9 +67,7 @@ class Objective(settings.MedUniC, base.Objective):
         }
         return base.LossTerms({name: common.by_modality(each, batch) for name, each in rows.items()})
 
-    def encode_crop(
-        self, network: towers.UniMedI, name: str, tokens: Array, key: Key[Array, ""]
-    ) -> Float[Array, "b d"]:
+    def encode_crop(self, network: UniMedI, name: str, tokens: Array, key: Key[Array, ""]) -> Float[Array, "b d"]:
         """CLS of a random crop of every sample."""
         grid = common.grid(network, name)
         size = tuple(max(1, round(self.crop * count)) for count in grid)

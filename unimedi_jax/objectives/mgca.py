@@ -19,15 +19,16 @@ from jax import numpy as jnp
 
 from unimedi_jax import losses
 from unimedi_jax.config import objectives as settings
-from unimedi_jax.models import heads, towers
+from unimedi_jax.models import heads
+from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.objectives import base, common
-from unimedi_jax.typing import Array, Batch, Bool, Float, Int, PyTree
+from unimedi_jax.typing import Array, Batch, Bool, Float, PyTree, Step
 
 
 class Objective(settings.MGCA, base.Objective):
     """ITA, CTA and CPA."""
 
-    def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
+    def heads(self, model: UniMedI) -> dict[str, nn.Module]:
         """Local embeddings, as wide as the global ones, and prototypes."""
         size, dtype = model.project_image, model.vision.dtype
         return {
@@ -36,9 +37,7 @@ class Objective(settings.MGCA, base.Objective):
             "prototype": Prototypes(size.width, self.prototypes),
         }
 
-    def forward(
-        self, student: towers.UniMedI, teacher: towers.UniMedI, batch: Batch, state: PyTree, step: Int[Array, ""]
-    ) -> base.LossTerms:
+    def forward(self, student: UniMedI, teacher: UniMedI, batch: Batch, state: PyTree, step: Step) -> base.LossTerms:
         """The three alignments of a batch."""
         pairs = common.encode_pairs(student, batch, scores=True)
         whole = losses.contrastive(pairs.z_image, pairs.z_text, self.temperature).mean(axis=0)

@@ -30,9 +30,10 @@ import optax
 from jax import numpy as jnp
 
 from unimedi_jax.config import objectives as settings
-from unimedi_jax.models import heads, towers
+from unimedi_jax.models import heads
+from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.objectives import base, common, mae, masked
-from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key, PyTree
+from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key, PyTree, Step
 
 
 def random_word_mask(
@@ -64,7 +65,7 @@ class Objective(settings.MRM, base.Objective):
 
     has_joint_space = False
 
-    def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
+    def heads(self, model: UniMedI) -> dict[str, nn.Module]:
         """The images' decoder, the map of their feature to the word embeddings, and the words' logits.
 
         Raises:
@@ -79,9 +80,7 @@ class Objective(settings.MRM, base.Objective):
             "words": heads.Linear(size, dtype=model.report.dtype),
         }
 
-    def forward(
-        self, student: towers.UniMedI, teacher: towers.UniMedI, batch: Batch, state: PyTree, step: Int[Array, ""]
-    ) -> base.LossTerms:
+    def forward(self, student: UniMedI, teacher: UniMedI, batch: Batch, state: PyTree, step: Step) -> base.LossTerms:
         """Most patches of every image, and half of the words of its report, are restored."""
         features, mim = [], {}
         for modality in common.modalities(batch):
@@ -93,11 +92,7 @@ class Objective(settings.MRM, base.Objective):
         return base.LossTerms({"mim": mim, "mlm": common.by_modality(mlm, batch)})
 
     def word_loss(
-        self,
-        student: towers.UniMedI,
-        text: Int[Array, "b l"],
-        text_mask: Bool[Array, "b l"],
-        features: Float[Array, "b d"],
+        self, student: UniMedI, text: Int[Array, "b l"], text_mask: Bool[Array, "b l"], features: Float[Array, "b d"]
     ) -> Float[Array, " b"]:
         """Guesses the masked words of each report from the others and from the feature of its image."""
         mask = random_word_mask(student.make_rng("draws"), text, text_mask, self.word_ratio, self.special_ids)

@@ -37,9 +37,10 @@ from jax import numpy as jnp
 
 from unimedi_jax import losses
 from unimedi_jax.config import objectives as settings
-from unimedi_jax.models import heads, linear, towers, transformer
+from unimedi_jax.models import heads, linear, transformer
+from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.objectives import base, common, masked
-from unimedi_jax.typing import Array, Batch, Bool, Float, Int, PyTree
+from unimedi_jax.typing import Array, Batch, Bool, Float, PyTree, Step
 
 
 class Regions(NamedTuple):
@@ -64,7 +65,7 @@ class Sentences(NamedTuple):
 class Objective(settings.PRIOR, base.Objective):
     """Global and local alignment, the memory, and the reconstruction of pixels and prototypes."""
 
-    def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
+    def heads(self, model: UniMedI) -> dict[str, nn.Module]:
         """Local alignment with the memory, the decoders, and both temperatures. All as wide as the vision tower."""
         width, dtype = model.vision.width, model.vision.dtype
         return {
@@ -76,15 +77,13 @@ class Objective(settings.PRIOR, base.Objective):
             "scale_local": heads.Scale(1 / self.temperature, 1000.0),
         }
 
-    def weight(self, loss: str, step: Int[Array, ""]) -> Float[Array, ""] | float:
+    def weight(self, loss: str, step: Step) -> Float[Array, ""] | float:
         """Losses of later stages weigh 0 until then."""
         begins = {"memory": self.memory_from} | dict.fromkeys(("pixels", "generated", "shares"), self.reconstruct_from)
         weight = super().weight(loss, step)
         return weight * (step >= begins[loss]) if loss in begins else weight
 
-    def forward(
-        self, student: towers.UniMedI, teacher: towers.UniMedI, batch: Batch, state: PyTree, step: Int[Array, ""]
-    ) -> base.LossTerms:
+    def forward(self, student: UniMedI, teacher: UniMedI, batch: Batch, state: PyTree, step: Step) -> base.LossTerms:
         """Image against report over the batch, then each sample's regions against its sentences."""
         pairs = common.encode_pairs(student, batch)
         contrasted = losses.contrastive(pairs.z_image, pairs.z_text, 1 / student.head["scale"]()).mean(axis=0)

@@ -17,21 +17,20 @@ from jax import numpy as jnp
 
 from unimedi_jax import losses, placement
 from unimedi_jax.config import objectives as settings
-from unimedi_jax.models import heads, towers
+from unimedi_jax.models import heads
+from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.objectives import base, common
-from unimedi_jax.typing import Array, Batch, Float, Int, PyTree
+from unimedi_jax.typing import Array, Batch, Float, Int, PyTree, Step
 
 
 class Objective(settings.SigLIP, base.Objective):
     """The sigmoid loss alone."""
 
-    def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
+    def heads(self, model: UniMedI) -> dict[str, nn.Module]:
         """Scale, which nothing bounds, and bias."""
         return {"scale": heads.Scale(self.scale, most=math.inf), "bias": Bias(self.bias)}
 
-    def forward(
-        self, student: towers.UniMedI, teacher: towers.UniMedI, batch: Batch, state: PyTree, step: Int[Array, ""]
-    ) -> base.LossTerms:
+    def forward(self, student: UniMedI, teacher: UniMedI, batch: Batch, state: PyTree, step: Step) -> base.LossTerms:
         """Every image of the batch with every report."""
         pairs = common.encode_pairs(student, batch)
         scale, bias = student.head["scale"](), student.head["bias"]()
