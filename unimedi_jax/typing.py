@@ -15,4 +15,5 @@ PyTree = Any  # nested dict of arrays
 Params = dict[str, Any]  # linen parameters of one network
 Batch = dict[str, dict[str, Any]]  # {"xray": {"tokens", "text", "text_mask"}, "ct": {...}}
 Step = Int[Array, ""]  # number of the training step
+Scalar = Float[Array, ""] | float
 Metrics = dict[str, Any]  # name -> mean.Mean on the device, float on the host

@@ -10,6 +10,7 @@ from unimedi_jax.models import transformer
 from unimedi_jax.typing import Array, Bool, Float, Int
 
 EPSILON = 1e-12  # LayerNorm of BERT
+Context = Float[Array, "b d"] | None  # what is added to each of a report's words
 
 
 class Layer(nn.Module):
@@ -26,9 +27,8 @@ class Layer(nn.Module):
         x = placement.shard_batch(x)
         norm = dict(epsilon=EPSILON, dtype=self.dtype)
         drop = nn.Dropout(self.dropout, deterministic=not self.train)
-        attended, _ = transformer.Attention(self.heads, self.dtype, dropout=self.dropout, name="attention")(
-            x, mask, self.train
-        )
+        attention = transformer.Attention(self.heads, self.dtype, dropout=self.dropout, name="attention")
+        attended, _ = attention(x, mask, self.train)
         x = nn.LayerNorm(name="norm1", **norm)(x + drop(attended))
         hidden = transformer.Mlp(self.mlp_width, self.dtype, name="mlp")(x)
         return nn.LayerNorm(name="norm2", **norm)(x + drop(hidden)), None
@@ -62,11 +62,7 @@ class ReportTower(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        text: Int[Array, "b l"],
-        text_mask: Bool[Array, "b l"],
-        train: bool = False,
-        context: Float[Array, "b d"] | None = None,
+        self, text: Int[Array, "b l"], text_mask: Bool[Array, "b l"], train: bool = False, context: Context = None
     ) -> TextOutput:
         if text.shape[1] > self.max_positions:
             raise ValueError(f"reports of {text.shape[1]} tokens exceed the {self.max_positions} positions")

@@ -12,7 +12,7 @@ from jax import numpy as jnp
 from unimedi_jax.mean import Mean
 from unimedi_jax.models import towers
 from unimedi_jax.models.towers import UniMedI
-from unimedi_jax.typing import Array, Batch, Float, Key, Metrics, Params, PyTree, Step
+from unimedi_jax.typing import Array, Batch, Float, Key, Metrics, Params, PyTree, Scalar, Step
 
 Losses = dict[str, dict[str, Float[Array, " _"]]]  # loss -> modality -> its value for each sample
 # (params, teacher's params, model state, batch, key, step) -> the loss; the metrics and the new model state
@@ -43,7 +43,7 @@ class Objective(abc.ABC):
         """What is handed from step to step beside the parameters, at its start: centres, say."""
         return {}
 
-    def weight(self, loss: str, step: Step) -> Float[Array, ""] | float:
+    def weight(self, loss: str, step: Step) -> Scalar:
         """The weight of a loss in the sum: the setting `weight_<loss>`, or 1 where there is none."""
         return getattr(self, f"weight_{loss}", 1.0)
 

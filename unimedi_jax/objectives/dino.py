@@ -20,7 +20,7 @@ from unimedi_jax.mean import Mean
 from unimedi_jax.models import heads
 from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.objectives import base, common, crops
-from unimedi_jax.typing import Array, Batch, Float, PyTree, Step
+from unimedi_jax.typing import Array, Batch, Float, PyTree, Scalar, Step
 
 
 def across_views(
@@ -28,7 +28,7 @@ def across_views(
     teacher: Float[Array, "b g p"],
     centre: Float[Array, " p"],
     student_temperature: float,
-    teacher_temperature: Float[Array, ""] | float,
+    teacher_temperature: Scalar,
 ) -> Float[Array, " b"]:
     """Eq. 3 for each sample: the teacher's views against all of the student's but the same one, the mean of the pairs.
 

@@ -125,16 +125,8 @@ class Objective(settings.MAE, base.Objective):
 def make_decoder(sizes: settings.MAE, model: UniMedI) -> Decoder:
     """A decoder of this size for the patches of a model's images and volumes."""
     tower, width = model.vision, sizes.decoder_width
-    trunk = vision.Trunk(
-        width,
-        sizes.decoder_depth,
-        sizes.decoder_heads,
-        4 * width,
-        tower.dtype,
-        attention=tower.attention,
-        remat=tower.remat,
-        unrolled=tower.unrolled,
-    )
+    options = dict(attention=tower.attention, remat=tower.remat, unrolled=tower.unrolled)
+    trunk = vision.Trunk(width, sizes.decoder_depth, sizes.decoder_heads, 4 * width, tower.dtype, **options)
     grids = {modality: common.grid(model, modality) for modality in ("xray", "ct")}
     pixels = {modality: math.prod(common.patch(model, modality)) for modality in ("xray", "ct")}
     return Decoder(trunk, grids, pixels)

@@ -40,7 +40,7 @@ from unimedi_jax.config import objectives as settings
 from unimedi_jax.models import heads, linear, transformer
 from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.objectives import base, common, masked
-from unimedi_jax.typing import Array, Batch, Bool, Float, PyTree, Step
+from unimedi_jax.typing import Array, Batch, Bool, Float, PyTree, Scalar, Step
 
 
 class Regions(NamedTuple):
@@ -77,7 +77,7 @@ class Objective(settings.PRIOR, base.Objective):
             "scale_local": heads.Scale(1 / self.temperature, 1000.0),
         }
 
-    def weight(self, loss: str, step: Step) -> Float[Array, ""] | float:
+    def weight(self, loss: str, step: Step) -> Scalar:
         """Losses of later stages weigh 0 until then."""
         begins = {"memory": self.memory_from} | dict.fromkeys(("pixels", "generated", "shares"), self.reconstruct_from)
         weight = super().weight(loss, step)
@@ -224,10 +224,7 @@ def disagreement(
 
 
 def own_sentence(
-    sentences: Float[Array, "b s e"],
-    gathered: Float[Array, "b s e"],
-    real: Bool[Array, "b s"],
-    scale: Float[Array, ""] | float,
+    sentences: Float[Array, "b s e"], gathered: Float[Array, "b s e"], real: Bool[Array, "b s"], scale: Scalar
 ) -> Float[Array, " b"]:
     """Symmetric InfoNCE between each sentence and what it gathers from the image, among those of its report."""
     logits = scale * jnp.einsum("bse,bte->bst", heads.unit(gathered), heads.unit(sentences))

@@ -10,7 +10,7 @@ from jax import numpy as jnp
 from unimedi_jax import losses, selection
 from unimedi_jax.config import objectives as settings
 from unimedi_jax.mean import Mean
-from unimedi_jax.models import heads
+from unimedi_jax.models import heads, vision
 from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.objectives import base, common
 from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key, Metrics, PyTree, Step
@@ -69,12 +69,8 @@ class Objective(settings.UniMedI, base.Objective):
 
     def state(self, model: UniMedI) -> PyTree:
         """The centres, one a modality; they stay equal unless `centre_by_modality`."""
-        size = model.head_sizes
-        both = ("xray", "ct")
-        return {
-            "centre_cls": {modality: jnp.zeros(size.prototypes_cls) for modality in both},
-            "centre_patch": {modality: jnp.zeros(size.prototypes_patch) for modality in both},
-        }
+        counts = {"centre_cls": model.head_sizes.prototypes_cls, "centre_patch": model.head_sizes.prototypes_patch}
+        return {kind: {modality: jnp.zeros(count) for modality in ("xray", "ct")} for kind, count in counts.items()}
 
     def forward(self, student: UniMedI, teacher: UniMedI, batch: Batch, state: PyTree, step: Step) -> base.LossTerms:
         """L = w_vl L_vl + w_icl L_icl + w_pcl L_pcl over a mixed batch of X-rays and CTs."""
@@ -146,12 +142,9 @@ class Objective(settings.UniMedI, base.Objective):
     ) -> tuple[base.Losses, Stats]:
         """L_icl on CLS and L_pcl on patches, and how the teacher's targets are spread over the prototypes."""
         terms, stats = {}, {}
-        for name, head, field, weight in (
-            ("icl", "cls", "cls", self.weight_icl),
-            ("pcl", "patch", "patches", self.weight_pcl),
-        ):
+        for name, head, field in (("icl", "cls", "cls"), ("pcl", "patch", "patches")):
             # Without weight it is not computed; but heads have parameters all the same.
-            if not weight and not student.is_initializing():
+            if not getattr(self, f"weight_{name}") and not student.is_initializing():
                 continue
             terms[name], stats[name] = {}, {}
             for modality, output in outputs.items():
@@ -182,10 +175,11 @@ class Objective(settings.UniMedI, base.Objective):
 
     def temperatures(self, step: Step) -> dict[str, Float[Array, ""]]:
         """The teacher's temperature for each distillation."""
-        ends = {"icl": self.teacher_temperature_cls, "pcl": self.teacher_temperature_patch}
-        return {
-            name: losses.teacher_temperature(pair, self.temperature_warmup_steps, step) for name, pair in ends.items()
-        }
+        ends, steps = (
+            {"icl": self.teacher_temperature_cls, "pcl": self.teacher_temperature_patch},
+            self.temperature_warmup_steps,
+        )
+        return {name: losses.teacher_temperature(pair, steps, step) for name, pair in ends.items()}
 
     def choose_layers(self, teacher: UniMedI, tokens: Array, key: Key[Array, ""], step: Step) -> Int[Array, "b s"]:
         """The teacher on the volume alone: the depth layers that eq. 2 ranks first."""
@@ -227,11 +221,7 @@ class Objective(settings.UniMedI, base.Objective):
 
 
 def embed(
-    network: UniMedI,
-    modality: str,
-    tokens: Array,
-    layers: Int[Array, "b s"] | None,
-    hidden: Bool[Array, "b n"] | None = None,
+    network: UniMedI, modality: str, tokens: Array, layers: Int[Array, "b s"] | None, hidden: vision.Hidden = None
 ) -> Float[Array, "b n d"]:
     """All tokens of an X-ray, or [slices, volume] of a CT, with their positions."""
     if modality == "xray":
