@@ -12,7 +12,7 @@ import optax
 from jax import numpy as jnp
 
 from unimedi_jax import placement
-from unimedi_jax.typing import Array, Bool, Float, Int, Scalar, Shaped, Step
+from unimedi_jax.typing import Array, Float, Int, Scalar, Shaped, Step, TextIds, TextMask
 
 
 def contrastive(
@@ -47,11 +47,7 @@ def contrastive(
 
 
 def in_chunks(
-    loss: Callable[..., Array],
-    rows: Float[Array, "b e"],
-    own: Int[Array, " b"],
-    others: Float[Array, "b e"],
-    chunk: int,
+    loss: Callable, rows: Float[Array, "b e"], own: Int[Array, " b"], others: Float[Array, "b e"], chunk: int
 ) -> Float[Array, " b"]:
     """`loss(rows, own, others)` of each row against all `others`, of `chunk` rows at a time; 0 is all of them.
 
@@ -79,7 +75,7 @@ def merge(x: Shaped[Array, "parts c ..."]) -> Shaped[Array, "b ..."]:
     return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
 
 
-def same_report(text: Int[Array, "b l"], text_mask: Bool[Array, "b l"], chunk: int = 0) -> Int[Array, " b"]:
+def same_report(text: TextIds, text_mask: TextMask, chunk: int = 0) -> Int[Array, " b"]:
     """For each report the number of the first that is word for word the same (padding ignored)."""
     text = placement.replicate(jnp.where(text_mask, text, -1))
     return jax.lax.map(lambda own: jnp.argmax(jnp.all(text == own[None], axis=-1)), text, batch_size=chunk or len(text))

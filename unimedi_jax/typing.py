@@ -16,4 +16,6 @@ Params = dict[str, Any]  # linen parameters of one network
 Batch = dict[str, dict[str, Any]]  # {"xray": {"tokens", "text", "text_mask"}, "ct": {...}}
 Step = Int[Array, ""]  # number of the training step
 Scalar = Float[Array, ""] | float
+TextIds = Int[Array, "b l"]  # of the tokenizer's vocabulary
+TextMask = Bool[Array, "b l"]  # False on padding
 Metrics = dict[str, Any]  # name -> mean.Mean on the device, float on the host

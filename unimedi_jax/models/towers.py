@@ -12,7 +12,7 @@ from jax import numpy as jnp
 from unimedi_jax import patches, selection
 from unimedi_jax.config.pretraining import ModelConfig
 from unimedi_jax.models import attention, heads, inputs, sizes, text, vision
-from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Num, UInt8
+from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Num, TextIds, TextMask, UInt8
 
 
 class Features(NamedTuple):
@@ -107,19 +107,17 @@ class UniMedI(nn.Module):
             images = self.project_image(jnp.concatenate(list(cls.values())), train)
         return images, self.project_report(reports, train)
 
-    def encode_text(
-        self, tokens: Int[Array, "b l"], mask: Bool[Array, "b l"], train: bool = False
-    ) -> Float[Array, "b w"]:
+    def encode_text(self, tokens: TextIds, mask: TextMask, train: bool = False) -> Float[Array, "b w"]:
         """Reports to vectors of the report tower."""
         return self.report(tokens, mask, train).vector
 
     def encode_text_tokens(
-        self, tokens: Int[Array, "b l"], mask: Bool[Array, "b l"], train: bool = False, context: text.Context = None
+        self, tokens: TextIds, mask: TextMask, train: bool = False, context: text.Context = None
     ) -> text.TextOutput:
         """Reports to the vectors of their words too; `context` is added to each word's embedding."""
         return self.report(tokens, mask, train, context)
 
-    def embed_report(self, tokens: Int[Array, "b l"], mask: Bool[Array, "b l"]) -> Float[Array, "b e"]:
+    def embed_report(self, tokens: TextIds, mask: TextMask) -> Float[Array, "b e"]:
         """Reports into the joint space."""
         return self.project_report(self.encode_text(tokens, mask))
 
@@ -171,27 +169,20 @@ def build_model(config: ModelConfig, vocab_size: int, device: jax.Device | None 
     def pick(*names: str) -> dict[str, Any]:
         return {name: getattr(config, name) for name in names}
 
+    image_grid = patches.grid((config.image_size,) * 2, config.image_patch)
+    volume_grid = patches.grid(config.volume_size, config.volume_patch)
     computed = dict(dtype=dtype, remat=config.remat, unrolled=unrolled)
-    grids = (
-        patches.grid((config.image_size,) * 2, config.image_patch),
-        patches.grid(config.volume_size, config.volume_patch),
-    )
     options = pick("type_embedding", "slice_embedding", "cls_key", "position_init")
-    tower = vision.VisionTower(*dataclasses.astuple(visual), *grids, attention=kind, **options, **computed)
+    size = dataclasses.astuple(visual)
+    tower = vision.VisionTower(*size, image_grid, volume_grid, attention=kind, **options, **computed)
     reading = config.report_positions, config.report_dropout, config.report_pooling
     report = text.ReportTower(vocab_size, *dataclasses.astuple(textual), *reading, **computed)
-    project = dict(hidden=config.projection_hidden, kind=config.projection, dtype=dtype)
-    image = heads.Projection(config.embedding, by_modality=config.norm_by_modality, **project)
-    sizes_of_heads = config.prototypes_cls, config.prototypes_patch, config.head_hidden, config.head_bottleneck
-    return UniMedI(
-        tower,
-        report,
-        project_image=image,
-        project_report=heads.Projection(config.embedding, **project),
-        head={},
-        head_sizes=heads.Sizes(*sizes_of_heads),
-        **pick("image_patch", "volume_patch", "window_hu", "slice_size", "slices_per_layer", "slices"),
-    )
+    project = config.embedding, config.projection_hidden, config.projection
+    image = heads.Projection(*project, config.norm_by_modality, dtype)
+    report_projection = heads.Projection(*project, dtype=dtype)
+    head_sizes = heads.Sizes(config.prototypes_cls, config.prototypes_patch, config.head_hidden, config.head_bottleneck)
+    rest = pick("image_patch", "volume_patch", "window_hu", "slice_size", "slices_per_layer", "slices")
+    return UniMedI(tower, report, image, report_projection, head={}, head_sizes=head_sizes, **rest)
 
 
 def _size(known: Mapping[str, sizes.Size], setting: str, name: str) -> sizes.Size:

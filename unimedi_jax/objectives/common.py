@@ -8,7 +8,7 @@ from jax import numpy as jnp
 
 from unimedi_jax.models import text, vision
 from unimedi_jax.models.towers import UniMedI
-from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key
+from unimedi_jax.typing import Array, Batch, Float, Key, TextIds, TextMask
 
 
 def modalities(batch: Mapping[str, Any]) -> list[str]:
@@ -41,7 +41,7 @@ def encode_images(network: UniMedI, batch: Batch, scores: bool = False) -> dict[
     return {name: network.encode(embed(network, name, batch[name]["tokens"]), scores) for name in modalities(batch)}
 
 
-def reports(batch: Batch) -> tuple[Int[Array, "b l"], Bool[Array, "b l"]]:
+def reports(batch: Batch) -> tuple[TextIds, TextMask]:
     """Ids and mask of all reports, modality after modality."""
     ids, mask = (jnp.concatenate([batch[name][field] for name in modalities(batch)]) for field in ("text", "text_mask"))
     return ids, mask
@@ -50,13 +50,6 @@ def reports(batch: Batch) -> tuple[Int[Array, "b l"], Bool[Array, "b l"]]:
 def encode_reports(network: UniMedI, batch: Batch) -> text.TextOutput:
     """All reports through the report tower, modality after modality."""
     return network.encode_text_tokens(*reports(batch), True)
-
-
-def project(
-    network: UniMedI, cls: Mapping[str, Float[Array, "_ d"]], reports: Float[Array, "b w"]
-) -> tuple[Float[Array, "b e"], Float[Array, "b e"]]:
-    """Images and reports as unit vectors of the joint space, rows in the order of `modalities`."""
-    return network.project({name: cls[name] for name in modalities(cls)}, reports, True)
 
 
 class Pairs(NamedTuple):
@@ -72,7 +65,7 @@ def encode_pairs(network: UniMedI, batch: Batch, scores: bool = False) -> Pairs:
     """Every image and every report through its tower and its projection: where image-report contrast begins."""
     images, text_output = encode_images(network, batch, scores), encode_reports(network, batch)
     cls = {name: image.cls for name, image in images.items()}
-    return Pairs(images, text_output, *project(network, cls, text_output.vector))
+    return Pairs(images, text_output, *network.project(cls, text_output.vector, True))
 
 
 def by_modality(rows: Float[Array, "b ..."], batch: Batch) -> dict[str, Array]:

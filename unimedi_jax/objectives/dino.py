@@ -62,16 +62,6 @@ class SelfDistillation(settings.SelfDistillation, base.Objective):
         """The teacher's: linear from start to end, then constant."""
         return losses.teacher_temperature(self.teacher_temperature, self.temperature_warmup_steps, step)
 
-    def distillation_loss(
-        self, student: Float[Array, "b c p"], teacher: Float[Array, "b g p"], centre: Float[Array, " p"], step: Step
-    ) -> Float[Array, " b"]:
-        """`across_views` at these temperatures."""
-        return across_views(student, teacher, centre, self.student_temperature, self.temperature(step))
-
-    def update_centre(self, centre: Float[Array, " p"], teacher: Float[Array, "b g p"]) -> Float[Array, " p"]:
-        """The centre after this batch (eq. 4)."""
-        return losses.update_centre(centre, teacher, self.centre_momentum)
-
     def prototypes_used(self, teacher: Float[Array, "b g p"], centre: Float[Array, " p"], step: Step) -> Mean:
         """How many prototypes the targets are spread over: near 1 the teacher has collapsed."""
         assigned = losses.assignments(teacher, centre, self.temperature(step))
@@ -84,13 +74,14 @@ class Objective(settings.DINO, SelfDistillation):
     def forward(self, student: UniMedI, teacher: UniMedI, batch: Batch, state: PyTree, step: Step) -> base.LossTerms:
         """Every sample's views against its large ones."""
         terms, metrics, centres = {}, {}, dict(state["centre"])
+        temperatures = self.student_temperature, self.temperature(step)
         for modality in common.modalities(batch):
             centre = state["centre"][modality]
             large, small = self.views(student, modality, batch[modality]["tokens"])
             targets, predictions = prototype_logits(teacher, large), prototype_logits(student, large, small)
-            terms[modality] = self.distillation_loss(predictions, targets, centre, step)
+            terms[modality] = across_views(predictions, targets, centre, *temperatures)
             metrics[f"{modality}/dino_prototypes"] = self.prototypes_used(targets, centre, step)
-            centres[modality] = self.update_centre(centre, targets)
+            centres[modality] = losses.update_centre(centre, targets, self.centre_momentum)
         return base.LossTerms({"dino": terms}, metrics, {"centre": centres})
 
     def views(

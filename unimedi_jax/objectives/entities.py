@@ -15,7 +15,7 @@ import optax
 from jax import numpy as jnp
 
 from unimedi_jax.models.towers import UniMedI
-from unimedi_jax.typing import Array, Bool, Float, Int
+from unimedi_jax.typing import Array, Bool, Float, Int, TextIds, TextMask
 
 
 class Entities(NamedTuple):
@@ -26,7 +26,7 @@ class Entities(NamedTuple):
     informative: Bool[Array, " q"]  # False where all reports hold it, or none: nothing to learn
 
 
-def choose(text: Int[Array, "b l"], mask: Bool[Array, "b l"], vocab_size: int, count: int) -> Entities:
+def choose(text: TextIds, mask: TextMask, vocab_size: int, count: int) -> Entities:
     """The `count` tokens whose presence in a report of the batch is the least predictable."""
     rows = jnp.arange(len(text))[:, None]
     held = jnp.zeros((len(text), vocab_size), jnp.uint8).at[rows, text].max(mask.astype(jnp.uint8))
@@ -37,11 +37,7 @@ def choose(text: Int[Array, "b l"], mask: Bool[Array, "b l"], vocab_size: int, c
 
 
 def check(count: int, model: UniMedI) -> None:
-    """Refuses more entities than there are tokens.
-
-    Raises:
-        ValueError: so it is.
-    """
+    """Raises ValueError where there are more entities than tokens in the vocabulary."""
     if count > model.report.vocab_size:
         raise ValueError(f"entities={count}, but the vocabulary has {model.report.vocab_size} tokens")
 
@@ -53,7 +49,7 @@ def encode(network: UniMedI, ids: Int[Array, " q"], start: Int[Array, ""]) -> Fl
 
 
 def mentions(
-    words: Float[Array, "b l w"], text: Int[Array, "b l"], mask: Bool[Array, "b l"], ids: Int[Array, " q"]
+    words: Float[Array, "b l w"], text: TextIds, mask: TextMask, ids: Int[Array, " q"]
 ) -> Float[Array, "b q w"]:
     """Each entity in each report: the mean of the word vectors where it occurs; 0 where it does not."""
     at = ((text[:, :, None] == ids[None, None]) & mask[:, :, None]).astype(jnp.float32)

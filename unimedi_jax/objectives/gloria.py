@@ -37,14 +37,9 @@ class Objective(settings.GLoRIA, base.Objective):
         pairs = common.encode_pairs(student, batch)
         words = student.head["word"](pairs.reports.words[:, :-1])
         mask = common.reports(batch)[1][:, 1:]  # one token less: [SEP] is the last
-        similarities = jnp.concatenate(
-            [
-                local_similarities(
-                    student.head["region"](image.patches), words, mask, self.temp1, self.temp2, self.local_chunk
-                )
-                for image in pairs.images.values()
-            ]
-        )
+        regions = [student.head["region"](image.patches) for image in pairs.images.values()]
+        options = self.temp1, self.temp2, self.local_chunk
+        similarities = jnp.concatenate([local_similarities(x, words, mask, *options) for x in regions])
         each = losses.contrastive(pairs.z_image, pairs.z_text, 1 / self.temp3).mean(axis=0)
         local = contrast(self.temp3 * similarities).mean(axis=0)
         return base.LossTerms({"vl": common.by_modality(each, batch), "local": common.by_modality(local, batch)})

@@ -99,11 +99,9 @@ class Objective(settings.Joint, base.Objective):
         """Prototypes of 2D and of 3D, and the transformer over slices."""
         size, dtype = model.head_sizes, model.vision.dtype
         depth = model.volume_grid[0] * model.volume_patch[0]
-        return {
-            "intra": heads.DinoHead(self.prototypes, size.hidden, size.bottleneck, dtype),
-            "inter": heads.DinoHead(self.prototypes, size.hidden, size.bottleneck, dtype),
-            "slices": SliceTransformer(depth, self.layers, model.vision.heads, dtype),
-        }
+        intra, inter = (heads.DinoHead(self.prototypes, size.hidden, size.bottleneck, dtype) for _ in range(2))
+        slices = SliceTransformer(depth, self.layers, model.vision.heads, dtype)
+        return {"intra": intra, "inter": inter, "slices": slices}
 
     def forward(self, student: UniMedI, teacher: UniMedI, batch: Batch, state: PyTree, step: Step) -> base.LossTerms:
         """Two views of every X-ray, of every volume, and of some of its slices."""

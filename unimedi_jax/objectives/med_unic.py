@@ -50,13 +50,11 @@ class Objective(settings.MedUniC, base.Objective):
         keys = common.keys(student.make_rng("draws"), "xray", "ct")
         pairs = common.encode_pairs(student, batch)
         one, other = pairs.reports.vector, common.encode_reports(student, batch).vector
-        cropped = {
-            name: self.encode_crop(student, name, batch[name]["tokens"], keys[name])
-            for name in common.modalities(batch)
-        }
+        names = common.modalities(batch)
+        cropped = {name: self.encode_crop(student, name, batch[name]["tokens"], keys[name]) for name in names}
         # On a copy: the running statistics are those of whole images.
         model, variables = student.unbind()
-        z_crop = common.project(model.bind(variables, mutable=["batch_stats"]), cropped, other)[0]
+        z_crop = model.bind(variables, mutable=["batch_stats"]).project(cropped, other, True)[0]
         first, second = student.head["features"](one), student.head["features"](other)
         by_feature = jnp.mean(decorrelation(first.T, second.T, self.off_diagonal))
         rows = {
@@ -84,12 +82,11 @@ class Features(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b w"]) -> Float[Array, "b e"]:
-        dense = dict(dtype=self.dtype, kernel_init=nn.initializers.lecun_normal())
-        x = standardise(nn.Dense(self.hidden, name="fc1", **dense)(x), axis=0)
+        x = standardise(nn.Dense(self.hidden, dtype=self.dtype, name="fc1")(x), axis=0)
         scale = self.param("scale", nn.initializers.ones, (self.hidden,))
         bias = self.param("bias", nn.initializers.zeros, (self.hidden,))
         x = nn.relu(x * scale[None] + bias[None]).astype(self.dtype)
-        return standardise(nn.Dense(self.width, name="fc2", **dense)(x), axis=0)
+        return standardise(nn.Dense(self.width, dtype=self.dtype, name="fc2")(x), axis=0)
 
 
 def standardise(x: Float[Array, "m n"], axis: int) -> Float[Array, "m n"]:

@@ -55,16 +55,12 @@ class Objective(settings.MedKLIP, base.Objective):
         answers = jnp.concatenate([student.head["decoder"](image.patches, queries) for image in images.values()])
         logits = student.head["presence"](answers)[..., 0]
         mentions = entities.mentions(common.encode_reports(student, batch).words, text, mask, chosen.ids)
-        presence = entities.presence(logits, chosen)
-        mention = mention_contrast(
-            heads.unit(student.head["mention"](answers)),
-            heads.unit(mentions),
-            chosen.present & chosen.informative[None],
-            self.temperature,
-        )
-        return base.LossTerms(
-            {"presence": common.by_modality(presence, batch), "mention": common.by_modality(mention, batch)}
-        )
+        answered, present = student.head["mention"](answers), chosen.present & chosen.informative[None]
+        rows = {
+            "presence": entities.presence(logits, chosen),
+            "mention": mention_contrast(heads.unit(answered), heads.unit(mentions), present, self.temperature),
+        }
+        return base.LossTerms({name: common.by_modality(each, batch) for name, each in rows.items()})
 
 
 def mention_contrast(

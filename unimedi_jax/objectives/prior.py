@@ -40,7 +40,7 @@ from unimedi_jax.config import objectives as settings
 from unimedi_jax.models import heads, linear, transformer
 from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.objectives import base, common, masked
-from unimedi_jax.typing import Array, Batch, Bool, Float, PyTree, Scalar, Step
+from unimedi_jax.typing import Array, Batch, Bool, Float, PyTree, Scalar, Step, TextMask
 
 
 class Regions(NamedTuple):
@@ -94,9 +94,8 @@ class Objective(settings.PRIOR, base.Objective):
         for name, image in pairs.images.items():
             drawn = common.keys(keys[name], "noise", "channels")
             noise = jax.random.gumbel(drawn["noise"], (*present[name].shape, self.prototypes))
-            regions, of_report, memory = student.head["local"](
-                image.patches, rows[name], present[name], noise, step >= self.memory_from
-            )
+            parts = image.patches, rows[name], present[name]
+            regions, of_report, memory = student.head["local"](*parts, noise, step >= self.memory_from)
             share = 1 - self.channel_dropout
             channels = jax.random.bernoulli(drawn["channels"], share, regions.own[:, :1].shape)
             rebuilt = student.head[f"pixels_{name}"](jnp.where(channels, regions.own / share, 0), regions.gathered)
@@ -150,11 +149,8 @@ class Local(nn.Module):
         hidden = linear.Dense(self.width // 2, dtype=self.dtype, name="predictor1")
         out = linear.Dense(self.width, dtype=self.dtype, name="predictor2")
         predicted = (out(nn.relu(hidden(x))) for x in (regions, from_sentences.astype(self.dtype)))
-        return (
-            Regions(regions, from_sentences, *predicted),
-            Sentences(sentences, mixtures, used, from_regions, logits),
-            memory,
-        )
+        of_report = Sentences(sentences, mixtures, used, from_regions, logits)
+        return Regions(regions, from_sentences, *predicted), of_report, memory
 
 
 class Pixels(nn.Module):
@@ -171,15 +167,13 @@ class Pixels(nn.Module):
         return linear.Dense(self.pixels, dtype=self.dtype, kernel_init=init, name="fc2")(x)
 
 
-def inner(mask: Bool[Array, "b l"]) -> Bool[Array, "b l"]:
+def inner(mask: TextMask) -> Bool[Array, "b l"]:
     """Each report's tokens without the first and the last, [CLS] and [SEP]."""
     place = jnp.cumsum(mask, axis=1)
     return mask & (place > 1) & (place < jnp.sum(mask, axis=1, keepdims=True))
 
 
-def runs(
-    words: Float[Array, "b l w"], mask: Bool[Array, "b l"], count: int
-) -> tuple[Float[Array, "b s w"], Bool[Array, "b s"]]:
+def runs(words: Float[Array, "b l w"], mask: TextMask, count: int) -> tuple[Float[Array, "b s w"], Bool[Array, "b s"]]:
     """Each report's tokens in `count` equal runs: the mean of each, and which there are.
 
     A report of fewer tokens has a run for each and leaves the last ones empty.

@@ -78,11 +78,8 @@ class Objective(settings.UniMedI, base.Objective):
         outputs, reports = self.student_forward(student, batch, targets)
         cls = {modality: output.cls for modality, output in outputs.items()}
         distilled, stats = self.distillation_losses(student, teacher, outputs, targets, state, step)
-        return base.LossTerms(
-            {"vl": self.contrastive_loss(student, batch, cls, reports), **distilled},
-            prototypes_used(stats),
-            self.update_centres(state, stats),
-        )
+        terms = {"vl": self.contrastive_loss(student, batch, cls, reports), **distilled}
+        return base.LossTerms(terms, prototypes_used(stats), self.update_centres(state, stats))
 
     def teacher_forward(self, teacher: UniMedI, batch: Batch, key: Key[Array, ""], step: Step) -> TeacherOutputs:
         """The teacher sees samples whole, scores their tokens and chooses; of a CT it chooses slices first."""
@@ -125,7 +122,7 @@ class Objective(settings.UniMedI, base.Objective):
         self, student: UniMedI, batch: Batch, cls: dict[str, Float[Array, "_ d"]], reports: Float[Array, "b w"]
     ) -> dict[str, Float[Array, " _"]]:
         """L_vl over all samples of the batch, CTs' and X-rays' reports being negatives of each other."""
-        z_image, z_text = common.project(student, cls, reports)
+        z_image, z_text = student.project(cls, reports, True)
         chunk = self.contrastive_chunk
         same = losses.same_report(*common.reports(batch), chunk) if self.identical_reports else None
         each = losses.contrastive(z_image, z_text, self.temperature, same, chunk).mean(axis=0)
@@ -175,10 +172,8 @@ class Objective(settings.UniMedI, base.Objective):
 
     def temperatures(self, step: Step) -> dict[str, Float[Array, ""]]:
         """The teacher's temperature for each distillation."""
-        ends, steps = (
-            {"icl": self.teacher_temperature_cls, "pcl": self.teacher_temperature_patch},
-            self.temperature_warmup_steps,
-        )
+        steps = self.temperature_warmup_steps
+        ends = {"icl": self.teacher_temperature_cls, "pcl": self.teacher_temperature_patch}
         return {name: losses.teacher_temperature(pair, steps, step) for name, pair in ends.items()}
 
     def choose_layers(self, teacher: UniMedI, tokens: Array, key: Key[Array, ""], step: Step) -> Int[Array, "b s"]:

@@ -15,6 +15,7 @@ decoder is trained. Views: see `crops`.
 
 from jax import numpy as jnp
 
+from unimedi_jax import losses
 from unimedi_jax.config import objectives as settings
 from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.objectives import base, common, crops, dino
@@ -31,6 +32,7 @@ class Objective(settings.UniMiSS, dino.SelfDistillation):
     def forward(self, student: UniMedI, teacher: UniMedI, batch: Batch, state: PyTree, step: Step) -> base.LossTerms:
         """Two views of every sample, and slices of those of the volumes."""
         terms, metrics, centres = {}, {}, dict(state["centre"])
+        temperatures = self.student_temperature, self.temperature(step)
         for modality in common.modalities(batch):
             centre = state["centre"][modality]
             x = crops.to_image(student, modality, batch[modality]["tokens"])
@@ -42,9 +44,10 @@ class Objective(settings.UniMiSS, dino.SelfDistillation):
                 slice_targets = mean_logits(teacher, slices, self.slices)
                 pairs = volume_pairs(predictions, targets, mean_logits(student, slices, self.slices), slice_targets)
                 targets = jnp.concatenate([targets, slice_targets], axis=1)
-            terms |= {loss: {modality: self.distillation_loss(*pair, centre, step)} for loss, pair in pairs.items()}
+            for loss, pair in pairs.items():
+                terms[loss] = {modality: dino.across_views(*pair, centre, *temperatures)}
             metrics[f"{modality}/dino_prototypes"] = self.prototypes_used(targets, centre, step)
-            centres[modality] = self.update_centre(centre, targets)
+            centres[modality] = losses.update_centre(centre, targets, self.centre_momentum)
         return base.LossTerms(terms, metrics, {"centre": centres})
 
 
