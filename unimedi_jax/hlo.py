@@ -245,11 +245,9 @@ def _convolution(one: Instruction, where: Computation) -> float:
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", one.attributes)
     if not labels:
         return 0.0
-    left, right = (where[name].shapes[0].sizes for name in one.operands[:2])
-    lhs, rhs, out = (
-        dict(zip(names, sizes, strict=True))
-        for names, sizes in zip(labels.groups(), (left, right, one.shapes[0].sizes), strict=True)
-    )
+    arrays = [array.shapes[0].sizes for array in (where[one.operands[0]], where[one.operands[1]], one)]
+    pairs = zip(labels.groups(), arrays, strict=True)
+    lhs, rhs, out = (dict(zip(names, sizes, strict=True)) for names, sizes in pairs)
     window = dict(re.findall(r"(\w+)=([\dx_-]+)", _first(r"window=\{([^}]*)\}", one.attributes)))
     total = 2.0 * rhs["i"] * out["f"] * out["b"]
     for axis, name in enumerate(sorted(filter(str.isdigit, lhs))):

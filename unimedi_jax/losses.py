@@ -31,9 +31,6 @@ def contrastive(
 
     At most `chunk` rows of the similarities exist at a time, forward and backward, so that memory grows with b and not
     with b^2; 0 is all of them. Spread over d devices, each holds chunk / d of the rows.
-
-    Raises:
-        ValueError: `chunk` is smaller than the batch and does not divide it.
     """
     report = jnp.arange(len(z_image)) if report is None else report
 

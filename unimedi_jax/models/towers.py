@@ -1,6 +1,5 @@
 """UniMedI: vision tower, report tower and heads, and the ways of X-rays, CTs and reports through them."""
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -173,10 +172,9 @@ def build_model(config: ModelConfig, vocab_size: int, device: jax.Device | None 
     volume_grid = patches.grid(config.volume_size, config.volume_patch)
     computed = dict(dtype=dtype, remat=config.remat, unrolled=unrolled)
     options = pick("type_embedding", "slice_embedding", "cls_key", "position_init")
-    size = dataclasses.astuple(visual)
-    tower = vision.VisionTower(*size, image_grid, volume_grid, attention=kind, **options, **computed)
+    tower = vision.VisionTower(*visual, image_grid, volume_grid, attention=kind, **options, **computed)
     reading = config.report_positions, config.report_dropout, config.report_pooling
-    report = text.ReportTower(vocab_size, *dataclasses.astuple(textual), *reading, **computed)
+    report = text.ReportTower(vocab_size, *textual, *reading, **computed)
     project = config.embedding, config.projection_hidden, config.projection
     image = heads.Projection(*project, config.norm_by_modality, dtype)
     report_projection = heads.Projection(*project, dtype=dtype)

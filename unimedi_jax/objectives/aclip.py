@@ -101,10 +101,7 @@ class Objective(settings.ACLIP, base.Objective):
         """The tokens of each view that the student sees: the best by the view's part of the teacher's map."""
         count = scores.shape[1]
         scores = crops.crop_and_resize(scores.reshape(-1, *grid), views.low, views.size, grid).reshape(-1, count)
-        if modality == "xray" and self.mask_block > 1:
-            blocks = selection.num_kept(count // self.mask_block**2, self.mask_ratio)
-            return selection.topk_block_indices(scores, grid, self.mask_block, blocks)
-        return selection.topk_indices(scores, selection.num_kept(count, self.mask_ratio))
+        return selection.best_tokens(scores, self.mask_ratio, grid, self.mask_block)
 
     def report_loss(
         self, student: UniMedI, cls: dict[str, Float[Array, "_ 2 d"]], reports: Float[Array, "b d"]

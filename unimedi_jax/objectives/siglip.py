@@ -55,9 +55,6 @@ def sigmoid(
 
     The embeddings are of unit length. At most `chunk` rows of the similarities exist at a time, forward and backward,
     as in `losses.contrastive`; 0 is all of them.
-
-    Raises:
-        ValueError: `chunk` is smaller than the batch and does not divide it.
     """
     number = jnp.arange(len(z_image))
 

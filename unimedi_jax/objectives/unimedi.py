@@ -188,17 +188,11 @@ class Objective(settings.UniMedI, base.Objective):
     def choose_tokens(self, model: UniMedI, modality: str, scores: Float[Array, "b n"]) -> Int[Array, "b k"]:
         """The tokens that the student sees, of [slices, volume] in a CT."""
         grid = common.grid(model, modality)
-        if modality == "xray" and self.mask_block > 1:
-            blocks = selection.num_kept(math.prod(grid) // self.mask_block**2, self.mask_ratio)
-            return selection.topk_block_indices(scores, grid, self.mask_block, blocks)
         slices = scores.shape[1] - math.prod(grid)  # tokens of the slices, before those of the volume
         if self.mask_scope == "sequence" or not slices:
-            return self.best(scores)
-        return jnp.concatenate([self.best(scores[:, :slices]), self.best(scores[:, slices:]) + slices], axis=1)
-
-    def best(self, scores: Float[Array, "b n"]) -> Int[Array, "b k"]:
-        """The share of the tokens that `mask_ratio` leaves, those with the highest scores."""
-        return selection.topk_indices(scores, selection.num_kept(scores.shape[1], self.mask_ratio))
+            return selection.best_tokens(scores, self.mask_ratio, grid, self.mask_block)
+        parts = [selection.best_tokens(x, self.mask_ratio, grid) for x in jnp.split(scores, [slices], axis=1)]
+        return jnp.concatenate([parts[0], parts[1] + slices], axis=1)
 
     def scores(self, by: str, attention: Array, draw: Array, step: Step) -> Array:
         """Attention or a random draw, as `by` and `random_until_step` say. What is not used is never computed."""
