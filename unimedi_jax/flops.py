@@ -77,7 +77,5 @@ PEAK = {  # dense bf16 FLOP/s of one device, from the vendors' data sheets
 def peak(device_kind: str) -> float | None:
     """Peak of a device by the name JAX gives it; None where it is not known (a CPU, say)."""
     # Longest first: "TPU v5 lite" is no "TPU v5".
-    for name in sorted(PEAK, key=len, reverse=True):
-        if device_kind.startswith(name):
-            return PEAK[name]
-    return None
+    names = sorted(PEAK, key=len, reverse=True)
+    return next((PEAK[name] for name in names if device_kind.startswith(name)), None)

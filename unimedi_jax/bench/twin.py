@@ -208,8 +208,7 @@ class Twin:
 
     def _contrast(self, views: dict[str, Any]) -> Tensor:
         cls = torch.cat([view[0] for view in views.values()])
-        text = torch.cat([part["text"] for part in self._batch.values()])
-        mask = torch.cat([part["text_mask"] for part in self._batch.values()])
+        text, mask = (torch.cat([part[key] for part in self._batch.values()]) for key in ("text", "text_mask"))
         tokens = self.student["report"](input_ids=text, attention_mask=mask).last_hidden_state
         pooled = tokens[:, 0] if self._model["report_pooling"] == "cls" else _mean(tokens, mask)
         image = F.normalize(self.student["project_image"](cls).float(), dim=-1)

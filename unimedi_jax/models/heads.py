@@ -160,8 +160,7 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b f"]:
-        init = transformer.init(x.shape[-1])
-        return linear.Dense(self.features, dtype=self.dtype, kernel_init=init, name="out")(x).astype(jnp.float32)
+        return transformer.dense(x, self.features, self.dtype, "out").astype(jnp.float32)
 
 
 class Cross(nn.Module):
@@ -173,12 +172,11 @@ class Cross(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b q d"], memory: Float[Array, "b n d"]) -> Float[Array, "b q d"]:
         width = x.shape[-1]
-        dense = dict(dtype=self.dtype, kernel_init=transformer.init(width))
-        q = linear.Dense(width, name="q", **dense)(x)
-        k, v = jnp.split(linear.Dense(2 * width, name="kv", **dense)(memory), 2, axis=-1)
+        q = transformer.dense(x, width, self.dtype, "q")
+        k, v = jnp.split(transformer.dense(memory, 2 * width, self.dtype, "kv"), 2, axis=-1)
         q, k, v = (part.reshape(*part.shape[:2], self.heads, -1) for part in (q, k, v))
         out = attention.attend(q, k, v)
-        return linear.Dense(width, name="out", **dense)(out.reshape(x.shape))
+        return transformer.dense(out.reshape(x.shape), width, self.dtype, "out")
 
 
 class DecoderLayer(nn.Module):
@@ -216,16 +214,12 @@ class QueryDecoder(nn.Module):
         self, memory: Float[Array, "b n m"], queries: Float[Array, "q w"] | None = None, side: str = "image"
     ) -> Float[Array, "b q d"]:
         norm = dict(epsilon=1e-6, dtype=self.dtype)
-
-        def dense(name: str, x: Array) -> Array:
-            return linear.Dense(self.width, dtype=self.dtype, kernel_init=transformer.init(x.shape[-1]), name=name)(x)
-
-        memory = dense(side, memory)
+        memory = transformer.dense(memory, self.width, self.dtype, side)
         memory = nn.LayerNorm(name="norm_memory", **norm)(memory)
         if queries is None:
             x = self.param("learnt_queries", nn.initializers.normal(1.0), (self.learnt, self.width)).astype(self.dtype)
         else:
-            x = dense("queries", queries)
+            x = transformer.dense(queries, self.width, self.dtype, "queries")
         x = jnp.broadcast_to(x[None], (len(memory), *x.shape))
         layers = transformer.over_layers(DecoderLayer, self.depth, "none")
         x, _ = layers(self.heads, self.dtype, name="layers")(x, memory)

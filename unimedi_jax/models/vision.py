@@ -23,14 +23,9 @@ def sincos(grid: tuple[int, ...], width: int, longest: float = 100.0) -> Float[n
     """
     count = width // (2 * len(grid))
     frequencies = longest ** -(np.arange(count) / count)
-    parts = []
-    for axis, cells in enumerate(grid):
-        angles = np.outer(np.arange(cells), frequencies)
-        waves = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
-        shape = [1] * len(grid) + [2 * count]
-        shape[axis] = cells
-        parts.append(np.broadcast_to(waves.reshape(shape), (*grid, 2 * count)))
-    table = np.concatenate(parts, axis=-1)
+    angles = np.indices(grid)[..., None] * frequencies  # (axis, *grid, count)
+    waves = np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)
+    table = np.concatenate(list(waves), axis=-1)
     # Not traced: Flax makes a parameter's initial value at every application, to check its shape.
     return np.pad(table, [(0, 0)] * len(grid) + [(0, width - table.shape[-1])]).astype(np.float32)
 

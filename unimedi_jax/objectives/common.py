@@ -1,5 +1,6 @@
 """What objectives share: whole images and reports through the towers of a bound network, and rows by modality."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -71,6 +72,5 @@ def encode_pairs(network: UniMedI, batch: Batch, scores: bool = False) -> Pairs:
 def by_modality(rows: Float[Array, "b ..."], batch: Batch) -> dict[str, Array]:
     """Rows of a joined batch back to their modalities."""
     names = modalities(batch)
-    sizes = [len(batch[name]["tokens"]) for name in names]
-    ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
-    return dict(zip(names, jnp.split(rows, ends), strict=True))
+    ends = list(itertools.accumulate(len(batch[name]["tokens"]) for name in names))
+    return dict(zip(names, jnp.split(rows, ends[:-1]), strict=True))

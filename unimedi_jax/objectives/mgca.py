@@ -31,11 +31,8 @@ class Objective(settings.MGCA, base.Objective):
     def heads(self, model: UniMedI) -> dict[str, nn.Module]:
         """Local embeddings, as wide as the global ones, and prototypes."""
         size, dtype = model.project_image, model.vision.dtype
-        return {
-            "patch": heads.Local(size.width, hidden=size.hidden, dtype=dtype),
-            "word": heads.Local(size.width, hidden=size.hidden, dtype=dtype),
-            "prototype": Prototypes(size.width, self.prototypes),
-        }
+        patch, word = (heads.Local(size.width, size.hidden, dtype) for _ in range(2))
+        return {"patch": patch, "word": word, "prototype": Prototypes(size.width, self.prototypes)}
 
     def forward(self, student: UniMedI, teacher: UniMedI, batch: Batch, state: PyTree, step: Step) -> base.LossTerms:
         """The three alignments of a batch."""

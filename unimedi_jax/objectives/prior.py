@@ -134,16 +134,14 @@ class Local(nn.Module):
         noise: Float[Array, "b s p"],
         use_memory: Bool[Array, ""],
     ) -> tuple[Regions, Sentences, Float[Array, "p e"]]:
-        def dense(name: str, x: Array) -> Array:
-            return linear.Dense(self.width, dtype=self.dtype, kernel_init=transformer.init(x.shape[-1]), name=name)(x)
-
-        regions = dense("regions", patches)
-        sentences = dense("sentences", words).astype(jnp.float32)
+        size = self.width, self.dtype
+        regions = transformer.dense(patches, *size, "regions")
+        sentences = transformer.dense(words, *size, "sentences").astype(jnp.float32)
         memory = self.param("memory", nn.initializers.normal(1.0), (self.prototypes, self.width))
         mixtures, logits = mix(sentences, memory, noise, self.temperature)
         used = jnp.where(use_memory, mixtures, sentences).astype(self.dtype)
-        query, key, value = (dense(f"region_{part}", regions) for part in ("query", "key", "value"))
-        asked, keys, values = (dense(f"sentence_{part}", used) for part in ("query", "key", "value"))
+        query, key, value = (transformer.dense(regions, *size, f"region_{part}") for part in ("query", "key", "value"))
+        asked, keys, values = (transformer.dense(used, *size, f"sentence_{part}") for part in ("query", "key", "value"))
         from_regions = sigmoid_attention(asked, key, value, jnp.ones(regions.shape[:2], bool))
         from_sentences = sigmoid_attention(query, keys, values, real)
         hidden = linear.Dense(self.width // 2, dtype=self.dtype, name="predictor1")

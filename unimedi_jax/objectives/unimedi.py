@@ -61,11 +61,10 @@ class Objective(settings.UniMedI, base.Objective):
         tokens = min(math.prod(model.vision.image_grid), math.prod(model.volume_grid))
         if self.mask_mode == "mask_token" and selection.num_kept(tokens, self.mask_ratio) == tokens:
             raise ValueError(f"mask_ratio={self.mask_ratio} hides none of {tokens} tokens, which mask_token compares")
-        size, dtype = model.head_sizes, model.vision.dtype
-        return {
-            "cls": heads.DinoHead(size.prototypes_cls, size.hidden, size.bottleneck, dtype),
-            "patch": heads.DinoHead(size.prototypes_patch, size.hidden, size.bottleneck, dtype),
-        }
+        size = model.head_sizes
+        rest = size.hidden, size.bottleneck, model.vision.dtype
+        cls, patch = (heads.DinoHead(count, *rest) for count in (size.prototypes_cls, size.prototypes_patch))
+        return {"cls": cls, "patch": patch}
 
     def state(self, model: UniMedI) -> PyTree:
         """The centres, one a modality; they stay equal unless `centre_by_modality`."""
