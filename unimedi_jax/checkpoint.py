@@ -27,6 +27,7 @@ LOG = logging.getLogger(__name__)
 SMALLEST_SLICE = 2**20  # bytes; a replicated array is divided among its devices only if each then writes this much
 SPARE = 64 * 2**20  # bytes that stay free beyond the checkpoint itself: the logs go on
 JSON = ocp.args.JsonRestore()
+Meta = dict[str, Any]  # facts about the run, as JSON
 T = TypeVar("T")
 
 
@@ -36,7 +37,7 @@ class Restored(NamedTuple):
     step: int
     state: PyTree
     position: Any  # of the data iterator, for its `set_state`
-    meta: dict[str, Any]
+    meta: Meta
 
 
 class Candidate(NamedTuple):
@@ -72,12 +73,7 @@ class Checkpoints:
         self._orbax = ocp.AsyncCheckpointer(_handler())
 
     def save(
-        self,
-        step: int,
-        state: PyTree,
-        iterator: Iterator[Any],
-        meta: dict[str, Any],
-        scores: Mapping[int, float] | None = None,
+        self, step: int, state: PyTree, iterator: Iterator[Any], meta: Meta, scores: Mapping[int, float] | None = None
     ) -> None:
         """Begins to save the state after `step` steps with the iterator after as many batches.
 
@@ -141,15 +137,12 @@ class Checkpoints:
             UserError: there are checkpoints but none passes, or the newest belongs to another configuration.
         """
         if last is not None:
-            self._forget_after(last)
+            self.wait()
+            self._after(last, integrity.remove)
         advice = "bring back a copy of one, or start anew with another --workdir"
         restored = _newest(self.folder, lambda step: self._load(step, abstract), advice)
         if restored is not None:
-            if self._primary:
-                for step in integrity.steps(self.folder):
-                    if step > restored.step:
-                        integrity.put_aside(self.folder / str(step))
-            hosts.barrier("damaged checkpoints are aside")
+            self._after(restored.step, integrity.put_aside)
         return restored
 
     def close(self) -> None:
@@ -184,21 +177,19 @@ class Checkpoints:
         integrity.hold_against(manifest, state, data=restored["data"], meta=restored["meta"])
         return Restored(step, state, restored["data"], restored["meta"])
 
-    def _forget_after(self, last: int) -> None:
-        self.wait()
+    def _after(self, last: int, dispose: Callable[[pathlib.Path], None]) -> None:
         if self._primary:
             for step in reversed(integrity.steps(self.folder)):
                 if step > last:
-                    integrity.remove(self.folder / str(step))
-        hosts.barrier("later checkpoints are gone")
+                    dispose(self.folder / str(step))
+        hosts.barrier("later checkpoints are out of the way")
 
     def _prune(self) -> None:
         # Only what has its manifest counts: the last good one never gives way to a broken one.
         good = [step for step in integrity.steps(self.folder) if integrity.committed(self.folder / str(step))]
         candidates = [Candidate(step, self._scores.get(step)) for step in good]
-        preserved = policies.AnyPreservationPolicy(self._policies).should_preserve(
-            candidates, context=policies.PreservationContext()
-        )
+        preservation = policies.AnyPreservationPolicy(self._policies)
+        preserved = preservation.should_preserve(candidates, context=policies.PreservationContext())
         for step, stays in zip(good, preserved, strict=True):
             if not stays:
                 integrity.remove(self.folder / str(step))
@@ -224,12 +215,12 @@ class Checkpoints:
             ) from error
 
 
-def meta(workdir: pathlib.Path) -> dict[str, Any]:
+def meta(workdir: pathlib.Path) -> Meta:
     """The meta of a run's newest checkpoint that passes. Raises UserError as `read`."""
     return read(workdir, ())[2]
 
 
-def read(workdir: pathlib.Path, parts: tuple[str, ...]) -> tuple[int, dict[str, PyTree], dict[str, Any]]:
+def read(workdir: pathlib.Path, parts: tuple[str, ...]) -> tuple[int, dict[str, PyTree], Meta]:
     """Step, the named parts of the state and the meta of a run's newest checkpoint that passes, on this host alone.
 
     For jobs that use a network and do not train it: it needs no configuration, works whatever devices the run had, and
@@ -259,15 +250,13 @@ def _newest(root: pathlib.Path, load: Callable[[int], T], advice: str) -> T | No
     return None
 
 
-def _read(folder: pathlib.Path, parts: tuple[str, ...]) -> tuple[dict[str, PyTree], dict[str, Any]]:
+def _read(folder: pathlib.Path, parts: tuple[str, ...]) -> tuple[dict[str, PyTree], Meta]:
     manifest = integrity.read(folder)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     with ocp.Checkpointer(_handler()) as reader, _damage_named():
         saved = reader.metadata(folder).item_metadata["state"] if parts else {}
-        abstract = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
-            {part: saved[part] for part in parts},
-        )
+        selected = {part: saved[part] for part in parts}
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), selected)
         items = {"state": _onto(abstract, partial_restore=True), "meta": JSON} if parts else {"meta": JSON}
         restored = reader.restore(folder, args=ocp.args.Composite(**items))
     state = restored["state"] if parts else {}

@@ -1,15 +1,15 @@
 """Analytic count of the floating-point operations of a training step: matrix products only, 2 per multiply-add."""
 
+import itertools
 import math
-from typing import Any
 
 from unimedi_jax import selection
-from unimedi_jax.models import heads, sizes, towers
+from unimedi_jax.models import heads, sizes, text, towers, vision
 
 BACKWARD = 3  # forward once, backward twice the forward
 
 
-def transformer(size: sizes.Size, tokens: int) -> float:
+def transformer(size: sizes.Size | vision.VisionTower | text.ReportTower, tokens: int) -> float:
     """Forward pass of one sequence through all layers of a transformer."""
     projections = 2 * tokens * size.width * (4 * size.width + 2 * size.mlp_width)
     attention = 4 * tokens**2 * size.width
@@ -25,7 +25,6 @@ def training_step(
     over a CT (the volume alone for its slices, then the joint sequence).
     """
     tower, report_tower = model.vision, model.report
-    vision_size = _size(tower)
     image, volume = math.prod(tower.image_grid), math.prod(model.volume_grid)
     per_slice = (model.slice_size // model.image_patch[0]) ** 2
     slices = model.slices * model.slices_per_layer * per_slice
@@ -35,8 +34,8 @@ def training_step(
         num_kept = selection.num_kept(n, mask_ratio)
         distilled = num_kept if mask_mode == "drop" else n - num_kept
         student = 1 + (num_kept if mask_mode == "drop" else n)
-        passes = BACKWARD * transformer(vision_size, student) + transformer(vision_size, 1 + n)
-        passes += transformer(vision_size, 1 + alone) if alone else 0.0
+        passes = BACKWARD * transformer(tower, student) + transformer(tower, 1 + n)
+        passes += transformer(tower, 1 + alone) if alone else 0.0
         passes += (BACKWARD + 1) * _head(model.head["cls"], tower.width)
         passes += (BACKWARD + 1) * distilled * _head(model.head["patch"], tower.width)
         total += samples * passes
@@ -45,7 +44,7 @@ def training_step(
     total += xrays * 3 * 2 * image * pixels * tower.width
     total += cts * 3 * 2 * slices * pixels * tower.width
     total += cts * 4 * 2 * volume * voxels * tower.width
-    report = transformer(_size(report_tower), report_length)
+    report = transformer(report_tower, report_length)
     samples = xrays + cts
     joined = 2 * samples * model.project_image.width  # one row of the similarity matrix, both ways once
     project = _projection(model.project_image, tower.width)
@@ -53,14 +52,9 @@ def training_step(
     return total + BACKWARD * samples * (report + project + joined)
 
 
-def _size(tower: Any) -> sizes.Size:
-    return sizes.Size(tower.width, tower.depth, tower.heads, tower.mlp_width)
-
-
 def _head(head: heads.DinoHead, width: int) -> float:
-    return 2 * (
-        width * head.hidden + head.hidden**2 + head.hidden * head.bottleneck + head.bottleneck * head.prototypes
-    )
+    widths = width, head.hidden, head.hidden, head.bottleneck, head.prototypes
+    return 2 * sum(n * m for n, m in itertools.pairwise(widths))
 
 
 def _projection(head: heads.Projection, width: int) -> float:
@@ -83,7 +77,5 @@ PEAK = {  # dense bf16 FLOP/s of one device, from the vendors' data sheets
 def peak(device_kind: str) -> float | None:
     """Peak of a device by the name JAX gives it; None where it is not known (a CPU, say)."""
     # Longest first: "TPU v5 lite" is no "TPU v5".
-    for name in sorted(PEAK, key=len, reverse=True):
-        if device_kind.startswith(name):
-            return PEAK[name]
-    return None
+    names = sorted(PEAK, key=len, reverse=True)
+    return next((PEAK[name] for name in names if device_kind.startswith(name)), None)

@@ -20,20 +20,22 @@ _BITS = {"pred": 8, "token": 0}
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _SLICES = ("dynamic-slice", "slice", "gather")
 # These move nothing by themselves: they are names, or their bodies are counted.
-_FREE = (
-    "parameter",
-    "constant",
-    "tuple",
-    "get-tuple-element",
-    "bitcast",
-    "while",
-    "conditional",
-    "call",
-    "after-all",
-    "partition-id",
-    "replica-id",
-    "opt-barrier",
-    "add-dependency",
+_FREE = frozenset(
+    [
+        "parameter",
+        "constant",
+        "tuple",
+        "get-tuple-element",
+        "bitcast",
+        "while",
+        "conditional",
+        "call",
+        "after-all",
+        "partition-id",
+        "replica-id",
+        "opt-barrier",
+        "add-dependency",
+    ]
 )
 
 
@@ -130,8 +132,7 @@ def parse(text: str) -> Program:
     times: dict[str, int] = collections.Counter()
     fused: set[str] = set()
     _run(computations, entry, 1, False, times, fused)
-    partitions = re.search(r"num_partitions=(\d+)", text)
-    return Program(computations, dict(times), frozenset(fused), int(partitions[1]) if partitions else 1)
+    return Program(computations, dict(times), frozenset(fused), int(_first(r"num_partitions=(\d+)", text, "1")))
 
 
 def shapes(text: str) -> tuple[Shape, ...]:
@@ -149,13 +150,9 @@ def flops(program: Program) -> float:
 
 def bytes_moved(program: Program) -> float:
     """Bytes that one device reads from and writes to its main memory: what enters and leaves its fusions."""
-    return sum(
-        times * _traffic(program, one, where)
-        for name, times in program.times.items()
-        if name not in program.fused
-        for where in [program.computations[name]]
-        for one in where.values()
-    )
+    apart = {name: program.computations[name] for name in program.times if name not in program.fused}
+    bodies = ((program.times[name], where) for name, where in apart.items())
+    return sum(times * _traffic(program, one, where) for times, where in bodies for one in where.values())
 
 
 def exchanged(program: Program) -> list[Collective]:
@@ -165,10 +162,10 @@ def exchanged(program: Program) -> list[Collective]:
         kind = one.opcode.removesuffix("-start")
         if kind not in COLLECTIVES:
             continue
-        group = _group(one.attributes, program.devices)
+        group, source = _group(one.attributes, program.devices), _first(r'op_name="([^"]*)"', one.attributes)
         size = sum(shape.bytes for name in one.operands for shape in where[name].shapes)
         size *= group if kind == "all-gather" else 1
-        times_run[kind, size, group, _source(one.attributes)] += times
+        times_run[kind, size, group, source] += times
     rows = [Collective(kind, size, group, times, source) for (kind, size, group, source), times in times_run.items()]
     return sorted(rows, key=lambda row: -row.wire)
 
@@ -211,8 +208,7 @@ def _trips(loop: Instruction, computations: dict[str, Computation]) -> int:
     """How often a loop runs: as XLA notes it, else the number that its condition compares with."""
     if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
         return int(known[1])
-    condition = re.search(r"condition=%?([\w.$-]+)", loop.attributes)
-    ends = computations.get(condition[1] if condition else "", {}).values()
+    ends = computations.get(_first(r"condition=%?([\w.$-]+)", loop.attributes), {}).values()
     return max((int(one.inside) for one in ends if one.opcode == "constant" and one.inside.isdigit()), default=1)
 
 
@@ -227,8 +223,8 @@ def _products(one: Instruction, where: Computation) -> float:
         return 2 * math.prod(one.shapes[0].sizes) * _contracted(one, where, pattern)
     if "__cudnn$fmha" in one.attributes:
         # Scores (batch, heads, queries, keys) and what is summed over for them, from the batch, heads and queries.
-        scores = re.search(r'"intermediate_tensor_shape":\{.*?"dimensions":\[([\d,"]+)\]', settings)
-        sizes = [int(n) for n in re.findall(r"\d+", scores[1])] if scores else [0]
+        scores = _first(r'"intermediate_tensor_shape":\{.*?"dimensions":\[([\d,"]+)\]', settings, "0")
+        sizes = [int(n) for n in re.findall(r"\d+", scores)]
         width = math.prod(where[one.operands[0]].shapes[0].sizes) / max(math.prod(sizes[:3]), 1)
         return (10 if "Backward" in one.attributes else 4) * math.prod(sizes) * width
     if kernel := re.search(r"/splash_mha_(fwd|dkv)", one.attributes if one.opcode == "custom-call" else ""):
@@ -249,12 +245,10 @@ def _convolution(one: Instruction, where: Computation) -> float:
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", one.attributes)
     if not labels:
         return 0.0
-    left, right = (where[name].shapes[0].sizes for name in one.operands[:2])
-    lhs, rhs, out = (
-        dict(zip(names, sizes, strict=True))
-        for names, sizes in zip(labels.groups(), (left, right, one.shapes[0].sizes), strict=True)
-    )
-    window = dict(re.findall(r"(\w+)=([\dx_-]+)", (re.search(r"window=\{([^}]*)\}", one.attributes) or [""] * 2)[1]))
+    arrays = [array.shapes[0].sizes for array in (where[one.operands[0]], where[one.operands[1]], one)]
+    pairs = zip(labels.groups(), arrays, strict=True)
+    lhs, rhs, out = (dict(zip(names, sizes, strict=True)) for names, sizes in pairs)
+    window = dict(re.findall(r"(\w+)=([\dx_-]+)", _first(r"window=\{([^}]*)\}", one.attributes)))
     total = 2.0 * rhs["i"] * out["f"] * out["b"]
     for axis, name in enumerate(sorted(filter(str.isdigit, lhs))):
 
@@ -350,6 +344,7 @@ def _group(attributes: str, devices: int) -> int:
     return devices
 
 
-def _source(attributes: str) -> str:
-    name = re.search(r'op_name="([^"]*)"', attributes)
-    return name[1] if name else ""
+def _first(pattern: str, text: str, default: str = "") -> str:
+    """The first group where the pattern first matches."""
+    match = re.search(pattern, text)
+    return match[1] if match else default

@@ -31,11 +31,9 @@ def connect(coordinator: str = "", processes: int = 1, process: int = 0, timeout
     # JAX takes every process of Slurm and Open MPI for one of several on its machine, and would show it one GPU.
     detected = {"local_device_ids": []} if _alone_on_machine() else {}
     try:
-        jax.distributed.initialize(
-            **(detected if coordinator == "auto" else explicit),
-            heartbeat_timeout_seconds=timeout,
-            shutdown_timeout_seconds=timeout,
-        )
+        settings = detected if coordinator == "auto" else explicit
+        limits = {"heartbeat_timeout_seconds": timeout, "shutdown_timeout_seconds": timeout}
+        jax.distributed.initialize(**settings, **limits)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"config.distributed: {str(error).strip().splitlines()[0]}") from error
 

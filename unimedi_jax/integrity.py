@@ -83,11 +83,7 @@ def put_aside(folder: pathlib.Path) -> None:
 
 
 def read(folder: pathlib.Path) -> dict[str, Any]:
-    """The manifest of a checkpoint.
-
-    Raises:
-        DamagedError: it is missing, or not what was written.
-    """
+    """The manifest of a checkpoint. Raises DamagedError: it is missing, or not what was written."""
     try:
         manifest = json.loads((folder / NAME).read_text(encoding="utf-8"))
         own = manifest.pop("manifest")
@@ -101,11 +97,7 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def hold_against(manifest: dict[str, Any], state: PyTree, **facts: Any) -> None:
-    """Compares what was restored, all of it or a part, with what was saved.
-
-    Raises:
-        DamagedError: names what differs.
-    """
+    """Compares what was restored, all of it or a part, with what was saved. Raises DamagedError: names what differs."""
     hashes = {name: description[-1] for name, description in manifest["arrays"].items()}
     bad = [name for name, value in fingerprint.arrays(state).items() if hashes.get(name) != value]
     bad += [name for name, value in facts.items() if fingerprint.facts(value) != manifest["facts"][name]]

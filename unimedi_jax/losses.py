@@ -5,18 +5,20 @@ L_icl  `self_distillation` student CLS against teacher CLS
 L_pcl  `self_distillation` student patches against teacher patches, at the positions the student saw
 """
 
+from collections.abc import Callable
+
 import jax
 import optax
 from jax import numpy as jnp
 
 from unimedi_jax import placement
-from unimedi_jax.typing import Array, Bool, Float, Int, Shaped
+from unimedi_jax.typing import Array, Float, Int, Scalar, Shaped, Step, TextIds, TextMask
 
 
 def contrastive(
     z_image: Float[Array, "b e"],
     z_text: Float[Array, "b e"],
-    temperature: Float[Array, ""] | float,
+    temperature: Scalar,
     report: Int[Array, " b"] | None = None,
     chunk: int = 0,
 ) -> Float[Array, "2 b"]:
@@ -29,29 +31,35 @@ def contrastive(
 
     At most `chunk` rows of the similarities exist at a time, forward and backward, so that memory grows with b and not
     with b^2; 0 is all of them. Spread over d devices, each holds chunk / d of the rows.
-
-    Raises:
-        ValueError: `chunk` is smaller than the batch and does not divide it.
     """
-    batch = len(z_image)
-    if 0 < chunk < batch and batch % chunk:
-        raise ValueError(f"a batch of {batch} does not divide into chunks of {chunk}")
-    report = jnp.arange(batch) if report is None else report
+    report = jnp.arange(len(z_image)) if report is None else report
 
     def cross_entropy(rows: Float[Array, "c e"], own: Int[Array, " c"], others: Array) -> Float[Array, " c"]:
         logits = (rows @ others.T).astype(jnp.float32) / temperature
         target = (own[:, None] == report[None]).astype(jnp.float32)
         return optax.softmax_cross_entropy(logits, target / jnp.sum(target, axis=-1, keepdims=True))
 
-    def one_way(rows: Float[Array, "b e"], others: Float[Array, "b e"]) -> Float[Array, " b"]:
-        if not 0 < chunk < batch:
-            return cross_entropy(rows, report, others)
-        # Gathered once, before the loop. The backward pass makes a chunk's similarities once more: they are not kept.
-        others = placement.replicate(others)
-        each = jax.checkpoint(lambda part: cross_entropy(*part, others), prevent_cse=False)
-        return merge(jax.lax.map(each, (split(rows, batch // chunk), split(report, batch // chunk))))
+    pairs = (z_image, z_text), (z_text, z_image)
+    return jnp.stack([in_chunks(cross_entropy, rows, report, others, chunk) for rows, others in pairs])
 
-    return jnp.stack([one_way(z_image, z_text), one_way(z_text, z_image)])
+
+def in_chunks(
+    loss: Callable, rows: Float[Array, "b e"], own: Int[Array, " b"], others: Float[Array, "b e"], chunk: int
+) -> Float[Array, " b"]:
+    """`loss(rows, own, others)` of each row against all `others`, of `chunk` rows at a time; 0 is all of them.
+
+    Raises:
+        ValueError: `chunk` is smaller than the batch and does not divide it.
+    """
+    batch = len(rows)
+    if not 0 < chunk < batch:
+        return loss(rows, own, others)
+    if batch % chunk:
+        raise ValueError(f"a batch of {batch} does not divide into chunks of {chunk}")
+    # Gathered once, before the loop. The backward pass makes a chunk's similarities once more: they are not kept.
+    others = placement.replicate(others)
+    each = jax.checkpoint(lambda part: loss(*part, others), prevent_cse=False)
+    return merge(jax.lax.map(each, (split(rows, batch // chunk), split(own, batch // chunk))))
 
 
 def split(x: Shaped[Array, "b ..."], parts: int) -> Shaped[Array, "parts c ..."]:
@@ -64,7 +72,7 @@ def merge(x: Shaped[Array, "parts c ..."]) -> Shaped[Array, "b ..."]:
     return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
 
 
-def same_report(text: Int[Array, "b l"], text_mask: Bool[Array, "b l"], chunk: int = 0) -> Int[Array, " b"]:
+def same_report(text: TextIds, text_mask: TextMask, chunk: int = 0) -> Int[Array, " b"]:
     """For each report the number of the first that is word for word the same (padding ignored)."""
     text = placement.replicate(jnp.where(text_mask, text, -1))
     return jax.lax.map(lambda own: jnp.argmax(jnp.all(text == own[None], axis=-1)), text, batch_size=chunk or len(text))
@@ -75,7 +83,7 @@ def self_distillation(
     teacher: Float[Array, "*b p"],
     centre: Float[Array, " p"],
     student_temperature: float,
-    teacher_temperature: Float[Array, ""] | float,
+    teacher_temperature: Scalar,
 ) -> Float[Array, "*b"]:
     """Cross-entropy from the centred, sharpened teacher to the student (DINO, arXiv 2104.14294, eq. 1 and section 3.1).
 
@@ -86,15 +94,13 @@ def self_distillation(
     return -jnp.sum(jax.lax.stop_gradient(target) * log_student, axis=-1)
 
 
-def assignments(
-    teacher: Float[Array, "*b p"], centre: Float[Array, " p"], temperature: Float[Array, ""] | float
-) -> Float[Array, "*b p"]:
+def assignments(teacher: Float[Array, "*b p"], centre: Float[Array, " p"], temperature: Scalar) -> Float[Array, "*b p"]:
     """The teacher's targets: its logits centred and sharpened, a share for each prototype."""
     centred = teacher.astype(jnp.float32) - jnp.broadcast_to(centre, teacher.shape)
     return jax.nn.softmax(centred / temperature)
 
 
-def teacher_temperature(ends: tuple[float, float], steps: int, step: Int[Array, ""]) -> Float[Array, ""]:
+def teacher_temperature(ends: tuple[float, float], steps: int, step: Step) -> Float[Array, ""]:
     """Linear from the first to the second of `ends` in so many steps, then constant; without steps the second."""
     start, end = ends
     return jnp.asarray(optax.linear_schedule(start, end, steps)(step) if steps else end, jnp.float32)

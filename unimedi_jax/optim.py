@@ -20,10 +20,8 @@ def make(config: OptimConfig, steps: int) -> tuple[optax.GradientTransformation,
     Linear warm-up from `start_lr` to `peak_lr`, then half a cosine to `end_lr` at `steps`. Weight decay reaches the
     parameters whose path matches `decay`; MGCA decays all of them, `decay=".*"`.
     """
-    warmup = config.warmup_steps
-    schedule = optax.warmup_cosine_decay_schedule(
-        config.start_lr, config.peak_lr, warmup, max(steps, warmup + 1), config.end_lr
-    )
+    warmup, length = config.warmup_steps, max(steps, config.warmup_steps + 1)
+    schedule = optax.warmup_cosine_decay_schedule(config.start_lr, config.peak_lr, warmup, length, config.end_lr)
 
     def decayed(params: PyTree) -> PyTree:
         return trees.map_with_name(lambda name, _: bool(re.search(config.decay, name)), params)

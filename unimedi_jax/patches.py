@@ -10,11 +10,7 @@ A = TypeVar("A")  # numpy.ndarray or jax.Array
 
 
 def grid(space: tuple[int, ...], patch: tuple[int, ...]) -> tuple[int, ...]:
-    """Number of patches along each axis.
-
-    Raises:
-        ValueError: the space is no multiple of the patch.
-    """
+    """Number of patches along each axis. Raises ValueError: the space is no multiple of the patch."""
     if len(space) != len(patch) or any(s % p for s, p in zip(space, patch, strict=True)):
         raise ValueError(f"size {space} is not a multiple of the patch {patch}")
     return tuple(s // p for s, p in zip(space, patch, strict=True))

@@ -35,6 +35,15 @@ def topk_block_indices(scores: Float[Array, "b n"], grid: tuple[int, int], block
     return jnp.sort(token[best].reshape(scores.shape[0], -1), axis=-1)
 
 
+def best_tokens(
+    scores: Float[Array, "b n"], mask_ratio: float, grid: tuple[int, ...], block: int = 1
+) -> Int[Array, "b m"]:
+    """Indices of the share of tokens that `mask_ratio` leaves, the best ones; in an image the best whole blocks."""
+    if block > 1 and len(grid) == 2:
+        return topk_block_indices(scores, grid, block, num_kept(scores.shape[1] // block**2, mask_ratio))
+    return topk_indices(scores, num_kept(scores.shape[1], mask_ratio))
+
+
 def check_blocks(grid: tuple[int, int], block: int) -> None:
     """Raises ValueError where a grid of tokens does not divide into blocks of `mask_block`."""
     if any(count % block for count in grid):

@@ -48,12 +48,9 @@ def layout(tree: PyTree, mesh: Mesh, rules: Sequence[tuple[str, str]]) -> PyTree
 
 
 def _largest_dimension(leaf: Any, size: int) -> P:
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return P()
-    if size == 1 or math.prod(leaf.shape) * leaf.dtype.itemsize < SMALLEST_SHARDED:
-        return P()
+    is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     candidates = [axis for axis, length in enumerate(leaf.shape) if length % size == 0]
-    if not candidates:
+    if is_key or size == 1 or math.prod(leaf.shape) * leaf.dtype.itemsize < SMALLEST_SHARDED or not candidates:
         return P()
     best = max(candidates, key=lambda axis: leaf.shape[axis])
     return P(*(None,) * best, "fsdp")

@@ -9,25 +9,13 @@ Dimension letters, the same in every annotation:
 
 from typing import Any
 
-from jaxtyping import Array, Bool, Float, Int, Key, Num, Shaped, UInt, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, Num, Shaped, UInt, UInt8  # noqa: F401 (for all others)
 
 PyTree = Any  # nested dict of arrays
 Params = dict[str, Any]  # linen parameters of one network
 Batch = dict[str, dict[str, Any]]  # {"xray": {"tokens", "text", "text_mask"}, "ct": {...}}
+Step = Int[Array, ""]  # number of the training step
+Scalar = Float[Array, ""] | float
+TextIds = Int[Array, "b l"]  # of the tokenizer's vocabulary
+TextMask = Bool[Array, "b l"]  # False on padding
 Metrics = dict[str, Any]  # name -> mean.Mean on the device, float on the host
-
-__all__ = [
-    "Array",
-    "Batch",
-    "Bool",
-    "Float",
-    "Int",
-    "Key",
-    "Metrics",
-    "Num",
-    "Params",
-    "PyTree",
-    "Shaped",
-    "UInt",
-    "UInt8",
-]

@@ -90,15 +90,14 @@ def parse(name: str) -> Target:
 
 def prepare() -> None:
     """Sets up the compilers, before JAX is imported: they look for no device and log nothing."""
-    for name, value in {
+    os.environ |= {
         "JAX_PLATFORMS": "cpu",
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_ACCELERATOR_TYPE": "v5litepod-1",  # libtpu otherwise complains at length that it finds none
         "TPU_WORKER_HOSTNAMES": "localhost",
         "TPU_MIN_LOG_LEVEL": "3",
         "TF_CPP_MIN_LOG_LEVEL": "3",
-    }.items():
-        os.environ[name] = value
+    }
     spec = importlib.util.find_spec("nvidia")
     for folder in (spec and spec.submodule_search_locations) or ():
         for tool in pathlib.Path(folder).glob("*/bin/ptxas"):
@@ -117,9 +116,8 @@ def devices(target: Target) -> list[Any]:
         if target.gpu:
             hosts = max(target.devices // PER_HOST, 1)
             shape = f"1x{hosts}x{target.devices // hosts}"
-            topology = topologies.get_topology_desc(
-                platform="cuda", topology_name="", topology=shape, target_config=_description(target)
-            )
+            gpu = {"topology": shape, "target_config": _description(target)}
+            topology = topologies.get_topology_desc(platform="cuda", topology_name="", **gpu)
         else:
             topology = topologies.get_topology_desc(platform="tpu", topology_name=_slice(target), **_bounds(target))
     except Exception as error:  # each plugin has its own

@@ -1,5 +1,6 @@
 """What a run pays beside its steps: saving and restoring its state, starting, compiling."""
 
+import functools
 import json
 import pathlib
 import shutil
@@ -52,7 +53,9 @@ def checkpoints(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Non
 def compiling(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """`--help`, compiling the step of `config.pretrain`, and compiling it again: each in a process of its own."""
     settings = to_json(config)
-    helps = tuple(measure.seconds(_help) for _ in range(config.rounds))
+    command = [sys.executable, "main.py", "--help"]
+    show = functools.partial(subprocess.run, command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    helps = tuple(measure.seconds(show) for _ in range(config.rounds))
     cache = workdir / "compilations"
     first, second = [], []
     for _ in range(min(config.rounds, 3)):
@@ -74,10 +77,6 @@ def _parts(name: str, rounds: list[dict[str, float]], goal: str) -> list[measure
         measure.Result(f"{name}: compiling", "s", tuple(one["compile"] for one in rounds), goal),
         measure.Result(f"{name}: compiling, processor time", "s", tuple(one["cpu"] for one in rounds)),
     ]
-
-
-def _help() -> None:
-    subprocess.run([sys.executable, "main.py", "--help"], cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
 def _compiled(settings: dict[str, Any], cache: pathlib.Path) -> dict[str, float]:

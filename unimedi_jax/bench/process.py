@@ -61,13 +61,9 @@ class Process:
     """The near end; `facts` come from the far end."""
 
     def __init__(self, module: str, settings: dict[str, Any], environment: dict[str, str] | None = None) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, module],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **(environment or {})},
-        )
+        command, pipe = [sys.executable, "-m", __name__, module], subprocess.PIPE
+        variables = {**os.environ, **(environment or {})}
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=variables)
         self.facts = self._ask(json.dumps(settings))
 
     def step(self) -> float:

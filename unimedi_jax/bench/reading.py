@@ -214,9 +214,8 @@ def make_originals(folder: pathlib.Path, xrays: int, cts: int) -> pathlib.Path:
 
 def _make_xray(rng: np.random.Generator) -> np.ndarray:
     """Shades of all sizes under noise: about a megabyte as JPEG, as X-rays are."""
-    coarse = sum(
-        cv2.resize(rng.random((n, n), np.float32), XRAY[::-1], interpolation=cv2.INTER_CUBIC) for n in (4, 16, 64)
-    )
+    coarse = [rng.random((n, n), np.float32) for n in (4, 16, 64)]
+    coarse = sum(cv2.resize(x, XRAY[::-1], interpolation=cv2.INTER_CUBIC) for x in coarse)
     noise = rng.standard_normal(XRAY, np.float32)
     return np.clip(60 * coarse + 3 * noise + 30, 0, 255).astype(np.uint8)
 

@@ -30,9 +30,8 @@ class Block(nn.Module):
         self.heads = size.heads
         self.norm1, self.norm2 = (nn.LayerNorm(size.width, eps=1e-6) for _ in range(2))
         self.qkv, self.proj = nn.Linear(size.width, 3 * size.width), nn.Linear(size.width, size.width)
-        self.mlp = nn.Sequential(
-            nn.Linear(size.width, size.mlp_width), nn.GELU(), nn.Linear(size.mlp_width, size.width)
-        )
+        wide, narrow = nn.Linear(size.width, size.mlp_width), nn.Linear(size.mlp_width, size.width)
+        self.mlp = nn.Sequential(wide, nn.GELU(), narrow)
 
     def forward(self, x: Tensor, scores: bool) -> tuple[Tensor, Tensor | None]:
         """Tokens, and with `scores` what CLS attends to, the mean of the heads."""
@@ -80,17 +79,10 @@ class Vision(nn.Module):
         return self.norm(x), torch.stack(rows).mean(0) if scores else None
 
 
-class Projection(nn.Sequential):
+def projection(width: int, hidden: int, out: int) -> nn.Sequential:
     """MGCA's global embedding."""
-
-    def __init__(self, width: int, hidden: int, out: int) -> None:
-        super().__init__(
-            nn.Linear(width, hidden),
-            nn.BatchNorm1d(hidden),
-            nn.ReLU(inplace=True),
-            nn.Linear(hidden, out),
-            nn.BatchNorm1d(out, affine=False),
-        )
+    first = nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True)
+    return nn.Sequential(*first, nn.Linear(hidden, out), nn.BatchNorm1d(out, affine=False))
 
 
 class Head(nn.Module):
@@ -98,9 +90,8 @@ class Head(nn.Module):
 
     def __init__(self, width: int, hidden: int, bottleneck: int, prototypes: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, bottleneck)
-        )
+        first, second = nn.Linear(width, hidden), nn.Linear(hidden, hidden)
+        self.mlp = nn.Sequential(first, nn.GELU(), second, nn.GELU(), nn.Linear(hidden, bottleneck))
         self.last = nn.Parameter(0.02 * torch.randn(prototypes, bottleneck))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -133,8 +124,8 @@ class Twin:
             {
                 "vision": Vision(model),
                 "report": transformers.BertModel(bert, add_pooling_layer=False),
-                "project_image": Projection(width, model["projection_hidden"], model["embedding"]),
-                "project_report": Projection(report.width, model["projection_hidden"], model["embedding"]),
+                "project_image": projection(width, model["projection_hidden"], model["embedding"]),
+                "project_report": projection(report.width, model["projection_hidden"], model["embedding"]),
                 "head_cls": Head(*head, model["prototypes_cls"]),
                 "head_patch": Head(*head, model["prototypes_patch"]),
             }
@@ -142,12 +133,10 @@ class Twin:
         self.student.to(self._device)
         self.teacher = nn.ModuleDict({name: copy.deepcopy(self.student[name]) for name in TEACHER})
         self.teacher.requires_grad_(False)
-        self._centres = {
-            name: torch.zeros(model[f"prototypes_{name}"], device=self._device) for name in ("cls", "patch")
-        }
-        self._adamw = torch.optim.AdamW(
-            self.student.parameters(), lr=2e-5, weight_decay=settings["optim"]["weight_decay"], fused=True
-        )
+        counts = {name: model[f"prototypes_{name}"] for name in ("cls", "patch")}
+        self._centres = {name: torch.zeros(count, device=self._device) for name, count in counts.items()}
+        decay = settings["optim"]["weight_decay"]
+        self._adamw = torch.optim.AdamW(self.student.parameters(), lr=2e-5, weight_decay=decay, fused=True)
         self._batch = {
             name: {key: torch.from_numpy(array).to(self._device) for key, array in part.items()}
             for name, part in random_batch(settings).items()
@@ -175,7 +164,7 @@ class Twin:
 
     def _views(self, name: str, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """CLS of student and teacher, and their tokens at the positions that the student gets."""
-        pixels = _image(tokens) if name == "xray" else self._window(tokens)
+        pixels = tokens.float() / 127.5 - 1 if name == "xray" else self._window(tokens)
         with torch.no_grad():
             layers = None if name == "xray" else self._layers(pixels)
             slices = None if name == "xray" or not self._model["slices"] else self._slices(tokens, layers)
@@ -219,8 +208,7 @@ class Twin:
 
     def _contrast(self, views: dict[str, Any]) -> Tensor:
         cls = torch.cat([view[0] for view in views.values()])
-        text = torch.cat([part["text"] for part in self._batch.values()])
-        mask = torch.cat([part["text_mask"] for part in self._batch.values()])
+        text, mask = (torch.cat([part[key] for part in self._batch.values()]) for key in ("text", "text_mask"))
         tokens = self.student["report"](input_ids=text, attention_mask=mask).last_hidden_state
         pooled = tokens[:, 0] if self._model["report_pooling"] == "cls" else _mean(tokens, mask)
         image = F.normalize(self.student["project_image"](cls).float(), dim=-1)
@@ -236,21 +224,15 @@ class Twin:
             means, parts = [], []
             for view in views.values():
                 student, target = pick(view)
-                logits = self.student[f"head_{name}"](student).float()
+                logits = self.student[f"head_{name}"](student).float() / self._goal["student_temperature"]
                 with torch.no_grad():
                     scores = self.teacher[f"head_{name}"](target).float()
                     probabilities = ((scores - self._centres[name]) / 0.04).softmax(-1)
                     means.append(scores.mean(1))
-                parts.append(
-                    -(probabilities * (logits / self._goal["student_temperature"]).log_softmax(-1)).sum(-1).mean(1)
-                )
+                parts.append(-(probabilities * logits.log_softmax(-1)).sum(-1).mean(1))
             self._centres[name].lerp_(torch.cat(means).mean(0), 1 - self._goal["centre_momentum"])
             total = total + torch.cat(parts).mean() * self._goal["weight_icl" if name == "cls" else "weight_pcl"]
         return total
-
-
-def _image(x: Tensor) -> Tensor:
-    return x.float() / 127.5 - 1
 
 
 def _gather(x: Tensor, index: Tensor) -> Tensor:

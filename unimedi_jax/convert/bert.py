@@ -45,13 +45,13 @@ def _check(config: dict, model: towers.UniMedI, place: pathlib.Path) -> None:
     if other := [key for key, value in fixed.items() if config.get(key, value) != value]:
         raise UserError(f"{place}: {other[0]} is {config[other[0]]!r}, the report tower has {fixed[other[0]]!r}")
     tower = model.report
+    ours = (tower.width, tower.depth, tower.heads, tower.mlp_width)
     shape = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     theirs = tuple(config.get(key) for key in shape)
-    if theirs != (tower.width, tower.depth, tower.heads, tower.mlp_width):
-        fitting = [name for name, s in sizes.REPORT.items() if (s.width, s.depth, s.heads, s.mlp_width) == theirs]
+    if theirs != ours:
+        fitting = [name for name, size in sizes.REPORT.items() if size == theirs]
         raise UserError(
-            f"{place} has width, depth, heads, MLP {theirs}, config.model.report_size asks for "
-            f"{(tower.width, tower.depth, tower.heads, tower.mlp_width)}: "
+            f"{place} has width, depth, heads, MLP {theirs}, config.model.report_size asks for {ours}: "
             + (f"set it to {fitting[0]}" if fitting else "no size of models/sizes.py fits")
         )
     if config.get("vocab_size") != tower.vocab_size:

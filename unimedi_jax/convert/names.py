@@ -65,18 +65,13 @@ ARRAYS = (
     ("head_patch/last_layer", "head_patch.last_layer.weight", "linear"),
 )
 # Leaves of a module: ours with its collection, PyTorch's, the layout.
+_BIAS, _SCALE = ("params", "bias", "bias", "same"), ("params", "scale", "weight", "same")
+_STATISTICS = ("batch_stats", "mean", "running_mean", "same"), ("batch_stats", "var", "running_var", "same")
 LEAVES = {
-    "linear": (("params", "kernel", "weight", "linear"), ("params", "bias", "bias", "same")),
-    "conv_2d": (("params", "kernel", "weight", "conv_2d"), ("params", "bias", "bias", "same")),
-    "conv_3d": (("params", "kernel", "weight", "conv_3d"), ("params", "bias", "bias", "same")),
-    "norm": (("params", "scale", "weight", "same"), ("params", "bias", "bias", "same")),
+    **{kind: (("params", "kernel", "weight", kind), _BIAS) for kind in ("linear", "conv_2d", "conv_3d")},
+    "norm": (_SCALE, _BIAS),
     "embedding": (("params", "embedding", "weight", "same"),),
-    "batch_norm": (
-        ("params", "scale", "weight", "same"),
-        ("params", "bias", "bias", "same"),
-        ("batch_stats", "mean", "running_mean", "same"),
-        ("batch_stats", "var", "running_var", "same"),
-    ),
+    "batch_norm": (_SCALE, _BIAS, *_STATISTICS),
 }
 
 
@@ -123,9 +118,9 @@ def to_torch(variables: PyTree, model: towers.UniMedI) -> State:
     """
     state: State = {}
     for name, array in zip(trees.names(variables), jax.tree.leaves(variables), strict=True):
-        leaf, array = _leaf(name), np.asarray(array, np.float32)
-        if leaf is None:
+        if (leaf := _leaf(name)) is None:
             continue
+        array = np.asarray(array, np.float32)
         for layer, part in enumerate(array if leaf.stacked else array[None]):
             names = leaf.names(layer)
             for key, piece in zip(names, np.split(part, len(names), axis=-1), strict=True):
@@ -145,18 +140,15 @@ def from_torch(state: Mapping[str, np.ndarray], template: PyTree) -> tuple[PyTre
     lacking: list[str] = []
 
     def fill(name: str, old: Any) -> Any:
-        leaf = _leaf(name)
-        if leaf is None:
+        if (leaf := _leaf(name)) is None:
             return old
-        layers = range(old.shape[0] if leaf.stacked else 1)
-        keys = [leaf.names(layer) for layer in layers]
-        absent = [key for group in keys for key in group if key not in state]
-        if absent:
+        keys = [leaf.names(layer) for layer in range(old.shape[0] if leaf.stacked else 1)]
+        if absent := [key for group in keys for key in group if key not in state]:
             lacking.extend(absent)
             return old
+        shape = tuple(old.shape[1:] if leaf.stacked else old.shape)
         stacked = []
         for group in keys:
-            shape = tuple(old.shape[1:] if leaf.stacked else old.shape)
             pieces = [_back(np.asarray(state[key], np.float32), leaf.layout, shape) for key in group]
             whole = np.concatenate(pieces, axis=-1) if len(pieces) > 1 else pieces[0]
             if whole.shape != shape:
@@ -193,8 +185,7 @@ def join_positions(state: State) -> State:
 def split_positions(state: Mapping[str, np.ndarray]) -> State:
     """The inverse of `join_positions`."""
     state = dict(state)
-    table = state.pop("vision.pos_embed", None)
-    if table is not None:
+    if (table := state.pop("vision.pos_embed", None)) is not None:
         state |= {"vision.pos_embed[cls]": table[:, :1], "vision.pos_embed[grid]": table[:, 1:]}
     return state
 
@@ -203,8 +194,7 @@ def _out(x: np.ndarray, layout: str, model: towers.UniMedI) -> np.ndarray:
     if layout == "linear":
         return x.T
     if layout in ("conv_2d", "conv_3d"):  # voxels in raster order, as the kernel of a convolution has them
-        patch = model.image_patch if layout == "conv_2d" else model.volume_patch
-        return x.T.reshape(-1, 1, *patch)
+        return x.T.reshape(-1, 1, *(model.image_patch if layout == "conv_2d" else model.volume_patch))
     if layout in ("token", "grid"):
         return x.reshape(1, -1, x.shape[-1])
     return x

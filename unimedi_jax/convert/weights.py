@@ -1,5 +1,6 @@
 """Weight files of others as plain float32 arrays. A pickle is read by PyTorch's `weights_only` or not at all."""
 
+import functools
 import json
 import pathlib
 from collections.abc import Mapping
@@ -33,12 +34,11 @@ def folder(name: str, needed: str) -> pathlib.Path:
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UserError(f"no weights at {name}: no such file or folder; {ours}")
     small = ["config.json", "vocab.txt", "tokenizer*.json", "special_tokens_map.json"]
+    download = functools.partial(huggingface_hub.snapshot_download, name)
     try:
         for files in (SAFE, FLAX, PICKLED):
             try:
-                cached = pathlib.Path(
-                    huggingface_hub.snapshot_download(name, allow_patterns=[*small, *files], local_files_only=True)
-                )
+                cached = pathlib.Path(download(allow_patterns=[*small, *files], local_files_only=True))
             except huggingface_hub.errors.LocalEntryNotFoundError:
                 break
             if any((cached / file).exists() for file in files):
@@ -47,7 +47,7 @@ def folder(name: str, needed: str) -> pathlib.Path:
         listed = {sibling.rfilename for sibling in huggingface_hub.model_info(name, timeout=10).siblings or ()}
         files = next((kind for kind in (SAFE, FLAX, PICKLED) if listed & set(kind)), ())
         if files:
-            return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=[*small, *files]))
+            return pathlib.Path(download(allow_patterns=[*small, *files]))
     except Exception as error:  # the hub's client raises a dozen unrelated types
         raise UserError(
             f"no weights '{name}': no such file or folder, and the Hugging Face hub and its cache do not have it or "
@@ -75,13 +75,11 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     """
     if not path.is_file():
         raise UserError(f"no weight file {path}")
-    readers = {".safetensors": _safetensors, ".msgpack": _msgpack}
-    reader = readers.get(path.suffix, _pickled if path.suffix in (".bin", ".pth", ".pt") else None)
-    if reader is None:
+    readers = {".safetensors": _safetensors, ".msgpack": _msgpack} | dict.fromkeys((".bin", ".pth", ".pt"), _pickled)
+    if path.suffix not in readers:
         raise UserError(f"{path} is no weight file that is read here: .safetensors, .msgpack, .pth, .pt or .bin")
-    arrays = {name: np.asarray(value).astype(np.float32) for name, value in reader(path).items()}
-    bad = [name for name, value in arrays.items() if not np.isfinite(value).all()]
-    if bad:
+    arrays = {name: np.asarray(value).astype(np.float32) for name, value in readers[path.suffix](path).items()}
+    if bad := [name for name, value in arrays.items() if not np.isfinite(value).all()]:
         raise UserError(f"{path}: {bad[0]} has NaN or infinite numbers: fetch the file again")
     return arrays
 

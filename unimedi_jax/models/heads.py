@@ -42,17 +42,16 @@ class Projection(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b d"], train: bool = False, modality: str = "") -> Float[Array, "b e"]:
-        dense = dict(dtype=self.dtype, kernel_init=nn.initializers.lecun_normal())
         if self.kind == "linear":
-            return unit(linear.Dense(self.width, use_bias=False, name="fc", **dense)(x))
+            return unit(linear.Dense(self.width, use_bias=False, dtype=self.dtype, name="fc")(x))
         if self.kind != "mlp":
             raise ValueError(f"projection is mlp or linear, not {self.kind!r}")
         own = f"_{modality}" if self.by_modality and modality else ""
         # Statistics in float32: a batch mean in bfloat16 keeps three digits.
         norm = dict(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=jnp.float32)
-        x = linear.Dense(self.hidden, name="fc1", **dense)(x)
+        x = linear.Dense(self.hidden, dtype=self.dtype, name="fc1")(x)
         x = nn.relu(nn.BatchNorm(name=f"norm1{own}", **norm)(x))
-        x = linear.Dense(self.width, name="fc2", **dense)(x)
+        x = linear.Dense(self.width, dtype=self.dtype, name="fc2")(x)
         return unit(nn.BatchNorm(use_bias=False, use_scale=False, name=f"norm2{own}", **norm)(x))
 
 
@@ -69,12 +68,11 @@ class Local(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n e"]:
-        dense = dict(dtype=self.dtype, kernel_init=nn.initializers.lecun_normal())
         if not self.hidden:
-            return linear.Dense(self.width, use_bias=False, name="fc", **dense)(x).astype(jnp.float32)
-        x = linear.Dense(self.hidden, name="fc1", **dense)(x)
+            return linear.Dense(self.width, use_bias=False, dtype=self.dtype, name="fc")(x).astype(jnp.float32)
+        x = linear.Dense(self.hidden, dtype=self.dtype, name="fc1")(x)
         x = nn.relu(nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(x))
-        return linear.Dense(self.width, name="fc2", **dense)(x).astype(jnp.float32)
+        return linear.Dense(self.width, dtype=self.dtype, name="fc2")(x).astype(jnp.float32)
 
 
 class DinoHead(nn.Module):
@@ -121,7 +119,7 @@ class NormedMlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *c d"]) -> Float[Array, "b *c e"]:
-        dense = dict(use_bias=False, dtype=self.dtype, kernel_init=nn.initializers.lecun_normal())
+        dense = dict(use_bias=False, dtype=self.dtype)
         for i, width in enumerate(self.widths[:-1], 1):
             x = batch_norm(linear.Dense(width, name=f"fc{i}", **dense)(x))
             x = nn.relu(Affine(name=f"norm{i}")(x))
@@ -162,8 +160,7 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b f"]:
-        init = transformer.init(x.shape[-1])
-        return linear.Dense(self.features, dtype=self.dtype, kernel_init=init, name="out")(x).astype(jnp.float32)
+        return transformer.dense(x, self.features, self.dtype, "out").astype(jnp.float32)
 
 
 class Cross(nn.Module):
@@ -175,12 +172,11 @@ class Cross(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b q d"], memory: Float[Array, "b n d"]) -> Float[Array, "b q d"]:
         width = x.shape[-1]
-        dense = dict(dtype=self.dtype, kernel_init=transformer.init(width))
-        q = linear.Dense(width, name="q", **dense)(x)
-        k, v = jnp.split(linear.Dense(2 * width, name="kv", **dense)(memory), 2, axis=-1)
+        q = transformer.dense(x, width, self.dtype, "q")
+        k, v = jnp.split(transformer.dense(memory, 2 * width, self.dtype, "kv"), 2, axis=-1)
         q, k, v = (part.reshape(*part.shape[:2], self.heads, -1) for part in (q, k, v))
         out = attention.attend(q, k, v)
-        return linear.Dense(width, name="out", **dense)(out.reshape(x.shape))
+        return transformer.dense(out.reshape(x.shape), width, self.dtype, "out")
 
 
 class DecoderLayer(nn.Module):
@@ -217,14 +213,13 @@ class QueryDecoder(nn.Module):
     def __call__(
         self, memory: Float[Array, "b n m"], queries: Float[Array, "q w"] | None = None, side: str = "image"
     ) -> Float[Array, "b q d"]:
-        dense, norm = dict(dtype=self.dtype), dict(epsilon=1e-6, dtype=self.dtype)
-        memory = linear.Dense(self.width, kernel_init=transformer.init(memory.shape[-1]), name=side, **dense)(memory)
+        norm = dict(epsilon=1e-6, dtype=self.dtype)
+        memory = transformer.dense(memory, self.width, self.dtype, side)
         memory = nn.LayerNorm(name="norm_memory", **norm)(memory)
         if queries is None:
             x = self.param("learnt_queries", nn.initializers.normal(1.0), (self.learnt, self.width)).astype(self.dtype)
         else:
-            init = transformer.init(queries.shape[-1])
-            x = linear.Dense(self.width, kernel_init=init, name="queries", **dense)(queries)
+            x = transformer.dense(queries, self.width, self.dtype, "queries")
         x = jnp.broadcast_to(x[None], (len(memory), *x.shape))
         layers = transformer.over_layers(DecoderLayer, self.depth, "none")
         x, _ = layers(self.heads, self.dtype, name="layers")(x, memory)

@@ -24,15 +24,13 @@ class SetrPup(nn.Module):
         stages = [max(1, int(math.log2(p))) for p in self.patch]
         if stages[0] != stages[1] or 2 ** stages[0] != self.patch[0] or stages[0] > len(self.channels):
             raise ValueError(f"SETR-PUP needs square patches of 2, 4, 8 or 16 pixels, not {self.patch}")
+        norm = dict(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=jnp.float32)
         batch, _, width = tokens.shape
         x = nn.Dense(width, dtype=self.dtype, name="project")(tokens)
         x = x.reshape(batch, *self.grid, width)
         for stage, channels in enumerate(self.channels[-stages[0] :]):
             x = nn.Conv(channels, (3, 3), dtype=self.dtype, name=f"conv{stage}")(x)
-            norm = nn.BatchNorm(
-                use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=jnp.float32, name=f"norm{stage}"
-            )
-            x = double(nn.relu(norm(x)))
+            x = double(nn.relu(nn.BatchNorm(name=f"norm{stage}", **norm)(x)))
         return nn.Conv(self.classes, (3, 3), dtype=jnp.float32, name="logits")(x)
 
 

@@ -1,10 +1,9 @@
 """Sizes of the towers, by the field's names."""
 
-import dataclasses
+from typing import NamedTuple
 
 
-@dataclasses.dataclass(frozen=True)
-class Size:
+class Size(NamedTuple):
     """Width, depth, heads and MLP width of one transformer."""
 
     width: int

@@ -7,9 +7,10 @@ from jax import numpy as jnp
 
 from unimedi_jax import placement
 from unimedi_jax.models import transformer
-from unimedi_jax.typing import Array, Bool, Float, Int
+from unimedi_jax.typing import Array, Float, TextIds, TextMask
 
 EPSILON = 1e-12  # LayerNorm of BERT
+Context = Float[Array, "b d"] | None  # what is added to each of a report's words
 
 
 class Layer(nn.Module):
@@ -22,13 +23,12 @@ class Layer(nn.Module):
     train: bool
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b l d"], mask: Bool[Array, "b l"]) -> tuple[Array, None]:
+    def __call__(self, x: Float[Array, "b l d"], mask: TextMask) -> tuple[Array, None]:
         x = placement.shard_batch(x)
         norm = dict(epsilon=EPSILON, dtype=self.dtype)
         drop = nn.Dropout(self.dropout, deterministic=not self.train)
-        attended, _ = transformer.Attention(self.heads, self.dtype, dropout=self.dropout, name="attention")(
-            x, mask, self.train
-        )
+        attention = transformer.Attention(self.heads, self.dtype, dropout=self.dropout, name="attention")
+        attended, _ = attention(x, mask, self.train)
         x = nn.LayerNorm(name="norm1", **norm)(x + drop(attended))
         hidden = transformer.Mlp(self.mlp_width, self.dtype, name="mlp")(x)
         return nn.LayerNorm(name="norm2", **norm)(x + drop(hidden)), None
@@ -61,13 +61,7 @@ class ReportTower(nn.Module):
     unrolled: bool = False
 
     @nn.compact
-    def __call__(
-        self,
-        text: Int[Array, "b l"],
-        text_mask: Bool[Array, "b l"],
-        train: bool = False,
-        context: Float[Array, "b d"] | None = None,
-    ) -> TextOutput:
+    def __call__(self, text: TextIds, text_mask: TextMask, train: bool = False, context: Context = None) -> TextOutput:
         if text.shape[1] > self.max_positions:
             raise ValueError(f"reports of {text.shape[1]} tokens exceed the {self.max_positions} positions")
         init = transformer.init(self.width)
@@ -85,7 +79,7 @@ class ReportTower(nn.Module):
         x, _ = layers(self.heads, self.mlp_width, self.dtype, self.dropout, train, name="layers")(x, text_mask)
         return TextOutput(self._pool(x, text_mask), x)
 
-    def _pool(self, x: Float[Array, "b l d"], mask: Bool[Array, "b l"]) -> Float[Array, "b d"]:
+    def _pool(self, x: Float[Array, "b l d"], mask: TextMask) -> Float[Array, "b d"]:
         if self.pooling == "cls":
             return x[:, 0]
         if self.pooling == "mean":

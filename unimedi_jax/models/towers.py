@@ -11,7 +11,7 @@ from jax import numpy as jnp
 from unimedi_jax import patches, selection
 from unimedi_jax.config.pretraining import ModelConfig
 from unimedi_jax.models import attention, heads, inputs, sizes, text, vision
-from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Num, UInt8
+from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Num, TextIds, TextMask, UInt8
 
 
 class Features(NamedTuple):
@@ -49,15 +49,11 @@ class UniMedI(nn.Module):
         """Tokens along z, y, x."""
         return self.vision.volume_grid
 
-    def embed_xray(
-        self, tokens: UInt8[Array, "b n v"], hidden: Bool[Array, "b n"] | None = None
-    ) -> Float[Array, "b n d"]:
+    def embed_xray(self, tokens: UInt8[Array, "b n v"], hidden: vision.Hidden = None) -> Float[Array, "b n d"]:
         """X-ray patches to tokens with positions."""
         return self.vision.embed_image(inputs.image(tokens), hidden=hidden)
 
-    def embed_volume(
-        self, tokens: Num[Array, "b n v"], hidden: Bool[Array, "b n"] | None = None
-    ) -> Float[Array, "b n d"]:
+    def embed_volume(self, tokens: Num[Array, "b n v"], hidden: vision.Hidden = None) -> Float[Array, "b n d"]:
         """CT patches to tokens with positions: the volume alone, what slice selection looks at."""
         return self.vision.embed_volume(inputs.hounsfield(tokens, self.window_hu), hidden=hidden)
 
@@ -66,7 +62,7 @@ class UniMedI(nn.Module):
         return inputs.image(tokens) if name == "xray" else inputs.hounsfield(tokens, self.window_hu)
 
     def embed_pixels(
-        self, name: str, pixels: Float[Array, "b n v"], grid: tuple[int, ...], hidden: Bool[Array, "b n"] | None = None
+        self, name: str, pixels: Float[Array, "b n v"], grid: tuple[int, ...], hidden: vision.Hidden = None
     ) -> Float[Array, "b n d"]:
         """Patches in [-1, 1], of a crop of any `grid` of tokens say, to tokens with positions of that grid."""
         embed = self.vision.embed_image if name == "xray" else self.vision.embed_volume
@@ -78,8 +74,7 @@ class UniMedI(nn.Module):
         """The joint sequence of a CT: tokens of the chosen slices, then those of the volume."""
         n = tokens.shape[1]
         hide_slices, hide_volume = (None, None) if hidden is None else (hidden[:, :-n], hidden[:, -n:])
-        voxels = inputs.hounsfield(tokens, self.window_hu)
-        volume = self.vision.embed_volume(voxels, hidden=hide_volume)
+        volume = self.embed_volume(tokens, hide_volume)
         if not layers.shape[1]:
             return volume
         slices = selection.take_slices(tokens, layers, self.volume_grid, self.volume_patch, self.slices_per_layer)
@@ -111,23 +106,17 @@ class UniMedI(nn.Module):
             images = self.project_image(jnp.concatenate(list(cls.values())), train)
         return images, self.project_report(reports, train)
 
-    def encode_text(
-        self, tokens: Int[Array, "b l"], mask: Bool[Array, "b l"], train: bool = False
-    ) -> Float[Array, "b w"]:
+    def encode_text(self, tokens: TextIds, mask: TextMask, train: bool = False) -> Float[Array, "b w"]:
         """Reports to vectors of the report tower."""
         return self.report(tokens, mask, train).vector
 
     def encode_text_tokens(
-        self,
-        tokens: Int[Array, "b l"],
-        mask: Bool[Array, "b l"],
-        train: bool = False,
-        context: Float[Array, "b w"] | None = None,
+        self, tokens: TextIds, mask: TextMask, train: bool = False, context: text.Context = None
     ) -> text.TextOutput:
         """Reports to the vectors of their words too; `context` is added to each word's embedding."""
         return self.report(tokens, mask, train, context)
 
-    def embed_report(self, tokens: Int[Array, "b l"], mask: Bool[Array, "b l"]) -> Float[Array, "b e"]:
+    def embed_report(self, tokens: TextIds, mask: TextMask) -> Float[Array, "b e"]:
         """Reports into the joint space."""
         return self.project_report(self.encode_text(tokens, mask))
 
@@ -175,52 +164,23 @@ def build_model(config: ModelConfig, vocab_size: int, device: jax.Device | None 
         kind = "xla" if device is None else attention.fitting(device, config.dtype)
     if config.layers == "auto":
         unrolled = device is not None and device.platform == "gpu"
-    tower = vision.VisionTower(
-        visual.width,
-        visual.depth,
-        visual.heads,
-        visual.mlp_width,
-        image_grid=patches.grid((config.image_size,) * 2, config.image_patch),
-        volume_grid=patches.grid(config.volume_size, config.volume_patch),
-        dtype=dtype,
-        type_embedding=config.type_embedding,
-        slice_embedding=config.slice_embedding,
-        cls_key=config.cls_key,
-        attention=kind,
-        remat=config.remat,
-        unrolled=unrolled,
-        position_init=config.position_init,
-    )
-    report = text.ReportTower(
-        vocab_size,
-        textual.width,
-        textual.depth,
-        textual.heads,
-        textual.mlp_width,
-        config.report_positions,
-        config.report_dropout,
-        config.report_pooling,
-        dtype,
-        config.remat,
-        unrolled,
-    )
-    project = dict(hidden=config.projection_hidden, kind=config.projection, dtype=dtype)
-    return UniMedI(
-        vision=tower,
-        report=report,
-        project_image=heads.Projection(config.embedding, by_modality=config.norm_by_modality, **project),
-        project_report=heads.Projection(config.embedding, **project),
-        head={},
-        head_sizes=heads.Sizes(
-            config.prototypes_cls, config.prototypes_patch, config.head_hidden, config.head_bottleneck
-        ),
-        image_patch=config.image_patch,
-        volume_patch=config.volume_patch,
-        window_hu=config.window_hu,
-        slice_size=config.slice_size,
-        slices_per_layer=config.slices_per_layer,
-        slices=config.slices,
-    )
+
+    def pick(*names: str) -> dict[str, Any]:
+        return {name: getattr(config, name) for name in names}
+
+    image_grid = patches.grid((config.image_size,) * 2, config.image_patch)
+    volume_grid = patches.grid(config.volume_size, config.volume_patch)
+    computed = dict(dtype=dtype, remat=config.remat, unrolled=unrolled)
+    options = pick("type_embedding", "slice_embedding", "cls_key", "position_init")
+    tower = vision.VisionTower(*visual, image_grid, volume_grid, attention=kind, **options, **computed)
+    reading = config.report_positions, config.report_dropout, config.report_pooling
+    report = text.ReportTower(vocab_size, *textual, *reading, **computed)
+    project = config.embedding, config.projection_hidden, config.projection
+    image = heads.Projection(*project, config.norm_by_modality, dtype)
+    report_projection = heads.Projection(*project, dtype=dtype)
+    head_sizes = heads.Sizes(config.prototypes_cls, config.prototypes_patch, config.head_hidden, config.head_bottleneck)
+    rest = pick("image_patch", "volume_patch", "window_hu", "slice_size", "slices_per_layer", "slices")
+    return UniMedI(tower, report, image, report_projection, head={}, head_sizes=head_sizes, **rest)
 
 
 def _size(known: Mapping[str, sizes.Size], setting: str, name: str) -> sizes.Size:

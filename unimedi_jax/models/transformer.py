@@ -20,6 +20,11 @@ def init(width: int) -> nn.initializers.Initializer:
     return nn.initializers.truncated_normal(0.02 * (768 / width) ** 0.5)
 
 
+def dense(x: Float[Array, "*b d"], features: int, dtype: Any, name: str) -> Float[Array, "*b f"]:
+    """A linear map of x, a module of its own in the one that calls it; its weights start as `init` says."""
+    return linear.Dense(features, dtype=dtype, kernel_init=init(x.shape[-1]), name=name)(x)
+
+
 REMAT = {
     "none": None,  # keep every activation
     "dots": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,  # recompute all but matmuls
@@ -70,15 +75,14 @@ class Attention(nn.Module):
         batch, n, width = x.shape
         if width % self.heads:
             raise ValueError(f"width {width} is not divisible by {self.heads} heads")
-        dense = dict(dtype=self.dtype, kernel_init=init(width))
-        qkv = linear.Dense(3 * width, name="qkv", **dense)(x)
+        qkv = dense(x, 3 * width, self.dtype, "qkv")
         q, k, v = jnp.moveaxis(qkv.reshape(batch, n, 3, self.heads, width // self.heads), 2, 0)
         if self.dropout and train:
             drop = nn.Dropout(self.dropout, deterministic=False)
             out = attention.plain(q, k, v, mask, drop)
         else:
             out = attention.attend(q, k, v, mask, self.kind)
-        out = linear.Dense(width, name="out", **dense)(out.reshape(batch, n, width))
+        out = dense(out.reshape(batch, n, width), width, self.dtype, "out")
         return out, self._cls_row(q, k) if self.scores else None
 
     def _cls_row(self, q: Array, k: Array) -> Float[Array, "b m"]:

@@ -125,9 +125,8 @@ class Conv(nn.Module):
         padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
         x = jnp.concatenate([padded[:, i : i + slices] for i in range(3)], axis=-1)
         kernel = jnp.moveaxis(kernel, 0, 2).reshape(3, 3, 3 * channels, self.features)
-        x = jax.lax.conv_general_dilated(
-            x.reshape(-1, *plane, 3 * channels), kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
+        x, order = x.reshape(-1, *plane, 3 * channels), ("NHWC", "HWIO", "NHWC")
+        x = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=order)
         return x.reshape(batch, slices, *plane, self.features)
 
 

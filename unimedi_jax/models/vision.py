@@ -12,6 +12,7 @@ from unimedi_jax.models import attention, linear, transformer
 from unimedi_jax.typing import Array, Bool, Float, Int
 
 EPSILON = 1e-6  # LayerNorm of ViT (timm)
+Hidden = Bool[Array, "b n"] | None  # True where the mask token stands for the content (iBOT); the position stays
 
 
 def sincos(grid: tuple[int, ...], width: int, longest: float = 100.0) -> Float[np.ndarray, "*grid d"]:
@@ -22,14 +23,9 @@ def sincos(grid: tuple[int, ...], width: int, longest: float = 100.0) -> Float[n
     """
     count = width // (2 * len(grid))
     frequencies = longest ** -(np.arange(count) / count)
-    parts = []
-    for axis, cells in enumerate(grid):
-        angles = np.outer(np.arange(cells), frequencies)
-        waves = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
-        shape = [1] * len(grid) + [2 * count]
-        shape[axis] = cells
-        parts.append(np.broadcast_to(waves.reshape(shape), (*grid, 2 * count)))
-    table = np.concatenate(parts, axis=-1)
+    angles = np.indices(grid)[..., None] * frequencies  # (axis, *grid, count)
+    waves = np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)
+    table = np.concatenate(list(waves), axis=-1)
     # Not traced: Flax makes a parameter's initial value at every application, to check its shape.
     return np.pad(table, [(0, 0)] * len(grid) + [(0, width - table.shape[-1])]).astype(np.float32)
 
@@ -58,9 +54,9 @@ class Block(nn.Module):
     def __call__(self, x: Float[Array, "b n d"], _: None) -> tuple[Array, tuple[Array | None, Array | None]]:
         x = placement.shard_batch(x)
         norm = dict(epsilon=EPSILON, dtype=self.dtype)
-        attended, scores = transformer.Attention(
-            self.heads, self.dtype, self.scores, self.cls_key, self.attention, name="attention"
-        )(nn.LayerNorm(name="norm1", **norm)(x))
+        options = self.scores, self.cls_key, self.attention
+        attention = transformer.Attention(self.heads, self.dtype, *options, name="attention")
+        attended, scores = attention(nn.LayerNorm(name="norm1", **norm)(x))
         x = x + attended
         x = x + transformer.Mlp(self.mlp_width, self.dtype, name="mlp")(nn.LayerNorm(name="norm2", **norm)(x))
         return x, (scores, x if self.hidden else None)
@@ -84,9 +80,8 @@ class Trunk(nn.Module):
         self, x: Float[Array, "b n d"], scores: bool, hidden: bool = False
     ) -> tuple[Array, Array | None, Array | None]:
         layers = transformer.over_layers(Block, self.depth, self.remat, self.unrolled)
-        x, (rows, states) = layers(
-            self.heads, self.mlp_width, self.dtype, scores, self.cls_key, self.attention, hidden, name="blocks"
-        )(x, None)
+        options = self.dtype, scores, self.cls_key, self.attention, hidden
+        x, (rows, states) = layers(self.heads, self.mlp_width, *options, name="blocks")(x, None)
         x = nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name="norm")(x)
         return x, None if rows is None else jnp.mean(rows, axis=0), states
 
@@ -138,28 +133,13 @@ class VisionTower(nn.Module):
             self.type_3d = self.param("type_3d", init, (width,))
         if self.slice_embedding:
             self.depth_of_slice = self.param("depth_of_slice", init, (volume[0], width))
-        self.trunk = Trunk(
-            width,
-            self.depth,
-            self.heads,
-            self.mlp_width,
-            self.dtype,
-            self.cls_key,
-            self.attention,
-            self.remat,
-            self.unrolled,
-        )
+        size = width, self.depth, self.heads, self.mlp_width
+        self.trunk = Trunk(*size, self.dtype, self.cls_key, self.attention, self.remat, self.unrolled)
 
     def embed_image(
-        self,
-        pixels: Float[Array, "b n v"],
-        grid: tuple[int, int] | None = None,
-        hidden: Bool[Array, "b n"] | None = None,
+        self, pixels: Float[Array, "b n v"], grid: tuple[int, int] | None = None, hidden: Hidden = None
     ) -> Float[Array, "b n d"]:
-        """T_2D: patches of an X-ray or of a CT slice, normalised to [-1, 1], as tokens with positions.
-
-        Where `hidden`, the mask token stands for the content (iBOT); the position stays.
-        """
+        """T_2D: patches of an X-ray or of a CT slice, normalised to [-1, 1], as tokens with positions."""
         tokens = self._hide(self.patch_2d(pixels), hidden)
         tokens += self._position(self.position_2d, grid or self.image_grid)
         return tokens + self._everywhere(self.type_2d) if self.type_embedding else tokens
@@ -181,10 +161,7 @@ class VisionTower(nn.Module):
         return tokens.reshape(batch, slices * n, -1)
 
     def embed_volume(
-        self,
-        voxels: Float[Array, "b n v"],
-        grid: tuple[int, int, int] | None = None,
-        hidden: Bool[Array, "b n"] | None = None,
+        self, voxels: Float[Array, "b n v"], grid: tuple[int, int, int] | None = None, hidden: Hidden = None
     ) -> Float[Array, "b n d"]:
         """T_3D: patches of a volume, normalised to [-1, 1], as tokens with positions."""
         tokens = self._hide(self.patch_3d(voxels), hidden)

@@ -21,9 +21,10 @@ from jax import numpy as jnp
 
 from unimedi_jax import losses, selection
 from unimedi_jax.config import objectives as settings
-from unimedi_jax.models import heads, towers
+from unimedi_jax.models import heads
+from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.objectives import base, common, crops
-from unimedi_jax.typing import Array, Batch, Float, Int, PyTree
+from unimedi_jax.typing import Array, Batch, Float, Int, PyTree, Step
 
 
 def simclr(first: Float[Array, "b e"], second: Float[Array, "b e"], temperature: float) -> Float[Array, " b"]:
@@ -55,7 +56,7 @@ class Objective(settings.ACLIP, base.Objective):
 
     teacher = ("vision", "head_projector")
 
-    def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
+    def heads(self, model: UniMedI) -> dict[str, nn.Module]:
         """BYOL's projector and predictor, SimCLR's projector, and the temperature, where it is learnt.
 
         Raises:
@@ -70,9 +71,7 @@ class Objective(settings.ACLIP, base.Objective):
         }
         return mlps | ({"scale": heads.Scale(1 / self.temperature)} if self.learn_temperature else {})
 
-    def forward(
-        self, student: towers.UniMedI, teacher: towers.UniMedI, batch: Batch, state: PyTree, step: Int[Array, ""]
-    ) -> base.LossTerms:
+    def forward(self, student: UniMedI, teacher: UniMedI, batch: Batch, state: PyTree, step: Step) -> base.LossTerms:
         """The teacher on every sample, the student on half of the tokens of two views, reports once."""
         cls, between = {}, {"simclr": {}, "byol": {}}
         for modality in common.modalities(batch):
@@ -85,7 +84,7 @@ class Objective(settings.ACLIP, base.Objective):
         return base.LossTerms({"vl": common.by_modality(vl, batch), **between})
 
     def encode(
-        self, student: towers.UniMedI, teacher: towers.UniMedI, modality: str, tokens: Array
+        self, student: UniMedI, teacher: UniMedI, modality: str, tokens: Array
     ) -> tuple[Float[Array, "b 2 d"], Float[Array, "b e"]]:
         """The student's CLS of both views, and the unit vector of the teacher's that BYOL aims at."""
         whole = teacher.encode(common.embed(teacher, modality, tokens), scores=True)
@@ -102,13 +101,10 @@ class Objective(settings.ACLIP, base.Objective):
         """The tokens of each view that the student sees: the best by the view's part of the teacher's map."""
         count = scores.shape[1]
         scores = crops.crop_and_resize(scores.reshape(-1, *grid), views.low, views.size, grid).reshape(-1, count)
-        if modality == "xray" and self.mask_block > 1:
-            blocks = selection.num_kept(count // self.mask_block**2, self.mask_ratio)
-            return selection.topk_block_indices(scores, grid, self.mask_block, blocks)
-        return selection.topk_indices(scores, selection.num_kept(count, self.mask_ratio))
+        return selection.best_tokens(scores, self.mask_ratio, grid, self.mask_block)
 
     def report_loss(
-        self, student: towers.UniMedI, cls: dict[str, Float[Array, "_ 2 d"]], reports: Float[Array, "b d"]
+        self, student: UniMedI, cls: dict[str, Float[Array, "_ 2 d"]], reports: Float[Array, "b d"]
     ) -> Float[Array, " b"]:
         """L_vl of each sample, the mean of its two views; the projections' running statistics follow both."""
         temperature = 1 / student.head["scale"]() if self.learn_temperature else self.temperature

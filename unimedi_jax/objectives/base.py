@@ -11,7 +11,8 @@ from jax import numpy as jnp
 
 from unimedi_jax.mean import Mean
 from unimedi_jax.models import towers
-from unimedi_jax.typing import Array, Batch, Float, Int, Key, Metrics, Params, PyTree
+from unimedi_jax.models.towers import UniMedI
+from unimedi_jax.typing import Array, Batch, Float, Key, Metrics, Params, PyTree, Scalar, Step
 
 Losses = dict[str, dict[str, Float[Array, " _"]]]  # loss -> modality -> its value for each sample
 # (params, teacher's params, model state, batch, key, step) -> the loss; the metrics and the new model state
@@ -34,22 +35,20 @@ class Objective(abc.ABC):
     uses_reports: ClassVar[bool] = True
     has_joint_space: ClassVar[bool] = True  # images and reports end in one: zero-shot and retrieval mean something
 
-    def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
+    def heads(self, model: UniMedI) -> dict[str, nn.Module]:
         """Modules trained beside the towers; the parameters of the head "x" are `head_x`."""
         return {}
 
-    def state(self, model: towers.UniMedI) -> PyTree:
+    def state(self, model: UniMedI) -> PyTree:
         """What is handed from step to step beside the parameters, at its start: centres, say."""
         return {}
 
-    def weight(self, loss: str, step: Int[Array, ""]) -> Float[Array, ""] | float:
+    def weight(self, loss: str, step: Step) -> Scalar:
         """The weight of a loss in the sum: the setting `weight_<loss>`, or 1 where there is none."""
         return getattr(self, f"weight_{loss}", 1.0)
 
     @abc.abstractmethod
-    def forward(
-        self, student: towers.UniMedI, teacher: towers.UniMedI, batch: Batch, state: PyTree, step: Int[Array, ""]
-    ) -> LossTerms:
+    def forward(self, student: UniMedI, teacher: UniMedI, batch: Batch, state: PyTree, step: Step) -> LossTerms:
         """The losses of a batch of X-rays and CTs, either of which may be absent.
 
         `student` and `teacher` are bound: their methods and heads are called like functions. Random draws take
@@ -57,15 +56,15 @@ class Objective(abc.ABC):
         """
 
 
-def loss_function(model: towers.UniMedI, objective: Objective) -> LossFunction:
+def loss_function(model: UniMedI, objective: Objective) -> LossFunction:
     """The pure function that a training step differentiates: binds parameters, random keys and running statistics."""
 
     def loss(
-        params: Params, teacher: Params, model_state: PyTree, batch: Batch, key: Key[Array, ""], step: Int[Array, ""]
+        params: Params, teacher: Params, model_state: PyTree, batch: Batch, key: Key[Array, ""], step: Step
     ) -> tuple[Float[Array, ""], tuple[Metrics, PyTree]]:
         own = {name: value for name, value in model_state.items() if name != "batch_stats"}
 
-        def forward(student: towers.UniMedI) -> LossTerms:
+        def forward(student: UniMedI) -> LossTerms:
             return objective.forward(student, bind_teacher(model, teacher), batch, own, step)
 
         terms, batch_stats = apply(model, forward, params, model_state["batch_stats"], key)
@@ -77,11 +76,7 @@ def loss_function(model: towers.UniMedI, objective: Objective) -> LossFunction:
 
 
 def apply(
-    model: towers.UniMedI,
-    forward: Callable[[towers.UniMedI], Any],
-    params: Params,
-    batch_stats: PyTree,
-    key: Key[Array, ""],
+    model: UniMedI, forward: Callable[[UniMedI], Any], params: Params, batch_stats: PyTree, key: Key[Array, ""]
 ) -> tuple[Any, PyTree]:
     """`forward` on the model bound to its variables and to the random streams "dropout" and "draws" of `key`.
 
@@ -94,12 +89,12 @@ def apply(
     return result, updated.get("batch_stats", {})
 
 
-def bind_teacher(model: towers.UniMedI, params: Params) -> towers.UniMedI:
+def bind_teacher(model: UniMedI, params: Params) -> UniMedI:
     """The model bound to an EMA teacher's parameters, those of its parts alone. No gradient reaches them."""
     return model.bind({"params": jax.lax.stop_gradient(params)})
 
 
-def init_variables(model: towers.UniMedI, objective: Objective, key: Key[Array, ""]) -> PyTree:
+def init_variables(model: UniMedI, objective: Objective, key: Key[Array, ""]) -> PyTree:
     """Fresh variables of the towers and of the objective's heads: {"params": ..., "batch_stats": ...}.
 
     Every tower has its parameters, whatever the objective uses; a head has those that the objective's forward pass asks
@@ -107,7 +102,7 @@ def init_variables(model: towers.UniMedI, objective: Objective, key: Key[Array, 
     """
     batch = towers.example_batch(model)
 
-    def forward(network: towers.UniMedI) -> None:
+    def forward(network: UniMedI) -> None:
         network.run_towers(batch)
         objective.forward(network, network, batch, objective.state(model), jnp.zeros((), jnp.int32))
 
@@ -115,7 +110,7 @@ def init_variables(model: towers.UniMedI, objective: Objective, key: Key[Array, 
     return nn.init(forward, model)({"params": key, "dropout": dropout, "draws": draws})
 
 
-def total(losses: Losses, objective: Objective, step: Int[Array, ""]) -> tuple[Float[Array, ""], Metrics]:
+def total(losses: Losses, objective: Objective, step: Step) -> tuple[Float[Array, ""], Metrics]:
     """The weighted sum of the losses, each a mean over all samples, and the means by loss and modality."""
     metrics, value = {}, jnp.zeros(())
     for name, each in losses.items():

@@ -1,13 +1,15 @@
 """What objectives share: whole images and reports through the towers of a bound network, and rows by modality."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 from jax import numpy as jnp
 
-from unimedi_jax.models import text, towers, vision
-from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key
+from unimedi_jax.models import text, vision
+from unimedi_jax.models.towers import UniMedI
+from unimedi_jax.typing import Array, Batch, Float, Key, TextIds, TextMask
 
 
 def modalities(batch: Mapping[str, Any]) -> list[str]:
@@ -20,42 +22,35 @@ def keys(key: Key[Array, ""], *names: str) -> dict[str, Key[Array, ""]]:
     return dict(zip(names, jax.random.split(key, len(names)), strict=True))
 
 
-def grid(model: towers.UniMedI, modality: str) -> tuple[int, ...]:
+def grid(model: UniMedI, modality: str) -> tuple[int, ...]:
     """Tokens along the axes: y, x of an X-ray, or z, y, x of a volume."""
     return model.vision.image_grid if modality == "xray" else model.vision.volume_grid
 
 
-def patch(model: towers.UniMedI, modality: str) -> tuple[int, ...]:
+def patch(model: UniMedI, modality: str) -> tuple[int, ...]:
     """Pixels or voxels of a patch along the same axes."""
     return model.image_patch if modality == "xray" else model.volume_patch
 
 
-def embed(network: towers.UniMedI, modality: str, tokens: Array) -> Float[Array, "b n d"]:
+def embed(network: UniMedI, modality: str, tokens: Array) -> Float[Array, "b n d"]:
     """All tokens of an X-ray, or of a volume without slices, with their positions."""
     return network.embed_xray(tokens) if modality == "xray" else network.embed_volume(tokens)
 
 
-def encode_images(network: towers.UniMedI, batch: Batch, scores: bool = False) -> dict[str, vision.Encoded]:
+def encode_images(network: UniMedI, batch: Batch, scores: bool = False) -> dict[str, vision.Encoded]:
     """Every modality whole through the shared ViT; with `scores` eq. 1 beside it."""
     return {name: network.encode(embed(network, name, batch[name]["tokens"]), scores) for name in modalities(batch)}
 
 
-def reports(batch: Batch) -> tuple[Int[Array, "b l"], Bool[Array, "b l"]]:
+def reports(batch: Batch) -> tuple[TextIds, TextMask]:
     """Ids and mask of all reports, modality after modality."""
     ids, mask = (jnp.concatenate([batch[name][field] for name in modalities(batch)]) for field in ("text", "text_mask"))
     return ids, mask
 
 
-def encode_reports(network: towers.UniMedI, batch: Batch) -> text.TextOutput:
+def encode_reports(network: UniMedI, batch: Batch) -> text.TextOutput:
     """All reports through the report tower, modality after modality."""
     return network.encode_text_tokens(*reports(batch), True)
-
-
-def project(
-    network: towers.UniMedI, cls: Mapping[str, Float[Array, "_ d"]], reports: Float[Array, "b w"]
-) -> tuple[Float[Array, "b e"], Float[Array, "b e"]]:
-    """Images and reports as unit vectors of the joint space, rows in the order of `modalities`."""
-    return network.project({name: cls[name] for name in modalities(cls)}, reports, True)
 
 
 class Pairs(NamedTuple):
@@ -67,16 +62,15 @@ class Pairs(NamedTuple):
     z_text: Float[Array, "b e"]
 
 
-def encode_pairs(network: towers.UniMedI, batch: Batch, scores: bool = False) -> Pairs:
+def encode_pairs(network: UniMedI, batch: Batch, scores: bool = False) -> Pairs:
     """Every image and every report through its tower and its projection: where image-report contrast begins."""
     images, text_output = encode_images(network, batch, scores), encode_reports(network, batch)
     cls = {name: image.cls for name, image in images.items()}
-    return Pairs(images, text_output, *project(network, cls, text_output.vector))
+    return Pairs(images, text_output, *network.project(cls, text_output.vector, True))
 
 
 def by_modality(rows: Float[Array, "b ..."], batch: Batch) -> dict[str, Array]:
     """Rows of a joined batch back to their modalities."""
     names = modalities(batch)
-    sizes = [len(batch[name]["tokens"]) for name in names]
-    ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
-    return dict(zip(names, jnp.split(rows, ends), strict=True))
+    ends = list(itertools.accumulate(len(batch[name]["tokens"]) for name in names))
+    return dict(zip(names, jnp.split(rows, ends[:-1]), strict=True))

@@ -10,21 +10,20 @@ import flax.linen as nn
 
 from unimedi_jax import losses
 from unimedi_jax.config import objectives as settings
-from unimedi_jax.models import heads, towers
+from unimedi_jax.models import heads
+from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.objectives import base, common
-from unimedi_jax.typing import Array, Batch, Int, PyTree
+from unimedi_jax.typing import Batch, PyTree, Step
 
 
 class Objective(settings.Contrast, base.Objective):
     """L_vl alone."""
 
-    def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
+    def heads(self, model: UniMedI) -> dict[str, nn.Module]:
         """The temperature, where it is learnt."""
         return {"scale": heads.Scale(1 / self.temperature)} if self.learn_temperature else {}
 
-    def forward(
-        self, student: towers.UniMedI, teacher: towers.UniMedI, batch: Batch, state: PyTree, step: Int[Array, ""]
-    ) -> base.LossTerms:
+    def forward(self, student: UniMedI, teacher: UniMedI, batch: Batch, state: PyTree, step: Step) -> base.LossTerms:
         """Every image of the batch against every report."""
         pairs = common.encode_pairs(student, batch)
         temperature = 1 / student.head["scale"]() if self.learn_temperature else self.temperature

@@ -13,7 +13,7 @@ from jax import numpy as jnp
 
 from unimedi_jax import patches, selection
 from unimedi_jax.config import objectives as settings
-from unimedi_jax.models import towers
+from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.objectives import common
 from unimedi_jax.typing import Array, Float, Int, Key, Num
 
@@ -26,13 +26,13 @@ class Crops(NamedTuple):
     size: Float[Array, "b c r"]  # and what they cover of them
 
 
-def to_image(model: towers.UniMedI, modality: str, tokens: Num[Array, "b n v"]) -> Float[Array, "b *space"]:
+def to_image(model: UniMedI, modality: str, tokens: Num[Array, "b n v"]) -> Float[Array, "b *space"]:
     """The X-rays or volumes that the tokens were cut from, in [-1, 1]."""
     pixels = model.pixels(modality, tokens)
     return patches.unpatchify(pixels, common.grid(model, modality), common.patch(model, modality))
 
 
-def view_shape(model: towers.UniMedI, modality: str, share: float = 1.0) -> tuple[int, ...]:
+def view_shape(model: UniMedI, modality: str, share: float = 1.0) -> tuple[int, ...]:
     """Pixels or voxels along each axis of a view: `share` of the sample's, in whole patches."""
     grid, patch = common.grid(model, modality), common.patch(model, modality)
     return tuple(max(1, round(share * n)) * p for n, p in zip(grid, patch, strict=True))
@@ -108,7 +108,7 @@ def random_slices(
     return slices, z
 
 
-def embed_views(network: towers.UniMedI, images: Float[Array, "b c *space"]) -> Float[Array, "bc n d"]:
+def embed_views(network: UniMedI, images: Float[Array, "b c *space"]) -> Float[Array, "bc n d"]:
     """Views as tokens with the positions of a grid of their own size; the views of a sample follow one another."""
     modality = "xray" if images.ndim == 4 else "ct"
     patch = common.patch(network, modality)
@@ -117,6 +117,6 @@ def embed_views(network: towers.UniMedI, images: Float[Array, "b c *space"]) -> 
     return network.embed_pixels(modality, patches.patchify(images, patch), patches.grid(images.shape[1:], patch))
 
 
-def encode_views(network: towers.UniMedI, images: Float[Array, "b c *space"]) -> Float[Array, "b c d"]:
+def encode_views(network: UniMedI, images: Float[Array, "b c *space"]) -> Float[Array, "b c d"]:
     """CLS of every view, all of them in one pass."""
     return network.encode(embed_views(network, images)).cls.reshape(*images.shape[:2], -1)

@@ -17,9 +17,10 @@ from jax import numpy as jnp
 from unimedi_jax import losses
 from unimedi_jax.config import objectives as settings
 from unimedi_jax.mean import Mean
-from unimedi_jax.models import heads, towers
+from unimedi_jax.models import heads
+from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.objectives import base, common, crops
-from unimedi_jax.typing import Array, Batch, Float, Int, PyTree
+from unimedi_jax.typing import Array, Batch, Float, PyTree, Scalar, Step
 
 
 def across_views(
@@ -27,7 +28,7 @@ def across_views(
     teacher: Float[Array, "b g p"],
     centre: Float[Array, " p"],
     student_temperature: float,
-    teacher_temperature: Float[Array, ""] | float,
+    teacher_temperature: Scalar,
 ) -> Float[Array, " b"]:
     """Eq. 3 for each sample: the teacher's views against all of the student's but the same one, the mean of the pairs.
 
@@ -48,34 +49,20 @@ class SelfDistillation(settings.SelfDistillation, base.Objective):
     uses_reports = False
     has_joint_space = False
 
-    def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
+    def heads(self, model: UniMedI) -> dict[str, nn.Module]:
         """DINO's prototypes for CLS."""
         size = model.head_sizes
         return {"cls": heads.DinoHead(size.prototypes_cls, size.hidden, size.bottleneck, model.vision.dtype)}
 
-    def state(self, model: towers.UniMedI) -> PyTree:
+    def state(self, model: UniMedI) -> PyTree:
         """The centres, one a modality."""
         return {"centre": {modality: jnp.zeros(model.head_sizes.prototypes_cls) for modality in ("xray", "ct")}}
 
-    def temperature(self, step: Int[Array, ""]) -> Float[Array, ""]:
+    def temperature(self, step: Step) -> Float[Array, ""]:
         """The teacher's: linear from start to end, then constant."""
         return losses.teacher_temperature(self.teacher_temperature, self.temperature_warmup_steps, step)
 
-    def distillation_loss(
-        self,
-        student: Float[Array, "b c p"],
-        teacher: Float[Array, "b g p"],
-        centre: Float[Array, " p"],
-        step: Int[Array, ""],
-    ) -> Float[Array, " b"]:
-        """`across_views` at these temperatures."""
-        return across_views(student, teacher, centre, self.student_temperature, self.temperature(step))
-
-    def update_centre(self, centre: Float[Array, " p"], teacher: Float[Array, "b g p"]) -> Float[Array, " p"]:
-        """The centre after this batch (eq. 4)."""
-        return losses.update_centre(centre, teacher, self.centre_momentum)
-
-    def prototypes_used(self, teacher: Float[Array, "b g p"], centre: Float[Array, " p"], step: Int[Array, ""]) -> Mean:
+    def prototypes_used(self, teacher: Float[Array, "b g p"], centre: Float[Array, " p"], step: Step) -> Mean:
         """How many prototypes the targets are spread over: near 1 the teacher has collapsed."""
         assigned = losses.assignments(teacher, centre, self.temperature(step))
         return Mean.of(losses.perplexity(jnp.mean(assigned, axis=(0, 1))))
@@ -84,22 +71,21 @@ class SelfDistillation(settings.SelfDistillation, base.Objective):
 class Objective(settings.DINO, SelfDistillation):
     """The loss of eq. 3 on both modalities."""
 
-    def forward(
-        self, student: towers.UniMedI, teacher: towers.UniMedI, batch: Batch, state: PyTree, step: Int[Array, ""]
-    ) -> base.LossTerms:
+    def forward(self, student: UniMedI, teacher: UniMedI, batch: Batch, state: PyTree, step: Step) -> base.LossTerms:
         """Every sample's views against its large ones."""
         terms, metrics, centres = {}, {}, dict(state["centre"])
+        temperatures = self.student_temperature, self.temperature(step)
         for modality in common.modalities(batch):
             centre = state["centre"][modality]
             large, small = self.views(student, modality, batch[modality]["tokens"])
             targets, predictions = prototype_logits(teacher, large), prototype_logits(student, large, small)
-            terms[modality] = self.distillation_loss(predictions, targets, centre, step)
+            terms[modality] = across_views(predictions, targets, centre, *temperatures)
             metrics[f"{modality}/dino_prototypes"] = self.prototypes_used(targets, centre, step)
-            centres[modality] = self.update_centre(centre, targets)
+            centres[modality] = losses.update_centre(centre, targets, self.centre_momentum)
         return base.LossTerms({"dino": terms}, metrics, {"centre": centres})
 
     def views(
-        self, student: towers.UniMedI, modality: str, tokens: Array
+        self, student: UniMedI, modality: str, tokens: Array
     ) -> tuple[Float[Array, "b g *space"], Float[Array, "b l *small"]]:
         """The large views of each sample, and the small ones."""
         x = crops.to_image(student, modality, tokens)
@@ -109,7 +95,7 @@ class Objective(settings.DINO, SelfDistillation):
         return large.images, small.images
 
 
-def prototype_logits(network: towers.UniMedI, *views: Float[Array, "b c *space"]) -> Float[Array, "b c p"]:
+def prototype_logits(network: UniMedI, *views: Float[Array, "b c *space"]) -> Float[Array, "b c p"]:
     """Logits of the prototypes for all views, one pass for each size of them."""
     cls = [crops.encode_views(network, images) for images in views if images.shape[1]]
     return network.head["cls"](jnp.concatenate(cls, axis=1))

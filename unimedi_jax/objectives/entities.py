@@ -14,8 +14,8 @@ import jax
 import optax
 from jax import numpy as jnp
 
-from unimedi_jax.models import towers
-from unimedi_jax.typing import Array, Bool, Float, Int
+from unimedi_jax.models.towers import UniMedI
+from unimedi_jax.typing import Array, Bool, Float, Int, TextIds, TextMask
 
 
 class Entities(NamedTuple):
@@ -26,7 +26,7 @@ class Entities(NamedTuple):
     informative: Bool[Array, " q"]  # False where all reports hold it, or none: nothing to learn
 
 
-def choose(text: Int[Array, "b l"], mask: Bool[Array, "b l"], vocab_size: int, count: int) -> Entities:
+def choose(text: TextIds, mask: TextMask, vocab_size: int, count: int) -> Entities:
     """The `count` tokens whose presence in a report of the batch is the least predictable."""
     rows = jnp.arange(len(text))[:, None]
     held = jnp.zeros((len(text), vocab_size), jnp.uint8).at[rows, text].max(mask.astype(jnp.uint8))
@@ -36,24 +36,20 @@ def choose(text: Int[Array, "b l"], mask: Bool[Array, "b l"], vocab_size: int, c
     return Entities(ids, held[:, ids] > 0, uncertain > 0)
 
 
-def check(count: int, model: towers.UniMedI) -> None:
-    """Refuses more entities than there are tokens.
-
-    Raises:
-        ValueError: so it is.
-    """
+def check(count: int, model: UniMedI) -> None:
+    """Raises ValueError where there are more entities than tokens in the vocabulary."""
     if count > model.report.vocab_size:
         raise ValueError(f"entities={count}, but the vocabulary has {model.report.vocab_size} tokens")
 
 
-def encode(network: towers.UniMedI, ids: Int[Array, " q"], start: Int[Array, ""]) -> Float[Array, "q w"]:
+def encode(network: UniMedI, ids: Int[Array, " q"], start: Int[Array, ""]) -> Float[Array, "q w"]:
     """Each entity through the report tower: a report of that one word behind [CLS], whose id is `start`."""
     alone = jnp.stack([jnp.full_like(ids, start), ids], axis=1)
     return network.encode_text(alone, jnp.ones(alone.shape, bool))
 
 
 def mentions(
-    words: Float[Array, "b l w"], text: Int[Array, "b l"], mask: Bool[Array, "b l"], ids: Int[Array, " q"]
+    words: Float[Array, "b l w"], text: TextIds, mask: TextMask, ids: Int[Array, " q"]
 ) -> Float[Array, "b q w"]:
     """Each entity in each report: the mean of the word vectors where it occurs; 0 where it does not."""
     at = ((text[:, :, None] == ids[None, None]) & mask[:, :, None]).astype(jnp.float32)

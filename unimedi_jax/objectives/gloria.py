@@ -18,34 +18,28 @@ from jax import numpy as jnp
 
 from unimedi_jax import losses, placement
 from unimedi_jax.config import objectives as settings
-from unimedi_jax.models import heads, towers
+from unimedi_jax.models import heads
+from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.objectives import base, common
-from unimedi_jax.typing import Array, Batch, Bool, Float, Int, PyTree
+from unimedi_jax.typing import Array, Batch, Bool, Float, PyTree, Step
 
 
 class Objective(settings.GLoRIA, base.Objective):
     """Global contrast (vl) and local contrast."""
 
-    def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
+    def heads(self, model: UniMedI) -> dict[str, nn.Module]:
         """Linear maps of patches and words to the joint width."""
         width, dtype = model.project_image.width, model.vision.dtype
         return {"region": heads.Local(width, dtype=dtype), "word": heads.Local(width, dtype=dtype)}
 
-    def forward(
-        self, student: towers.UniMedI, teacher: towers.UniMedI, batch: Batch, state: PyTree, step: Int[Array, ""]
-    ) -> base.LossTerms:
+    def forward(self, student: UniMedI, teacher: UniMedI, batch: Batch, state: PyTree, step: Step) -> base.LossTerms:
         """Every image of the batch against every report, as wholes and by their parts."""
         pairs = common.encode_pairs(student, batch)
         words = student.head["word"](pairs.reports.words[:, :-1])
         mask = common.reports(batch)[1][:, 1:]  # one token less: [SEP] is the last
-        similarities = jnp.concatenate(
-            [
-                local_similarities(
-                    student.head["region"](image.patches), words, mask, self.temp1, self.temp2, self.local_chunk
-                )
-                for image in pairs.images.values()
-            ]
-        )
+        regions = [student.head["region"](image.patches) for image in pairs.images.values()]
+        options = self.temp1, self.temp2, self.local_chunk
+        similarities = jnp.concatenate([local_similarities(x, words, mask, *options) for x in regions])
         each = losses.contrastive(pairs.z_image, pairs.z_text, 1 / self.temp3).mean(axis=0)
         local = contrast(self.temp3 * similarities).mean(axis=0)
         return base.LossTerms({"vl": common.by_modality(each, batch), "local": common.by_modality(local, batch)})

@@ -25,9 +25,10 @@ from jax import numpy as jnp
 
 from unimedi_jax import losses
 from unimedi_jax.config import objectives as settings
-from unimedi_jax.models import heads, towers, transformer, vision
+from unimedi_jax.models import heads, transformer, vision
+from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.objectives import base, common, crops, masked
-from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key, PyTree
+from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key, PyTree, Step
 
 
 def swapped_prediction_loss(
@@ -94,19 +95,15 @@ class Objective(settings.Joint, base.Objective):
     uses_reports = False
     has_joint_space = False
 
-    def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
+    def heads(self, model: UniMedI) -> dict[str, nn.Module]:
         """Prototypes of 2D and of 3D, and the transformer over slices."""
         size, dtype = model.head_sizes, model.vision.dtype
         depth = model.volume_grid[0] * model.volume_patch[0]
-        return {
-            "intra": heads.DinoHead(self.prototypes, size.hidden, size.bottleneck, dtype),
-            "inter": heads.DinoHead(self.prototypes, size.hidden, size.bottleneck, dtype),
-            "slices": SliceTransformer(depth, self.layers, model.vision.heads, dtype),
-        }
+        intra, inter = (heads.DinoHead(self.prototypes, size.hidden, size.bottleneck, dtype) for _ in range(2))
+        slices = SliceTransformer(depth, self.layers, model.vision.heads, dtype)
+        return {"intra": intra, "inter": inter, "slices": slices}
 
-    def forward(
-        self, student: towers.UniMedI, teacher: towers.UniMedI, batch: Batch, state: PyTree, step: Int[Array, ""]
-    ) -> base.LossTerms:
+    def forward(self, student: UniMedI, teacher: UniMedI, batch: Batch, state: PyTree, step: Step) -> base.LossTerms:
         """Two views of every X-ray, of every volume, and of some of its slices."""
         terms = {"intra": {}}
         for modality in common.modalities(batch):
@@ -119,7 +116,7 @@ class Objective(settings.Joint, base.Objective):
                 terms |= {"inter": {modality: inter}, "hidden": {modality: hidden}}
         return base.LossTerms(terms)
 
-    def volume_losses(self, student: towers.UniMedI, x: Float[Array, "b z y x"]) -> tuple[Array, Array, Array]:
+    def volume_losses(self, student: UniMedI, x: Float[Array, "b z y x"]) -> tuple[Array, Array, Array]:
         """The three losses of each volume: within its slices, between them and the volume, of hidden ones."""
         size = crops.view_shape(student, "xray")[0]
         slices, z = crops.random_slices(student.make_rng("draws"), x, self.slices, size)
@@ -136,7 +133,7 @@ class Objective(settings.Joint, base.Objective):
         _, predicted = student.head["slices"](vectors, z, mask)
         return intra, inter, masked_slice_loss(predicted, vectors, mask).reshape(batch, 2).mean(axis=1)
 
-    def encode_two_views(self, student: towers.UniMedI, x: Float[Array, "b *space"]) -> Float[Array, "b 2 d"]:
+    def encode_two_views(self, student: UniMedI, x: Float[Array, "b *space"]) -> Float[Array, "b 2 d"]:
         """CLS of two random views of X-rays or volumes."""
         return crops.encode_views(student, crops.random_crops(student.make_rng("draws"), x, self).images)
 

@@ -26,15 +26,16 @@ from jax import numpy as jnp
 
 from unimedi_jax import losses
 from unimedi_jax.config import objectives as settings
-from unimedi_jax.models import heads, towers
+from unimedi_jax.models import heads
+from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.objectives import base, common, entities
-from unimedi_jax.typing import Array, Batch, Float, Int, PyTree
+from unimedi_jax.typing import Array, Batch, Float, PyTree, Step
 
 
 class Objective(settings.KAD, base.Objective):
     """L_contrast and L_dqn of the paper, with substitutes for its knowledge."""
 
-    def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
+    def heads(self, model: UniMedI) -> dict[str, nn.Module]:
         """The query network."""
         entities.check(self.entities, model)
         width, dtype = model.vision.width, model.vision.dtype
@@ -43,9 +44,7 @@ class Objective(settings.KAD, base.Objective):
             "presence": heads.Linear(1, dtype=dtype),
         }
 
-    def forward(
-        self, student: towers.UniMedI, teacher: towers.UniMedI, batch: Batch, state: PyTree, step: Int[Array, ""]
-    ) -> base.LossTerms:
+    def forward(self, student: UniMedI, teacher: UniMedI, batch: Batch, state: PyTree, step: Step) -> base.LossTerms:
         """Every image of the batch against every report, and every entity asked of both."""
         text, mask = common.reports(batch)
         chosen = entities.choose(text, mask, student.report.vocab_size, self.entities)

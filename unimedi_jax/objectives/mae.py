@@ -21,9 +21,10 @@ from jax import numpy as jnp
 
 from unimedi_jax import selection
 from unimedi_jax.config import objectives as settings
-from unimedi_jax.models import linear, towers, transformer, vision
+from unimedi_jax.models import linear, transformer, vision
+from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.objectives import base, common, masked
-from unimedi_jax.typing import Array, Batch, Bool, Float, Int, PyTree
+from unimedi_jax.typing import Array, Batch, Bool, Float, Int, PyTree, Step
 
 
 class EncodedVisible(NamedTuple):
@@ -82,7 +83,7 @@ class Decoder(nn.Module):
         return linear.Dense(self.pixels[modality], name=f"pixels_{modality}", **dense)(x[:, 1:]).astype(jnp.float32)
 
 
-def encode_visible(student: towers.UniMedI, modality: str, tokens: Array, mask_ratio: float) -> EncodedVisible:
+def encode_visible(student: UniMedI, modality: str, tokens: Array, mask_ratio: float) -> EncodedVisible:
     """A random share of the tokens is dropped, the rest encoded."""
     embedded = common.embed(student, modality, tokens)
     ranks = masked.random_ranks(student.make_rng("draws"), *embedded.shape[:2])
@@ -92,7 +93,7 @@ def encode_visible(student: towers.UniMedI, modality: str, tokens: Array, mask_r
 
 
 def reconstruction_loss(
-    student: towers.UniMedI, modality: str, tokens: Array, encoded: EncodedVisible, norm_pix: bool
+    student: UniMedI, modality: str, tokens: Array, encoded: EncodedVisible, norm_pix: bool
 ) -> Float[Array, " b"]:
     """The decoder's error on the dropped patches, for every sample."""
     x = jnp.concatenate([encoded.cls[:, None], encoded.patches], axis=1)
@@ -107,13 +108,11 @@ class Objective(settings.MAE, base.Objective):
     uses_reports = False
     has_joint_space = False
 
-    def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
+    def heads(self, model: UniMedI) -> dict[str, nn.Module]:
         """The decoder of both modalities."""
         return {"decoder": make_decoder(self, model)}
 
-    def forward(
-        self, student: towers.UniMedI, teacher: towers.UniMedI, batch: Batch, state: PyTree, step: Int[Array, ""]
-    ) -> base.LossTerms:
+    def forward(self, student: UniMedI, teacher: UniMedI, batch: Batch, state: PyTree, step: Step) -> base.LossTerms:
         """Most patches of every image are dropped and restored from the others."""
         losses = {}
         for modality in common.modalities(batch):
@@ -123,19 +122,11 @@ class Objective(settings.MAE, base.Objective):
         return base.LossTerms({"mim": losses})
 
 
-def make_decoder(sizes: settings.MAE, model: towers.UniMedI) -> Decoder:
+def make_decoder(sizes: settings.MAE, model: UniMedI) -> Decoder:
     """A decoder of this size for the patches of a model's images and volumes."""
     tower, width = model.vision, sizes.decoder_width
-    trunk = vision.Trunk(
-        width,
-        sizes.decoder_depth,
-        sizes.decoder_heads,
-        4 * width,
-        tower.dtype,
-        attention=tower.attention,
-        remat=tower.remat,
-        unrolled=tower.unrolled,
-    )
+    options = dict(attention=tower.attention, remat=tower.remat, unrolled=tower.unrolled)
+    trunk = vision.Trunk(width, sizes.decoder_depth, sizes.decoder_heads, 4 * width, tower.dtype, **options)
     grids = {modality: common.grid(model, modality) for modality in ("xray", "ct")}
     pixels = {modality: math.prod(common.patch(model, modality)) for modality in ("xray", "ct")}
     return Decoder(trunk, grids, pixels)

@@ -27,15 +27,15 @@ from jax import numpy as jnp
 
 from unimedi_jax import losses, selection
 from unimedi_jax.config import objectives as settings
-from unimedi_jax.models import towers
+from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.objectives import base, common
-from unimedi_jax.typing import Array, Batch, Float, Int, Key, Num, PyTree
+from unimedi_jax.typing import Array, Batch, Float, Key, Num, PyTree, Step
 
 
 class Objective(settings.MedUniC, base.Objective):
     """Contrast between image and report and between views of an image; L_tf and L_ti between views of a report."""
 
-    def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
+    def heads(self, model: UniMedI) -> dict[str, nn.Module]:
         """The reports' second projection.
 
         Raises:
@@ -45,20 +45,16 @@ class Objective(settings.MedUniC, base.Objective):
             raise ValueError("report_dropout=0 encodes every report twice alike, and Med-UniC compares the two")
         return {"features": Features(self.hidden, self.features, model.report.dtype)}
 
-    def forward(
-        self, student: towers.UniMedI, teacher: towers.UniMedI, batch: Batch, state: PyTree, step: Int[Array, ""]
-    ) -> base.LossTerms:
+    def forward(self, student: UniMedI, teacher: UniMedI, batch: Batch, state: PyTree, step: Step) -> base.LossTerms:
         """Two views of every image and two of every report."""
         keys = common.keys(student.make_rng("draws"), "xray", "ct")
         pairs = common.encode_pairs(student, batch)
         one, other = pairs.reports.vector, common.encode_reports(student, batch).vector
-        cropped = {
-            name: self.encode_crop(student, name, batch[name]["tokens"], keys[name])
-            for name in common.modalities(batch)
-        }
+        names = common.modalities(batch)
+        cropped = {name: self.encode_crop(student, name, batch[name]["tokens"], keys[name]) for name in names}
         # On a copy: the running statistics are those of whole images.
         model, variables = student.unbind()
-        z_crop = common.project(model.bind(variables, mutable=["batch_stats"]), cropped, other)[0]
+        z_crop = model.bind(variables, mutable=["batch_stats"]).project(cropped, other, True)[0]
         first, second = student.head["features"](one), student.head["features"](other)
         by_feature = jnp.mean(decorrelation(first.T, second.T, self.off_diagonal))
         rows = {
@@ -69,9 +65,7 @@ class Objective(settings.MedUniC, base.Objective):
         }
         return base.LossTerms({name: common.by_modality(each, batch) for name, each in rows.items()})
 
-    def encode_crop(
-        self, network: towers.UniMedI, name: str, tokens: Array, key: Key[Array, ""]
-    ) -> Float[Array, "b d"]:
+    def encode_crop(self, network: UniMedI, name: str, tokens: Array, key: Key[Array, ""]) -> Float[Array, "b d"]:
         """CLS of a random crop of every sample."""
         grid = common.grid(network, name)
         size = tuple(max(1, round(self.crop * count)) for count in grid)
@@ -88,12 +82,11 @@ class Features(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b w"]) -> Float[Array, "b e"]:
-        dense = dict(dtype=self.dtype, kernel_init=nn.initializers.lecun_normal())
-        x = standardise(nn.Dense(self.hidden, name="fc1", **dense)(x), axis=0)
+        x = standardise(nn.Dense(self.hidden, dtype=self.dtype, name="fc1")(x), axis=0)
         scale = self.param("scale", nn.initializers.ones, (self.hidden,))
         bias = self.param("bias", nn.initializers.zeros, (self.hidden,))
         x = nn.relu(x * scale[None] + bias[None]).astype(self.dtype)
-        return standardise(nn.Dense(self.width, name="fc2", **dense)(x), axis=0)
+        return standardise(nn.Dense(self.width, dtype=self.dtype, name="fc2")(x), axis=0)
 
 
 def standardise(x: Float[Array, "m n"], axis: int) -> Float[Array, "m n"]:

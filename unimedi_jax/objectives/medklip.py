@@ -25,9 +25,10 @@ import jax
 from jax import numpy as jnp
 
 from unimedi_jax.config import objectives as settings
-from unimedi_jax.models import heads, towers
+from unimedi_jax.models import heads
+from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.objectives import base, common, entities
-from unimedi_jax.typing import Array, Batch, Bool, Float, Int, PyTree
+from unimedi_jax.typing import Array, Batch, Bool, Float, PyTree, Step
 
 
 class Objective(settings.MedKLIP, base.Objective):
@@ -35,7 +36,7 @@ class Objective(settings.MedKLIP, base.Objective):
 
     has_joint_space = False
 
-    def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
+    def heads(self, model: UniMedI) -> dict[str, nn.Module]:
         """The decoder, and what is made of its answers."""
         entities.check(self.entities, model)
         width, dtype = model.vision.width, model.vision.dtype
@@ -45,9 +46,7 @@ class Objective(settings.MedKLIP, base.Objective):
             "mention": heads.Linear(model.report.width, dtype=dtype),
         }
 
-    def forward(
-        self, student: towers.UniMedI, teacher: towers.UniMedI, batch: Batch, state: PyTree, step: Int[Array, ""]
-    ) -> base.LossTerms:
+    def forward(self, student: UniMedI, teacher: UniMedI, batch: Batch, state: PyTree, step: Step) -> base.LossTerms:
         """Every entity asked of every image, and of every report."""
         text, mask = common.reports(batch)
         chosen = entities.choose(text, mask, student.report.vocab_size, self.entities)
@@ -56,16 +55,12 @@ class Objective(settings.MedKLIP, base.Objective):
         answers = jnp.concatenate([student.head["decoder"](image.patches, queries) for image in images.values()])
         logits = student.head["presence"](answers)[..., 0]
         mentions = entities.mentions(common.encode_reports(student, batch).words, text, mask, chosen.ids)
-        presence = entities.presence(logits, chosen)
-        mention = mention_contrast(
-            heads.unit(student.head["mention"](answers)),
-            heads.unit(mentions),
-            chosen.present & chosen.informative[None],
-            self.temperature,
-        )
-        return base.LossTerms(
-            {"presence": common.by_modality(presence, batch), "mention": common.by_modality(mention, batch)}
-        )
+        answered, present = student.head["mention"](answers), chosen.present & chosen.informative[None]
+        rows = {
+            "presence": entities.presence(logits, chosen),
+            "mention": mention_contrast(heads.unit(answered), heads.unit(mentions), present, self.temperature),
+        }
+        return base.LossTerms({name: common.by_modality(each, batch) for name, each in rows.items()})
 
 
 def mention_contrast(

@@ -19,52 +19,38 @@ from jax import numpy as jnp
 
 from unimedi_jax import losses
 from unimedi_jax.config import objectives as settings
-from unimedi_jax.models import heads, towers
+from unimedi_jax.models import heads
+from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.objectives import base, common
-from unimedi_jax.typing import Array, Batch, Bool, Float, Int, PyTree
+from unimedi_jax.typing import Array, Batch, Bool, Float, PyTree, Step, TextMask
 
 
 class Objective(settings.MGCA, base.Objective):
     """ITA, CTA and CPA."""
 
-    def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
+    def heads(self, model: UniMedI) -> dict[str, nn.Module]:
         """Local embeddings, as wide as the global ones, and prototypes."""
         size, dtype = model.project_image, model.vision.dtype
-        return {
-            "patch": heads.Local(size.width, hidden=size.hidden, dtype=dtype),
-            "word": heads.Local(size.width, hidden=size.hidden, dtype=dtype),
-            "prototype": Prototypes(size.width, self.prototypes),
-        }
+        patch, word = (heads.Local(size.width, size.hidden, dtype) for _ in range(2))
+        return {"patch": patch, "word": word, "prototype": Prototypes(size.width, self.prototypes)}
 
-    def forward(
-        self, student: towers.UniMedI, teacher: towers.UniMedI, batch: Batch, state: PyTree, step: Int[Array, ""]
-    ) -> base.LossTerms:
+    def forward(self, student: UniMedI, teacher: UniMedI, batch: Batch, state: PyTree, step: Step) -> base.LossTerms:
         """The three alignments of a batch."""
         pairs = common.encode_pairs(student, batch, scores=True)
         whole = losses.contrastive(pairs.z_image, pairs.z_text, self.temperature).mean(axis=0)
         words = heads.unit(student.head["word"](pairs.reports.words[:, 1:]))  # all but [CLS]
         words = common.by_modality(words, batch)
         masks = common.by_modality(common.reports(batch)[1][:, 1:], batch)
-        tokens = {
-            name: align_tokens(
-                heads.unit(student.head["patch"](image.patches)),
-                token_weights(image.scores),
-                words[name],
-                masks[name],
-                self.local_temperature,
-            ).mean(axis=0)
-            for name, image in pairs.images.items()
-        }
-        prototypes = align_prototypes(
-            student.head["prototype"](pairs.z_image),
-            student.head["prototype"](pairs.z_text),
-            self.prototype_temperature,
-            self.epsilon,
-            self.sinkhorn_iterations,
-        ).mean(axis=0)
-        return base.LossTerms(
-            {"vl": common.by_modality(whole, batch), "cta": tokens, "cpa": common.by_modality(prototypes, batch)}
-        )
+        cta = {}
+        for name, image in pairs.images.items():
+            patches, weights = heads.unit(student.head["patch"](image.patches)), token_weights(image.scores)
+            each = align_tokens(patches, weights, words[name], masks[name], self.local_temperature)
+            cta[name] = each.mean(axis=0)
+        similarities = [student.head["prototype"](z) for z in (pairs.z_image, pairs.z_text)]
+        sinkhorn = self.epsilon, self.sinkhorn_iterations
+        cpa = align_prototypes(*similarities, self.prototype_temperature, *sinkhorn).mean(axis=0)
+        vl, cpa = common.by_modality(whole, batch), common.by_modality(cpa, batch)
+        return base.LossTerms({"vl": vl, "cta": cta, "cpa": cpa})
 
 
 class Prototypes(nn.Module):
@@ -91,7 +77,7 @@ def align_tokens(
     patches: Float[Array, "b n e"],
     patch_weights: Float[Array, "b n"],
     words: Float[Array, "b l e"],
-    mask: Bool[Array, "b l"],
+    mask: TextMask,
     temperature: float,
 ) -> Float[Array, "2 b"]:
     """CTA of images and their own reports: row 0 the words' alignment to the patches, row 1 the patches' to the words.

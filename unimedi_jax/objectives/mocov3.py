@@ -17,9 +17,10 @@ import jax
 
 from unimedi_jax import losses
 from unimedi_jax.config import objectives as settings
-from unimedi_jax.models import heads, towers
+from unimedi_jax.models import heads
+from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.objectives import base, common, crops
-from unimedi_jax.typing import Array, Batch, Float, Int, PyTree
+from unimedi_jax.typing import Array, Batch, Float, PyTree, Step
 
 
 def momentum_contrast(
@@ -42,7 +43,7 @@ class Objective(settings.MoCoV3, base.Objective):
     uses_reports = False
     has_joint_space = False
 
-    def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
+    def heads(self, model: UniMedI) -> dict[str, nn.Module]:
         """Projector and predictor; the second has no momentum."""
         hidden, out, dtype = model.head_sizes.hidden, model.head_sizes.bottleneck, model.vision.dtype
         return {
@@ -50,9 +51,7 @@ class Objective(settings.MoCoV3, base.Objective):
             "predictor": heads.NormedMlp((hidden, out), last_norm=True, dtype=dtype),
         }
 
-    def forward(
-        self, student: towers.UniMedI, teacher: towers.UniMedI, batch: Batch, state: PyTree, step: Int[Array, ""]
-    ) -> base.LossTerms:
+    def forward(self, student: UniMedI, teacher: UniMedI, batch: Batch, state: PyTree, step: Step) -> base.LossTerms:
         """Two views of every sample, through the student and through its momentum encoder."""
         terms = {}
         for modality in common.modalities(batch):

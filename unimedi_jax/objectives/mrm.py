@@ -30,17 +30,14 @@ import optax
 from jax import numpy as jnp
 
 from unimedi_jax.config import objectives as settings
-from unimedi_jax.models import heads, towers
+from unimedi_jax.models import heads
+from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.objectives import base, common, mae, masked
-from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key, PyTree
+from unimedi_jax.typing import Array, Batch, Bool, Float, Key, PyTree, Step, TextIds, TextMask
 
 
 def random_word_mask(
-    key: Key[Array, ""],
-    text: Int[Array, "b l"],
-    text_mask: Bool[Array, "b l"],
-    ratio: float,
-    special_ids: Sequence[int],
+    key: Key[Array, ""], text: TextIds, text_mask: TextMask, ratio: float, special_ids: Sequence[int]
 ) -> Bool[Array, "b l"]:
     """Masks ceil(ratio * words) of every report at random; padding and special tokens are not words."""
     words = text_mask & ~jnp.isin(text, jnp.array(special_ids, text.dtype))
@@ -51,9 +48,7 @@ def random_word_mask(
     return jnp.argsort(order, axis=-1) < count
 
 
-def masked_cross_entropy(
-    logits: Float[Array, "b l c"], text: Int[Array, "b l"], mask: Bool[Array, "b l"]
-) -> Float[Array, " b"]:
+def masked_cross_entropy(logits: Float[Array, "b l c"], text: TextIds, mask: TextMask) -> Float[Array, " b"]:
     """The mean of -log p(word) over the masked words of every report."""
     losses = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), text)
     return masked.masked_mean(losses, mask)
@@ -64,7 +59,7 @@ class Objective(settings.MRM, base.Objective):
 
     has_joint_space = False
 
-    def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
+    def heads(self, model: UniMedI) -> dict[str, nn.Module]:
         """The images' decoder, the map of their feature to the word embeddings, and the words' logits.
 
         Raises:
@@ -79,9 +74,7 @@ class Objective(settings.MRM, base.Objective):
             "words": heads.Linear(size, dtype=model.report.dtype),
         }
 
-    def forward(
-        self, student: towers.UniMedI, teacher: towers.UniMedI, batch: Batch, state: PyTree, step: Int[Array, ""]
-    ) -> base.LossTerms:
+    def forward(self, student: UniMedI, teacher: UniMedI, batch: Batch, state: PyTree, step: Step) -> base.LossTerms:
         """Most patches of every image, and half of the words of its report, are restored."""
         features, mim = [], {}
         for modality in common.modalities(batch):
@@ -93,11 +86,7 @@ class Objective(settings.MRM, base.Objective):
         return base.LossTerms({"mim": mim, "mlm": common.by_modality(mlm, batch)})
 
     def word_loss(
-        self,
-        student: towers.UniMedI,
-        text: Int[Array, "b l"],
-        text_mask: Bool[Array, "b l"],
-        features: Float[Array, "b d"],
+        self, student: UniMedI, text: TextIds, text_mask: TextMask, features: Float[Array, "b d"]
     ) -> Float[Array, " b"]:
         """Guesses the masked words of each report from the others and from the feature of its image."""
         mask = random_word_mask(student.make_rng("draws"), text, text_mask, self.word_ratio, self.special_ids)

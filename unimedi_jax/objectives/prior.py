@@ -37,9 +37,10 @@ from jax import numpy as jnp
 
 from unimedi_jax import losses
 from unimedi_jax.config import objectives as settings
-from unimedi_jax.models import heads, linear, towers, transformer
+from unimedi_jax.models import heads, linear, transformer
+from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.objectives import base, common, masked
-from unimedi_jax.typing import Array, Batch, Bool, Float, Int, PyTree
+from unimedi_jax.typing import Array, Batch, Bool, Float, PyTree, Scalar, Step, TextMask
 
 
 class Regions(NamedTuple):
@@ -64,7 +65,7 @@ class Sentences(NamedTuple):
 class Objective(settings.PRIOR, base.Objective):
     """Global and local alignment, the memory, and the reconstruction of pixels and prototypes."""
 
-    def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
+    def heads(self, model: UniMedI) -> dict[str, nn.Module]:
         """Local alignment with the memory, the decoders, and both temperatures. All as wide as the vision tower."""
         width, dtype = model.vision.width, model.vision.dtype
         return {
@@ -76,15 +77,13 @@ class Objective(settings.PRIOR, base.Objective):
             "scale_local": heads.Scale(1 / self.temperature, 1000.0),
         }
 
-    def weight(self, loss: str, step: Int[Array, ""]) -> Float[Array, ""] | float:
+    def weight(self, loss: str, step: Step) -> Scalar:
         """Losses of later stages weigh 0 until then."""
         begins = {"memory": self.memory_from} | dict.fromkeys(("pixels", "generated", "shares"), self.reconstruct_from)
         weight = super().weight(loss, step)
         return weight * (step >= begins[loss]) if loss in begins else weight
 
-    def forward(
-        self, student: towers.UniMedI, teacher: towers.UniMedI, batch: Batch, state: PyTree, step: Int[Array, ""]
-    ) -> base.LossTerms:
+    def forward(self, student: UniMedI, teacher: UniMedI, batch: Batch, state: PyTree, step: Step) -> base.LossTerms:
         """Image against report over the batch, then each sample's regions against its sentences."""
         pairs = common.encode_pairs(student, batch)
         contrasted = losses.contrastive(pairs.z_image, pairs.z_text, 1 / student.head["scale"]()).mean(axis=0)
@@ -95,9 +94,8 @@ class Objective(settings.PRIOR, base.Objective):
         for name, image in pairs.images.items():
             drawn = common.keys(keys[name], "noise", "channels")
             noise = jax.random.gumbel(drawn["noise"], (*present[name].shape, self.prototypes))
-            regions, of_report, memory = student.head["local"](
-                image.patches, rows[name], present[name], noise, step >= self.memory_from
-            )
+            parts = image.patches, rows[name], present[name]
+            regions, of_report, memory = student.head["local"](*parts, noise, step >= self.memory_from)
             share = 1 - self.channel_dropout
             channels = jax.random.bernoulli(drawn["channels"], share, regions.own[:, :1].shape)
             rebuilt = student.head[f"pixels_{name}"](jnp.where(channels, regions.own / share, 0), regions.gathered)
@@ -136,26 +134,21 @@ class Local(nn.Module):
         noise: Float[Array, "b s p"],
         use_memory: Bool[Array, ""],
     ) -> tuple[Regions, Sentences, Float[Array, "p e"]]:
-        def dense(name: str, x: Array) -> Array:
-            return linear.Dense(self.width, dtype=self.dtype, kernel_init=transformer.init(x.shape[-1]), name=name)(x)
-
-        regions = dense("regions", patches)
-        sentences = dense("sentences", words).astype(jnp.float32)
+        size = self.width, self.dtype
+        regions = transformer.dense(patches, *size, "regions")
+        sentences = transformer.dense(words, *size, "sentences").astype(jnp.float32)
         memory = self.param("memory", nn.initializers.normal(1.0), (self.prototypes, self.width))
         mixtures, logits = mix(sentences, memory, noise, self.temperature)
         used = jnp.where(use_memory, mixtures, sentences).astype(self.dtype)
-        query, key, value = (dense(f"region_{part}", regions) for part in ("query", "key", "value"))
-        asked, keys, values = (dense(f"sentence_{part}", used) for part in ("query", "key", "value"))
+        query, key, value = (transformer.dense(regions, *size, f"region_{part}") for part in ("query", "key", "value"))
+        asked, keys, values = (transformer.dense(used, *size, f"sentence_{part}") for part in ("query", "key", "value"))
         from_regions = sigmoid_attention(asked, key, value, jnp.ones(regions.shape[:2], bool))
         from_sentences = sigmoid_attention(query, keys, values, real)
         hidden = linear.Dense(self.width // 2, dtype=self.dtype, name="predictor1")
         out = linear.Dense(self.width, dtype=self.dtype, name="predictor2")
         predicted = (out(nn.relu(hidden(x))) for x in (regions, from_sentences.astype(self.dtype)))
-        return (
-            Regions(regions, from_sentences, *predicted),
-            Sentences(sentences, mixtures, used, from_regions, logits),
-            memory,
-        )
+        of_report = Sentences(sentences, mixtures, used, from_regions, logits)
+        return Regions(regions, from_sentences, *predicted), of_report, memory
 
 
 class Pixels(nn.Module):
@@ -172,15 +165,13 @@ class Pixels(nn.Module):
         return linear.Dense(self.pixels, dtype=self.dtype, kernel_init=init, name="fc2")(x)
 
 
-def inner(mask: Bool[Array, "b l"]) -> Bool[Array, "b l"]:
+def inner(mask: TextMask) -> Bool[Array, "b l"]:
     """Each report's tokens without the first and the last, [CLS] and [SEP]."""
     place = jnp.cumsum(mask, axis=1)
     return mask & (place > 1) & (place < jnp.sum(mask, axis=1, keepdims=True))
 
 
-def runs(
-    words: Float[Array, "b l w"], mask: Bool[Array, "b l"], count: int
-) -> tuple[Float[Array, "b s w"], Bool[Array, "b s"]]:
+def runs(words: Float[Array, "b l w"], mask: TextMask, count: int) -> tuple[Float[Array, "b s w"], Bool[Array, "b s"]]:
     """Each report's tokens in `count` equal runs: the mean of each, and which there are.
 
     A report of fewer tokens has a run for each and leaves the last ones empty.
@@ -225,10 +216,7 @@ def disagreement(
 
 
 def own_sentence(
-    sentences: Float[Array, "b s e"],
-    gathered: Float[Array, "b s e"],
-    real: Bool[Array, "b s"],
-    scale: Float[Array, ""] | float,
+    sentences: Float[Array, "b s e"], gathered: Float[Array, "b s e"], real: Bool[Array, "b s"], scale: Scalar
 ) -> Float[Array, " b"]:
     """Symmetric InfoNCE between each sentence and what it gathers from the image, among those of its report."""
     logits = scale * jnp.einsum("bse,bte->bst", heads.unit(gathered), heads.unit(sentences))

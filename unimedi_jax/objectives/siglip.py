@@ -15,23 +15,22 @@ import flax.linen as nn
 import jax
 from jax import numpy as jnp
 
-from unimedi_jax import losses, placement
+from unimedi_jax import losses
 from unimedi_jax.config import objectives as settings
-from unimedi_jax.models import heads, towers
+from unimedi_jax.models import heads
+from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.objectives import base, common
-from unimedi_jax.typing import Array, Batch, Float, Int, PyTree
+from unimedi_jax.typing import Array, Batch, Float, Int, PyTree, Scalar, Step
 
 
 class Objective(settings.SigLIP, base.Objective):
     """The sigmoid loss alone."""
 
-    def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
+    def heads(self, model: UniMedI) -> dict[str, nn.Module]:
         """Scale, which nothing bounds, and bias."""
         return {"scale": heads.Scale(self.scale, most=math.inf), "bias": Bias(self.bias)}
 
-    def forward(
-        self, student: towers.UniMedI, teacher: towers.UniMedI, batch: Batch, state: PyTree, step: Int[Array, ""]
-    ) -> base.LossTerms:
+    def forward(self, student: UniMedI, teacher: UniMedI, batch: Batch, state: PyTree, step: Step) -> base.LossTerms:
         """Every image of the batch with every report."""
         pairs = common.encode_pairs(student, batch)
         scale, bias = student.head["scale"](), student.head["bias"]()
@@ -50,33 +49,18 @@ class Bias(nn.Module):
 
 
 def sigmoid(
-    z_image: Float[Array, "b e"],
-    z_text: Float[Array, "b e"],
-    scale: Float[Array, ""] | float,
-    bias: Float[Array, ""] | float,
-    chunk: int = 0,
+    z_image: Float[Array, "b e"], z_text: Float[Array, "b e"], scale: Scalar, bias: Scalar, chunk: int = 0
 ) -> Float[Array, " b"]:
     """The logistic loss of the pairs of each image, summed over the reports: its own is to match, all others not.
 
     The embeddings are of unit length. At most `chunk` rows of the similarities exist at a time, forward and backward,
     as in `losses.contrastive`; 0 is all of them.
-
-    Raises:
-        ValueError: `chunk` is smaller than the batch and does not divide it.
     """
-    batch = len(z_image)
-    if 0 < chunk < batch and batch % chunk:
-        raise ValueError(f"a batch of {batch} does not divide into chunks of {chunk}")
-    number = jnp.arange(batch)
+    number = jnp.arange(len(z_image))
 
     def one_chunk(rows: Float[Array, "c e"], own: Int[Array, " c"], others: Float[Array, "b e"]) -> Float[Array, " c"]:
         logits = scale * (rows @ others.T).astype(jnp.float32) + bias
         sign = jnp.where(own[:, None] == number[None], 1.0, -1.0)
         return -jnp.sum(jax.nn.log_sigmoid(sign * logits), axis=-1)
 
-    if not 0 < chunk < batch:
-        return one_chunk(z_image, number, z_text)
-    reports = placement.replicate(z_text)  # gathered once, before the loop
-    each = jax.checkpoint(lambda part: one_chunk(*part, reports), prevent_cse=False)
-    parts = (losses.split(z_image, batch // chunk), losses.split(number, batch // chunk))
-    return losses.merge(jax.lax.map(each, parts))
+    return losses.in_chunks(one_chunk, z_image, number, z_text, chunk)

@@ -17,9 +17,10 @@ import flax.linen as nn
 from jax import numpy as jnp
 
 from unimedi_jax.config import objectives as settings
-from unimedi_jax.models import heads, towers
+from unimedi_jax.models import heads
+from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.objectives import base, common, masked
-from unimedi_jax.typing import Array, Batch, Bool, Float, Int, PyTree
+from unimedi_jax.typing import Array, Batch, Bool, Float, PyTree, Step
 
 
 def masked_absolute_error(
@@ -31,7 +32,7 @@ def masked_absolute_error(
 
 
 def predict_pixels(
-    student: towers.UniMedI, modality: str, pixels: Float[Array, "b n v"], mask: Bool[Array, "b n"]
+    student: UniMedI, modality: str, pixels: Float[Array, "b n v"], mask: Bool[Array, "b n"]
 ) -> Float[Array, "b n v"]:
     """The pixels of all patches, from those that are not masked."""
     tokens = student.embed_pixels(modality, pixels, common.grid(student, modality), mask)
@@ -44,16 +45,14 @@ class Objective(settings.SimMIM, base.Objective):
     uses_reports = False
     has_joint_space = False
 
-    def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
+    def heads(self, model: UniMedI) -> dict[str, nn.Module]:
         """A linear map to pixels and one to voxels."""
         return {
             f"pixels_{modality}": heads.Linear(math.prod(common.patch(model, modality)), dtype=model.vision.dtype)
             for modality in ("xray", "ct")
         }
 
-    def forward(
-        self, student: towers.UniMedI, teacher: towers.UniMedI, batch: Batch, state: PyTree, step: Int[Array, ""]
-    ) -> base.LossTerms:
+    def forward(self, student: UniMedI, teacher: UniMedI, batch: Batch, state: PyTree, step: Step) -> base.LossTerms:
         """Random blocks of every image are masked, and their pixels predicted."""
         losses = {}
         for modality in common.modalities(batch):

@@ -10,9 +10,10 @@ from jax import numpy as jnp
 from unimedi_jax import losses, selection
 from unimedi_jax.config import objectives as settings
 from unimedi_jax.mean import Mean
-from unimedi_jax.models import heads, towers
+from unimedi_jax.models import heads, vision
+from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.objectives import base, common
-from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key, Metrics, PyTree
+from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key, Metrics, PyTree, Step
 
 CENTRES = {"icl": "centre_cls", "pcl": "centre_patch"}  # of each distillation, in the objective's state
 
@@ -50,7 +51,7 @@ class Objective(settings.UniMedI, base.Objective):
 
     teacher = ("vision", "head_cls", "head_patch")  # the visual side; reports have none
 
-    def heads(self, model: towers.UniMedI) -> dict[str, nn.Module]:
+    def heads(self, model: UniMedI) -> dict[str, nn.Module]:
         """DINO's prototypes for CLS and for patches.
 
         Raises:
@@ -60,38 +61,26 @@ class Objective(settings.UniMedI, base.Objective):
         tokens = min(math.prod(model.vision.image_grid), math.prod(model.volume_grid))
         if self.mask_mode == "mask_token" and selection.num_kept(tokens, self.mask_ratio) == tokens:
             raise ValueError(f"mask_ratio={self.mask_ratio} hides none of {tokens} tokens, which mask_token compares")
-        size, dtype = model.head_sizes, model.vision.dtype
-        return {
-            "cls": heads.DinoHead(size.prototypes_cls, size.hidden, size.bottleneck, dtype),
-            "patch": heads.DinoHead(size.prototypes_patch, size.hidden, size.bottleneck, dtype),
-        }
-
-    def state(self, model: towers.UniMedI) -> PyTree:
-        """The centres, one a modality; they stay equal unless `centre_by_modality`."""
         size = model.head_sizes
-        both = ("xray", "ct")
-        return {
-            "centre_cls": {modality: jnp.zeros(size.prototypes_cls) for modality in both},
-            "centre_patch": {modality: jnp.zeros(size.prototypes_patch) for modality in both},
-        }
+        rest = size.hidden, size.bottleneck, model.vision.dtype
+        cls, patch = (heads.DinoHead(count, *rest) for count in (size.prototypes_cls, size.prototypes_patch))
+        return {"cls": cls, "patch": patch}
 
-    def forward(
-        self, student: towers.UniMedI, teacher: towers.UniMedI, batch: Batch, state: PyTree, step: Int[Array, ""]
-    ) -> base.LossTerms:
+    def state(self, model: UniMedI) -> PyTree:
+        """The centres, one a modality; they stay equal unless `centre_by_modality`."""
+        counts = {"centre_cls": model.head_sizes.prototypes_cls, "centre_patch": model.head_sizes.prototypes_patch}
+        return {kind: {modality: jnp.zeros(count) for modality in ("xray", "ct")} for kind, count in counts.items()}
+
+    def forward(self, student: UniMedI, teacher: UniMedI, batch: Batch, state: PyTree, step: Step) -> base.LossTerms:
         """L = w_vl L_vl + w_icl L_icl + w_pcl L_pcl over a mixed batch of X-rays and CTs."""
         targets = self.teacher_forward(teacher, batch, student.make_rng("draws"), step)
         outputs, reports = self.student_forward(student, batch, targets)
         cls = {modality: output.cls for modality, output in outputs.items()}
         distilled, stats = self.distillation_losses(student, teacher, outputs, targets, state, step)
-        return base.LossTerms(
-            {"vl": self.contrastive_loss(student, batch, cls, reports), **distilled},
-            prototypes_used(stats),
-            self.update_centres(state, stats),
-        )
+        terms = {"vl": self.contrastive_loss(student, batch, cls, reports), **distilled}
+        return base.LossTerms(terms, prototypes_used(stats), self.update_centres(state, stats))
 
-    def teacher_forward(
-        self, teacher: towers.UniMedI, batch: Batch, key: Key[Array, ""], step: Int[Array, ""]
-    ) -> TeacherOutputs:
+    def teacher_forward(self, teacher: UniMedI, batch: Batch, key: Key[Array, ""], step: Step) -> TeacherOutputs:
         """The teacher sees samples whole, scores their tokens and chooses; of a CT it chooses slices first."""
         keys = common.keys(key, "xray", "ct", "slices")  # no draw depends on the modalities at hand
         outputs = {}
@@ -107,7 +96,7 @@ class Objective(settings.UniMedI, base.Objective):
         return outputs
 
     def student_forward(
-        self, student: towers.UniMedI, batch: Batch, targets: TeacherOutputs
+        self, student: UniMedI, batch: Batch, targets: TeacherOutputs
     ) -> tuple[StudentOutputs, Float[Array, "b w"]]:
         """The student on the tokens that the teacher keeps, and the vectors of the reports, modality after modality.
 
@@ -129,10 +118,10 @@ class Objective(settings.UniMedI, base.Objective):
         return outputs, common.encode_reports(student, batch).vector
 
     def contrastive_loss(
-        self, student: towers.UniMedI, batch: Batch, cls: dict[str, Float[Array, "_ d"]], reports: Float[Array, "b w"]
+        self, student: UniMedI, batch: Batch, cls: dict[str, Float[Array, "_ d"]], reports: Float[Array, "b w"]
     ) -> dict[str, Float[Array, " _"]]:
         """L_vl over all samples of the batch, CTs' and X-rays' reports being negatives of each other."""
-        z_image, z_text = common.project(student, cls, reports)
+        z_image, z_text = student.project(cls, reports, True)
         chunk = self.contrastive_chunk
         same = losses.same_report(*common.reports(batch), chunk) if self.identical_reports else None
         each = losses.contrastive(z_image, z_text, self.temperature, same, chunk).mean(axis=0)
@@ -140,21 +129,18 @@ class Objective(settings.UniMedI, base.Objective):
 
     def distillation_losses(
         self,
-        student: towers.UniMedI,
-        teacher: towers.UniMedI,
+        student: UniMedI,
+        teacher: UniMedI,
         outputs: StudentOutputs,
         targets: TeacherOutputs,
         state: PyTree,
-        step: Int[Array, ""],
+        step: Step,
     ) -> tuple[base.Losses, Stats]:
         """L_icl on CLS and L_pcl on patches, and how the teacher's targets are spread over the prototypes."""
         terms, stats = {}, {}
-        for name, head, field, weight in (
-            ("icl", "cls", "cls", self.weight_icl),
-            ("pcl", "patch", "patches", self.weight_pcl),
-        ):
+        for name, head, field in (("icl", "cls", "cls"), ("pcl", "patch", "patches")):
             # Without weight it is not computed; but heads have parameters all the same.
-            if not weight and not student.is_initializing():
+            if not getattr(self, f"weight_{name}") and not student.is_initializing():
                 continue
             terms[name], stats[name] = {}, {}
             for modality, output in outputs.items():
@@ -183,16 +169,13 @@ class Objective(settings.UniMedI, base.Objective):
             }
         return after
 
-    def temperatures(self, step: Int[Array, ""]) -> dict[str, Float[Array, ""]]:
+    def temperatures(self, step: Step) -> dict[str, Float[Array, ""]]:
         """The teacher's temperature for each distillation."""
+        steps = self.temperature_warmup_steps
         ends = {"icl": self.teacher_temperature_cls, "pcl": self.teacher_temperature_patch}
-        return {
-            name: losses.teacher_temperature(pair, self.temperature_warmup_steps, step) for name, pair in ends.items()
-        }
+        return {name: losses.teacher_temperature(pair, steps, step) for name, pair in ends.items()}
 
-    def choose_layers(
-        self, teacher: towers.UniMedI, tokens: Array, key: Key[Array, ""], step: Int[Array, ""]
-    ) -> Int[Array, "b s"]:
+    def choose_layers(self, teacher: UniMedI, tokens: Array, key: Key[Array, ""], step: Step) -> Int[Array, "b s"]:
         """The teacher on the volume alone: the depth layers that eq. 2 ranks first."""
         scores = teacher.encode(teacher.embed_volume(tokens), scores=True).scores
         # One random draw per layer, spread over its tokens, so that eq. 2 returns just that draw.
@@ -201,22 +184,16 @@ class Objective(settings.UniMedI, base.Objective):
         draw = jnp.repeat(draw, scores.shape[1] // layers, axis=1)
         return teacher.choose_layers(self.scores(self.slices_by, scores, draw, step))[1]
 
-    def choose_tokens(self, model: towers.UniMedI, modality: str, scores: Float[Array, "b n"]) -> Int[Array, "b k"]:
+    def choose_tokens(self, model: UniMedI, modality: str, scores: Float[Array, "b n"]) -> Int[Array, "b k"]:
         """The tokens that the student sees, of [slices, volume] in a CT."""
         grid = common.grid(model, modality)
-        if modality == "xray" and self.mask_block > 1:
-            blocks = selection.num_kept(math.prod(grid) // self.mask_block**2, self.mask_ratio)
-            return selection.topk_block_indices(scores, grid, self.mask_block, blocks)
         slices = scores.shape[1] - math.prod(grid)  # tokens of the slices, before those of the volume
         if self.mask_scope == "sequence" or not slices:
-            return self.best(scores)
-        return jnp.concatenate([self.best(scores[:, :slices]), self.best(scores[:, slices:]) + slices], axis=1)
+            return selection.best_tokens(scores, self.mask_ratio, grid, self.mask_block)
+        parts = [selection.best_tokens(x, self.mask_ratio, grid) for x in jnp.split(scores, [slices], axis=1)]
+        return jnp.concatenate([parts[0], parts[1] + slices], axis=1)
 
-    def best(self, scores: Float[Array, "b n"]) -> Int[Array, "b k"]:
-        """The share of the tokens that `mask_ratio` leaves, those with the highest scores."""
-        return selection.topk_indices(scores, selection.num_kept(scores.shape[1], self.mask_ratio))
-
-    def scores(self, by: str, attention: Array, draw: Array, step: Int[Array, ""]) -> Array:
+    def scores(self, by: str, attention: Array, draw: Array, step: Step) -> Array:
         """Attention or a random draw, as `by` and `random_until_step` say. What is not used is never computed."""
         if by == "random":
             return draw
@@ -232,11 +209,7 @@ class Objective(settings.UniMedI, base.Objective):
 
 
 def embed(
-    network: towers.UniMedI,
-    modality: str,
-    tokens: Array,
-    layers: Int[Array, "b s"] | None,
-    hidden: Bool[Array, "b n"] | None = None,
+    network: UniMedI, modality: str, tokens: Array, layers: Int[Array, "b s"] | None, hidden: vision.Hidden = None
 ) -> Float[Array, "b n d"]:
     """All tokens of an X-ray, or [slices, volume] of a CT, with their positions."""
     if modality == "xray":

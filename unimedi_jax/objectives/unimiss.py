@@ -15,24 +15,24 @@ decoder is trained. Views: see `crops`.
 
 from jax import numpy as jnp
 
+from unimedi_jax import losses
 from unimedi_jax.config import objectives as settings
-from unimedi_jax.models import towers
+from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.objectives import base, common, crops, dino
-from unimedi_jax.typing import Array, Batch, Float, Int, Key, PyTree
+from unimedi_jax.typing import Array, Batch, Float, Key, PyTree, Step
 
 
 class Objective(settings.UniMiSS, dino.SelfDistillation):
     """X-rays, volumes, and volumes with their slices."""
 
-    def weight(self, loss: str, step: Int[Array, ""]) -> float:
+    def weight(self, loss: str, step: Step) -> float:
         """1 for what is compared with its own kind, `weight_slices` for each of the three terms with slices."""
         return 1.0 if loss in ("image", "volume") else self.weight_slices
 
-    def forward(
-        self, student: towers.UniMedI, teacher: towers.UniMedI, batch: Batch, state: PyTree, step: Int[Array, ""]
-    ) -> base.LossTerms:
+    def forward(self, student: UniMedI, teacher: UniMedI, batch: Batch, state: PyTree, step: Step) -> base.LossTerms:
         """Two views of every sample, and slices of those of the volumes."""
         terms, metrics, centres = {}, {}, dict(state["centre"])
+        temperatures = self.student_temperature, self.temperature(step)
         for modality in common.modalities(batch):
             centre = state["centre"][modality]
             x = crops.to_image(student, modality, batch[modality]["tokens"])
@@ -44,9 +44,10 @@ class Objective(settings.UniMiSS, dino.SelfDistillation):
                 slice_targets = mean_logits(teacher, slices, self.slices)
                 pairs = volume_pairs(predictions, targets, mean_logits(student, slices, self.slices), slice_targets)
                 targets = jnp.concatenate([targets, slice_targets], axis=1)
-            terms |= {loss: {modality: self.distillation_loss(*pair, centre, step)} for loss, pair in pairs.items()}
+            for loss, pair in pairs.items():
+                terms[loss] = {modality: dino.across_views(*pair, centre, *temperatures)}
             metrics[f"{modality}/dino_prototypes"] = self.prototypes_used(targets, centre, step)
-            centres[modality] = self.update_centre(centre, targets)
+            centres[modality] = losses.update_centre(centre, targets, self.centre_momentum)
         return base.LossTerms(terms, metrics, {"centre": centres})
 
 
@@ -74,7 +75,7 @@ def slices_of_views(
     return slices.reshape(batch, num_views * count, size, size)
 
 
-def mean_logits(network: towers.UniMedI, slices: Float[Array, "b cs y x"], count: int) -> Float[Array, "b c p"]:
+def mean_logits(network: UniMedI, slices: Float[Array, "b cs y x"], count: int) -> Float[Array, "b c p"]:
     """Logits of the prototypes, the mean over the `count` slices of each view."""
     logits = dino.prototype_logits(network, slices)
     return jnp.mean(logits.reshape(len(logits), -1, count, logits.shape[-1]), axis=2)
