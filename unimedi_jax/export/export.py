@@ -21,7 +21,7 @@ OWN = ("patch_embed_3d.", "pos_embed_3d", "mask_token", "type_2d", "type_3d", "d
 MODULE = "unimedi_torch.py"
 
 
-def run(config: Any) -> None:
+def run(config: Any, _: pathlib.Path | None = None) -> None:
     """Writes `config.out` from `config.checkpoint`, whole or not at all.
 
     Raises:

@@ -100,7 +100,7 @@ def load(path: str | pathlib.Path, network: str = "student", *, rows: int = 8, c
     return Model(trained, trained.embedder(rows=rows, ct_slices=ct_slices))
 
 
-def run(config: Any) -> None:
+def run(config: Any, _: pathlib.Path | None = None) -> None:
     """Embeds `config.source` into `config.out`; what could not be read is listed in `<out>.rejected.jsonl`."""
     missing = [name for name in ("checkpoint", "source", "out") if not config[name]]
     if missing:

@@ -45,7 +45,7 @@ class Pretrained:
     @functools.cached_property
     def untrained(self) -> PyTree:
         """Variables of the same network before any step, from the run's seed."""
-        variables = jax.jit(lambda key: states.begin(self.model, key)[0])(jax.random.key(self.config["seed"]))
+        variables = jax.jit(lambda key: states.init_variables(self.model, key)[0])(jax.random.key(self.config["seed"]))
         return sharding.put_replicated({"batch_stats": {}, **variables}, self.mesh)
 
     def encoder(self, name: str) -> PyTree:

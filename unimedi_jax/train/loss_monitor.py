@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from data import pages
 from data.errors import UserError
 from unimedi_jax.input import records
 from unimedi_jax.typing import Metrics
@@ -121,12 +122,8 @@ class LossMonitor:
     def _note(self, result: StepResult, kind: str) -> pathlib.Path:
         host = f".host{jax.process_index()}" if jax.process_index() else ""
         path = self._folder / f"{result.step}-{kind}{host}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
         values = {name: str(value) for name, value in host_values(result.metrics).items()}  # "nan", where JSON has none
-        partial.write_text(json.dumps({"step": result.step, "ids": result.ids, "metrics": values}), encoding="utf-8")
-        partial.replace(path)
-        return path
+        return pages.write(path, json.dumps({"step": result.step, "ids": result.ids, "metrics": values}))
 
 
 def host_values(metrics: Metrics) -> dict[str, float]:
