@@ -94,10 +94,8 @@ def measure(cases: Sequence[Case], *, confidence: float = 0.5, resamples: int = 
             result[f"{name}/low"], result[f"{name}/high"] = bootstrap.interval(
                 lambda rows, x=of_images, t=truths: _mean(x, t, rows), len(cases), resamples=resamples, seed=seed
             )
-    sure = [
-        Case(case.predicted[case.scores >= confidence], case.scores[case.scores >= confidence], case.truth)
-        for case in cases
-    ]
+    high = [case.scores >= confidence for case in cases]
+    sure = [Case(x.predicted[rows], x.scores[rows], x.truth) for x, rows in zip(cases, high, strict=True)]
     counted = [case for case in sure if len(case.predicted) and len(case.truth)]
     result["map_mgca"] = vectors.nan_mean(_of(counted, PAPER)) if counted else float("nan")
     result |= {"cases_mgca": float(len(counted)), "boxes": float(sum(len(case.truth) for case in cases))}
@@ -105,8 +103,9 @@ def measure(cases: Sequence[Case], *, confidence: float = 0.5, resamples: int = 
 
 
 def _of(cases: Sequence[Case], thresholds: Sequence[float]) -> Float[np.ndarray, " t"]:
-    of_images = [hits(case, thresholds) for case in cases]
-    scores, matched = (np.concatenate(part, axis=-1) for part in zip(*of_images, strict=True))
+    scores, matched = (
+        np.concatenate(x, axis=-1) for x in zip(*(hits(case, thresholds) for case in cases), strict=True)
+    )
     return average_precision(scores, matched, sum(len(case.truth) for case in cases))
 
 

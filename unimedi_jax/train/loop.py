@@ -211,9 +211,8 @@ def _log(result: StepResult | None, running: _Running, speed: Speed, monitor: Lo
     parts = " ".join(f"{key.removeprefix('loss/')} {values[key]:.3f}" for key in values if key.startswith("loss/"))
     mfu = f", MFU {values['speed/mfu']:.0%}" if "speed/mfu" in values else ""
     rates = f"{values['speed/samples_per_s']:.0f} samples/s{mfu}, waiting for data {values['speed/wait_share']:.1%}"
-    LOG.info(
-        "step %d/%d  loss %.3f (%s)  %s, left %s", step, config.steps, values["loss"], parts, rates, speed.eta(step)
-    )
+    rest = f"{rates}, left {speed.eta(step)}"
+    LOG.info("step %d/%d  loss %.3f (%s)  %s", step, config.steps, values["loss"], parts, rest)
 
 
 def facts(job: TrainingJob) -> dict[str, Any]:
