@@ -103,9 +103,8 @@ def measure(cases: Sequence[Case], *, confidence: float = 0.5, resamples: int = 
 
 
 def _of(cases: Sequence[Case], thresholds: Sequence[float]) -> Float[np.ndarray, " t"]:
-    scores, matched = (
-        np.concatenate(x, axis=-1) for x in zip(*(hits(case, thresholds) for case in cases), strict=True)
-    )
+    of_images = [hits(case, thresholds) for case in cases]
+    scores, matched = (np.concatenate(part, axis=-1) for part in zip(*of_images, strict=True))
     return average_precision(scores, matched, sum(len(case.truth) for case in cases))
 
 
