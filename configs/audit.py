@@ -1,13 +1,11 @@
 """Whether names, identifiers or report text of a raw source have reached a run's or a set's folder."""
 
-import dataclasses
+from ml_collections import ConfigDict
 
-import ml_collections
-
-from unimedi_jax.config.jobs import AuditConfig
+from unimedi_jax.config import jobs, typed
 
 
-def get_config(arg: str = "") -> ml_collections.ConfigDict:
+def get_config(arg: str = "") -> ConfigDict:
     if arg:
         raise ValueError(f"configs/audit.py takes no argument, not {arg!r}")
-    return ml_collections.ConfigDict(dataclasses.asdict(AuditConfig()))
+    return typed.config_dict(jobs.AuditConfig())

@@ -3,17 +3,15 @@
 Further words are presets of configs/pretrain.py: `:step,demo` measures the demo's step instead of ViT-B's.
 """
 
-import dataclasses
-
-import ml_collections
+from ml_collections import ConfigDict
 
 from configs import pretrain
-from unimedi_jax.config.jobs import BenchConfig
+from unimedi_jax.config import jobs, typed
 
 
-def get_config(arg: str = "all") -> ml_collections.ConfigDict:
+def get_config(arg: str = "all") -> ConfigDict:
     what, _, presets = arg.partition(",")
-    config = ml_collections.ConfigDict(dataclasses.asdict(BenchConfig(what=what)))
+    config = typed.config_dict(jobs.BenchConfig(what=what))
     config.pretrain = pretrain.get_config(presets)
     config.pretrain.model.dtype = "float32"  # as the twin
     if not presets:

@@ -3,15 +3,13 @@
 The public sets and their options: data/README.md.
 """
 
-import dataclasses
+from ml_collections import ConfigDict
 
-import ml_collections
-
-from unimedi_jax.config import building
+from unimedi_jax.config import building, typed
 
 SOURCES = building.SOURCES
 
 
-def get_config(arg: str = "") -> ml_collections.ConfigDict:
+def get_config(arg: str = "") -> ConfigDict:
     """The settings of one source."""
-    return ml_collections.ConfigDict(dataclasses.asdict(building.build_config(arg)))
+    return typed.config_dict(building.build_config(arg))

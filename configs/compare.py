@@ -4,25 +4,23 @@ The presets are those of the demo, or of another start: `configs/compare.py:pape
 `--config.presets`, such as `clip+xray_only`, are joined by a plus.
 """
 
-import dataclasses
-
-import ml_collections
+from ml_collections import ConfigDict
 
 from configs import pretrain, systems
-from unimedi_jax.config.jobs import AblateConfig, CompareConfig
+from unimedi_jax.config import jobs, typed
 
 
-def get_config(arg: str = "") -> ml_collections.ConfigDict:
+def get_config(arg: str = "") -> ConfigDict:
     # unimedi: config.base as it is
-    return shared(CompareConfig(presets=",".join(["unimedi", *systems.SYSTEMS])), arg)
+    return shared(jobs.CompareConfig(presets=",".join(["unimedi", *systems.SYSTEMS])), arg)
 
 
-def shared(settings: AblateConfig, arg: str) -> ml_collections.ConfigDict:
+def shared(settings: jobs.AblateConfig, arg: str) -> ConfigDict:
     """The settings of a job that trains presets, beside the start that they share and what each changes in it."""
     starts = [name for name in pretrain.STARTS if name]
     if arg and arg not in starts:
         raise ValueError(f"{arg!r} is no start: one of {', '.join(starts)}; presets are named in config.presets")
-    config = ml_collections.ConfigDict(dataclasses.asdict(settings))
+    config = typed.config_dict(settings)
     config.base = pretrain.get_config(arg or "demo")
-    config.changes = ml_collections.ConfigDict(pretrain.changes(small=arg in ("", "demo")))
+    config.changes = ConfigDict(pretrain.changes(small=arg in ("", "demo")))
     return config

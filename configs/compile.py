@@ -4,16 +4,14 @@
 Needs the compilers of requirements-aot.txt, and no device.
 """
 
-import dataclasses
-
-import ml_collections
+from ml_collections import ConfigDict
 
 from configs import pretrain
-from unimedi_jax.config.jobs import CompileConfig
+from unimedi_jax.config import jobs, typed
 
 
-def get_config(arg: str = "v5e-256") -> ml_collections.ConfigDict:
+def get_config(arg: str = "v5e-256") -> ConfigDict:
     target, _, presets = arg.partition(",")
-    config = ml_collections.ConfigDict(dataclasses.asdict(CompileConfig(target=target)))
+    config = typed.config_dict(jobs.CompileConfig(target=target))
     config.pretrain = pretrain.get_config(presets)
     return config

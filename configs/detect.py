@@ -4,12 +4,10 @@ YOLOv3's head over a pyramid of the ViT's map, one class whatever the finding, M
 in the papers, and COCO's.
 """
 
-import dataclasses
+from ml_collections import ConfigDict
 
-import ml_collections
-
-from unimedi_jax.config.jobs import DetectConfig
+from unimedi_jax.config import jobs, typed
 
 
-def get_config(arg: str = "phantom") -> ml_collections.ConfigDict:
-    return ml_collections.ConfigDict(dataclasses.asdict(DetectConfig(data=arg or "phantom")))
+def get_config(arg: str = "phantom") -> ConfigDict:
+    return typed.config_dict(jobs.DetectConfig(data=arg or "phantom"))

@@ -1,11 +1,9 @@
 """Embeddings of files by a trained network."""
 
-import dataclasses
+from ml_collections import ConfigDict
 
-import ml_collections
-
-from unimedi_jax.config.jobs import EmbedConfig
+from unimedi_jax.config import jobs, typed
 
 
-def get_config() -> ml_collections.ConfigDict:
-    return ml_collections.ConfigDict(dataclasses.asdict(EmbedConfig()))
+def get_config() -> ConfigDict:
+    return typed.config_dict(jobs.EmbedConfig())

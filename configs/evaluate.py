@@ -3,12 +3,10 @@
 Without `config.data` all built sets of the folder are used, or the phantom where there is none.
 """
 
-import dataclasses
+from ml_collections import ConfigDict
 
-import ml_collections
-
-from unimedi_jax.config.jobs import EvaluateConfig
+from unimedi_jax.config import jobs, typed
 
 
-def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    return ml_collections.ConfigDict(dataclasses.asdict(EvaluateConfig(data=arg)))
+def get_config(arg: str = "") -> ConfigDict:
+    return typed.config_dict(jobs.EvaluateConfig(data=arg))

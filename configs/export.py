@@ -1,11 +1,9 @@
 """A checkpoint as files for timm, transformers and plain PyTorch."""
 
-import dataclasses
+from ml_collections import ConfigDict
 
-import ml_collections
-
-from unimedi_jax.config.jobs import ExportConfig
+from unimedi_jax.config import jobs, typed
 
 
-def get_config() -> ml_collections.ConfigDict:
-    return ml_collections.ConfigDict(dataclasses.asdict(ExportConfig()))
+def get_config() -> ConfigDict:
+    return typed.config_dict(jobs.ExportConfig())

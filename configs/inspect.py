@@ -1,13 +1,11 @@
 """What a built set, a run or an export holds, and how its records were made."""
 
-import dataclasses
+from ml_collections import ConfigDict
 
-import ml_collections
-
-from unimedi_jax.config.jobs import InspectConfig
+from unimedi_jax.config import jobs, typed
 
 
-def get_config(arg: str = "") -> ml_collections.ConfigDict:
+def get_config(arg: str = "") -> ConfigDict:
     if arg:
         raise ValueError(f"configs/inspect.py takes no argument, not {arg!r}")
-    return ml_collections.ConfigDict(dataclasses.asdict(InspectConfig()))
+    return typed.config_dict(jobs.InspectConfig())

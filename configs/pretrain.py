@@ -8,12 +8,10 @@ The embedded phantom is trained on until `config.data` names built sets, such as
 The settings and their meaning: docs/configuration.md.
 """
 
-import dataclasses
-
-import ml_collections
+from ml_collections import ConfigDict
 
 from configs import systems
-from unimedi_jax.config import presets
+from unimedi_jax.config import presets, typed
 from unimedi_jax.config.pretraining import SHARES, PretrainConfig
 
 ABLATIONS = {
@@ -71,7 +69,7 @@ def changes(*, small: bool) -> dict[str, dict]:
     return {**ABLATIONS, **systems.changes(small=small)}
 
 
-def get_config(arg: str = "") -> ml_collections.ConfigDict:
+def get_config(arg: str = "") -> ConfigDict:
     """The paper's recipe, or presets of it, comma-separated."""
     words = arg.split(",")
     if not set(words) <= set(PRESETS):
@@ -88,8 +86,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     return config
 
 
-def _base() -> ml_collections.ConfigDict:
-    config = ml_collections.ConfigDict(dataclasses.asdict(PretrainConfig()))
+def _base() -> ConfigDict:
+    config = typed.config_dict(PretrainConfig())
     steps = config.get_ref("steps")
     for key, share in SHARES.items():  # these follow --config.steps
         section, _, name = key.rpartition(".")

@@ -4,12 +4,10 @@ Linear probe: logistic regression on frozen CLS features, to its optimum; C by v
 trains the whole network. Labels that are uncertain (-1 in a manifest) or unknown are left out, label by label.
 """
 
-import dataclasses
+from ml_collections import ConfigDict
 
-import ml_collections
-
-from unimedi_jax.config.jobs import ProbeConfig
+from unimedi_jax.config import jobs, typed
 
 
-def get_config(arg: str = "phantom") -> ml_collections.ConfigDict:
-    return ml_collections.ConfigDict(dataclasses.asdict(ProbeConfig(data=arg or "phantom")))
+def get_config(arg: str = "phantom") -> ConfigDict:
+    return typed.config_dict(jobs.ProbeConfig(data=arg or "phantom"))

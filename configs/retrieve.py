@@ -1,11 +1,9 @@
 """Retrieval and zero-shot with a trained model: configs/retrieve.py:<built set>, the phantom without one."""
 
-import dataclasses
+from ml_collections import ConfigDict
 
-import ml_collections
-
-from unimedi_jax.config.jobs import RetrieveConfig
+from unimedi_jax.config import jobs, typed
 
 
-def get_config(arg: str = "phantom") -> ml_collections.ConfigDict:
-    return ml_collections.ConfigDict(dataclasses.asdict(RetrieveConfig(data=arg or "phantom")))
+def get_config(arg: str = "phantom") -> ConfigDict:
+    return typed.config_dict(jobs.RetrieveConfig(data=arg or "phantom"))

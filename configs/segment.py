@@ -4,12 +4,10 @@ X-rays: SETR-PUP on the ViT's tokens, the whole image at the network's size (MGC
 NSD are measured on the record's own grid: in millimetres for CTs, in pixels of the 256 x 256 image for X-rays.
 """
 
-import dataclasses
+from ml_collections import ConfigDict
 
-import ml_collections
-
-from unimedi_jax.config.jobs import SegmentConfig
+from unimedi_jax.config import jobs, typed
 
 
-def get_config(arg: str = "phantom") -> ml_collections.ConfigDict:
-    return ml_collections.ConfigDict(dataclasses.asdict(SegmentConfig(data=arg or "phantom")))
+def get_config(arg: str = "phantom") -> ConfigDict:
+    return typed.config_dict(jobs.SegmentConfig(data=arg or "phantom"))

@@ -4,6 +4,7 @@ With --config and --help: the settings of that job and preset, their values and 
 """
 
 import errno
+import importlib
 import logging
 import os
 import pathlib
@@ -12,7 +13,7 @@ import runpy
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import absl.logging
 from absl import app, flags
@@ -28,151 +29,74 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/ and the config's name.")
 
 
-def build(config: Any, workdir: pathlib.Path) -> None:
-    """Raw source to records."""
-    from data import job
-
-    job.run(config, workdir)
-
-
-def pretrain(config: Any, workdir: pathlib.Path) -> None:
-    """UniMedI pre-training."""
-    _ensure_phantom(config)
-    from unimedi_jax.train import loop
-
-    loop.run(config, workdir)
-
-
-def inspect(config: Any, workdir: pathlib.Path) -> None:
-    """What a set, a run or an export holds, and its preprocessing contract."""
-    from unimedi_jax.report import inspection
-
-    inspection.run(config.path)
-
-
-def audit(config: Any, workdir: pathlib.Path) -> None:
-    """Whether names or report text of a raw source are in a folder."""
-    from data.checks import audit as job
-
-    job.run(config)
-
-
-def export(config: Any, workdir: pathlib.Path) -> None:
-    """A run as files for timm, transformers, plain PyTorch and ONNX."""
-    from unimedi_jax.export import export as job
-
-    job.run(config)
-
-
-def embed(config: Any, workdir: pathlib.Path) -> None:
-    """Embeddings of X-rays, CTs and reports."""
-    from unimedi_jax.inference import embed as job
-
-    job.run(config)
-
-
-def probe(config: Any, workdir: pathlib.Path) -> None:
-    """Classification with a trained encoder."""
-    _ensure_phantom(config)
-    from unimedi_jax.evaluation import probe as job
-
-    job.run(config, workdir)
-
-
-def segment(config: Any, workdir: pathlib.Path) -> None:
-    """Segmentation with a trained encoder."""
-    _ensure_phantom(config)
-    from unimedi_jax.evaluation import segment as job
-
-    job.run(config, workdir)
-
-
-def detect(config: Any, workdir: pathlib.Path) -> None:
-    """Detection with a trained encoder."""
-    _ensure_phantom(config)
-    from unimedi_jax.evaluation import detect as job
-
-    job.run(config, workdir)
-
-
-def retrieve(config: Any, workdir: pathlib.Path) -> None:
-    """Retrieval and zero-shot classification."""
-    _ensure_phantom(config)
-    from unimedi_jax.evaluation import retrieve as job
-
-    job.run(config, workdir)
-
-
-def evaluate(config: Any, workdir: pathlib.Path) -> None:
-    """Every evaluation that the data allow, on one page."""
-    if not config.data and not any(pathlib.Path(config.data_dir).glob("*/contract.json")):
-        config.data = "phantom"
-    _ensure_phantom(config)
-    from unimedi_jax.evaluation import evaluate as job
-
-    job.run(config, workdir)
-
-
-def ablate(config: Any, workdir: pathlib.Path) -> None:
-    """Several pre-training presets on the same data, and their table."""
-    _ensure_phantom(config)
-    from unimedi_jax.comparison import ablate as job
-
-    job.run(config, workdir)
-
-
-def compare(config: Any, workdir: pathlib.Path) -> None:
-    """UniMedI beside the systems it is compared with: trained alike, and their table."""
-    _ensure_phantom(config)
-    from unimedi_jax.comparison import compare as job
-
-    job.run(config, workdir)
-
-
-def compile(config: Any, workdir: pathlib.Path) -> None:
-    """The training step ahead of time, for TPU slices and GPUs that are not here."""
-    from unimedi_jax.aot import targets
-
-    targets.prepare()  # before JAX is imported
-    from unimedi_jax.aot import compile as job
-
-    job.run(config, workdir)
-
-
-def bench(config: Any, workdir: pathlib.Path) -> None:
-    """Measures step, input, checkpoint, compile and build."""
-    if config.what in ("all", "input"):
-        _ensure_phantom(config)
-    from unimedi_jax.bench import job
-
-    job.run(config, workdir)
-
-
 def _ensure_phantom(config: Any) -> None:
     """The embedded set is made on the spot the first time that a job's list of sets names it."""
     if "phantom" in (part.partition(":")[0].strip() for part in config.data.split(",")):
-        from data import job as records
+        from data import job
 
-        records.ensure_phantom(config.data_dir)
+        job.ensure_phantom(config.data_dir)
 
 
-# A job imports what it needs when it runs, so that --help and building never wait for JAX.
-JOBS: dict[str, Callable[[Any, pathlib.Path], None]] = {
-    "build": build,
-    "pretrain": pretrain,
-    "export": export,
-    "embed": embed,
-    "inspect": inspect,
-    "audit": audit,
-    "probe": probe,
-    "segment": segment,
-    "detect": detect,
-    "retrieve": retrieve,
-    "evaluate": evaluate,
-    "ablate": ablate,
-    "compare": compare,
-    "compile": compile,
-    "bench": bench,
+def _prepare_evaluate(config: Any) -> None:
+    if not config.data and not any(pathlib.Path(config.data_dir).glob("*/contract.json")):
+        config.data = "phantom"
+    _ensure_phantom(config)
+
+
+def _prepare_bench(config: Any) -> None:
+    if config.what in ("all", "input"):
+        _ensure_phantom(config)
+
+
+def _prepare_compile(config: Any) -> None:
+    from unimedi_jax.aot import targets
+
+    targets.prepare()  # before JAX is imported
+
+
+class Job(NamedTuple):
+    """What a job is for, and the module whose `run(config, workdir)` does it.
+
+    The module is imported when the job runs, so that --help and building never wait for JAX.
+    """
+
+    purpose: str
+    module: str
+    prepare: Callable[[Any], None] = lambda config: None  # called before the module is imported
+
+
+JOBS = {
+    "build": Job("Raw source to records.", "data.job"),
+    "pretrain": Job("UniMedI pre-training.", "unimedi_jax.train.loop", _ensure_phantom),
+    "export": Job("A run as files for timm, transformers, plain PyTorch and ONNX.", "unimedi_jax.export.export"),
+    "embed": Job("Embeddings of X-rays, CTs and reports.", "unimedi_jax.inference.embed"),
+    "inspect": Job(
+        "What a set, a run or an export holds, and its preprocessing contract.", "unimedi_jax.report.inspection"
+    ),
+    "audit": Job("Whether names or report text of a raw source are in a folder.", "data.checks.audit"),
+    "probe": Job("Classification with a trained encoder.", "unimedi_jax.evaluation.probe", _ensure_phantom),
+    "segment": Job("Segmentation with a trained encoder.", "unimedi_jax.evaluation.segment", _ensure_phantom),
+    "detect": Job("Detection with a trained encoder.", "unimedi_jax.evaluation.detect", _ensure_phantom),
+    "retrieve": Job("Retrieval and zero-shot classification.", "unimedi_jax.evaluation.retrieve", _ensure_phantom),
+    "evaluate": Job(
+        "Every evaluation that the data allow, on one page.", "unimedi_jax.evaluation.evaluate", _prepare_evaluate
+    ),
+    "ablate": Job(
+        "Several pre-training presets on the same data, and their table.",
+        "unimedi_jax.comparison.ablate",
+        _ensure_phantom,
+    ),
+    "compare": Job(
+        "UniMedI beside the systems it is compared with: trained alike, and their table.",
+        "unimedi_jax.comparison.compare",
+        _ensure_phantom,
+    ),
+    "compile": Job(
+        "The training step ahead of time, for TPU slices and GPUs that are not here.",
+        "unimedi_jax.aot.compile",
+        _prepare_compile,
+    ),
+    "bench": Job("Measures step, input, checkpoint, compile and build.", "unimedi_jax.bench.job", _prepare_bench),
 }
 
 
@@ -209,7 +133,9 @@ def _run(argv: Sequence[str]) -> None:
         raise UserError(f"the config's job is {config.get('job')!r}: one of {', '.join(JOBS)}")
     _log_only_our_lines()
     threading.excepthook, sys.unraisablehook = _briefly(threading.excepthook), _briefly(sys.unraisablehook)
-    JOBS[config.job](config, _workdir())
+    job = JOBS[config.job]
+    job.prepare(config)
+    importlib.import_module(job.module).run(config, _workdir())
 
 
 def _log_only_our_lines() -> None:
@@ -295,12 +221,12 @@ def _config_file(argv: Sequence[str]) -> str:
 def _help(config: dict[str, Any] | None) -> str:
     if config is None:
         listed = (f"  --{flag.name}: {flag.help}" for flag in (flags.FLAGS["config"], flags.FLAGS["workdir"]))
-        names = (f"  {name:10}{job.__doc__}" for name, job in JOBS.items())
+        names = (f"  {name:10}{job.purpose}" for name, job in JOBS.items())
         return "\n".join([__doc__, "flags:", *listed, "\njobs:", *names])
     from unimedi_jax.config import reference
 
-    purpose = JOBS[config["job"]].__doc__
-    return f"{config['job']}: {purpose}\nSettings are changed as in --config.KEY=VALUE.\n\n{reference.text(config)}"
+    job = config["job"]
+    return f"{job}: {JOBS[job].purpose}\nSettings are changed as in --config.KEY=VALUE.\n\n{reference.text(config)}"
 
 
 def _refuse(message: str, code: int = UserError.exit_code) -> None:

@@ -29,7 +29,7 @@ SURE_IN_BYTES = 6
 Needles = dict[tuple[str, ...], str]  # words that must not occur in this order -> what they are, for the message
 
 
-def run(config: Any) -> None:
+def run(config: Any, _: Path | None = None) -> None:
     """Prints where something was found, but not the text. Raises UserError if anything was."""
     if not config.path or not config.source:
         raise errors.UserError("config.path and config.source are both needed: the folder, and the CSV it was made of")

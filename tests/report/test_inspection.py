@@ -5,6 +5,7 @@ import pytest
 from configs import inspect as inspect_config
 from data.build import contracts
 from data.errors import UserError
+from unimedi_jax.config.jobs import InspectConfig
 from unimedi_jax.report import inspection
 
 CONTRACT = {
@@ -21,7 +22,7 @@ CONTRACT = {
 
 def test_a_set(tmp_path, capsys):
     (tmp_path / "contract.json").write_text(json.dumps(CONTRACT))
-    inspection.run(str(tmp_path))
+    inspection.run(InspectConfig(path=str(tmp_path)))
     shown = capsys.readouterr().out
     for line in (
         "name: mine",
@@ -45,6 +46,6 @@ def test_an_export(tmp_path):
 
 def test_nothing_to_inspect(tmp_path):
     with pytest.raises(UserError, match="nothing to inspect"):
-        inspection.run(str(tmp_path))
+        inspection.run(InspectConfig(path=str(tmp_path)))
     with pytest.raises(UserError, match=r"config\.path"):
-        inspection.run(inspect_config.get_config().path)
+        inspection.run(inspect_config.get_config())

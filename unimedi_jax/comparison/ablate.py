@@ -18,6 +18,7 @@ ONE, PAIR, TWO = "one_encoder", ("xray_only", "ct_only"), "two_encoders"
 # The encoders of X-rays and of CTs of each map.
 MAPS = {TWO: PAIR, ONE: (ONE, ONE), runs.UNIMEDI: (runs.UNIMEDI, runs.UNIMEDI)}
 MAPPED = 400  # points of a modality on a map
+Parts = Mapping[str, features.EmbeddedSplit]  # by modality
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -41,9 +42,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     runs.publish([*rows, *runs.costs(planned, TASK)], workdir, config, title="Ablations", pictures=pictures)
 
 
-def _embedded(
-    of_modality: Mapping[str, pathlib.Path], config: ml_collections.ConfigDict
-) -> dict[str, features.EmbeddedSplit]:
+def _embedded(of_modality: Mapping[str, pathlib.Path], config: ml_collections.ConfigDict) -> Parts:
     """The test patients of each modality through its encoder."""
     record_set, _ = dataset.open_sets(config.data, config.data_dir)[0]
     parts = {}
@@ -56,19 +55,16 @@ def _embedded(
     return parts
 
 
-def _joint(parts: Mapping[str, features.EmbeddedSplit]) -> dict[str, float]:
+def _joint(parts: Parts) -> dict[str, float]:
     """Gap and separation of two encoders' embeddings taken together."""
     modalities = gap.modality_gap(parts["xray"].z, parts["ct"].z)
     z = np.concatenate([part.z for part in parts.values()])
     finding = np.concatenate([evaluator.single_finding(part.labels) for part in parts.values()])
-    return {
-        "gap/xray_ct/distance": modalities.distance,
-        "gap/xray_ct/accuracy": modalities.accuracy,
-        "gap/images/separation": gap.class_separation(z, finding),
-    }
+    scalars = {f"gap/xray_ct/{name}": value for name, value in modalities._asdict().items()}
+    return scalars | {"gap/images/separation": gap.class_separation(z, finding)}
 
 
-def _map(parts: Mapping[str, features.EmbeddedSplit], title: str) -> bytes:
+def _map(parts: Parts, title: str) -> bytes:
     shown = {modality: figures.tsne_rows(len(part.z), limit=MAPPED) for modality, part in parts.items()}
     points = figures.tsne(np.concatenate([parts[modality].z[rows] for modality, rows in shown.items()]))
     modality = [name for name, rows in shown.items() for _ in rows]

@@ -24,12 +24,6 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     runs.train(planned)
     rows = [row for one in [*planned, *(encoder.run for encoder in encoders)] for row in runs.measured(one, TASK)]
     others, figures = published.others()
-    runs.publish(
-        [*rows, *runs.costs(planned, TASK)],
-        workdir,
-        config,
-        title="Comparison",
-        note=RELEASED if encoders else "",
-        tables_beside=[others],
-        scalars_beside=figures,
-    )
+    rows += runs.costs(planned, TASK)
+    beside = dict(tables_beside=[others], scalars_beside=figures)
+    runs.publish(rows, workdir, config, title="Comparison", note=RELEASED if encoders else "", **beside)

@@ -1,6 +1,7 @@
 """Several pre-training runs side by side: trained on the same data with the same steps and seeds, and their table."""
 
 import copy
+import itertools
 import json
 import logging
 import math
@@ -71,11 +72,8 @@ def planned(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[Ru
             f"config.presets is a list of {', '.join(known)}, for one seed or more, not {config.presets!r} "
             f"for {tuple(config.seeds)}"
         )
-    return [
-        Run(name, seed, workdir / f"{name}-{seed}", _settings(config, name, seed))
-        for seed in dict.fromkeys(config.seeds)
-        for name in names
-    ]
+    pairs = itertools.product(dict.fromkeys(config.seeds), names)
+    return [Run(name, seed, workdir / f"{name}-{seed}", _settings(config, name, seed)) for seed, name in pairs]
 
 
 def _settings(config: ml_collections.ConfigDict, name: str, seed: int) -> ml_collections.ConfigDict:
@@ -103,32 +101,25 @@ def measured(run: Run, task: str) -> list[results.Result]:
     Raises:
         UserError: there are none.
     """
-    final = next((line for line in reversed(writers.read(run.folder)) if any(map(_tested, line))), None)
+    final = tables.final(writers.read(run.folder))
     if final is None:
         raise UserError(f"{run.folder} holds no finished run: remove it, or run the same command again")
     hidden = tuple(f"test/{place}/" for place in (*run.untrained, *(("gap",) if run.untrained else ())))
     scalars = {
         key.removeprefix("test/"): value
         for key, value in final.items()
-        if _tested(key) and value is not None and not key.startswith(hidden)
+        if key.startswith("test/") and value is not None and not key.startswith(hidden)
     }
     return _rows(run, task, scalars)
 
 
 def costs(runs: Sequence[Run], task: str) -> list[results.Result]:
     """Seconds a step of every run, and for each preset the arithmetic of its compiled step of the whole batch."""
-    rows, counted = [], set()
+    rows, first = [], {run.name: run for run in reversed(runs)}
     for run in runs:
-        scalars = {SECONDS: _seconds(run)}
-        if run.name not in counted:
-            scalars[GFLOP] = _gflop(run)
-            counted.add(run.name)
+        scalars = {SECONDS: _seconds(run)} | ({GFLOP: _gflop(run)} if run is first[run.name] else {})
         rows += _rows(run, task, {key: value for key, value in scalars.items() if not math.isnan(value)})
     return rows
-
-
-def _tested(key: str) -> bool:
-    return key.startswith("test/")
 
 
 def _rows(run: Run, task: str, scalars: dict[str, float]) -> list[results.Result]:
@@ -166,15 +157,9 @@ def publish(
     merged = [row for row in results.average(rows, spread=True) if row.metric in SHOWN]
     scalars: dict[str, Any] = {"step": 0} | results.scalars(merged) | dict(scalars_beside or {})
     table = _table(merged, title, " ".join(filter(None, (_note(rows), note))))
-    content = PageContent(
-        name=workdir.name,
-        config=json.loads(config.to_json_best_effort()),
-        contract={},
-        metrics=[scalars],
-        tables=[table, *tables_beside],
-        kind=title.lower(),
-        pictures=pictures,
-    )
+    settings = json.loads(config.to_json_best_effort())
+    shown = [table, *tables_beside]
+    content = PageContent(workdir.name, settings, {}, [scalars], shown, kind=title.lower(), pictures=pictures)
     path = page.write(workdir / "index.html", content, show_reports=True)
     print(tables.text(table, [scalars], intervals=True))
     print(f"page: {path}\nall numbers: {workdir / 'results.csv'}")
@@ -183,10 +168,8 @@ def publish(
 def _table(merged: Sequence[results.Result], title: str, note: str) -> Table:
     """A line for each preset, in the order of the rows."""
     place = {row.encoder: f"{row.encoder}/{row.key.removesuffix(row.metric)}" for row in merged}
-    lines = [
-        Row(name, [Cell(start + metric, digits=digits) for metric, (_, digits) in SHOWN.items()])
-        for name, start in place.items()
-    ]
+    digits = {metric: digits for metric, (_, digits) in SHOWN.items()}
+    lines = [Row(name, [Cell(start + key, digits=digits[key]) for key in SHOWN]) for name, start in place.items()]
     return Table(title, ("", *(column for column, _ in SHOWN.values())), lines, note)
 
 

@@ -14,22 +14,11 @@ from typing import Any, NamedTuple
 
 from unimedi_jax.config import building, jobs, objectives, pretraining
 
+_USE = (jobs.ExportConfig, jobs.EmbedConfig, jobs.InspectConfig, jobs.AuditConfig)
+_EVALUATE = (jobs.ProbeConfig, jobs.SegmentConfig, jobs.DetectConfig, jobs.RetrieveConfig, jobs.EvaluateConfig)
+_STUDY = (jobs.AblateConfig, jobs.CompareConfig, jobs.CompileConfig, jobs.BenchConfig)
 JOBS: dict[str, type] = {
-    "build": building.BuildConfig,
-    "pretrain": pretraining.PretrainConfig,
-    "export": jobs.ExportConfig,
-    "embed": jobs.EmbedConfig,
-    "inspect": jobs.InspectConfig,
-    "audit": jobs.AuditConfig,
-    "probe": jobs.ProbeConfig,
-    "segment": jobs.SegmentConfig,
-    "detect": jobs.DetectConfig,
-    "retrieve": jobs.RetrieveConfig,
-    "evaluate": jobs.EvaluateConfig,
-    "ablate": jobs.AblateConfig,
-    "compare": jobs.CompareConfig,
-    "compile": jobs.CompileConfig,
-    "bench": jobs.BenchConfig,
+    cls.job: cls for cls in (building.BuildConfig, pretraining.PretrainConfig, *_USE, *_EVALUATE, *_STUDY)
 }
 # Keys of older versions and their names now, both in full: "optim.lr": "optim.peak_lr".
 RENAMED: dict[str, str] = {}
@@ -118,13 +107,10 @@ def markdown() -> str:
         "and preset. Presets change some of these defaults: they stand in `configs/`.",
     ]
     for job, cls in JOBS.items():
-        parts.append(f"## {job}")
+        parts += [f"## {job}", _section("", cls(), 2)]
         if job == "build":
-            parts.append(_section("", cls(), 2))
             sources = ((kind, building.build_config(kind)) for kind in building.SOURCES)
             parts += [_section(f"build:{kind}", source, 3, but=dataclasses.asdict(cls())) for kind, source in sources]
-            continue
-        parts.append(_section("", cls(), 2))
         if job == "pretrain":
             others = (cls for name, cls in objectives.OBJECTIVES.items() if name != "unimedi")
             parts += [_section(f"objective.name={cls.name}", cls(), 3, "objective.") for cls in others]
@@ -134,9 +120,8 @@ def markdown() -> str:
 def _section(title: str, instance: Any, level: int, prefix: str = "", but: Mapping[str, Any] | None = None) -> str:
     heading = [f"{'#' * level} {title}"] if title else []
     lines = [*heading, inspect.getdoc(type(instance)).replace("\n", " "), ""]
-    values = {
-        name: value for name, value in dataclasses.asdict(instance).items() if value != (but or {}).get(name, ...)
-    }
+    values, but = dataclasses.asdict(instance), but or {}
+    values = {name: value for name, value in values.items() if value != but.get(name, ...)}
     for name in [name for name in values if isinstance(getattr(instance, name), pretraining.PretrainConfig)]:
         values[name] = f"the settings of pretrain, as `{name}.steps`"
     for key, value, comment, section in _settings(values, instance, prefix):

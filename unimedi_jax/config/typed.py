@@ -1,8 +1,10 @@
-"""From the mapping that a command line has filled to the frozen dataclass that code below the jobs takes."""
+"""Between the frozen dataclass that code below the jobs takes and the mapping that a command line fills."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar
+
+import ml_collections
 
 from data.errors import UserError
 from unimedi_jax.config.objectives import OBJECTIVES
@@ -26,6 +28,11 @@ def typed(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
     except (ValueError, TypeError) as error:
         message = str(error)
         raise UserError(message if message.startswith("config.") else f"{where}: {message}") from error
+
+
+def config_dict(settings: Any) -> ml_collections.ConfigDict:
+    """The settings of a dataclass as a file of `configs/` hands them to the command line."""
+    return ml_collections.ConfigDict(dataclasses.asdict(settings))
 
 
 def _value(name: str, default: Any, value: Any, where: str) -> Any:

@@ -53,14 +53,9 @@ def evaluate(trained: Pretrained, dataset: records.RecordSet, config: DetectConf
         task = Task(trained, dataset, tune, config)
         for trial in trials.trials(config):
             cases = task.tested("test", fit.train(task, trial))
-            table += results.of(
-                detection.measure(cases, confidence=config.confidence, resamples=config.resamples),
-                task=TASKS[tune],
-                data=dataset.name,
-                modality="xray",
-                cases=len(cases),
-                **trial._asdict(),
-            )
+            scalars = detection.measure(cases, confidence=config.confidence, resamples=config.resamples)
+            place = dict(task=TASKS[tune], data=dataset.name, modality="xray", cases=len(cases))
+            table += results.of(scalars, **place, **trial._asdict())
     return table
 
 

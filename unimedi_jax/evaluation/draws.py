@@ -16,11 +16,9 @@ def stratified(labels: Float[np.ndarray, "n c"], share: float, *, seed: int) -> 
     labels = np.asarray(labels)
     rng = np.random.default_rng(seed)
     tie = rng.permutation(len(labels))
-    place = np.zeros(len(labels))
+    place, patterns = np.zeros(len(labels)), np.zeros(len(labels), int)
     if labels.shape[1]:
         patterns = np.unique(np.where(np.isnan(labels), 2, labels), axis=0, return_inverse=True)[1].ravel()
-    else:
-        patterns = np.zeros(len(labels), int)
     for pattern in range(patterns.max(initial=-1) + 1):
         rows = np.flatnonzero(patterns == pattern)
         # Each pattern's cases are spread evenly over [0, 1): any cut takes the same part of all of them.

@@ -1,5 +1,6 @@
 """Everything that a data folder allows to measure of one checkpoint: one page, one CSV."""
 
+import itertools
 import json
 import logging
 import pathlib
@@ -20,6 +21,7 @@ from unimedi_jax.report.content import Cell, PageContent, Row, Table
 
 LOG = logging.getLogger(__name__)
 SHARED = ("untrained", "resamples")  # settings that every task has
+SEGMENTATIONS = tuple(itertools.product(dense.TARGETS, segment.TUNES))
 # What the page shows of each task; the CSV has all.
 SHOWN = {
     probe.TASKS["linear"]: probe.METRICS,
@@ -28,11 +30,7 @@ SHOWN = {
     retrieve.ACROSS: ("p5", "p10", "hit5"),
     retrieve.PRECISION: ("p5", "p10", "p100"),
     hit_rates.TASK: ("any/hit_rate", "any/random_rate", "any/fixed_rate", "centre/hit_rate", "centre/random_rate"),
-    **{
-        segment.task_name(target, tune): (*segment.METRICS, "dice_present/mean")
-        for target in dense.TARGETS
-        for tune in segment.TUNES
-    },
+    **dict.fromkeys(itertools.starmap(segment.task_name, SEGMENTATIONS), (*segment.METRICS, "dice_present/mean")),
     **dict.fromkeys(detect.TASKS.values(), detect.METRICS),
 }
 # Nothing is trained for these, so they have no share of labels.
@@ -114,15 +112,8 @@ def page_content(rows: Sequence[results.Result], *, name: str, config: dict) -> 
     scalars = {"step": 0} | results.scalars(results.average(rows))
     tables = [_table(task, metrics, rows, set(scalars)) for task, metrics in SHOWN.items()]
     others, more = published.table(scalars)
-    return PageContent(
-        name=name,
-        config=config,
-        contract={},
-        metrics=[scalars | more],
-        tables=[*(table for table in tables if table.rows), others],
-        notes=retrieve.inverted(rows),
-        kind="evaluation",
-    )
+    shown, notes = [*(table for table in tables if table.rows), others], retrieve.inverted(rows)
+    return PageContent(name, config, {}, [scalars | more], shown, notes=notes, kind="evaluation")
 
 
 def _table(task: str, metrics: Sequence[str], rows: Sequence[results.Result], known: set[str]) -> Table:
@@ -134,13 +125,8 @@ def _table(task: str, metrics: Sequence[str], rows: Sequence[results.Result], kn
     for (data, modality, share), group in groups.items():
         start = "/".join(filter(None, (task, data, modality, f"{share:g}")))
         seeds, cases = len({row.seed for row in group}), max(row.cases for row in group)
-        words = [
-            data,
-            modality,
-            "" if task in WITHOUT_LABELS else f"{share:.0%} of labels",
-            f"{cases} cases",
-            f"{seeds} seeds" if seeds > 1 else "",
-        ]
+        labels = "" if task in WITHOUT_LABELS else f"{share:.0%} of labels"
+        words = [data, modality, labels, f"{cases} cases", f"{seeds} seeds" if seeds > 1 else ""]
         lines.append(Row(", ".join(filter(None, words)), [_cell(start, metric, known) for metric in metrics]))
     note = (
         "Small figures under a number: 95 % bootstrap interval over cases, where one seed was run. Numbers of several "

@@ -34,16 +34,14 @@ class Evaluator:
 
         `final` adds the linear probes, which embed the training patients too, and bootstrap intervals.
         """
-        embedded = {
-            modality: self._embed(variables, modality, split, examples=examples, images_alone=not self.has_joint_space)
-            for modality in self.samplers
-            if self.dataset.size(modality, split)
-        }
-        if not self.has_joint_space:  # gaps and maps are then those of the representation
-            embedded = {
-                modality: dataclasses.replace(part, z=vectors.unit_rows(part.cls).astype(np.float32))
-                for modality, part in embedded.items()
-            }
+        embedded = {}
+        for modality in self.samplers:
+            if self.dataset.size(modality, split):
+                alone = not self.has_joint_space
+                part = self._embed(variables, modality, split, examples=examples, images_alone=alone)
+                if alone:  # gaps and maps are then those of the representation
+                    part = dataclasses.replace(part, z=vectors.unit_rows(part.cls).astype(np.float32))
+                embedded[modality] = part
         resamples = RESAMPLES if final else 0
         scalars: dict[str, float] = {}
         for modality, part in embedded.items():
@@ -100,9 +98,8 @@ def _gaps(embedded: Mapping[str, features.EmbeddedSplit]) -> dict[str, float]:
     """Gaps between the clouds, and how well single findings separate across modalities."""
     clouds = {modality: part.z for modality, part in embedded.items()}
     clouds |= {f"{modality}_report": part.z_report for modality, part in embedded.items() if part.z_report is not None}
-    pairs = [("xray", "ct"), ("xray", "xray_report"), ("ct", "ct_report")]
     scalars: dict[str, float] = {}
-    for a, b in pairs:
+    for a, b in (("xray", "ct"), ("xray", "xray_report"), ("ct", "ct_report")):
         if a in clouds and b in clouds:
             scalars |= _named(f"{a}_{b}", gap.modality_gap(clouds[a], clouds[b])._asdict())
     z = np.concatenate([part.z for part in embedded.values()])

@@ -22,6 +22,7 @@ from unimedi_jax.input import supervised
 from unimedi_jax.typing import Array, PyTree
 
 LOG = logging.getLogger(__name__)
+Loss = Callable[[Network, PyTree], tuple[Array, PyTree]]
 
 
 class Task(Protocol):
@@ -62,16 +63,10 @@ def train(task: Task, trial: Trial) -> Network:
     """The network of a task, trained on a share of its training cases."""
     mesh, batch = task.pretrained.mesh, check_batch(task.recipe.batch, task.pretrained.mesh)
     cases = [task.cases["train"][i] for i in draws.stratified(task.strata, trial.share, seed=trial.seed)]
-    return fit(
-        task.start(trial),
-        task.loss,
-        supervised.training(task.source("train"), task.sampler, cases, batch, seed=trial.seed),
-        task.score if task.cases["val"] else None,
-        task.recipe,
-        steps=max(1, len(cases) // batch),
-        mesh=mesh,
-        name=f"{task.name}, {trial}",
-    ).network
+    batches = supervised.training(task.source("train"), task.sampler, cases, batch, seed=trial.seed)
+    score = task.score if task.cases["val"] else None
+    settings = dict(steps=max(1, len(cases) // batch), mesh=mesh, name=f"{task.name}, {trial}")
+    return fit(task.start(trial), task.loss, batches, score, task.recipe, **settings).network
 
 
 def predictions(task: Task, split: str, network: Network) -> Iterator[Any]:
@@ -84,7 +79,7 @@ def predictions(task: Task, split: str, network: Network) -> Iterator[Any]:
 
 def fit(
     network: Network,
-    loss: Callable[[Network, PyTree], tuple[Array, PyTree]],
+    loss: Loss,
     batches: Iterator[dict[str, np.ndarray]],
     score: Callable[[Network], float] | None,
     recipe: FitConfig,
@@ -101,13 +96,9 @@ def fit(
     Raises:
         UserError: the loss is not finite.
     """
-    tx = optax.multi_transform(
-        {
-            "encoder": optax.adamw(recipe.encoder_lr, weight_decay=recipe.weight_decay),
-            "decoder": optax.adamw(recipe.lr, weight_decay=recipe.weight_decay),
-        },
-        {part: "encoder" if part == "encoder" else "decoder" for part in network.params},
-    )
+    rates = {part: recipe.encoder_lr if part == "encoder" else recipe.lr for part in network.params}
+    optimisers = {part: optax.adamw(rate, weight_decay=recipe.weight_decay) for part, rate in rates.items()}
+    tx = optax.multi_transform(optimisers, {part: part for part in network.params})
     # Copied: the step donates its arguments, and the caller's weights start the next fit.
     network = jax.jit(lambda x: x)(sharding.put_replicated(network, mesh))
     opt_state = jax.jit(tx.init)(network.params)
@@ -121,9 +112,8 @@ def fit(
         if not np.isfinite(total):
             raise UserError(f"{name}: the loss is not finite in epoch {epoch}; try a lower config.lr")
         value = score(network) if score else float("nan")
-        LOG.info(
-            "%s: epoch %d of at most %d, loss %.4f, validation %.4f", name, epoch, recipe.epochs, total / steps, value
-        )
+        progress = f"{name}: epoch {epoch} of at most {recipe.epochs}"
+        LOG.info("%s, loss %.4f, validation %.4f", progress, total / steps, value)
         if not score or np.isnan(best.score) or value > best.score:
             best = Fitted(jax.device_get(network), value, epoch)
         elif epoch - best.epoch >= recipe.patience:
@@ -131,9 +121,7 @@ def fit(
     return best._replace(network=sharding.put_replicated(best.network, mesh))
 
 
-def _make_step(
-    loss: Callable[[Network, PyTree], tuple[Array, PyTree]], tx: optax.GradientTransformation
-) -> Callable[..., tuple[Network, optax.OptState, Array]]:
+def _make_step(loss: Loss, tx: optax.GradientTransformation) -> Callable[..., tuple[Network, optax.OptState, Array]]:
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(network: Network, opt_state: optax.OptState, batch: PyTree) -> tuple[Network, optax.OptState, Array]:
         grad_fn = jax.value_and_grad(lambda params: loss(network._replace(params=params), batch), has_aux=True)

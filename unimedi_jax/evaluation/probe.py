@@ -23,6 +23,7 @@ from unimedi_jax.evaluation.trials import Trial
 from unimedi_jax.inference import features, pretrained
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input import records, transforms
+from unimedi_jax.input.records import RecordSet
 from unimedi_jax.metrics import classification, linear_probe
 from unimedi_jax.typing import Array, Float, PyTree
 
@@ -42,7 +43,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     results.publish(rows, METRICS, workdir)
 
 
-def evaluate(trained: Pretrained, dataset: records.RecordSet, config: ProbeConfig) -> list[results.Result]:
+def evaluate(trained: Pretrained, dataset: RecordSet, config: ProbeConfig) -> list[results.Result]:
     """All rows of a set: each modality it has, encoder, share of the training patients and seed.
 
     Raises:
@@ -56,13 +57,12 @@ def evaluate(trained: Pretrained, dataset: records.RecordSet, config: ProbeConfi
     return [row for modality in modalities for row in measure(trained, dataset, modality, config)]
 
 
-def _linear(
-    trained: Pretrained, dataset: records.RecordSet, modality: str, config: ProbeConfig
-) -> list[results.Result]:
+def _linear(trained: Pretrained, dataset: RecordSet, modality: str, config: ProbeConfig) -> list[results.Result]:
     """Every record through the network once; all shares and seeds are fitted on those features."""
     embedder = trained.embedder(rows=config.rows, ct_slices=config.ct_slices)
     sampler = trained.sampler(modality, keep=("report", "labels"))
-    table = []
+    names, table = dataset.contract["labels"], []
+    shared = dict(task=TASKS["linear"], data=dataset.name, modality=modality)
     for name in trials.encoders(config):
         parts = {
             split: features.embed(embedder, trained.encoder(name), dataset, sampler, split).labelled
@@ -77,36 +77,22 @@ def _linear(
                 few = linear_probe.Labelled(train.x[rows], train.y[rows])
                 scores = linear_probe.predict(few, test.x, val, one_of=one_of, seed=seed)
                 trial = Trial(name, share, seed)
-                table += _rows(scores, test.y, one_of, dataset, modality, trial, config)
+                scalars = classification.measure(scores, test.y, names, one_of=one_of, resamples=config.resamples)
+                table += results.of(scalars, **shared, cases=len(test.y), **trial._asdict())
                 LOG.info("%s, %s: done", modality, trial)
     return table
 
 
-def _full(trained: Pretrained, dataset: records.RecordSet, modality: str, config: ProbeConfig) -> list[results.Result]:
+def _full(trained: Pretrained, dataset: RecordSet, modality: str, config: ProbeConfig) -> list[results.Result]:
     """The whole network is trained, from the encoder's weights and a linear head of zeros."""
-    task = FineTuning(trained, dataset, modality, config)
-    table = []
+    task, names, table = FineTuning(trained, dataset, modality, config), dataset.contract["labels"], []
+    labels, settings = task.labels["test"], {"one_of": task.one_of, "resamples": config.resamples}
+    shared = dict(task=TASKS["full"], data=dataset.name, modality=modality, cases=len(labels))
     for trial in trials.trials(config):
         scores = task.probabilities("test", fit.train(task, trial))
-        table += _rows(scores, task.labels["test"], task.one_of, dataset, modality, trial, config)
+        scalars = classification.measure(scores, labels, names, **settings)
+        table += results.of(scalars, **shared, **trial._asdict())
     return table
-
-
-def _rows(
-    scores: Float[np.ndarray, "n c"],
-    labels: Float[np.ndarray, "n c"],
-    one_of: bool,
-    dataset: records.RecordSet,
-    modality: str,
-    trial: Trial,
-    config: ProbeConfig,
-) -> list[results.Result]:
-    """AUROC, AUPRC and accuracy of test probabilities."""
-    names = dataset.contract["labels"]
-    scalars = classification.measure(scores, labels, names, one_of=one_of, resamples=config.resamples)
-    return results.of(
-        scalars, task=TASKS[config.tune], data=dataset.name, modality=modality, cases=len(labels), **trial._asdict()
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +100,7 @@ class FineTuning:
     """Classifiers of one set and modality, for `fit.train`."""
 
     pretrained: Pretrained
-    dataset: records.RecordSet
+    dataset: RecordSet
     modality: str
     config: ProbeConfig
 
@@ -162,10 +148,9 @@ class FineTuning:
 
     def logits(self, network: Network, tokens: Array) -> Float[Array, "b c"]:
         """Of every label or class."""
-        cls = encoder.cls(
-            self.pretrained.model, network.encoder, tokens, self.modality, ct_slices=self.config.ct_slices
-        )
-        return cls @ network.params["decoder"]["weights"] + network.params["decoder"]["bias"][None]
+        model, head, slices = self.pretrained.model, network.params["decoder"], self.config.ct_slices
+        cls = encoder.cls(model, network.encoder, tokens, self.modality, ct_slices=slices)
+        return cls @ head["weights"] + head["bias"][None]
 
     def loss(self, network: Network, batch: PyTree) -> tuple[Array, PyTree]:
         return losses(self.logits(network, batch["tokens"]), batch["labels"], self.one_of).mean(), network.stats

@@ -1,12 +1,16 @@
 """One measured number a row: what all downstream jobs, their tables and the CSV are made of."""
 
 import csv
+import io
 import math
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from data import pages
+from unimedi_jax.report import tables
 
 
 class Result(NamedTuple):
@@ -42,14 +46,12 @@ def of(scalars: Mapping[str, float], **shared: Any) -> list[Result]:
 
 def write_csv(path: pathlib.Path, rows: Iterable[Result]) -> None:
     """All rows, one line each, appearing whole or not at all; not-a-number is left blank."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(Result._fields)
-        for row in rows:
-            writer.writerow("" if isinstance(value, float) and np.isnan(value) else value for value in row)
-    partial.replace(path)
+    stream = io.StringIO()
+    writer = csv.writer(stream)
+    writer.writerow(Result._fields)
+    for row in rows:
+        writer.writerow("" if isinstance(value, float) and np.isnan(value) else value for value in row)
+    pages.write(path, stream.getvalue())
 
 
 def publish(rows: Sequence[Result], metrics: Sequence[str], workdir: pathlib.Path) -> None:
@@ -96,16 +98,14 @@ def text(rows: Sequence[Result], metrics: Sequence[str]) -> str:
     seeds: dict[tuple, set[int]] = {}
     for row in rows:
         seeds.setdefault(_place(row), set()).add(row.seed)
-    head = ["task", "set", "modality", "share", "encoder", "seeds", *metrics]
-    lines = [head]
+    lines = [["task", "set", "modality", "share", "encoder", "seeds", *metrics]]
     for place, used in seeds.items():
         by_metric = {row.metric: row for row in merged if _place(row) == place}
         if by_metric:
             task, data, modality, share, encoder = place
             cells = [_cell(by_metric.get(metric)) for metric in metrics]
             lines.append([task, data, modality or "both", f"{share:.0%}", encoder, str(len(used)), *cells])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    return "\n".join("  ".join(word.ljust(w) for word, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return tables.aligned(lines)
 
 
 def _place(row: Result) -> tuple:

@@ -36,18 +36,13 @@ def evaluate(
     modalities = trials.modalities(dataset, splits=("test",))
     trained.check(dataset, modalities)
     embedder = trained.embedder(rows=config.rows, ct_slices=config.ct_slices)
+    samplers = {modality: trained.sampler(modality, keep=("report", "labels")) for modality in modalities}
+    words, length, contract = trained.tokenizer, trained.report_length, dataset.contract
     table = []
     for encoder in trials.encoders(config):
         variables = trained.encoder(encoder)
-        parts = {
-            modality: features.embed(
-                embedder, variables, dataset, trained.sampler(modality, keep=("report", "labels")), "test"
-            )
-            for modality in modalities
-        }
-        prompts = features.embed_prompts(
-            embedder, variables, trained.tokenizer, dataset.contract, trained.report_length
-        )
+        parts = {name: features.embed(embedder, variables, dataset, samplers[name], "test") for name in modalities}
+        prompts = features.embed_prompts(embedder, variables, words, contract, length)
         for modality, part in parts.items():
             scalars = {}
             if any(part.reports):
@@ -56,7 +51,7 @@ def evaluate(
             if prompts:
                 # A difference of similarities of 0 is undecided, as a probability of a half is.
                 scores = zeroshot.scores(part.z, *prompts) / 4 + 0.5
-                names = dataset.contract["labels"]
+                names = contract["labels"]
                 scalars[ZEROSHOT] = classification.measure(scores, part.labels, names, resamples=config.resamples)
             if OTHER[modality] in parts:
                 scalars[ACROSS] = _across(part, parts[OTHER[modality]], config.resamples)
@@ -81,13 +76,8 @@ def inverted(rows: Sequence[results.Result]) -> list[str]:
 
 def _across(query: features.EmbeddedSplit, candidate: features.EmbeddedSplit, resamples: int) -> dict[str, float]:
     """Images of the other modality for a patient with the same only finding, or none, as the query."""
-    return retrieval.by_finding(
-        query.z,
-        candidate.z,
-        evaluator.single_finding(query.labels),
-        evaluator.single_finding(candidate.labels),
-        resamples=resamples,
-    )
+    findings = (evaluator.single_finding(part.labels) for part in (query, candidate))
+    return retrieval.by_finding(query.z, candidate.z, *findings, resamples=resamples)
 
 
 def _precision(part: features.EmbeddedSplit, each: int, resamples: int) -> dict[str, float]:

@@ -29,6 +29,7 @@ from unimedi_jax.typing import Array, Float, PyTree, UInt8
 
 METRICS = ("dice/mean", "hd95/mean", "nsd/mean")
 TUNES = {"frozen": "frozen encoder", "full": "fine-tuned"}
+Logits = Float[Array, "b *space c"]
 QUARTERS = (0.25, 0.5, 0.75)  # of the depth: the hidden states UNETR taps, blocks 3, 6 and 9 of ViT-B
 
 
@@ -49,10 +50,9 @@ def evaluate(trained: Pretrained, dataset: records.RecordSet, config: SegmentCon
     tunes, target = trials.tunes(config.tune, TUNES), config.target
     if target not in dense.TARGETS:
         raise UserError(f"config.target is one of {', '.join(dense.TARGETS)}, not {target!r}")
-    if dense.TARGETS[target] not in dataset.contract["truth"]:
-        raise UserError(
-            f"the set {dataset.name} in {dataset.folder} has no {dense.TARGETS[target]}: choose another config.target"
-        )
+    field, place = dense.TARGETS[target], f"the set {dataset.name} in {dataset.folder}"
+    if field not in dataset.contract["truth"]:
+        raise UserError(f"{place} has no {field}: choose another config.target")
     table = []
     for modality in trials.modalities(dataset, config.modality):
         trained.check(dataset, (modality,))
@@ -62,18 +62,10 @@ def evaluate(trained: Pretrained, dataset: records.RecordSet, config: SegmentCon
         for tune in tunes:
             task = Task(trained, dataset, modality, tune, cases, config)
             for trial in trials.trials(config):
-                table += results.of(
-                    _trained_and_tested(task, trial),
-                    task=task_name(target, tune),
-                    data=dataset.name,
-                    modality=modality,
-                    cases=len(cases["test"]),
-                    **trial._asdict(),
-                )
+                shared = dict(data=dataset.name, modality=modality, cases=len(cases["test"]), **trial._asdict())
+                table += results.of(_trained_and_tested(task, trial), task=task_name(target, tune), **shared)
     if not table:
-        raise UserError(
-            f"the set {dataset.name} in {dataset.folder} has no annotated training and test cases for {target}"
-        )
+        raise UserError(f"{place} has no annotated training and test cases for {target}")
     return table
 
 
@@ -164,9 +156,7 @@ class Task:
             raise UserError(f"the {self.modality} decoder does not fit this checkpoint: {error}") from error
         return networks.start(self.pretrained, trial.encoder, variables, frozen=self.tune == "frozen")
 
-    def logits(
-        self, network: Network, tokens: Array, *, train: bool = False
-    ) -> tuple[Float[Array, "b *space c"], PyTree]:
+    def logits(self, network: Network, tokens: Array, *, train: bool = False) -> tuple[Logits, PyTree]:
         """Logits of every pixel or voxel at the network's resolution, and the new `stats`."""
         model, ct = self.pretrained.model, self.modality == "ct"
         encoded = encoder.states(model, network.encoder, tokens, self.modality, hidden=ct)
@@ -203,21 +193,18 @@ class Task:
     def masks(self, split: str, network: Network) -> Iterator[tuple[np.ndarray, np.ndarray, Sequence[float]]]:
         """Truth, predicted classes and spacing of each case of a split, on the record's own grid."""
         source, rows = self.source(split), self.cases[split]
-        predicted = (
-            (self._in_windows(source[row]["volume"], network) for row in rows)
-            if self.windows
-            else fit.predictions(self, split, network)
-        )
+        if self.windows:
+            predicted = (self._in_windows(source[row]["volume"], network) for row in rows)
+        else:
+            predicted = fit.predictions(self, split, network)
         for row, mask in zip(rows, predicted, strict=True):
             record = source[row]
             yield dense.truth(record, self.config.target), mask, record.get("spacing_mm", (1.0, 1.0))
 
     def score(self, network: Network) -> float:
         """Mean Dice."""
-        return float(np.mean([self._dice(truth, mask) for truth, mask, _ in self.masks("val", network)]))
-
-    def _dice(self, truth: np.ndarray, mask: np.ndarray) -> float:
-        return float(np.mean([segmentation.dice(truth == c, mask == c) for c in range(1, len(self.names) + 1)]))
+        classes, cases = range(1, len(self.names) + 1), self.masks("val", network)
+        return float(np.mean([segmentation.dice(truth == c, mask == c) for truth, mask, _ in cases for c in classes]))
 
     def _in_windows(self, volume: np.ndarray, network: Network) -> np.ndarray:
         size, patch, mesh = self.pretrained.size("ct"), self.pretrained.patch("ct"), self.pretrained.mesh
@@ -236,10 +223,7 @@ def decide(logits: Float[Array, "*space c"]) -> UInt8[Array, "*space"]:
 
 
 def _trained_and_tested(task: Task, trial: Trial) -> dict[str, float]:
-    network = fit.train(task, trial)
-    measured = [
-        segmentation.case(truth, mask, len(task.names), spacing, tolerance=task.config.tolerance)
-        for truth, mask, spacing in task.masks("test", network)
-    ]
+    count, tolerance, cases = len(task.names), task.config.tolerance, task.masks("test", fit.train(task, trial))
+    measured = [segmentation.case(truth, mask, count, spacing, tolerance=tolerance) for truth, mask, spacing in cases]
     values, present = (np.stack(part) for part in zip(*measured, strict=True))
     return segmentation.summarise(values, present, task.names, resamples=task.config.resamples)

@@ -53,13 +53,9 @@ def modalities(
     """
     if asked and asked not in pipeline.MODALITIES:
         raise UserError(f"config.modality is xray, ct or empty for both, not {asked!r}")
-    left = tuple(
-        modality
-        for modality in pipeline.MODALITIES
-        if asked in ("", modality) and all(dataset.size(modality, split) for split in splits)
-    )
+    names = (asked,) if asked else pipeline.MODALITIES
+    left = tuple(name for name in names if all(dataset.size(name, split) for split in splits))
     if not left:
-        raise UserError(
-            f"the set {dataset.name} in {dataset.folder} has no {asked or 'X-ray or CT'} records in {tuple(splits)}"
-        )
+        kind, where = asked or "X-ray or CT", f"{dataset.name} in {dataset.folder}"
+        raise UserError(f"the set {where} has no {kind} records in {tuple(splits)}")
     return left

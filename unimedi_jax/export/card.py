@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unimedi_jax.inference import pretrained
+from unimedi_jax.report import tables
+from unimedi_jax.report.tables import Line
 
 RESULTS = {
     "zeroshot/macro": "zero-shot AUC, macro",
@@ -40,16 +42,13 @@ unimedi_jax: `unimedi_jax.load("this/folder")`, or `--config.init.checkpoint=thi
 
 
 def markdown(
-    trained: pretrained.Pretrained,
-    parity: Mapping[str, Any],
-    metrics: Sequence[Mapping[str, Any]],
-    *,
-    rgb: bool,
-    onnx: bool,
+    trained: pretrained.Pretrained, parity: Mapping[str, Any], metrics: Sequence[Line], *, rgb: bool, onnx: bool
 ) -> str:
     """The card's text."""
     model, config = trained.model, trained.config
     tower = model.vision
+    sizes = {"width": tower.width, "depth": tower.depth, "heads": tower.heads, "ratio": tower.mlp_width / tower.width}
+    sizes |= {"image": config["model"]["image_size"], "patch": model.image_patch[0]}
     lines = [
         "# UniMedI: chest X-rays, CTs and reports in one space",
         "",
@@ -66,15 +65,7 @@ def markdown(
         "## Results on held-out test patients",
         "",
         *_results(metrics),
-        *ROUTES.format(
-            embedding=config["model"]["embedding"],
-            image=config["model"]["image_size"],
-            patch=model.image_patch[0],
-            width=tower.width,
-            depth=tower.depth,
-            heads=tower.heads,
-            ratio=tower.mlp_width / tower.width,
-        ).splitlines(),
+        *ROUTES.format(embedding=config["model"]["embedding"], **sizes).splitlines(),
         "",
         "## Files",
         "",
@@ -97,8 +88,8 @@ def _set(name: str, contract: Mapping[str, Any]) -> str:
     return f"- `{name}`: {counts or 'sizes unknown'} (sha256 of the content {digest[:16]})"
 
 
-def _results(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
-    final = next((line for line in reversed(metrics) if any(key.startswith("test/") for key in line)), None)
+def _results(metrics: Sequence[Line]) -> list[str]:
+    final = tables.final(metrics)
     if final is None:
         return ["The run was not evaluated on test patients when this was exported."]
     rows = ["| | X-ray | CT |", "|---|---|---|"]

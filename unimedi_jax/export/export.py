@@ -18,10 +18,13 @@ from unimedi_jax.inference import pretrained
 
 LOG = logging.getLogger(__name__)
 OWN = ("patch_embed_3d.", "pos_embed_3d", "mask_token", "type_2d", "type_3d", "depth_of_slice")  # timm has none
-MODULE = "unimedi_torch.py"
+# What the architecture takes from config.model as it is.
+INPUTS = ("image_size", "image_patch", "volume_size", "volume_patch", "window_hu")
+SLICES = ("slices", "slices_per_layer", "slice_size", "type_embedding", "slice_embedding", "cls_key")
+JOINT_SPACE = ("embedding", "projection", "projection_hidden", "norm_by_modality")
 
 
-def run(config: Any) -> None:
+def run(config: Any, _: pathlib.Path | None = None) -> None:
     """Writes `config.out` from `config.checkpoint`, whole or not at all.
 
     Raises:
@@ -48,7 +51,7 @@ def write(trained: pretrained.Pretrained, out: pathlib.Path, *, rgb: bool = Fals
     try:
         _weights(trained, staging, rgb=rgb)
         module = resources.files("unimedi_jax.export") / "pytorch.py"
-        (staging / MODULE).write_text(module.read_text(encoding="utf-8"), encoding="utf-8")
+        (staging / "unimedi_torch.py").write_text(module.read_text(encoding="utf-8"), encoding="utf-8")
         agreement = parity.check(trained, staging, onnx=onnx)
         _json(agreement, staging / "parity.json")
         _log(agreement)
@@ -63,30 +66,11 @@ def architecture(trained: pretrained.Pretrained) -> dict[str, Any]:
     """Everything that `pytorch.py` must know to build the network and to cut its inputs."""
     model, config = trained.model, trained.config
     vision, report = model.vision, model.report
-    same = (  # as in config.model
-        "image_size",
-        "image_patch",
-        "volume_size",
-        "volume_patch",
-        "window_hu",
-        "slices",
-        "slices_per_layer",
-        "slice_size",
-        "type_embedding",
-        "slice_embedding",
-        "cls_key",
-        "embedding",
-        "projection",
-        "projection_hidden",
-        "norm_by_modality",
-    )
+    sizes = ("width", "depth", "heads", "mlp_width")
     return {
-        "vision": {"width": vision.width, "depth": vision.depth, "heads": vision.heads, "mlp_width": vision.mlp_width},
+        "vision": {name: getattr(vision, name) for name in sizes},
         "report": {
-            "width": report.width,
-            "depth": report.depth,
-            "heads": report.heads,
-            "mlp_width": report.mlp_width,
+            **{name: getattr(report, name) for name in sizes},
             "vocab_size": report.vocab_size,
             "positions": report.max_positions,
             "pooling": report.pooling,
@@ -96,7 +80,7 @@ def architecture(trained: pretrained.Pretrained) -> dict[str, Any]:
         "volume_grid": vision.volume_grid,
         "crop": config["input"]["crop"],
         "report_length": trained.report_length,
-        **{name: config["model"][name] for name in same},
+        **{name: config["model"][name] for name in (*INPUTS, *SLICES, *JOINT_SPACE)},
         "heads": {name: [head.hidden, head.bottleneck, head.prototypes] for name, head in model.head.items()},
     }
 
@@ -104,11 +88,8 @@ def architecture(trained: pretrained.Pretrained) -> dict[str, Any]:
 def contract(trained: pretrained.Pretrained) -> dict[str, Any]:
     """How a file becomes the network's input: the records' rules, and how a record is cut into tokens."""
     model, crop = trained.model, trained.config["input"]["crop"]
-    (low, high), (side, _) = model.window_hu, trained.size("xray")
-    size, (patch, block) = (
-        trained.size("ct"),
-        ("x".join(map(str, trained.patch(modality))) for modality in ("xray", "ct")),
-    )
+    (low, high), (side, _), size = model.window_hu, trained.size("xray"), trained.size("ct")
+    patch, block = ("x".join(map(str, trained.patch(modality))) for modality in ("xray", "ct"))
     return {
         "input": {
             "xray": f"the centre {crop} pixels of the record, block mean to {side} x {side} rounded "
@@ -126,15 +107,9 @@ def contract(trained: pretrained.Pretrained) -> dict[str, Any]:
 def _weights(trained: pretrained.Pretrained, folder: pathlib.Path, *, rgb: bool) -> None:
     state = names.to_torch(trained.variables, trained.model)
     _save(state, folder / pretrained.WEIGHTS)
-    facts = {
-        "format": pretrained.FORMAT,
-        "network": trained.network,
-        "step": trained.step,
-        "architecture": architecture(trained),
-        "config": card.shareable(trained.config),
-        "contracts": trained.contracts,
-        "versions": trained.versions,
-    }
+    facts = {"format": pretrained.FORMAT, "network": trained.network, "step": trained.step}
+    facts |= {"architecture": architecture(trained), "config": card.shareable(trained.config)}
+    facts |= {"contracts": trained.contracts, "versions": trained.versions}
     _json(facts, folder / pretrained.FACTS)
     _json(contract(trained), folder / "contract.json")
     vision = {name: array for name, array in _part(state, "vision.").items() if not name.startswith(OWN)}

@@ -80,12 +80,10 @@ class Model:
 
     def features(self, modality: str, pixels: np.ndarray) -> Any:
         """`Features` of up to `embedder.rows` X-rays uint8 (b, 256, 256) or volumes int16 (b, 32, 128, 128)."""
-        cut, function = {
-            "xray": (preprocess.film_tokens, self.embedder.xray),
-            "ct": (preprocess.volume_tokens, self.embedder.ct),
-        }[modality]
-        tokens = cut(self.pretrained, pixels)
+        xray = modality == "xray"
+        tokens = (preprocess.film_tokens if xray else preprocess.volume_tokens)(self.pretrained, pixels)
         full = np.arange(self.embedder.rows).clip(max=len(tokens) - 1)  # one shape, one compilation
+        function = self.embedder.xray if xray else self.embedder.ct
         batch = self.embedder(function, self.pretrained.variables, tokens[full])
         return jax.tree.map(lambda x: x[: len(pixels)], batch)
 
@@ -100,7 +98,7 @@ def load(path: str | pathlib.Path, network: str = "student", *, rows: int = 8, c
     return Model(trained, trained.embedder(rows=rows, ct_slices=ct_slices))
 
 
-def run(config: Any) -> None:
+def run(config: Any, _: pathlib.Path | None = None) -> None:
     """Embeds `config.source` into `config.out`; what could not be read is listed in `<out>.rejected.jsonl`."""
     missing = [name for name in ("checkpoint", "source", "out") if not config[name]]
     if missing:
@@ -141,8 +139,7 @@ class _Rows:
     """The arrays of `Embeddings` while they fill."""
 
     def __init__(self, model: Model, items: Sequence[sources.Item], folder: pathlib.Path | None) -> None:
-        net = model.pretrained.model
-        width = model.pretrained.config["model"]["embedding"]
+        net, width = model.pretrained.model, model.pretrained.config["model"]["embedding"]
         self.model, self.items, self.folder = model, items, folder
         self.filled = np.zeros(len(items), bool)
         sizes = {"cls": net.vision.width, "z": width, "z_report": width, "slice_scores": net.volume_grid[0]}

@@ -34,9 +34,8 @@ class Embedder:
         def method(name: str, *static: Any) -> Callable[..., Any]:
             return jax.jit(lambda variables, *x: model.apply(variables, *x, *static, method=name))
 
-        return cls(
-            method("xray_features"), method("ct_features", ct_slices), method("embed_report"), rows * mesh.size, mesh
-        )
+        images = method("xray_features"), method("ct_features", ct_slices)
+        return cls(*images, method("embed_report"), rows * mesh.size, mesh)
 
     def __call__(self, function: Callable[..., Any], variables: PyTree, *arrays: Any) -> Any:
         """One batch on the devices, the result as host arrays (on every host the whole of it)."""
@@ -85,12 +84,8 @@ def embed(
     for batch in pipeline.evaluation(dataset, sampler, split, embedder.rows, limit=limit):
         output = embedder(of_image, variables, batch["tokens"])
         real = int(batch["mask"].sum())
-        gathered = {
-            "cls": output.cls,
-            "z": output.z,
-            "labels": batch["labels"],
-            "reports": [records.text(report) for report in batch["report"]],
-        }
+        gathered = {"cls": output.cls, "z": output.z, "labels": batch["labels"]}
+        gathered["reports"] = [records.text(report) for report in batch["report"]]
         if not images_alone:
             gathered["z_report"] = embedder(embedder.report, variables, batch["text"], batch["text_mask"])
         if output.slice_scores is not None:
@@ -103,9 +98,8 @@ def embed(
             fields = output._asdict() | {name: batch[name] for name in sampler.keep if name in batch}
             shown.append({name: value[i] for name, value in fields.items() if value is not None})
     reports = tuple(parts.pop("reports"))
-    arrays = {
-        name: np.stack(values).astype(bool if name == "lesions" else np.float32) for name, values in parts.items()
-    }
+    dtypes = {"lesions": bool}
+    arrays = {name: np.stack(values).astype(dtypes.get(name, np.float32)) for name, values in parts.items()}
     return EmbeddedSplit(reports=reports, examples=tuple(shown), **{"z_report": None, **arrays})
 
 
@@ -126,8 +120,8 @@ def embed_prompts(
     pairs = [contract["prompts"].get(label) for label in contract["labels"]]
     if not pairs or not all(pairs):
         return None
-    positive, negative = (
-        [embed_reports(embedder, variables, words, pair[side], length) for pair in pairs]
-        for side in ("positive", "negative")
-    )
-    return positive, negative
+
+    def embedded(side: str) -> list[np.ndarray]:
+        return [embed_reports(embedder, variables, words, pair[side], length) for pair in pairs]
+
+    return embedded("positive"), embedded("negative")

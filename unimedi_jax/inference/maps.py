@@ -9,14 +9,14 @@ import numpy as np
 from nibabel import affines, orientations
 
 from data.readers import geometry, volumes
-from unimedi_jax.inference import pretrained, sources
+from unimedi_jax.inference import sources
+from unimedi_jax.inference.pretrained import Pretrained
 
+Window = tuple[float, float]
 SCALE = 3  # pixels of the picture for one of the record
 
 
-def write(
-    folder: pathlib.Path, item: sources.Item, pixels: np.ndarray, features: Any, trained: pretrained.Pretrained
-) -> None:
+def write(folder: pathlib.Path, item: sources.Item, pixels: np.ndarray, features: Any, trained: Pretrained) -> None:
     """`<id>.attention.png` of an image and `<id>.attention.nii.gz` of a CT; `features` is one row of `Features`."""
     stem = folder / item.id.replace("/", "_").replace("\\", "_")
     folder.mkdir(parents=True, exist_ok=True)
@@ -30,7 +30,7 @@ def write(
     _aside(stem.with_name(f"{stem.name}.attention.png"), lambda path: cv2.imwrite(str(path), picture))
 
 
-def film_attention(scores: np.ndarray, trained: pretrained.Pretrained) -> np.ndarray:
+def film_attention(scores: np.ndarray, trained: Pretrained) -> np.ndarray:
     """Scores of an X-ray's tokens (n,) on the record's pixels, float32 (256, 256), sum 1; 0 outside the centre crop."""
     grid, crop = trained.model.vision.image_grid, trained.config["input"]["crop"]
     cells = np.kron(scores.reshape(grid), np.ones((crop // grid[0], crop // grid[1]), np.float32))
@@ -39,18 +39,17 @@ def film_attention(scores: np.ndarray, trained: pretrained.Pretrained) -> np.nda
     return full / full.sum()
 
 
-def volume_attention(scores: np.ndarray, trained: pretrained.Pretrained) -> np.ndarray:
+def volume_attention(scores: np.ndarray, trained: Pretrained) -> np.ndarray:
     """Scores of the volume's tokens, which follow the slices' in the sequence, as float32 (z, y, x) cells."""
     grid = trained.model.volume_grid
     return scores[-int(np.prod(grid)) :].reshape(grid)
 
 
-def chosen_slices(layers: np.ndarray, trained: pretrained.Pretrained) -> list[int]:
+def chosen_slices(layers: np.ndarray, trained: Pretrained) -> list[int]:
     """Slices of the record that the network took in 2D."""
     model = trained.model
-    depth, offsets = model.volume_patch[0], range(model.volume_patch[0])
-    if model.slices_per_layer == 1:
-        offsets = [depth // 2]
+    depth = model.volume_patch[0]
+    offsets = [depth // 2] if model.slices_per_layer == 1 else range(depth)
     step = geometry.VOLUME_SHAPE[0] // (model.volume_grid[0] * depth)  # slices of the record in one of the network's
     return [int(layer * depth + offset) * step for layer in layers for offset in offsets]
 
@@ -84,11 +83,9 @@ def film_picture(film: np.ndarray, attention: np.ndarray) -> np.ndarray:
     return cv2.hconcat([_large(cv2.cvtColor(film, cv2.COLOR_GRAY2BGR)), _large(_overlay(film, attention))])
 
 
-def slices_picture(
-    volume: np.ndarray, attention: np.ndarray, chosen: list[int], window: tuple[float, float]
-) -> np.ndarray:
+def slices_picture(volume: np.ndarray, attention: np.ndarray, chosen: list[int], window_hu: Window) -> np.ndarray:
     """The chosen slices in a row, under them the same with the attention of their layer, BGR."""
-    low, high = window
+    low, high = window_hu
     grey = np.clip((volume.astype(np.float32) - low) / (high - low) * 255, 0, 255).astype(np.uint8)
     heat = np.kron(attention, np.ones([a // b for a, b in zip(volume.shape, attention.shape, strict=True)], np.float32))
     chosen = chosen or [len(volume) // 2]

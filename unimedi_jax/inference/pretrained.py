@@ -84,13 +84,10 @@ class Pretrained:
             UserError: they were made by other rules.
         """
         for modality in modalities:
-            known = [one for one in self.contracts.values() if modality in one["records"]]
+            known = next((one for one in self.contracts.values() if modality in one["records"]), None)
             if known:
-                contract.check(
-                    _part(known[0], modality),
-                    _part(dataset.contract, modality),
-                    where=f"{modality} of {dataset.folder}",
-                )
+                then, now = _part(known, modality), _part(dataset.contract, modality)
+                contract.check(then, now, where=f"{modality} of {dataset.folder}")
 
 
 def _part(whole: dict[str, Any], modality: str) -> dict[str, Any]:
@@ -158,14 +155,12 @@ def _export(place: pathlib.Path, network: str) -> Pretrained:
         raise UserError(f"{place} is an export of the {exported}: set config.network={exported}, or export again")
     words = tokenizer.load(place / REPORT)
     model = _model(facts["config"], len(words), place)
-    template = variables_like(model)
-    arrays = weights.read(place / WEIGHTS)
+    template, arrays = variables_like(model), weights.read(place / WEIGHTS)
     variables, missing = names.from_torch(arrays, template)
     unknown = set(names.split_positions(arrays)) - names.known(template)
     if missing or unknown:
-        raise UserError(
-            f"{place / WEIGHTS} does not fit {FACTS}: {len(missing)} arrays are missing, {len(unknown)} too many"
-        )
+        problem = f"{len(missing)} arrays are missing, {len(unknown)} too many"
+        raise UserError(f"{place / WEIGHTS} does not fit {FACTS}: {problem}")
     return _placed(place, model, variables, words, facts)
 
 

@@ -1,6 +1,7 @@
 """Files, folders, DICOM series and manifests as a list of things to embed, read by the rules of the build job."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -77,11 +78,8 @@ def _folder(folder: pathlib.Path, root: pathlib.Path) -> Iterator[Item]:
     series = [file for file in files if file.suffix.lower() in DICOM and _modality(file) == "CT"]
     if series:
         yield Item(_name(folder, root), "ct", lambda: volumes.read_volume(folder)[0], path=folder)
-    for file in files:
-        if not series or file.suffix.lower() not in DICOM:
-            item = _file(file, root)
-            if item is not None:
-                yield item
+    others = [file for file in files if not series or file.suffix.lower() not in DICOM]
+    yield from filter(None, (_file(file, root) for file in others))
     for entry in entries:
         if entry.is_dir() and not entry.is_symlink():  # a link may lead in a circle
             yield from _folder(entry, root)
@@ -117,19 +115,15 @@ def _modality(path: pathlib.Path) -> str | None:
 
 def _manifest(path: pathlib.Path) -> tuple[list[Item], list[Rejected]]:
     source = manifest.read(path)
-    items = [
-        Item(row.path, row.modality, _converter(source.convert, row), row.info.report, row.info.file)
-        for row in source.rows
-    ]
-    return items, list(source.rejected)
 
-
-def _converter(convert: Callable[[Any], Any], row: Any) -> Callable[[], np.ndarray]:
-    def read() -> np.ndarray:
-        record = convert(row)
+    def pixels(row: Any) -> np.ndarray:
+        record = source.convert(row)
         if isinstance(record, Rejected):
             code, _, detail = record.reason.partition(": ")
             raise BadInput(code, detail)
         return record["image" if row.modality == "xray" else "volume"]
 
-    return read
+    def item(row: Any) -> Item:
+        return Item(row.path, row.modality, functools.partial(pixels, row), row.info.report, row.info.file)
+
+    return [item(row) for row in source.rows], list(source.rejected)

@@ -65,10 +65,8 @@ def fill(
             rules than the records that the checkpoint was trained on.
     """
     if checkpoint and (vision or report):
-        raise UserError(
-            "config.init.checkpoint brings vision and report weights of its own: "
-            "set config.init.vision= and config.init.report= empty"
-        )
+        advice = "set config.init.vision= and config.init.report= empty"
+        raise UserError(f"config.init.checkpoint brings vision and report weights of its own: {advice}")
     summaries = []
     if checkpoint:
         trained = pretrained.load(checkpoint)

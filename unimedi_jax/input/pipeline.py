@@ -39,15 +39,9 @@ def train(
     parts = {}
     for number, modality in enumerate(MODALITIES):
         if batch[modality]:
-            parts[modality] = _endless(
-                sets,
-                samplers[modality],
-                batch[modality],
-                seed=2 * seed + number,
-                host=host,
-                hosts=hosts,
-                max_damaged=reading.max_damaged,
-            )
+            # Cut last, in whole parts of a batch: order, mixing and random draws are those of a single host.
+            mixed = _endless(sets, samplers[modality], 2 * seed + number, reading.max_damaged)
+            parts[modality] = mixed.batch(batch[modality], drop_remainder=True)[host::hosts]
     if not parts:
         raise UserError("config.batch asks for neither X-rays nor CTs")
     # "Endless" is sys.maxsize records, so the number of batches differs with their size; zip wants one length.
@@ -71,11 +65,9 @@ class Batches(Iterator[HostBatch]):
 
     def __next__(self) -> HostBatch:
         try:
-            if self._reader is None:
-                with workers.block_signals() if self._processes else contextlib.nullcontext():
-                    self._reader = self._read()
-                    batch = next(self._reader)
-            else:
+            starts = self._reader is None
+            with workers.block_signals() if starts and self._processes else contextlib.nullcontext():
+                self._reader = self._read() if starts else self._reader
                 batch = next(self._reader)
         except RuntimeError as error:  # grain has no class of its own for it
             if "terminated unexpectedly" not in str(error):
@@ -108,22 +100,13 @@ class Batches(Iterator[HostBatch]):
             return iter(rest.to_iter_dataset(grain.ReadOptions(self._threads, max(self._threads, AHEAD))))
         ahead = max(AHEAD // self._processes, 1)
         # Batch i is of process i mod n: the order is that of one reader.
-        dataset = rest.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)).mp_prefetch(
-            grain.MultiprocessingOptions(self._processes, per_worker_buffer_size=ahead),
-            worker_init_fn=workers.exit_with_parent(),
-        )
-        return iter(dataset)
+        dataset = rest.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
+        options = grain.MultiprocessingOptions(self._processes, per_worker_buffer_size=ahead)
+        return iter(dataset.mp_prefetch(options, worker_init_fn=workers.exit_with_parent()))
 
 
 def _endless(
-    sets: Sequence[tuple[records.RecordSet, float]],
-    sampler: transforms.ToSample,
-    rows: int,
-    *,
-    seed: int,
-    host: int,
-    hosts: int,
-    max_damaged: float,
+    sets: Sequence[tuple[records.RecordSet, float]], sampler: transforms.ToSample, seed: int, max_damaged: float
 ) -> grain.MapDataset[Any]:
     datasets, weights = [], []
     for number, (record_set, weight) in enumerate(sets):
@@ -137,14 +120,9 @@ def _endless(
         datasets.append(dataset.repeat().random_map(sampler))
         weights.append(weight)
     if not datasets:
-        names = ", ".join(record_set.name for record_set, _ in sets)
-        raise UserError(
-            f"no training {sampler.modality} records in {names}: "
-            f"set config.batch.{sampler.modality}=0 to train without them"
-        )
-    mixed = datasets[0] if len(datasets) == 1 else grain.MapDataset.mix(datasets, weights)
-    # Cut last, in whole parts of a batch: order, mixing and random draws are those of a single host.
-    return mixed.batch(rows, drop_remainder=True)[host::hosts]
+        names, kind = ", ".join(record_set.name for record_set, _ in sets), sampler.modality
+        raise UserError(f"no training {kind} records in {names}: set config.batch.{kind}=0 to train without them")
+    return datasets[0] if len(datasets) == 1 else grain.MapDataset.mix(datasets, weights)
 
 
 def report_length(batch: HostBatch, lengths: Sequence[int]) -> int:
@@ -163,21 +141,15 @@ def trimmed(batch: HostBatch, length: int) -> HostBatch:
 
 
 def evaluation(
-    record_set: records.RecordSet,
-    sampler: transforms.ToSample,
-    split: str,
-    rows: int,
-    *,
-    limit: int = 0,
-    threads: int = 4,
+    record_set: records.RecordSet, sampler: transforms.ToSample, split: str, rows: int, *, limit: int = 0
 ) -> Iterator[dict[str, Any]]:
     """Every record of a split once, in order, in batches of `rows`; at most `limit` records (0 = all).
 
     The last batch is filled with copies of its last record; `mask` (rows,) is False there. Fields that do not
-    stack, such as boxes, come as lists. `threads` read while the device is at work.
+    stack, such as boxes, come as lists. Threads read while the device is at work.
     """
     dataset = grain.MapDataset.source(record_set.source(sampler.modality, split))[: limit or None].map(sampler)
-    reader = iter(dataset.to_iter_dataset(grain.ReadOptions(threads, prefetch_buffer_size=2 * rows)))
+    reader = iter(dataset.to_iter_dataset(grain.ReadOptions(THREADS.threads, prefetch_buffer_size=2 * rows)))
     names = {"xray": "X-rays", "ct": "CTs"}[sampler.modality]
     with contextlib.closing(reader), progress.shown(len(dataset), f"{names} of {split}") as tick:
         while samples := list(itertools.islice(reader, rows)):

@@ -78,15 +78,13 @@ class RecordSet:
 
     def size(self, modality: str, split: str) -> int:
         """Number of records; 0 for a modality or split that the set lacks."""
-        builder = self._builder(modality)
-        if builder is None or split not in builder.info.splits:
-            return 0
-        return builder.info.splits[split].num_examples
+        builder = self._builder(modality, split)
+        return 0 if builder is None else builder.info.splits[split].num_examples
 
     def source(self, modality: str, split: str, fields: Sequence[str] | None = None) -> Sequence[dict[str, Any]]:
         """Random access to the records of a split; `fields` limits what is decoded (masks are large)."""
-        builder = self._builder(modality)
-        if builder is None or split not in builder.info.splits:
+        builder = self._builder(modality, split)
+        if builder is None:
             raise UserError(f"the set {self.name} in {self.folder} has no {split} {modality} records")
         features = builder.info.features
         names = features if fields is None else [name for name in fields if name in features]
@@ -94,9 +92,10 @@ class RecordSet:
         raw = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
         return Fields(raw, chosen, f"{self.folder}, {split} {modality}")
 
-    def _builder(self, modality: str) -> tfds.core.DatasetBuilder | None:
+    def _builder(self, modality: str, split: str) -> tfds.core.DatasetBuilder | None:
         folder = self.folder / modality / VERSION
-        return tfds.builder_from_directory(folder) if folder.exists() else None
+        builder = tfds.builder_from_directory(folder) if folder.exists() else None
+        return builder if builder is not None and split in builder.info.splits else None
 
 
 def open_set(data_dir: str | pathlib.Path, name: str) -> RecordSet:
@@ -108,11 +107,9 @@ def open_set(data_dir: str | pathlib.Path, name: str) -> RecordSet:
     folder = pathlib.Path(data_dir) / name
     contract = folder / contracts.FILE
     if not contract.exists():
-        raise UserError(
-            f"no built set named {name} in {pathlib.Path(data_dir)}: build it first, for example "
-            f"python main.py --config=configs/build.py:manifest --config.source=YOUR.csv "
-            f"--config.data_dir={data_dir} --config.name={name}"
-        )
+        command = "python main.py --config=configs/build.py:manifest --config.source=YOUR.csv"
+        example = f"{command} --config.data_dir={data_dir} --config.name={name}"
+        raise UserError(f"no built set named {name} in {folder.parent}: build it first, for example {example}")
     return RecordSet(name, folder, json.loads(contract.read_text(encoding="utf-8")))
 
 

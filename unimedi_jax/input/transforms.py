@@ -50,9 +50,8 @@ def shrink(x: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     if x.shape == tuple(size):
         return x
     if any(old % new for old, new in zip(x.shape, size, strict=True)):
-        raise UserError(
-            f"records of {x.shape} do not shrink to {tuple(size)}: choose sizes in config.model that divide them"
-        )
+        advice = "choose sizes in config.model that divide them"
+        raise UserError(f"records of {x.shape} do not shrink to {tuple(size)}: {advice}")
     # Whole strided planes are added up axis by axis: five times as fast as a mean over tiny axes.
     total, cells = x.astype(np.int32), 1
     for axis, (old, new) in enumerate(zip(x.shape, size, strict=True)):
@@ -97,19 +96,9 @@ class ToSample:
     @classmethod
     def of(cls, modality: str, reports: Any, reading: InputConfig, model: ModelConfig) -> "ToSample":
         """What a network of these settings is trained on."""
-        return cls(
-            modality,
-            reports,
-            reading.report_length,
-            reading.crop,
-            model.image_size,
-            model.image_patch,
-            model.volume_size,
-            model.volume_patch,
-            reading.crop_shift,
-            reading.ct_shift,
-            reading.shuffle_sentences,
-        )
+        sizes = {name: getattr(model, name) for name in ("image_size", "image_patch", "volume_size", "volume_patch")}
+        cut = {"crop": reading.crop, "crop_shift": reading.crop_shift, "shift": reading.ct_shift}
+        return cls(modality, reports, reading.report_length, **sizes, **cut, shuffle=reading.shuffle_sentences)
 
     @property
     def bytes(self) -> int:
@@ -129,11 +118,6 @@ class ToSample:
         if rng is not None and self.shuffle:
             report = shuffle_sentences(report, rng)
         text, mask = tokenizer.encode(self.reports, [report], self.length)
-        extra = {name: record[name] for name in self.keep if name in record}
-        return {
-            "tokens": np.ascontiguousarray(tokens),
-            "text": text[0],
-            "text_mask": mask[0],
-            "id": records.text(record["id"]),
-            **extra,
-        }
+        sample = {"tokens": np.ascontiguousarray(tokens), "text": text[0], "text_mask": mask[0]}
+        sample["id"] = records.text(record["id"])
+        return sample | {name: record[name] for name in self.keep if name in record}

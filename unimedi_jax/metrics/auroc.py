@@ -93,13 +93,5 @@ def per_label(
         macro = tries[:, ~np.isnan(values)]
         if macro.size:
             macro_low, macro_high = bootstrap.percentiles(macro.mean(axis=1))
-    return LabelAuc(
-        values,
-        vectors.nan_mean(values),
-        (targets == 1).sum(axis=0),
-        (targets == 0).sum(axis=0),
-        low,
-        high,
-        macro_low,
-        macro_high,
-    )
+    positives, negatives = ((targets == value).sum(axis=0) for value in (1, 0))
+    return LabelAuc(values, vectors.nan_mean(values), positives, negatives, low, high, macro_low, macro_high)

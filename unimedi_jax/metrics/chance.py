@@ -34,15 +34,9 @@ def top_k_hit(scores: Float[np.ndarray, "q c"], correct: Bool[np.ndarray, "q c"]
 
     It is 0 or 1 unless candidates tie across the k-th place. k beyond c counts as c.
     """
-    if scores.shape != correct.shape or k < 1:
-        raise ValueError(f"scores {scores.shape}, correct {correct.shape}, k {k} do not fit")
     if not np.isfinite(scores).all():
         raise ValueError("scores must be finite")
-    if not scores.size:
-        return np.zeros(len(scores))
-    k = min(k, scores.shape[1])
-    threshold = -np.partition(-scores, k - 1, axis=1)[:, k - 1 : k]
-    above, tied = scores > threshold, scores == threshold
+    above, tied, k = _top_k(scores, correct, k)
     lucky = hit_probability(tied.sum(1), (tied & correct).sum(1), k - above.sum(1))
     return np.where((above & correct).any(1), 1.0, lucky)
 
@@ -52,10 +46,17 @@ def top_k_share(scores: Float[np.ndarray, "q c"], correct: Bool[np.ndarray, "q c
 
     k beyond c counts as c.
     """
+    above, tied, k = _top_k(scores, correct, k)
+    lucky = (tied & correct).sum(axis=1) / tied.sum(axis=1) * (k - above.sum(axis=1))
+    return ((above & correct).sum(axis=1) + lucky) / k
+
+
+def _top_k(scores: np.ndarray, correct: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Which candidates score above the k-th highest score and which tie with it, and k, at most all of them."""
     if scores.shape != correct.shape or k < 1:
         raise ValueError(f"scores {scores.shape}, correct {correct.shape}, k {k} do not fit")
     k = min(k, scores.shape[1])
+    if not scores.size:
+        return np.zeros(scores.shape, bool), np.zeros(scores.shape, bool), k
     threshold = -np.partition(-scores, k - 1, axis=1)[:, k - 1 : k]
-    above, tied = scores > threshold, scores == threshold
-    lucky = (tied & correct).sum(axis=1) / tied.sum(axis=1) * (k - above.sum(axis=1))
-    return ((above & correct).sum(axis=1) + lucky) / k
+    return scores > threshold, scores == threshold, k

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from unimedi_jax.metrics import auroc, bootstrap, vectors
 
 THRESHOLD = 0.5
+Table = Float[np.ndarray, "n c"]  # n cases, c labels or classes
 
 
 def average_precision(
@@ -47,14 +48,13 @@ def accuracy(
 def exclusive(labels: Float[np.ndarray, "n c"]) -> bool:
     """Whether the labels are classes of which every case has exactly one (COVIDx, CC-CCII)."""
     labels = np.asarray(labels)
-    return bool(
-        labels.size and labels.shape[1] > 1 and (labels.sum(axis=1) == 1).all() and np.isin(labels, (0, 1)).all()
-    )
+    one_each = (labels.sum(axis=1) == 1).all() and np.isin(labels, (0, 1)).all()
+    return bool(labels.size and labels.shape[1] > 1 and one_each)
 
 
 def measure(
-    probabilities: Float[np.ndarray, "n c"],
-    targets: Float[np.ndarray, "n c"],
+    probabilities: Table,
+    targets: Table,
     names: Sequence[str],
     *,
     one_of: bool = False,
@@ -99,9 +99,7 @@ def measure(
     return result
 
 
-def _top(
-    probabilities: Float[np.ndarray, "n c"], targets: Float[np.ndarray, "n c"], counts: Float[np.ndarray, "r n"]
-) -> Float[np.ndarray, " r"]:
+def _top(probabilities: Table, targets: Table, counts: Float[np.ndarray, "r n"]) -> Float[np.ndarray, " r"]:
     known = ~np.isnan(targets).any(axis=1) & ~np.isnan(probabilities).any(axis=1)
     return _share(probabilities[known].argmax(axis=1) == targets[known].argmax(axis=1), counts[:, known])
 

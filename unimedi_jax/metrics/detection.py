@@ -94,10 +94,8 @@ def measure(cases: Sequence[Case], *, confidence: float = 0.5, resamples: int = 
             result[f"{name}/low"], result[f"{name}/high"] = bootstrap.interval(
                 lambda rows, x=of_images, t=truths: _mean(x, t, rows), len(cases), resamples=resamples, seed=seed
             )
-    sure = [
-        Case(case.predicted[case.scores >= confidence], case.scores[case.scores >= confidence], case.truth)
-        for case in cases
-    ]
+    high = [case.scores >= confidence for case in cases]
+    sure = [Case(x.predicted[rows], x.scores[rows], x.truth) for x, rows in zip(cases, high, strict=True)]
     counted = [case for case in sure if len(case.predicted) and len(case.truth)]
     result["map_mgca"] = vectors.nan_mean(_of(counted, PAPER)) if counted else float("nan")
     result |= {"cases_mgca": float(len(counted)), "boxes": float(sum(len(case.truth) for case in cases))}

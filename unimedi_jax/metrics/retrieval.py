@@ -89,10 +89,8 @@ def by_finding(
     their exact expectations under a random ranking; `queries`, `candidates`. Ties count by the expectation over their
     order; a k beyond the candidates counts as all of them. Nothing to rank: NaN.
     """
-    z_query, z_candidate = vectors.unit_rows(z_query), vectors.unit_rows(z_candidate)
-    finding_query, finding_candidate = np.asarray(finding_query), np.asarray(finding_candidate)
-    z_query, finding_query = z_query[finding_query >= 0], finding_query[finding_query >= 0]
-    z_candidate, finding_candidate = z_candidate[finding_candidate >= 0], finding_candidate[finding_candidate >= 0]
+    z_query, finding_query = _with_finding(z_query, finding_query)
+    z_candidate, finding_candidate = _with_finding(z_candidate, finding_candidate)
     total = len(z_candidate)
     result = {"queries": float(len(z_query)), "candidates": float(total)}
     if not len(z_query) or not total:
@@ -108,6 +106,11 @@ def by_finding(
         lucky = chance.hit_probability(np.array(total), correct.sum(axis=1), np.array(k))
         result[f"chance_hit{k}"] = vectors.nan_mean(lucky)
     return result
+
+
+def _with_finding(z: np.ndarray, finding: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    rows = np.asarray(finding) >= 0
+    return vectors.unit_rows(z)[rows], np.asarray(finding)[rows]
 
 
 def balanced(finding: Int[np.ndarray, " n"], each: int, *, seed: int = 0) -> Int[np.ndarray, " m"]:

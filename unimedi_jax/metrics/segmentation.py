@@ -14,21 +14,17 @@ from scipy import ndimage
 from unimedi_jax.metrics import bootstrap, vectors
 
 KINDS = ("dice", "hd95", "nsd")
+Mask = Bool[np.ndarray, "*space"]
+Classes = UInt8[np.ndarray, "*space"]  # 0 elsewhere
 
 
-def dice(truth: Bool[np.ndarray, "*space"], predicted: Bool[np.ndarray, "*space"]) -> float:
+def dice(truth: Mask, predicted: Mask) -> float:
     """Twice the overlap over the sum of both sizes."""
     size = int(truth.sum()) + int(predicted.sum())
     return 2 * int((truth & predicted).sum()) / size if size else 1.0
 
 
-def surfaces(
-    truth: Bool[np.ndarray, "*space"],
-    predicted: Bool[np.ndarray, "*space"],
-    spacing: Sequence[float],
-    *,
-    tolerance: float,
-) -> tuple[float, float]:
+def surfaces(truth: Mask, predicted: Mask, spacing: Sequence[float], *, tolerance: float) -> tuple[float, float]:
     """HD95 in the unit of `spacing`, and NSD: the share of both surfaces within `tolerance` of the other."""
     if not truth.any() or not predicted.any():
         both = not truth.any() and not predicted.any()
@@ -43,25 +39,19 @@ def surfaces(
     return float(hd95), within / (len(to_truth) + len(to_predicted))
 
 
-def _surface(mask: Bool[np.ndarray, "*space"]) -> Bool[np.ndarray, "*space"]:
+def _surface(mask: Mask) -> Mask:
     return mask & ~ndimage.binary_erosion(mask)
 
 
-def _around(mask: Bool[np.ndarray, "*space"]) -> tuple[slice, ...]:
+def _around(mask: Mask) -> tuple[slice, ...]:
     """The box that holds a mask, a voxel wider where there is room: nothing outside it takes part."""
-    spans = [
-        np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis))) for axis in range(mask.ndim)
-    ]
+    axes = range(mask.ndim)
+    spans = [np.flatnonzero(mask.any(axis=tuple(other for other in axes if other != axis))) for axis in axes]
     return tuple(slice(max(span[0] - 1, 0), span[-1] + 2) for span in spans)
 
 
 def case(
-    truth: UInt8[np.ndarray, "*space"],
-    predicted: UInt8[np.ndarray, "*space"],
-    classes: int,
-    spacing: Sequence[float],
-    *,
-    tolerance: float,
+    truth: Classes, predicted: Classes, classes: int, spacing: Sequence[float], *, tolerance: float
 ) -> tuple[Float[np.ndarray, "c 3"], Bool[np.ndarray, " c"]]:
     """Dice, HD95 and NSD of the structures 1 to `classes` of one case, and which of them the truth holds."""
     values = np.zeros((classes, len(KINDS)))

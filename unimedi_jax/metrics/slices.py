@@ -12,6 +12,8 @@ from jaxtyping import Bool, Float, UInt8
 
 from unimedi_jax.metrics import bootstrap, chance, vectors
 
+Scores = Float[np.ndarray, "n layers"]
+Lesions = Bool[np.ndarray, "n c slices"]
 UNSTATED = 254  # of a lesion mask: somebody drew a lesion and did not say which finding it is
 
 
@@ -28,25 +30,15 @@ class HitRate(NamedTuple):
 
     def scalars(self) -> dict[str, float]:
         """`hit_rate`, `random_rate`, the counts, and the interval if it was made."""
-        result = {
-            "hit_rate": self.measured,
-            "random_rate": self.random,
-            "cases": float(self.cases),
-            "without_lesion": float(self.without_lesion),
-            "all_lesion": float(self.all_lesion),
-        }
+        result = {"hit_rate": self.measured, "random_rate": self.random}
+        result |= {name: float(getattr(self, name)) for name in ("cases", "without_lesion", "all_lesion")}
         if not np.isnan(self.low):
             result |= {"hit_rate/low": self.low, "hit_rate/high": self.high}
         return result
 
 
 def hit_rate(
-    slice_scores: Float[np.ndarray, "n layers"],
-    lesion: Bool[np.ndarray, "n slices"],
-    k: int,
-    *,
-    resamples: int = 0,
-    seed: int = 0,
+    slice_scores: Scores, lesion: Bool[np.ndarray, "n slices"], k: int, *, resamples: int = 0, seed: int = 0
 ) -> HitRate:
     """Share of CTs with a lesion slice among the k layers of highest score (eq.2).
 
@@ -61,20 +53,13 @@ def hit_rate(
     keep = some & ~full
     hits = chance.top_k_hit(np.asarray(slice_scores, np.float64)[keep], touched[keep], k)
     lucky = chance.hit_probability(np.array(touched.shape[1]), touched[keep].sum(axis=1), np.array(k))
-    low, high = bootstrap.mean_interval(hits, resamples=resamples, seed=seed)
-    return HitRate(
-        vectors.nan_mean(hits), vectors.nan_mean(lucky), int(keep.sum()), int((~some).sum()), int(full.sum()), low, high
-    )
+    counts = (int(rows.sum()) for rows in (keep, ~some, full))
+    interval = bootstrap.mean_interval(hits, resamples=resamples, seed=seed)
+    return HitRate(vectors.nan_mean(hits), vectors.nan_mean(lucky), *counts, *interval)
 
 
 def by_finding(
-    slice_scores: Float[np.ndarray, "n layers"],
-    lesion: Bool[np.ndarray, "n c slices"],
-    k: int,
-    names: Sequence[str],
-    *,
-    resamples: int = 0,
-    seed: int = 0,
+    slice_scores: Scores, lesion: Lesions, k: int, names: Sequence[str], *, resamples: int = 0, seed: int = 0
 ) -> dict[str, HitRate]:
     """`hit_rate` over the lesions of all findings together ("any") and of each finding alone.
 
@@ -104,12 +89,7 @@ def fixed_layers(lesion: Bool[np.ndarray, "n slices"], *, layers: int, k: int) -
 
 
 def fixed_rates(
-    train: Bool[np.ndarray, "m c slices"],
-    lesion: Bool[np.ndarray, "n c slices"],
-    names: Sequence[str],
-    *,
-    layers: int,
-    k: int,
+    train: Bool[np.ndarray, "m c slices"], lesion: Lesions, names: Sequence[str], *, layers: int, k: int
 ) -> dict[str, float]:
     """Hit rates of `by_finding` for the `fixed_layers` of the training CTs; rows without a case are left out."""
     fixed = fixed_layers(train.any(axis=1), layers=layers, k=k)
@@ -126,7 +106,7 @@ def lesion_slices(lesion_mask: UInt8[np.ndarray, "n z y x"], findings: int) -> B
     return np.stack([(lesion_mask == value).any(axis=(2, 3)) for value in values], axis=1)
 
 
-def around_centre(lesion: Bool[np.ndarray, "n c slices"], *, reach: int = 3) -> Bool[np.ndarray, "n slices"]:
+def around_centre(lesion: Lesions, *, reach: int = 3) -> Bool[np.ndarray, "n slices"]:
     """Slices within `reach` of the middle of a finding's extent: what the paper counts as positive on LUNA16.
 
     All lesions of one finding are taken for one; findings are taken together.

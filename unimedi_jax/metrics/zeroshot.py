@@ -7,28 +7,25 @@ from jaxtyping import Float
 
 from unimedi_jax.metrics import auroc, vectors
 
+Images = Float[np.ndarray, "n e"]
+Prompts = Sequence[Float[np.ndarray, "p e"]]  # an ensemble for each finding
 
-def scores(
-    z_image: Float[np.ndarray, "n e"],
-    z_positive: Sequence[Float[np.ndarray, "p e"]],
-    z_negative: Sequence[Float[np.ndarray, "p e"]],
-) -> Float[np.ndarray, "n c"]:
+
+def scores(z_image: Images, z_positive: Prompts, z_negative: Prompts) -> Float[np.ndarray, "n c"]:
     """Similarity to the positive minus similarity to the negative ensemble, one column per finding.
 
     An ensemble is the normalised mean of its normalised prompts; the numbers of prompts may differ.
     """
     z_image = vectors.unit_rows(z_image)
-    columns = [
-        z_image @ (_ensemble(positive) - _ensemble(negative))
-        for positive, negative in zip(z_positive, z_negative, strict=True)
-    ]
+    pairs = zip(z_positive, z_negative, strict=True)
+    columns = [z_image @ (_ensemble(positive) - _ensemble(negative)) for positive, negative in pairs]
     return np.stack(columns, axis=1) if columns else np.zeros((len(z_image), 0))
 
 
 def auc(
-    z_image: Float[np.ndarray, "n e"],
-    z_positive: Sequence[Float[np.ndarray, "p e"]],
-    z_negative: Sequence[Float[np.ndarray, "p e"]],
+    z_image: Images,
+    z_positive: Prompts,
+    z_negative: Prompts,
     labels: Float[np.ndarray, "n c"],
     *,
     resamples: int = 0,

@@ -16,11 +16,11 @@ HIDDEN = ("splits", "prompts", "labels", "source_fingerprint")  # shown otherwis
 WIDTH = 118
 
 
-def run(path: str) -> None:
-    """Prints what is in a folder. Raises UserError where there is nothing to show."""
-    if not path:
+def run(config: Any, _: Path | None = None) -> None:
+    """Prints what is in `config.path`. Raises UserError where there is nothing to show."""
+    if not config.path:
         raise UserError("config.path is empty: name a built set, a run's workdir or an export")
-    print("\n".join(describe(Path(path).expanduser())))
+    print("\n".join(describe(Path(config.path).expanduser())))
 
 
 def describe(folder: Path) -> Iterator[str]:

@@ -27,11 +27,18 @@ CLOUDS = {
     "ct_ct_report": "CTs and their reports",
     "images": "All images, by finding",
 }
-GAP = re.compile(r"test/gap/(.+)/(?:distance|accuracy|separation)")
+MEASURES = ("distance", "accuracy", "separation")
+GAP = re.compile(rf"test/gap/(.+)/(?:{'|'.join(MEASURES)})")
+Line = Mapping[str, Any]  # of metrics.jsonl
 INTERVALS = "Small figures under a number are its 95 % bootstrap interval over cases."
 
 
-def latest(metrics: Sequence[Mapping[str, Any]], key: str) -> float | None:
+def final(metrics: Sequence[Line]) -> Line | None:
+    """The last line with numbers of test patients, which marks a run as finished; None where there is none."""
+    return next((line for line in reversed(metrics) if any(key.startswith("test/") for key in line)), None)
+
+
+def latest(metrics: Sequence[Line], key: str) -> float | None:
     """The value of `key` in the last line that has it, null being NaN; None if no line has it."""
     for line in reversed(metrics):
         if key in line:
@@ -39,7 +46,7 @@ def latest(metrics: Sequence[Mapping[str, Any]], key: str) -> float | None:
     return None
 
 
-def numbers(cell: Cell | None, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Number]:
+def numbers(cell: Cell | None, metrics: Sequence[Line]) -> dict[str, Number]:
     """What a cell shows: its `value` and, where the metrics have them, `low` and `high` of its interval and `beside`.
 
     Empty where the metrics have no value.
@@ -51,7 +58,7 @@ def numbers(cell: Cell | None, metrics: Sequence[Mapping[str, Any]]) -> dict[str
     return {place: Number(key, value, cell.digits) for place, (key, value) in values.items() if value is not None}
 
 
-def text(table: Table, metrics: Sequence[Mapping[str, Any]], *, intervals: bool = False) -> str:
+def text(table: Table, metrics: Sequence[Line], *, intervals: bool = False) -> str:
     """A table for the terminal; with `intervals` those of its numbers, where the metrics have them."""
 
     def words(cell: Cell | None) -> str:
@@ -72,57 +79,40 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
-def result_tables(metrics: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> list[Table]:
+def result_tables(metrics: Sequence[Line], labels: Sequence[str]) -> list[Table]:
     """Overview, AUC per finding, retrieval, slices, gap; tables without a number are left out."""
     known = {key for line in metrics for key in line}
     findings = {label: label.replace("_", " ") for label in labels}
-    tables = [
-        _overview(),
-        *(_findings(findings, modality) for modality in MODALITIES),
-        _retrieval(),
-        _slices(findings),
-        _gap(sorted(known)),
-    ]
+    by_finding = [_findings(findings, modality) for modality in MODALITIES]
+    tables = [_overview(), *by_finding, _retrieval(), _slices(findings), _gap(sorted(known))]
     return [measured for table in tables if (measured := _measured(table, known)).rows]
 
 
 def _overview() -> Table:
+    rows = []
+    for key, name in MODALITIES.items():
+        recall = _above(f"{key}/retrieval/i2t_r5", f"{key}/retrieval/chance_r5", "chance")
+        hit_rate = _above(f"{key}/slices/any/hit_rate", f"{key}/slices/any/random_rate", "random")
+        rows.append(Row(name, (_trained(f"{key}/zeroshot/macro"), _trained(f"{key}/probe/macro"), recall, hit_rate)))
     return Table(
         "Held-out patients at a glance",
         ("", "Zero-shot AUC", "Linear-probe AUC", "Report retrieval R@5", "Slice hit rate"),
-        [
-            Row(
-                name,
-                (
-                    _trained(f"{key}/zeroshot/macro"),
-                    _trained(f"{key}/probe/macro"),
-                    _above(f"{key}/retrieval/i2t_r5", f"{key}/retrieval/chance_r5", "chance"),
-                    _above(f"{key}/slices/any/hit_rate", f"{key}/slices/any/random_rate", "random"),
-                ),
-            )
-            for key, name in MODALITIES.items()
-        ],
+        rows,
         "AUC: mean over findings; 0.5 is guessing. Slice hit rate: share of the CTs with a lesion in which a chosen "
         f"slice layer touches it. {INTERVALS}",
     )
 
 
 def _findings(findings: Mapping[str, str], modality: str) -> Table:
+    rows = []
+    for finding, name in {**findings, "macro": "mean over findings"}.items():
+        zeroshot, probe = (f"{modality}/{task}/{finding}" for task in ("zeroshot", "probe"))
+        counts = [_count(f"{zeroshot}/{side}") for side in ("positives", "negatives")]
+        rows.append(Row(name, [_trained(zeroshot), _trained(probe), *counts]))
     return Table(
         f"{MODALITIES[modality]}: AUC by finding",
         ("Finding", "Zero-shot", "Linear probe", "Positive cases", "Negative cases"),
-        [
-            Row(
-                name,
-                (
-                    _trained(f"{modality}/zeroshot/{finding}"),
-                    _trained(f"{modality}/probe/{finding}"),
-                    _count(f"{modality}/zeroshot/{finding}/positives"),
-                    _count(f"{modality}/zeroshot/{finding}/negatives"),
-                ),
-            )
-            for finding, name in {**findings, "macro": "mean over findings"}.items()
-        ],
+        rows,
         "Zero-shot: similarity to the positive prompts minus similarity to the negative ones, without any label. "
         "Linear probe: logistic regression on frozen features. A finding whose cases are all positive or all negative "
         "has no AUC and is not part of the mean.",
@@ -165,16 +155,14 @@ def _slices(findings: Mapping[str, str]) -> Table:
 def _gap(known: Sequence[str]) -> Table:
     measured = dict.fromkeys(match[1] for key in known if (match := GAP.fullmatch(key)))
     names = [*(name for name in CLOUDS if name in measured), *(name for name in measured if name not in CLOUDS)]
+    rows = [
+        Row(CLOUDS.get(name, name.replace("_", " ")), [_trained(f"gap/{name}/{measure}") for measure in MEASURES])
+        for name in names
+    ]
     return Table(
         "Modality gap",
         ("Embeddings", "Centroid distance", "Modality classification accuracy", "Separation of findings"),
-        [
-            Row(
-                CLOUDS.get(name, name.replace("_", " ")),
-                [_trained(f"gap/{name}/{measure}") for measure in ("distance", "accuracy", "separation")],
-            )
-            for name in names
-        ],
+        rows,
         "Distance between the centroids of the two normalised clouds (Liang et al. 2022); balanced accuracy of a "
         "linear classifier of the modality (0.5: the clouds are merged); mean silhouette of the findings (1: separate, "
         "0: mixed).",
@@ -202,8 +190,6 @@ def _measured(table: Table, known: set[str]) -> Table:
         return cell is not None and cell.key in known
 
     rows = [row for row in table.rows if any(map(has, row.cells))]
-    columns = [i for i in range(len(table.columns) - 1) if any(has(row.cells[i]) for row in rows)]
-    return table._replace(
-        columns=(table.columns[0], *(table.columns[1 + i] for i in columns)),
-        rows=[Row(row.name, [row.cells[i] for i in columns]) for row in rows],
-    )
+    places = [i for i in range(len(table.columns) - 1) if any(has(row.cells[i]) for row in rows)]
+    columns = (table.columns[0], *(table.columns[1 + i] for i in places))
+    return table._replace(columns=columns, rows=[Row(row.name, [row.cells[i] for i in places]) for row in rows])

@@ -36,10 +36,9 @@ def open_sets(data: str, data_dir: str | pathlib.Path) -> Sets:
         sets.append((records.open_set(data_dir, name), share))
     if not sets:
         raise UserError("config.data names no set: give built sets, such as phantom or mine,phantom:0.5")
-    for record_set, _ in sets[1:]:
-        contract.check(
-            sets[0][0].contract, record_set.contract, where=f"the set {record_set.name} beside {sets[0][0].name}"
-        )
+    first = sets[0][0]
+    for other, _ in sets[1:]:
+        contract.check(first.contract, other.contract, where=f"the set {other.name} beside {first.name}")
     return tuple(sets)
 
 
@@ -51,9 +50,8 @@ def check_sets(sets: Sets, model: towers.UniMedI, *, uses_reports: bool) -> None
         raise UserError("the sets of config.data hold no training records")
     silent = [record_set.name for record_set, _ in sets if record_set.contract["source"].get("reports", True) is None]
     if silent and uses_reports:
-        raise UserError(
-            f"config.data: {', '.join(silent)} have no reports to learn from: these sets are for evaluation"
-        )
+        names = ", ".join(silent)
+        raise UserError(f"config.data: {names} have no reports to learn from: these sets are for evaluation")
 
 
 def run_tokenizer(name: str, sets: Sets, workdir: pathlib.Path) -> Any:
@@ -109,11 +107,10 @@ def reader_processes(asked: int, batch: int) -> int:
     Raises:
         UserError: batches of so many processes do not fit into the shared memory, through which they come.
     """
+    count = asked
     if asked < 0:
         beside = 0 if jax.default_backend() == "cpu" else READERS * jax.local_device_count()
         count = min(beside, joblib.cpu_count() // 2)  # of the cores that a launcher or container leaves this process
-    else:
-        count = asked
     room = shutil.disk_usage(SHARED).free if count and SHARED.exists() else math.inf
     need = (pipeline.AHEAD + 3 * count) * batch  # those that wait, and what each is making and handing over
     if need <= room:

@@ -22,6 +22,7 @@ from unimedi_jax.train import dataset, saved_config, state, step
 from unimedi_jax.typing import PyTree
 
 LOG = logging.getLogger(__name__)
+STEP_SETTINGS = ("accumulate", "freeze_last_layer_steps", "freeze_patch_embed")
 COMPILER_OPTIONS = {
     # The part of a TPU's VMEM that one fusion may use: with the 16 MiB of the default the step does not compile for
     # v5e, where a gradient's all-reduce runs inside the loss over the prototypes.
@@ -57,14 +58,8 @@ class TrainStep:
         objective = self.config.objective
         if objective.name != "unimedi":
             return None
-        return flops.training_step(
-            self.model,
-            xrays=rows["xray"],
-            cts=rows["ct"],
-            report_length=length,
-            mask_ratio=objective.mask_ratio,
-            mask_mode=objective.mask_mode,
-        )
+        mask = {"mask_ratio": objective.mask_ratio, "mask_mode": objective.mask_mode}
+        return flops.training_step(self.model, xrays=rows["xray"], cts=rows["ct"], report_length=length, **mask)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,32 +101,13 @@ def build_train_step(config: PretrainConfig, vocab_size: int, mesh: Mesh) -> Tra
         layout = sharding.layout(abstract, mesh, config.sharding)
     except ValueError as error:
         raise UserError(f"config.sharding: {error}") from error
-    train_step = step.make_train_step(
-        model,
-        tx,
-        objective=objective,
-        schedule=schedule,
-        ema=optim.ema_schedule(**vars(config.ema), steps=config.steps),
-        accumulate=config.accumulate,
-        freeze_last_layer_steps=config.freeze_last_layer_steps,
-        freeze_patch_embed=config.freeze_patch_embed,
-    )
-    return TrainStep(
-        config=config,
-        mesh=mesh,
-        model=model,
-        objective=objective,
-        init=jax.jit(init, out_shardings=layout),
-        abstract=jax.tree.map(
-            lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), abstract, layout
-        ),
-        step=jax.jit(
-            train_step,
-            donate_argnames="state",
-            out_shardings=(layout, None),
-            compiler_options=COMPILER_OPTIONS.get(device.platform),
-        ),
-    )
+    ema = optim.ema_schedule(**vars(config.ema), steps=config.steps)
+    settings = {name: getattr(config, name) for name in STEP_SETTINGS}
+    train_step = step.make_train_step(model, tx, objective=objective, schedule=schedule, ema=ema, **settings)
+    options = {"out_shardings": (layout, None), "compiler_options": COMPILER_OPTIONS.get(device.platform)}
+    placed = jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), abstract, layout)
+    init, train_step = jax.jit(init, out_shardings=layout), jax.jit(train_step, donate_argnames="state", **options)
+    return TrainStep(config, mesh, model, objective, init, placed, train_step)
 
 
 def build_job(config: PretrainConfig, workdir: pathlib.Path) -> TrainingJob:
@@ -156,14 +132,8 @@ def build_job(config: PretrainConfig, workdir: pathlib.Path) -> TrainingJob:
     dataset.check_ids(config.objective, tokenizer)
     train_step = build_train_step(config, len(tokenizer), mesh)
     dataset.check_sets(sets, train_step.model, uses_reports=train_step.objective.uses_reports)
-    return TrainingJob(
-        **vars(train_step),
-        sets=sets,
-        tokenizer=tokenizer,
-        samplers=dataset.samplers(config, tokenizer),
-        batch=batch,
-        saved_config=plain,
-    )
+    samplers = dataset.samplers(config, tokenizer)
+    return TrainingJob(*vars(train_step).values(), sets, tokenizer, samplers, batch, plain)
 
 
 def _check_batch(config: PretrainConfig, batch: Mapping[str, int], devices: int) -> None:
@@ -172,27 +142,19 @@ def _check_batch(config: PretrainConfig, batch: Mapping[str, int], devices: int)
             f"the run's global batch {batch} does not divide over {devices} devices in {config.accumulate} parts: "
             "see config.accumulate"
         )
-    if (chunk := getattr(config.objective, "contrastive_chunk", 0)) and sum(batch.values()) % chunk:
-        raise UserError(
-            f"config.objective.contrastive_chunk={chunk} does not divide the global batch of {sum(batch.values())}"
-        )
+    rows, chunk = sum(batch.values()), getattr(config.objective, "contrastive_chunk", 0)
+    if chunk and rows % chunk:
+        raise UserError(f"config.objective.contrastive_chunk={chunk} does not divide the global batch of {rows}")
 
 
 def open_batches(job: TrainingJob) -> pipeline.Batches:
     """This host's batches of the job's sets, without end."""
-    processes = jax.process_count()
-    rows = {name: count // processes for name, count in job.batch.items()}
+    share = {"host": jax.process_index(), "hosts": jax.process_count()}
+    rows = {name: count // share["hosts"] for name, count in job.batch.items()}
     size = sum(count * job.samplers[name].bytes for name, count in rows.items())
-    readers = dataset.reader_processes(job.config.input.processes, size)
-    return pipeline.train(
-        job.sets,
-        job.samplers,
-        rows,
-        dataclasses.replace(job.config.input, processes=readers),
-        seed=job.config.seed,
-        host=jax.process_index(),
-        hosts=processes,
-    )
+    processes = dataset.reader_processes(job.config.input.processes, size)
+    reading = dataclasses.replace(job.config.input, processes=processes)
+    return pipeline.train(job.sets, job.samplers, rows, reading, seed=job.config.seed, **share)
 
 
 def initial_state(job: TrainingJob, workdir: pathlib.Path) -> state.TrainState:

@@ -72,16 +72,9 @@ def _run(config: PretrainConfig, workdir: pathlib.Path, stopping: signals.Signal
             checkpoints.wait()
             LOG.info("evaluating on held-out patients, trained and untrained")
             with stopping.safe_to_exit():
-                page = run_report.final(
-                    evaluate,
-                    writer,
-                    workdir,
-                    job.saved_config,
-                    step=config.steps,
-                    show=config.show_reports,
-                    trained=states.variables(state, config.evals.network),
-                    untrained=states.variables(job.init(jax.random.key(config.seed))),
-                )
+                trained = states.variables(state, config.evals.network)
+                untrained = states.variables(job.init(jax.random.key(config.seed)))
+                page = run_report.final(evaluate, writer, job, trained, untrained)
     if primary:
         print(run_report.summary(workdir, labels))
         print(f"report page: {page}")
@@ -156,13 +149,8 @@ def _train(running: _Running, state: states.TrainState, monitor: LossMonitor, *,
     """
     job, checkpoints, stopping = running.job, running.checkpoints, running.stopping
     config, meta = job.config, facts(job)
-    speed = Speed(
-        first=first,
-        last=config.steps,
-        samples=sum(job.batch.values()),
-        device_kind=jax.devices()[0].device_kind,
-        devices=job.mesh.size,
-    )
+    kind, samples = jax.devices()[0].device_kind, sum(job.batch.values())
+    speed = Speed(first=first, last=config.steps, samples=samples, device_kind=kind, devices=job.mesh.size)
     lengths = (*config.input.report_buckets, config.input.report_length)
     work = {length: job.flops(job.batch, length) for length in lengths}
 
@@ -222,17 +210,9 @@ def _log(result: StepResult | None, running: _Running, speed: Speed, monitor: Lo
     running.writer.scalars(step, values)
     parts = " ".join(f"{key.removeprefix('loss/')} {values[key]:.3f}" for key in values if key.startswith("loss/"))
     mfu = f", MFU {values['speed/mfu']:.0%}" if "speed/mfu" in values else ""
-    LOG.info(
-        "step %d/%d  loss %.3f (%s)  %.0f samples/s%s, waiting for data %.1f%%, left %s",
-        step,
-        config.steps,
-        values["loss"],
-        parts,
-        values["speed/samples_per_s"],
-        mfu,
-        100 * values["speed/wait_share"],
-        speed.eta(step),
-    )
+    rates = f"{values['speed/samples_per_s']:.0f} samples/s{mfu}, waiting for data {values['speed/wait_share']:.1%}"
+    rest = f"{rates}, left {speed.eta(step)}"
+    LOG.info("step %d/%d  loss %.3f (%s)  %s", step, config.steps, values["loss"], parts, rest)
 
 
 def facts(job: TrainingJob) -> dict[str, Any]:

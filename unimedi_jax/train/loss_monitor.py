@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from data import pages
 from data.errors import UserError
 from unimedi_jax.input import records
 from unimedi_jax.typing import Metrics
@@ -77,17 +78,14 @@ class LossMonitor:
             UserError: `max_skipped` steps in a row were not finite, or the state went back too often.
             LossSpike: the loss has spiked in `rollback` steps in a row.
         """
-        loss, in_a_row = (
-            float(x.value) for x in jax.device_get((result.metrics["loss"], result.metrics["skipped/in_a_row"]))
-        )
+        values = host_values({name: result.metrics[name] for name in ("loss", "skipped/in_a_row")})
+        step, loss, in_a_row = result.step, values["loss"], values["skipped/in_a_row"]
         if in_a_row:
             where = self._note(result, "skipped")
-            LOG.warning(
-                "step %d is skipped: not finite, the state stays as it was; its records: %s", result.step, where
-            )
+            LOG.warning("step %d is skipped: not finite, the state stays as it was; its records: %s", step, where)
             if in_a_row >= self._max:
                 raise UserError(
-                    f"step {result.step}: {in_a_row:.0f} steps in a row were not finite; training stops, the last "
+                    f"step {step}: {in_a_row:.0f} steps in a row were not finite; training stops, the last "
                     f"checkpoint is from before. Which records: {self._folder}. "
                     "Try a lower config.optim.peak_lr or config.model.dtype=float32"
                 )
@@ -100,17 +98,16 @@ class LossMonitor:
             return
         self._spikes += 1
         where = self._note(result, "spike")
-        LOG.warning(
-            "step %d: loss %.3f where at most %.3f was to be expected; records: %s", result.step, loss, highest, where
-        )
+        expected = f"at most {highest:.3f} was to be expected"
+        LOG.warning("step %d: loss %.3f where %s; records: %s", step, loss, expected, where)
         if not self._rollback or self._spikes < self._rollback:
             return
         if self._rollbacks >= self._max_rollbacks:
             raise UserError(
-                f"step {result.step}: the loss spikes again after {self._rollbacks} rollbacks; training stops. Which "
+                f"step {step}: the loss spikes again after {self._rollbacks} rollbacks; training stops. Which "
                 f"records: {self._folder}. Try a lower config.optim.peak_lr, or config.guard.rollback=0"
             )
-        raise LossSpike(result.step - self._spikes)
+        raise LossSpike(step - self._spikes)
 
     def _highest(self) -> float:
         """The highest loss that is no spike."""
@@ -121,12 +118,8 @@ class LossMonitor:
     def _note(self, result: StepResult, kind: str) -> pathlib.Path:
         host = f".host{jax.process_index()}" if jax.process_index() else ""
         path = self._folder / f"{result.step}-{kind}{host}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
         values = {name: str(value) for name, value in host_values(result.metrics).items()}  # "nan", where JSON has none
-        partial.write_text(json.dumps({"step": result.step, "ids": result.ids, "metrics": values}), encoding="utf-8")
-        partial.replace(path)
-        return path
+        return pages.write(path, json.dumps({"step": result.step, "ids": result.ids, "metrics": values}))
 
 
 def host_values(metrics: Metrics) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """The end of a run: evaluation of held-out patients, the report page, the summary on the terminal."""
 
+import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,8 +10,10 @@ import numpy as np
 from unimedi_jax import patches, writers
 from unimedi_jax.evaluation import evaluator
 from unimedi_jax.inference import features
+from unimedi_jax.input import records
 from unimedi_jax.metrics import auroc, retrieval
 from unimedi_jax.report import content, figures, page, tables
+from unimedi_jax.train.job import TrainingJob
 from unimedi_jax.typing import PyTree
 
 EXAMPLES = 6  # cases a modality on the page
@@ -18,21 +21,13 @@ HEADLINE = {"zeroshot/macro": "zero-shot AUC", "retrieval/i2t_r5": "R@5", "slice
 
 
 def final(
-    evaluations: evaluator.Evaluator,
-    writer: writers.Writer,
-    workdir: pathlib.Path,
-    config: Mapping[str, Any],
-    *,
-    step: int,
-    show: str,
-    trained: PyTree,
-    untrained: PyTree,
+    evaluations: evaluator.Evaluator, writer: writers.Writer, job: TrainingJob, trained: PyTree, untrained: PyTree
 ) -> pathlib.Path:
     """Evaluates the trained and the untrained network on the test patients, writes the page, then the numbers.
 
-    The line of metrics.jsonl marks the run as finished, so it comes last. `show` decides whether report texts appear:
-    "yes", "no", or "auto" for the phantom alone. Returns the page's path.
+    The line of metrics.jsonl marks the run as finished, so it comes last. Returns the page's path.
     """
+    workdir, step, show = writer.workdir, job.config.steps, job.config.show_reports
     scalars, embedded = evaluations(trained, "test", final=True, examples=EXAMPLES)
     before, _ = evaluations(untrained, "test", final=True)
     line = {f"test/{name}": value for name, value in scalars.items()}
@@ -40,15 +35,14 @@ def final(
     path = workdir / "report" / "index.html"
     metrics = [*writers.read(workdir), {"step": step, **line}]
     shown = show == "yes" or (show == "auto" and evaluations.dataset.name == "phantom")
-    page.write(path, _content(workdir.name, config, evaluations, metrics, embedded), show_reports=shown)
+    page.write(path, _content(workdir.name, job.saved_config, evaluations, metrics, embedded), show_reports=shown)
     writer.scalars(step, line)
     return path
 
 
 def finished(workdir: pathlib.Path) -> bool:
     """Whether a run has been evaluated and has its page."""
-    page_exists = (workdir / "report" / "index.html").exists()
-    return page_exists and any(_is_final(line) for line in writers.read(workdir))
+    return (workdir / "report" / "index.html").exists() and tables.final(writers.read(workdir)) is not None
 
 
 def headline(scalars: Mapping[str, float]) -> str:
@@ -64,12 +58,8 @@ def headline(scalars: Mapping[str, float]) -> str:
 
 def summary(workdir: pathlib.Path, labels: Sequence[str]) -> str:
     """The result tables of a finished run as text, from its metrics.jsonl alone; `labels` get a row each."""
-    metrics = [line for line in writers.read(workdir) if _is_final(line)]
+    metrics = [line for line in writers.read(workdir) if tables.final([line])]
     return "\n\n".join(tables.text(table, metrics) for table in tables.result_tables(metrics, labels))
-
-
-def _is_final(line: Mapping[str, Any]) -> bool:
-    return any(key.startswith("test/") for key in line)
 
 
 def _content(
@@ -80,15 +70,12 @@ def _content(
     embedded: Mapping[str, features.EmbeddedSplit],
 ) -> content.PageContent:
     contract = evaluations.dataset.contract
-    labels = contract["labels"]
-    inverted = [
-        f"{tables.MODALITIES[modality]}, {label}: zero-shot AUC below {auroc.INVERTED_BELOW}, the prompt pair may be "
-        "inverted."
-        for modality in embedded
-        for label in labels
-        if (auc := tables.latest(metrics, f"test/{modality}/zeroshot/{label}")) is not None
-        and auc < auroc.INVERTED_BELOW
-    ]
+    labels, inverted = contract["labels"], []
+    for modality, label in itertools.product(embedded, labels):
+        auc = tables.latest(metrics, f"test/{modality}/zeroshot/{label}")
+        if auc is not None and auc < auroc.INVERTED_BELOW:
+            problem = f"zero-shot AUC below {auroc.INVERTED_BELOW}, the prompt pair may be inverted"
+            inverted.append(f"{tables.MODALITIES[modality]}, {label}: {problem}.")
     shown = {
         modality: [_Case(example, evaluations, modality, labels) for example in part.examples]
         for modality, part in embedded.items()
@@ -118,14 +105,10 @@ class _Case:
     def __init__(
         self, example: Mapping[str, Any], evaluations: evaluator.Evaluator, modality: str, labels: list[str]
     ) -> None:
-        self._example = example
-        self._sampler = evaluations.samplers[modality]
-        self._k = evaluations.slices
-        self._modality = modality
+        self._example, self._sampler, self._modality = example, evaluations.samplers[modality], modality
         present = np.nan_to_num(example["labels"]) == 1
         self.findings = [label for label, has in zip(labels, present, strict=True) if has]
-        report = example["report"]
-        self.report = report.decode() if isinstance(report, bytes) else report
+        self.report = records.text(example["report"])
 
     def attention(self) -> content.AttentionExample:
         image, lesion = self._xray()
@@ -134,13 +117,11 @@ class _Case:
         return content.AttentionExample(image, scores, self.findings, self.report, lesion)
 
     def slices(self) -> content.SliceExample:
-        volume = self._example["volume"]
+        volume, chosen = self._example["volume"], np.asarray(self._example["layers"])
         scores = np.asarray(self._example["slice_scores"], np.float32)
-        chosen = np.asarray(self._example["layers"])
         depth = len(volume) // len(scores)
-        return content.SliceExample(
-            volume, scores, chosen, chosen * depth + depth // 2, self.findings, self.report, self._lesion()
-        )
+        middle = chosen * depth + depth // 2
+        return content.SliceExample(volume, scores, chosen, middle, self.findings, self.report, self._lesion())
 
     def picture(self) -> np.ndarray:
         """The one picture that represents the case: the X-ray, or the slice of the CT with the highest score."""
@@ -174,9 +155,7 @@ def _map(embedded: Mapping[str, features.EmbeddedSplit], labels: list[str]) -> c
         modality += [tables.MODALITIES[key]] * len(rows)
         finding += [names[kind[row]] for row in rows]
     points = np.concatenate(z)
-    if len(points) < 8:
-        return None
-    return content.EmbeddingMap(figures.tsne(points), modality, finding)
+    return content.EmbeddingMap(figures.tsne(points), modality, finding) if len(points) >= 8 else None
 
 
 def _retrieved(modality: str, case: _Case, row: int, part: features.EmbeddedSplit) -> content.RetrievalExample:

@@ -5,34 +5,17 @@ import logging
 import pathlib
 from typing import Any
 
-from data import contract
+from data import contract, pages
 from data.errors import UserError
 
 LOG = logging.getLogger(__name__)
 # What may differ when a run goes on: how often it logs and saves, never what it computes.
-FREE = {
-    "log_every",
-    "data_dir",
-    "checkpoint",
-    "evals",
-    "show_reports",
-    "mesh",
-    "sharding",
-    "guard",
-    "resume",
-    "distributed",
-    "compilations",
-    "accumulate",
-    "model.attention",
-    "model.remat",
-    "model.layers",
-    "objective.contrastive_chunk",
-    "objective.local_chunk",
-    "input.report_buckets",
-    "input.threads",
-    "input.processes",
-    "global_batch",  # the run keeps the one that it began with on any number of devices
-}
+_RUN = ("log_every", "data_dir", "checkpoint", "evals", "show_reports", "guard", "resume", "compilations")
+_DEVICES = ("mesh", "sharding", "distributed", "accumulate", "model.attention", "model.remat", "model.layers")
+_CHUNKS = ("objective.contrastive_chunk", "objective.local_chunk")
+_READING = ("input.report_buckets", "input.threads", "input.processes")
+# The run keeps the global batch that it began with on any number of devices.
+FREE = {*_RUN, *_DEVICES, *_CHUNKS, *_READING, "global_batch"}
 
 
 def keep(config: dict[str, Any], workdir: pathlib.Path, *, force: bool) -> dict[str, Any]:
@@ -43,7 +26,8 @@ def keep(config: dict[str, Any], workdir: pathlib.Path, *, force: bool) -> dict[
     """
     path = workdir / "config.json"
     if not path.exists():
-        return _write(path, config)
+        pages.write(path, json.dumps(config, indent=2) + "\n")
+        return config
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -62,12 +46,5 @@ def keep(config: dict[str, Any], workdir: pathlib.Path, *, force: bool) -> dict[
     if not changed:
         return before
     LOG.warning("going on with other settings: %s", "; ".join(changed))
-    return _write(path, config)
-
-
-def _write(path: pathlib.Path, config: dict[str, Any]) -> dict[str, Any]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    pages.write(path, json.dumps(config, indent=2) + "\n")
     return config
