@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from data import errors
 from data.build import contracts, dataset, executors
 from data.checks import doctor, doctor_page
+from data.errors import OverBudgetError, UserError
 from data.manifest import options, privacy, table
 from data.manifest import source as manifest
 from data.phantom import source as phantom
@@ -60,9 +60,9 @@ def _examine(config: Any, workdir: Path, budget: float, beam: str | None) -> Non
     print(doctor.table(examined))
     print(f"page: {page}\nno set was written (config.dry_run)")
     if rows := examined["patients_in_two_splits"]:
-        raise errors.UserError(f"{len(rows)} rows belong to patients in two splits: give each patient one, see {page}")
+        raise UserError(f"{len(rows)} rows belong to patients in two splits: give each patient one, see {page}")
     if reason := dataset.over_budget(examined["rejected"], examined["rows"], budget):
-        raise errors.OverBudgetError(reason)
+        raise OverBudgetError(reason)
 
 
 def _folder(config: Any) -> Path | None:
@@ -81,7 +81,7 @@ def _source(config: Any, data_dir: Path | None, workdir: Path) -> Source:
     if config.kind != "manifest":
         return _public(config, salt, workdir)
     if not config.source:
-        raise errors.UserError(
+        raise UserError(
             f"config.source is empty: name the CSV, as in --config.source=films.csv ({', '.join(table.REQUIRED)}, ...)"
         )
     chosen = options.Options(
@@ -97,7 +97,7 @@ def _source(config: Any, data_dir: Path | None, workdir: Path) -> Source:
 def _public(config: Any, salt: str, workdir: Path) -> Source:
     """The source of a public set; prints its counts beside the published ones."""
     if not config.source:
-        raise errors.UserError(
+        raise UserError(
             "config.source is empty: name the root of the download, as in --config.source=/data/"
             f"{config.kind} (data/README.md shows its tree)"
         )

@@ -20,8 +20,8 @@ import apache_beam
 import numpy as np
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 
-from data import errors
 from data.build import pool
+from data.errors import UserError
 from data.source import Example, Rejected, Row, Source
 
 LOG = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def _run(
             _ = rows | "convert" >> apache_beam.ParDo(_ToFile(convert))
     except Exception as error:  # each runner raises its own
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise errors.UserError(f"the Beam pipeline failed; the same command continues from there: {reason}") from error
+        raise UserError(f"the Beam pipeline failed; the same command continues from there: {reason}") from error
 
 
 def _options(options: str, workers: int) -> PipelineOptions:
@@ -89,10 +89,10 @@ def _options(options: str, workers: int) -> PipelineOptions:
             known, every = (chosen.get_all_options(retain_unknown_options=unknown) for unknown in (False, True))
     except (ValueError, SystemExit) as error:  # an option without its value ends the program, as on a command line
         reason = messages.getvalue().strip().rpartition("error: ")[2] or error
-        raise errors.UserError(f"config.beam is no list of Beam's options: {reason}") from error
+        raise UserError(f"config.beam is no list of Beam's options: {reason}") from error
     unknown = ", ".join(sorted(every.keys() - known.keys()))
     if unknown and standard.runner is None:
-        raise errors.UserError(f"config.beam is no list of Beam's options: {unknown} is none of them")
+        raise UserError(f"config.beam is no list of Beam's options: {unknown} is none of them")
     if unknown:
         LOG.warning("Beam leaves it to the runner to know: %s", unknown)
     if standard.runner is None:

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from data import errors, progress
+from data import progress
 from data.build import contracts, executors, pool, writer
 from data.build.build_statistics import BuildStatistics
+from data.errors import OverBudgetError, UserError
 from data.reports import tokenizer
 from data.source import MODALITIES, SPLITS, Rejected, Source
 
@@ -71,7 +72,7 @@ def make_folder(data_dir: Path) -> None:
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise errors.UserError(f"config.data_dir {data_dir} cannot be made: {error.strerror}") from error
+        raise UserError(f"config.data_dir {data_dir} cannot be made: {error.strerror}") from error
 
 
 def over_budget(rejected: int, total: int, max_rejected: float) -> str:
@@ -90,10 +91,10 @@ def _check_outcome(
     needed = ("train",) if for_training else SPLITS
     if not any(statistics.accepted[modality, split] for modality in MODALITIES for split in needed):
         use = "train" if for_training else "evaluate"
-        raise errors.UserError(f"no row is left to {use} on, so no set was made. {_why_not(statistics)}")
+        raise UserError(f"no row is left to {use} on, so no set was made. {_why_not(statistics)}")
     if reason := over_budget(rejected, statistics.total() + rejected, max_rejected):
         _write_ledger(ledger, statistics.rejected_in_order())
-        raise errors.OverBudgetError(f"{reason}: no set was made; see {ledger}")
+        raise OverBudgetError(f"{reason}: no set was made; see {ledger}")
 
 
 def _prepare(staging: Path, source: Source) -> None:
@@ -108,7 +109,7 @@ def _prepare(staging: Path, source: Source) -> None:
 
 def _check_name(name: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
-        raise errors.UserError(f"config.name is '{name}': use letters, digits, '_', '-' and '.', not '.' first")
+        raise UserError(f"config.name is '{name}': use letters, digits, '_', '-' and '.', not '.' first")
 
 
 @contextlib.contextmanager
@@ -131,11 +132,11 @@ def _built_before(folder: Path, fingerprint: str) -> Built | None:
         lines = (folder / LEDGER).read_text(encoding="utf-8").splitlines()
         rejected = tuple(Rejected(**json.loads(line)) for line in lines)
     except (OSError, ValueError, TypeError):
-        raise errors.UserError(
+        raise UserError(
             f"{folder} exists and is no built set: choose another config.name or remove the folder"
         ) from None
     if contract.get("source_fingerprint") != fingerprint:
-        raise errors.UserError(
+        raise UserError(
             f"{folder} was built from another source, or from files that have changed since: "
             "choose another config.name or remove the folder"
         )

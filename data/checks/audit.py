@@ -16,9 +16,9 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from data import errors
 from data.build import contracts, dataset
 from data.checks import audit_names
+from data.errors import UserError
 from data.manifest import table
 from data.reports import text
 
@@ -32,10 +32,10 @@ Needles = dict[tuple[str, ...], str]  # words that must not occur in this order 
 def run(config: Any) -> None:
     """Prints where something was found, but not the text. Raises UserError if anything was."""
     if not config.path or not config.source:
-        raise errors.UserError("config.path and config.source are both needed: the folder, and the CSV it was made of")
+        raise UserError("config.path and config.source are both needed: the folder, and the CSV it was made of")
     folder, source = (Path(value).expanduser() for value in (config.path, config.source))
     if not folder.is_dir():
-        raise errors.UserError(f"there is no folder {folder}")
+        raise UserError(f"there is no folder {folder}")
     names, runs, short = needles(source)
     findings = list(search(folder, names, runs))
     print(f"searched {folder} for {len(names)} identifiers and {len(runs)} runs of {RUN_WORDS} words of {source}")
@@ -46,7 +46,7 @@ def run(config: Any) -> None:
     for place, what in findings:
         print(f"found: {what} in {place}")
     if findings:
-        raise errors.UserError(f"{len(findings)} findings in {folder}: do not pass it on, remove what holds them")
+        raise UserError(f"{len(findings)} findings in {folder}: do not pass it on, remove what holds them")
     print("nothing found")
 
 

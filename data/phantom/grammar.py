@@ -1,12 +1,18 @@
 """Reports of the phantom: a small grammar that words what the annotations hold in many ways."""
 
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data.phantom.findings import CARDIOMEGALY, LABELS, NODULE, Lesion
-from data.phantom.words import LANGUAGES
 
+# The sentences of every language, and its prompts.
+LANGUAGES: dict[str, dict[str, Any]] = {
+    path.stem: tomllib.loads(path.read_text(encoding="utf-8"))
+    for path in sorted(Path(__file__).with_name("words").glob("*.toml"))
+}
 DENIED_SHARE = 0.6  # of the absent findings that a report mentions
 SHORTEST, LONGEST = 15, 60  # words
 
@@ -50,7 +56,7 @@ def write_report(
     return join(technique, heading, findings, impression)
 
 
-def join(technique: list[str], heading: tuple[str, str], findings: list[str], impression: list[str]) -> str:
+def join(technique: list[str], heading: list[str], findings: list[str], impression: list[str]) -> str:
     """One line from the parts of a report."""
     return " ".join(filter(None, [*technique, heading[0], *findings, heading[1], *impression]))
 
@@ -72,7 +78,7 @@ def fill(
     elif lesion.lobe:
         part = lesion.zone if modality == "xray" else lesion.lobe
         level = words["levels"][modality].format(level=words["level"][part])
-    rim = words["rim"][lesion.calcified]
+    rim = words["rim"]["calcified" if lesion.calcified else "solid"]
     return {
         "side": side,
         "side_c": side.capitalize(),

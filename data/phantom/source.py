@@ -12,8 +12,7 @@ from data.errors import UserError
 from data.phantom import anatomy, findings, grammar, radiograph, scanner
 from data.phantom import patient as patients
 from data.phantom.findings import CARDIOMEGALY, LABELS, PNEUMOTHORAX, Lesion
-from data.phantom.prompts import PROMPTS
-from data.phantom.words import LANGUAGES
+from data.phantom.grammar import LANGUAGES
 from data.source import Example, Row, Source
 
 VERSION = "1.0"
@@ -40,7 +39,7 @@ def source(*, xrays: int = 2800, cts: int = 1400, seed: int = 0, language: str =
             rows.append(Row(key, modality, SPLIT_OF_TEN[i % 10], len(rows) + 1, info))
     return Source(
         labels=LABELS,
-        prompts=PROMPTS[language],
+        prompts=LANGUAGES[language]["prompts"],
         rows=rows,
         convert=convert,
         annotations=frozenset({"organ_mask", "lesion_mask", "boxes"}),

@@ -5,7 +5,7 @@ import collections
 import re
 from pathlib import Path
 
-from data import errors
+from data.errors import UserError
 from data.sets import dataset_index
 from data.sets.dataset_index import DatasetIndex, Item
 
@@ -29,7 +29,7 @@ def read(root: Path, *, modality: str, labels: str) -> DatasetIndex:
     """
     kinds = set(dataset_index.words(modality))
     if not kinds or not kinds <= {"ct", "xray"}:
-        raise errors.UserError(f"config.options.modality is {modality!r}: ct, xray or ct,xray")
+        raise UserError(f"config.options.modality is {modality!r}: ct, xray or ct,xray")
     names = dataset_index.words(labels)
     tables = [f"derivatives/labels/{name}" for name in TABLES]
     columns = ("PatientID", "ReportID", "Report", *(["Labels"] if names else []))

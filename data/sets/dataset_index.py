@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data import errors
+from data.errors import UserError, check_choice
 from data.manifest import samples
 from data.readers import table as table_reader
 from data.readers import volumes
@@ -53,7 +53,7 @@ class DatasetIndex:
 def find(root: Path, *names: str) -> Path:
     """The first of these files or folders below `root`, a .csv or .tsv also as .gz. Raises UserError for none."""
     if not root.is_dir():
-        raise errors.UserError(f"config.source {root} is no folder: name the root of the download")
+        raise UserError(f"config.source {root} is no folder: name the root of the download")
     for name in names:
         for path in (root / name, root / f"{name}.gz"):
             if path.exists():
@@ -61,9 +61,7 @@ def find(root: Path, *names: str) -> Path:
     folder = (root / names[0]).parent
     near = difflib.get_close_matches(Path(names[0]).name, _names(folder), SHOWN, 0.5)
     hint = f" (there is {', '.join(near)})" if near else ""
-    raise errors.UserError(
-        f"{root} has no {' or '.join(names)}{hint}: data/README.md shows the tree that this set must have"
-    )
+    raise UserError(f"{root} has no {' or '.join(names)}{hint}: data/README.md shows the tree that this set must have")
 
 
 def table(
@@ -81,7 +79,7 @@ def inner(root: Path, name: str) -> Path:
 
 def check_option(name: str, value: str, known: Iterable[str]) -> None:
     """Raises UserError unless `config.options.<name>` is one of `known`."""
-    errors.check_choice(f"options.{name}", value, known)
+    check_choice(f"options.{name}", value, known)
 
 
 def words(value: str) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ import collections
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from data import errors
+from data.errors import UserError
 from data.reports import sections
 from data.sets import dataset_index
 from data.sets.chexpert import LABELS
@@ -82,7 +82,7 @@ def _reports(place: Path) -> Callable[[str, str], str | Mapping[str, str] | None
         known = {row.pop("study"): row for row in rows}
         return lambda subject, study: known.get(study)
     if not (place / "files").is_dir():
-        raise errors.UserError(
+        raise UserError(
             f"{place} has no files/p10/.../s50000000.txt: unpack mimic-cxr-reports.zip and name its folder by "
             "config.options.reports"
         )

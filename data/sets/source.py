@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data import errors, sets
+from data import sets
+from data.errors import UserError, check_choice
 from data.manifest import privacy, samples
 from data.readers.files import BadInput
 from data.reports import sections, text
@@ -31,16 +32,14 @@ class Reports:
     def __post_init__(self) -> None:
         """Raises UserError for a value that is not allowed."""
         text.check_language("report.language", self.language)
-        errors.check_choice("report.foreign", self.foreign, FOREIGN)
+        check_choice("report.foreign", self.foreign, FOREIGN)
         if (self.foreign == "translate") != (self.translate is not None):
-            raise errors.UserError(
+            raise UserError(
                 "config.report.foreign=translate needs config.report.translations (a CSV) or config.report.translator "
                 "(a Marian model), and these need it"
             )
         if self.foreign == "translate" and self.language != "en":
-            raise errors.UserError(
-                "config.report.foreign=translate translates to English: set config.report.language=en"
-            )
+            raise UserError("config.report.foreign=translate translates to English: set config.report.language=en")
 
 
 def source(
@@ -59,7 +58,7 @@ def source(
     try:
         index = sets.SETS[name].read(root, **options)
     except (ValueError, KeyError, AttributeError) as error:  # a word for a number, a list for a table
-        raise errors.UserError(
+        raise UserError(
             f"a table or list of {name} in {root} is not of its published form ({type(error).__name__}): "
             "data/README.md shows the tree that this set must have"
         ) from error

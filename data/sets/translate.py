@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from data import errors
+from data.errors import UserError
 from data.reports import sections, text
 from data.sets import dataset_index
 
@@ -59,7 +59,7 @@ class Table:
         rows = dataset_index.table(path.parent, path.name, ("report_id", "english"))
         self._english = {row["report_id"]: text.clean(row["english"]) for row in rows}
         if len(self._english) < len(rows):
-            raise errors.UserError(f"{path} names {len(rows) - len(self._english)} reports more than once")
+            raise UserError(f"{path} names {len(rows) - len(self._english)} reports more than once")
         self.facts: dict[str, Any] = {"table_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
     def __call__(self, reports: Sequence[tuple[str, str]]) -> list[str]:
@@ -156,9 +156,9 @@ def _folder(name: str) -> Path:
             folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=FILES))
         except Exception as error:  # no network, no such name, no right: all in the hub's own words
             why = str(error).strip().splitlines()[0][:160]
-            raise errors.UserError(f"the model {name!r} is no folder, and the hub does not give it: {why}") from error
+            raise UserError(f"the model {name!r} is no folder, and the hub does not give it: {why}") from error
     if not any((folder / weights).exists() for weights in WEIGHTS):
-        raise errors.UserError(f"{folder} holds no {' or '.join(WEIGHTS)}")
+        raise UserError(f"{folder} holds no {' or '.join(WEIGHTS)}")
     return folder
 
 
@@ -174,9 +174,9 @@ def _load(folder: Path) -> list[Any]:
 
         return [MarianTokenizer.from_pretrained(str(folder)), MarianMTModel.from_pretrained(str(folder)).eval()]
     except ImportError as error:
-        raise errors.UserError(f"translating needs packages that are not installed: {NEEDED}") from error
+        raise UserError(f"translating needs packages that are not installed: {NEEDED}") from error
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
-        raise errors.UserError(f"{folder} holds no Marian model that can be read ({type(error).__name__})") from error
+        raise UserError(f"{folder} holds no Marian model that can be read ({type(error).__name__})") from error
 
 
 def _generate(tokenizer: Any, model: Any, sentences: Sequence[str]) -> list[str]:
@@ -192,7 +192,7 @@ def _chrf(back: str, source: str) -> float:
     try:
         from sacrebleu import sentence_chrf
     except ImportError as error:
-        raise errors.UserError(f"config.report.back_translator needs sacrebleu: {NEEDED}") from error
+        raise UserError(f"config.report.back_translator needs sacrebleu: {NEEDED}") from error
     return round(sentence_chrf(back, [source]).score, 1)
 
 
