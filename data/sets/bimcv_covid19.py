@@ -62,7 +62,7 @@ def read(root: Path, *, modality: str, labels: str) -> DatasetIndex:
         items.append(Item(str(path.relative_to(root)), kind, patient, "", report, session, values))
     left_out["reports without a picture"] = len(reports.keys() - used)
     counts = {"reports": len(reports), "sessions with a chest CT": len(scanned), "pictures with a report": len(items)}
-    return DatasetIndex(items, names, counts=counts, left_out=left_out)
+    return DatasetIndex(items, names, counts, left_out)
 
 
 def _labels(cell: str) -> set[str]:

@@ -54,11 +54,4 @@ def read(root: Path, *, version: str, split: str) -> DatasetIndex:
         train = [item for item in train if item.patient not in tested]
         held_out = {at for at, item in enumerate(train) if samples.share_of(item.patient) < VAL_SHARE}
     train = [dataclasses.replace(item, split="val") if at in held_out else item for at, item in enumerate(train)]
-    return DatasetIndex(
-        train + test,
-        classes,
-        counts=counts,
-        published=PUBLISHED.get(split, {}),
-        left_out=left_out,
-        leaks=split == "mgca",
-    )
+    return DatasetIndex(train + test, classes, counts, left_out, PUBLISHED.get(split, {}), leaks=split == "mgca")

@@ -38,13 +38,13 @@ class DatasetIndex:
 
     items: Sequence[Item]
     labels: tuple[str, ...] = ()
+    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)  # compared with the set's EXPECTED
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)  # by the protocol: reason -> count
+    published: Mapping[str, int] = dataclasses.field(default_factory=dict)  # sizes of the chosen splits
     read: samples.Reader = PLAIN  # the pixels and annotations of a sample
     annotations: tuple[str, ...] = ()  # the fields of Source.annotations
     organs: tuple[str, ...] = ()
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # for the contract
-    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)  # compared with the set's EXPECTED
-    published: Mapping[str, int] = dataclasses.field(default_factory=dict)  # sizes of the chosen splits
-    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)  # by the protocol: reason -> count
     rejected: Sequence[Rejected] = ()
     leaks: bool = False  # the split has patients on two sides, as has the published code that it reproduces
     for_training: bool = True
@@ -59,7 +59,8 @@ def find(root: Path, *names: str) -> Path:
             if path.exists():
                 return path
     folder = (root / names[0]).parent
-    near = difflib.get_close_matches(Path(names[0]).name, _names(folder), SHOWN, 0.5)
+    present = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    near = difflib.get_close_matches(Path(names[0]).name, present, SHOWN, 0.5)
     hint = f" (there is {', '.join(near)})" if near else ""
     raise UserError(f"{root} has no {' or '.join(names)}{hint}: data/README.md shows the tree that this set must have")
 
@@ -98,7 +99,3 @@ def label(value: str, uncertain: float) -> float:
     """1, 0 or blank (unknown), as CheXpert's tables write them; -1 becomes `uncertain`."""
     value = value.removesuffix(".0")
     return uncertain if value == "-1" else float(value or "nan")
-
-
-def _names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []

@@ -33,4 +33,5 @@ def read(root: Path, *, test: int, val: int, smallest_mm: float) -> DatasetIndex
             labels = (float(bool(inside)),)
             items.append(Item(f"subset{number}/{path.name}", "ct", path.stem, split, labels=labels, annotation=inside))
     counts["nodules on these CTs"] = sum(len(item.annotation) for item in items)
-    return DatasetIndex(items, ("Nodule",), annotations.volume_with_nodules, ("boxes", "lesion_mask"), counts=counts)
+    read = annotations.volume_with_nodules
+    return DatasetIndex(items, ("Nodule",), counts, read=read, annotations=("boxes", "lesion_mask"))

@@ -40,7 +40,7 @@ def read(root: Path, *, lists: str) -> DatasetIndex:
             counts[f"series of {cohort}"] += 1
             items.append(Item(str(folder.relative_to(root)), "ct", patient, labels=(value,)))
         counts[f"patients of {cohort}"] = len(patients)
-    return DatasetIndex(items, ("COVID-19",), counts=counts, left_out=left_out)
+    return DatasetIndex(items, ("COVID-19",), counts, left_out)
 
 
 def _listed(folder: Path) -> DatasetIndex:
@@ -55,4 +55,4 @@ def _listed(folder: Path) -> DatasetIndex:
         items += [
             Item(name, "ct", Path(name).name.partition("_")[0], split, labels=(float(label),)) for name, label in lines
         ]
-    return DatasetIndex(items, ("COVID-19",), counts=counts, leaks=True)
+    return DatasetIndex(items, ("COVID-19",), counts, leaks=True)

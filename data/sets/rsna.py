@@ -33,9 +33,7 @@ def read(root: Path, *, split: str) -> DatasetIndex:
     positive = sum(map(bool, boxes.values()))
     counts = {"patients": len(patients), "with pneumonia": positive, "without": len(patients) - positive}
     counts |= {"rows": len(rows), "boxes": sum(map(len, boxes.values()))}
-    return DatasetIndex(
-        items, ("Pneumonia",), annotations.xray_with_boxes, ("boxes",), counts=counts, published=PUBLISHED[split]
-    )
+    return DatasetIndex(items, ("Pneumonia",), counts, {}, PUBLISHED[split], annotations.xray_with_boxes, ("boxes",))
 
 
 def _corners(row: dict[str, str]) -> tuple[float, ...]:

@@ -1,7 +1,6 @@
 """SIIM-ACR Pneumothorax (stage 1): pneumothorax and its mask from run lengths."""
 
 import collections
-import functools
 from pathlib import Path
 
 import numpy as np
@@ -40,27 +39,18 @@ def read(root: Path, *, split: str) -> DatasetIndex:
     counts = {"rows": len(rows), "films": len({row["ImageId"] for row in rows}), "with pneumothorax": len(positive)}
     counts["rows without"] = sum(row["EncodedPixels"] == NONE for row in rows)
     left_out = {"films without pneumothorax, to balance": len({row["ImageId"] for row in rows} - {i for i, _ in runs})}
-    return DatasetIndex(
-        items,
-        ("Pneumothorax",),
-        xray_with_runs,
-        ("lesion_mask",),
-        counts=counts,
-        left_out=left_out,
-        leaks=split == "mgca",
-    )
+    leaks = split == "mgca"
+    return DatasetIndex(items, ("Pneumothorax",), counts, left_out, {}, xray_with_runs, ("lesion_mask",), leaks=leaks)
 
 
 def xray_with_runs(sample: Sample, modality: str, note: Note) -> Example:
     """An X-ray and its mask, 1 where any of its runs lies. Raises BadInput."""
     full = xrays.read_full_xray(sample.file, note)
-    mask = functools.reduce(
-        np.logical_or, (annotations.relative_runs(run, full.shape) for run in sample.annotation), full < 0
-    )
-    return {
-        "image": geometry.canonical_xray(full),
-        "lesion_mask": geometry.canonical_xray_mask(mask.astype(np.uint8), 1),
-    }
+    mask = np.zeros(full.shape, bool)
+    for run in sample.annotation:
+        mask |= annotations.relative_runs(run, full.shape)
+    small = geometry.canonical_xray_mask(mask.astype(np.uint8), 1)
+    return {"image": geometry.canonical_xray(full), "lesion_mask": small}
 
 
 def _mgca(rows: list[dict[str, str]]) -> list[str | None]:

@@ -132,9 +132,7 @@ def sentences_by(name: str, cache: Path) -> Callable[[Sequence[str]], list[str]]
             translated = dict(zip(map(_key, part), _generate(*model, part), strict=True))
             cache.mkdir(parents=True, exist_ok=True)
             with os.fdopen(_private(cache_file, os.O_APPEND), "a", encoding="utf-8") as stream:
-                stream.writelines(
-                    json.dumps([key, value], ensure_ascii=False) + "\n" for key, value in translated.items()
-                )
+                stream.writelines(json.dumps(pair, ensure_ascii=False) + "\n" for pair in translated.items())
             known |= translated
         return [known[_key(one)] for one in sentences]
 
@@ -181,9 +179,8 @@ def _load(folder: Path) -> list[Any]:
 
 def _generate(tokenizer: Any, model: Any, sentences: Sequence[str]) -> list[str]:
     tokens = tokenizer(list(sentences), return_tensors="pt", padding=True, truncation=True)
-    longest = min(
-        2 * tokens["input_ids"].shape[1] + 20, model.config.max_position_embeddings
-    )  # bounds a model that runs on
+    # Bounds a model that runs on.
+    longest = min(2 * tokens["input_ids"].shape[1] + 20, model.config.max_position_embeddings)
     tokens_out = model.generate(**tokens, max_length=longest, num_return_sequences=1, do_sample=False)
     return [text.clean(one) for one in tokenizer.batch_decode(tokens_out, skip_special_tokens=True)]
 
