@@ -84,13 +84,8 @@ def _source(config: Any, data_dir: Path | None, workdir: Path) -> Source:
         raise UserError(
             f"config.source is empty: name the CSV, as in --config.source=films.csv ({', '.join(table.REQUIRED)}, ...)"
         )
-    chosen = options.Options(
-        uncertain=config.uncertain,
-        language=config.language,
-        sections=dataset_index.words(config.sections),
-        keep_ids=config.keep_ids,
-        scans=volumes.Rules(config.assume, config.min_slices),
-    )
+    order, scans = dataset_index.words(config.sections), volumes.Rules(config.assume, config.min_slices)
+    chosen = options.Options(config.uncertain, config.language, order, config.keep_ids, scans)
     return manifest.read(Path(config.source).expanduser(), chosen, salt)
 
 
@@ -102,26 +97,15 @@ def _public(config: Any, salt: str, workdir: Path) -> Source:
             f"{config.kind} (data/README.md shows its tree)"
         )
     reports = _reports(config.report, Path(config.data_dir).expanduser(), workdir) if "report" in config else None
-    source = public.source(
-        config.kind,
-        Path(config.source).expanduser(),
-        options=config.options.to_dict(),
-        reports=reports,
-        keep_ids=config.keep_ids,
-        salt=salt,
-    )
+    root, chosen = Path(config.source).expanduser(), config.options.to_dict()
+    source = public.source(config.kind, root, chosen, reports, keep_ids=config.keep_ids, salt=salt)
     print(public.summary(source))
     return source
 
 
 def _reports(report: Any, data_dir: Path, workdir: Path) -> public.Reports:
-    policy = sections.Policy(
-        order=dataset_index.words(report.order),
-        empty=report.empty,
-        blanks=report.blanks,
-        style=report.style,
-        longest=report.longest,
-    )
+    order = dataset_index.words(report.order)
+    policy = sections.Policy(order, report.empty, report.blanks, report.style, report.longest)
     to_english = None
     if report.translations:
         to_english = translate.Table(Path(report.translations).expanduser())

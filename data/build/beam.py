@@ -12,7 +12,7 @@ import logging
 import shlex
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions,
 
 from data.build import pool
 from data.errors import UserError
-from data.source import Example, Rejected, Row, Source
+from data.source import ConvertRow, Example, Rejected, Row, Source
 
 LOG = logging.getLogger(__name__)
 BATCH = 16  # row numbers of one file, and of one element of the pipeline: 16 MB of CTs
@@ -41,7 +41,9 @@ def converter(source: Source, workers: int, options: str, folder: Path) -> Itera
     """
     folder = folder.resolve()  # the workers may have another working directory
     folder.mkdir(parents=True, exist_ok=True)
-    batches = {folder / name: rows for name, rows in _batches(source.rows)}
+    # Rows by number: the batch of a row does not depend on which rows are left to convert.
+    ordered = sorted(source.rows, key=lambda row: row.number)
+    batches = {folder / _name(index): list(batch) for index, batch in itertools.groupby(ordered, _index)}
     missing = [(path, rows) for path, rows in batches.items() if not _holds(path, rows)]
     if missing:
         LOG.info("a Beam pipeline converts %d rows", sum(len(rows) for _, rows in missing))
@@ -53,7 +55,7 @@ def converter(source: Source, workers: int, options: str, folder: Path) -> Itera
 class _ToFile(apache_beam.DoFn):
     """Converts a batch (path, rows) and writes its file; in a process of its own, which a faulty decoder may end."""
 
-    def __init__(self, convert: Callable[[Row], Example | Rejected]) -> None:
+    def __init__(self, convert: ConvertRow) -> None:
         self._convert = convert
 
     def setup(self) -> None:
@@ -67,9 +69,7 @@ class _ToFile(apache_beam.DoFn):
         self._workers.close()
 
 
-def _run(
-    batches: list[tuple[Path, list[Row]]], convert: Callable[[Row], Example | Rejected], workers: int, options: str
-) -> None:
+def _run(batches: list[tuple[Path, list[Row]]], convert: ConvertRow, workers: int, options: str) -> None:
     chosen = _options(options, workers)
     try:
         with apache_beam.Pipeline(options=chosen) as pipeline:
@@ -100,13 +100,6 @@ def _options(options: str, workers: int) -> PipelineOptions:
         direct.direct_running_mode = "multi_threading"
         direct.direct_num_workers = workers  # 0: one a core
     return chosen
-
-
-def _batches(rows: Iterable[Row]) -> Iterator[tuple[str, list[Row]]]:
-    """Rows by number: the batch of a row does not depend on which rows are left to convert."""
-    ordered = sorted(rows, key=lambda row: row.number)
-    for index, batch in itertools.groupby(ordered, key=_index):
-        yield _name(index), list(batch)
 
 
 def _index(row: Row) -> int:

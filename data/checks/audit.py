@@ -58,11 +58,8 @@ def needles(source: Path) -> tuple[Needles, Needles, int]:
     short = set()
     for number, fields in rows:
         row = dict(zip(header, fields, strict=False))
-        identifiers = [
-            ("the patient", row.get("patient", "")),
-            *audit_names.of_file(source.parent, row.get("path", "")),
-        ]
-        for kind, value in identifiers:
+        of_file = audit_names.of_file(source.parent, row.get("path", ""))
+        for kind, value in (("the patient", row.get("patient", "")), *of_file):
             words = fold(value)
             if audit_names.is_identifying(" ".join(words)):
                 names.setdefault(words, f"{kind} of row {number}")

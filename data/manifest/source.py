@@ -54,13 +54,12 @@ def read(manifest: Path, options: Options = DEFAULT, salt: str = "") -> Source:
     if not options.keep_ids:
         rows = samples.hidden(rows, salt)
     masks = any(row.info.mask for row in rows)
+    pixels = functools.partial(samples.pixels, masks=masks, rules=options.scans)
     return Source(
         labels=tuple(names),
         prompts={name: samples.prompts(name) for name in names},
         rows=rows,
-        convert=functools.partial(
-            samples.convert, read=functools.partial(samples.pixels, masks=masks, rules=options.scans)
-        ),
+        convert=functools.partial(samples.convert, read=pixels),
         annotations=frozenset({"lesion_mask"} if masks else ()),
         contract={
             "kind": "manifest",

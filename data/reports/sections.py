@@ -24,9 +24,8 @@ HEADINGS = {
     "notification, addendum, wet read, motivo, técnica, estudio",
 }
 SECTION_OF = {word: section for section, words in HEADINGS.items() for word in words.split(", ")}
-ANYWHERE = re.compile(
-    rf"(?<!\w)({'|'.join(sorted(map(re.escape, SECTION_OF), key=len, reverse=True))})\s*:", re.IGNORECASE
-)
+LONGEST_FIRST = sorted(map(re.escape, SECTION_OF), key=len, reverse=True)
+ANYWHERE = re.compile(rf"(?<!\w)({'|'.join(LONGEST_FIRST)})\s*:", re.IGNORECASE)
 LINE_START = re.compile(r"^[ \t]*([A-Z][A-Z ()/,-]*):(?=\s|$)", re.MULTILINE)
 # A heading that names the pictures, such as "PA AND LATERAL VIEWS OF THE CHEST", opens the findings.
 VIEWS = re.compile("chest|portable|views?$|lateral|frontal|upright|ribs|bone window")

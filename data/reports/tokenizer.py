@@ -62,12 +62,9 @@ def _tokenizer(model: models.WordPiece, normalizer: normalizers.Normalizer) -> T
 
 def save(tokenizer: Tokenizer, folder: Path) -> None:
     """Writes `tokenizer.json` and its config into `folder`, in the layout that transformers loads."""
-    transformers = _transformers()
     names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
-    wrapped = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, **dict(zip(names, SPECIAL_TOKENS, strict=True))
-    )
-    wrapped.save_pretrained(folder)
+    special = dict(zip(names, SPECIAL_TOKENS, strict=True))
+    _transformers().PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
 
 
 def load(name: str | Path) -> "PreTrainedTokenizerBase":
@@ -104,14 +101,8 @@ def encode(
     """Ids int32 (n, max_length) and mask bool (n, max_length), True = token; longer texts lose their end, not [SEP]."""
     if not len(texts):
         return np.zeros((0, max_length), np.int32), np.zeros((0, max_length), bool)
-    batch = tokenizer(
-        list(texts),
-        padding="max_length",
-        truncation=True,
-        max_length=max_length,
-        return_tensors="np",
-        return_token_type_ids=False,
-    )
+    lengths = dict(padding="max_length", truncation=True, max_length=max_length)
+    batch = tokenizer(list(texts), **lengths, return_tensors="np", return_token_type_ids=False)
     return batch["input_ids"].astype(np.int32), batch["attention_mask"].astype(bool)
 
 
