@@ -86,7 +86,8 @@ def over_budget(rejected: int, total: int, max_rejected: float) -> str:
 
 
 def _check_outcome(statistics: BuildStatistics, max_rejected: float, ledger: Path, *, for_training: bool) -> None:
-    rejected, needed = len(statistics.rejected), ("train",) if for_training else SPLITS
+    rejected = len(statistics.rejected)
+    needed = ("train",) if for_training else SPLITS
     if not any(statistics.accepted[modality, split] for modality in MODALITIES for split in needed):
         use = "train" if for_training else "evaluate"
         raise UserError(f"no row is left to {use} on, so no set was made. {_why_not(statistics)}")

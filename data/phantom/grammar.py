@@ -8,8 +8,8 @@ import numpy as np
 
 from data.phantom.findings import CARDIOMEGALY, LABELS, NODULE, Lesion
 
-# The sentences of every language, and its prompts.
-LANGUAGES: dict[str, dict[str, Any]] = {
+Words = dict[str, Any]  # the sentences of a language, and its prompts
+LANGUAGES: dict[str, Words] = {
     path.stem: tomllib.loads(path.read_text(encoding="utf-8"))
     for path in sorted(Path(__file__).with_name("words").glob("*.toml"))
 }
@@ -66,9 +66,7 @@ def pick(options: list[str], rng: np.random.Generator) -> str:
     return options[rng.integers(len(options))]
 
 
-def fill(
-    lesion: Lesion, words: dict[str, Any], modality: str, ratio: float, rng: np.random.Generator
-) -> dict[str, str]:
+def fill(lesion: Lesion, words: Words, modality: str, ratio: float, rng: np.random.Generator) -> dict[str, str]:
     """The slots of the sentences about one finding."""
     size = pick(words["size"][size_word(lesion.share)], rng)
     side = words["side"].get(lesion.side, "")
@@ -94,7 +92,7 @@ def fill(
     }
 
 
-def denials(absent: list[str], words: dict[str, Any], rng: np.random.Generator) -> list[str]:
+def denials(absent: list[str], words: Words, rng: np.random.Generator) -> list[str]:
     """Sentences that deny a random part of the absent findings, alone or in pairs."""
     chosen = [label for label in absent if rng.random() < DENIED_SHARE]
     chosen = [chosen[i] for i in rng.permutation(len(chosen))]

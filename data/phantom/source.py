@@ -13,10 +13,9 @@ from data.phantom import anatomy, findings, grammar, radiograph, scanner
 from data.phantom import patient as patients
 from data.phantom.findings import CARDIOMEGALY, LABELS, PNEUMOTHORAX, Lesion
 from data.phantom.grammar import LANGUAGES
-from data.source import Example, Row, Source
+from data.source import MODALITIES, Example, Row, Source
 
 VERSION = "1.0"
-MODALITIES = ("xray", "ct")
 SPLIT_OF_TEN = ("train",) * 8 + ("val", "test")
 # Painted in this order, so that a small finding is not lost under a large one.
 PAINT_ORDER = ("cardiomegaly", "pleural effusion", "pneumothorax", "consolidation", "nodule")
@@ -66,9 +65,8 @@ def convert(row: Row) -> Example:
     words = np.random.default_rng([seed, MODALITIES.index(row.modality), number, 1])
     examine = xray if upright else ct
     lesions, example = examine(patient, labels, rng)
-    report = grammar.write_report(
-        lesions, modality=row.modality, heart_ratio=heart_ratio(example["organ_mask"]), language=language, rng=words
-    )
+    ratio = heart_ratio(example["organ_mask"])
+    report = grammar.write_report(lesions, modality=row.modality, heart_ratio=ratio, language=language, rng=words)
     known = np.array([name in labels for name in LABELS], np.float32)
     return {"id": row.key, "patient": row.key, "report": report, "labels": known, **example}
 

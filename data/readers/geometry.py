@@ -60,8 +60,8 @@ def straighten(scan: Scan, *, order: int, outside: float) -> Scan:
     shape = np.floor((high - low) / spacing + 1e-6).astype(int) + 1
     grid = affines.from_matvec(np.diag(spacing), low)
     pull = np.linalg.inv(scan.affine) @ grid
-    matrix, offset, dtype = pull[:3, :3], pull[:3, 3], np.float32 if order else scan.voxels.dtype
-    voxels = ndimage.affine_transform(scan.voxels, matrix, offset, tuple(shape), dtype, order, cval=outside)
+    dtype = np.float32 if order else scan.voxels.dtype
+    voxels = ndimage.affine_transform(scan.voxels, pull[:3, :3], pull[:3, 3], tuple(shape), dtype, order, cval=outside)
     if order and np.issubdtype(scan.voxels.dtype, np.integer):
         voxels = np.rint(voxels, out=voxels).astype(scan.voxels.dtype)
     return Scan(voxels, grid)
