@@ -110,13 +110,9 @@ def _reports(report: Any, data_dir: Path, workdir: Path) -> public.Reports:
     if report.translations:
         to_english = translate.Table(Path(report.translations).expanduser())
     elif report.translator:
-        to_english = translate.Marian(
-            report.translator,
-            report.back_translator,
-            cache=data_dir / TRANSLATED,
-            page=workdir / "translations.csv",
-            drop_doubtful=report.drop_doubtful,
-        )
+        cache, page = data_dir / TRANSLATED, workdir / "translations.csv"
+        models = (report.translator, report.back_translator)
+        to_english = translate.Marian(*models, cache, page, drop_doubtful=report.drop_doubtful)
     return public.Reports(policy, report.language, report.foreign, to_english)
 
 

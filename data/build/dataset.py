@@ -48,7 +48,8 @@ def build(
     If more than a share of `max_rejected` is rejected, only `<data_dir>/<name>.rejected.jsonl` is written.
     Raises UserError for a name taken by another source and for no training row, OverBudgetError for too many rejects.
     """
-    _check_name(name)
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+        raise UserError(f"config.name is '{name}': use letters, digits, '_', '-' and '.', not '.' first")
     folder = data_dir / name
     make_folder(data_dir)
     staging = data_dir / f".{name}.building"
@@ -104,11 +105,6 @@ def _prepare(staging: Path, source: Source) -> None:
         staging.mkdir()
         mark.write_text(facts, encoding="utf-8")
     shutil.rmtree(staging / FINISHED, ignore_errors=True)
-
-
-def _check_name(name: str) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
-        raise UserError(f"config.name is '{name}': use letters, digits, '_', '-' and '.', not '.' first")
 
 
 @contextlib.contextmanager

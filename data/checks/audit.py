@@ -4,6 +4,7 @@ Two places hold such things by contract: the records' `report` field holds repor
 only, and of the reject ledger, which names the user's own paths, only the reasons are searched.
 """
 
+import contextlib
 import gzip
 import html
 import io
@@ -132,22 +133,17 @@ def _readings(data: bytes, depth: int = 2) -> Iterator[tuple[tuple[str, ...], bo
     yield fold(_unescaped(decoded)), is_text
     if b"\0" in data:
         marked = data[:2] in (b"\xff\xfe", b"\xfe\xff")
-        yield fold(data.decode("utf-16-le", errors="replace")), marked
-        yield fold(data[1:].decode("utf-16-le", errors="replace")), marked
+        for start in (0, 1):
+            yield fold(data[start:].decode("utf-16-le", errors="replace")), marked
     if depth and data[:2] == b"\x1f\x8b":
-        try:
-            with gzip.open(io.BytesIO(data)) as stream:
-                yield from _readings(stream.read(MAX_MEMBER), depth - 1)
-        except (OSError, EOFError):
-            return
+        with contextlib.suppress(OSError, EOFError), gzip.open(io.BytesIO(data)) as stream:
+            yield from _readings(stream.read(MAX_MEMBER), depth - 1)
     if depth and data[:4] == b"PK\x03\x04":
-        try:
-            with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                for member in archive.infolist():
-                    if member.file_size <= MAX_MEMBER:
-                        yield from _readings(archive.read(member), depth - 1)
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError):
-            return
+        # RuntimeError: a member with a password, or in a coding that is not known.
+        with contextlib.suppress(zipfile.BadZipFile, RuntimeError), zipfile.ZipFile(io.BytesIO(data)) as archive:
+            for member in archive.infolist():
+                if member.file_size <= MAX_MEMBER:
+                    yield from _readings(archive.read(member), depth - 1)
 
 
 def _unescaped(content: str) -> str:

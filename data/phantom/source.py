@@ -36,21 +36,15 @@ def source(*, xrays: int = 2800, cts: int = 1400, seed: int = 0, language: str =
             key = f"phantom-{modality}-{i:05d}"
             info = (seed, i, language)
             rows.append(Row(key, modality, SPLIT_OF_TEN[i % 10], len(rows) + 1, info))
+    settings = {"seed": seed, "xrays": xrays, "cts": cts, "language": language}
+    sizes = {"film_pixels": radiograph.SIZE, "volume_shape": list(scanner.SHAPE)}
     return Source(
         labels=LABELS,
         prompts=LANGUAGES[language]["prompts"],
         rows=rows,
         convert=convert,
         annotations=frozenset({"organ_mask", "lesion_mask", "boxes"}),
-        contract={
-            "generator": f"phantom {VERSION}",
-            "seed": seed,
-            "xrays": xrays,
-            "cts": cts,
-            "language": language,
-            "film_pixels": radiograph.SIZE,
-            "volume_shape": list(scanner.SHAPE),
-        },
+        contract={"generator": f"phantom {VERSION}", **settings, **sizes},
     )
 
 

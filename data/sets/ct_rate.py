@@ -54,7 +54,7 @@ def read(root: Path, *, reconstructions: str, val_share: float) -> DatasetIndex:
                 left_out["volumes that are not in the tree"] += 1
             else:
                 taken.add(scan)
-                side = _side(patient, split, val_share)
+                side = "val" if split == "train" and samples.share_of(patient) < val_share else split
                 report = {"findings": row["Findings_EN"], "impression": row["Impressions_EN"]}
                 known = labels.get(name, (float("nan"),) * len(LABELS))
                 items.append(Item(path, "ct", patient, side, report, scan, known, annotation=rescale.get(name)))
@@ -69,10 +69,6 @@ def volume(sample: Sample, modality: str, note: Note) -> Example:
     """
     hu, spacing = volumes.read_volume(sample.file, note, rescale=sample.annotation)
     return {"volume": hu, "spacing_mm": spacing}
-
-
-def _side(patient: str, split: str, val_share: float) -> str:
-    return "val" if split == "train" and samples.share_of(patient) < val_share else split
 
 
 def _labels(root: Path, part: str) -> dict[str, tuple[float, ...]]:

@@ -95,6 +95,13 @@ def drawn(items: Sequence[Any], **sizes: float) -> tuple[Sequence[Any], Sequence
     return train_test_split(items, random_state=0, **sizes)
 
 
+def split_in_three(items: Sequence[Any], test_size: float) -> dict[Any, str]:
+    """The split of every item in MGCA's code: what is not for training is halved into test and val."""
+    train, rest = drawn(items, test_size=test_size)
+    test, val = drawn(rest, test_size=0.5)
+    return {item: split for split, part in (("train", train), ("val", val), ("test", test)) for item in part}
+
+
 def label(value: str, uncertain: float) -> float:
     """1, 0 or blank (unknown), as CheXpert's tables write them; -1 becomes `uncertain`."""
     value = value.removesuffix(".0")

@@ -55,12 +55,8 @@ def xray_with_runs(sample: Sample, modality: str, note: Note) -> Example:
 
 def _mgca(rows: list[dict[str, str]]) -> list[str | None]:
     """The split of every row, None for negatives that its training leaves out."""
-    train, rest = dataset_index.drawn(range(len(rows)), test_size=0.3)
-    test, val = dataset_index.drawn(rest, test_size=0.5)
-    sides: list[str | None] = [None] * len(rows)
-    for side, part in (("train", train), ("val", val), ("test", test)):
-        for at in part:
-            sides[at] = side
+    sides = dataset_index.split_in_three(range(len(rows)), 0.3)
+    train = [at for at, side in sides.items() if side == "train"]
     images = {True: {}, False: {}}  # without pneumothorax or with it, in the order in which rows name them
     for at in train:
         images[rows[at]["EncodedPixels"] == NONE][rows[at]["ImageId"]] = None
@@ -69,5 +65,5 @@ def _mgca(rows: list[dict[str, str]]) -> list[str | None]:
     drawn = set(np.random.RandomState(SEED).choice(negative, count, replace=False))
     for at in train:
         if rows[at]["EncodedPixels"] == NONE and rows[at]["ImageId"] not in drawn:
-            sides[at] = None
-    return sides
+            del sides[at]
+    return [sides.get(at) for at in range(len(rows))]

@@ -74,7 +74,7 @@ class Table:
 class Marian:
     """A Marian model, folder or hub id; `back` names one that translates back, to compare with the original (chrF)."""
 
-    def __init__(self, name: str, back: str, *, cache: Path, page: Path, drop_doubtful: bool) -> None:
+    def __init__(self, name: str, back: str, cache: Path, page: Path, *, drop_doubtful: bool) -> None:
         """`cache` is a folder, `page` the CSV for a bilingual reader; both will hold report text."""
         self._forth = sentences_by(name, cache)
         self._back = sentences_by(back, cache) if back else None
