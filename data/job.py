@@ -36,9 +36,7 @@ def run(config: Any, workdir: Path) -> None:
         return
     dataset.make_folder(data_dir)
     source = _source(config, data_dir, workdir)
-    built = dataset.build(
-        source, data_dir=data_dir, name=config.name, max_rejected=budget, workers=config.workers, beam=beam
-    )
+    built = dataset.build(source, data_dir, config.name, max_rejected=budget, workers=config.workers, beam=beam)
     print(summary(built, silent=source.contract.get("reports", True) is None))
 
 
@@ -46,7 +44,7 @@ def ensure_phantom(data_dir: str | Path) -> None:
     """Builds the embedded phantom with its default settings under its default name, unless it is there."""
     if (Path(data_dir) / PHANTOM_NAME / contracts.FILE).exists():
         return
-    built = dataset.build(phantom.source(), data_dir=Path(data_dir), name=PHANTOM_NAME)
+    built = dataset.build(phantom.source(), Path(data_dir), PHANTOM_NAME)
     print(summary(built))
 
 

@@ -39,7 +39,7 @@ class Built:
 
 
 def build(
-    source: Source, *, data_dir: Path, name: str, max_rejected: float = 1.0, workers: int = 0, beam: str | None = None
+    source: Source, data_dir: Path, name: str, *, max_rejected: float = 1.0, workers: int = 0, beam: str | None = None
 ) -> Built:
     """Converts a source and writes `<data_dir>/<name>/`, whole or not at all; the same source gives the same bytes.
 

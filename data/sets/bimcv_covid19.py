@@ -71,6 +71,5 @@ def _labels(cell: str) -> set[str]:
         labels = ast.literal_eval(cell)
     except (ValueError, SyntaxError):
         labels = re.split(r"[\t,;]", cell.strip("[]"))
-    return {
-        str(name).strip(" '\"").lower() for name in (labels if isinstance(labels, (list, tuple, set)) else [labels])
-    }
+    names = labels if isinstance(labels, (list, tuple, set)) else [labels]
+    return {str(name).strip(" '\"").lower() for name in names}

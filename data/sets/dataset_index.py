@@ -65,12 +65,10 @@ def find(root: Path, *names: str) -> Path:
     raise UserError(f"{root} has no {' or '.join(names)}{hint}: data/README.md shows the tree that this set must have")
 
 
-def table(
-    root: Path, names: str | Iterable[str], required: Sequence[str], delimiter: str = ","
-) -> list[dict[str, str]]:
-    """The required columns of the first of these tables below `root`. Raises UserError."""
+def table(root: Path, names: str | Iterable[str], columns: Sequence[str], delimiter: str = ",") -> list[dict[str, str]]:
+    """The `columns` of the first of these tables below `root`. Raises UserError."""
     path = find(root, *([names] if isinstance(names, str) else names))
-    return table_reader.read_published(path, required, delimiter)
+    return table_reader.read_published(path, columns, delimiter)
 
 
 def inner(root: Path, name: str) -> Path:
