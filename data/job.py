@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from data import errors
 from data.build import contracts, dataset, executors
 from data.checks import doctor, doctor_page
+from data.errors import OverBudgetError, UserError
 from data.manifest import options, privacy, table
 from data.manifest import source as manifest
 from data.phantom import source as phantom
@@ -36,9 +36,7 @@ def run(config: Any, workdir: Path) -> None:
         return
     dataset.make_folder(data_dir)
     source = _source(config, data_dir, workdir)
-    built = dataset.build(
-        source, data_dir=data_dir, name=config.name, max_rejected=budget, workers=config.workers, beam=beam
-    )
+    built = dataset.build(source, data_dir, config.name, max_rejected=budget, workers=config.workers, beam=beam)
     print(summary(built, silent=source.contract.get("reports", True) is None))
 
 
@@ -46,7 +44,7 @@ def ensure_phantom(data_dir: str | Path) -> None:
     """Builds the embedded phantom with its default settings under its default name, unless it is there."""
     if (Path(data_dir) / PHANTOM_NAME / contracts.FILE).exists():
         return
-    built = dataset.build(phantom.source(), data_dir=Path(data_dir), name=PHANTOM_NAME)
+    built = dataset.build(phantom.source(), Path(data_dir), PHANTOM_NAME)
     print(summary(built))
 
 
@@ -60,9 +58,9 @@ def _examine(config: Any, workdir: Path, budget: float, beam: str | None) -> Non
     print(doctor.table(examined))
     print(f"page: {page}\nno set was written (config.dry_run)")
     if rows := examined["patients_in_two_splits"]:
-        raise errors.UserError(f"{len(rows)} rows belong to patients in two splits: give each patient one, see {page}")
+        raise UserError(f"{len(rows)} rows belong to patients in two splits: give each patient one, see {page}")
     if reason := dataset.over_budget(examined["rejected"], examined["rows"], budget):
-        raise errors.OverBudgetError(reason)
+        raise OverBudgetError(reason)
 
 
 def _folder(config: Any) -> Path | None:
@@ -81,58 +79,38 @@ def _source(config: Any, data_dir: Path | None, workdir: Path) -> Source:
     if config.kind != "manifest":
         return _public(config, salt, workdir)
     if not config.source:
-        raise errors.UserError(
+        raise UserError(
             f"config.source is empty: name the CSV, as in --config.source=films.csv ({', '.join(table.REQUIRED)}, ...)"
         )
-    chosen = options.Options(
-        uncertain=config.uncertain,
-        language=config.language,
-        sections=dataset_index.words(config.sections),
-        keep_ids=config.keep_ids,
-        scans=volumes.Rules(config.assume, config.min_slices),
-    )
+    order, scans = dataset_index.words(config.sections), volumes.Rules(config.assume, config.min_slices)
+    chosen = options.Options(config.uncertain, config.language, order, config.keep_ids, scans)
     return manifest.read(Path(config.source).expanduser(), chosen, salt)
 
 
 def _public(config: Any, salt: str, workdir: Path) -> Source:
     """The source of a public set; prints its counts beside the published ones."""
     if not config.source:
-        raise errors.UserError(
+        raise UserError(
             "config.source is empty: name the root of the download, as in --config.source=/data/"
             f"{config.kind} (data/README.md shows its tree)"
         )
     reports = _reports(config.report, Path(config.data_dir).expanduser(), workdir) if "report" in config else None
-    source = public.source(
-        config.kind,
-        Path(config.source).expanduser(),
-        options=config.options.to_dict(),
-        reports=reports,
-        keep_ids=config.keep_ids,
-        salt=salt,
-    )
+    root, chosen = Path(config.source).expanduser(), config.options.to_dict()
+    source = public.source(config.kind, root, chosen, reports, keep_ids=config.keep_ids, salt=salt)
     print(public.summary(source))
     return source
 
 
 def _reports(report: Any, data_dir: Path, workdir: Path) -> public.Reports:
-    policy = sections.Policy(
-        order=dataset_index.words(report.order),
-        empty=report.empty,
-        blanks=report.blanks,
-        style=report.style,
-        longest=report.longest,
-    )
+    order = dataset_index.words(report.order)
+    policy = sections.Policy(order, report.empty, report.blanks, report.style, report.longest)
     to_english = None
     if report.translations:
         to_english = translate.Table(Path(report.translations).expanduser())
     elif report.translator:
-        to_english = translate.Marian(
-            report.translator,
-            report.back_translator,
-            cache=data_dir / TRANSLATED,
-            page=workdir / "translations.csv",
-            drop_doubtful=report.drop_doubtful,
-        )
+        cache, page = data_dir / TRANSLATED, workdir / "translations.csv"
+        models = (report.translator, report.back_translator)
+        to_english = translate.Marian(*models, cache, page, drop_doubtful=report.drop_doubtful)
     return public.Reports(policy, report.language, report.foreign, to_english)
 
 

@@ -18,7 +18,11 @@ def render(template: Path, **values: Any) -> str:
     Raises:
         jinja2.UndefinedError: the template prints a name that is not among `values`.
     """
-    return _environment(template.parent).get_template(template.name).render(values)
+    blocks = dict(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    loader = jinja2.FileSystemLoader([template.parent, SHARED])
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, **blocks)
+    environment.filters["base64"] = lambda content: base64.b64encode(content).decode("ascii")
+    return environment.get_template(template.name).render(values)
 
 
 def write(path: Path, text: str) -> Path:
@@ -28,16 +32,3 @@ def write(path: Path, text: str) -> Path:
     # A path that is not valid UTF-8 becomes readable rather than an error.
     partial.write_text(text, encoding="utf-8", errors="replace")
     return partial.replace(path)
-
-
-def _environment(folder: Path) -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([folder, SHARED]),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["base64"] = lambda content: base64.b64encode(content).decode("ascii")
-    return environment

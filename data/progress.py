@@ -11,10 +11,11 @@ import tqdm
 
 LOG = logging.getLogger(__name__)
 EVERY_SECONDS = 30
+Tick = Callable[[int], None]
 
 
 @contextlib.contextmanager
-def shown(total: int, what: str, *, done: int = 0) -> Iterator[Callable[[int], None]]:
+def shown(total: int, what: str, *, done: int = 0) -> Iterator[Tick]:
     """Yields a function that takes the number done since its last call: a bar on a terminal, else a line now and then.
 
     `what` names the things counted, in the plural; `done` of them were done before. A pass of seconds shows nothing.

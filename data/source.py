@@ -38,6 +38,9 @@ class Rejected:
         return self.reason.partition(":")[0]
 
 
+ConvertRow = Callable[[Row], Example | Rejected]
+
+
 @dataclasses.dataclass(frozen=True)
 class Source:
     """A raw data set, ready to be converted.
@@ -49,7 +52,7 @@ class Source:
     labels: tuple[str, ...]  # names of the columns of `labels`
     prompts: dict[str, dict[str, list[str]]]  # label -> {"positive": [...], "negative": [...]}
     rows: list[Row]
-    convert: Callable[[Row], Example | Rejected]
+    convert: ConvertRow
     annotations: frozenset[str] = frozenset()  # of "organ_mask", "lesion_mask", "boxes": what examples carry
     contract: dict[str, Any] = dataclasses.field(default_factory=dict)  # source-specific preprocessing facts
     rejected: tuple[Rejected, ...] = ()  # rows that are left out before any pixel is read

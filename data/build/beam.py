@@ -12,7 +12,7 @@ import logging
 import shlex
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ import apache_beam
 import numpy as np
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 
-from data import errors
 from data.build import pool
-from data.source import Example, Rejected, Row, Source
+from data.errors import UserError
+from data.source import ConvertRow, Example, Rejected, Row, Source
 
 LOG = logging.getLogger(__name__)
 BATCH = 16  # row numbers of one file, and of one element of the pipeline: 16 MB of CTs
@@ -41,7 +41,9 @@ def converter(source: Source, workers: int, options: str, folder: Path) -> Itera
     """
     folder = folder.resolve()  # the workers may have another working directory
     folder.mkdir(parents=True, exist_ok=True)
-    batches = {folder / name: rows for name, rows in _batches(source.rows)}
+    # Rows by number: the batch of a row does not depend on which rows are left to convert.
+    ordered = sorted(source.rows, key=lambda row: row.number)
+    batches = {folder / _name(index): list(batch) for index, batch in itertools.groupby(ordered, _index)}
     missing = [(path, rows) for path, rows in batches.items() if not _holds(path, rows)]
     if missing:
         LOG.info("a Beam pipeline converts %d rows", sum(len(rows) for _, rows in missing))
@@ -53,7 +55,7 @@ def converter(source: Source, workers: int, options: str, folder: Path) -> Itera
 class _ToFile(apache_beam.DoFn):
     """Converts a batch (path, rows) and writes its file; in a process of its own, which a faulty decoder may end."""
 
-    def __init__(self, convert: Callable[[Row], Example | Rejected]) -> None:
+    def __init__(self, convert: ConvertRow) -> None:
         self._convert = convert
 
     def setup(self) -> None:
@@ -67,9 +69,7 @@ class _ToFile(apache_beam.DoFn):
         self._workers.close()
 
 
-def _run(
-    batches: list[tuple[Path, list[Row]]], convert: Callable[[Row], Example | Rejected], workers: int, options: str
-) -> None:
+def _run(batches: list[tuple[Path, list[Row]]], convert: ConvertRow, workers: int, options: str) -> None:
     chosen = _options(options, workers)
     try:
         with apache_beam.Pipeline(options=chosen) as pipeline:
@@ -78,7 +78,7 @@ def _run(
             _ = rows | "convert" >> apache_beam.ParDo(_ToFile(convert))
     except Exception as error:  # each runner raises its own
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise errors.UserError(f"the Beam pipeline failed; the same command continues from there: {reason}") from error
+        raise UserError(f"the Beam pipeline failed; the same command continues from there: {reason}") from error
 
 
 def _options(options: str, workers: int) -> PipelineOptions:
@@ -89,10 +89,10 @@ def _options(options: str, workers: int) -> PipelineOptions:
             known, every = (chosen.get_all_options(retain_unknown_options=unknown) for unknown in (False, True))
     except (ValueError, SystemExit) as error:  # an option without its value ends the program, as on a command line
         reason = messages.getvalue().strip().rpartition("error: ")[2] or error
-        raise errors.UserError(f"config.beam is no list of Beam's options: {reason}") from error
+        raise UserError(f"config.beam is no list of Beam's options: {reason}") from error
     unknown = ", ".join(sorted(every.keys() - known.keys()))
     if unknown and standard.runner is None:
-        raise errors.UserError(f"config.beam is no list of Beam's options: {unknown} is none of them")
+        raise UserError(f"config.beam is no list of Beam's options: {unknown} is none of them")
     if unknown:
         LOG.warning("Beam leaves it to the runner to know: %s", unknown)
     if standard.runner is None:
@@ -100,13 +100,6 @@ def _options(options: str, workers: int) -> PipelineOptions:
         direct.direct_running_mode = "multi_threading"
         direct.direct_num_workers = workers  # 0: one a core
     return chosen
-
-
-def _batches(rows: Iterable[Row]) -> Iterator[tuple[str, list[Row]]]:
-    """Rows by number: the batch of a row does not depend on which rows are left to convert."""
-    ordered = sorted(rows, key=lambda row: row.number)
-    for index, batch in itertools.groupby(ordered, key=_index):
-        yield _name(index), list(batch)
 
 
 def _index(row: Row) -> int:

@@ -9,18 +9,21 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from data import errors, progress
+from data import progress
 from data.build import contracts, executors, pool, writer
 from data.build.build_statistics import BuildStatistics
+from data.errors import OverBudgetError, UserError
+from data.progress import Tick
 from data.reports import tokenizer
 from data.source import MODALITIES, SPLITS, Rejected, Source
 
 LEDGER = "rejected.jsonl"
 FINISHED = "set"
+Place = tuple[str, str]  # a modality and a split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Built:
 
 
 def build(
-    source: Source, *, data_dir: Path, name: str, max_rejected: float = 1.0, workers: int = 0, beam: str | None = None
+    source: Source, data_dir: Path, name: str, *, max_rejected: float = 1.0, workers: int = 0, beam: str | None = None
 ) -> Built:
     """Converts a source and writes `<data_dir>/<name>/`, whole or not at all; the same source gives the same bytes.
 
@@ -45,7 +48,8 @@ def build(
     If more than a share of `max_rejected` is rejected, only `<data_dir>/<name>.rejected.jsonl` is written.
     Raises UserError for a name taken by another source and for no training row, OverBudgetError for too many rejects.
     """
-    _check_name(name)
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+        raise UserError(f"config.name is '{name}': use letters, digits, '_', '-' and '.', not '.' first")
     folder = data_dir / name
     make_folder(data_dir)
     staging = data_dir / f".{name}.building"
@@ -56,14 +60,14 @@ def build(
             return known
         _prepare(staging, source)
         statistics = _write(source, staging, name=name, workers=workers, beam=beam)
-        rejected = statistics.rejected_in_order()
         try:
             ledger = data_dir / f"{name}.{LEDGER}"
-            _check_outcome(statistics, len(rejected), max_rejected, ledger, for_training=source.for_training)
+            _check_outcome(statistics, max_rejected, ledger, for_training=source.for_training)
             (staging / FINISHED).rename(folder)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-    return Built(folder, True, statistics.counts(), rejected, statistics.leaked(), dict(statistics.notes))
+    rejected, leaked = statistics.rejected_in_order(), statistics.leaked()
+    return Built(folder, True, statistics.counts(), rejected, leaked, dict(statistics.notes))
 
 
 def make_folder(data_dir: Path) -> None:
@@ -71,29 +75,26 @@ def make_folder(data_dir: Path) -> None:
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise errors.UserError(f"config.data_dir {data_dir} cannot be made: {error.strerror}") from error
+        raise UserError(f"config.data_dir {data_dir} cannot be made: {error.strerror}") from error
 
 
 def over_budget(rejected: int, total: int, max_rejected: float) -> str:
     """The reason against a set with so many rejects, or nothing. `max_rejected` is a share of all rows."""
     if rejected <= max_rejected * total:
         return ""
-    share = f"{rejected} of {total} rows"
-    return (
-        f"{share} were rejected, more than config.max_rejected={max_rejected:g} (config.strict=True makes it 0) allows"
-    )
+    limit = f"config.max_rejected={max_rejected:g} (config.strict=True makes it 0)"
+    return f"{rejected} of {total} rows were rejected, more than {limit} allows"
 
 
-def _check_outcome(
-    statistics: BuildStatistics, rejected: int, max_rejected: float, ledger: Path, *, for_training: bool
-) -> None:
+def _check_outcome(statistics: BuildStatistics, max_rejected: float, ledger: Path, *, for_training: bool) -> None:
+    rejected = len(statistics.rejected)
     needed = ("train",) if for_training else SPLITS
     if not any(statistics.accepted[modality, split] for modality in MODALITIES for split in needed):
         use = "train" if for_training else "evaluate"
-        raise errors.UserError(f"no row is left to {use} on, so no set was made. {_why_not(statistics)}")
+        raise UserError(f"no row is left to {use} on, so no set was made. {_why_not(statistics)}")
     if reason := over_budget(rejected, statistics.total() + rejected, max_rejected):
         _write_ledger(ledger, statistics.rejected_in_order())
-        raise errors.OverBudgetError(f"{reason}: no set was made; see {ledger}")
+        raise OverBudgetError(f"{reason}: no set was made; see {ledger}")
 
 
 def _prepare(staging: Path, source: Source) -> None:
@@ -104,11 +105,6 @@ def _prepare(staging: Path, source: Source) -> None:
         staging.mkdir()
         mark.write_text(facts, encoding="utf-8")
     shutil.rmtree(staging / FINISHED, ignore_errors=True)
-
-
-def _check_name(name: str) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
-        raise errors.UserError(f"config.name is '{name}': use letters, digits, '_', '-' and '.', not '.' first")
 
 
 @contextlib.contextmanager
@@ -126,22 +122,16 @@ def _alone_in(data_dir: Path) -> Iterator[None]:
 def _built_before(folder: Path, fingerprint: str) -> Built | None:
     if not folder.exists():
         return None
+    remedy = "choose another config.name or remove the folder"
     try:
-        contract = json.loads((folder / contracts.FILE).read_text(encoding="utf-8"))
+        facts = json.loads((folder / contracts.FILE).read_text(encoding="utf-8"))
         lines = (folder / LEDGER).read_text(encoding="utf-8").splitlines()
         rejected = tuple(Rejected(**json.loads(line)) for line in lines)
     except (OSError, ValueError, TypeError):
-        raise errors.UserError(
-            f"{folder} exists and is no built set: choose another config.name or remove the folder"
-        ) from None
-    if contract.get("source_fingerprint") != fingerprint:
-        raise errors.UserError(
-            f"{folder} was built from another source, or from files that have changed since: "
-            "choose another config.name or remove the folder"
-        )
-    return Built(
-        folder, False, contract["splits"], rejected, contract["pictures_in_two_splits"], contract.get("notes", {})
-    )
+        raise UserError(f"{folder} exists and is no built set: {remedy}") from None
+    if facts.get("source_fingerprint") != fingerprint:
+        raise UserError(f"{folder} was built from another source, or from files that have changed since: {remedy}")
+    return Built(folder, False, facts["splits"], rejected, facts["pictures_in_two_splits"], facts.get("notes", {}))
 
 
 def _write(source: Source, staging: Path, *, name: str, workers: int, beam: str | None) -> BuildStatistics:
@@ -161,7 +151,7 @@ def _write(source: Source, staging: Path, *, name: str, workers: int, beam: str 
     done = len(source.rows) - len(unfinished.rows)
     with converting as convert, progress.shown(len(source.rows), "rows", done=done) as tick:
         for place in shards:
-            _fill(shards[place], *place, convert(left[place]), statistics, tick)
+            _fill(shards[place], place, convert(left[place]), statistics, tick)
     for modality in MODALITIES:
         splits = {split: shards[modality, split] for split in SPLITS if shards[modality, split].done}
         if splits:
@@ -170,10 +160,8 @@ def _write(source: Source, staging: Path, *, name: str, workers: int, beam: str 
         if words := _vocabulary(source, statistics):
             tokenizer.save(tokenizer.train(words), folder / "tokenizer")
         _write_ledger(folder / LEDGER, statistics.rejected_in_order())
-        contract = contracts.make(source, statistics, name=name, folder=folder)
-        (folder / contracts.FILE).write_text(
-            json.dumps(contract, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        facts = contracts.make(source, statistics, name=name, folder=folder)
+        (folder / contracts.FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return statistics
 
 
@@ -184,17 +172,12 @@ def _vocabulary(source: Source, statistics: BuildStatistics) -> list[str]:
 
 
 def _fill(
-    shards: writer.Shards,
-    modality: str,
-    split: str,
-    converted: Iterable[pool.Converted],
-    statistics: BuildStatistics,
-    tick: Callable[[int], None],
+    shards: writer.Shards, place: Place, converted: Iterable[pool.Converted], statistics: BuildStatistics, tick: Tick
 ) -> None:
     """Writes the rows of one split that no finished shard holds; the statistics get all of them."""
     for index, facts in enumerate(shards.done):
         for example, aside in zip(shards.examples(index), facts["aside"], strict=True):
-            statistics.add(modality, split, example, aside["notes"])
+            statistics.add(*place, example, aside["notes"])
             statistics.rejected += [Rejected(**one) for one in aside["rejected"]]
     waiting: list[dict[str, Any]] = []
     for at, (_, result) in enumerate(converted, start=shards.rows + 1):
@@ -204,7 +187,7 @@ def _fill(
             waiting.append(dataclasses.asdict(result))
             continue
         notes = list(result.pop("notes", ()))
-        statistics.add(modality, split, result, notes)
+        statistics.add(*place, result, notes)
         shards.write(result, at, {"notes": notes, "rejected": waiting})
         waiting = []
     shards.finish()

@@ -4,8 +4,8 @@ import importlib.util
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from data import errors
 from data.build import pool
+from data.errors import UserError
 from data.source import Source
 
 RUNNERS = ("pool", "beam")
@@ -26,9 +26,9 @@ def options(runner: str, beam: str) -> str | None:
     Raises UserError for an unknown runner, and if Apache Beam is needed and not installed.
     """
     if runner not in RUNNERS:
-        raise errors.UserError(f"config.runner is '{runner}': {' or '.join(RUNNERS)}")
+        raise UserError(f"config.runner is '{runner}': {' or '.join(RUNNERS)}")
     if runner == "beam" and importlib.util.find_spec("apache_beam") is None:
-        raise errors.UserError(
+        raise UserError(
             "config.runner=beam needs Apache Beam, which is not installed: pip install -r requirements-beam.txt"
         )
     return beam if runner == "beam" else None

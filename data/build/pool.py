@@ -8,7 +8,7 @@ import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 
-from data.source import Example, Rejected, Row, Source
+from data.source import ConvertRow, Example, Rejected, Row, Source
 
 Converted = tuple[Row, Example | Rejected]
 Convert = Callable[[Iterable[Row]], Iterator[Converted]]
@@ -38,7 +38,7 @@ class Workers:
     They are spawned: a forked one would inherit threads of other libraries in an unknown state.
     """
 
-    def __init__(self, convert: Callable[[Row], Example | Rejected], count: int) -> None:
+    def __init__(self, convert: ConvertRow, count: int) -> None:
         self._convert, self._count = convert, count
         self._executor: concurrent.futures.ProcessPoolExecutor | None = None
 
@@ -73,7 +73,7 @@ class Workers:
             self._executor = None
 
 
-def _alone(convert: Callable[[Row], Example | Rejected], row: Row) -> Example | Rejected:
+def _alone(convert: ConvertRow, row: Row) -> Example | Rejected:
     """Converts one row in a process of its own: if that dies, the row is the cause."""
     with _executor(1) as executor:
         try:

@@ -116,9 +116,8 @@ def assemble(folder: Path, modality: str, schema: tfds.features.FeaturesDict, sp
     folder.mkdir(parents=True)
     infos = []
     for split, shards in splits.items():
-        template = tfds.core.ShardedFileTemplate(
-            data_dir=folder, dataset_name=modality, split=split, filetype_suffix="array_record", template=TEMPLATE
-        )
+        names = dict(dataset_name=modality, split=split, filetype_suffix="array_record")
+        template = tfds.core.ShardedFileTemplate(data_dir=folder, template=TEMPLATE, **names)
         for index in range(len(shards.done)):
             name = template.sharded_filepath(shard_index=index, num_shards=len(shards.done))
             _link(shards.path(index), Path(name))

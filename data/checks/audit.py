@@ -4,6 +4,7 @@ Two places hold such things by contract: the records' `report` field holds repor
 only, and of the reject ledger, which names the user's own paths, only the reasons are searched.
 """
 
+import contextlib
 import gzip
 import html
 import io
@@ -16,9 +17,9 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from data import errors
 from data.build import contracts, dataset
 from data.checks import audit_names
+from data.errors import UserError
 from data.manifest import table
 from data.reports import text
 
@@ -32,10 +33,10 @@ Needles = dict[tuple[str, ...], str]  # words that must not occur in this order 
 def run(config: Any, _: Path | None = None) -> None:
     """Prints where something was found, but not the text. Raises UserError if anything was."""
     if not config.path or not config.source:
-        raise errors.UserError("config.path and config.source are both needed: the folder, and the CSV it was made of")
+        raise UserError("config.path and config.source are both needed: the folder, and the CSV it was made of")
     folder, source = (Path(value).expanduser() for value in (config.path, config.source))
     if not folder.is_dir():
-        raise errors.UserError(f"there is no folder {folder}")
+        raise UserError(f"there is no folder {folder}")
     names, runs, short = needles(source)
     findings = list(search(folder, names, runs))
     print(f"searched {folder} for {len(names)} identifiers and {len(runs)} runs of {RUN_WORDS} words of {source}")
@@ -46,7 +47,7 @@ def run(config: Any, _: Path | None = None) -> None:
     for place, what in findings:
         print(f"found: {what} in {place}")
     if findings:
-        raise errors.UserError(f"{len(findings)} findings in {folder}: do not pass it on, remove what holds them")
+        raise UserError(f"{len(findings)} findings in {folder}: do not pass it on, remove what holds them")
     print("nothing found")
 
 
@@ -58,11 +59,8 @@ def needles(source: Path) -> tuple[Needles, Needles, int]:
     short = set()
     for number, fields in rows:
         row = dict(zip(header, fields, strict=False))
-        identifiers = [
-            ("the patient", row.get("patient", "")),
-            *audit_names.of_file(source.parent, row.get("path", "")),
-        ]
-        for kind, value in identifiers:
+        of_file = audit_names.of_file(source.parent, row.get("path", ""))
+        for kind, value in (("the patient", row.get("patient", "")), *of_file):
             words = fold(value)
             if audit_names.is_identifying(" ".join(words)):
                 names.setdefault(words, f"{kind} of row {number}")
@@ -135,22 +133,17 @@ def _readings(data: bytes, depth: int = 2) -> Iterator[tuple[tuple[str, ...], bo
     yield fold(_unescaped(decoded)), is_text
     if b"\0" in data:
         marked = data[:2] in (b"\xff\xfe", b"\xfe\xff")
-        yield fold(data.decode("utf-16-le", errors="replace")), marked
-        yield fold(data[1:].decode("utf-16-le", errors="replace")), marked
+        for start in (0, 1):
+            yield fold(data[start:].decode("utf-16-le", errors="replace")), marked
     if depth and data[:2] == b"\x1f\x8b":
-        try:
-            with gzip.open(io.BytesIO(data)) as stream:
-                yield from _readings(stream.read(MAX_MEMBER), depth - 1)
-        except (OSError, EOFError):
-            return
+        with contextlib.suppress(OSError, EOFError), gzip.open(io.BytesIO(data)) as stream:
+            yield from _readings(stream.read(MAX_MEMBER), depth - 1)
     if depth and data[:4] == b"PK\x03\x04":
-        try:
-            with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                for member in archive.infolist():
-                    if member.file_size <= MAX_MEMBER:
-                        yield from _readings(archive.read(member), depth - 1)
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError):
-            return
+        # RuntimeError: a member with a password, or in a coding that is not known.
+        with contextlib.suppress(zipfile.BadZipFile, RuntimeError), zipfile.ZipFile(io.BytesIO(data)) as archive:
+            for member in archive.infolist():
+                if member.file_size <= MAX_MEMBER:
+                    yield from _readings(archive.read(member), depth - 1)
 
 
 def _unescaped(content: str) -> str:

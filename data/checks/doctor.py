@@ -138,39 +138,34 @@ def report_facts(reports: Sequence[tuple[int, str]], train: Sequence[str], limit
 
 def table(examined: Mapping[str, Any]) -> str:
     """What `examine` gives, as text for the terminal."""
-    accepted = sum(sum(counts.values()) for counts in examined["accepted"].values())
-    lines = ["", f"{'rows':<28}{examined['rows']:>8}", f"{'accepted':<28}{accepted:>8}"]
-    lines += [
-        f"  {modality + ' ' + split:<26}{count:>8}"
-        for modality, counts in examined["accepted"].items()
-        for split, count in counts.items()
-    ]
-    lines.append(f"{'rejected':<28}{examined['rejected']:>8}")
-    lines += [f"  {code:<26}{n:>8}  {reasons.REJECTED[code][0]}" for code, n in examined["reasons"].items()]
+    entry, detail = "{:<28}{:>8}".format, "  {:<26}{:>8}".format
+    places = [(f"{name} {split}", n) for name, counts in examined["accepted"].items() for split, n in counts.items()]
+    lines = ["", entry("rows", examined["rows"]), entry("accepted", sum(n for _, n in places))]
+    lines += [detail(*place) for place in places]
+    lines.append(entry("rejected", examined["rejected"]))
+    lines += [f"{detail(code, n)}  {reasons.REJECTED[code][0]}" for code, n in examined["reasons"].items()]
     lines += [f"    row {one['row']}: {one['path']}: {one['reason']}" for one in examined["rejects"][:SHOWN]]
     if examined["rejected"] > SHOWN:
         lines.append(f"    and {examined['rejected'] - SHOWN} more, in doctor.json")
     if examined["notes"]:
         lines.append("noted in accepted rows")
-        lines += [
-            f"  {code:<26}{len(rows):>8}  {reasons.NOTES[code]}: rows {few(rows, 8)}"
-            for code, rows in examined["noted_rows"].items()
-        ]
-    lines.append(f"{'outliers':<28}{len(examined['outliers']):>8}")
+        noted = examined["noted_rows"].items()
+        lines += [f"{detail(code, len(rows))}  {reasons.NOTES[code]}: rows {few(rows, 8)}" for code, rows in noted]
+    lines.append(entry("outliers", len(examined["outliers"])))
     lines += [
         f"    row {one['row']}: {one['path']}: {one['measure']} {one['value']:g}, usually {one['median']:g}"
         for one in examined["outliers"][:5]
     ]
-    lines.append(f"{'same pixels twice':<28}{len(examined['duplicates']):>8}")
-    lines.append(f"{'  in two splits':<28}{len(examined['duplicates_in_two_splits']):>8}")
-    lines.append(f"{'rows of patients in 2 splits':<28}{len(examined['patients_in_two_splits']):>8}")
+    lines.append(entry("same pixels twice", len(examined["duplicates"])))
+    lines.append(entry("  in two splits", len(examined["duplicates_in_two_splits"])))
+    lines.append(entry("rows of patients in 2 splits", len(examined["patients_in_two_splits"])))
     facts = examined["reports"]
     lines.append("reports")
-    lines += [f"  {'language ' + name:<26}{count:>8}" for name, count in facts["languages"].items()]
-    lines += [f"  {'with ' + name:<26}{count:>8}" for name, count in facts["sections"].items()]
-    lines.append(f"  {'tokens, median and most':<26}{facts['tokens']['p50']:>8}{facts['tokens']['p100']:>8}")
-    lines.append(f"  {'over ' + str(facts['token_limit']) + ' tokens, cut':<26}{facts['longer_than_limit']:>8}")
-    lines.append(f"  {'rows with a shared text':<26}{facts['rows_with_repeated_text']:>8}")
+    lines += [detail(f"language {name}", count) for name, count in facts["languages"].items()]
+    lines += [detail(f"with {name}", count) for name, count in facts["sections"].items()]
+    lines.append(f"{detail('tokens, median and most', facts['tokens']['p50'])}{facts['tokens']['p100']:>8}")
+    lines.append(detail(f"over {facts['token_limit']} tokens, cut", facts["longer_than_limit"]))
+    lines.append(detail("rows with a shared text", facts["rows_with_repeated_text"]))
     return "\n".join(lines)
 
 

@@ -27,6 +27,7 @@ def write(workdir: Path, examination: Mapping[str, Any], source: Source, folder:
 
 def render(examination: Mapping[str, Any], source: Source, folder: Path | None) -> str:
     """The page as HTML text."""
+    noted, same = examination["noted_rows"].items(), examination["duplicates"]
     in_two_splits = examination["duplicates_in_two_splits"]
     return pages.render(
         TEMPLATE,
@@ -34,12 +35,8 @@ def render(examination: Mapping[str, Any], source: Source, folder: Path | None) 
         reasons=[(code, count, *reasons.REJECTED[code]) for code, count in examination["reasons"].items()],
         rejected=list(_rejected(examination["rejects"], folder)),
         unusual=list(_unusual(examination, source)),
-        notes=[
-            (code, len(rows), reasons.NOTES[code], doctor.few(rows)) for code, rows in examination["noted_rows"].items()
-        ],
-        duplicates=[
-            (", ".join(map(str, rows)), "yes" if rows in in_two_splits else "") for rows in examination["duplicates"]
-        ],
+        notes=[(code, len(rows), reasons.NOTES[code], doctor.few(rows)) for code, rows in noted],
+        duplicates=[(", ".join(map(str, rows)), "yes" if rows in in_two_splits else "") for rows in same],
         measures=[(name, *quantiles.values()) for name, quantiles in examination["measures"].items()],
         reports=list(_reports(examination["reports"])),
     )

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from data import errors
+from data.errors import UserError, check_choice
 from data.readers import volumes
 from data.reports import text
 
@@ -26,16 +26,14 @@ class Options:
 
     def __post_init__(self) -> None:
         """Raises UserError for a value that is not allowed."""
-        errors.check_choice("uncertain", self.uncertain, UNCERTAIN)
+        check_choice("uncertain", self.uncertain, UNCERTAIN)
         text.check_language("language", self.language)
         if not set(self.sections) <= set(SECTIONS):
-            raise errors.UserError(
-                f"config.sections is {','.join(self.sections)!r}: of {', '.join(SECTIONS)}, or empty"
-            )
+            raise UserError(f"config.sections is {','.join(self.sections)!r}: of {', '.join(SECTIONS)}, or empty")
         if self.scans.assume and not AXES.fullmatch(self.scans.assume):
-            raise errors.UserError(f"config.assume is {self.scans.assume!r}: three letters such as LPS, or empty")
+            raise UserError(f"config.assume is {self.scans.assume!r}: three letters such as LPS, or empty")
         if self.scans.min_slices < 2:
-            raise errors.UserError(f"config.min_slices is {self.scans.min_slices}: at least 2")
+            raise UserError(f"config.min_slices is {self.scans.min_slices}: at least 2")
 
 
 DEFAULT = Options()

@@ -7,7 +7,7 @@ import os
 import secrets
 from pathlib import Path
 
-from data import errors
+from data.errors import UserError
 
 SALT = ".salt"
 
@@ -32,5 +32,5 @@ def salt_of(data_dir: Path) -> str:
         aside.unlink()
     salt = path.read_text(encoding="ascii").strip()
     if len(salt) < 16:
-        raise errors.UserError(f"{path} holds no salt of at least 16 characters: give config.salt, or remove the file")
+        raise UserError(f"{path} holds no salt of at least 16 characters: give config.salt, or remove the file")
     return salt

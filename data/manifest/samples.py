@@ -1,11 +1,11 @@
 """X-rays and CTs of a manifest or of a public set: from a file, a patient and a report to rows and examples."""
 
 import collections
-import dataclasses
 import hashlib
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ UNANNOTATED = 255
 TRAIN_SHARE, VAL_SHARE = 0.8, 0.1
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class Sample:
     """What a worker needs to read one row, and what shows that its files have not changed."""
 
@@ -152,19 +152,25 @@ def prompts(name: str) -> dict[str, list[str]]:
 
 def split_by_patient(rows: list[Row]) -> tuple[list[Row], list[Rejected]]:
     """Gives every row its patient's split; a patient whom the source puts into two is left out as a whole."""
-    splits_of: dict[str, set[str]] = collections.defaultdict(set)
-    for row in rows:
-        splits_of[row.info.patient] |= {row.split} - {""}
+    splits_of = splits_by_patient(rows)
     placed, leaked = [], []
     for row in rows:
-        splits = splits_of[row.info.patient]
+        splits = splits_of[row.info.patient] - {""}
         if len(splits) > 1:
             reason = f"leak_patient: the patient is in {' and '.join(sorted(splits))}"
             leaked.append(Rejected(row.number, row.path, reason))
             continue
         split = next(iter(splits), "") or hashed_split(row.info.patient)
-        placed.append(dataclasses.replace(row, split=split))
+        placed.append(replace(row, split=split))
     return placed, leaked
+
+
+def splits_by_patient(rows: Iterable[Row]) -> dict[str, set[str]]:
+    """The splits that the rows of each patient name, "" where a row names none."""
+    splits: dict[str, set[str]] = collections.defaultdict(set)
+    for row in rows:
+        splits[row.info.patient].add(row.split)
+    return splits
 
 
 def share_of(name: str) -> float:
@@ -182,7 +188,4 @@ def hashed_split(patient: str) -> str:
 
 def hidden(rows: list[Row], salt: str) -> list[Row]:
     """The rows with pseudonyms for their patients."""
-    names = {row.info.patient: privacy.pseudonym(row.info.patient, salt) for row in rows}
-    return [
-        dataclasses.replace(row, info=dataclasses.replace(row.info, patient=names[row.info.patient])) for row in rows
-    ]
+    return [replace(row, info=replace(row.info, patient=privacy.pseudonym(row.info.patient, salt))) for row in rows]

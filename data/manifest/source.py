@@ -41,8 +41,10 @@ def read(manifest: Path, options: Options = DEFAULT, salt: str = "") -> Source:
                 raise BadInput("wrong_fields", f"{len(fields)} fields, the header has {len(header)}")
             sample, split = _sample(row, names, manifest.parent, options)
             earlier = first_row.setdefault(sample.file, row)
+            if earlier is not row and earlier == row:
+                raise BadInput("duplicate_row", "the row stands in the manifest already")
             if earlier is not row:
-                raise BadInput(*_repeated(earlier, row))
+                raise BadInput("duplicate_path", "an earlier row names the same file with other content")
         except BadInput as error:
             rejected.append(Rejected(number, row.get("path", ""), str(error)))
             continue
@@ -54,13 +56,12 @@ def read(manifest: Path, options: Options = DEFAULT, salt: str = "") -> Source:
     if not options.keep_ids:
         rows = samples.hidden(rows, salt)
     masks = any(row.info.mask for row in rows)
+    pixels = functools.partial(samples.pixels, masks=masks, rules=options.scans)
     return Source(
         labels=tuple(names),
         prompts={name: samples.prompts(name) for name in names},
         rows=rows,
-        convert=functools.partial(
-            samples.convert, read=functools.partial(samples.pixels, masks=masks, rules=options.scans)
-        ),
+        convert=functools.partial(samples.convert, read=pixels),
         annotations=frozenset({"lesion_mask"} if masks else ()),
         contract={
             "kind": "manifest",
@@ -114,9 +115,3 @@ def _sample(row: dict[str, str], names: list[str], folder: Path, options: Option
 def _number(value: str) -> str:
     """1.0 as 1: spreadsheets and pandas write labels as fractions."""
     return value.removesuffix(".0")
-
-
-def _repeated(earlier: dict[str, str], row: dict[str, str]) -> tuple[str, str]:
-    if earlier == row:
-        return "duplicate_row", "the row stands in the manifest already"
-    return "duplicate_path", "an earlier row names the same file with other content"

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from data import errors
+from data.errors import UserError
 from data.readers import table
 
 REQUIRED = ("path", "modality", "report", "patient")
@@ -23,15 +23,15 @@ def read(manifest: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     header = [_column(name) for name in names]
     missing = [name for name in REQUIRED if name not in header]
     if missing:
-        raise errors.UserError(
+        raise UserError(
             f"{manifest} lacks the columns {', '.join(missing)} in its first line: it needs "
             f"{', '.join(REQUIRED)}, and may have {', '.join(OPTIONAL)} and {LABEL}<name>"
         )
     twice = [name for name, count in collections.Counter(header).items() if count > 1 and name]
     if twice:
-        raise errors.UserError(f"{manifest} has the columns {', '.join(twice)} more than once")
+        raise UserError(f"{manifest} has the columns {', '.join(twice)} more than once")
     if LABEL in header:
-        raise errors.UserError(f"{manifest} has a column '{LABEL}' without a label's name")
+        raise UserError(f"{manifest} has a column '{LABEL}' without a label's name")
     unused = [name for name in header if name not in (*REQUIRED, *OPTIONAL) and not name.startswith(LABEL)]
     if unused:
         LOG.warning("columns of %s that are not used: %s", manifest, ", ".join(unused))

@@ -1,7 +1,5 @@
 """Bones of the phantom: ribs, sternum, spine, collar bones, shoulder blades, upper arms."""
 
-import itertools
-
 import numpy as np
 
 from data.phantom import shapes
@@ -100,11 +98,9 @@ def carve_lung(thorax: Thorax, window: Window, solid: Occupancy) -> None:
     thorax.lung[tuple(shared)] *= 1 - solid[tuple(own)].astype(np.float32)
 
 
-def bar(thorax: Thorax, points: np.ndarray, radii: list[float], value: float) -> None:
-    """A chain of bony capsules with a harder rim, over the whole grid."""
-    nodes = np.asarray(points, np.float32)
-    for i, (start, end) in enumerate(itertools.pairwise(nodes)):
-        window, solid = shapes.capsule(thorax.grid, start, end, (radii[i], radii[i + 1]))
+def bar(thorax: Thorax, points: list[tuple[float, ...]], radii: list[float], value: float) -> None:
+    """A chain of bony capsules, over the whole grid."""
+    for window, solid in shapes.chain(thorax.grid, points, radii):
         shapes.paint(thorax.hu[window], solid, value)
 
 

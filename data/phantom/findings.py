@@ -80,16 +80,8 @@ def nodules(thorax: Thorax, side: str, rng: np.random.Generator) -> Lesion:
         value = rng.uniform(250, 500) if calcified else rng.uniform(20, 60)
         shapes.paint(thorax.hu_box[window], lump, value)
         total[window] = np.maximum(total[window], lump)
-    return Lesion(
-        NODULE,
-        side,
-        total,
-        float(sizes[0]),
-        lobe=lobe_at(thorax, side, places[0]),
-        zone=zone_of(thorax, total),
-        count=count,
-        calcified=calcified,
-    )
+    lobe, zone = lobe_at(thorax, side, places[0]), zone_of(thorax, total)
+    return Lesion(NODULE, side, total, float(sizes[0]), lobe=lobe, zone=zone, count=count, calcified=calcified)
 
 
 def clear_place(thorax: Thorax, lung: Occupancy, reach: float, rng: np.random.Generator) -> np.ndarray:

@@ -1,12 +1,18 @@
 """Reports of the phantom: a small grammar that words what the annotations hold in many ways."""
 
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data.phantom.findings import CARDIOMEGALY, LABELS, NODULE, Lesion
-from data.phantom.words import LANGUAGES
 
+Words = dict[str, Any]  # the sentences of a language, and its prompts
+LANGUAGES: dict[str, Words] = {
+    path.stem: tomllib.loads(path.read_text(encoding="utf-8"))
+    for path in sorted(Path(__file__).with_name("words").glob("*.toml"))
+}
 DENIED_SHARE = 0.6  # of the absent findings that a report mentions
 SHORTEST, LONGEST = 15, 60  # words
 
@@ -50,7 +56,7 @@ def write_report(
     return join(technique, heading, findings, impression)
 
 
-def join(technique: list[str], heading: tuple[str, str], findings: list[str], impression: list[str]) -> str:
+def join(technique: list[str], heading: list[str], findings: list[str], impression: list[str]) -> str:
     """One line from the parts of a report."""
     return " ".join(filter(None, [*technique, heading[0], *findings, heading[1], *impression]))
 
@@ -60,9 +66,7 @@ def pick(options: list[str], rng: np.random.Generator) -> str:
     return options[rng.integers(len(options))]
 
 
-def fill(
-    lesion: Lesion, words: dict[str, Any], modality: str, ratio: float, rng: np.random.Generator
-) -> dict[str, str]:
+def fill(lesion: Lesion, words: Words, modality: str, ratio: float, rng: np.random.Generator) -> dict[str, str]:
     """The slots of the sentences about one finding."""
     size = pick(words["size"][size_word(lesion.share)], rng)
     side = words["side"].get(lesion.side, "")
@@ -72,7 +76,7 @@ def fill(
     elif lesion.lobe:
         part = lesion.zone if modality == "xray" else lesion.lobe
         level = words["levels"][modality].format(level=words["level"][part])
-    rim = words["rim"][lesion.calcified]
+    rim = words["rim"]["calcified" if lesion.calcified else "solid"]
     return {
         "side": side,
         "side_c": side.capitalize(),
@@ -88,7 +92,7 @@ def fill(
     }
 
 
-def denials(absent: list[str], words: dict[str, Any], rng: np.random.Generator) -> list[str]:
+def denials(absent: list[str], words: Words, rng: np.random.Generator) -> list[str]:
     """Sentences that deny a random part of the absent findings, alone or in pairs."""
     chosen = [label for label in absent if rng.random() < DENIED_SHARE]
     chosen = [chosen[i] for i in rng.permutation(len(chosen))]

@@ -1,6 +1,5 @@
 """Soft organs of the phantom: heart, great vessels, lung vessels, airways, upper abdomen."""
 
-import itertools
 import math
 
 import numpy as np
@@ -20,9 +19,8 @@ def place(thorax: Thorax, window: Window, occupancy: Occupancy, value: float) ->
 
 def tube(thorax: Thorax, points: list[tuple[float, ...]], radii: list[float], value: float) -> None:
     """A chain of capsules through `points` (z, y, x) in mm."""
-    nodes = [np.array(p, np.float32) for p in points]
-    for (start, end), radius in zip(itertools.pairwise(nodes), itertools.pairwise(radii), strict=True):
-        place(thorax, *shapes.capsule(thorax.inner, start, end, radius), value)
+    for window, occupancy in shapes.chain(thorax.inner, points, radii):
+        place(thorax, window, occupancy, value)
 
 
 def abdomen(thorax: Thorax, within: Occupancy) -> None:
@@ -97,26 +95,11 @@ def great_vessels(thorax: Thorax) -> None:
     h, depth, base = thorax.patient.height, thorax.patient.half_depth, thorax.patient.dome_left
     back = 0.52 * depth
     root = base + 0.22 * h
-    tube(
-        thorax,
-        [
-            (root, -0.25 * depth, -6),
-            (0.62 * h, -0.22 * depth, -17),
-            (0.71 * h, -0.05 * depth, -4),
-            (0.715 * h, 0.18 * depth, 20),
-            (0.65 * h, 0.42 * depth, 26),
-            (0.45 * h, back, 25),
-            (-80, back, 10),
-        ],
-        [16, 16, 15, 14, 13, 12, 11],
-        BLOOD_HU,
-    )
-    tube(
-        thorax,
-        [(root, -0.3 * depth, 14), (0.565 * h, -0.12 * depth, 27), (0.585 * h, 0.08 * depth, 34)],
-        [17, 15, 12],
-        BLOOD_HU,
-    )
+    rising = [(root, -0.25 * depth, -6), (0.62 * h, -0.22 * depth, -17), (0.71 * h, -0.05 * depth, -4)]
+    falling = [(0.715 * h, 0.18 * depth, 20), (0.65 * h, 0.42 * depth, 26), (0.45 * h, back, 25), (-80, back, 10)]
+    tube(thorax, rising + falling, [16, 16, 15, 14, 13, 12, 11], BLOOD_HU)
+    trunk = [(root, -0.3 * depth, 14), (0.565 * h, -0.12 * depth, 27), (0.585 * h, 0.08 * depth, 34)]
+    tube(thorax, trunk, [17, 15, 12], BLOOD_HU)
     tube(thorax, [(root, -0.1 * depth, -25), (0.86 * h, 0.05 * depth, -21)], [12, 9], BLOOD_HU)
     for x, z in ((-1, 0.535 * h), (1, 0.575 * h)):
         lower = (z - 34, 0.14 * depth, x * 48)
@@ -133,9 +116,7 @@ def airways(thorax: Thorax) -> None:
         ([carina, (0.51 * h, 0.18 * depth, 42.0), (0.42 * h, 0.3 * depth, 50.0)], [7, 6, 4]),
     )
     for points, radii in air:
-        nodes = [np.array(p, np.float32) for p in points]
-        for i, (start, end) in enumerate(itertools.pairwise(nodes)):
-            window, lumen = shapes.capsule(thorax.grid, start, end, (radii[i], radii[i + 1]))
+        for window, lumen in shapes.chain(thorax.grid, points, radii):
             shapes.paint(thorax.hu[window], lumen, AIR_HU)
 
 

@@ -24,9 +24,8 @@ def xray_grid(patient: Patient) -> Grid:
 
     Coarser along the beam, where the X-ray sums anyway.
     """
-    z, y, x = (
-        (step * (np.arange(n) - (n - 1) / 2)).astype(np.float32) for n, step in ((176, 2.2), (44, 6.6), (176, 2.2))
-    )
+    axes = ((176, 2.2), (44, 6.6), (176, 2.2))
+    z, y, x = ((step * (np.arange(n) - (n - 1) / 2)).astype(np.float32) for n, step in axes)
     return Grid(z + np.float32(0.47 * patient.height), y + np.float32(4.0), x)
 
 
@@ -102,9 +101,8 @@ def place(path: np.ndarray, grid: Grid, exposure: Exposure) -> np.ndarray:
     k = max(exposure.field_mm) / SIZE / grid.step[0]
     half = (SIZE - 1) / 2
     matrix = np.array([[k, 0, xc - k * half], [0, -k, zc + k * half]])
-    projected = cv2.warpAffine(
-        path, matrix, (SIZE, SIZE), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE
-    )
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    projected = cv2.warpAffine(path, matrix, (SIZE, SIZE), flags=flags, borderMode=cv2.BORDER_REPLICATE)
     result, field = np.zeros_like(projected), exposed(exposure)
     result[field] = projected[field]
     return result

@@ -34,13 +34,8 @@ def draw_scan(patient: Patient, rng: np.random.Generator) -> Scan:
         shift[0] - pixel * (SHAPE[1] - 1) / 2,
         shift[1] - pixel * (SHAPE[2] - 1) / 2,
     )
-    return Scan(
-        spacing_mm=(thick, pixel, pixel),
-        origin_mm=origin,
-        turn=rng.normal(0, 2.5),
-        noise_hu=rng.uniform(8, 26),
-        table=rng.random() < 0.7,
-    )
+    spacing, turn = (thick, pixel, pixel), rng.normal(0, 2.5)
+    return Scan(spacing, origin, turn, noise_hu=rng.uniform(8, 26), table=rng.random() < 0.7)
 
 
 def scan_grid(scan: Scan) -> Grid:

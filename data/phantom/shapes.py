@@ -1,8 +1,11 @@
 """Grids in mm and the simple bodies that the phantom is drawn with."""
 
 import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 Occupancy = np.ndarray  # float32, share of a voxel that a structure fills
 Window = tuple[slice, ...]
@@ -29,9 +32,7 @@ class Grid:
     def window(self, low: tuple[float, ...], high: tuple[float, ...]) -> Window:
         """The slices that hold all voxels between two corners (z, y, x) in mm."""
         axes = zip((self.z, self.y, self.x), low, high, strict=True)
-        return tuple(
-            slice(int(np.searchsorted(a, lo)), int(np.searchsorted(a, hi, side="right"))) for a, lo, hi in axes
-        )
+        return tuple(slice(int(np.searchsorted(a, lo)), int(np.searchsorted(a, hi, "right"))) for a, lo, hi in axes)
 
     def crop(self, window: Window) -> "Grid":
         """The part of the grid inside a window."""
@@ -126,6 +127,13 @@ def capsule(grid: Grid, start: np.ndarray, end: np.ndarray, radius: tuple[float,
     distance += (x - along * line[2]) ** 2
     distance = np.sqrt(distance, out=distance)
     return window, step_up(radius[0] + (radius[1] - radius[0]) * along - distance, grid.edge)
+
+
+def chain(grid: Grid, points: ArrayLike, radii: Sequence[float]) -> Iterator[tuple[Window, Occupancy]]:
+    """The capsules of a tube through `points` (z, y, x) in mm, with a radius at each."""
+    ends = itertools.pairwise(np.asarray(points, np.float32))
+    for (start, end), radius in zip(ends, itertools.pairwise(radii), strict=True):
+        yield capsule(grid, start, end, radius)
 
 
 def splat(shape: tuple[int, ...], grid: Grid, points: np.ndarray, volume: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,12 +12,10 @@ from data.errors import UserError
 from data.phantom import anatomy, findings, grammar, radiograph, scanner
 from data.phantom import patient as patients
 from data.phantom.findings import CARDIOMEGALY, LABELS, PNEUMOTHORAX, Lesion
-from data.phantom.prompts import PROMPTS
-from data.phantom.words import LANGUAGES
-from data.source import Example, Row, Source
+from data.phantom.grammar import LANGUAGES
+from data.source import MODALITIES, Example, Row, Source
 
 VERSION = "1.0"
-MODALITIES = ("xray", "ct")
 SPLIT_OF_TEN = ("train",) * 8 + ("val", "test")
 # Painted in this order, so that a small finding is not lost under a large one.
 PAINT_ORDER = ("cardiomegaly", "pleural effusion", "pneumothorax", "consolidation", "nodule")
@@ -38,21 +36,15 @@ def source(*, xrays: int = 2800, cts: int = 1400, seed: int = 0, language: str =
             key = f"phantom-{modality}-{i:05d}"
             info = (seed, i, language)
             rows.append(Row(key, modality, SPLIT_OF_TEN[i % 10], len(rows) + 1, info))
+    settings = {"seed": seed, "xrays": xrays, "cts": cts, "language": language}
+    sizes = {"film_pixels": radiograph.SIZE, "volume_shape": list(scanner.SHAPE)}
     return Source(
         labels=LABELS,
-        prompts=PROMPTS[language],
+        prompts=LANGUAGES[language]["prompts"],
         rows=rows,
         convert=convert,
         annotations=frozenset({"organ_mask", "lesion_mask", "boxes"}),
-        contract={
-            "generator": f"phantom {VERSION}",
-            "seed": seed,
-            "xrays": xrays,
-            "cts": cts,
-            "language": language,
-            "film_pixels": radiograph.SIZE,
-            "volume_shape": list(scanner.SHAPE),
-        },
+        contract={"generator": f"phantom {VERSION}", **settings, **sizes},
     )
 
 
@@ -67,9 +59,8 @@ def convert(row: Row) -> Example:
     words = np.random.default_rng([seed, MODALITIES.index(row.modality), number, 1])
     examine = xray if upright else ct
     lesions, example = examine(patient, labels, rng)
-    report = grammar.write_report(
-        lesions, modality=row.modality, heart_ratio=heart_ratio(example["organ_mask"]), language=language, rng=words
-    )
+    ratio = heart_ratio(example["organ_mask"])
+    report = grammar.write_report(lesions, modality=row.modality, heart_ratio=ratio, language=language, rng=words)
     known = np.array([name in labels for name in LABELS], np.float32)
     return {"id": row.key, "patient": row.key, "report": report, "labels": known, **example}
 

@@ -14,6 +14,7 @@ HIGHEST_HU = 3071  # the end of 12 bits; only metal is denser, and would outshin
 
 MIN_TILT_DEGREES = 1.0  # below it a scan counts as lying along the axes
 MAX_TILT_DEGREES = 30.0
+Weights = tuple[np.ndarray, np.ndarray, np.ndarray]  # one matrix an axis, as `axis_weights` makes it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,15 +60,8 @@ def straighten(scan: Scan, *, order: int, outside: float) -> Scan:
     shape = np.floor((high - low) / spacing + 1e-6).astype(int) + 1
     grid = affines.from_matvec(np.diag(spacing), low)
     pull = np.linalg.inv(scan.affine) @ grid
-    voxels = ndimage.affine_transform(
-        scan.voxels,
-        pull[:3, :3],
-        pull[:3, 3],
-        output_shape=tuple(shape),
-        output=np.float32 if order else scan.voxels.dtype,
-        order=order,
-        cval=outside,
-    )
+    dtype = np.float32 if order else scan.voxels.dtype
+    voxels = ndimage.affine_transform(scan.voxels, pull[:3, :3], pull[:3, 3], tuple(shape), dtype, order, cval=outside)
     if order and np.issubdtype(scan.voxels.dtype, np.integer):
         voxels = np.rint(voxels, out=voxels).astype(scan.voxels.dtype)
     return Scan(voxels, grid)
@@ -99,9 +93,7 @@ def axis_weights(size: int, spacing: float, out_size: int, field: float) -> np.n
     return weights.astype(np.float32)
 
 
-def canonical_weights(
-    shape: tuple[int, ...], spacing: tuple[float, ...]
-) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
+def canonical_weights(shape: tuple[int, ...], spacing: tuple[float, ...]) -> tuple[Weights, np.ndarray]:
     """The three matrices that bring a (z, y, x) scan of `spacing` mm onto the canonical grid, and its new spacing (3,).
 
     In plane the field is a square around the scan, as large as its longer side: both spacings agree.
@@ -113,7 +105,7 @@ def canonical_weights(
     return weights, np.array([f / n for f, n in zip(field, VOLUME_SHAPE, strict=True)], np.float32)
 
 
-def resample(volume: np.ndarray, weights: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
+def resample(volume: np.ndarray, weights: Weights) -> np.ndarray:
     """Applies one matrix an axis to a (z, y, x) volume; float32. The outside counts as zero.
 
     Slab by slab: a scan of 1,500 slices is never in memory as floats.

@@ -117,11 +117,8 @@ def to_objects(volume: VolumeStream, *, own_numbers: bool = False) -> Scan:
             raise BadInput("mask_values", "the mask does not hold whole numbers")
         values = np.unique(slab[slab != 0]).tolist()
         known += [value for value in values if value not in known]
-        if (
-            len(known) > MAX_OBJECTS
-            or min(known, default=0) < 0
-            or (own_numbers and max(known, default=0) > MAX_OBJECTS)
-        ):
+        too_large = own_numbers and max(known, default=0) > MAX_OBJECTS
+        if len(known) > MAX_OBJECTS or min(known, default=0) < 0 or too_large:
             raise BadInput(
                 "mask_values", f"the mask holds negative, too large or more than {MAX_OBJECTS} different numbers"
             )

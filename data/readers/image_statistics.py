@@ -49,9 +49,8 @@ def volume(hu: np.ndarray, spacing_mm: np.ndarray) -> dict[str, float]:
         "ct/bone_share": float(np.mean(hu > BONE_HU)),
         "ct/mean_hu": float(hu.mean()),
     }
-    return {
-        name: value for name, value in measures.items() if np.isfinite(value)
-    }  # slices without a spacing have no millimetres
+    # Slices without a spacing have no millimetres.
+    return {name: value for name, value in measures.items() if np.isfinite(value)}
 
 
 def suspicions(measures: dict[str, float]) -> list[str]:

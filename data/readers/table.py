@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from data import errors
+from data.errors import UserError
 from data.readers.files import LFS_MAGIC
 
 LOG = logging.getLogger(__name__)
@@ -22,9 +22,9 @@ def read_spreadsheet(path: Path) -> tuple[list[str], list[list[str]]]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise errors.UserError(f"cannot read the manifest {path}: {error.strerror}") from error
+        raise UserError(f"cannot read the manifest {path}: {error.strerror}") from error
     if content.startswith(LFS_MAGIC):
-        raise errors.UserError(f"{path} is a Git LFS pointer: run `git lfs pull` where it comes from")
+        raise UserError(f"{path} is a Git LFS pointer: run `git lfs pull` where it comes from")
     try:
         text = content.decode("utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
     except UnicodeDecodeError:
@@ -36,7 +36,7 @@ def read_spreadsheet(path: Path) -> tuple[list[str], list[list[str]]]:
     try:
         rows = [fields for fields in lines if fields]
     except csv.Error as error:
-        raise errors.UserError(
+        raise UserError(
             f"{path} is not valid CSV at line {lines.line_num}: {error}. Fields with quotes, line breaks or "
             f"'{delimiter}' in them must stand in double quotes, quotes inside doubled"
         ) from error
@@ -52,7 +52,7 @@ def read_published(path: Path, required: Sequence[str], delimiter: str = ",") ->
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as stream:
             content = stream.read()
     except (OSError, EOFError) as error:
-        raise errors.UserError(f"{path} cannot be read ({type(error).__name__}): copy or download it again") from error
+        raise UserError(f"{path} cannot be read ({type(error).__name__}): copy or download it again") from error
     text = content.decode("utf-8-sig", errors="replace")
     if unknown := text.count("\ufffd"):
         LOG.warning("%s is not UTF-8 throughout: %d letters unknown", path, unknown)
@@ -60,10 +60,10 @@ def read_published(path: Path, required: Sequence[str], delimiter: str = ",") ->
     try:
         header = [name.strip() for name in next(lines, [])]
         if missing := [name for name in required if name not in header]:
-            raise errors.UserError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(header[:20])}")
+            raise UserError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(header[:20])}")
         places = [(name, header.index(name)) for name in required]
         return [{name: fields[at].strip() for name, at in places} for fields in lines if fields]
     except csv.Error as error:
-        raise errors.UserError(f"{path} is not valid CSV at line {lines.line_num}: {error}") from error
+        raise UserError(f"{path} is not valid CSV at line {lines.line_num}: {error}") from error
     except IndexError as error:
-        raise errors.UserError(f"{path} has too few fields in line {lines.line_num}: download it again") from error
+        raise UserError(f"{path} has too few fields in line {lines.line_num}: download it again") from error

@@ -38,18 +38,17 @@ class Rules:
 
 
 STRICT = Rules()
+Rescale = tuple[float, float]  # slope and intercept
 
 
 def read_volume(
-    path: Path, note: Note = ignore_note, rules: Rules = STRICT, rescale: tuple[float, float] | None = None
+    path: Path, note: Note = ignore_note, rules: Rules = STRICT, rescale: Rescale | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """A CT as int16 HU of VOLUME_SHAPE and its spacing float32 (3,) in mm, both (z, y, x). Raises BadInput."""
     return geometry.canonical_volume(*to_zyx(read_ct(path, note, rules, rescale)))
 
 
-def read_ct(
-    path: Path, note: Note = ignore_note, rules: Rules = STRICT, rescale: tuple[float, float] | None = None
-) -> Scan:
+def read_ct(path: Path, note: Note = ignore_note, rules: Rules = STRICT, rescale: Rescale | None = None) -> Scan:
     """A CT in its own grid, but along the patient's axes: voxels int16 HU (x, y, z). Raises BadInput.
 
     `note` gets what was tolerated. `rescale` is the slope and intercept that a table holds for the scan, applied only
@@ -78,13 +77,10 @@ def read_volume_with_mask(
     opened = _open(mask_path, rules)
     _check_geometry(opened, rules)
     mask = _along_axes(hounsfield.to_objects(opened, own_numbers=value is None), order=0, outside=0)
-    last = np.array(scan.voxels.shape) - 1
     if mask.voxels.shape != scan.voxels.shape:
         raise BadInput("mask_geometry", f"the mask is {mask.voxels.shape}, its scan {scan.voxels.shape}")
-    apart = max(
-        np.abs(affines.apply_affine(mask.affine, at) - affines.apply_affine(scan.affine, at)).max()
-        for at in (np.zeros(3), last)
-    )
+    ends = np.array([np.zeros(3), np.array(scan.voxels.shape) - 1])
+    apart = np.abs(affines.apply_affine(mask.affine, ends) - affines.apply_affine(scan.affine, ends)).max()
     if apart > 0.1 * affines.voxel_sizes(scan.affine).min():
         raise BadInput("mask_geometry", f"the mask lies {apart:.2f} mm off its scan")
     volume, spacing = to_zyx(scan)

@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Mapping
 
-from data import errors
+from data.errors import UserError, check_choice
 from data.readers.files import BadInput
 from data.reports import text
 
@@ -24,9 +24,8 @@ HEADINGS = {
     "notification, addendum, wet read, motivo, técnica, estudio",
 }
 SECTION_OF = {word: section for section, words in HEADINGS.items() for word in words.split(", ")}
-ANYWHERE = re.compile(
-    rf"(?<!\w)({'|'.join(sorted(map(re.escape, SECTION_OF), key=len, reverse=True))})\s*:", re.IGNORECASE
-)
+LONGEST_FIRST = sorted(map(re.escape, SECTION_OF), key=len, reverse=True)
+ANYWHERE = re.compile(rf"(?<!\w)({'|'.join(LONGEST_FIRST)})\s*:", re.IGNORECASE)
 LINE_START = re.compile(r"^[ \t]*([A-Z][A-Z ()/,-]*):(?=\s|$)", re.MULTILINE)
 # A heading that names the pictures, such as "PA AND LATERAL VIEWS OF THE CHEST", opens the findings.
 VIEWS = re.compile("chest|portable|views?$|lateral|frontal|upright|ribs|bone window")
@@ -56,12 +55,12 @@ class Policy:
     def __post_init__(self) -> None:
         """Raises UserError for a value that is not allowed."""
         if not self.order or not set(self.order) <= {"impression", "findings"}:
-            raise errors.UserError(f"config.report.order is {','.join(self.order)!r}: impression, findings or both")
-        errors.check_choice("report.empty", self.empty, EMPTY)
-        errors.check_choice("report.blanks", self.blanks, BLANK_RULES)
-        errors.check_choice("report.style", self.style, STYLES)
+            raise UserError(f"config.report.order is {','.join(self.order)!r}: impression, findings or both")
+        check_choice("report.empty", self.empty, EMPTY)
+        check_choice("report.blanks", self.blanks, BLANK_RULES)
+        check_choice("report.style", self.style, STYLES)
         if self.longest < 0:
-            raise errors.UserError(f"config.report.longest is {self.longest}: words, or 0 for any")
+            raise UserError(f"config.report.longest is {self.longest}: words, or 0 for any")
 
 
 def sections(report: str) -> dict[str, str]:

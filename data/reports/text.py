@@ -4,7 +4,7 @@ import html
 import re
 import unicodedata
 
-from data import errors
+from data.errors import UserError
 
 RULE = (
     "HTML entities read, Unicode NFC, control and other invisible characters removed, white space folded to single "
@@ -44,7 +44,7 @@ def is_empty(text: str) -> bool:
 def check_language(key: str, value: str) -> None:
     """Raises UserError for a value of the config key that is neither empty nor a language that is known here."""
     if value not in ("", *WORDS):
-        raise errors.UserError(f"config.{key} is {value!r}: {' or '.join(WORDS)}, or empty for all")
+        raise UserError(f"config.{key} is {value!r}: {' or '.join(WORDS)}, or empty for all")
 
 
 def language(report: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from data import errors
+from data.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,7 +31,7 @@ def train(texts: Iterable[str], *, vocab_size: int = 4096) -> Tokenizer:
     counts = collections.Counter("".join(normalizer.normalize_str(text) for text in texts))
     letters = sorted(c for c, _ in counts.most_common(MAX_ALPHABET) if not c.isspace())
     if not letters:
-        raise errors.UserError("the training reports hold no word: no vocabulary can be made of them")
+        raise UserError("the training reports hold no word: no vocabulary can be made of them")
     # The trainer numbers the pieces "##a" in the order of a hash table that differs from run to run, and breaks
     # ties by number. Named up front they have fixed numbers, but become "special tokens": only the vocabulary of
     # this tokenizer is used.
@@ -62,12 +62,9 @@ def _tokenizer(model: models.WordPiece, normalizer: normalizers.Normalizer) -> T
 
 def save(tokenizer: Tokenizer, folder: Path) -> None:
     """Writes `tokenizer.json` and its config into `folder`, in the layout that transformers loads."""
-    transformers = _transformers()
     names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
-    wrapped = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, **dict(zip(names, SPECIAL_TOKENS, strict=True))
-    )
-    wrapped.save_pretrained(folder)
+    special = dict(zip(names, SPECIAL_TOKENS, strict=True))
+    _transformers().PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
 
 
 def load(name: str | Path) -> "PreTrainedTokenizerBase":
@@ -78,7 +75,7 @@ def load(name: str | Path) -> "PreTrainedTokenizerBase":
     """
     files = f"Put {FILES} into a folder and name that folder"
     if Path(name).is_dir() and not any((Path(name) / f).is_file() for f in ("tokenizer.json", "vocab.txt")):
-        raise errors.UserError(f"no tokenizer in the folder {name}. {files}")
+        raise UserError(f"no tokenizer in the folder {name}. {files}")
     transformers = _transformers()
     try:
         if not Path(name).is_dir():
@@ -88,13 +85,13 @@ def load(name: str | Path) -> "PreTrainedTokenizerBase":
         kind = transformers.PreTrainedTokenizerFast if whole else transformers.AutoTokenizer
         tokenizer = kind.from_pretrained(str(name), local_files_only=True)
     except Exception as error:  # the hub client raises a dozen unrelated types
-        raise errors.UserError(
+        raise UserError(
             f"no tokenizer '{name}': no such folder, and the Hugging Face hub and its cache do not have it or "
             f"cannot be reached ({type(error).__name__}). {files}"
         ) from error
     missing = [t for t in ("pad_token", "cls_token", "sep_token") if getattr(tokenizer, t) is None]
     if missing:
-        raise errors.UserError(f"the tokenizer '{name}' has no {', '.join(missing)}: choose a BERT-like one")
+        raise UserError(f"the tokenizer '{name}' has no {', '.join(missing)}: choose a BERT-like one")
     return tokenizer
 
 
@@ -104,14 +101,8 @@ def encode(
     """Ids int32 (n, max_length) and mask bool (n, max_length), True = token; longer texts lose their end, not [SEP]."""
     if not len(texts):
         return np.zeros((0, max_length), np.int32), np.zeros((0, max_length), bool)
-    batch = tokenizer(
-        list(texts),
-        padding="max_length",
-        truncation=True,
-        max_length=max_length,
-        return_tensors="np",
-        return_token_type_ids=False,
-    )
+    lengths = dict(padding="max_length", truncation=True, max_length=max_length)
+    batch = tokenizer(list(texts), **lengths, return_tensors="np", return_token_type_ids=False)
     return batch["input_ids"].astype(np.int32), batch["attention_mask"].astype(bool)
 
 

@@ -36,14 +36,5 @@ def read(root: Path) -> DatasetIndex:
             side = "test" if part == "Va" and not tested else split
             items.append(Item(str(path.relative_to(root)), "ct", str(number), side, mask=str(mask.relative_to(root))))
     facts = {"test": "imagesTs" if tested else "imagesVa, for the test part has no labels here"}
-    return DatasetIndex(
-        items,
-        (),
-        btcv.volume_with_organs,
-        ("organ_mask",),
-        ORGANS,
-        facts=facts,
-        counts=counts,
-        published=PUBLISHED if tested else {},
-        left_out=left_out,
-    )
+    published = PUBLISHED if tested else {}
+    return DatasetIndex(items, (), counts, left_out, published, btcv.volume_with_organs, ("organ_mask",), ORGANS, facts)

@@ -5,7 +5,7 @@ import collections
 import re
 from pathlib import Path
 
-from data import errors
+from data.errors import UserError
 from data.sets import dataset_index
 from data.sets.dataset_index import DatasetIndex, Item
 
@@ -29,7 +29,7 @@ def read(root: Path, *, modality: str, labels: str) -> DatasetIndex:
     """
     kinds = set(dataset_index.words(modality))
     if not kinds or not kinds <= {"ct", "xray"}:
-        raise errors.UserError(f"config.options.modality is {modality!r}: ct, xray or ct,xray")
+        raise UserError(f"config.options.modality is {modality!r}: ct, xray or ct,xray")
     names = dataset_index.words(labels)
     tables = [f"derivatives/labels/{name}" for name in TABLES]
     columns = ("PatientID", "ReportID", "Report", *(["Labels"] if names else []))
@@ -62,7 +62,7 @@ def read(root: Path, *, modality: str, labels: str) -> DatasetIndex:
         items.append(Item(str(path.relative_to(root)), kind, patient, "", report, session, values))
     left_out["reports without a picture"] = len(reports.keys() - used)
     counts = {"reports": len(reports), "sessions with a chest CT": len(scanned), "pictures with a report": len(items)}
-    return DatasetIndex(items, names, counts=counts, left_out=left_out)
+    return DatasetIndex(items, names, counts, left_out)
 
 
 def _labels(cell: str) -> set[str]:
@@ -71,6 +71,5 @@ def _labels(cell: str) -> set[str]:
         labels = ast.literal_eval(cell)
     except (ValueError, SyntaxError):
         labels = re.split(r"[\t,;]", cell.strip("[]"))
-    return {
-        str(name).strip(" '\"").lower() for name in (labels if isinstance(labels, (list, tuple, set)) else [labels])
-    }
+    names = labels if isinstance(labels, (list, tuple, set)) else [labels]
+    return {str(name).strip(" '\"").lower() for name in names}

@@ -31,9 +31,7 @@ def read(root: Path) -> DatasetIndex:
     unlabelled = len(list(root_of.glob("Testing/img/img*.nii.gz")))
     counts = {"labelled CTs": len(items), "unlabelled CTs": unlabelled}
     left_out = {"unlabelled CTs": unlabelled}
-    return DatasetIndex(
-        items, (), volume_with_organs, ("organ_mask",), ORGANS, counts=counts, published=PUBLISHED, left_out=left_out
-    )
+    return DatasetIndex(items, (), counts, left_out, PUBLISHED, volume_with_organs, ("organ_mask",), ORGANS)
 
 
 def volume_with_organs(sample: Sample, modality: str, note: Note) -> Example:

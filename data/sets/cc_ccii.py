@@ -52,7 +52,7 @@ def read(root: Path, *, lists: str, first_slice: str) -> DatasetIndex:
     facts = {"hounsfield": False, "greys": greys, "spacing": "unknown", "first": first_slice}
     pixels = functools.partial(slices, superior_first=first_slice == "superior")
     published = PUBLISHED if lists else {}
-    return DatasetIndex(items, CLASSES, pixels, counts=counts, published=published, left_out=left_out, facts=facts)
+    return DatasetIndex(items, CLASSES, counts, left_out, published, pixels, facts=facts)
 
 
 def slices(sample: Sample, modality: str, note: Note, *, superior_first: bool) -> Example:
@@ -86,10 +86,8 @@ def _listed(folder: Path) -> list[tuple[str, str, str, str, list[str]]]:
 
 
 def _walked(root: Path) -> list[tuple[str, str, str, str, list[str]]]:
-    folders = sorted(
-        folder for kind in CLASSES for folder in dataset_index.find(root, kind).glob("*/*") if folder.is_dir()
-    )
-    return [("", *folder.parts[-3:], _slices(folder)) for folder in folders]
+    folders = [folder for kind in CLASSES for folder in dataset_index.find(root, kind).glob("*/*")]
+    return [("", *folder.parts[-3:], _slices(folder)) for folder in sorted(folders) if folder.is_dir()]
 
 
 def _slices(folder: Path) -> list[str]:

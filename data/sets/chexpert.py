@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from data.manifest import samples
+from data.manifest.options import UNCERTAIN
 from data.sets import dataset_index
-from data.sets.dataset_index import DatasetIndex, Item
+from data.sets.dataset_index import DatasetIndex, Item, label
 
 LABELS = dataset_index.words(
     "No Finding, Enlarged Cardiomediastinum, Cardiomegaly, Lung Opacity, Lung Lesion, Edema, Consolidation, "
@@ -17,7 +18,6 @@ LABELS = dataset_index.words(
 )
 TASKS = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 ZERO_IN_5X200 = tuple(name for name in LABELS if name not in (*TASKS, "No Finding"))
-ALL = {"ignore": float("nan"), "zeros": 0.0, "ones": 1.0}
 MGCA = dict(zip(TASKS, (1.0, 0.0, 0.0, 1.0, 1.0), strict=True))  # what -1 becomes there, and blank becomes 0
 VAL_SHARE = 5000 / 223_414
 PUBLISHED = {"mgca": {"train": 186_027, "val": 5_000, "test": 202}}  # G2D, frontal X-rays
@@ -40,7 +40,7 @@ def read(root: Path, *, part: str, split: str, views: str, uncertain: str, each:
     """
     dataset_index.check_option("part", part, ("main", "5x200"))
     dataset_index.check_option("split", split, ("clean", "mgca"))
-    dataset_index.check_option("uncertain", uncertain, ("mgca", *ALL))
+    dataset_index.check_option("uncertain", uncertain, ("mgca", *UNCERTAIN))
     needed = ("Path", "Frontal/Lateral", *LABELS)
     train, test = (dataset_index.table(root, name, needed) for name in ("train.csv", "valid.csv"))
     chosen = few(train, each)
@@ -48,7 +48,7 @@ def read(root: Path, *, part: str, split: str, views: str, uncertain: str, each:
     left_out: collections.Counter = collections.Counter()
     item = functools.partial(_item, uncertain=uncertain)
     if part == "5x200":
-        return DatasetIndex([item(train[at], "test") for at in chosen], TASKS, counts=counts, for_training=False)
+        return DatasetIndex([item(train[at], "test") for at in chosen], TASKS, counts, for_training=False)
     if split == "mgca":
         placed = mgca(len(train), chosen, val)
     else:
@@ -63,14 +63,8 @@ def read(root: Path, *, part: str, split: str, views: str, uncertain: str, each:
     rows = [(train[at], side) for at, side in placed] + [(row, "test") for row in test]
     shown_rows = [(row, side) for row, side in rows if row["Frontal/Lateral"].lower() in shown]
     left_out[f"films that are not {views}"] = len(rows) - len(shown_rows)
-    return DatasetIndex(
-        [item(*one) for one in shown_rows],
-        TASKS,
-        counts=counts,
-        published=PUBLISHED.get(split, {}),
-        left_out=left_out,
-        leaks=split == "mgca",
-    )
+    items, published = [item(*one) for one in shown_rows], PUBLISHED.get(split, {})
+    return DatasetIndex(items, TASKS, counts, left_out, published, leaks=split == "mgca")
 
 
 def few(rows: Sequence[Row], each: int) -> list[int]:
@@ -81,10 +75,8 @@ def few(rows: Sequence[Row], each: int) -> list[int]:
             at
             for at, row in enumerate(rows)
             if row["Frontal/Lateral"] == "Frontal"
-            and dataset_index.label(row[task], -1.0) == 1
-            and all(
-                dataset_index.label(row[name] or "0", -1.0) == 0 for name in (*TASKS, *ZERO_IN_5X200) if name != task
-            )
+            and label(row[task], -1.0) == 1
+            and all(label(row[name] or "0", -1.0) == 0 for name in (*TASKS, *ZERO_IN_5X200) if name != task)
         ]
         drawn = np.random.RandomState(0).choice(len(alone), min(each, len(alone)), replace=False)  # as pandas samples
         chosen += [alone[at] for at in drawn]
@@ -104,8 +96,8 @@ def mgca(count: int, chosen: Sequence[int], val: int) -> list[tuple[int, str]]:
 
 
 def _item(row: Row, split: str, *, uncertain: str) -> Item:
-    blank, meaning = ("0", MGCA) if uncertain == "mgca" else ("", dict.fromkeys(TASKS, ALL[uncertain]))
-    labels = tuple(dataset_index.label(row[task] or blank, meaning[task]) for task in TASKS)
+    blank, meaning = ("0", MGCA) if uncertain == "mgca" else ("", dict.fromkeys(TASKS, UNCERTAIN[uncertain]))
+    labels = tuple(label(row[task] or blank, meaning[task]) for task in TASKS)
     return Item(row["Path"].partition("/")[2], "xray", _patient(row), split, labels=labels)
 
 

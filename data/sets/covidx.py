@@ -4,7 +4,7 @@ import collections
 import dataclasses
 from pathlib import Path
 
-from data import errors
+from data.errors import UserError
 from data.manifest import samples
 from data.sets import dataset_index
 from data.sets.dataset_index import DatasetIndex, Item
@@ -37,12 +37,10 @@ def read(root: Path, *, version: str, split: str) -> DatasetIndex:
         for line in filter(str.strip, path.read_text(encoding="utf-8").splitlines()):
             fields = line.split()
             if len(fields) != FIELDS:
-                raise errors.UserError(
-                    f"{path}: {len(fields)} fields in a line, not `patient_id filename class source`"
-                )
+                raise UserError(f"{path}: {len(fields)} fields in a line, not `patient_id filename class source`")
             patient, name, kind, _ = fields
             if kind not in classes:
-                raise errors.UserError(f"{path}: the class {kind!r} is not of {version} ({', '.join(classes)})")
+                raise UserError(f"{path}: the class {kind!r} is not of {version} ({', '.join(classes)})")
             counts[f"{side} {kind}"] += 1
             labels = tuple(float(kind == known) for known in classes)
             items.append(Item(f"{side}/{name}", "xray", patient, side, labels=labels))
@@ -56,11 +54,4 @@ def read(root: Path, *, version: str, split: str) -> DatasetIndex:
         train = [item for item in train if item.patient not in tested]
         held_out = {at for at, item in enumerate(train) if samples.share_of(item.patient) < VAL_SHARE}
     train = [dataclasses.replace(item, split="val") if at in held_out else item for at, item in enumerate(train)]
-    return DatasetIndex(
-        train + test,
-        classes,
-        counts=counts,
-        published=PUBLISHED.get(split, {}),
-        left_out=left_out,
-        leaks=split == "mgca",
-    )
+    return DatasetIndex(train + test, classes, counts, left_out, PUBLISHED.get(split, {}), leaks=split == "mgca")

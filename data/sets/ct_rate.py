@@ -32,11 +32,8 @@ def read(root: Path, *, reconstructions: str, val_share: float) -> DatasetIndex:
     items, left_out = [], collections.Counter()
     scans, patients, count = set(), set(), 0
     for part, (tables, split) in PARTS.items():
-        reports = dataset_index.table(
-            base,
-            (f"radiology_text_reports/{name}_reports.csv" for name in tables),
-            ("VolumeName", "Findings_EN", "Impressions_EN"),
-        )
+        names = (f"radiology_text_reports/{name}_reports.csv" for name in tables)
+        reports = dataset_index.table(base, names, ("VolumeName", "Findings_EN", "Impressions_EN"))
         labels = _labels(base, part)
         rescale = _rescale(base, tables)
         no_chest = _no_chest(base, part)
@@ -57,12 +54,12 @@ def read(root: Path, *, reconstructions: str, val_share: float) -> DatasetIndex:
                 left_out["volumes that are not in the tree"] += 1
             else:
                 taken.add(scan)
-                side = _side(patient, split, val_share)
+                side = "val" if split == "train" and samples.share_of(patient) < val_share else split
                 report = {"findings": row["Findings_EN"], "impression": row["Impressions_EN"]}
                 known = labels.get(name, (float("nan"),) * len(LABELS))
                 items.append(Item(path, "ct", patient, side, report, scan, known, annotation=rescale.get(name)))
     counts = {"patients": len(patients), "scans": len(scans), "volumes": count}
-    return DatasetIndex(items, LABELS, volume, counts=counts, left_out=left_out)
+    return DatasetIndex(items, LABELS, counts, left_out, read=volume)
 
 
 def volume(sample: Sample, modality: str, note: Note) -> Example:
@@ -74,19 +71,14 @@ def volume(sample: Sample, modality: str, note: Note) -> Example:
     return {"volume": hu, "spacing_mm": spacing}
 
 
-def _side(patient: str, split: str, val_share: float) -> str:
-    return "val" if split == "train" and samples.share_of(patient) < val_share else split
-
-
 def _labels(root: Path, part: str) -> dict[str, tuple[float, ...]]:
     rows = dataset_index.table(root, f"multi_abnormality_labels/{part}_predicted_labels.csv", ("VolumeName", *LABELS))
     return {row["VolumeName"]: tuple(dataset_index.label(row[name], float("nan")) for name in LABELS) for row in rows}
 
 
 def _rescale(root: Path, tables: tuple[str, ...]) -> dict[str, tuple[float, float]]:
-    rows = dataset_index.table(
-        root, (f"metadata/{name}_metadata.csv" for name in tables), ("VolumeName", "RescaleSlope", "RescaleIntercept")
-    )
+    names = (f"metadata/{name}_metadata.csv" for name in tables)
+    rows = dataset_index.table(root, names, ("VolumeName", "RescaleSlope", "RescaleIntercept"))
     return {
         row["VolumeName"]: (float(row["RescaleSlope"]), float(row["RescaleIntercept"]))
         for row in rows
@@ -96,7 +88,6 @@ def _rescale(root: Path, tables: tuple[str, ...]) -> dict[str, tuple[float, floa
 
 def _no_chest(root: Path, part: str) -> set[str]:
     """Names of CTs of other parts of the body, where the release lists them."""
-    lists = [
-        path for path in (root / "metadata" / f"no_chest_{part}.txt", root / f"no_chest_{part}.txt") if path.exists()
-    ]
-    return {line.strip().rpartition("/")[2] for path in lists for line in path.read_text(encoding="utf-8").splitlines()}
+    lists = (root / "metadata" / f"no_chest_{part}.txt", root / f"no_chest_{part}.txt")
+    lines = [line for path in lists if path.exists() for line in path.read_text(encoding="utf-8").splitlines()]
+    return {line.strip().rpartition("/")[2] for line in lines}

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data import errors
+from data.errors import UserError, check_choice
 from data.manifest import samples
 from data.readers import table as table_reader
 from data.readers import volumes
@@ -38,13 +38,13 @@ class DatasetIndex:
 
     items: Sequence[Item]
     labels: tuple[str, ...] = ()
+    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)  # compared with the set's EXPECTED
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)  # by the protocol: reason -> count
+    published: Mapping[str, int] = dataclasses.field(default_factory=dict)  # sizes of the chosen splits
     read: samples.Reader = PLAIN  # the pixels and annotations of a sample
     annotations: tuple[str, ...] = ()  # the fields of Source.annotations
     organs: tuple[str, ...] = ()
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # for the contract
-    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)  # compared with the set's EXPECTED
-    published: Mapping[str, int] = dataclasses.field(default_factory=dict)  # sizes of the chosen splits
-    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)  # by the protocol: reason -> count
     rejected: Sequence[Rejected] = ()
     leaks: bool = False  # the split has patients on two sides, as has the published code that it reproduces
     for_training: bool = True
@@ -53,25 +53,22 @@ class DatasetIndex:
 def find(root: Path, *names: str) -> Path:
     """The first of these files or folders below `root`, a .csv or .tsv also as .gz. Raises UserError for none."""
     if not root.is_dir():
-        raise errors.UserError(f"config.source {root} is no folder: name the root of the download")
+        raise UserError(f"config.source {root} is no folder: name the root of the download")
     for name in names:
         for path in (root / name, root / f"{name}.gz"):
             if path.exists():
                 return path
     folder = (root / names[0]).parent
-    near = difflib.get_close_matches(Path(names[0]).name, _names(folder), SHOWN, 0.5)
+    present = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    near = difflib.get_close_matches(Path(names[0]).name, present, SHOWN, 0.5)
     hint = f" (there is {', '.join(near)})" if near else ""
-    raise errors.UserError(
-        f"{root} has no {' or '.join(names)}{hint}: data/README.md shows the tree that this set must have"
-    )
+    raise UserError(f"{root} has no {' or '.join(names)}{hint}: data/README.md shows the tree that this set must have")
 
 
-def table(
-    root: Path, names: str | Iterable[str], required: Sequence[str], delimiter: str = ","
-) -> list[dict[str, str]]:
-    """The required columns of the first of these tables below `root`. Raises UserError."""
+def table(root: Path, names: str | Iterable[str], columns: Sequence[str], delimiter: str = ",") -> list[dict[str, str]]:
+    """The `columns` of the first of these tables below `root`. Raises UserError."""
     path = find(root, *([names] if isinstance(names, str) else names))
-    return table_reader.read_published(path, required, delimiter)
+    return table_reader.read_published(path, columns, delimiter)
 
 
 def inner(root: Path, name: str) -> Path:
@@ -81,7 +78,7 @@ def inner(root: Path, name: str) -> Path:
 
 def check_option(name: str, value: str, known: Iterable[str]) -> None:
     """Raises UserError unless `config.options.<name>` is one of `known`."""
-    errors.check_choice(f"options.{name}", value, known)
+    check_choice(f"options.{name}", value, known)
 
 
 def words(value: str) -> tuple[str, ...]:
@@ -96,11 +93,14 @@ def drawn(items: Sequence[Any], **sizes: float) -> tuple[Sequence[Any], Sequence
     return train_test_split(items, random_state=0, **sizes)
 
 
+def split_in_three(items: Sequence[Any], test_size: float) -> dict[Any, str]:
+    """The split of every item in MGCA's code: what is not for training is halved into test and val."""
+    train, rest = drawn(items, test_size=test_size)
+    test, val = drawn(rest, test_size=0.5)
+    return {item: split for split, part in (("train", train), ("val", val), ("test", test)) for item in part}
+
+
 def label(value: str, uncertain: float) -> float:
     """1, 0 or blank (unknown), as CheXpert's tables write them; -1 becomes `uncertain`."""
     value = value.removesuffix(".0")
     return uncertain if value == "-1" else float(value or "nan")
-
-
-def _names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []

@@ -3,7 +3,7 @@
 import collections
 from pathlib import Path
 
-from data import errors
+from data.errors import UserError
 from data.sets import annotations, dataset_index
 from data.sets.dataset_index import DatasetIndex, Item
 
@@ -17,9 +17,7 @@ def read(root: Path, *, test: int, val: int, smallest_mm: float) -> DatasetIndex
     Nodules of at most `smallest_mm` are left out (the paper's check of slices takes those above 3 mm).
     """
     if test == val or not {test, val} <= set(range(SUBSETS)):
-        raise errors.UserError(
-            f"config.options.test={test} and val={val} are two different subsets, 0 to {SUBSETS - 1}"
-        )
+        raise UserError(f"config.options.test={test} and val={val} are two different subsets, 0 to {SUBSETS - 1}")
     rows = dataset_index.table(root, "annotations.csv", ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"))
     nodules: dict[str, list[tuple[float, ...]]] = collections.defaultdict(list)
     for row in rows:
@@ -35,4 +33,5 @@ def read(root: Path, *, test: int, val: int, smallest_mm: float) -> DatasetIndex
             labels = (float(bool(inside)),)
             items.append(Item(f"subset{number}/{path.name}", "ct", path.stem, split, labels=labels, annotation=inside))
     counts["nodules on these CTs"] = sum(len(item.annotation) for item in items)
-    return DatasetIndex(items, ("Nodule",), annotations.volume_with_nodules, ("boxes", "lesion_mask"), counts=counts)
+    read = annotations.volume_with_nodules
+    return DatasetIndex(items, ("Nodule",), counts, read=read, annotations=("boxes", "lesion_mask"))

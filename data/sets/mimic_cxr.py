@@ -4,7 +4,8 @@ import collections
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from data import errors
+from data.errors import UserError
+from data.manifest.options import UNCERTAIN
 from data.reports import sections
 from data.sets import dataset_index
 from data.sets.chexpert import LABELS
@@ -13,7 +14,6 @@ from data.sets.dataset_index import DatasetIndex, Item
 VERSION = "mimic-cxr-2.0.0"
 SPLITS = {"official": {"train": "train", "validate": "val", "test": "test"}}
 SPLITS["mgca"] = {"train": "train", "validate": "val", "test": "val"}
-UNCERTAIN = {"ignore": float("nan"), "zeros": 0.0, "ones": 1.0}
 EXPECTED = {"films in the split table": 377_110, "films of these views with a report": "about 217,000, by the authors"}
 
 # Studies whose findings are under another heading, as in MIT-LCP's section files.
@@ -67,7 +67,7 @@ def read(root: Path, *, reports: str, views: str, split: str, labeler: str, unce
         labels = label_of.get(study, (float("nan"),) * len(LABELS)) if labeler else ()
         items.append(Item(path, "xray", subject, SPLITS[split].get(row["split"], ""), report, study, labels))
     counts = {"films in the split table": len(rows), "films of these views with a report": len(items)}
-    return DatasetIndex(items, LABELS if labeler else (), counts=counts, left_out=left_out)
+    return DatasetIndex(items, LABELS if labeler else (), counts, left_out)
 
 
 def _labels(root: Path, labeler: str, uncertain: float) -> Mapping[str, tuple[float, ...]]:
@@ -82,7 +82,7 @@ def _reports(place: Path) -> Callable[[str, str], str | Mapping[str, str] | None
         known = {row.pop("study"): row for row in rows}
         return lambda subject, study: known.get(study)
     if not (place / "files").is_dir():
-        raise errors.UserError(
+        raise UserError(
             f"{place} has no files/p10/.../s50000000.txt: unpack mimic-cxr-reports.zip and name its folder by "
             "config.options.reports"
         )

@@ -33,9 +33,8 @@ def read(root: Path) -> DatasetIndex:
                 continue
             items.append(Item(path, "xray", path, side, labels=(float(bool(boxes)),), annotation=boxes))
     counts["objects"] = sum(len(item.annotation) for item in items)
-    return DatasetIndex(
-        items, ("Foreign Object",), annotations.xray_with_boxes, ("boxes",), counts=counts, rejected=rejected
-    )
+    read = annotations.xray_with_boxes
+    return DatasetIndex(items, ("Foreign Object",), counts, read=read, annotations=("boxes",), rejected=rejected)
 
 
 def box(shape: str) -> tuple[float, float, float, float]:

@@ -39,7 +39,7 @@ def read(root: Path, *, views: str, labels: str) -> DatasetIndex:
                 continue
             items.append(Item(f"{folder.as_posix()}/{picture}", "xray", uid, "", report, uid, values))
     counts = {"reports": count, "films of these views": len(items)}
-    return DatasetIndex(items, names, counts=counts, left_out=left_out, rejected=rejected)
+    return DatasetIndex(items, names, counts, left_out, rejected=rejected)
 
 
 Report = tuple[str, dict[str, str], list[str], list[tuple[str, str]]]  # patient, sections, MeSH terms, (file, view)

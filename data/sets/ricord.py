@@ -3,7 +3,7 @@
 import collections
 from pathlib import Path
 
-from data import errors
+from data.errors import UserError
 from data.readers import volumes
 from data.sets import dataset_index
 from data.sets.dataset_index import DatasetIndex, Item
@@ -40,7 +40,7 @@ def read(root: Path, *, lists: str) -> DatasetIndex:
             counts[f"series of {cohort}"] += 1
             items.append(Item(str(folder.relative_to(root)), "ct", patient, labels=(value,)))
         counts[f"patients of {cohort}"] = len(patients)
-    return DatasetIndex(items, ("COVID-19",), counts=counts, left_out=left_out)
+    return DatasetIndex(items, ("COVID-19",), counts, left_out)
 
 
 def _listed(folder: Path) -> DatasetIndex:
@@ -49,10 +49,10 @@ def _listed(folder: Path) -> DatasetIndex:
         path = dataset_index.find(folder, f"{split}.txt")
         lines = [line.rsplit(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         if any(len(line) != 2 or line[1] not in ("0", "1") for line in lines):
-            raise errors.UserError(f"{path} has lines that are not `relative/path label`, the label 0 or 1")
+            raise UserError(f"{path} has lines that are not `relative/path label`, the label 0 or 1")
         counts[f"{split} scans listed"] = len(lines)
         # Names such as ID419639-001155_date05-14-2008_605.000000-COR-3X3-96061.nii.gz begin with the patient.
         items += [
             Item(name, "ct", Path(name).name.partition("_")[0], split, labels=(float(label),)) for name, label in lines
         ]
-    return DatasetIndex(items, ("COVID-19",), counts=counts, leaks=True)
+    return DatasetIndex(items, ("COVID-19",), counts, leaks=True)

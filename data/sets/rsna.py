@@ -23,9 +23,7 @@ def read(root: Path, *, split: str) -> DatasetIndex:
     for row in rows:
         boxes[row["patientId"]] += [_corners(row)] if row["Target"] == "1" else []
     patients = sorted(boxes)
-    train, rest = dataset_index.drawn(patients, test_size=SPLITS[split])
-    test, val = dataset_index.drawn(rest, test_size=0.5)
-    splits = {patient: side for side, part in (("train", train), ("val", val), ("test", test)) for patient in part}
+    splits = dataset_index.split_in_three(patients, SPLITS[split])
     items = []
     for patient in patients:
         path, inside = f"{folder}/{patient}.dcm", tuple(boxes[patient])
@@ -33,9 +31,7 @@ def read(root: Path, *, split: str) -> DatasetIndex:
     positive = sum(map(bool, boxes.values()))
     counts = {"patients": len(patients), "with pneumonia": positive, "without": len(patients) - positive}
     counts |= {"rows": len(rows), "boxes": sum(map(len, boxes.values()))}
-    return DatasetIndex(
-        items, ("Pneumonia",), annotations.xray_with_boxes, ("boxes",), counts=counts, published=PUBLISHED[split]
-    )
+    return DatasetIndex(items, ("Pneumonia",), counts, {}, PUBLISHED[split], annotations.xray_with_boxes, ("boxes",))
 
 
 def _corners(row: dict[str, str]) -> tuple[float, ...]:

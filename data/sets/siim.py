@@ -1,7 +1,6 @@
 """SIIM-ACR Pneumothorax (stage 1): pneumothorax and its mask from run lengths."""
 
 import collections
-import functools
 from pathlib import Path
 
 import numpy as np
@@ -40,37 +39,24 @@ def read(root: Path, *, split: str) -> DatasetIndex:
     counts = {"rows": len(rows), "films": len({row["ImageId"] for row in rows}), "with pneumothorax": len(positive)}
     counts["rows without"] = sum(row["EncodedPixels"] == NONE for row in rows)
     left_out = {"films without pneumothorax, to balance": len({row["ImageId"] for row in rows} - {i for i, _ in runs})}
-    return DatasetIndex(
-        items,
-        ("Pneumothorax",),
-        xray_with_runs,
-        ("lesion_mask",),
-        counts=counts,
-        left_out=left_out,
-        leaks=split == "mgca",
-    )
+    leaks = split == "mgca"
+    return DatasetIndex(items, ("Pneumothorax",), counts, left_out, {}, xray_with_runs, ("lesion_mask",), leaks=leaks)
 
 
 def xray_with_runs(sample: Sample, modality: str, note: Note) -> Example:
     """An X-ray and its mask, 1 where any of its runs lies. Raises BadInput."""
     full = xrays.read_full_xray(sample.file, note)
-    mask = functools.reduce(
-        np.logical_or, (annotations.relative_runs(run, full.shape) for run in sample.annotation), full < 0
-    )
-    return {
-        "image": geometry.canonical_xray(full),
-        "lesion_mask": geometry.canonical_xray_mask(mask.astype(np.uint8), 1),
-    }
+    mask = np.zeros(full.shape, bool)
+    for run in sample.annotation:
+        mask |= annotations.relative_runs(run, full.shape)
+    small = geometry.canonical_xray_mask(mask.astype(np.uint8), 1)
+    return {"image": geometry.canonical_xray(full), "lesion_mask": small}
 
 
 def _mgca(rows: list[dict[str, str]]) -> list[str | None]:
     """The split of every row, None for negatives that its training leaves out."""
-    train, rest = dataset_index.drawn(range(len(rows)), test_size=0.3)
-    test, val = dataset_index.drawn(rest, test_size=0.5)
-    sides: list[str | None] = [None] * len(rows)
-    for side, part in (("train", train), ("val", val), ("test", test)):
-        for at in part:
-            sides[at] = side
+    sides = dataset_index.split_in_three(range(len(rows)), 0.3)
+    train = [at for at, side in sides.items() if side == "train"]
     images = {True: {}, False: {}}  # without pneumothorax or with it, in the order in which rows name them
     for at in train:
         images[rows[at]["EncodedPixels"] == NONE][rows[at]["ImageId"]] = None
@@ -79,5 +65,5 @@ def _mgca(rows: list[dict[str, str]]) -> list[str | None]:
     drawn = set(np.random.RandomState(SEED).choice(negative, count, replace=False))
     for at in train:
         if rows[at]["EncodedPixels"] == NONE and rows[at]["ImageId"] not in drawn:
-            sides[at] = None
-    return sides
+            del sides[at]
+    return [sides.get(at) for at in range(len(rows))]

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data import errors, sets
+from data import sets
+from data.errors import UserError, check_choice
 from data.manifest import privacy, samples
 from data.readers.files import BadInput
 from data.reports import sections, text
@@ -31,24 +32,22 @@ class Reports:
     def __post_init__(self) -> None:
         """Raises UserError for a value that is not allowed."""
         text.check_language("report.language", self.language)
-        errors.check_choice("report.foreign", self.foreign, FOREIGN)
+        check_choice("report.foreign", self.foreign, FOREIGN)
         if (self.foreign == "translate") != (self.translate is not None):
-            raise errors.UserError(
+            raise UserError(
                 "config.report.foreign=translate needs config.report.translations (a CSV) or config.report.translator "
                 "(a Marian model), and these need it"
             )
         if self.foreign == "translate" and self.language != "en":
-            raise errors.UserError(
-                "config.report.foreign=translate translates to English: set config.report.language=en"
-            )
+            raise UserError("config.report.foreign=translate translates to English: set config.report.language=en")
 
 
 def source(
     name: str,
     root: Path,
-    *,
     options: Mapping[str, Any],
     reports: Reports | None,
+    *,
     keep_ids: bool = False,
     salt: str = "",
 ) -> Source:
@@ -59,15 +58,15 @@ def source(
     try:
         index = sets.SETS[name].read(root, **options)
     except (ValueError, KeyError, AttributeError) as error:  # a word for a number, a list for a table
-        raise errors.UserError(
+        raise UserError(
             f"a table or list of {name} in {root} is not of its published form ({type(error).__name__}): "
             "data/README.md shows the tree that this set must have"
         ) from error
     rejected = list(index.rejected)
     counts: collections.Counter = collections.Counter()
-    captions = (
-        _captions(index.items, reports, counts, rejected) if reports else dict.fromkeys(range(len(index.items)), "")
-    )
+    captions = dict.fromkeys(range(len(index.items)), "")
+    if reports:
+        captions = _captions(index.items, reports, counts, rejected)
     rows, times = [], collections.Counter()
     for at, caption in captions.items():
         item = index.items[at]
@@ -81,8 +80,10 @@ def source(
             continue
         key = privacy.pseudonym(item.path + (f" {item.split}" if index.leaks else ""), salt)
         rows.append(Row(key, item.modality, item.split, at + 1, info=sample, path=item.path))
-    both = _patients_in_two_splits(rows) if index.leaks else 0
-    if not index.leaks:
+    both = 0
+    if index.leaks:
+        both = sum(len(splits) > 1 for splits in samples.splits_by_patient(rows).values())
+    else:
         rows, leaked = samples.split_by_patient(rows)
         rejected += leaked
     if not keep_ids:
@@ -120,9 +121,8 @@ def summary(source: Source) -> str:
     splits = collections.Counter(row.split for row in source.rows)
     lines += [_beside(split, splits[split], facts["published_splits"].get(split)) for split in SPLITS]
     if facts["patients_in_two_splits"]:
-        lines.append(
-            f"  warning: {facts['patients_in_two_splits']} patients are in more than one split, as was asked for"
-        )
+        both = facts["patients_in_two_splits"]
+        lines.append(f"  warning: {both} patients are in more than one split, as was asked for")
     for title, counts in (("left out", facts["left_out"]), ("reports", (facts["reports"] or {}).get("counts", {}))):
         lines += [title] if any(counts.values()) else []
         lines += [f"  {what:<42}{count:>10,}" for what, count in counts.items() if count]
@@ -134,13 +134,6 @@ def _beside(what: str, got: int, published: int | str | None) -> str:
     if not isinstance(published, int):
         return f"  {what:<42}{got:>10,}  {published or '-'}"
     return f"  {what:<42}{got:>10,}  {published:,}  {'same' if published == got else 'DIFFERS'}"
-
-
-def _patients_in_two_splits(rows: Sequence[Row]) -> int:
-    splits: dict[str, set[str]] = collections.defaultdict(set)
-    for row in rows:
-        splits[row.info.patient].add(row.split)
-    return sum(len(sides) > 1 for sides in splits.values())
 
 
 def _sample(item: dataset_index.Item, root: Path, caption: str) -> samples.Sample:

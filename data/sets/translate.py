@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from data import errors
+from data.errors import UserError
 from data.reports import sections, text
 from data.sets import dataset_index
 
@@ -59,7 +59,7 @@ class Table:
         rows = dataset_index.table(path.parent, path.name, ("report_id", "english"))
         self._english = {row["report_id"]: text.clean(row["english"]) for row in rows}
         if len(self._english) < len(rows):
-            raise errors.UserError(f"{path} names {len(rows) - len(self._english)} reports more than once")
+            raise UserError(f"{path} names {len(rows) - len(self._english)} reports more than once")
         self.facts: dict[str, Any] = {"table_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
     def __call__(self, reports: Sequence[tuple[str, str]]) -> list[str]:
@@ -74,7 +74,7 @@ class Table:
 class Marian:
     """A Marian model, folder or hub id; `back` names one that translates back, to compare with the original (chrF)."""
 
-    def __init__(self, name: str, back: str, *, cache: Path, page: Path, drop_doubtful: bool) -> None:
+    def __init__(self, name: str, back: str, cache: Path, page: Path, *, drop_doubtful: bool) -> None:
         """`cache` is a folder, `page` the CSV for a bilingual reader; both will hold report text."""
         self._forth = sentences_by(name, cache)
         self._back = sentences_by(back, cache) if back else None
@@ -132,9 +132,7 @@ def sentences_by(name: str, cache: Path) -> Callable[[Sequence[str]], list[str]]
             translated = dict(zip(map(_key, part), _generate(*model, part), strict=True))
             cache.mkdir(parents=True, exist_ok=True)
             with os.fdopen(_private(cache_file, os.O_APPEND), "a", encoding="utf-8") as stream:
-                stream.writelines(
-                    json.dumps([key, value], ensure_ascii=False) + "\n" for key, value in translated.items()
-                )
+                stream.writelines(json.dumps(pair, ensure_ascii=False) + "\n" for pair in translated.items())
             known |= translated
         return [known[_key(one)] for one in sentences]
 
@@ -156,9 +154,9 @@ def _folder(name: str) -> Path:
             folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=FILES))
         except Exception as error:  # no network, no such name, no right: all in the hub's own words
             why = str(error).strip().splitlines()[0][:160]
-            raise errors.UserError(f"the model {name!r} is no folder, and the hub does not give it: {why}") from error
+            raise UserError(f"the model {name!r} is no folder, and the hub does not give it: {why}") from error
     if not any((folder / weights).exists() for weights in WEIGHTS):
-        raise errors.UserError(f"{folder} holds no {' or '.join(WEIGHTS)}")
+        raise UserError(f"{folder} holds no {' or '.join(WEIGHTS)}")
     return folder
 
 
@@ -174,16 +172,15 @@ def _load(folder: Path) -> list[Any]:
 
         return [MarianTokenizer.from_pretrained(str(folder)), MarianMTModel.from_pretrained(str(folder)).eval()]
     except ImportError as error:
-        raise errors.UserError(f"translating needs packages that are not installed: {NEEDED}") from error
+        raise UserError(f"translating needs packages that are not installed: {NEEDED}") from error
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
-        raise errors.UserError(f"{folder} holds no Marian model that can be read ({type(error).__name__})") from error
+        raise UserError(f"{folder} holds no Marian model that can be read ({type(error).__name__})") from error
 
 
 def _generate(tokenizer: Any, model: Any, sentences: Sequence[str]) -> list[str]:
     tokens = tokenizer(list(sentences), return_tensors="pt", padding=True, truncation=True)
-    longest = min(
-        2 * tokens["input_ids"].shape[1] + 20, model.config.max_position_embeddings
-    )  # bounds a model that runs on
+    # Bounds a model that runs on.
+    longest = min(2 * tokens["input_ids"].shape[1] + 20, model.config.max_position_embeddings)
     tokens_out = model.generate(**tokens, max_length=longest, num_return_sequences=1, do_sample=False)
     return [text.clean(one) for one in tokenizer.batch_decode(tokens_out, skip_special_tokens=True)]
 
@@ -192,7 +189,7 @@ def _chrf(back: str, source: str) -> float:
     try:
         from sacrebleu import sentence_chrf
     except ImportError as error:
-        raise errors.UserError(f"config.report.back_translator needs sacrebleu: {NEEDED}") from error
+        raise UserError(f"config.report.back_translator needs sacrebleu: {NEEDED}") from error
     return round(sentence_chrf(back, [source]).score, 1)
 
 
