@@ -59,7 +59,7 @@ def test_the_fused_kernel_is_as_near_to_float32_as_the_products() -> None:
 def test_a_run_repeats_itself_to_the_bit(records_dir, tmp_path) -> None:
     """Once alone, once compiled anew, and once killed in the middle. None comes to its evaluation."""
 
-    def train(name: str, until: int) -> campaign.Seen:
+    def train(name: str, until: int) -> campaign.Observed:
         process = injuries.start(
             records_dir,
             tmp_path / name,
