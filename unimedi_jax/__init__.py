@@ -1,12 +1,17 @@
 """UniMedI on JAX: chest X-rays, CT volumes and their reports in one space.
 
 model = unimedi_jax.load("runs/pretrain-demo")    # a run's workdir, or an export
-found = model.embed("films/")                     # a file, folder, DICOM series, .csv manifest or .txt of reports
-cosines = found.z @ model.embed_reports(["There is a pleural effusion."]).T    # (n, 1)
+embedded = model.embed("xrays/")                    # a file, folder, DICOM series, .csv manifest or .txt of reports
+cosines = embedded.z @ model.embed_reports(["There is a pleural effusion."]).T    # (n, 1)
 """
 
+from typing import TYPE_CHECKING
 
-def load(path: str, network: str = "student", **settings: int | bool) -> "unimedi_jax.inference.embed.Model":
+if TYPE_CHECKING:
+    from unimedi_jax.inference.embed import Model
+
+
+def load(path: str, network: str = "student", **settings: int | bool) -> "Model":
     """A trained network by its path, see `unimedi_jax.inference.embed.load`; imports JAX when called."""
     from unimedi_jax.inference import embed
 
