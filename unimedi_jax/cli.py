@@ -4,7 +4,6 @@ With --config and --help: the settings of that job and preset, their values and 
 """
 
 import errno
-import importlib
 import logging
 import os
 import pathlib
@@ -13,7 +12,7 @@ import runpy
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import absl.logging
 from absl import app, flags
@@ -29,75 +28,76 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/ and the config's name.")
 
 
-def _ensure_phantom(config: Any) -> None:
-    """The embedded set is made on the spot the first time that a job's list of sets names it."""
-    if "phantom" in (part.partition(":")[0].strip() for part in config.data.split(",")):
-        from data import job
-
-        job.ensure_phantom(config.data_dir)
-
-
-def _prepare_evaluate(config: Any) -> None:
-    if not config.data and not any(pathlib.Path(config.data_dir).glob("*/contract.json")):
-        config.data = "phantom"
-    _ensure_phantom(config)
-
-
-def _prepare_bench(config: Any) -> None:
-    if config.what in ("all", "input"):
-        _ensure_phantom(config)
-
-
-def _prepare_compile(config: Any) -> None:
-    from unimedi_jax.aot import targets
-
-    targets.prepare()  # before JAX is imported
-
-
-class Job(NamedTuple):
-    """What a job is for, and the module whose `run(config, workdir)` does it.
-
-    The module is imported when the job runs, so that --help and building never wait for JAX.
-    """
-
-    purpose: str
-    module: str
-    prepare: Callable[[Any], None] = lambda config: None  # called before the module is imported
-
-
+# Every job and what it is for.
 JOBS = {
-    "build": Job("Raw source to records.", "data.job"),
-    "pretrain": Job("UniMedI pre-training.", "unimedi_jax.train.loop", _ensure_phantom),
-    "export": Job("A run as files for timm, transformers, plain PyTorch and ONNX.", "unimedi_jax.export.export"),
-    "embed": Job("Embeddings of X-rays, CTs and reports.", "unimedi_jax.inference.embed"),
-    "inspect": Job(
-        "What a set, a run or an export holds, and its preprocessing contract.", "unimedi_jax.report.inspection"
-    ),
-    "audit": Job("Whether names or report text of a raw source are in a folder.", "data.checks.audit"),
-    "probe": Job("Classification with a trained encoder.", "unimedi_jax.evaluation.probe", _ensure_phantom),
-    "segment": Job("Segmentation with a trained encoder.", "unimedi_jax.evaluation.segment", _ensure_phantom),
-    "detect": Job("Detection with a trained encoder.", "unimedi_jax.evaluation.detect", _ensure_phantom),
-    "retrieve": Job("Retrieval and zero-shot classification.", "unimedi_jax.evaluation.retrieve", _ensure_phantom),
-    "evaluate": Job(
-        "Every evaluation that the data allow, on one page.", "unimedi_jax.evaluation.evaluate", _prepare_evaluate
-    ),
-    "ablate": Job(
-        "Several pre-training presets on the same data, and their table.",
-        "unimedi_jax.comparison.ablate",
-        _ensure_phantom,
-    ),
-    "compare": Job(
-        "UniMedI beside the systems it is compared with: trained alike, and their table.",
-        "unimedi_jax.comparison.compare",
-        _ensure_phantom,
-    ),
-    "compile": Job(
-        "The training step ahead of time, for TPU slices and GPUs that are not here.",
-        "unimedi_jax.aot.compile",
-        _prepare_compile,
-    ),
-    "bench": Job("Measures step, input, checkpoint, compile and build.", "unimedi_jax.bench.job", _prepare_bench),
+    "build": "Raw source to records.",
+    "pretrain": "UniMedI pre-training.",
+    "export": "A run as files for timm, transformers, plain PyTorch and ONNX.",
+    "embed": "Embeddings of X-rays, CTs and reports.",
+    "inspect": "What a set, a run or an export holds, and its preprocessing contract.",
+    "audit": "Whether names or report text of a raw source are in a folder.",
+    "probe": "Classification with a trained encoder.",
+    "segment": "Segmentation with a trained encoder.",
+    "detect": "Detection with a trained encoder.",
+    "retrieve": "Retrieval and zero-shot classification.",
+    "evaluate": "Every evaluation that the data allow, on one page.",
+    "ablate": "Several pre-training presets on the same data, and their table.",
+    "compare": "UniMedI beside the systems it is compared with: trained alike, and their table.",
+    "compile": "The training step ahead of time, for TPU slices and GPUs that are not here.",
+    "bench": "Measures step, input, checkpoint, compile and build.",
 }
+
+
+def _module(name: str) -> Any:
+    """The module whose `run(config, workdir)` does a job; imported only now: --help never waits for JAX."""
+    match name:
+        case "build":
+            from data import job
+        case "pretrain":
+            from unimedi_jax.train import loop as job
+        case "export":
+            from unimedi_jax.export import export as job
+        case "embed":
+            from unimedi_jax.inference import embed as job
+        case "inspect":
+            from unimedi_jax.report import inspection as job
+        case "audit":
+            from data.checks import audit as job
+        case "probe":
+            from unimedi_jax.evaluation import probe as job
+        case "segment":
+            from unimedi_jax.evaluation import segment as job
+        case "detect":
+            from unimedi_jax.evaluation import detect as job
+        case "retrieve":
+            from unimedi_jax.evaluation import retrieve as job
+        case "evaluate":
+            from unimedi_jax.evaluation import evaluate as job
+        case "ablate":
+            from unimedi_jax.comparison import ablate as job
+        case "compare":
+            from unimedi_jax.comparison import compare as job
+        case "compile":
+            from unimedi_jax.aot import targets
+
+            targets.prepare()  # before JAX is imported
+            from unimedi_jax.aot import compile as job
+        case "bench":
+            from unimedi_jax.bench import job
+    return job
+
+
+def _ensure_phantom(config: Any) -> None:
+    """Builds the embedded set the first time that the sets of a job name it."""
+    job, data = config.job, config.get("data", "")
+    if job == "evaluate" and not data and not any(pathlib.Path(config.data_dir).glob("*/contract.json")):
+        data = config.data = "phantom"
+    if job == "bench" and config.what not in ("all", "input"):
+        return
+    if "phantom" in (part.partition(":")[0].strip() for part in data.split(",")):
+        from data import job as building
+
+        building.ensure_phantom(config.data_dir)
 
 
 def main() -> None:
@@ -133,9 +133,8 @@ def _run(argv: Sequence[str]) -> None:
         raise UserError(f"the config's job is {config.get('job')!r}: one of {', '.join(JOBS)}")
     _log_only_our_lines()
     threading.excepthook, sys.unraisablehook = _briefly(threading.excepthook), _briefly(sys.unraisablehook)
-    job = JOBS[config.job]
-    job.prepare(config)
-    importlib.import_module(job.module).run(config, _workdir())
+    _ensure_phantom(config)
+    _module(config.job).run(config, _workdir())
 
 
 def _log_only_our_lines() -> None:
@@ -221,12 +220,12 @@ def _config_file(argv: Sequence[str]) -> str:
 def _help(config: dict[str, Any] | None) -> str:
     if config is None:
         listed = (f"  --{flag.name}: {flag.help}" for flag in (flags.FLAGS["config"], flags.FLAGS["workdir"]))
-        names = (f"  {name:10}{job.purpose}" for name, job in JOBS.items())
+        names = (f"  {name:10}{purpose}" for name, purpose in JOBS.items())
         return "\n".join([__doc__, "flags:", *listed, "\njobs:", *names])
     from unimedi_jax.config import reference
 
     job = config["job"]
-    return f"{job}: {JOBS[job].purpose}\nSettings are changed as in --config.KEY=VALUE.\n\n{reference.text(config)}"
+    return f"{job}: {JOBS[job]}\nSettings are changed as in --config.KEY=VALUE.\n\n{reference.text(config)}"
 
 
 def _refuse(message: str, code: int = UserError.exit_code) -> None:
