@@ -5,11 +5,11 @@ import pathlib
 
 import pytest
 
-import main
 from configs import bench as config_file
 from data.build import dataset
 from data.errors import UserError
 from data.phantom import source as phantom
+from unimedi_jax import cli
 from unimedi_jax.bench import job, measure, overheads, reading
 from unimedi_jax.bench.process import from_json, to_json
 
@@ -84,4 +84,4 @@ def test_other_work_is_reported(config, tmp_path: pathlib.Path, monkeypatch, cap
 
 
 def test_both_jobs_are_on_the_list() -> None:
-    assert {"bench", "compile"} <= set(main.JOBS)
+    assert {"bench", "compile"} <= set(cli.JOBS)

@@ -95,11 +95,12 @@ class UniMedI(nn.Module):
     def project(
         self, cls: dict[str, Float[Array, "_ d"]], reports: Float[Array, "b w"], train: bool = False
     ) -> tuple[Float[Array, "b e"], Float[Array, "b e"]]:
-        """CLS of each modality, in turn, and the vectors of all their reports into the joint space.
+        """CLS of each modality, X-rays first, and the vectors of all their reports into the joint space.
 
         With BatchNorms by modality each is normalised by itself. A mixed batch otherwise spends most of its unit
         variance on the difference between X-rays and CTs, and little is left for what distinguishes two X-rays.
         """
+        cls = {name: cls[name] for name in ("xray", "ct") if name in cls}  # jax.tree functions sort a dict's keys
         if self.project_image.by_modality:
             images = jnp.concatenate([self.project_image(x, train, name) for name, x in cls.items()])
         else:
