@@ -1,7 +1,8 @@
 """What a run learns: UniMedI's objective, and those of the systems it is compared with, one file each.
 
 All of them train the same towers in the same loop. A new one is a dataclass of settings in
-`unimedi_jax.config.objectives`, a class here with its forward pass, a line in OBJECTIVES and one in configs/systems.py.
+`unimedi_jax/config/objectives.py`, a class derived from it and from `Objective` in a file here, a line in OBJECTIVES,
+and a preset in configs/systems.py.
 """
 
 from typing import Any
