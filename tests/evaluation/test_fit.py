@@ -10,6 +10,7 @@ import torch
 from jax import numpy as jnp
 
 from data.errors import UserError
+from tests.tolerances import float32
 from unimedi_jax import sharding
 from unimedi_jax.config.jobs import FitConfig
 from unimedi_jax.evaluation import fit
@@ -48,8 +49,9 @@ def test_follows_torch_adamw_with_two_learning_rates():
         ((torch.tensor(batch["x"]) @ w + b - torch.tensor(batch["y"])) ** 2).mean().backward()
         judge.step()
     params, stats = _fit().network
-    np.testing.assert_allclose(params["encoder"]["w"], w.detach().numpy(), atol=1e-5)
-    np.testing.assert_allclose(params["decoder"]["b"], b.detach().numpy(), atol=1e-5)
+    near = float32(8, depth=12 * 4)  # twelve steps: prediction, gradient and both moments
+    np.testing.assert_allclose(params["encoder"]["w"], w.detach().numpy(), atol=near)
+    np.testing.assert_allclose(params["decoder"]["b"], b.detach().numpy(), atol=near)
     assert stats["steps"] == 12
 
 
