@@ -7,25 +7,18 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
+from tests.conftest import TINY
 from tests.objectives import trial
 from unimedi_jax.objectives import dino
 from unimedi_jax.objectives.dino import Objective
 
-
-@pytest.fixture(scope="module")
-def small(make_tiny):
-    return make_tiny(objective=Objective())
+OBJECTIVE, MODEL = Objective(), dict(size=TINY)
 
 
 @pytest.fixture(scope="module")
-def networks(small, random_tree):
-    return trial.networks(small, Objective(), random_tree)
-
-
-@pytest.fixture(scope="module")
-def step(small, networks, make_batch):
+def step(model, networks, make_batch):
     """One mixed batch: the loss, metrics, new state and gradient."""
-    return trial.gradients(small, Objective(), networks, make_batch(small, 3, 2))
+    return trial.gradients(model, Objective(), networks, make_batch(model, 3, 2))
 
 
 def test_the_loss_over_views_equals_torch() -> None:
@@ -69,32 +62,32 @@ def test_gradients_reach_the_vision_tower_and_no_report(step) -> None:
     assert trial.reached(step[3]) == {"head_cls", *(f"vision/{name}" for name in of_vision)}
 
 
-def test_metrics_by_modality(step, small, networks, make_batch) -> None:
+def test_metrics_by_modality(step, model, networks, make_batch) -> None:
     names = {"loss", "loss/dino"}
     each = {name: {f"{name}/dino", f"{name}/dino_prototypes"} for name in ("xray", "ct")}
     assert set(step[1]) == names | each["xray"] | each["ct"]
     assert all(1 <= step[1][f"{name}/dino_prototypes"].value <= 24.01 for name in each)
-    alone = trial.alone(small, Objective(), networks, make_batch(small, 3, 2))
+    alone = trial.alone(model, Objective(), networks, make_batch(model, 3, 2))
     assert alone == {name: names | own for name, own in each.items()}
 
 
-def test_centres_follow_the_teacher_of_their_modality(step, small, networks, make_batch) -> None:
-    batch = make_batch(small, 3, 2)
+def test_centres_follow_the_teacher_of_their_modality(step, model, networks, make_batch) -> None:
+    batch = make_batch(model, 3, 2)
 
     def teacher_logits(network):
         views = {name: Objective().views(network, name, part["tokens"])[0] for name, part in batch.items()}
         return {name: dino.prototype_logits(network, large) for name, large in views.items()}
 
-    for name, logits in trial.bound(small, networks.teacher, teacher_logits).items():
+    for name, logits in trial.bound(model, networks.teacher, teacher_logits).items():
         np.testing.assert_allclose(step[2]["centre"][name], 0.1 * np.asarray(logits).mean(axis=(0, 1)), atol=1e-5)
 
 
-def test_two_sizes_of_views_take_three_passes(small, networks, make_batch) -> None:
-    batch = make_batch(small, 3, 2)
+def test_two_sizes_of_views_take_three_passes(model, networks, make_batch) -> None:
+    batch = make_batch(model, 3, 2)
     xrays, volumes = [(6, 5), (6, 17), (6, 17)], [(4, 3), (4, 17), (4, 17)]
-    assert trial.passes(small, Objective(), networks, batch) == sorted(xrays + volumes)
-    assert trial.passes(small, Objective(local_crops=0), networks, {"xray": batch["xray"]}) == xrays[1:]
-    assert trial.passes(small, Objective(local_crops=5), networks, {"xray": batch["xray"]}) == [
+    assert trial.passes(model, Objective(), networks, batch) == sorted(xrays + volumes)
+    assert trial.passes(model, Objective(local_crops=0), networks, {"xray": batch["xray"]}) == xrays[1:]
+    assert trial.passes(model, Objective(local_crops=5), networks, {"xray": batch["xray"]}) == [
         (6, 17),
         (6, 17),
         (15, 5),

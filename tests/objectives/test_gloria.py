@@ -1,20 +1,17 @@
 """GLoRIA's local similarities against PyTorch, report by report, their memory, and the whole objective."""
 
-import functools
-
 import jax
 import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from tests.objectives import trial
 from tests.tolerances import float32
 from unimedi_jax import losses
-from unimedi_jax.models import sizes
 from unimedi_jax.objectives import gloria
 
 TEMP1, TEMP2, TEMP3 = 4.0, 5.0, 10.0
 OBJECTIVE = gloria.Objective(weight_vl=0.5, weight_local=2.0, local_chunk=2)
+MODEL = dict(projection="linear", report_pooling="mean")
 IMAGES, REPORTS, REGIONS, LENGTH, WIDTH = 4, 5, 6, 7, 8
 
 
@@ -128,26 +125,6 @@ def test_known_values() -> None:
 def test_a_wrong_setting_is_refused(settings: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         gloria.Objective(**settings)
-
-
-@pytest.fixture(scope="module")
-def model(make_tiny):
-    size = sizes.Size(32, 1, 4, 64)
-    return make_tiny(size=size, objective=OBJECTIVE, projection="linear", report_pooling="mean")
-
-
-@pytest.fixture(scope="module")
-def run(model, random_tree, make_batch):
-    """`run(xrays, cts)`: the parameters, a batch, and loss, metrics, state and gradients of it."""
-    start = trial.networks(model, OBJECTIVE, random_tree)
-
-    @functools.cache
-    def run(xrays: int, cts: int, objective=OBJECTIVE):
-        batch = make_batch(model, xrays, cts)
-        value, metrics, state, grads = trial.gradients(model, objective, start, batch)
-        return start.params, batch, float(value), metrics, state, grads
-
-    return run
 
 
 @pytest.mark.parametrize(("xrays", "cts"), [(3, 2), (4, 0), (0, 3)])

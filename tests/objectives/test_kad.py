@@ -7,43 +7,30 @@ import pytest
 from jax import numpy as jnp
 
 from tests.objectives import trial
-from unimedi_jax.models import sizes
 from unimedi_jax.objectives import common, entities, kad
 
 OBJECTIVE = kad.Objective(entities=6, depth=1, weight_vl=2.0, weight_report=0.5)
+MODEL = dict(projection="linear")
 NAMES = ("vl", "image", "report")
 
 
-@pytest.fixture(scope="module")
-def model(make_tiny):
-    return make_tiny(size=sizes.Size(32, 1, 4, 64), objective=OBJECTIVE, projection="linear")
+def test_one_modality_alone_gives_a_finite_loss(model, networks, make_batch) -> None:
+    trial.assert_alone(model, OBJECTIVE, networks, make_batch(model, 4, 4), NAMES)
 
 
-@pytest.fixture(scope="module")
-def start(model, random_tree):
-    return trial.networks(model, OBJECTIVE, random_tree)
-
-
-def test_one_modality_alone_gives_a_finite_loss(model, start, make_batch) -> None:
-    names = trial.alone(model, OBJECTIVE, start, make_batch(model, 4, 4))
-    for modality in ("xray", "ct"):
-        assert names[modality] == {"loss", *(f"{part}/{name}" for part in (modality, "loss") for name in NAMES)}
-
-
-def test_a_mixed_batch_trains_everything(model, start, make_batch) -> None:
-    value, metrics, _, grads = trial.gradients(model, OBJECTIVE, start, make_batch(model, 4, 3))
-    total = sum(getattr(OBJECTIVE, f"weight_{name}") * metrics[f"loss/{name}"].value for name in NAMES)
-    np.testing.assert_allclose(value, total, rtol=1e-5)
+def test_a_mixed_batch_trains_everything(model, networks, make_batch) -> None:
+    value, metrics, _, grads = trial.gradients(model, OBJECTIVE, networks, make_batch(model, 4, 3))
+    trial.assert_weighted(OBJECTIVE, value, metrics, NAMES)
     for part in ("head_decoder", "head_presence", "project_image", "project_report"):
         assert all(leaf.any() for leaf in jax.tree.leaves(grads[part])), part
     for kernel in ("patch_2d", "patch_3d"):
         assert grads["vision"][kernel]["kernel"].any()
 
 
-def test_one_network_is_asked_of_images_and_of_reports(model, start, make_batch) -> None:
+def test_one_network_is_asked_of_images_and_of_reports(model, networks, make_batch) -> None:
     """Both losses again, from the parts: each entity, as a word behind [CLS], asked of either side."""
     batch = make_batch(model, 4, 0)
-    _, (metrics, _) = jax.jit(trial.loss(model, OBJECTIVE))(*start, batch)
+    _, (metrics, _) = jax.jit(trial.loss(model, OBJECTIVE))(*networks, batch)
     text, mask = common.reports(batch)
 
     def again(network):
@@ -58,7 +45,7 @@ def test_one_network_is_asked_of_images_and_of_reports(model, start, make_batch)
         ]
         return chosen, logits
 
-    chosen, logits = trial.bound(model, start.params, again)
+    chosen, logits = trial.bound(model, networks.params, again)
     assert chosen.informative.all()
     for side, answers in zip(("image", "report"), logits, strict=True):
         expected = optax.sigmoid_binary_cross_entropy(answers, chosen.present).mean()

@@ -14,16 +14,6 @@ SIZE = sizes.Size(32, 1, 4, 64)
 OBJECTIVE = Objective(decoder_width=24, decoder_depth=1, decoder_heads=2)
 
 
-@pytest.fixture(scope="module")
-def model(make_tiny):
-    return make_tiny(size=SIZE, objective=OBJECTIVE)
-
-
-@pytest.fixture(scope="module")
-def networks(model, random_tree):
-    return trial.networks(model, OBJECTIVE, random_tree)
-
-
 def test_every_token_comes_back_to_its_place() -> None:
     ranks = masked.random_ranks(jax.random.key(0), 5, 9)
     np.testing.assert_array_equal(np.sort(ranks, axis=1), np.broadcast_to(np.arange(9), (5, 9)))

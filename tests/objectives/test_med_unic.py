@@ -7,7 +7,6 @@ import torch
 from jax import numpy as jnp
 
 from tests.objectives import trial
-from unimedi_jax.models import sizes
 from unimedi_jax.objectives import common, med_unic
 
 
@@ -84,29 +83,17 @@ def test_crops_are_boxes_of_the_grid(grid: tuple, size: tuple) -> None:
 
 
 OBJECTIVE = med_unic.Objective(hidden=16, features=8, crop=0.5)
+MODEL = dict(report_dropout=0.1)
 NAMES = ("vl", "vv", "feature", "instance")
 
 
-@pytest.fixture(scope="module")
-def model(make_tiny):
-    return make_tiny(size=sizes.Size(32, 1, 4, 64), objective=OBJECTIVE, report_dropout=0.1)
+def test_one_modality_alone_gives_a_finite_loss(model, networks, make_batch) -> None:
+    trial.assert_alone(model, OBJECTIVE, networks, make_batch(model, 4, 4), NAMES)
 
 
-@pytest.fixture(scope="module")
-def start(model, random_tree):
-    return trial.networks(model, OBJECTIVE, random_tree)
-
-
-def test_one_modality_alone_gives_a_finite_loss(model, start, make_batch) -> None:
-    names = trial.alone(model, OBJECTIVE, start, make_batch(model, 4, 4))
-    for modality in ("xray", "ct"):
-        assert names[modality] == {"loss", *(f"{part}/{name}" for part in (modality, "loss") for name in NAMES)}
-
-
-def test_a_mixed_batch_trains_everything(model, start, make_batch) -> None:
-    value, metrics, _, grads = trial.gradients(model, OBJECTIVE, start, make_batch(model, 4, 3))
-    total = sum(getattr(OBJECTIVE, f"weight_{name}") * metrics[f"loss/{name}"].value for name in NAMES)
-    np.testing.assert_allclose(value, total, rtol=1e-5)
+def test_a_mixed_batch_trains_everything(model, networks, make_batch) -> None:
+    value, metrics, _, grads = trial.gradients(model, OBJECTIVE, networks, make_batch(model, 4, 3))
+    trial.assert_weighted(OBJECTIVE, value, metrics, NAMES)
     np.testing.assert_allclose(metrics["xray/feature"].value, metrics["ct/feature"].value, rtol=1e-6)
     assert metrics["loss/instance"].value > 1e-3, "dropout makes the two encodings differ"
     for part in ("project_image", "project_report"):
@@ -117,15 +104,15 @@ def test_a_mixed_batch_trains_everything(model, start, make_batch) -> None:
         assert grads["vision"][kernel]["kernel"].any()
 
 
-def test_running_statistics_are_those_of_whole_images(model, start, make_batch) -> None:
+def test_running_statistics_are_those_of_whole_images(model, networks, make_batch) -> None:
     batch = make_batch(model, 4, 3)
-    after = trial.gradients(model, OBJECTIVE, start, batch)[2]["batch_stats"]["project_image"]
+    after = trial.gradients(model, OBJECTIVE, networks, batch)[2]["batch_stats"]["project_image"]
 
     def whole(network):
         common.encode_pairs(network, batch)
         return network.project_image.variables["batch_stats"]
 
-    expected = trial.bound(model, start.params, whole, start.model_state["batch_stats"])
+    expected = trial.bound(model, networks.params, whole, networks.model_state["batch_stats"])
     for one, other in zip(*map(jax.tree.leaves, (after, expected)), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
 

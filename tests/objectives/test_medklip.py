@@ -8,7 +8,7 @@ from jax import numpy as jnp
 from torch.nn import functional
 
 from tests.objectives import trial
-from unimedi_jax.models import heads, sizes
+from unimedi_jax.models import heads
 from unimedi_jax.objectives import entities, medklip
 
 # Reports of tokens 1 to 9; 0 pads. 1 stands in all of them, 2 in two, 3 in two, 4 in one, 5 in three.
@@ -130,28 +130,15 @@ def test_the_decoder_is_torch_s(draw, random_tree) -> None:
 OBJECTIVE = medklip.Objective(entities=6, depth=1)
 
 
-@pytest.fixture(scope="module")
-def model(make_tiny):
-    return make_tiny(size=sizes.Size(32, 1, 4, 64), objective=OBJECTIVE)
+def test_one_modality_alone_gives_a_finite_loss(model, networks, make_batch) -> None:
+    trial.assert_alone(model, OBJECTIVE, networks, make_batch(model, 4, 4), ("presence", "mention"))
 
 
-@pytest.fixture(scope="module")
-def start(model, random_tree):
-    return trial.networks(model, OBJECTIVE, random_tree)
-
-
-def test_one_modality_alone_gives_a_finite_loss(model, start, make_batch) -> None:
-    names = trial.alone(model, OBJECTIVE, start, make_batch(model, 4, 4))
-    for modality in ("xray", "ct"):
-        expected = {f"{part}/{name}" for part in (modality, "loss") for name in ("presence", "mention")}
-        assert names[modality] == {"loss", *expected}
-
-
-def test_a_mixed_batch_trains_towers_and_heads_but_no_joint_space(model, start, make_batch) -> None:
-    value, metrics, state, grads = trial.gradients(model, OBJECTIVE, start, make_batch(model, 4, 4))
+def test_a_mixed_batch_trains_towers_and_heads_but_no_joint_space(model, networks, make_batch) -> None:
+    value, metrics, state, grads = trial.gradients(model, OBJECTIVE, networks, make_batch(model, 4, 4))
     np.testing.assert_allclose(value, metrics["loss/presence"].value + metrics["loss/mention"].value, rtol=1e-5)
     assert not any(leaf.any() for side in ("image", "report") for leaf in jax.tree.leaves(grads[f"project_{side}"]))
-    jax.tree.map(np.testing.assert_array_equal, state, start.model_state)  # statistics of what is not used stay
+    jax.tree.map(np.testing.assert_array_equal, state, networks.model_state)  # statistics of what is not used stay
     for part in ("head_decoder", "head_presence", "head_mention"):
         assert all(leaf.any() for leaf in jax.tree.leaves(grads[part])), part
     assert grads["report"]["words"]["embedding"].any()

@@ -1,7 +1,5 @@
 """MGCA: token and prototype alignment against PyTorch, Sinkhorn-Knopp against numpy, and the whole objective."""
 
-import functools
-
 import jax
 import numpy as np
 import pytest
@@ -9,7 +7,7 @@ from jax import numpy as jnp
 
 from tests.objectives import trial
 from unimedi_jax import losses
-from unimedi_jax.models import heads, sizes
+from unimedi_jax.models import heads
 from unimedi_jax.objectives import mgca
 
 OBJECTIVE = mgca.Objective(weight_vl=0.5, weight_cta=2.0, weight_cpa=3.0, prototypes=12)
@@ -92,21 +90,11 @@ def test_weights_are_clipped_and_sum_to_one() -> None:
     assert not grads.any()
 
 
-def sinkhorn_in_numpy(logits: np.ndarray, epsilon: float, iterations: int) -> np.ndarray:
-    """SwAV's form: a (p, b) table whose rows are brought to 1 / p and columns to 1 / b."""
-    table = np.exp(np.float64(logits) / epsilon).T
-    table /= table.sum()
-    for _ in range(iterations):
-        table *= (1 / table.shape[0]) / table.sum(axis=1, keepdims=True)
-        table *= (1 / table.shape[1]) / table.sum(axis=0, keepdims=True)
-    return (table / table.sum(axis=0, keepdims=True)).T
-
-
 def test_prototype_alignment_equals_torch() -> None:
     torch = pytest.importorskip("torch")
     logits = np.random.default_rng(3).uniform(-1, 1, (2, 7, 5)).astype(np.float32)
     image, report = theirs = [torch.tensor(x, requires_grad=True) for x in logits]
-    codes = [torch.tensor(sinkhorn_in_numpy(x, 0.05, 3), dtype=torch.float32) for x in logits]
+    codes = [torch.tensor(trial.sinkhorn(x, 0.05, 3), dtype=torch.float32) for x in logits]
     expected = torch.stack(
         [
             torch.nn.functional.cross_entropy(report / 0.2, codes[0], reduction="none"),
@@ -146,25 +134,6 @@ def test_known_values_of_prototype_alignment() -> None:
 def test_a_wrong_setting_is_refused(settings: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         mgca.Objective(**settings)
-
-
-@pytest.fixture(scope="module")
-def model(make_tiny):
-    return make_tiny(size=sizes.Size(32, 1, 4, 64), objective=OBJECTIVE)
-
-
-@pytest.fixture(scope="module")
-def run(model, random_tree, make_batch):
-    """`run(xrays, cts)`: the parameters, a batch, and loss, metrics, state and gradients of it."""
-    start = trial.networks(model, OBJECTIVE, random_tree)
-
-    @functools.cache
-    def run(xrays: int, cts: int, objective=OBJECTIVE):
-        batch = make_batch(model, xrays, cts)
-        value, metrics, state, grads = trial.gradients(model, objective, start, batch)
-        return start.params, batch, float(value), metrics, state, grads
-
-    return run
 
 
 @pytest.mark.parametrize(("xrays", "cts"), [(3, 2), (4, 0), (0, 3)])

@@ -21,16 +21,6 @@ DECODER = dict(decoder_width=24, decoder_depth=1, decoder_heads=2)
 OBJECTIVE = Objective(**DECODER)
 
 
-@pytest.fixture(scope="module")
-def model(make_tiny):
-    return make_tiny(size=SIZE, objective=OBJECTIVE)
-
-
-@pytest.fixture(scope="module")
-def networks(model, random_tree):
-    return trial.networks(model, OBJECTIVE, random_tree)
-
-
 def test_the_ids_are_those_of_the_sets_own_tokenizers(tmp_path) -> None:
     tokenizer.save(tokenizer.train(["no effusion", "no pneumothorax"]), tmp_path)
     reports = tokenizer.load(tmp_path)

@@ -8,8 +8,6 @@ from jax import numpy as jnp
 from scipy import optimize
 from torch.nn import functional
 
-from tests.objectives import trial
-from unimedi_jax.models import sizes
 from unimedi_jax.objectives import base, prior
 
 REAL = np.arange(5)[None] < np.array([[5], [3], [1]])  # sentences of three reports
@@ -139,27 +137,17 @@ def test_divergence_is_torch_s(draw) -> None:
     np.testing.assert_allclose(divergence(target, target + 3), 0, atol=1e-5)
 
 
-LATE = prior.Objective(sentences=4, prototypes=6, depth=1, attention_heads=4, memory_from=5, reconstruct_from=9)
+OBJECTIVE = prior.Objective(sentences=4, prototypes=6, depth=1, attention_heads=4, memory_from=5, reconstruct_from=9)
 
 
 NAMES = ("vl", "region", "sentence", "memory", "pixels", "generated", "shares")
 
 
 @pytest.fixture(scope="module")
-def model(make_tiny):
-    return make_tiny(size=sizes.Size(32, 1, 4, 64), objective=LATE)
-
-
-@pytest.fixture(scope="module")
-def start(model, random_tree):
-    return trial.networks(model, LATE, random_tree)
-
-
-@pytest.fixture(scope="module")
-def run(model, start, make_batch):
+def run(model, networks, make_batch):
     """`run(xrays, cts, step)`: ((loss, (metrics, new model state)), gradients)."""
-    both = jax.jit(jax.value_and_grad(base.loss_function(model, LATE), has_aux=True))
-    return lambda xrays, cts, step: both(*start, make_batch(model, xrays, cts), jax.random.key(3), jnp.int32(step))
+    both = jax.jit(jax.value_and_grad(base.loss_function(model, OBJECTIVE), has_aux=True))
+    return lambda xrays, cts, step: both(*networks, make_batch(model, xrays, cts), jax.random.key(3), jnp.int32(step))
 
 
 @pytest.mark.parametrize(("xrays", "cts"), [(3, 0), (0, 3)])
@@ -175,7 +163,7 @@ def test_a_mixed_batch_trains_every_head(run) -> None:
     assert metrics.keys() == {"loss", *(f"{part}/{name}" for part in ("xray", "ct", "loss") for name in NAMES)}
     assert value.dtype == jnp.float32
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, metrics, state, grads)))
-    total = sum(getattr(LATE, f"weight_{name}") * metrics[f"loss/{name}"].value for name in NAMES)
+    total = sum(getattr(OBJECTIVE, f"weight_{name}") * metrics[f"loss/{name}"].value for name in NAMES)
     np.testing.assert_allclose(value, total, rtol=1e-5)
     for head in ("local", "generator", "pixels_xray", "pixels_ct", "scale", "scale_local"):
         assert all(leaf.any() for leaf in jax.tree.leaves(grads[f"head_{head}"])), head

@@ -1,20 +1,18 @@
 """SigLIP's loss against PyTorch and the formula, its chunks, and the whole objective."""
 
 import dataclasses
-import functools
 
 import jax
 import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from tests.objectives import trial
 from tests.tolerances import float32
-from unimedi_jax.models import sizes
 from unimedi_jax.objectives import base, siglip
 
 SCALE, BIAS = 7.0, -3.0
 OBJECTIVE = siglip.Objective()
+MODEL = dict(projection="linear")
 
 
 def units(rows: int, seed: int = 0) -> tuple[jax.Array, jax.Array]:
@@ -96,25 +94,6 @@ def test_known_values() -> None:
 def test_a_wrong_setting_is_refused(settings: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         siglip.Objective(**settings)
-
-
-@pytest.fixture(scope="module")
-def model(make_tiny):
-    return make_tiny(size=sizes.Size(32, 1, 4, 64), objective=OBJECTIVE, projection="linear")
-
-
-@pytest.fixture(scope="module")
-def run(model, random_tree, make_batch):
-    """`run(xrays, cts)`: the parameters, a batch, and loss, metrics, state and gradients of it."""
-    start = trial.networks(model, OBJECTIVE, random_tree)
-
-    @functools.cache
-    def run(xrays: int, cts: int, objective=OBJECTIVE):
-        batch = make_batch(model, xrays, cts)
-        value, metrics, state, grads = trial.gradients(model, objective, start, batch)
-        return start.params, batch, float(value), metrics, state, grads
-
-    return run
 
 
 def test_scale_and_bias_start_where_the_paper_does(model) -> None:

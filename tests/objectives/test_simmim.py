@@ -8,21 +8,10 @@ from jax import numpy as jnp
 from configs import pretrain
 from tests.objectives import trial
 from unimedi_jax import objectives
-from unimedi_jax.models import sizes
 from unimedi_jax.objectives import common, masked, simmim
 from unimedi_jax.objectives.simmim import Objective
 
-SIZE = sizes.Size(32, 1, 4, 64)
-
-
-@pytest.fixture(scope="module")
-def model(make_tiny):
-    return make_tiny(size=SIZE, objective=Objective())
-
-
-@pytest.fixture(scope="module")
-def networks(model, random_tree):
-    return trial.networks(model, Objective(), random_tree)
+OBJECTIVE = Objective()
 
 
 def test_hidden_blocks_are_whole_and_of_the_asked_number() -> None:

@@ -5,27 +5,19 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
+from tests.conftest import TINY
 from tests.objectives import trial
 from unimedi_jax.objectives import dino, unimiss
 from unimedi_jax.objectives.unimiss import Objective
 
 OF_VOLUMES = {"volume", "slices", "slices_to_volume", "volume_to_slices"}
 OBJECTIVE = Objective(slices=3, weight_slices=0.5)
+MODEL = dict(size=TINY)
 
 
 @pytest.fixture(scope="module")
-def small(make_tiny):
-    return make_tiny(objective=OBJECTIVE)
-
-
-@pytest.fixture(scope="module")
-def networks(small, random_tree):
-    return trial.networks(small, OBJECTIVE, random_tree)
-
-
-@pytest.fixture(scope="module")
-def step(small, networks, make_batch):
-    return trial.gradients(small, OBJECTIVE, networks, make_batch(small, 3, 2))
+def step(model, networks, make_batch):
+    return trial.gradients(model, OBJECTIVE, networks, make_batch(model, 3, 2))
 
 
 def test_volumes_and_slices_teach_each_other_like_the_public_code() -> None:
@@ -63,19 +55,19 @@ def test_each_views_slices_are_its_own() -> None:
     np.testing.assert_array_equal(slices[:, :, 0, 0], np.repeat(np.arange(6.0).reshape(3, 2), 3, axis=1))
 
 
-def test_logits_are_averaged_over_the_slices_of_a_view(small, networks) -> None:
+def test_logits_are_averaged_over_the_slices_of_a_view(model, networks) -> None:
     views = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 6, 64, 64)), jnp.float32)
 
     def logits(network):
         return unimiss.mean_logits(network, views, 3), dino.prototype_logits(network, views)
 
-    means, each = trial.bound(small, networks.params, logits)
+    means, each = trial.bound(model, networks.params, logits)
     assert means.shape == (2, 2, 24)
     for view in range(2):
         np.testing.assert_allclose(means[:, view], each[:, 3 * view : 3 * view + 3].mean(axis=1), atol=1e-5)
 
 
-def test_the_loss_is_the_weighted_sum(step, small, networks, make_batch) -> None:
+def test_the_loss_is_the_weighted_sum(step, model, networks, make_batch) -> None:
     value, metrics, state, _ = step
     used = {f"{name}/dino_prototypes" for name in ("xray", "ct")}
     terms = {"loss/image", "xray/image", *(f"{part}/{kind}" for part in ("loss", "ct") for kind in OF_VOLUMES)}
@@ -84,7 +76,7 @@ def test_the_loss_is_the_weighted_sum(step, small, networks, make_batch) -> None
     expected = sum(weight * float(metrics[f"loss/{kind}"].value) for kind, weight in weights.items())
     assert float(value) == pytest.approx(expected, rel=1e-5)
     assert all(np.abs(centre).max() > 1e-3 for centre in state["centre"].values())
-    alone = trial.alone(small, OBJECTIVE, networks, make_batch(small, 3, 2))
+    alone = trial.alone(model, OBJECTIVE, networks, make_batch(model, 3, 2))
     assert alone["xray"] == {"loss", "loss/image", "xray/image", "xray/dino_prototypes"}
     assert alone["ct"] == {"loss", "ct/dino_prototypes", *(name for name in terms if "image" not in name)}
 
@@ -94,8 +86,8 @@ def test_gradients_reach_the_vision_tower_and_no_report(step) -> None:
     assert trial.reached(step[3]) == {"head_cls", *(f"vision/{name}" for name in of_vision)}
 
 
-def test_xrays_pass_twice_and_volumes_four_times(small, networks, make_batch) -> None:
-    passes = trial.passes(small, OBJECTIVE, networks, make_batch(small, 3, 2))
+def test_xrays_pass_twice_and_volumes_four_times(model, networks, make_batch) -> None:
+    passes = trial.passes(model, OBJECTIVE, networks, make_batch(model, 3, 2))
     assert passes == [(4, 17), (4, 17), (6, 17), (6, 17), (12, 17), (12, 17)]
 
 

@@ -1,4 +1,4 @@
-"""A batch through any objective, as a training step would take it."""
+"""A batch through any objective, as a training step would take it; and Sinkhorn-Knopp by numpy."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -91,3 +91,25 @@ def passes(model: towers.UniMedI, objective, start: Networks, batch) -> list[tup
     with nn.intercept_methods(record):
         jax.eval_shape(loss(model, objective), *start, batch)
     return sorted(shapes)
+
+
+def assert_alone(model: towers.UniMedI, objective, start: Networks, batch, losses: tuple[str, ...]) -> None:
+    """Each modality by itself gives finite losses, and these alone."""
+    for modality, names in alone(model, objective, start, batch).items():
+        assert names == {"loss", *(f"{part}/{name}" for part in (modality, "loss") for name in losses)}
+
+
+def assert_weighted(objective, value, metrics, losses: tuple[str, ...]) -> None:
+    """The loss is the sum of its parts by their weights."""
+    total = sum(getattr(objective, f"weight_{name}") * metrics[f"loss/{name}"].value for name in losses)
+    np.testing.assert_allclose(value, total, rtol=1e-5)
+
+
+def sinkhorn(logits: np.ndarray, epsilon: float, iterations: int) -> np.ndarray:
+    """SwAV's form: a (p, b) table whose rows are brought to 1 / p and columns to 1 / b."""
+    table = np.exp(np.float64(logits) / epsilon).T
+    table /= table.sum()
+    for _ in range(iterations):
+        table *= (1 / table.shape[0]) / table.sum(axis=1, keepdims=True)
+        table *= (1 / table.shape[1]) / table.sum(axis=0, keepdims=True)
+    return (table / table.sum(axis=0, keepdims=True)).T

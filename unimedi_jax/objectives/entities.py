@@ -10,10 +10,13 @@ words that are no findings ("left", "small", pieces of words).
 
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import optax
 from jax import numpy as jnp
 
+from unimedi_jax.config.objectives import KAD, MedKLIP
+from unimedi_jax.models import heads
 from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.typing import Array, Bool, Float, Int, TextIds, TextMask
 
@@ -36,10 +39,19 @@ def choose(text: TextIds, mask: TextMask, vocab_size: int, count: int) -> Entiti
     return Entities(ids, held[:, ids] > 0, uncertain > 0)
 
 
-def check(count: int, model: UniMedI) -> None:
-    """Raises ValueError where there are more entities than tokens in the vocabulary."""
-    if count > model.report.vocab_size:
-        raise ValueError(f"entities={count}, but the vocabulary has {model.report.vocab_size} tokens")
+def query_heads(settings: KAD | MedKLIP, model: UniMedI) -> dict[str, nn.Module]:
+    """The decoder that asks a memory for each entity, and what judges from its answer whether the entity is present.
+
+    Raises:
+        ValueError: there are more entities than tokens in the vocabulary.
+    """
+    if settings.entities > model.report.vocab_size:
+        raise ValueError(f"entities={settings.entities}, but the vocabulary has {model.report.vocab_size} tokens")
+    width, dtype = model.vision.width, model.vision.dtype
+    return {
+        "decoder": heads.QueryDecoder(width, settings.depth, settings.attention_heads, dtype=dtype),
+        "presence": heads.Linear(1, dtype=dtype),
+    }
 
 
 def encode(network: UniMedI, ids: Int[Array, " q"], start: Int[Array, ""]) -> Float[Array, "q w"]:

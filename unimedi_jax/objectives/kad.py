@@ -26,7 +26,6 @@ from jax import numpy as jnp
 
 from unimedi_jax import losses
 from unimedi_jax.config import objectives as settings
-from unimedi_jax.models import heads
 from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.objectives import base, common, entities
 from unimedi_jax.typing import Array, Batch, Float, PyTree, Step
@@ -37,12 +36,7 @@ class Objective(settings.KAD, base.Objective):
 
     def heads(self, model: UniMedI) -> dict[str, nn.Module]:
         """The query network."""
-        entities.check(self.entities, model)
-        width, dtype = model.vision.width, model.vision.dtype
-        return {
-            "decoder": heads.QueryDecoder(width, self.depth, self.attention_heads, dtype=dtype),
-            "presence": heads.Linear(1, dtype=dtype),
-        }
+        return entities.query_heads(self, model)
 
     def forward(self, student: UniMedI, teacher: UniMedI, batch: Batch, state: PyTree, step: Step) -> base.LossTerms:
         """Every image of the batch against every report, and every entity asked of both."""

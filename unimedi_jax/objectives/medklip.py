@@ -38,13 +38,8 @@ class Objective(settings.MedKLIP, base.Objective):
 
     def heads(self, model: UniMedI) -> dict[str, nn.Module]:
         """The decoder, and what is made of its answers."""
-        entities.check(self.entities, model)
-        width, dtype = model.vision.width, model.vision.dtype
-        return {
-            "decoder": heads.QueryDecoder(width, self.depth, self.attention_heads, dtype=dtype),
-            "presence": heads.Linear(1, dtype=dtype),
-            "mention": heads.Linear(model.report.width, dtype=dtype),
-        }
+        mention = heads.Linear(model.report.width, dtype=model.vision.dtype)
+        return {**entities.query_heads(self, model), "mention": mention}
 
     def forward(self, student: UniMedI, teacher: UniMedI, batch: Batch, state: PyTree, step: Step) -> base.LossTerms:
         """Every entity asked of every image, and of every report."""
