@@ -35,10 +35,11 @@ class StudentOutput(NamedTuple):
 
 
 class TeacherStats(NamedTuple):
-    """The teacher over the samples of a batch, as means that can still be merged."""
+    """The teacher over the samples of a batch and of one modality, as means that can still be merged."""
 
     logits: Mean  # (p,) what its centre follows
-    assigned: Mean  # (p,) the share of each prototype in its targets
+    targets: Mean  # (p,) the share of each prototype in them
+    entropy: Mean  # of each target, in nats
 
 
 TeacherOutputs = dict[str, TeacherOutput]  # by modality
@@ -78,7 +79,7 @@ class Objective(settings.UniMedI, base.Objective):
         cls = {modality: output.cls for modality, output in outputs.items()}
         distilled, stats = self.distillation_losses(student, teacher, outputs, targets, state, step)
         terms = {"vl": self.contrastive_loss(student, batch, cls, reports), **distilled}
-        return base.LossTerms(terms, prototypes_used(stats), self.update_centres(state, stats))
+        return base.LossTerms(terms, target_information(stats), self.update_centres(state, stats))
 
     def teacher_forward(self, teacher: UniMedI, batch: Batch, key: Key[Array, ""], step: Step) -> TeacherOutputs:
         """The teacher sees samples whole, scores their tokens and chooses; of a CT it chooses slices first."""
@@ -137,7 +138,7 @@ class Objective(settings.UniMedI, base.Objective):
         state: PyTree,
         step: Step,
     ) -> tuple[base.Losses, Stats]:
-        """L_icl on CLS and L_pcl on patches, and how the teacher's targets are spread over the prototypes."""
+        """L_icl on CLS and L_pcl on patches, and the teacher's logits and targets over the batch."""
         terms, stats = {}, {}
         for name, head, field in (("icl", "cls", "cls"), ("pcl", "patch", "patches")):
             # Without weight it is not computed; but heads have parameters all the same.
@@ -232,9 +233,14 @@ def distillation_loss(
 ) -> tuple[Float[Array, " b"], TeacherStats]:
     """Self-distillation from prototype logits, of each sample; and the teacher's logits and targets, averaged."""
     loss = losses.self_distillation(student, teacher, centre, student_temperature, teacher_temperature)
-    assigned = losses.assignments(teacher, centre, teacher_temperature)
     # Patches: mean within a sample first, so that a CT does not outweigh an X-ray by its length.
-    return loss.reshape(len(loss), -1).mean(axis=1), TeacherStats(_over_samples(teacher), _over_samples(assigned))
+    loss = loss.reshape(len(loss), -1).mean(axis=1)
+    return loss, teacher_stats(teacher, losses.assignments(teacher, centre, teacher_temperature))
+
+
+def teacher_stats(logits: Float[Array, "b *m p"], targets: Float[Array, "b *m p"]) -> TeacherStats:
+    """Means over the samples, of patches over those of a sample first."""
+    return TeacherStats(_over_samples(logits), _over_samples(targets), Mean.of(losses.entropy(targets)))
 
 
 def _over_samples(values: Float[Array, "b *m p"]) -> Mean:
@@ -242,10 +248,10 @@ def _over_samples(values: Float[Array, "b *m p"]) -> Mean:
     return Mean(each.sum(axis=0), jnp.float32(len(values)))
 
 
-def prototypes_used(stats: Stats) -> Metrics:
-    """How many prototypes the teacher spreads the batch over, by loss and modality: near 1 it has collapsed."""
+def target_information(stats: Stats) -> Metrics:
+    """What a target carries about its sample, in nats, by loss and modality: near 0 the teacher has collapsed."""
     return {
-        f"{modality}/{name}_prototypes": Mean.of(losses.perplexity(of_teacher.assigned.value))
+        f"{modality}/{name}_information": Mean.of(losses.information(means.targets.value, means.entropy.value))
         for name, by_modality in stats.items()
-        for modality, of_teacher in by_modality.items()
+        for modality, means in by_modality.items()
     }
