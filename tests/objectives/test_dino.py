@@ -97,7 +97,8 @@ def test_the_information_of_targets_equals_a_loop() -> None:
     rows = np.exp((teacher.reshape(-1, 7) - centre) / 0.05)
     rows /= rows.sum(axis=1, keepdims=True)
     expected = np.mean([sum(p * np.log(p / q) for p, q in zip(row, rows.mean(axis=0), strict=True)) for row in rows])
-    actual = Objective(teacher_temperature=(0.05, 0.05)).information(jnp.float32(teacher), jnp.float32(centre), jnp.int32(0))
+    objective = Objective(teacher_temperature=(0.05, 0.05))
+    actual = objective.information(jnp.float32(teacher), jnp.float32(centre), jnp.int32(0))
     assert float(actual.value) == pytest.approx(expected, rel=1e-4)
 
 

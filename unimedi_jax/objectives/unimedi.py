@@ -21,9 +21,9 @@ CENTRES = {"icl": "centre_cls", "pcl": "centre_patch"}  # of each distillation, 
 class TeacherOutput(NamedTuple):
     """The teacher on one modality: targets, and what the student is to see. No gradient."""
 
-    cls: Float[Array, "b d"]
-    patches: Float[Array, "b m d"]  # at the positions where the patch loss looks
-    keep: Int[Array, "b k"]  # tokens that the student sees
+    cls: Float[Array, "b d"] | None  # None without L_icl
+    patches: Float[Array, "b m d"] | None  # at the positions where the patch loss looks; None without L_pcl
+    keep: Int[Array, "b k"] | None  # tokens that the student sees; None: all of them
     layers: Int[Array, "b s"] | None  # depth layers whose slices join a CT
 
 
@@ -51,6 +51,11 @@ class Objective(settings.UniMedI, base.Objective):
     """UniMedI (arXiv 2311.14851): L_vl, L_icl and L_pcl; docs/method.md says item by item what is the paper's word."""
 
     teacher = ("vision", "head_cls", "head_patch")  # the visual side; reports have none
+
+    def teacher_parts(self, model: UniMedI) -> tuple[str, ...]:
+        """None where nothing is distilled and neither tokens nor slices are chosen by attention."""
+        used = self.distils or self.scores_tokens or self.scores_slices(model.slices)
+        return self.teacher if used else ()
 
     def heads(self, model: UniMedI) -> dict[str, nn.Module]:
         """DINO's prototypes for CLS and for patches.
@@ -82,19 +87,36 @@ class Objective(settings.UniMedI, base.Objective):
         return base.LossTerms(terms, target_information(stats), self.update_centres(state, stats))
 
     def teacher_forward(self, teacher: UniMedI, batch: Batch, key: Key[Array, ""], step: Step) -> TeacherOutputs:
-        """The teacher sees samples whole, scores their tokens and chooses; of a CT it chooses slices first."""
+        """The teacher sees samples whole, scores their tokens and chooses; of a CT it chooses slices first.
+
+        It makes no pass that neither a choice nor a distillation needs.
+        """
         keys = common.keys(key, "xray", "ct", "slices")  # no draw depends on the modalities at hand
         outputs = {}
         for modality in common.modalities(batch):
-            tokens, layers = batch[modality]["tokens"], None
+            tokens, layers, whole, keep = batch[modality]["tokens"], None, None, None
             if modality == "ct":
                 layers = self.choose_layers(teacher, tokens, keys["slices"], step)
-            encoded = teacher.encode(embed(teacher, modality, tokens, layers), scores=True)
-            draw = selection.random_scores(keys[modality], encoded.scores)
-            keep = self.choose_tokens(teacher, modality, self.scores(self.mask_by, encoded.scores, draw, step))
-            patches = selection.gather_tokens(encoded.patches, self.compared(keep, encoded.scores.shape[1]))
-            outputs[modality] = jax.lax.stop_gradient(TeacherOutput(encoded.cls, patches, keep, layers))
+            if self.scores_tokens or any(self.computes(name, teacher) for name in CENTRES):
+                whole = teacher.encode(embed(teacher, modality, tokens, layers), scores=self.scores_tokens)
+            if self.mask_ratio:
+                draw = selection.random_scores(keys[modality], jnp.zeros((len(tokens), length(teacher, modality))))
+                attention = whole.scores if self.scores_tokens else None
+                keep = self.choose_tokens(teacher, modality, self.scores(attention, draw, step))
+            outputs[modality] = jax.lax.stop_gradient(TeacherOutput(*self.targets(teacher, whole, keep), keep, layers))
         return outputs
+
+    def targets(
+        self, teacher: UniMedI, whole: vision.Encoded | None, keep: Int[Array, "b k"] | None
+    ) -> tuple[Float[Array, "b d"] | None, Float[Array, "b m d"] | None]:
+        """CLS, and the patches where the patch loss looks; None of what is not distilled."""
+        cls = whole.cls if self.computes("icl", teacher) else None
+        patches = self.compared(whole.patches, keep) if self.computes("pcl", teacher) else None
+        return cls, patches
+
+    def computes(self, name: str, network: UniMedI) -> bool:
+        """Whether a distillation has weight; heads have parameters all the same, so all are computed to make them."""
+        return bool(getattr(self, f"weight_{name}")) or network.is_initializing()
 
     def student_forward(
         self, student: UniMedI, batch: Batch, targets: TeacherOutputs
@@ -108,14 +130,12 @@ class Objective(settings.UniMedI, base.Objective):
             tokens = batch[modality]["tokens"]
             if self.mask_mode == "drop":
                 embedded = embed(student, modality, tokens, target.layers)
-                encoded = student.encode(selection.gather_tokens(embedded, target.keep))
+                encoded = student.encode(pick(embedded, target.keep))
                 outputs[modality] = StudentOutput(encoded.cls, encoded.patches)
             else:
-                length = target.keep.shape[1] + target.patches.shape[1]
-                hidden = complement(target.keep, length)
+                hidden = complement(target.keep, length(student, modality))
                 encoded = student.encode(embed(student, modality, tokens, target.layers, hidden))
-                patches = selection.gather_tokens(encoded.patches, self.compared(target.keep, length))
-                outputs[modality] = StudentOutput(encoded.cls, patches)
+                outputs[modality] = StudentOutput(encoded.cls, self.compared(encoded.patches, target.keep))
         return outputs, common.encode_reports(student, batch).vector
 
     def contrastive_loss(
@@ -141,8 +161,7 @@ class Objective(settings.UniMedI, base.Objective):
         """L_icl on CLS and L_pcl on patches, and the teacher's logits and targets over the batch."""
         terms, stats = {}, {}
         for name, head, field in (("icl", "cls", "cls"), ("pcl", "patch", "patches")):
-            # Without weight it is not computed; but heads have parameters all the same.
-            if not getattr(self, f"weight_{name}") and not student.is_initializing():
+            if not self.computes(name, student):
                 continue
             terms[name], stats[name] = {}, {}
             for modality, output in outputs.items():
@@ -178,13 +197,13 @@ class Objective(settings.UniMedI, base.Objective):
         return {name: losses.teacher_temperature(pair, steps, step) for name, pair in ends.items()}
 
     def choose_layers(self, teacher: UniMedI, tokens: Array, key: Key[Array, ""], step: Step) -> Int[Array, "b s"]:
-        """The teacher on the volume alone: the depth layers that eq. 2 ranks first."""
-        scores = teacher.encode(teacher.embed_volume(tokens), scores=True).scores
-        # One random draw per layer, spread over its tokens, so that eq. 2 returns just that draw.
-        layers = teacher.volume_grid[0]
+        """The depth layers that eq. 2 ranks first, for the teacher on the volume alone; or random ones."""
+        layers, attention = teacher.volume_grid[0], None
         draw = selection.random_scores(key, jnp.zeros((len(tokens), layers)))
-        draw = jnp.repeat(draw, scores.shape[1] // layers, axis=1)
-        return teacher.choose_layers(self.scores(self.slices_by, scores, draw, step))[1]
+        if self.scores_slices(teacher.slices):
+            volume = teacher.encode(teacher.embed_volume(tokens), scores=True)
+            attention = selection.slice_scores(volume.scores, layers)
+        return selection.topk_indices(self.scores(attention, draw, step), teacher.slices)
 
     def choose_tokens(self, model: UniMedI, modality: str, scores: Float[Array, "b n"]) -> Int[Array, "b k"]:
         """The tokens that the student sees, of [slices, volume] in a CT."""
@@ -195,19 +214,20 @@ class Objective(settings.UniMedI, base.Objective):
         parts = [selection.best_tokens(x, self.mask_ratio, grid) for x in jnp.split(scores, [slices], axis=1)]
         return jnp.concatenate([parts[0], parts[1] + slices], axis=1)
 
-    def scores(self, by: str, attention: Array, draw: Array, step: Step) -> Array:
-        """Attention or a random draw, as `by` and `random_until_step` say. What is not used is never computed."""
-        if by == "random":
+    def scores(self, attention: Float[Array, "b n"] | None, draw: Float[Array, "b n"], step: Step) -> Array:
+        """What is chosen by: attention, or a random draw where there is none, and before `random_until_step`."""
+        if attention is None:
             return draw
         if not self.random_until_step:
             return attention
         return jnp.where(step < self.random_until_step, draw, attention)
 
-    def compared(self, keep: Int[Array, "b k"], length: int) -> Int[Array, "b m"]:
-        """Where the patch loss looks: at the kept tokens, or with mask tokens at all others (iBOT)."""
+    def compared(self, patches: Float[Array, "b n d"], keep: Int[Array, "b k"] | None) -> Float[Array, "b m d"]:
+        """The patches that the patch loss looks at: the kept tokens', or with mask tokens all others' (iBOT)."""
         if self.mask_mode == "drop":
-            return keep
-        return selection.topk_indices(complement(keep, length).astype(jnp.float32), length - keep.shape[1])
+            return pick(patches, keep)
+        hidden = complement(keep, patches.shape[1]).astype(jnp.float32)
+        return pick(patches, selection.topk_indices(hidden, hidden.shape[1] - keep.shape[1]))
 
 
 def embed(
@@ -217,6 +237,16 @@ def embed(
     if modality == "xray":
         return network.embed_xray(tokens, hidden)
     return network.embed_ct(tokens, layers, hidden)
+
+
+def length(model: UniMedI, modality: str) -> int:
+    """Tokens of an X-ray, or of a CT's slices and volume."""
+    return math.prod(common.grid(model, modality)) + (model.slice_tokens if modality == "ct" else 0)
+
+
+def pick(tokens: Float[Array, "b n d"], index: Int[Array, "b m"] | None) -> Float[Array, "b m d"]:
+    """The tokens at `index`; all of them, without a gather, where it is None."""
+    return tokens if index is None else selection.gather_tokens(tokens, index)
 
 
 def complement(keep: Int[Array, "b k"], length: int) -> Bool[Array, "b n"]:
