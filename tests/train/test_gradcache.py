@@ -15,11 +15,7 @@ from unimedi_jax.train import gradcache
 pytestmark = pytest.mark.usefixtures("eight_devices")
 
 WITHOUT_TEACHER = {"weight_icl": 0.0, "weight_pcl": 0.0, "mask_ratio": 0.0}
-SETTINGS = [
-    {},
-    {"mask_mode": "mask_token", "contrastive_chunk": 12, "identical_reports": True},
-    {"weight_icl": 0.0},
-]
+SETTINGS = [{}, {"mask_mode": "mask_token", "contrastive_chunk": 12, "identical_reports": True}, {"weight_icl": 0.0}]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +42,9 @@ def compiled(model: towers.UniMedI, arguments, parts: int, settings: dict) -> ja
     return run.lower(*arguments).compile()
 
 
-@pytest.mark.parametrize(("parts", "settings", "devices"), [(4, SETTINGS[0], 1), (2, SETTINGS[1], 8), (2, SETTINGS[2], 1)])
+@pytest.mark.parametrize(
+    ("parts", "settings", "devices"), [(4, SETTINGS[0], 1), (2, SETTINGS[1], 8), (2, SETTINGS[2], 1)]
+)
 def test_parts_give_what_the_whole_gives(tiny, arguments, parts: int, settings: dict, devices: int) -> None:
     """In parts on one device or on a mesh, the whole on one."""
     whole = compiled(tiny, arguments, 1, settings)

@@ -87,24 +87,26 @@ class Objective(settings.UniMedI, base.Objective):
         return base.LossTerms(terms, target_information(stats), self.update_centres(state, stats))
 
     def teacher_forward(self, teacher: UniMedI, batch: Batch, key: Key[Array, ""], step: Step) -> TeacherOutputs:
-        """The teacher sees samples whole, scores their tokens and chooses; of a CT it chooses slices first.
-
-        It makes no pass that neither a choice nor a distillation needs.
-        """
+        """The teacher sees samples whole, scores their tokens and chooses; of a CT it chooses slices first."""
         keys = common.keys(key, "xray", "ct", "slices")  # no draw depends on the modalities at hand
         outputs = {}
         for modality in common.modalities(batch):
-            tokens, layers, whole, keep = batch[modality]["tokens"], None, None, None
-            if modality == "ct":
-                layers = self.choose_layers(teacher, tokens, keys["slices"], step)
-            if self.scores_tokens or any(self.computes(name, teacher) for name in CENTRES):
-                whole = teacher.encode(embed(teacher, modality, tokens, layers), scores=self.scores_tokens)
-            if self.mask_ratio:
-                draw = selection.random_scores(keys[modality], jnp.zeros((len(tokens), length(teacher, modality))))
-                attention = whole.scores if self.scores_tokens else None
-                keep = self.choose_tokens(teacher, modality, self.scores(attention, draw, step))
+            tokens = batch[modality]["tokens"]
+            layers = self.choose_layers(teacher, tokens, keys["slices"], step) if modality == "ct" else None
+            whole = self.encode_whole(teacher, modality, tokens, layers)
+            draw = selection.random_scores(keys[modality], jnp.zeros((len(tokens), length(teacher, modality))))
+            scores = self.scores(whole.scores if self.scores_tokens else None, draw, step)
+            keep = self.choose_tokens(teacher, modality, scores) if self.mask_ratio else None
             outputs[modality] = jax.lax.stop_gradient(TeacherOutput(*self.targets(teacher, whole, keep), keep, layers))
         return outputs
+
+    def encode_whole(
+        self, teacher: UniMedI, modality: str, tokens: Array, layers: Int[Array, "b s"] | None
+    ) -> vision.Encoded | None:
+        """The teacher on all tokens; None, and no pass, where neither the choice of tokens nor a target needs it."""
+        if not self.scores_tokens and not any(self.computes(name, teacher) for name in CENTRES):
+            return None
+        return teacher.encode(embed(teacher, modality, tokens, layers), scores=self.scores_tokens)
 
     def targets(
         self, teacher: UniMedI, whole: vision.Encoded | None, keep: Int[Array, "b k"] | None
