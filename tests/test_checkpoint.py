@@ -218,6 +218,19 @@ def test_other_dtypes_shapes_and_names_are_refused_in_words(workdir, change, wor
         checkpoints.restore(jax.eval_shape(lambda: make(0) | change))
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({}, "step 4 holds a teacher, and with these settings nothing needs"), ({"extra": HALF}, "extra absent saved")],
+)
+def test_a_teacher_that_nothing_needs_any_more_is_refused_in_words(tmp_path, change, words):
+    teacher = {"teacher": {"cls": jnp.ones(3), "vision": {"kernel": jnp.ones((2, 2))}}}
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(4, make(4) | teacher, Position(4), META)
+        checkpoints.wait()
+        with pytest.raises(UserError, match=words):
+            checkpoints.restore(jax.eval_shape(lambda: make(0) | {"teacher": {}} | change))
+
+
 def test_a_kill_between_the_files_and_the_manifest_loses_nothing(workdir):
     root = workdir / "checkpoints"
     (root / "4" / "manifest.json").rename(root / "4.manifest")

@@ -57,31 +57,57 @@ def test_forward_of_the_report_tower(wide, shapes) -> None:
     assert 2 * flops.transformer(WIDE, 16) == pytest.approx(counted, rel=0.05)
 
 
-@pytest.mark.parametrize(("xrays", "cts", "mode"), [(4, 0, "drop"), (4, 0, "mask_token"), (0, 4, "drop")])
-def test_a_whole_training_step(wide, shapes, make_batch, xrays: int, cts: int, mode: str) -> None:
-    # Random slices: of a teacher's pass that only scores, XLA drops all but the attention, the whole of one layer.
-    goal = objective.Objective(mask_mode=mode, slices_by="random")
+CONTRAST = {"weight_icl": 0.0, "weight_pcl": 0.0, "slices_by": "random"}
+
+
+# Random slices: of a teacher's pass that only scores, XLA drops all but the attention, the whole of one layer.
+@pytest.mark.parametrize(
+    ("xrays", "cts", "settings"),
+    [
+        (4, 0, {}),
+        (4, 0, {"mask_mode": "mask_token"}),
+        (0, 4, {"slices_by": "random"}),
+        (0, 4, {"slices_by": "random", "weight_icl": 0.0}),
+        (4, 0, CONTRAST | {"mask_ratio": 0.0}),
+        (0, 4, CONTRAST | {"mask_by": "random"}),
+    ],
+)
+def test_a_whole_training_step(wide, shapes, make_batch, xrays: int, cts: int, settings: dict) -> None:
+    goal = objective.Objective(**settings)
     params = shapes["params"]
-    teacher = {name: params[name] for name in ("vision", "head_cls", "head_patch")}
+    teacher = {name: params[name] for name in goal.teacher_parts(wide)}
     centres = {f"centre_{n}": dict.fromkeys(("xray", "ct"), jnp.zeros(p)) for n, p in (("cls", 512), ("patch", 256))}
     stats = {"batch_stats": shapes["batch_stats"], **centres}
     batch = make_batch(wide, xrays, cts)
 
     grads = jax.grad(base.loss_function(wide, goal), has_aux=True)
     counted = counted_by_xla(grads, params, teacher, stats, batch, jax.random.key(0), jnp.int32(0))
-    expected = flops.training_step(wide, xrays=xrays, cts=cts, report_length=8, mask_ratio=0.5, mask_mode=mode)
-    volume = 16
-    expected -= cts * (flops.transformer(WIDE, 1 + volume) + 2 * volume * 1024 * WIDE.width)
+    expected = flops.training_step(wide, goal, xrays=xrays, cts=cts, report_length=8)
     assert expected == pytest.approx(counted, rel=0.05)
 
 
 def test_a_step_grows_with_its_batch(wide) -> None:
-    def count(**settings) -> float:
-        rest = {"xrays": 4, "cts": 2, "report_length": 8, "mask_ratio": 0.5} | settings
-        return flops.training_step(wide, **rest)
+    def count(xrays: int = 4, cts: int = 2, report_length: int = 8, **settings) -> float:
+        rows = {"xrays": xrays, "cts": cts, "report_length": report_length}
+        return flops.training_step(wide, objective.Objective(**settings), **rows)
 
     assert count(cts=0) + count(xrays=0) == pytest.approx(count(), rel=1e-3)
     assert count(mask_ratio=0.75) < count() < count(report_length=16)
+
+
+def test_a_step_without_need_of_a_teacher_counts_no_pass_of_it(wide) -> None:
+    def count(**settings) -> float:
+        goal = objective.Objective(weight_icl=0.0, weight_pcl=0.0, **settings)
+        return flops.training_step(wide, goal, xrays=0, cts=1, report_length=8)
+
+    blind = count(mask_ratio=0.0, slices_by="random")
+    patch, width = 1024, WIDE.width
+    alone = flops.transformer(WIDE, 1 + 16) + 2 * 16 * patch * width
+    joint = flops.transformer(WIDE, 1 + 32) + 2 * 16 * (patch + 256) * width
+    assert count(mask_ratio=0.0) - blind == pytest.approx(alone)
+    half = {"mask_ratio": 0.5, "slices_by": "random"}
+    assert count(**half) - count(mask_by="random", **half) == pytest.approx(joint)
+    assert count(**half) - blind < joint, "the student sees half"
 
 
 @pytest.mark.parametrize(

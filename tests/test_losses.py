@@ -185,16 +185,39 @@ def test_self_distillation_is_least_where_the_student_agrees(logits) -> None:
     assert (losses.self_distillation(logits[0], teacher, centre, 0.1, 0.04) > least).all()
 
 
-def test_perplexity_tells_a_collapse_from_a_spread() -> None:
-    def used(teacher, centre):
-        return losses.perplexity(losses.assignments(teacher, centre, 0.04).mean(axis=0))
+def information(targets: jax.Array) -> float:
+    return float(losses.information(targets.mean(axis=0), losses.entropy(targets).mean()))
 
-    spread = 100.0 * jnp.eye(12)
-    assert used(spread, jnp.zeros(12)) == pytest.approx(12.0, rel=1e-5)
-    assert used(spread[:3], jnp.zeros(12)) == pytest.approx(3.0, rel=1e-5)
-    one = jnp.broadcast_to(spread[5], (12, 12))
-    assert used(one, jnp.zeros(12)) == pytest.approx(1.0, rel=1e-5)
-    assert used(one, spread[5]) == pytest.approx(12.0, rel=1e-5)  # centring evens it out
+
+def information_in_numpy(targets: np.ndarray) -> float:
+    """As a Kullback-Leibler divergence, sample by sample: of a target from the mean target."""
+    targets = np.float64(targets)
+    mean, total = targets.mean(axis=0), 0.0
+    for target in targets:
+        total += sum(p * np.log(p / q) for p, q in zip(target, mean, strict=True) if p > 0)
+    return total / len(targets)
+
+
+@pytest.mark.parametrize("samples", [1, 3, 12])
+def test_information_of_targets_on_prototypes_of_their_own(samples: int) -> None:
+    assert information(jnp.eye(12)[:samples]) == pytest.approx(math.log(samples), abs=1e-6)
+
+
+def test_information_is_none_in_both_collapses() -> None:
+    sharp = losses.assignments(100.0 * jnp.eye(12), jnp.zeros(12), 0.04)
+    assert information(jnp.broadcast_to(sharp[5], (12, 12))) == pytest.approx(0.0, abs=1e-6), "one prototype for all"
+    assert information(jnp.full((12, 16), 1 / 16)) == pytest.approx(0.0, abs=1e-6), "all prototypes for each"
+    rows = np.random.default_rng(0).dirichlet(np.ones(12)).astype(np.float32)
+    assert information(jnp.tile(rows, (7, 1))) == pytest.approx(0.0, abs=1e-6), "the same for each"
+    assert information(sharp) == pytest.approx(math.log(12), abs=1e-5)
+
+
+@pytest.mark.parametrize("sharpness", [0.02, 0.2, 2.0])
+def test_information_equals_numpy(sharpness: float) -> None:
+    targets = np.random.default_rng(1).dirichlet(np.full(12, sharpness), 9).astype(np.float32)
+    expected = information_in_numpy(targets)
+    assert 0 < expected < math.log(9)
+    assert information(jnp.asarray(targets)) == pytest.approx(expected, abs=float32(12, depth=4))
 
 
 @pytest.mark.parametrize("shape", [(6, 12), (3, 4, 12)])

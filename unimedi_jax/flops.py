@@ -4,6 +4,7 @@ import itertools
 import math
 
 from unimedi_jax import selection
+from unimedi_jax.config import objectives as settings
 from unimedi_jax.models import heads, sizes, text, towers, vision
 
 BACKWARD = 3  # forward once, backward twice the forward
@@ -17,39 +18,50 @@ def transformer(size: sizes.Size | vision.VisionTower | text.ReportTower, tokens
 
 
 def training_step(
-    model: towers.UniMedI, *, xrays: int, cts: int, report_length: int, mask_ratio: float, mask_mode: str = "drop"
+    model: towers.UniMedI, objective: settings.UniMedI, *, xrays: int, cts: int, report_length: int
 ) -> float:
     """One step of UniMedI on `xrays` X-rays and `cts` CTs with their reports; nothing recomputed.
 
-    The student's forward counts three times (backward included), each pass of the teacher once: one over an X-ray, two
-    over a CT (the volume alone for its slices, then the joint sequence).
+    The student's forward counts three times (backward included), each pass of the teacher once, where the objective
+    needs it: one over an X-ray, two over a CT (the volume alone for its slices, then the joint sequence).
     """
-    tower, report_tower = model.vision, model.report
-    image, volume = math.prod(tower.image_grid), math.prod(model.volume_grid)
-    per_slice = (model.slice_size // model.image_patch[0]) ** 2
-    slices = model.slices * model.slices_per_layer * per_slice
+    image, volume = math.prod(model.vision.image_grid), math.prod(model.volume_grid)
+    slices, voxels = model.slice_tokens, math.prod(model.volume_patch)
+    pixels = math.prod(model.image_patch)
+    passes = int(objective.distils or objective.scores_tokens)  # of the teacher over the whole sequence
+    total = xrays * (_sequence(model, objective, image) + _tokens(model, image * pixels, passes))
+    total += cts * (_sequence(model, objective, slices + volume) + _tokens(model, slices * pixels, passes))
+    total += cts * _tokens(model, volume * voxels, passes)
+    if objective.scores_slices(model.slices):
+        total += cts * (transformer(model.vision, 1 + volume) + 2 * volume * voxels * model.vision.width)
+    return total + _contrast(model, xrays + cts, report_length)
 
-    total = 0.0
-    for samples, n, alone in ((xrays, image, 0), (cts, slices + volume, volume)):
-        num_kept = selection.num_kept(n, mask_ratio)
-        distilled = num_kept if mask_mode == "drop" else n - num_kept
-        student = 1 + (num_kept if mask_mode == "drop" else n)
-        passes = BACKWARD * transformer(tower, student) + transformer(tower, 1 + n)
-        passes += transformer(tower, 1 + alone) if alone else 0.0
-        passes += (BACKWARD + 1) * _head(model.head["cls"], tower.width)
-        passes += (BACKWARD + 1) * distilled * _head(model.head["patch"], tower.width)
-        total += samples * passes
-    # The tokenizers' inputs need no gradient: 2 instead of 3 for the student, and 1 for each teacher pass.
-    pixels, voxels = math.prod(model.image_patch), math.prod(model.volume_patch)
-    total += xrays * 3 * 2 * image * pixels * tower.width
-    total += cts * 3 * 2 * slices * pixels * tower.width
-    total += cts * 4 * 2 * volume * voxels * tower.width
-    report = transformer(report_tower, report_length)
-    samples = xrays + cts
+
+def _sequence(model: towers.UniMedI, objective: settings.UniMedI, n: int) -> float:
+    """Student and teacher on one sequence of n tokens, and their heads; not its tokenizers."""
+    num_kept, dropped = selection.num_kept(n, objective.mask_ratio), objective.mask_mode == "drop"
+    total = BACKWARD * transformer(model.vision, 1 + (num_kept if dropped else n))
+    if objective.distils or objective.scores_tokens:
+        total += transformer(model.vision, 1 + n)
+    if objective.weight_icl:
+        total += (BACKWARD + 1) * _head(model.head["cls"], model.vision.width)
+    if objective.weight_pcl:
+        compared = num_kept if dropped else n - num_kept
+        total += (BACKWARD + 1) * compared * _head(model.head["patch"], model.vision.width)
+    return total
+
+
+def _tokens(model: towers.UniMedI, values: int, passes: int) -> float:
+    """A tokenizer on so many pixels or voxels; they need no gradient: 2 instead of 3 for the student."""
+    return (BACKWARD - 1 + passes) * 2 * values * model.vision.width
+
+
+def _contrast(model: towers.UniMedI, samples: int, report_length: int) -> float:
+    """The reports' tower, both projections and the similarities."""
     joined = 2 * samples * model.project_image.width  # one row of the similarity matrix, both ways once
-    project = _projection(model.project_image, tower.width)
-    project += _projection(model.project_report, report_tower.width)
-    return total + BACKWARD * samples * (report + project + joined)
+    project = _projection(model.project_image, model.vision.width)
+    project += _projection(model.project_report, model.report.width)
+    return BACKWARD * samples * (transformer(model.report, report_length) + project + joined)
 
 
 def _head(head: heads.DinoHead, width: int) -> float:

@@ -113,15 +113,17 @@ def fits(manifest: dict[str, Any], abstract: PyTree) -> None:
     """
     saved = {name: (shape, dtype) for name, (shape, dtype, _) in manifest["arrays"].items()}
     asked = _shapes(abstract)
-    differing = [
-        f"{name} {_words(saved.get(name))} saved, {_words(asked.get(name))} now"
-        for name in sorted(saved.keys() | asked.keys())
-        if saved.get(name) != asked.get(name)
-    ]
+    differing = [name for name in sorted(saved.keys() | asked.keys()) if saved.get(name) != asked.get(name)]
+    if differing and all(name.startswith("teacher/") and name not in asked for name in differing):
+        raise UserError(
+            f"the checkpoint at step {manifest['step']} holds a teacher, and with these settings nothing needs one any "
+            "more: go on with the version that began the run, or begin anew with another --workdir"
+        )
     if differing:
+        described = [f"{name} {_words(saved.get(name))} saved, {_words(asked.get(name))} now" for name in differing]
         raise UserError(
             f"the checkpoint at step {manifest['step']} does not fit this configuration ({len(differing)} arrays "
-            f"differ: {_few(differing)}): use the run's own configuration, or another --workdir"
+            f"differ: {_few(described)}): use the run's own configuration, or another --workdir"
         )
 
 

@@ -117,13 +117,19 @@ def sinkhorn(scores: Float[Array, "b p"], epsilon: float = 0.05, iterations: int
     return jax.nn.softmax(logits, axis=1)
 
 
-def perplexity(shares: Float[Array, " p"]) -> Float[Array, ""]:
-    """How many prototypes the mean target of a batch is spread over: p where all serve alike, 1 where one serves all.
+def entropy(shares: Float[Array, "*b p"]) -> Float[Array, "*b"]:
+    """Of each row of shares that sum to 1, in nats: log p where all prototypes serve alike, 0 where one serves all."""
+    return jnp.sum(jax.scipy.special.entr(shares), axis=-1)
 
-    The second is the collapse that centring is there to prevent (DINO section 5.3); the loss is then near 0, as it is
-    where the student agrees with the teacher.
+
+def information(mean_target: Float[Array, " p"], mean_entropy: Float[Array, ""]) -> Float[Array, ""]:
+    """What a target carries about its sample, in nats: the entropy of the mean target minus the targets' mean entropy.
+
+    At most the logarithm of the number of samples, and of that of prototypes. It is 0 in both collapses: one prototype
+    for all samples, and all prototypes alike for each (DINO, arXiv 2104.14294, section 5.3), where the loss is near 0
+    or near log p although the student agrees with the teacher.
     """
-    return jnp.exp(jnp.sum(jax.scipy.special.entr(shares)))
+    return entropy(mean_target) - mean_entropy
 
 
 def update_centre(

@@ -64,9 +64,10 @@ def test_gradients_reach_the_vision_tower_and_no_report(step) -> None:
 
 def test_metrics_by_modality(step, model, networks, make_batch) -> None:
     names = {"loss", "loss/dino"}
-    each = {name: {f"{name}/dino", f"{name}/dino_prototypes"} for name in ("xray", "ct")}
+    each = {name: {f"{name}/dino", f"{name}/dino_information"} for name in ("xray", "ct")}
     assert set(step[1]) == names | each["xray"] | each["ct"]
-    assert all(1 <= step[1][f"{name}/dino_prototypes"].value <= 24.01 for name in each)
+    for name, samples in (("xray", 3), ("ct", 2)):
+        assert 0 < step[1][f"{name}/dino_information"].value < np.log(2 * samples) + 1e-5  # two views of each
     alone = trial.alone(model, Objective(), networks, make_batch(model, 3, 2))
     assert alone == {name: names | own for name, own in each.items()}
 
@@ -80,6 +81,18 @@ def test_centres_follow_the_teacher_of_their_modality(step, model, networks, mak
 
     for name, logits in trial.bound(model, networks.teacher, teacher_logits).items():
         np.testing.assert_allclose(step[2]["centre"][name], 0.1 * np.asarray(logits).mean(axis=(0, 1)), atol=1e-5)
+
+
+def test_the_information_of_targets_equals_a_loop() -> None:
+    """Over the views of all samples, each one's divergence from the mean target."""
+    rng = np.random.default_rng(3)
+    teacher, centre = rng.standard_normal((3, 2, 7)) / 10, rng.standard_normal(7) / 10
+    rows = np.exp((teacher.reshape(-1, 7) - centre) / 0.05)
+    rows /= rows.sum(axis=1, keepdims=True)
+    expected = np.mean([sum(p * np.log(p / q) for p, q in zip(row, rows.mean(axis=0), strict=True)) for row in rows])
+    objective = Objective(teacher_temperature=(0.05, 0.05))
+    actual = objective.information(jnp.float32(teacher), jnp.float32(centre), jnp.int32(0))
+    assert float(actual.value) == pytest.approx(expected, rel=1e-4)
 
 
 def test_two_sizes_of_views_take_three_passes(model, networks, make_batch) -> None:

@@ -13,7 +13,7 @@ from unimedi_jax.config.typed import typed
 from unimedi_jax.models import towers
 from unimedi_jax.train.job import build_train_step
 
-EVERYWHERE = [*systems.SYSTEMS, "mae,xray_only", "simmim,ct_only", "clip,xray_only", "unimiss,ct_only"]
+EVERYWHERE = [*systems.SYSTEMS, "one_encoder", "mae,xray_only", "simmim,ct_only", "clip,xray_only", "unimiss,ct_only"]
 
 
 @pytest.mark.parametrize("name", systems.SYSTEMS)
@@ -38,13 +38,21 @@ def test_the_step_takes_shape_in_the_small_run(name: str) -> None:
     losses = {key.removeprefix("loss/") for key in metrics if key.startswith("loss/")}
     assert losses, "what is minimised is told"
     assert all(any(f"{modality}/{loss}" in metrics for modality in batch) for loss in losses), "some are of CTs alone"
-    assert state.teacher.keys() == set(what.objective.teacher)
+    assert state.teacher.keys() == set(what.objective.teacher_parts(what.model))
 
 
 @pytest.mark.parametrize("name", ["unimedi", "aclip"])
 def test_blocks_of_tokens_that_do_not_fit_are_refused_before_a_step_is_traced(tiny, name: str) -> None:
     with pytest.raises(ValueError, match="mask_block=3 does not divide an X-ray's grid of 4 x 4"):
         objectives.make(name, mask_block=3).heads(tiny)
+
+
+@pytest.mark.parametrize("name", ["one_encoder", "mae"])
+def test_a_teacher_that_is_not_there_cannot_be_evaluated(name: str) -> None:
+    config = pretrain.get_config(f"demo,{name}")
+    config.evals.network = "teacher"
+    with pytest.raises(UserError, match=r"config.evals.network=teacher: the objective (unimedi|mae) has none with"):
+        build_train_step(typed(PretrainConfig, config), 200, sharding.make_mesh(devices=jax.devices()[:1]))
 
 
 def test_one_system_a_run() -> None:

@@ -13,7 +13,7 @@ from tests.tolerances import LAYER_SUMS, float32
 from unimedi_jax import losses
 from unimedi_jax.models import sizes, vision
 from unimedi_jax.objectives import base
-from unimedi_jax.objectives.unimedi import Objective
+from unimedi_jax.objectives.unimedi import CENTRES, Objective, target_information, teacher_stats
 
 IMAGE, VOLUME, JOINT = 16, 16, 48  # tokens of the tiny model: an X-ray, a volume, slices and volume
 
@@ -182,14 +182,16 @@ def test_every_mode_gives_a_finite_loss(
     shallow, random_params, make_batch, model_settings: dict, settings: dict
 ) -> None:
     model = shallow(**model_settings)
-    params = random_params(model)
-    value, (metrics, stats) = loss(model, Objective(**settings))(params, params, fresh_stats(), make_batch(model, 3, 2))
+    params, rows = random_params(model), {"xray": 3, "ct": 2}
+    run = loss(model, Objective(**settings))
+    value, (metrics, stats) = run(params, params, fresh_stats(), make_batch(model, *rows.values()))
     assert value.dtype == jnp.float32
     assert np.isfinite(value)
     names = {f"{part}/{kind}" for part in ("xray", "ct", "loss") for kind in ("vl", "icl", "pcl")}
-    used = {f"{part}/{kind}_prototypes" for part in ("xray", "ct") for kind in ("icl", "pcl")}
-    assert metrics.keys() == {"loss", *names, *used}
-    assert all(1 <= metrics[name].value <= 24.1 for name in used)
+    of_targets = {f"{part}/{kind}_information" for part in ("xray", "ct") for kind in ("icl", "pcl")}
+    assert metrics.keys() == {"loss", *names, *of_targets}
+    assert all(metrics[name].value > 0 for name in of_targets), "random networks tell samples apart"
+    assert all(metrics[f"{part}/icl_information"].value < np.log(count) + 1e-5 for part, count in rows.items())
     assert all(np.isfinite(mean.value) for mean in metrics.values())
     assert jax.tree.structure(stats) == jax.tree.structure(fresh_stats())
 
@@ -233,6 +235,25 @@ def test_what_only_selects_has_an_effect_and_no_gradient(shallow, random_params,
     assert not any(leaf.any() for leaf in jax.tree.leaves(grads))
 
 
+@pytest.mark.parametrize("shape", [(6, 12), (6, 5, 12)])
+def test_the_information_of_parts_is_that_of_the_whole(shape: tuple[int, ...]) -> None:
+    """Sums of the means of three parts, none of which has all samples; of patches each is a target."""
+    rng = np.random.default_rng(0)
+    targets = rng.dirichlet(np.full(shape[-1], 0.1), shape[:-1]).astype(np.float32)
+
+    def information(stats) -> float:
+        return float(target_information({"icl": {"ct": stats}})["ct/icl_information"].value)
+
+    stats = [teacher_stats(part, part) for part in map(jnp.asarray, np.split(targets, 3))]
+    parts = jax.tree.map(lambda *leaves: jnp.stack(leaves).sum(axis=0), *stats)
+    rows = np.float64(targets).reshape(-1, shape[-1])
+    mean = rows.mean(axis=0)
+    expected = np.mean([sum(p * np.log(p / q) for p, q in zip(row, mean, strict=True) if p > 0) for row in rows])
+    assert information(parts) == pytest.approx(expected, abs=1e-5)
+    assert information(teacher_stats(jnp.asarray(targets), jnp.asarray(targets))) == pytest.approx(expected, abs=1e-5)
+    assert np.mean([information(part) for part in stats]) < expected - 0.05, "the mean of the parts' is no twin"
+
+
 @pytest.mark.parametrize("by_modality", [False, True])
 def test_the_loss_is_put_together_from_its_parts(tiny, networks, make_batch, by_modality: bool) -> None:
     """Sums, means and centres once more, in numpy, from what student and teacher say."""
@@ -274,6 +295,13 @@ def test_the_loss_is_put_together_from_its_parts(tiny, networks, make_batch, by_
         ours = heads(student, view.student_patches, "patch")
         each = losses.self_distillation(ours, logits_patch[-1], stats["centre_patch"][name], 0.1, 0.07)
         pcl.append(each.mean(axis=1))
+    for kind, logits, temperature in (("icl", logits_cls, 0.04), ("pcl", logits_patch, 0.07)):
+        for name, rows in zip(outputs, logits, strict=True):
+            shares = (np.float64(rows) - np.float64(stats[CENTRES[kind]][name])) / temperature
+            shares = np.exp(shares - shares.max(axis=-1, keepdims=True)).reshape(-1, shares.shape[-1])
+            shares /= shares.sum(axis=-1, keepdims=True)
+            divergence = (shares * np.log(np.maximum(shares, 1e-300) / shares.mean(axis=0))).sum(axis=-1).mean()
+            assert float(metrics[f"{name}/{kind}_information"].value) == pytest.approx(divergence, abs=1e-3)
     expected = {"vl": vl, "icl": np.concatenate(icl), "pcl": np.concatenate(pcl)}
     for kind, per_sample in expected.items():
         for name, rows in (("xray", slice(0, 3)), ("ct", slice(3, 5)), ("loss", slice(0, 5))):

@@ -69,16 +69,16 @@ def test_logits_are_averaged_over_the_slices_of_a_view(model, networks) -> None:
 
 def test_the_loss_is_the_weighted_sum(step, model, networks, make_batch) -> None:
     value, metrics, state, _ = step
-    used = {f"{name}/dino_prototypes" for name in ("xray", "ct")}
+    of_targets = {f"{name}/dino_information" for name in ("xray", "ct")}
     terms = {"loss/image", "xray/image", *(f"{part}/{kind}" for part in ("loss", "ct") for kind in OF_VOLUMES)}
-    assert set(metrics) == {"loss", *terms, *used}
+    assert set(metrics) == {"loss", *terms, *of_targets}
     weights = {"image": 1.0, "volume": 1.0} | dict.fromkeys(OF_VOLUMES - {"volume"}, 0.5)
     expected = sum(weight * float(metrics[f"loss/{kind}"].value) for kind, weight in weights.items())
     assert float(value) == pytest.approx(expected, rel=1e-5)
     assert all(np.abs(centre).max() > 1e-3 for centre in state["centre"].values())
     alone = trial.alone(model, OBJECTIVE, networks, make_batch(model, 3, 2))
-    assert alone["xray"] == {"loss", "loss/image", "xray/image", "xray/dino_prototypes"}
-    assert alone["ct"] == {"loss", "ct/dino_prototypes", *(name for name in terms if "image" not in name)}
+    assert alone["xray"] == {"loss", "loss/image", "xray/image", "xray/dino_information"}
+    assert alone["ct"] == {"loss", "ct/dino_information", *(name for name in terms if "image" not in name)}
 
 
 def test_gradients_reach_the_vision_tower_and_no_report(step) -> None:

@@ -24,7 +24,7 @@ def networks(model: towers.UniMedI, objective, random_tree) -> Networks:
     """A random student, a teacher that disagrees with it, and the state at the start."""
     shapes = jax.eval_shape(lambda: base.init_variables(model, objective, jax.random.key(0)))
     params = random_tree(shapes["params"])
-    teacher = random_tree({part: params[part] for part in objective.teacher}, around=0.8)
+    teacher = random_tree({part: params[part] for part in objective.teacher_parts(model)}, around=0.8)
     norms = jax.tree.map(lambda x: np.ones(x.shape, np.float32), shapes.get("batch_stats", {}))
     return Networks(params, teacher, {"batch_stats": norms, **objective.state(model)})
 

@@ -122,6 +122,15 @@ def test_links_and_pictures_are_whole(shown: str) -> None:
         assert picture["alt"]
 
 
+def test_information_has_curves_of_its_own() -> None:
+    """It is no loss: on their axis it would bend their curves."""
+    names = ["loss", "xray/icl", "ct/icl", "xray/icl_information", "ct/pcl_information"]
+    lines = [{"step": step, **dict.fromkeys(names, 0.5 * step)} for step in (1, 2)]
+    panels = dict(page._panels(lines))
+    assert panels["Information of the targets, in nats"] == names[3:]
+    assert (panels["X-rays"], panels["CTs"]) == (["xray/icl"], ["ct/icl"])
+
+
 def test_reports_are_hidden_unless_asked_for(filled: content.PageContent, shown: str) -> None:
     parsed = Parsed(page.render(filled))
     text = " ".join([*parsed.text, *(attributes.get("alt") or "" for _, attributes in parsed.tags)])

@@ -14,7 +14,8 @@ from unimedi_jax.train import gradcache
 
 pytestmark = pytest.mark.usefixtures("eight_devices")
 
-SETTINGS = [{}, {"mask_mode": "mask_token", "contrastive_chunk": 12, "identical_reports": True}]
+WITHOUT_TEACHER = {"weight_icl": 0.0, "weight_pcl": 0.0, "mask_ratio": 0.0}
+SETTINGS = [{}, {"mask_mode": "mask_token", "contrastive_chunk": 12, "identical_reports": True}, {"weight_icl": 0.0}]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def arguments(tiny, tiny_variables, random_tree, make_batch):
 
 
 def compiled(model: towers.UniMedI, arguments, parts: int, settings: dict) -> jax.stages.Compiled:
-    objective = Objective(weight_vl=0.5, weight_icl=2.0, weight_pcl=3.0, **settings)
+    objective = Objective(**{"weight_vl": 0.5, "weight_icl": 2.0, "weight_pcl": 3.0} | settings)
     if parts > 1:
         function = gradcache.value_and_grad(model, objective, parts)
     else:
@@ -41,7 +42,9 @@ def compiled(model: towers.UniMedI, arguments, parts: int, settings: dict) -> ja
     return run.lower(*arguments).compile()
 
 
-@pytest.mark.parametrize(("parts", "settings", "devices"), [(4, SETTINGS[0], 1), (2, SETTINGS[1], 8)])
+@pytest.mark.parametrize(
+    ("parts", "settings", "devices"), [(4, SETTINGS[0], 1), (2, SETTINGS[1], 8), (2, SETTINGS[2], 1)]
+)
 def test_parts_give_what_the_whole_gives(tiny, arguments, parts: int, settings: dict, devices: int) -> None:
     """In parts on one device or on a mesh, the whole on one."""
     whole = compiled(tiny, arguments, 1, settings)
@@ -63,6 +66,18 @@ def test_parts_give_what_the_whole_gives(tiny, arguments, parts: int, settings: 
     if parts == 4:
         bytes_used = [run.memory_analysis().temp_size_in_bytes for run in (divided, whole)]
         assert bytes_used[0] < bytes_used[1] / 2
+
+
+def test_parts_without_a_teacher(make_tiny, tiny_variables, make_batch) -> None:
+    """No slices, no masks, no distillation: what the first pass hands to the second is empty."""
+    model, objective = make_tiny(slices=0), Objective(**WITHOUT_TEACHER)
+    assert objective.teacher_parts(model) == ()
+    state = {"batch_stats": tiny_variables["batch_stats"], **objective.state(model)}
+    start = tiny_variables["params"], {}, state, make_batch(model, 4, 2), jax.random.key(3), jnp.int32(0)
+    whole = jax.value_and_grad(base.loss_function(model, objective), has_aux=True)
+    ours, expected = (jax.jit(run)(*start) for run in (gradcache.value_and_grad(model, objective, 2), whole))
+    for name, got, leaf in zip(trees.names(ours), *map(jax.tree.leaves, (ours, expected)), strict=True):
+        np.testing.assert_allclose(got, leaf, atol=1e-5, rtol=1e-4, err_msg=name)
 
 
 def test_both_passes_have_the_same_dropout(make_tiny, random_params, make_batch) -> None:

@@ -1,5 +1,6 @@
 """The step: pure, the teacher follows, frozen means frozen, and eight pairs are learnt by heart."""
 
+import dataclasses
 import re
 
 import jax
@@ -171,6 +172,8 @@ def test_variables_for_inference(run) -> None:
     assert teacher["batch_stats"] is student["batch_stats"] is state.model_state["batch_stats"]
     with pytest.raises(ValueError, match="student or teacher"):
         states.variables(state, "tutor")
+    with pytest.raises(ValueError, match="no teacher"):
+        states.variables(dataclasses.replace(state, teacher={}), "teacher")
 
 
 def test_scores_make_no_second_attention_array(tiny, random_params) -> None:

@@ -40,6 +40,20 @@ class UniMedI:
                 raise ValueError(f"{name} is one of {allowed}, not {getattr(self, name)!r}")
         _below_one(self, "mask_ratio")
 
+    @property
+    def distils(self) -> bool:
+        """Whether the student learns from the teacher's outputs."""
+        return bool(self.weight_icl or self.weight_pcl)
+
+    @property
+    def scores_tokens(self) -> bool:
+        """Whether the teacher's attention chooses the tokens that the student sees."""
+        return self.mask_ratio > 0 and self.mask_by == "attention"
+
+    def scores_slices(self, slices: int) -> bool:
+        """Whether the teacher's attention over a volume chooses the depth layers of its `slices` slices."""
+        return slices > 0 and self.slices_by == "attention"
+
 
 @dataclasses.dataclass(frozen=True)
 class Contrast:

@@ -132,7 +132,8 @@ def variables_like(model: towers.UniMedI) -> PyTree:
 def _run(place: pathlib.Path, network: str) -> Pretrained:
     step, state, meta = checkpoint.read(place, ("params", "teacher", "stats"))
     if network == "teacher" and not state["teacher"]:
-        raise UserError(f"{place} has no teacher: its objective is {meta['config']['objective']['name']}")
+        name = meta["config"]["objective"]["name"]
+        raise UserError(f"{place} has no teacher: its objective, {name}, needs none with these settings")
     params = state["params"] if network == "student" else {**state["params"], **state["teacher"]}
     words = tokenizer.load(place / "tokenizer")
     model = _model(meta["config"], len(words), place)

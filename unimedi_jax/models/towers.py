@@ -49,6 +49,11 @@ class UniMedI(nn.Module):
         """Tokens along z, y, x."""
         return self.vision.volume_grid
 
+    @property
+    def slice_tokens(self) -> int:
+        """Tokens of all slices that join a CT."""
+        return self.slices * self.slices_per_layer * math.prod(patches.grid((self.slice_size,) * 2, self.image_patch))
+
     def embed_xray(self, tokens: UInt8[Array, "b n v"], hidden: vision.Hidden = None) -> Float[Array, "b n d"]:
         """X-ray patches to tokens with positions."""
         return self.vision.embed_image(inputs.image(tokens), hidden=hidden)

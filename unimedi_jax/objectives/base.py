@@ -31,9 +31,13 @@ class LossTerms:
 class Objective(abc.ABC):
     """The base of all of them. Their settings are a dataclass of `unimedi_jax.config`, which they derive from too."""
 
-    teacher: ClassVar[tuple[str, ...]] = ()  # parts of the parameters that an EMA teacher follows
+    teacher: ClassVar[tuple[str, ...]] = ()  # parts of the parameters that an EMA teacher follows, where there is one
     uses_reports: ClassVar[bool] = True
     has_joint_space: ClassVar[bool] = True  # images and reports end in one: zero-shot and retrieval mean something
+
+    def teacher_parts(self, model: UniMedI) -> tuple[str, ...]:
+        """The parts that are averaged in this run: `teacher`, or none where these settings need no teacher."""
+        return self.teacher
 
     def heads(self, model: UniMedI) -> dict[str, nn.Module]:
         """Modules trained beside the towers; the parameters of the head "x" are `head_x`."""

@@ -62,10 +62,10 @@ class SelfDistillation(settings.SelfDistillation, base.Objective):
         """The teacher's: linear from start to end, then constant."""
         return losses.teacher_temperature(self.teacher_temperature, self.temperature_warmup_steps, step)
 
-    def prototypes_used(self, teacher: Float[Array, "b g p"], centre: Float[Array, " p"], step: Step) -> Mean:
-        """How many prototypes the targets are spread over: near 1 the teacher has collapsed."""
-        assigned = losses.assignments(teacher, centre, self.temperature(step))
-        return Mean.of(losses.perplexity(jnp.mean(assigned, axis=(0, 1))))
+    def information(self, teacher: Float[Array, "b g p"], centre: Float[Array, " p"], step: Step) -> Mean:
+        """What a view's target carries about its sample, in nats: near 0 the teacher has collapsed."""
+        targets = losses.assignments(teacher, centre, self.temperature(step))
+        return Mean.of(losses.information(jnp.mean(targets, axis=(0, 1)), jnp.mean(losses.entropy(targets))))
 
 
 class Objective(settings.DINO, SelfDistillation):
@@ -80,7 +80,7 @@ class Objective(settings.DINO, SelfDistillation):
             large, small = self.views(student, modality, batch[modality]["tokens"])
             targets, predictions = prototype_logits(teacher, large), prototype_logits(student, large, small)
             terms[modality] = across_views(predictions, targets, centre, *temperatures)
-            metrics[f"{modality}/dino_prototypes"] = self.prototypes_used(targets, centre, step)
+            metrics[f"{modality}/dino_information"] = self.information(targets, centre, step)
             centres[modality] = losses.update_centre(centre, targets, self.centre_momentum)
         return base.LossTerms({"dino": terms}, metrics, {"centre": centres})
 

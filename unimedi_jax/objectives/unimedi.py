@@ -21,9 +21,9 @@ CENTRES = {"icl": "centre_cls", "pcl": "centre_patch"}  # of each distillation, 
 class TeacherOutput(NamedTuple):
     """The teacher on one modality: targets, and what the student is to see. No gradient."""
 
-    cls: Float[Array, "b d"]
-    patches: Float[Array, "b m d"]  # at the positions where the patch loss looks
-    keep: Int[Array, "b k"]  # tokens that the student sees
+    cls: Float[Array, "b d"] | None  # None without L_icl
+    patches: Float[Array, "b m d"] | None  # at the positions where the patch loss looks; None without L_pcl
+    keep: Int[Array, "b k"] | None  # tokens that the student sees; None: all of them
     layers: Int[Array, "b s"] | None  # depth layers whose slices join a CT
 
 
@@ -35,10 +35,11 @@ class StudentOutput(NamedTuple):
 
 
 class TeacherStats(NamedTuple):
-    """The teacher over the samples of a batch, as means that can still be merged."""
+    """The teacher over the samples of a batch and of one modality, as means that can still be merged."""
 
     logits: Mean  # (p,) what its centre follows
-    assigned: Mean  # (p,) the share of each prototype in its targets
+    targets: Mean  # (p,) the share of each prototype in them
+    entropy: Mean  # of each target, in nats
 
 
 TeacherOutputs = dict[str, TeacherOutput]  # by modality
@@ -50,6 +51,11 @@ class Objective(settings.UniMedI, base.Objective):
     """UniMedI (arXiv 2311.14851): L_vl, L_icl and L_pcl; docs/method.md says item by item what is the paper's word."""
 
     teacher = ("vision", "head_cls", "head_patch")  # the visual side; reports have none
+
+    def teacher_parts(self, model: UniMedI) -> tuple[str, ...]:
+        """None where nothing is distilled and neither tokens nor slices are chosen by attention."""
+        used = self.distils or self.scores_tokens or self.scores_slices(model.slices)
+        return self.teacher if used else ()
 
     def heads(self, model: UniMedI) -> dict[str, nn.Module]:
         """DINO's prototypes for CLS and for patches.
@@ -78,22 +84,41 @@ class Objective(settings.UniMedI, base.Objective):
         cls = {modality: output.cls for modality, output in outputs.items()}
         distilled, stats = self.distillation_losses(student, teacher, outputs, targets, state, step)
         terms = {"vl": self.contrastive_loss(student, batch, cls, reports), **distilled}
-        return base.LossTerms(terms, prototypes_used(stats), self.update_centres(state, stats))
+        return base.LossTerms(terms, target_information(stats), self.update_centres(state, stats))
 
     def teacher_forward(self, teacher: UniMedI, batch: Batch, key: Key[Array, ""], step: Step) -> TeacherOutputs:
         """The teacher sees samples whole, scores their tokens and chooses; of a CT it chooses slices first."""
         keys = common.keys(key, "xray", "ct", "slices")  # no draw depends on the modalities at hand
         outputs = {}
         for modality in common.modalities(batch):
-            tokens, layers = batch[modality]["tokens"], None
-            if modality == "ct":
-                layers = self.choose_layers(teacher, tokens, keys["slices"], step)
-            encoded = teacher.encode(embed(teacher, modality, tokens, layers), scores=True)
-            draw = selection.random_scores(keys[modality], encoded.scores)
-            keep = self.choose_tokens(teacher, modality, self.scores(self.mask_by, encoded.scores, draw, step))
-            patches = selection.gather_tokens(encoded.patches, self.compared(keep, encoded.scores.shape[1]))
-            outputs[modality] = jax.lax.stop_gradient(TeacherOutput(encoded.cls, patches, keep, layers))
+            tokens = batch[modality]["tokens"]
+            layers = self.choose_layers(teacher, tokens, keys["slices"], step) if modality == "ct" else None
+            whole = self.encode_whole(teacher, modality, tokens, layers)
+            draw = selection.random_scores(keys[modality], jnp.zeros((len(tokens), length(teacher, modality))))
+            scores = self.scores(whole.scores if self.scores_tokens else None, draw, step)
+            keep = self.choose_tokens(teacher, modality, scores) if self.mask_ratio else None
+            outputs[modality] = jax.lax.stop_gradient(TeacherOutput(*self.targets(teacher, whole, keep), keep, layers))
         return outputs
+
+    def encode_whole(
+        self, teacher: UniMedI, modality: str, tokens: Array, layers: Int[Array, "b s"] | None
+    ) -> vision.Encoded | None:
+        """The teacher on all tokens; None, and no pass, where neither the choice of tokens nor a target needs it."""
+        if not self.scores_tokens and not any(self.computes(name, teacher) for name in CENTRES):
+            return None
+        return teacher.encode(embed(teacher, modality, tokens, layers), scores=self.scores_tokens)
+
+    def targets(
+        self, teacher: UniMedI, whole: vision.Encoded | None, keep: Int[Array, "b k"] | None
+    ) -> tuple[Float[Array, "b d"] | None, Float[Array, "b m d"] | None]:
+        """CLS, and the patches where the patch loss looks; None of what is not distilled."""
+        cls = whole.cls if self.computes("icl", teacher) else None
+        patches = self.compared(whole.patches, keep) if self.computes("pcl", teacher) else None
+        return cls, patches
+
+    def computes(self, name: str, network: UniMedI) -> bool:
+        """Whether a distillation has weight; heads have parameters all the same, so all are computed to make them."""
+        return bool(getattr(self, f"weight_{name}")) or network.is_initializing()
 
     def student_forward(
         self, student: UniMedI, batch: Batch, targets: TeacherOutputs
@@ -107,21 +132,20 @@ class Objective(settings.UniMedI, base.Objective):
             tokens = batch[modality]["tokens"]
             if self.mask_mode == "drop":
                 embedded = embed(student, modality, tokens, target.layers)
-                encoded = student.encode(selection.gather_tokens(embedded, target.keep))
+                encoded = student.encode(pick(embedded, target.keep))
                 outputs[modality] = StudentOutput(encoded.cls, encoded.patches)
             else:
-                length = target.keep.shape[1] + target.patches.shape[1]
-                hidden = complement(target.keep, length)
+                hidden = complement(target.keep, length(student, modality))
                 encoded = student.encode(embed(student, modality, tokens, target.layers, hidden))
-                patches = selection.gather_tokens(encoded.patches, self.compared(target.keep, length))
-                outputs[modality] = StudentOutput(encoded.cls, patches)
+                outputs[modality] = StudentOutput(encoded.cls, self.compared(encoded.patches, target.keep))
         return outputs, common.encode_reports(student, batch).vector
 
     def contrastive_loss(
         self, student: UniMedI, batch: Batch, cls: dict[str, Float[Array, "_ d"]], reports: Float[Array, "b w"]
     ) -> dict[str, Float[Array, " _"]]:
         """L_vl over all samples of the batch, CTs' and X-rays' reports being negatives of each other."""
-        z_image, z_text = student.project(cls, reports, True)
+        in_order = {name: cls[name] for name in common.modalities(cls)}  # a dict that was a tree of JAX is sorted
+        z_image, z_text = student.project(in_order, reports, True)
         chunk = self.contrastive_chunk
         same = losses.same_report(*common.reports(batch), chunk) if self.identical_reports else None
         each = losses.contrastive(z_image, z_text, self.temperature, same, chunk).mean(axis=0)
@@ -136,11 +160,10 @@ class Objective(settings.UniMedI, base.Objective):
         state: PyTree,
         step: Step,
     ) -> tuple[base.Losses, Stats]:
-        """L_icl on CLS and L_pcl on patches, and how the teacher's targets are spread over the prototypes."""
+        """L_icl on CLS and L_pcl on patches, and the teacher's logits and targets over the batch."""
         terms, stats = {}, {}
         for name, head, field in (("icl", "cls", "cls"), ("pcl", "patch", "patches")):
-            # Without weight it is not computed; but heads have parameters all the same.
-            if not getattr(self, f"weight_{name}") and not student.is_initializing():
+            if not self.computes(name, student):
                 continue
             terms[name], stats[name] = {}, {}
             for modality, output in outputs.items():
@@ -176,13 +199,13 @@ class Objective(settings.UniMedI, base.Objective):
         return {name: losses.teacher_temperature(pair, steps, step) for name, pair in ends.items()}
 
     def choose_layers(self, teacher: UniMedI, tokens: Array, key: Key[Array, ""], step: Step) -> Int[Array, "b s"]:
-        """The teacher on the volume alone: the depth layers that eq. 2 ranks first."""
-        scores = teacher.encode(teacher.embed_volume(tokens), scores=True).scores
-        # One random draw per layer, spread over its tokens, so that eq. 2 returns just that draw.
-        layers = teacher.volume_grid[0]
+        """The depth layers that eq. 2 ranks first, for the teacher on the volume alone; or random ones."""
+        layers, attention = teacher.volume_grid[0], None
         draw = selection.random_scores(key, jnp.zeros((len(tokens), layers)))
-        draw = jnp.repeat(draw, scores.shape[1] // layers, axis=1)
-        return teacher.choose_layers(self.scores(self.slices_by, scores, draw, step))[1]
+        if self.scores_slices(teacher.slices):
+            volume = teacher.encode(teacher.embed_volume(tokens), scores=True)
+            attention = selection.slice_scores(volume.scores, layers)
+        return selection.topk_indices(self.scores(attention, draw, step), teacher.slices)
 
     def choose_tokens(self, model: UniMedI, modality: str, scores: Float[Array, "b n"]) -> Int[Array, "b k"]:
         """The tokens that the student sees, of [slices, volume] in a CT."""
@@ -193,19 +216,20 @@ class Objective(settings.UniMedI, base.Objective):
         parts = [selection.best_tokens(x, self.mask_ratio, grid) for x in jnp.split(scores, [slices], axis=1)]
         return jnp.concatenate([parts[0], parts[1] + slices], axis=1)
 
-    def scores(self, by: str, attention: Array, draw: Array, step: Step) -> Array:
-        """Attention or a random draw, as `by` and `random_until_step` say. What is not used is never computed."""
-        if by == "random":
+    def scores(self, attention: Float[Array, "b n"] | None, draw: Float[Array, "b n"], step: Step) -> Array:
+        """What is chosen by: attention, or a random draw where there is none, and before `random_until_step`."""
+        if attention is None:
             return draw
         if not self.random_until_step:
             return attention
         return jnp.where(step < self.random_until_step, draw, attention)
 
-    def compared(self, keep: Int[Array, "b k"], length: int) -> Int[Array, "b m"]:
-        """Where the patch loss looks: at the kept tokens, or with mask tokens at all others (iBOT)."""
+    def compared(self, patches: Float[Array, "b n d"], keep: Int[Array, "b k"] | None) -> Float[Array, "b m d"]:
+        """The patches that the patch loss looks at: the kept tokens', or with mask tokens all others' (iBOT)."""
         if self.mask_mode == "drop":
-            return keep
-        return selection.topk_indices(complement(keep, length).astype(jnp.float32), length - keep.shape[1])
+            return pick(patches, keep)
+        hidden = complement(keep, patches.shape[1]).astype(jnp.float32)
+        return pick(patches, selection.topk_indices(hidden, hidden.shape[1] - keep.shape[1]))
 
 
 def embed(
@@ -215,6 +239,16 @@ def embed(
     if modality == "xray":
         return network.embed_xray(tokens, hidden)
     return network.embed_ct(tokens, layers, hidden)
+
+
+def length(model: UniMedI, modality: str) -> int:
+    """Tokens of an X-ray, or of a CT's slices and volume."""
+    return math.prod(common.grid(model, modality)) + (model.slice_tokens if modality == "ct" else 0)
+
+
+def pick(tokens: Float[Array, "b n d"], index: Int[Array, "b m"] | None) -> Float[Array, "b m d"]:
+    """The tokens at `index`; all of them, without a gather, where it is None."""
+    return tokens if index is None else selection.gather_tokens(tokens, index)
 
 
 def complement(keep: Int[Array, "b k"], length: int) -> Bool[Array, "b n"]:
@@ -231,9 +265,14 @@ def distillation_loss(
 ) -> tuple[Float[Array, " b"], TeacherStats]:
     """Self-distillation from prototype logits, of each sample; and the teacher's logits and targets, averaged."""
     loss = losses.self_distillation(student, teacher, centre, student_temperature, teacher_temperature)
-    assigned = losses.assignments(teacher, centre, teacher_temperature)
     # Patches: mean within a sample first, so that a CT does not outweigh an X-ray by its length.
-    return loss.reshape(len(loss), -1).mean(axis=1), TeacherStats(_over_samples(teacher), _over_samples(assigned))
+    loss = loss.reshape(len(loss), -1).mean(axis=1)
+    return loss, teacher_stats(teacher, losses.assignments(teacher, centre, teacher_temperature))
+
+
+def teacher_stats(logits: Float[Array, "b *m p"], targets: Float[Array, "b *m p"]) -> TeacherStats:
+    """Means over the samples, of patches over those of a sample first."""
+    return TeacherStats(_over_samples(logits), _over_samples(targets), Mean.of(losses.entropy(targets)))
 
 
 def _over_samples(values: Float[Array, "b *m p"]) -> Mean:
@@ -241,10 +280,10 @@ def _over_samples(values: Float[Array, "b *m p"]) -> Mean:
     return Mean(each.sum(axis=0), jnp.float32(len(values)))
 
 
-def prototypes_used(stats: Stats) -> Metrics:
-    """How many prototypes the teacher spreads the batch over, by loss and modality: near 1 it has collapsed."""
+def target_information(stats: Stats) -> Metrics:
+    """What a target carries about its sample, in nats, by loss and modality: near 0 the teacher has collapsed."""
     return {
-        f"{modality}/{name}_prototypes": Mean.of(losses.perplexity(of_teacher.assigned.value))
+        f"{modality}/{name}_information": Mean.of(losses.information(means.targets.value, means.entropy.value))
         for name, by_modality in stats.items()
-        for modality, of_teacher in by_modality.items()
+        for modality, means in by_modality.items()
     }

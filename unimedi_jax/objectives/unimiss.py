@@ -46,7 +46,7 @@ class Objective(settings.UniMiSS, dino.SelfDistillation):
                 targets = jnp.concatenate([targets, slice_targets], axis=1)
             for loss, pair in pairs.items():
                 terms[loss] = {modality: dino.across_views(*pair, centre, *temperatures)}
-            metrics[f"{modality}/dino_prototypes"] = self.prototypes_used(targets, centre, step)
+            metrics[f"{modality}/dino_information"] = self.information(targets, centre, step)
             centres[modality] = losses.update_centre(centre, targets, self.centre_momentum)
         return base.LossTerms(terms, metrics, {"centre": centres})
 

@@ -16,6 +16,7 @@ from unimedi_jax.report.content import Number, PageContent
 
 TEMPLATE = Path(__file__).with_name("templates") / "page.html"
 VALIDATION = re.compile(r"val/.*(loss|macro|i2t_r5|any/hit_rate)")
+INFORMATION = "_information"  # of the self-distillation; no loss, so on an axis of its own
 CURVES_PER_PANEL = 8
 
 
@@ -68,8 +69,9 @@ def _panels(metrics: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[st
     groups = {
         "Total loss": [key for key in keys if key == "loss"],
         "Parts of the loss": [key for key in keys if key.startswith("loss/")],
-        "X-rays": [key for key in keys if key.startswith("xray/")],
-        "CTs": [key for key in keys if key.startswith("ct/")],
+        "X-rays": [key for key in keys if key.startswith("xray/") and not key.endswith(INFORMATION)],
+        "CTs": [key for key in keys if key.startswith("ct/") and not key.endswith(INFORMATION)],
+        "Information of the targets, in nats": [key for key in keys if key.endswith(INFORMATION)],
         "Validation patients": [key for key in keys if VALIDATION.fullmatch(key)],
         "Learning rate": [key for key in keys if key == "lr"],
     }

@@ -82,7 +82,7 @@ def value_and_grad(model: towers.UniMedI, objective: unimedi.Objective, parts: i
         grads, (distilled, stats) = jax.lax.scan(carry_back, grads, (divided, again, targets, pulls))
         loss, metrics = base.total({**contrasted, **distilled}, objective, step)
         stats = jax.tree.map(lambda x: x.sum(axis=0), stats)  # sums and weights of the parts' means
-        metrics |= {"loss": Mean.of(loss), **unimedi.prototypes_used(stats)}
+        metrics |= {"loss": Mean.of(loss), **unimedi.target_information(stats)}
         return (loss, (metrics, {"batch_stats": batch_stats, **objective.update_centres(model_state, stats)})), grads
 
     return run

@@ -58,8 +58,7 @@ class TrainStep:
         objective = self.config.objective
         if objective.name != "unimedi":
             return None
-        mask = {"mask_ratio": objective.mask_ratio, "mask_mode": objective.mask_mode}
-        return flops.training_step(self.model, xrays=rows["xray"], cts=rows["ct"], report_length=length, **mask)
+        return flops.training_step(self.model, objective, xrays=rows["xray"], cts=rows["ct"], report_length=length)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +90,8 @@ def build_train_step(config: PretrainConfig, vocab_size: int, mesh: Mesh) -> Tra
         model = model.clone(head=objective.heads(model))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"config.model or config.objective: {error}") from error
+    if config.evals.network == "teacher" and not objective.teacher_parts(model):
+        raise UserError(f"config.evals.network=teacher: the objective {objective.name} has none with these settings")
     tx, schedule = optim.make(config.optim, config.steps)
     init = state.make_init(model, tx, objective)
     try:

@@ -66,7 +66,7 @@ def make_init(
             step=jnp.zeros((), jnp.int32),
             params=params,
             # Copied: donating the state must not hand the same buffer over twice.
-            teacher=jax.tree.map(jnp.copy, {part: params[part] for part in objective.teacher}),
+            teacher=jax.tree.map(jnp.copy, {part: params[part] for part in objective.teacher_parts(model)}),
             opt_state=tx.init(params),
             model_state={"batch_stats": variables.get("batch_stats", {}), **objective.state(model)},
             key=run_key,
@@ -81,5 +81,7 @@ def variables(state: TrainState, network: str = "student") -> PyTree:
     """What `model.apply` takes for inference with the student or with the teacher's visual side."""
     if network not in ("student", "teacher"):
         raise ValueError(f"network is student or teacher, not {network!r}")
+    if network == "teacher" and not state.teacher:
+        raise ValueError("this run has no teacher")
     params = state.params if network == "student" else {**state.params, **state.teacher}
     return {"params": params, "batch_stats": state.model_state["batch_stats"]}
