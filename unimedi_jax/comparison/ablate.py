@@ -49,7 +49,7 @@ def _embedded(of_modality: Mapping[str, pathlib.Path], config: ml_collections.Co
     for modality, folder in of_modality.items():
         trained = pretrained.load(folder)
         trained.check(record_set, (modality,))
-        embedder = trained.embedder(rows=config.base.evals.rows, ct_slices=bool(trained.model.slices))
+        embedder = trained.embedder(rows=config.base.evals.rows)
         sampler = trained.sampler(modality, keep=("report", "labels"))
         parts[modality] = features.embed(embedder, trained.variables, record_set, sampler, "test")
     return parts
