@@ -7,6 +7,8 @@ import json
 import pathlib
 
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
 from configs import build, pretrain
 from data.errors import UserError
@@ -144,6 +146,22 @@ def test_a_default_is_written_in_no_config_file():
         assert all(getattr(defaults, name) != value for name, value in own.items() if name != "name"), system
     assert building.REPORTS.keys() <= building.OPTIONS.keys()
     assert OptimConfig().peak_lr == PretrainConfig().optim.peak_lr
+
+
+@pytest.mark.parametrize("job", ["embed", "probe", "retrieve", "evaluate"])
+def test_whether_cts_have_slices_is_the_runs_affair_unless_the_command_line_says(job):
+    def parsed(*arguments):
+        values = flags.FlagValues()
+        config = importlib.import_module(f"configs.{job}").get_config()
+        flag = config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["", *arguments])
+        values(["", *arguments])
+        return typed(reference.JOBS[job], flag.value).ct_slices
+
+    assert parsed() is None
+    assert parsed("--config.ct_slices=True") is True
+    assert parsed("--config.ct_slices=False") is False
+    with pytest.raises(flags.Error):
+        parsed("--config.ct_slices=some")
 
 
 def test_settings_need_no_arrays():

@@ -118,6 +118,21 @@ def test_parity_tells_every_layer_and_onnx(exported):
     assert sorted(p.name for p in (exported / "onnx").iterdir()) == ["ct.onnx", "report.onnx", "xray.onnx"]
 
 
+def test_cts_of_a_run_without_slices_are_their_volume_in_pytorch_too(trained, tmp_path):
+    run = dataclasses.replace(trained, config={**trained.config, "evals": {"ct_slices": False}})
+    export.write(run, tmp_path / "export")
+    agreement = json.loads((tmp_path / "export" / "parity.json").read_text())
+    assert agreement["checked"]
+    assert not [name for name in agreement["max_abs_difference"] if name.startswith("ct/layer ")]
+    films, volumes = parity.fixed_inputs()
+    ours = parity.torch_outputs(tmp_path / "export", films, volumes, parity.REPORTS)
+    tokens = preprocess.volume_tokens(trained, volumes)
+    alone = trained.embedder(rows=2, ct_slices=False).ct(trained.variables, tokens)
+    np.testing.assert_allclose(ours["ct/z"], alone.z, atol=1e-4)
+    assert not pretrained.load(tmp_path / "export").ct_slices
+    assert "volume alone" in json.loads((tmp_path / "export" / "contract.json").read_text())["input"]["slices"]
+
+
 @pytest.mark.parametrize(
     "settings",
     [

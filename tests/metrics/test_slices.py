@@ -100,3 +100,42 @@ def test_fixed_layers_hit_most_cts_together() -> None:
     scores = np.tile(slices.fixed_layers(lesion, layers=4, k=1), (len(lesion), 1))
     assert slices.hit_rate(scores, lesion, 1).measured == 3 / 4
     assert slices.fixed_layers(lesion, layers=4, k=9).sum() == 4
+
+
+def test_every_finding_has_fixed_layers_of_its_own() -> None:
+    """Layers of the other CTs, against counting by hand: nodules lie in layer 0, effusions in layer 3."""
+    choosing, lesion = np.zeros((5, 3, 8), bool), np.zeros((4, 3, 8), bool)
+    choosing[:2, 0, 0] = choosing[2:, 1, 7] = True
+    lesion[0, 0, 1] = lesion[1, 0, 2] = lesion[2, 1, 6] = lesion[3, 2, 6] = True
+    scores = np.array([[0, 1, 0, 0.5]] * 4)
+    names = ["nodule", "effusion", "unstated"]
+    rates = slices.by_finding(scores, lesion, 1, names, choosing=choosing)
+    # Most of the other CTs hold an effusion: all findings together are looked for in layer 3, at 2 of 4 CTs.
+    assert [rates[name].fixed for name in ("any", "nodule", "effusion")] == [0.5, 0.5, 1.0]
+    assert rates["nodule"].scalars()["fixed_rate"] == 0.5
+    assert np.isnan(rates["unstated"].fixed), "no other CT holds it"
+    assert "fixed_rate" not in rates["unstated"].scalars()
+    alone = slices.by_finding(scores, lesion, 1, names)
+    assert all(rate == rates[name]._replace(fixed=rate.fixed) for name, rate in alone.items() if rate.cases)
+    assert "fixed_rate" not in alone["nodule"].scalars()
+
+
+def test_the_layers_share_of_the_variance_is_that_of_an_analysis_of_variance() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(30, 8)) + np.linspace(0, 2, 8)
+    mean = scores.mean()
+    between = sum(len(scores) * (scores[:, layer].mean() - mean) ** 2 for layer in range(8))
+    within = sum((x - scores[:, layer].mean()) ** 2 for layer in range(8) for x in scores[:, layer])
+    assert slices.layer_share(scores) == pytest.approx(between / (between + within), rel=1e-12)
+    assert slices.layer_share(scores) == pytest.approx(slices.layer_share(3 * scores - 7))
+
+
+def test_the_layers_share_at_its_ends() -> None:
+    rng = np.random.default_rng(0)
+    assert slices.layer_share(np.tile(rng.random(8), (20, 1))) == pytest.approx(1.0)
+    free = np.stack([rng.permutation(8) for _ in range(4000)])
+    assert 0 < slices.layer_share(free) < 0.002
+    turned = np.stack([np.roll(np.arange(8), shift) for shift in range(8)])  # each layer has had each score
+    assert slices.layer_share(turned) == pytest.approx(0.0, abs=1e-12)
+    assert np.isnan(slices.layer_share(np.full((5, 8), 0.1)))
+    assert np.isnan(slices.layer_share(np.zeros((0, 8))))

@@ -20,14 +20,18 @@ def _evaluated(prefix: str) -> dict[str, float]:
     targets = rng.integers(0, 2, (40, 2)).astype(float)
     z = rng.normal(size=(40, 4))
     found = auroc.per_label(rng.normal(size=(40, 2)), targets, resamples=20).scalars(LABELS)
-    scalars = _named(f"{prefix}/gap/xray_ct", gap.modality_gap(z, z + 1)._asdict())
-    scalars[f"{prefix}/gap/images/separation"] = gap.class_separation(z, np.arange(40) % 2)
+    scalars = {}
+    for end in ("", "_cls"):
+        scalars |= _named(f"{prefix}/gap/xray_ct{end}", gap.modality_gap(z, z + 1)._asdict())
+        scalars[f"{prefix}/gap/images{end}/separation"] = gap.class_separation(z, np.arange(40) % 2)
     for modality in ("xray", "ct"):
         scalars |= _named(f"{prefix}/{modality}/zeroshot", found)
         scalars |= _named(f"{prefix}/{modality}/probe", found)
         scalars |= _named(f"{prefix}/{modality}/retrieval", retrieval.recall(z, z, np.arange(40)))
     lesion = rng.random((40, 2, 8)) < 0.2
-    rates = slices.by_finding(rng.random((40, 4)), lesion, 1, LABELS)
+    scores = rng.random((40, 4))
+    scalars[f"{prefix}/ct/slices/any/layer_share"] = slices.layer_share(scores)
+    rates = slices.by_finding(scores, lesion, 1, LABELS, choosing=lesion)
     for name, rate in rates.items():
         scalars |= _named(f"{prefix}/ct/slices/{name}", rate.scalars())
     return scalars
@@ -45,11 +49,10 @@ def test_every_cell_of_a_whole_run_has_its_number() -> None:
         "test/xray/slices/any/hit_rate",
         *(f"test/xray/zeroshot/macro/{sign}" for sign in ("positives", "negatives")),
         *(f"test/ct/zeroshot/macro/{sign}" for sign in ("positives", "negatives")),
-        "test/gap/xray_ct/separation",
-        "test/gap/images/distance",
-        "test/gap/images/accuracy",
+        *(f"test/gap/xray_ct{end}/separation" for end in ("", "_cls")),
+        *(f"test/gap/images{end}/{name}" for end in ("", "_cls") for name in ("distance", "accuracy")),
     }
-    assert len(measured) == 7 + 2 * (3 * 2 + 2 * 2) + 4 * 5 + 3 * 3 + 3
+    assert len(measured) == 7 + 2 * (3 * 2 + 2 * 2) + 4 * 5 + (3 * 4 + 1) + 2 * 3
     assert all(cell.beside in line for cell in measured if cell.beside)
 
 
@@ -67,3 +70,22 @@ def test_the_last_line_counts() -> None:
     assert tables.latest(lines, "a") == 2.0
     assert math.isnan(tables.latest(lines, "b") or 0.0)
     assert tables.latest(lines, "c") is None
+
+
+def test_both_gaps_and_what_position_alone_hits_have_their_places() -> None:
+    line = {"step": 1} | _evaluated("test")
+    shown = {table.title: table for table in tables.result_tables([line], LABELS)}
+    names = [row.name for row in shown["Modality gap"].rows]
+    assert names == [
+        "X-ray and CT images",
+        "X-ray and CT images, CLS",
+        "All images, by finding",
+        "All images, by finding, CLS",
+    ]
+    chosen = shown["CT: do the chosen slices show the lesion?"]
+    words = [line.split("  ") for line in tables.text(chosen, [line]).splitlines()]
+    assert chosen.columns == ("Lesion", "Hit rate", "Best fixed layers", "Scores due to the layer", "CTs")
+    cells = {parts[0]: [part.strip() for part in parts[1:] if part.strip()] for parts in words[2:]}
+    fixed, share = (line[f"test/ct/slices/any/{name}"] for name in ("fixed_rate", "layer_share"))
+    assert cells["any finding"][1:3] == [f"{fixed:.3f}", f"{share:.3f}"]
+    assert cells["nodule"][1:3] == [f"{line['test/ct/slices/nodule/fixed_rate']:.3f}", "-"]

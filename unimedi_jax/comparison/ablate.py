@@ -9,7 +9,6 @@ import numpy as np
 from unimedi_jax.comparison import runs
 from unimedi_jax.evaluation import evaluator, results
 from unimedi_jax.inference import features, pretrained
-from unimedi_jax.metrics import gap
 from unimedi_jax.report import figures
 from unimedi_jax.train import dataset
 
@@ -49,7 +48,7 @@ def _embedded(of_modality: Mapping[str, pathlib.Path], config: ml_collections.Co
     for modality, folder in of_modality.items():
         trained = pretrained.load(folder)
         trained.check(record_set, (modality,))
-        embedder = trained.embedder(rows=config.base.evals.rows, ct_slices=bool(trained.model.slices))
+        embedder = trained.embedder(rows=config.base.evals.rows)
         sampler = trained.sampler(modality, keep=("report", "labels"))
         parts[modality] = features.embed(embedder, trained.variables, record_set, sampler, "test")
     return parts
@@ -57,11 +56,7 @@ def _embedded(of_modality: Mapping[str, pathlib.Path], config: ml_collections.Co
 
 def _joint(parts: Parts) -> dict[str, float]:
     """Gap and separation of two encoders' embeddings taken together."""
-    modalities = gap.modality_gap(parts["xray"].z, parts["ct"].z)
-    z = np.concatenate([part.z for part in parts.values()])
-    finding = np.concatenate([evaluator.single_finding(part.labels) for part in parts.values()])
-    scalars = {f"gap/xray_ct/{name}": value for name, value in modalities._asdict().items()}
-    return scalars | {"gap/images/separation": gap.class_separation(z, finding)}
+    return {f"gap/{name}": value for name, value in evaluator.image_gaps(parts).items()}
 
 
 def _map(parts: Parts, title: str) -> bytes:

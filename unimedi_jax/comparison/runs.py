@@ -37,8 +37,10 @@ SHOWN = {
     "xray/retrieval/i2t_r5": ("X-ray R@5", 3),
     "ct/retrieval/i2t_r5": ("CT R@5", 3),
     "ct/slices/any/hit_rate": ("slice hit rate", 3),
+    "ct/slices/any/layer_share": ("slice scores due to the layer", 3),
     "gap/xray_ct/distance": ("gap, centroids", 3),
     "gap/xray_ct/accuracy": ("modality classification accuracy", 3),
+    "gap/xray_ct_cls/accuracy": ("the same on CLS", 3),
     "gap/images/separation": ("class separation", 3),
     GFLOP: ("GFLOP a step", 1),
     SECONDS: ("s a step", 2),
@@ -184,7 +186,8 @@ def _note(rows: Sequence[results.Result]) -> str:
     return (
         f"Test patients. {interval} results.csv holds every seed and finding. A dash: the model does not align "
         "reports, does not choose slices or was not trained on that modality. GFLOP: matrix products of one step on "
-        "the whole batch, counted in the compiled program. Seconds: median step time during training "
+        "the whole batch, counted in the compiled program. Slice scores due to the layer: the share of their "
+        "variance; 1 is a choice by position alone. Seconds: median step time during training "
         f"({jax.device_count()} x {jax.devices()[0].device_kind}); other load on the machine is not excluded. "
         "The presets are defined in configs/pretrain.py."
     )

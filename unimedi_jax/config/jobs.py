@@ -45,7 +45,7 @@ class EmbedConfig:
     out: str = ""  # .npz or .parquet
     maps: str = ""  # a folder for chosen slices and attention: PNG, and NIfTI on a CT's own voxels
     rows: int = 8  # a batch and device
-    ct_slices: bool = True  # CTs as trained, with their chosen slices; False: the volume alone
+    ct_slices: bool | None = None  # CTs with their chosen slices, or by the volume alone; None: as in the run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,7 @@ class ProbeConfig(DownstreamConfig):
     tune: str = "linear"  # or "full"
     shares: tuple[float, ...] = (0.01, 0.1, 1.0)  # of the training patients, stratified draws
     seeds: tuple[int, ...] = (0, 1, 2)  # of the draws, and of full fine-tuning
-    ct_slices: bool = False  # CTs with their chosen slices; False: the volume alone
+    ct_slices: bool | None = None  # CTs with their chosen slices, or by the volume alone; None: as in the run
     rows: int = 32  # a device, when embedding
     # MGCA's recipe for its linear classifier, where the encoder learns ten times slower (our choice).
     full: FitConfig = FitConfig(batch=48)
@@ -92,7 +92,7 @@ class RetrieveConfig(DownstreamConfig):
     """Retrieval and zero-shot classification with a trained model."""
 
     job: str = "retrieve"
-    ct_slices: bool = True  # CTs as trained, with their chosen slices; False: the volume alone
+    ct_slices: bool | None = None  # CTs with their chosen slices, or by the volume alone; None: as in the run
     each: int = 200  # patients a finding of the precision at k (CheXpert 5x200)
     rows: int = 32  # a device, when embedding
 
@@ -155,7 +155,7 @@ class EvaluateConfig(DownstreamConfig):
     tasks: str = "probe,retrieve,slices,segment,detect"
     shares: tuple[float, ...] = (0.01, 0.1, 1.0)  # of the training patients, linear probe
     seeds: tuple[int, ...] = (0, 1, 2)
-    ct_slices: bool = True  # CTs as trained, with their chosen slices; False: the volume alone
+    ct_slices: bool | None = None  # CTs with their chosen slices, or by the volume alone; None: as in the run
     each: int = 200  # patients a finding of the precision at k
     rows: int = 32  # a device, when embedding
     segment: SegmentTask = SegmentTask()

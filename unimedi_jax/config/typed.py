@@ -2,9 +2,10 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import ml_collections
+from ml_collections.config_dict import placeholder
 
 from data.errors import UserError
 from unimedi_jax.config.objectives import OBJECTIVES
@@ -31,8 +32,14 @@ def typed(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
 
 
 def config_dict(settings: Any) -> ml_collections.ConfigDict:
-    """The settings of a dataclass as a file of `configs/` hands them to the command line."""
-    return ml_collections.ConfigDict(dataclasses.asdict(settings))
+    """The settings of a dataclass as a file of `configs/` hands them to the command line.
+
+    A setting of `type | None` that is None is a placeholder, which takes a value of that type alone.
+    """
+    values = dataclasses.asdict(settings)
+    types = {field.name: get_args(field.type) for field in dataclasses.fields(settings)}
+    unset = {name: placeholder(types[name][0]) for name, value in values.items() if value is None}
+    return ml_collections.ConfigDict(values | unset)
 
 
 def _value(name: str, default: Any, value: Any, where: str) -> Any:

@@ -9,7 +9,7 @@ from unimedi_jax.typing import Array, Float, Num, Params
 
 
 def cls(
-    model: towers.UniMedI, encoder: Params, tokens: Num[Array, "b n v"], modality: str, *, ct_slices: bool = False
+    model: towers.UniMedI, encoder: Params, tokens: Num[Array, "b n v"], modality: str, *, ct_slices: bool
 ) -> Float[Array, "b d"]:
     """CLS after the final norm; `encoder` holds the parameters of the vision tower, under "vision".
 

@@ -29,7 +29,7 @@ SHOWN = {
     retrieve.REPORTS: ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10"),
     retrieve.ACROSS: ("p5", "p10", "hit5"),
     retrieve.PRECISION: ("p5", "p10", "p100"),
-    hit_rates.TASK: ("any/hit_rate", "any/random_rate", "any/fixed_rate", "centre/hit_rate", "centre/random_rate"),
+    hit_rates.TASK: hit_rates.METRICS,
     **dict.fromkeys(itertools.starmap(segment.task_name, SEGMENTATIONS), (*segment.METRICS, "dice_present/mean")),
     **dict.fromkeys(detect.TASKS.values(), detect.METRICS),
 }
@@ -60,9 +60,9 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     content = page_content(rows, name=workdir.name, config=json.loads(config.to_json_best_effort()))
     # No report text is on this page; the contract of the reports' job stays with theirs.
     path = page.write(workdir / "index.html", content, show_reports=True)
-    for task, metrics in SHOWN.items():
+    for task in SHOWN:
         if of_task := [row for row in rows if row.task == task]:
-            print(results.text(of_task, metrics) + "\n")
+            print(results.text(of_task, _shown(task, of_task)) + "\n")
     for note in content.notes:
         print(f"warning: {note}")
     print(f"page: {path}\nall numbers: {workdir / 'results.csv'}")
@@ -110,10 +110,16 @@ def sets(data_dir: str | pathlib.Path) -> list[str]:
 def page_content(rows: Sequence[results.Result], *, name: str, config: dict) -> PageContent:
     """A table for every task, the trained network beside the untrained one and chance, then the published figures."""
     scalars = {"step": 0} | results.scalars(results.average(rows))
-    tables = [_table(task, metrics, rows, set(scalars)) for task, metrics in SHOWN.items()]
+    tables = [_table(task, _shown(task, rows), rows, set(scalars)) for task in SHOWN]
     others, more = published.table(scalars)
     shown, notes = [*(table for table in tables if table.rows), others], retrieve.inverted(rows)
     return PageContent(name, config, {}, [scalars | more], shown, notes=notes, kind="evaluation")
+
+
+def _shown(task: str, rows: Sequence[results.Result]) -> list[str]:
+    """The metrics of a task that are shown, where its rows have them: a set need not know every finding."""
+    measured = {row.metric for row in rows if row.task == task}
+    return [metric for metric in SHOWN[task] if metric in measured]
 
 
 def _table(task: str, metrics: Sequence[str], rows: Sequence[results.Result], known: set[str]) -> Table:

@@ -12,6 +12,7 @@ from unimedi_jax.metrics import gap, linear_probe, retrieval, slices, vectors, z
 from unimedi_jax.typing import PyTree
 
 RESAMPLES = 1000  # of the bootstrap intervals in final tables
+SPACES = {"": "z", "_cls": "cls"}  # endings of the names of clouds, and the vectors that they are made of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,16 +46,15 @@ class Evaluator:
         resamples = RESAMPLES if final else 0
         scalars: dict[str, float] = {}
         for modality, part in embedded.items():
-            train = self._images(variables, modality, "train") if final else None
+            train, val = (self._images(variables, modality, name) if final else None for name in ("train", "val"))
             if self.has_joint_space:
                 scalars |= _named(modality, self._alignment(variables, part, resamples))
             if train:
                 # The validation patients choose the strength of the regularisation, where there are any.
-                val = self._images(variables, modality, "val")
                 auc = linear_probe.auc(train.labelled, part.labelled, val and val.labelled, resamples=resamples)
                 scalars |= _named(f"{modality}/probe", auc.scalars(self._labels))
-            if part.lesions is not None and self.slices:
-                scalars |= _named(f"{modality}/slices", self._hit_rates(part, train, resamples))
+            if part.slice_scores is not None and self.slices:
+                scalars |= _named(f"{modality}/slices", self._slice_choice(part, val or train, resamples))
         return scalars | _named("gap", _gaps(embedded)), embedded
 
     @property
@@ -80,31 +80,46 @@ class Evaluator:
             results |= _named("zeroshot", auc.scalars(self._labels))
         return results
 
-    def _hit_rates(
-        self, part: features.EmbeddedSplit, train: features.EmbeddedSplit | None, resamples: int
+    def _slice_choice(
+        self, part: features.EmbeddedSplit, others: features.EmbeddedSplit | None, resamples: int
     ) -> dict[str, float]:
-        """Of the chosen slices, and with training CTs of the layers that hit most of those."""
-        scores, names = part.slice_scores, [*self._labels, "unstated"]
-        results: dict[str, float] = {}
-        for name, rate in slices.by_finding(scores, part.lesions, self.slices, names, resamples=resamples).items():
+        """How much of the slice scores is position, and whether the chosen slices show lesions, where those are known.
+
+        `others` are the CTs that choose the fixed layers: of validation, or of training where there are none.
+        """
+        results = {"any/layer_share": slices.layer_share(part.slice_scores)}
+        if part.lesions is None:
+            return results
+        settings = {"choosing": others.lesions if others else None, "resamples": resamples}
+        names = [*self._labels, "unstated"]
+        for name, rate in slices.by_finding(part.slice_scores, part.lesions, self.slices, names, **settings).items():
             results |= _named(name, rate.scalars()) if rate.cases else {}
-        if train:
-            fixed = slices.fixed_rates(train.lesions, part.lesions, names, layers=scores.shape[1], k=self.slices)
-            results |= {f"{name}/fixed_rate": rate for name, rate in fixed.items()}
         return results
 
 
 def _gaps(embedded: Mapping[str, features.EmbeddedSplit]) -> dict[str, float]:
-    """Gaps between the clouds, and how well single findings separate across modalities."""
-    clouds = {modality: part.z for modality, part in embedded.items()}
-    clouds |= {f"{modality}_report": part.z_report for modality, part in embedded.items() if part.z_report is not None}
+    """Gaps between images and their reports, and those of `image_gaps`."""
     scalars: dict[str, float] = {}
-    for a, b in (("xray", "ct"), ("xray", "xray_report"), ("ct", "ct_report")):
-        if a in clouds and b in clouds:
-            scalars |= _named(f"{a}_{b}", gap.modality_gap(clouds[a], clouds[b])._asdict())
-    z = np.concatenate([part.z for part in embedded.values()])
+    for modality, part in embedded.items():
+        if part.z_report is not None:
+            scalars |= _named(f"{modality}_{modality}_report", gap.modality_gap(part.z, part.z_report)._asdict())
+    return scalars | image_gaps(embedded)
+
+
+def image_gaps(embedded: Mapping[str, features.EmbeddedSplit]) -> dict[str, float]:
+    """Gap between X-rays and CTs, and how well single findings separate across modalities.
+
+    Each on z and, under names that end in `_cls`, on the encoder's CLS: with `norm_by_modality` the gap of z is
+    equalised by construction (`metrics/gap.py`).
+    """
     finding = np.concatenate([single_finding(part.labels) for part in embedded.values()])
-    return scalars | {"images/separation": gap.class_separation(z, finding)}
+    scalars: dict[str, float] = {}
+    for end, space in SPACES.items():
+        clouds = {modality: getattr(part, space) for modality, part in embedded.items()}
+        if {"xray", "ct"} <= clouds.keys():
+            scalars |= _named(f"xray_ct{end}", gap.modality_gap(clouds["xray"], clouds["ct"])._asdict())
+        scalars[f"images{end}/separation"] = gap.class_separation(np.concatenate([*clouds.values()]), finding)
+    return scalars
 
 
 def single_finding(labels: np.ndarray) -> np.ndarray:

@@ -148,7 +148,8 @@ class FineTuning:
 
     def logits(self, network: Network, tokens: Array) -> Float[Array, "b c"]:
         """Of every label or class."""
-        model, head, slices = self.pretrained.model, network.params["decoder"], self.config.ct_slices
+        model, head = self.pretrained.model, network.params["decoder"]
+        slices = self.pretrained.use_slices(self.config.ct_slices)
         cls = encoder.cls(model, network.encoder, tokens, self.modality, ct_slices=slices)
         return cls @ head["weights"] + head["bias"][None]
 

@@ -80,6 +80,7 @@ def architecture(trained: pretrained.Pretrained) -> dict[str, Any]:
         "volume_grid": vision.volume_grid,
         "crop": config["input"]["crop"],
         "report_length": trained.report_length,
+        "ct_slices": trained.ct_slices,
         **{name: config["model"][name] for name in (*INPUTS, *SLICES, *JOINT_SPACE)},
         "heads": {name: [head.hidden, head.bottleneck, head.prototypes] for name, head in model.head.items()},
     }
@@ -90,14 +91,17 @@ def contract(trained: pretrained.Pretrained) -> dict[str, Any]:
     model, crop = trained.model, trained.config["input"]["crop"]
     (low, high), (side, _), size = model.window_hu, trained.size("xray"), trained.size("ct")
     patch, block = ("x".join(map(str, trained.patch(modality))) for modality in ("xray", "ct"))
+    slices = (
+        f"the centre or all slices of the {model.slices} depth layers with the best mean score, resized to "
+        f"{model.slice_size} x {model.slice_size} (linear, anti-aliased)"
+    )
     return {
         "input": {
             "xray": f"the centre {crop} pixels of the record, block mean to {side} x {side} rounded "
             f"to integers, value / 127.5 - 1, patches of {patch} in raster order",
             "ct": f"block mean of the record to {size} rounded to integers, Hounsfield units {low:g}..{high:g} "
             f"clipped to -1..1, patches of {block} in raster order (z, y, x)",
-            "slices": f"the centre or all slices of the {model.slices} depth layers with the best mean score, resized "
-            f"to {model.slice_size} x {model.slice_size} (linear, anti-aliased)",
+            "slices": slices if trained.ct_slices else "none: a CT is its volume alone, as in training",
             "report": f"the tokenizer in {pretrained.REPORT}/, at most {trained.report_length} tokens",
         },
         "sets": trained.contracts,

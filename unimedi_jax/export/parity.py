@@ -95,9 +95,10 @@ def jax_outputs(
     out: dict[str, Any] = {}
     with jax.default_matmul_precision("highest"):
         film, volume = apply("embed_xray", batch["xray"]), apply("embed_volume", batch["ct"])
-        xray, ct = apply("xray_features", batch["xray"]), apply("ct_features", batch["ct"])
+        xray = apply("xray_features", batch["xray"])
+        ct = trained.embedder(rows=len(volumes)).ct(variables, batch["ct"])
         paths = {"xray": film, "ct_volume": volume}
-        if model.slices:
+        if trained.ct_slices:
             paths["ct"] = apply("embed_ct", batch["ct"], ct.layers)
         for name, x in paths.items():
             out |= {f"{name}/{k}": v for k, v in _vision_layers(trained, params["vision"], x)}

@@ -238,7 +238,7 @@ class UniMedI(nn.Module):
         cls, scores = self.vision.encode(volume)
         by_layer = scores.reshape(x.shape[0], self.vision.volume_grid[0], -1).mean(-1)
         layers = by_layer.topk(self.a["slices"]).indices.sort().values
-        if self.a["slices"]:
+        if self.a["ct_slices"]:
             cls, scores = self.vision.encode(torch.cat([self._slices(x, layers), volume], 1))
         return Features(cls, self.project_image(cls, "ct"), scores, by_layer, layers)
 

@@ -88,8 +88,10 @@ class Model:
         return jax.tree.map(lambda x: x[: len(pixels)], batch)
 
 
-def load(path: str | pathlib.Path, network: str = "student", *, rows: int = 8, ct_slices: bool = True) -> Model:
-    """The network of a run's workdir or of an export. `rows` a batch and device; `ct_slices=False`: the volume alone.
+def load(path: str | pathlib.Path, network: str = "student", *, rows: int = 8, ct_slices: bool | None = None) -> Model:
+    """The network of a run's workdir or of an export, for `rows` a batch and device.
+
+    CTs are embedded as the run trained them; `ct_slices` True: with their chosen slices, False: by the volume alone.
 
     Raises:
         UserError: nothing that can be loaded.

@@ -29,7 +29,7 @@ class Embedder:
 
     @classmethod
     def of(cls, model: towers.UniMedI, mesh: Mesh, *, rows: int, ct_slices: bool) -> "Embedder":
-        """`rows` a batch and device; `ct_slices`: CTs as trained, or by their volume alone."""
+        """`rows` a batch and device; `ct_slices`: CTs with their chosen slices, or by their volume alone."""
 
         def method(name: str, *static: Any) -> Callable[..., Any]:
             return jax.jit(lambda variables, *x: model.apply(variables, *x, *static, method=name))

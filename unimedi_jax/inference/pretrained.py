@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import logging
 import pathlib
 from typing import Any
 
@@ -22,6 +23,7 @@ from unimedi_jax.models import towers
 from unimedi_jax.train import state as states
 from unimedi_jax.typing import PyTree
 
+LOG = logging.getLogger(__name__)
 FACTS, WEIGHTS, REPORT = "unimedi.json", "unimedi.safetensors", "report"
 FORMAT = 1
 META = ("config", "contracts", "versions", "network", "step")
@@ -57,6 +59,17 @@ class Pretrained:
         """Tokens of a report, at most."""
         return self.config["input"]["report_length"]
 
+    @property
+    def ct_slices(self) -> bool:
+        """Whether the run trained, and evaluated, CTs with the slices that they choose; else by their volume alone."""
+        return self.model.slices > 0 and self.config["evals"]["ct_slices"]
+
+    def use_slices(self, setting: bool | None) -> bool:
+        """What a job's `ct_slices` comes to: None is `self.ct_slices`. One line of the log for each answer."""
+        used = self.ct_slices if setting is None else setting and self.model.slices > 0
+        _log_ct_input(self.path, used, self.ct_slices)
+        return used
+
     def size(self, modality: str) -> tuple[int, ...]:
         """Pixels (y, x) of an X-ray or voxels (z, y, x) of a CT at the network's input."""
         model = self.config["model"]
@@ -73,9 +86,9 @@ class Pretrained:
         sampler = transforms.ToSample.of(modality, self.tokenizer, reading, model)
         return dataclasses.replace(sampler, shuffle=False, keep=keep)
 
-    def embedder(self, *, rows: int, ct_slices: bool) -> features.Embedder:
-        """The network's inference functions; `rows` a batch and device."""
-        return features.Embedder.of(self.model, self.mesh, rows=rows, ct_slices=ct_slices)
+    def embedder(self, *, rows: int, ct_slices: bool | None = None) -> features.Embedder:
+        """The network's inference functions; `rows` a batch and device, `ct_slices` as `use_slices` takes it."""
+        return features.Embedder.of(self.model, self.mesh, rows=rows, ct_slices=self.use_slices(ct_slices))
 
     def check(self, dataset: records.RecordSet, modalities: tuple[str, ...]) -> None:
         """Compares the contract of a set's records of these modalities with that of the training records.
@@ -88,6 +101,14 @@ class Pretrained:
             if known:
                 then, now = _part(known, modality), _part(dataset.contract, modality)
                 contract.check(then, now, where=f"{modality} of {dataset.folder}")
+
+
+@functools.cache
+def _log_ct_input(path: pathlib.Path, used: bool, trained: bool) -> None:
+    """Once for each network and answer."""
+    what = "with the slices they choose" if used else "by their volume alone"
+    why = "as the run was trained" if used == trained else "as ct_slices asks: the run was trained otherwise"
+    LOG.info("%s: CTs are embedded %s, %s", path, what, why)
 
 
 def _part(whole: dict[str, Any], modality: str) -> dict[str, Any]:

@@ -3,6 +3,10 @@
 The gap is Liang et al., "Mind the Gap: Understanding the Modality Gap in Multi-modal Contrastive
 Representation Learning", NeurIPS 2022 (arXiv 2203.02053): the distance between the centroids of the
 two normalised clouds. UniMedI's claim is that X-ray and CT merge while classes stay apart.
+
+Embeddings z after BatchNorms by modality (`model.norm_by_modality`) have their gap equalised by
+construction: each modality's features are normalised to the same mean and variance, whatever the
+encoder does. What the encoder has merged shows on its CLS, before the projection.
 """
 
 from typing import NamedTuple

@@ -2,6 +2,10 @@
 
 The paper checks this on LUNA16: the top 20 % of 32 slices hit a nodule in 76.1 % of 67 CTs, random
 choice in 53.73 %. Here a hit is a chosen depth layer whose slices touch at least one lesion slice.
+
+Lesions lie where anatomy puts them, so scores that say "the middle" and never look at the CT hit often.
+Beside a hit rate therefore stands that of the best fixed layers, and `layer_share` says how much of the
+scores is position.
 """
 
 from collections.abc import Sequence
@@ -18,7 +22,7 @@ UNSTATED = 254  # of a lesion mask: somebody drew a lesion and did not say which
 
 
 class HitRate(NamedTuple):
-    """Hit rate of the chosen layers and the exact rate of random choice for the same CTs."""
+    """Hit rate of the chosen layers, and the rates of two blind choices for the same CTs."""
 
     measured: float  # NaN without cases
     random: float
@@ -27,13 +31,16 @@ class HitRate(NamedTuple):
     all_lesion: int  # left out: every layer is marked, nothing to miss
     low: float  # 95 % interval of `measured`, NaN without resamples
     high: float
+    fixed: float = float("nan")  # of the best fixed layers, where other CTs choose them
 
     def scalars(self) -> dict[str, float]:
-        """`hit_rate`, `random_rate`, the counts, and the interval if it was made."""
+        """`hit_rate`, `random_rate`, the counts, and where they were made the interval and `fixed_rate`."""
         result = {"hit_rate": self.measured, "random_rate": self.random}
         result |= {name: float(getattr(self, name)) for name in ("cases", "without_lesion", "all_lesion")}
         if not np.isnan(self.low):
             result |= {"hit_rate/low": self.low, "hit_rate/high": self.high}
+        if not np.isnan(self.fixed):
+            result["fixed_rate"] = self.fixed
         return result
 
 
@@ -59,24 +66,45 @@ def hit_rate(
 
 
 def by_finding(
-    slice_scores: Scores, lesion: Lesions, k: int, names: Sequence[str], *, resamples: int = 0, seed: int = 0
+    slice_scores: Scores,
+    lesion: Lesions,
+    k: int,
+    names: Sequence[str],
+    *,
+    choosing: Lesions | None = None,
+    resamples: int = 0,
+    seed: int = 0,
 ) -> dict[str, HitRate]:
     """`hit_rate` over the lesions of all findings together ("any") and of each finding alone.
 
     CTs without a lesion of that finding are left out of its row and counted in `without_lesion`.
+    `choosing` are the lesions of other CTs, those of validation: for each row they choose its fixed layers.
     """
-    if lesion.shape[1] != len(names):
-        raise ValueError(f"{len(names)} names for {lesion.shape[1]} findings")
-    marks = {"any": lesion.any(axis=1)}
-    marks |= {name: lesion[:, index] for index, name in enumerate(names)}
-    return {name: hit_rate(slice_scores, mark, k, resamples=resamples, seed=seed) for name, mark in marks.items()}
+    marks, others = _by_name(lesion, names), {} if choosing is None else _by_name(choosing, names)
+    rates = {name: hit_rate(slice_scores, mark, k, resamples=resamples, seed=seed) for name, mark in marks.items()}
+    layers = slice_scores.shape[1]
+    fixed = {name: fixed_rate(other, marks[name], layers=layers, k=k) for name, other in others.items()}
+    return rates | {name: rates[name]._replace(fixed=rate) for name, rate in fixed.items()}
+
+
+def layer_share(slice_scores: Scores) -> float:
+    """Share of the scores' variance that is due to the layer alone, whatever the CT (one-way ANOVA, eta squared).
+
+    The variance of the layers' mean scores over CTs, divided by the variance of all scores. 1: all CTs
+    get the same scores, and the choice is position alone. Scores without regard to position give about
+    1 / n. NaN where all scores are equal, or there are none.
+    """
+    scores = np.asarray(slice_scores, np.float64)
+    if not scores.size or np.ptp(scores) == 0:
+        return float("nan")
+    return float(scores.mean(axis=0).var() / scores.var())
 
 
 def fixed_layers(lesion: Bool[np.ndarray, "n slices"], *, layers: int, k: int) -> Float[np.ndarray, " layers"]:
     """One-hot scores of k layers taken in every CT alike: what knowing where lesions usually are is worth.
 
     Each layer in turn is the one that hits most of the CTs not hit yet (greedy maximum coverage); to be
-    chosen on training CTs. Lesions near the middle make this far stronger than random choice.
+    chosen on other CTs than it is measured on. Lesions near the middle make it far stronger than random choice.
     """
     touched = _touched_layers(np.asarray(lesion, bool), layers=layers)
     left = touched[~touched.all(axis=1)]
@@ -88,13 +116,15 @@ def fixed_layers(lesion: Bool[np.ndarray, "n slices"], *, layers: int, k: int) -
     return scores
 
 
-def fixed_rates(
-    train: Bool[np.ndarray, "m c slices"], lesion: Lesions, names: Sequence[str], *, layers: int, k: int
-) -> dict[str, float]:
-    """Hit rates of `by_finding` for the `fixed_layers` of the training CTs; rows without a case are left out."""
-    fixed = fixed_layers(train.any(axis=1), layers=layers, k=k)
-    rates = by_finding(np.tile(fixed, (len(lesion), 1)), lesion, k, names)
-    return {name: rate.measured for name, rate in rates.items() if rate.cases}
+def fixed_rate(
+    choosing: Bool[np.ndarray, "m slices"], lesion: Bool[np.ndarray, "n slices"], *, layers: int, k: int
+) -> float:
+    """Hit rate on the CTs of `lesion` of the `fixed_layers` of other CTs; NaN where no CT of either can be hit."""
+    touched = _touched_layers(choosing, layers=layers)
+    if not (touched.any(axis=1) & ~touched.all(axis=1)).any():
+        return float("nan")
+    fixed = fixed_layers(choosing, layers=layers, k=k)
+    return hit_rate(np.tile(fixed, (len(lesion), 1)), lesion, k).measured
 
 
 def lesion_slices(lesion_mask: UInt8[np.ndarray, "n z y x"], findings: int) -> Bool[np.ndarray, "n c z"]:
@@ -116,6 +146,13 @@ def around_centre(lesion: Lesions, *, reach: int = 3) -> Bool[np.ndarray, "n sli
     middle = (lesion.argmax(axis=2) + last - lesion[:, :, ::-1].argmax(axis=2)) / 2
     near = np.abs(np.arange(last + 1) - middle[:, :, None]) <= reach
     return (near & marked[:, :, None]).any(axis=1)
+
+
+def _by_name(lesion: Lesions, names: Sequence[str]) -> dict[str, Bool[np.ndarray, "n slices"]]:
+    """Lesion slices of all findings together ("any") and of each finding."""
+    if lesion.shape[1] != len(names):
+        raise ValueError(f"{len(names)} names for {lesion.shape[1]} findings")
+    return {"any": lesion.any(axis=1)} | {name: lesion[:, index] for index, name in enumerate(names)}
 
 
 def _touched_layers(lesion: Bool[np.ndarray, "n slices"], *, layers: int) -> Bool[np.ndarray, "n layers"]:

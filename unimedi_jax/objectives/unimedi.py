@@ -144,8 +144,7 @@ class Objective(settings.UniMedI, base.Objective):
         self, student: UniMedI, batch: Batch, cls: dict[str, Float[Array, "_ d"]], reports: Float[Array, "b w"]
     ) -> dict[str, Float[Array, " _"]]:
         """L_vl over all samples of the batch, CTs' and X-rays' reports being negatives of each other."""
-        in_order = {name: cls[name] for name in common.modalities(cls)}  # a dict that was a tree of JAX is sorted
-        z_image, z_text = student.project(in_order, reports, True)
+        z_image, z_text = student.project(cls, reports, True)
         chunk = self.contrastive_chunk
         same = losses.same_report(*common.reports(batch), chunk) if self.identical_reports else None
         each = losses.contrastive(z_image, z_text, self.temperature, same, chunk).mean(axis=0)

@@ -6,9 +6,11 @@ evaluation of the network before training):
     test/xray/zeroshot/<label>   test/xray/zeroshot/macro       (auroc.LabelAuc; also .../probe/...)
     test/xray/retrieval/i2t_r1   t2i_r1   chance_r1             (retrieval.recall)
     test/ct/slices/any/hit_rate  test/ct/slices/<label>/random_rate   (slices.HitRate)
-    test/ct/slices/<label>/fixed_rate                           (slices.fixed_layers)
+    test/ct/slices/<label>/fixed_rate                           (slices.fixed_rate)
+    test/ct/slices/any/layer_share                              (slices.layer_share)
     test/gap/<pair>/distance     accuracy                       (gap.Gap)
     test/gap/<cloud>/separation                                 (gap.class_separation)
+    test/gap/xray_ct_cls/...     test/gap/images_cls/separation (the same on CLS)
 
 `<key>/low` and `<key>/high` bound its interval. Rows and columns without a number are left out.
 """
@@ -23,9 +25,11 @@ MODALITIES = {"xray": "X-ray", "ct": "CT"}
 KS = (1, 5, 10)
 CLOUDS = {
     "xray_ct": "X-ray and CT images",
+    "xray_ct_cls": "X-ray and CT images, CLS",
     "xray_xray_report": "X-rays and their reports",
     "ct_ct_report": "CTs and their reports",
     "images": "All images, by finding",
+    "images_cls": "All images, by finding, CLS",
 }
 MEASURES = ("distance", "accuracy", "separation")
 GAP = re.compile(rf"test/gap/(.+)/(?:{'|'.join(MEASURES)})")
@@ -142,13 +146,17 @@ def _slices(findings: Mapping[str, str]) -> Table:
         start = f"ct/slices/{finding}"
         hit_rate = _above(f"{start}/hit_rate", f"{start}/random_rate", "random")
         untrained = hit_rate._replace(key=f"untrained/{start}/hit_rate")
-        rows.append(Row(name, (hit_rate, untrained, Cell(f"test/{start}/fixed_rate"), _count(f"{start}/cases"))))
+        share = _trained(f"{start}/layer_share") if finding == "any" else None
+        cells = (hit_rate, Cell(f"test/{start}/fixed_rate"), untrained, share, _count(f"{start}/cases"))
+        rows.append(Row(name, cells))
     return Table(
         "CT: do the chosen slices show the lesion?",
-        ("Lesion", "Hit rate", "Untrained network", "Fixed layers", "CTs"),
+        ("Lesion", "Hit rate", "Best fixed layers", "Untrained network", "Scores due to the layer", "CTs"),
         rows,
-        "Random: the exact hit rate of choosing as many layers at random in the same CTs. CTs whose layers all hold "
-        "the lesion, or none of whose layers does, are left out.",
+        "Random: the exact hit rate of choosing as many layers at random in the same CTs. Best fixed layers: as many "
+        "layers, the same in every CT, that hit most validation CTs with that lesion: what position alone is worth. "
+        "Scores due to the layer: share of the variance of all slice scores that the layer explains; 1 is a choice by "
+        "position alone. CTs whose layers all hold the lesion, or none of whose layers does, are left out.",
     )
 
 
@@ -165,7 +173,8 @@ def _gap(known: Sequence[str]) -> Table:
         rows,
         "Distance between the centroids of the two normalised clouds (Liang et al. 2022); balanced accuracy of a "
         "linear classifier of the modality (0.5: the clouds are merged); mean silhouette of the findings (1: separate, "
-        "0: mixed).",
+        "0: mixed). Embeddings lie in the joint space, or where a row says so are the encoder's CLS: BatchNorms by "
+        "modality equalise the gap of the joint space by construction, and not that of CLS.",
     )
 
 
