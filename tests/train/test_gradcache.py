@@ -73,9 +73,10 @@ def test_parts_without_a_teacher(make_tiny, tiny_variables, make_batch) -> None:
     model, objective = make_tiny(slices=0), Objective(**WITHOUT_TEACHER)
     assert objective.teacher_parts(model) == ()
     state = {"batch_stats": tiny_variables["batch_stats"], **objective.state(model)}
-    start = tiny_variables["params"], {}, state, make_batch(model, 4, 2), jax.random.key(3), jnp.int32(0)
+    start = tiny_variables["params"], {}, state, make_batch(model, 4, 2)
     whole = jax.value_and_grad(base.loss_function(model, objective), has_aux=True)
-    ours, expected = (jax.jit(run)(*start) for run in (gradcache.value_and_grad(model, objective, 2), whole))
+    functions = gradcache.value_and_grad(model, objective, 2), whole
+    ours, expected = (jax.jit(run)(*start, jax.random.key(3), jnp.int32(0)) for run in functions)
     for name, got, leaf in zip(trees.names(ours), *map(jax.tree.leaves, (ours, expected)), strict=True):
         np.testing.assert_allclose(got, leaf, atol=1e-5, rtol=1e-4, err_msg=name)
 
