@@ -23,6 +23,8 @@ ABLATIONS = {
     "random_slices": {"objective": {"slices_by": "random"}},
     "no_distillation": {"objective": {"weight_icl": 0.0, "weight_pcl": 0.0}},
     "random_mask": {"objective": {"mask_by": "random"}},
+    # Four times the tokens, for all systems: what the size of a patch costs.
+    "fine_tokens": {"model": {"image_patch": (8, 8), "volume_patch": (4, 8, 8)}},
 }
 PAPER = {"init": {"report": "emilyalsentzer/Bio_ClinicalBERT"}}
 # Small enough for two CPU cores: about a quarter of an hour with the evaluation.
@@ -61,6 +63,7 @@ DEMO = {
     "evals": {"every": 150, "rows": 35, "limit": 0},
 }
 STARTS = {"": {}, "paper": PAPER, "demo": DEMO}
+OF_ANY_SYSTEM = ("xray_only", "ct_only", "fine_tokens")
 PRESETS = (*STARTS, *ABLATIONS, *systems.SYSTEMS)
 
 
@@ -76,8 +79,8 @@ def get_config(arg: str = "") -> ConfigDict:
         raise ValueError(f"configs/pretrain.py:{arg}: the presets are {', '.join(PRESETS[1:])}")
     chosen = [word for word in words if word not in STARTS]
     others = [word for word in chosen if word in systems.SYSTEMS]
-    if len(others) > 1 or (others and set(chosen) - {*others, "xray_only", "ct_only"}):
-        raise ValueError(f"configs/pretrain.py:{arg}: one system, with or without xray_only or ct_only")
+    if len(others) > 1 or (others and set(chosen) - {*others, *OF_ANY_SYSTEM}):
+        raise ValueError(f"configs/pretrain.py:{arg}: one system, with or without {', '.join(OF_ANY_SYSTEM)}")
     config = _base()
     for start in [name for name in STARTS if name in words]:
         config.update(STARTS[start])

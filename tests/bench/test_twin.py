@@ -49,7 +49,8 @@ def program(config) -> TrainStep:
 
 def test_the_batch_is_of_the_shapes_that_the_step_takes(config, settings, program) -> None:
     where = sharding.batch_sharding(sharding.make_mesh(data=8))
-    shapes = towers.example(program.model, dict(config.batch), config.input.report_length, where)
+    one = jax.eval_shape(lambda: towers.example_batch(program.model, config.input.report_length))
+    shapes = towers.example(one, dict(config.batch), where)
     expected = jax.tree.map(lambda x: (x.shape, x.dtype), shapes)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), random_batch(settings)) == expected
 

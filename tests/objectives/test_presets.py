@@ -31,7 +31,8 @@ def test_the_step_takes_shape_in_the_small_run(name: str) -> None:
     config = pretrain.get_config(f"demo,{name}")
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     what = build_train_step(typed(PretrainConfig, config), 200, mesh)
-    batch = towers.example(what.model, dict(config.batch), 64, jax.NamedSharding(mesh, jax.P(("data", "fsdp"))))
+    one = jax.eval_shape(lambda: what.objective.example_batch(what.model, 64))
+    batch = towers.example(one, dict(config.batch), jax.NamedSharding(mesh, jax.P(("data", "fsdp"))))
     state, metrics = jax.eval_shape(what.step, what.abstract, batch)
     alike = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), state, what.abstract)
     assert all(jax.tree.leaves(alike))
@@ -57,7 +58,7 @@ def test_a_teacher_that_is_not_there_cannot_be_evaluated(name: str) -> None:
 
 def test_one_system_a_run() -> None:
     for words in ("mae,clip", "demo,clip,no_slices"):
-        with pytest.raises(ValueError, match="one system, with or without xray_only or ct_only"):
+        with pytest.raises(ValueError, match="one system, with or without xray_only, ct_only, fine_tokens"):
             pretrain.get_config(words)
     config = pretrain.get_config("demo,clip")
     config.objective.nonsense = 1

@@ -34,6 +34,8 @@ SHOWN = {
     "ct/zeroshot/macro": ("CT zero-shot AUC", 3),
     "xray/probe/macro": ("X-ray probe AUC", 3),
     "ct/probe/macro": ("CT probe AUC", 3),
+    "xray/supervised/macro": ("X-ray supervised AUC", 3),
+    "ct/supervised/macro": ("CT supervised AUC", 3),
     "xray/retrieval/i2t_r5": ("X-ray R@5", 3),
     "ct/retrieval/i2t_r5": ("CT R@5", 3),
     "ct/slices/any/hit_rate": ("slice hit rate", 3),

@@ -380,8 +380,19 @@ class MedUniC:
             raise ValueError(f"crop is above 0 and at most 1, not {self.crop}")
 
 
+@dataclasses.dataclass(frozen=True)
+class Supervised:
+    """The findings themselves as targets, no reports: what pre-training could reach at most."""
+
+    name: str = "supervised"
+    labels: int = 5  # of the sets that are trained on; the phantom's
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "labels")
+
+
 _WITH_REPORTS = (UniMedI, Contrast, SigLIP, GLoRIA, MGCA, ACLIP, MRM, PRIOR, MedKLIP, KAD, MedUniC)
-_IMAGES_ALONE = (UniMiSS, Joint, DINO, MoCoV3, SimMIM, MAE)
+_IMAGES_ALONE = (UniMiSS, Joint, DINO, MoCoV3, SimMIM, MAE, Supervised)
 OBJECTIVES: dict[str, type] = {settings.name: settings for settings in (*_WITH_REPORTS, *_IMAGES_ALONE)}
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from unimedi_jax.inference import features
 from unimedi_jax.input import records, transforms
-from unimedi_jax.metrics import gap, linear_probe, retrieval, slices, vectors, zeroshot
+from unimedi_jax.metrics import auroc, gap, linear_probe, retrieval, slices, vectors, zeroshot
 from unimedi_jax.typing import PyTree
 
 RESAMPLES = 1000  # of the bootstrap intervals in final tables
@@ -27,6 +27,7 @@ class Evaluator:
     limit: int
     slices: int  # k of the top-k
     has_joint_space: bool = True  # whether the network has learnt which report belongs to an image
+    has_classifier: bool = False  # whether it was trained on the labels (objectives/supervised.py)
 
     def __call__(
         self, variables: PyTree, split: str, *, final: bool = False, examples: int = 0
@@ -49,6 +50,9 @@ class Evaluator:
             train, val = (self._images(variables, modality, name) if final else None for name in ("train", "val"))
             if self.has_joint_space:
                 scalars |= _named(modality, self._alignment(variables, part, resamples))
+            if self.has_classifier:
+                auc = auroc.per_label(_logits(variables, part), part.labels, resamples=resamples)
+                scalars |= _named(f"{modality}/supervised", auc.scalars(self._labels))
             if train:
                 # The validation patients choose the strength of the regularisation, where there are any.
                 auc = linear_probe.auc(train.labelled, part.labelled, val and val.labelled, resamples=resamples)
@@ -95,6 +99,12 @@ class Evaluator:
         for name, rate in slices.by_finding(part.slice_scores, part.lesions, self.slices, names, **settings).items():
             results |= _named(name, rate.scalars()) if rate.cases else {}
         return results
+
+
+def _logits(variables: PyTree, part: features.EmbeddedSplit) -> np.ndarray:
+    """What the classifier of a supervised network says of each finding (n, c)."""
+    head = variables["params"]["head_labels"]
+    return part.cls @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
 
 
 def _gaps(embedded: Mapping[str, features.EmbeddedSplit]) -> dict[str, float]:

@@ -113,7 +113,8 @@ def _endless(
         size = record_set.size(sampler.modality, "train")
         if not size:
             continue
-        source = record_set.source(sampler.modality, "train", records.TRAINED_ON[sampler.modality])
+        fields = (*records.TRAINED_ON[sampler.modality], *sampler.keep)
+        source = record_set.source(sampler.modality, "train", fields)
         if max_damaged:
             source = records.SkipDamaged(source, max_damaged)
         dataset = grain.MapDataset.source(source).seed(seed * 1000 + number).shuffle()

@@ -210,16 +210,15 @@ def example_batch(model: UniMedI, length: int = 8) -> dict[str, dict[str, Any]]:
 
 
 def example(
-    model: UniMedI, rows: Mapping[str, int], length: int, where: jax.sharding.Sharding, devices: int = 1
+    batch: Mapping[str, Mapping[str, Any]], rows: Mapping[str, int], where: jax.sharding.Sharding, devices: int = 1
 ) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
-    """A batch of `rows` samples a device of each modality as shapes alone, to compile for; 0 rows leave one out."""
-    shapes = jax.eval_shape(lambda: example_batch(model, length))
+    """A batch of one sample each as shapes for `rows` samples a device, to compile for; 0 rows leave a modality out."""
     return {
         name: {
             field: jax.ShapeDtypeStruct((rows[name] * devices, *x.shape[1:]), x.dtype, sharding=where)
             for field, x in part.items()
         }
-        for name, part in shapes.items()
+        for name, part in batch.items()
         if rows[name]
     }
 

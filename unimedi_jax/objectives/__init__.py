@@ -23,6 +23,7 @@ from unimedi_jax.objectives import (
     prior,
     siglip,
     simmim,
+    supervised,
     unimedi,
     unimiss,
 )
@@ -46,6 +47,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "medklip": medklip.Objective,
     "kad": kad.Objective,
     "med_unic": med_unic.Objective,
+    "supervised": supervised.Objective,
 }
 
 

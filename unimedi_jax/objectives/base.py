@@ -33,6 +33,7 @@ class Objective(abc.ABC):
 
     teacher: ClassVar[tuple[str, ...]] = ()  # parts of the parameters that an EMA teacher follows, where there is one
     uses_reports: ClassVar[bool] = True
+    uses_labels: ClassVar[bool] = False  # a batch holds `labels` (b, c), NaN unknown; `c` is the setting `labels`
     has_joint_space: ClassVar[bool] = True  # images and reports end in one: zero-shot and retrieval mean something
 
     def teacher_parts(self, model: UniMedI) -> tuple[str, ...]:
@@ -50,6 +51,13 @@ class Objective(abc.ABC):
     def weight(self, loss: str, step: Step) -> Scalar:
         """The weight of a loss in the sum: the setting `weight_<loss>`, or 1 where there is none."""
         return getattr(self, f"weight_{loss}", 1.0)
+
+    def example_batch(self, model: UniMedI, length: int = 8) -> Batch:
+        """One X-ray and one CT of zeros with reports of `length` tokens, as `forward` takes them."""
+        batch = towers.example_batch(model, length)
+        if not self.uses_labels:
+            return batch
+        return {name: part | {"labels": jnp.zeros((1, self.labels))} for name, part in batch.items()}
 
     @abc.abstractmethod
     def forward(self, student: UniMedI, teacher: UniMedI, batch: Batch, state: PyTree, step: Step) -> LossTerms:
@@ -104,7 +112,7 @@ def init_variables(model: UniMedI, objective: Objective, key: Key[Array, ""]) ->
     Every tower has its parameters, whatever the objective uses; a head has those that the objective's forward pass asks
     for. Their values depend on the key and on their names alone.
     """
-    batch = towers.example_batch(model)
+    batch = objective.example_batch(model)
 
     def forward(network: UniMedI) -> None:
         network.run_towers(batch)

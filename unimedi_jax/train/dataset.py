@@ -1,5 +1,6 @@
 """What a run is trained on: its sets, the tokenizer of their reports, and the batches of this host."""
 
+import dataclasses
 import logging
 import math
 import pathlib
@@ -96,9 +97,36 @@ def check_ids(objective: Any, reports: Any) -> None:
         )
 
 
-def samplers(config: PretrainConfig, reports: Any) -> dict[str, transforms.ToSample]:
-    """How each modality's records become samples, by the config of a run."""
-    return {name: transforms.ToSample.of(name, reports, config.input, config.model) for name in pipeline.MODALITIES}
+def check_labels(objective: Any, sets: Sets) -> None:
+    """A classifier of findings needs the same ones in all sets, and as many as `objective` has outputs.
+
+    Raises:
+        UserError: they differ.
+    """
+    if objective.name != "supervised":
+        return
+    first, *others = (record_set for record_set, _ in sets)
+    names = first.contract["labels"]
+    for other in others:
+        if other.contract["labels"] != names:
+            raise UserError(
+                f"config.data: {first.name} and {other.name} differ in their labels, which "
+                "config.objective.name=supervised learns: train on sets of the same labels"
+            )
+    if len(names) != objective.labels:
+        raise UserError(
+            f"config.objective.labels={objective.labels}, but {first.name} has {len(names)} labels: "
+            f"give --config.objective.labels={len(names)}"
+        )
+
+
+def samplers(config: PretrainConfig, reports: Any, *, labels: bool = False) -> dict[str, transforms.ToSample]:
+    """How each modality's records become samples, by the config of a run; `labels` travel along where it needs them."""
+    keep = ("labels",) if labels else ()
+    return {
+        name: dataclasses.replace(transforms.ToSample.of(name, reports, config.input, config.model), keep=keep)
+        for name in pipeline.MODALITIES
+    }
 
 
 def reader_processes(asked: int, batch: int) -> int:

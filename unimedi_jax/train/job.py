@@ -46,7 +46,8 @@ class TrainStep:
 
     def lower(self, rows: Mapping[str, int], length: int) -> jax.stages.Lowered:
         """The step for `rows` of each modality a device and reports of `length` tokens, by shapes alone."""
-        batch = towers.example(self.model, rows, length, sharding.batch_sharding(self.mesh), self.mesh.size)
+        one = jax.eval_shape(lambda: self.objective.example_batch(self.model, length))
+        batch = towers.example(one, rows, sharding.batch_sharding(self.mesh), self.mesh.size)
         with jax.set_mesh(self.mesh):
             return self.step.lower(self.abstract, batch)
 
@@ -131,9 +132,10 @@ def build_job(config: PretrainConfig, workdir: pathlib.Path) -> TrainingJob:
         name = config.tokenizer if known else start.tokenizer(**vars(config.init))
         tokenizer = dataset.run_tokenizer(name, sets, workdir)
     dataset.check_ids(config.objective, tokenizer)
+    dataset.check_labels(config.objective, sets)
     train_step = build_train_step(config, len(tokenizer), mesh)
     dataset.check_sets(sets, train_step.model, uses_reports=train_step.objective.uses_reports)
-    samplers = dataset.samplers(config, tokenizer)
+    samplers = dataset.samplers(config, tokenizer, labels=train_step.objective.uses_labels)
     return TrainingJob(*vars(train_step).values(), sets, tokenizer, samplers, batch, plain)
 
 
@@ -201,4 +203,5 @@ def build_evaluator(job: TrainingJob) -> evaluator.Evaluator:
         limit=evals.limit,
         slices=job.model.slices,
         has_joint_space=job.objective.has_joint_space,
+        has_classifier=job.objective.uses_labels,
     )
