@@ -62,6 +62,12 @@ class ModelConfig:
     image_patch: tuple[int, int] = (16, 16)
     volume_size: tuple[int, int, int] = (32, 128, 128)  # z, y, x
     volume_patch: tuple[int, int, int] = (4, 16, 16)  # also (1, 32, 32) or (16, 8, 8): all give 512 tokens
+    # "nonlinear": beside the linear map of each patch, an MLP on each of its sub-patches; all of them and their maximum
+    # are added to the token. For lesions smaller than a patch.
+    tokenizer: str = "linear"
+    image_subpatch: tuple[int, int] = (4, 4)  # pixels; divides image_patch
+    volume_subpatch: tuple[int, int, int] = (2, 4, 4)  # voxels; divides volume_patch
+    subpatch_hidden: int = 48  # units of both layers of the MLP
     window_hu: tuple[float, float] = (-1000.0, 1000.0)
     slices: int = 2  # k of the top-k, in depth layers of volume_patch[0] slices; 0: the volume alone
     slices_per_layer: int = 1
@@ -89,6 +95,18 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.layers not in (allowed := ("auto", "scanned", "unrolled")):
             raise ValueError(f"layers is one of {', '.join(allowed)}, not {self.layers!r}")
+        if self.tokenizer not in (allowed := ("linear", "nonlinear")):
+            raise ValueError(f"config.model.tokenizer is one of {', '.join(allowed)}, not {self.tokenizer!r}")
+        if self.tokenizer == "nonlinear":
+            self._check_subpatches()
+
+    def _check_subpatches(self) -> None:
+        if self.subpatch_hidden < 1:
+            raise ValueError(f"config.model.subpatch_hidden is at least 1, not {self.subpatch_hidden}")
+        for name in ("image", "volume"):
+            patch, part = getattr(self, f"{name}_patch"), getattr(self, f"{name}_subpatch")
+            if len(patch) != len(part) or min(part) < 1 or any(n % m for n, m in zip(patch, part, strict=True)):
+                raise ValueError(f"config.model.{name}_subpatch={part} does not divide {name}_patch={patch}")
 
 
 @dataclasses.dataclass(frozen=True)
