@@ -200,5 +200,6 @@ def build_evaluator(job: TrainingJob) -> evaluator.Evaluator:
         length=job.config.input.report_length,
         limit=evals.limit,
         slices=job.model.slices,
+        score=evals.score,
         has_joint_space=job.objective.has_joint_space,
     )
