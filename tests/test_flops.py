@@ -1,5 +1,7 @@
 """The analytic count against the one XLA makes of its own program."""
 
+import math
+
 import jax
 import pytest
 from jax import numpy as jnp
@@ -84,6 +86,23 @@ def test_a_whole_training_step(wide, shapes, make_batch, xrays: int, cts: int, s
     counted = counted_by_xla(grads, params, teacher, stats, batch, jax.random.key(0), jnp.int32(0))
     expected = flops.training_step(wide, goal, xrays=xrays, cts=cts, report_length=8)
     assert expected == pytest.approx(counted, rel=0.05)
+
+
+@pytest.mark.parametrize("rank", ["2d", "3d"])
+def test_a_tokenizer_and_its_gradients(make_tiny, rank: str) -> None:
+    model = make_tiny(size=WIDE, tokenizer="nonlinear")
+    params = jax.eval_shape(lambda: towers.init(model, jax.random.key(0)))["params"]["vision"]
+    patch, method = (model.image_patch, "embed_image") if rank == "2d" else (model.volume_patch, "embed_volume")
+    x = jax.ShapeDtypeStruct((4, 16, math.prod(patch)), jnp.float32)
+
+    def total(params, x):
+        return jnp.sum(model.vision.apply({"params": params}, x, method=method) ** 2)
+
+    used = {name: params[name] for name in params if name.endswith(rank)}
+    counted = counted_by_xla(jax.grad(lambda used, rest, x: total({**rest, **used}, x)), used, params, x)
+    first, inside = flops.tokenizer(model, patch, rank)
+    assert inside > first / 2, "the sub-patches would not be proved"
+    assert 4 * 16 * (2 * first + 3 * inside) == pytest.approx(counted, rel=0.05)
 
 
 def test_a_step_grows_with_its_batch(wide) -> None:

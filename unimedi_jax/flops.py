@@ -26,14 +26,14 @@ def training_step(
     needs it: one over an X-ray, two over a CT (the volume alone for its slices, then the joint sequence).
     """
     image, volume = math.prod(model.vision.image_grid), math.prod(model.volume_grid)
-    slices, voxels = model.slice_tokens, math.prod(model.volume_patch)
-    pixels = math.prod(model.image_patch)
+    slices = model.slice_tokens
+    flat, deep = tokenizer(model, model.image_patch, "2d"), tokenizer(model, model.volume_patch, "3d")
     passes = int(objective.distils or objective.scores_tokens)  # of the teacher over the whole sequence
-    total = xrays * (_sequence(model, objective, image) + _tokens(model, image * pixels, passes))
-    total += cts * (_sequence(model, objective, slices + volume) + _tokens(model, slices * pixels, passes))
-    total += cts * _tokens(model, volume * voxels, passes)
+    total = xrays * (_sequence(model, objective, image) + _passes(flat, image, passes))
+    total += cts * (_sequence(model, objective, slices + volume) + _passes(flat, slices, passes))
+    total += cts * _passes(deep, volume, passes)
     if objective.scores_slices(model.slices):
-        total += cts * (transformer(model.vision, 1 + volume) + 2 * volume * voxels * model.vision.width)
+        total += cts * (transformer(model.vision, 1 + volume) + volume * sum(deep))
     return total + _contrast(model, xrays + cts, report_length)
 
 
@@ -51,9 +51,20 @@ def _sequence(model: towers.UniMedI, objective: settings.UniMedI, n: int) -> flo
     return total
 
 
-def _tokens(model: towers.UniMedI, values: int, passes: int) -> float:
-    """A tokenizer on so many pixels or voxels; they need no gradient: 2 instead of 3 for the student."""
-    return (BACKWARD - 1 + passes) * 2 * values * model.vision.width
+def tokenizer(model: towers.UniMedI, patch: tuple[int, ...], name: str) -> tuple[float, float]:
+    """The forward pass of one token of T_2D ("2d") or T_3D ("3d"): of products whose input is pixels, and of others."""
+    width, part = model.vision.width, getattr(model.vision, f"subpatch_{name}")
+    first, inside = 2 * math.prod(patch) * width, 0
+    if part is not None:
+        first += 2 * math.prod(patch) * part.hidden
+        inside = 2 * part.hidden * (part.count * part.hidden + (part.count + 1) * width)
+    return first, inside
+
+
+def _passes(per_token: tuple[float, float], tokens: int, passes: int) -> float:
+    """The student's pass over so many tokens, backward included, and the teacher's; pixels need no gradient."""
+    first, inside = per_token
+    return tokens * ((BACKWARD - 1 + passes) * first + (BACKWARD + passes) * inside)
 
 
 def _contrast(model: towers.UniMedI, samples: int, report_length: int) -> float:

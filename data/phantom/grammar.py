@@ -1,5 +1,6 @@
 """Reports of the phantom: a small grammar that words what the annotations hold in many ways."""
 
+import itertools
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 
 from data.phantom.findings import CARDIOMEGALY, LABELS, NODULE, Lesion
 
-Words = dict[str, Any]  # the sentences of a language, and its prompts
+Words = dict[str, Any]  # the sentences of a language
 LANGUAGES: dict[str, Words] = {
     path.stem: tomllib.loads(path.read_text(encoding="utf-8"))
     for path in sorted(Path(__file__).with_name("words").glob("*.toml"))
@@ -107,3 +108,29 @@ def denials(absent: list[str], words: Words, rng: np.random.Generator) -> list[s
             names.append(pick(words["absent"][chosen.pop()], rng))
         sentences.append(pick(words["deny"], rng).format(list=words["or"].join(names)))
     return sentences
+
+
+def prompts(language: str) -> dict[str, dict[str, list[str]]]:
+    """For each finding the grammar's own sentences that assert it ("positive") and deny it ("negative").
+
+    They are those that fit X-rays and CTs alike; a sentence that asserts stands there for the right side, with a zone
+    of an X-ray, and for the left, with a lobe. Places, sizes and shares take turns, so that none is named much more
+    often than another.
+    """
+    words, rng = LANGUAGES[language], np.random.default_rng(0)  # which draws words of one meaning
+    zones, lobes = itertools.cycle(("upper", "middle", "lower")), itertools.cycle(("lower", "upper"))
+    diameters, shares = itertools.cycle(range(14, 30, 3)), itertools.cycle((0.05, 0.2, 0.35))
+    pairs = {}
+    for label in LABELS:
+        asserted = []
+        for option in words["present"][label]["any"] + words["conclude"][label]:
+            for side, modality, levels in (("right", "xray", zones), ("left", "ct", lobes)):
+                level = next(levels)
+                lesion = Lesion(label, side, np.zeros(0), next(diameters), next(shares), level, level)
+                asserted.append(option.format(**fill(lesion, words, modality, rng.uniform(0.55, 0.65), rng)))
+        denied = [deny.format(list=noun) for deny in words["deny"] for noun in words["absent"][label]]
+        pairs[label] = {
+            "positive": list(dict.fromkeys(asserted)),
+            "negative": list(dict.fromkeys([*denied, *words["fine"][label]])),
+        }
+    return pairs

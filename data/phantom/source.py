@@ -40,7 +40,7 @@ def source(*, xrays: int = 2800, cts: int = 1400, seed: int = 0, language: str =
     sizes = {"film_pixels": radiograph.SIZE, "volume_shape": list(scanner.SHAPE)}
     return Source(
         labels=LABELS,
-        prompts=LANGUAGES[language]["prompts"],
+        prompts=grammar.prompts(language),
         rows=rows,
         convert=convert,
         annotations=frozenset({"organ_mask", "lesion_mask", "boxes"}),

@@ -146,6 +146,8 @@ def test_cts_of_a_run_without_slices_are_their_volume_in_pytorch_too(trained, tm
             projection="linear",
             report_pooling="cls",
             norm_by_modality=False,
+            tokenizer="nonlinear",
+            subpatch_hidden=8,
         ),
         dict(slices=0, norm_by_modality=False, volume_patch=(2, 32, 32)),
     ],
@@ -156,6 +158,22 @@ def test_every_switch_of_the_model_reaches_pytorch(make_trained, tmp_path, setti
     export.write(trained, tmp_path / "export")
     assert json.loads((tmp_path / "export" / "parity.json").read_text())["checked"]
     assert same_bits(pretrained.load(tmp_path / "export").variables, trained.variables)
+
+
+def test_a_nonlinear_tokenizer_has_no_file_for_timm_and_says_so(make_trained, tmp_path):
+    trained = make_trained(tokenizer="nonlinear", subpatch_hidden=8)
+    with pytest.raises(UserError, match=r"config.rgb writes a ViT for timm.*\(config.model.tokenizer\)"):
+        export.write(trained, tmp_path / "export", rgb=True)
+    assert not list(tmp_path.iterdir())
+    export.write(trained, tmp_path / "export")
+    assert not list((tmp_path / "export").glob("vision_2d*"))
+    text = (tmp_path / "export" / "README.md").read_text()
+    assert "timm: no file." in text
+    assert "vision_2d" not in text
+    fresh = jax.tree.map(jnp.zeros_like, trained.variables)
+    begun, (summary,) = start.fill(fresh, trained.model, trained.contracts, checkpoint=str(tmp_path / "export"))
+    assert same_bits(begun, trained.variables)
+    assert not summary.new
 
 
 @pytest.mark.parametrize("name", ["vision.blocks.2.mlp.fc1.bias", "report.encoder.layer.1.output.LayerNorm.bias"])

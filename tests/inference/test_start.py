@@ -68,6 +68,22 @@ def test_a_vit_of_timm_computes_the_same_here(tiny, tiny_variables, make_vit, fi
     assert summary.new == ("vision.mask_token",)
 
 
+def test_a_vit_of_timm_computes_the_same_with_a_nonlinear_tokenizer(make_tiny, make_vit, film, tmp_path):
+    model, vit = make_tiny(tokenizer="nonlinear", subpatch_hidden=4), make_vit(in_chans=1)
+    fresh = jax.jit(lambda: towers.init(model, jax.random.key(0)))()
+    path = save(vit.state_dict(), tmp_path / "vit.safetensors")
+    variables, (summary,) = start.fill(fresh, model, {}, vision=path)
+    with torch.no_grad():
+        theirs = vit.forward_features(torch.from_numpy(film)[:, None])[:, 0].numpy()
+    np.testing.assert_allclose(cls_of(model, variables, film), theirs, atol=1e-4)
+    assert any("starts at zero" in change for change in summary.changed)
+    tower, new = variables["params"]["vision"], fresh["params"]["vision"]
+    for rank in ("subpatch_2d", "subpatch_3d"):
+        np.testing.assert_array_equal(tower[rank]["fc1"]["kernel"], new[rank]["fc1"]["kernel"])
+        assert np.asarray(tower[rank]["fc1"]["kernel"]).any()
+        assert not np.asarray(tower[rank]["out"]["kernel"]).any()
+
+
 def test_an_inflated_kernel_sees_a_volume_of_equal_slices_as_the_slice(tiny, tiny_variables, make_vit, film, tmp_path):
     path = save(make_vit().state_dict(), tmp_path / "vit.safetensors")
     params = start.fill(tiny_variables, tiny, {}, vision=path)[0]["params"]["vision"]

@@ -45,3 +45,41 @@ def test_no_images() -> None:
     auc = zeroshot.auc(np.zeros((0, 3)), np.ones((1, 1, 3)), -np.ones((1, 1, 3)), np.zeros((0, 1)))
     assert np.isnan(auc.macro)
     assert auc.undefined == 1
+
+
+def test_a_score_against_the_other_findings_is_written_out() -> None:
+    """By loops over images, findings and prompts; findings without denials have the others alone."""
+    rng = np.random.default_rng(2)
+    z = rng.normal(size=(7, 5))
+    positive = [rng.normal(size=(n, 5)) for n in (1, 3, 2)]
+    negative = [rng.normal(size=(2, 5)), np.zeros((0, 5)), rng.normal(size=(1, 5))]
+
+    def centre(prompts: np.ndarray) -> np.ndarray:
+        total = sum(row / np.sqrt(row @ row) for row in prompts)
+        return total / np.sqrt(total @ total)
+
+    for i, image in enumerate(z):
+        image = image / np.sqrt(image @ image)
+        own = [image @ centre(prompts) for prompts in positive]
+        for j in range(3):
+            others = own[j] - np.mean([own[k] for k in range(3) if k != j])
+            difference = own[j] - image @ centre(negative[j]) if len(negative[j]) else others
+            total = difference + others if len(negative[j]) else others
+            for score, value in (("difference", difference), ("others", others), ("sum", total)):
+                assert zeroshot.scores(z, positive, negative, score)[i, j] == pytest.approx(value, abs=1e-12)
+                assert abs(value) <= zeroshot.LARGEST
+
+
+def test_a_single_finding_has_no_others() -> None:
+    rng = np.random.default_rng(3)
+    z, positive, negative = rng.normal(size=(9, 4)), [rng.normal(size=(2, 4))], [rng.normal(size=(2, 4))]
+    difference = zeroshot.scores(z, positive, negative)
+    for score in ("others", "sum"):
+        np.testing.assert_array_equal(zeroshot.scores(z, positive, negative, score), difference)
+    alone = zeroshot.scores(z, positive, [np.zeros((0, 4))], "sum")
+    assert np.argsort(alone[:, 0]).tolist() == np.argsort(zeroshot.scores(z, positive, [-positive[0]])[:, 0]).tolist()
+
+
+def test_no_other_score() -> None:
+    with pytest.raises(ValueError, match="difference, others, sum"):
+        zeroshot.scores(np.ones((2, 3)), [np.ones((1, 3))], [np.ones((1, 3))], "product")

@@ -26,6 +26,7 @@ def _evaluated(prefix: str) -> dict[str, float]:
         scalars[f"{prefix}/gap/images{end}/separation"] = gap.class_separation(z, np.arange(40) % 2)
     for modality in ("xray", "ct"):
         scalars |= _named(f"{prefix}/{modality}/zeroshot", found)
+        scalars |= _named(f"{prefix}/{modality}/prompts", found)
         scalars |= _named(f"{prefix}/{modality}/probe", found)
         scalars |= _named(f"{prefix}/{modality}/retrieval", retrieval.recall(z, z, np.arange(40)))
     lesion = rng.random((40, 2, 8)) < 0.2
@@ -52,7 +53,7 @@ def test_every_cell_of_a_whole_run_has_its_number() -> None:
         *(f"test/gap/xray_ct{end}/separation" for end in ("", "_cls")),
         *(f"test/gap/images{end}/{name}" for end in ("", "_cls") for name in ("distance", "accuracy")),
     }
-    assert len(measured) == 7 + 2 * (3 * 2 + 2 * 2) + 4 * 5 + (3 * 4 + 1) + 2 * 3
+    assert len(measured) == 7 + 2 * (3 * 3 + 2 * 2) + 4 * 5 + (3 * 4 + 1) + 2 * 3
     assert all(cell.beside in line for cell in measured if cell.beside)
 
 

@@ -162,6 +162,15 @@ def test_frozen_parameters_do_not_move_at_all(make_tiny, make_batch) -> None:
     assert still == [tokenizers | prototypes | unused] * 2 + [tokenizers | unused]
 
 
+def test_the_frozen_tokenizer_stays_with_its_sub_patches(make_tiny, make_batch) -> None:
+    model = make_tiny(size=sizes.Size(32, 1, 4, 64), tokenizer="nonlinear", subpatch_hidden=4)
+    state, step = make(model, freeze_patch_embed=True)
+    after, _ = step(state, make_batch(model, 2, 2))
+    names = {name for name in trees.names(state.params) if "patch_" in name}
+    assert len(names) == 2 * (2 + 5)
+    assert names <= unmoved(state.params, after.params)
+
+
 def test_variables_for_inference(run) -> None:
     state = run[0]
     student, teacher = (states.variables(state, name) for name in ("student", "teacher"))

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from unimedi_jax.config.pretraining import PretrainConfig
+from unimedi_jax.config.pretraining import PretrainConfig, check_score
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +95,10 @@ class RetrieveConfig(DownstreamConfig):
     ct_slices: bool | None = None  # CTs with their chosen slices, or by the volume alone; None: as in the run
     each: int = 200  # patients a finding of the precision at k (CheXpert 5x200)
     rows: int = 32  # a device, when embedding
+    score: str = "sum"  # zero-shot: minus denials ("difference"), minus other findings ("others"), or both
+
+    def __post_init__(self) -> None:
+        check_score(self.score)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,6 +164,10 @@ class EvaluateConfig(DownstreamConfig):
     rows: int = 32  # a device, when embedding
     segment: SegmentTask = SegmentTask()
     detect: DetectTask = DetectTask()
+    score: str = "sum"  # zero-shot: minus denials ("difference"), minus other findings ("others"), or both
+
+    def __post_init__(self) -> None:
+        check_score(self.score)
 
 
 @dataclasses.dataclass(frozen=True)

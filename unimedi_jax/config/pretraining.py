@@ -12,6 +12,15 @@ SHARES = {
     "optim.warmup_steps": 0.4,  # MGCA: 20 of 50 epochs
     "freeze_last_layer_steps": 0.02,  # DINO: the first epoch
 }
+# Zero-shot: similarity to a finding's prompts minus that to the prompts that deny it ("difference"), minus the mean of
+# those to the other findings' prompts ("others"), or the "sum" of both; `metrics/zeroshot.py`.
+SCORES = ("difference", "others", "sum")
+
+
+def check_score(score: str) -> None:
+    """Raises ValueError for a zero-shot score that is none of SCORES."""
+    if score not in SCORES:
+        raise ValueError(f"score is one of {', '.join(SCORES)}, not {score!r}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +42,8 @@ class InputConfig:
     crop_shift: int = 16  # pixels by which the crop may leave the centre: here, anywhere
     ct_shift: tuple[int, int, int] = (0, 0, 0)  # voxels of the record's grid by which a CT may move
     shuffle_sentences: bool = False  # PRIOR's augmentation of reports
+    sentences: float = 1.0  # share of a report's sentences, at least one, that a step reads; drawn anew each time
+    drop_technique: bool = False  # training reads no sentences that only name the examination, input/sentences.py
     threads: int = 4  # that read records and batch them
     # Processes that do so instead of threads, where the device is so fast that threads would hold up its program;
     # -1: none beside a CPU, four a device of a host beside GPUs and TPUs, of at most half its cores.
@@ -42,6 +53,8 @@ class InputConfig:
     def __post_init__(self) -> None:
         if len(self.ct_shift) != 3:
             raise ValueError(f"ct_shift is three numbers of voxels, z, y and x, not {self.ct_shift}")
+        if not 0 < self.sentences <= 1:
+            raise ValueError(f"sentences is a share above 0 and at most 1, not {self.sentences}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +75,12 @@ class ModelConfig:
     image_patch: tuple[int, int] = (16, 16)
     volume_size: tuple[int, int, int] = (32, 128, 128)  # z, y, x
     volume_patch: tuple[int, int, int] = (4, 16, 16)  # also (1, 32, 32) or (16, 8, 8): all give 512 tokens
+    # "nonlinear": beside the linear map of each patch, an MLP on each of its sub-patches; all of them and their maximum
+    # are added to the token. For lesions smaller than a patch.
+    tokenizer: str = "linear"
+    image_subpatch: tuple[int, int] = (4, 4)  # pixels; divides image_patch
+    volume_subpatch: tuple[int, int, int] = (2, 4, 4)  # voxels; divides volume_patch
+    subpatch_hidden: int = 48  # units of both layers of the MLP
     window_hu: tuple[float, float] = (-1000.0, 1000.0)
     slices: int = 2  # k of the top-k, in depth layers of volume_patch[0] slices; 0: the volume alone
     slices_per_layer: int = 1
@@ -89,6 +108,18 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.layers not in (allowed := ("auto", "scanned", "unrolled")):
             raise ValueError(f"layers is one of {', '.join(allowed)}, not {self.layers!r}")
+        if self.tokenizer not in (allowed := ("linear", "nonlinear")):
+            raise ValueError(f"config.model.tokenizer is one of {', '.join(allowed)}, not {self.tokenizer!r}")
+        if self.tokenizer == "nonlinear":
+            self._check_subpatches()
+
+    def _check_subpatches(self) -> None:
+        if self.subpatch_hidden < 1:
+            raise ValueError(f"config.model.subpatch_hidden is at least 1, not {self.subpatch_hidden}")
+        for name in ("image", "volume"):
+            patch, part = getattr(self, f"{name}_patch"), getattr(self, f"{name}_subpatch")
+            if len(patch) != len(part) or min(part) < 1 or any(n % m for n, m in zip(patch, part, strict=True)):
+                raise ValueError(f"config.model.{name}_subpatch={part} does not divide {name}_patch={patch}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,6 +201,10 @@ class EvalsConfig:
     ct_slices: bool = True  # CTs as trained, with their chosen slices; False: the volume alone
     rows: int = 16  # a device, per batch
     limit: int = 256  # records a split and modality, 0 = all; configs/evaluate.py takes all in any case
+    score: str = "sum"  # zero-shot: minus denials ("difference"), minus other findings ("others"), or both
+
+    def __post_init__(self) -> None:
+        check_score(self.score)
 
 
 def _objective() -> objectives.UniMedI:

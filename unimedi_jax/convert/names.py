@@ -22,6 +22,11 @@ State = dict[str, np.ndarray]  # PyTorch's flat dictionary of weights
 MODULES = (
     ("vision/patch_2d", "vision.patch_embed.proj", "conv_2d"),
     ("vision/patch_3d", "vision.patch_embed_3d.proj", "conv_3d"),
+    *(
+        (f"vision/subpatch_{d}/{fc}", f"vision.subpatch_embed{end}.{fc}", "linear")
+        for d, end in (("2d", ""), ("3d", "_3d"))
+        for fc in ("fc1", "fc2", "out")
+    ),
     ("vision/trunk/blocks/norm1", "vision.blocks.{}.norm1", "norm"),
     ("vision/trunk/blocks/attention/qkv", "vision.blocks.{}.attn.qkv", "linear"),
     ("vision/trunk/blocks/attention/out", "vision.blocks.{}.attn.proj", "linear"),

@@ -59,6 +59,7 @@ def read(name: str, model: towers.UniMedI) -> Weights:
         grid = _resize(grid, target)
     state["pos_embed"] = np.concatenate([cls, grid.reshape(1, -1, grid.shape[-1])], axis=1)
     state |= own or _inflated(state, model, grid, changed)
+    state = _silent_subpatches(model, changed) | state
     return Weights({f"vision.{key}": value for key, value in state.items()}, tuple(changed), tuple(skipped))
 
 
@@ -173,3 +174,17 @@ def _inflated(state: names.State, model: towers.UniMedI, grid: np.ndarray, chang
         changed.append(f"T_3D's kernel inflated over {depth} slices")
     changed.append("T_3D's positions taken from the 2D table")
     return inflated
+
+
+def _silent_subpatches(model: towers.UniMedI, changed: list[str]) -> names.State:
+    """Zeros for the maps of sub-patches to the width: this model's function is the file's until it is trained."""
+    tower = model.vision
+    parts = {"subpatch_embed": tower.subpatch_2d, "subpatch_embed_3d": tower.subpatch_3d}
+    state = {
+        f"{name}.out.weight": np.zeros((tower.width, part.hidden * (part.count + 1)), np.float32)
+        for name, part in parts.items()
+        if part is not None
+    }
+    if state:
+        changed.append("the sub-patches' part of the tokens starts at zero")
+    return state

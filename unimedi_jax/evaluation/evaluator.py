@@ -26,6 +26,7 @@ class Evaluator:
     length: int
     limit: int
     slices: int  # k of the top-k
+    score: str  # of zero-shot classification, one of config.pretraining.SCORES
     has_joint_space: bool = True  # whether the network has learnt which report belongs to an image
     has_classifier: bool = False  # whether it was trained on the labels (objectives/supervised.py)
 
@@ -76,12 +77,16 @@ class Evaluator:
         return self._embed(variables, modality, split, images_alone=True)
 
     def _alignment(self, variables: PyTree, part: features.EmbeddedSplit, resamples: int) -> dict[str, float]:
-        """Retrieval of reports, and zero-shot classification where the set has prompts."""
+        """Retrieval of reports; where the set has prompts, zero-shot classification, and the same of the reports.
+
+        What prompts cannot draw out of the reports themselves they cannot draw out of images that match them.
+        """
         results = _named("retrieval", retrieval.recall(part.z, part.z_report, part.reports, resamples=resamples))
         prompts = features.embed_prompts(self.embedder, variables, self.tokenizer, self.dataset.contract, self.length)
         if prompts:
-            auc = zeroshot.auc(part.z, *prompts, part.labels, resamples=resamples)
-            results |= _named("zeroshot", auc.scalars(self._labels))
+            for name, z in (("zeroshot", part.z), ("prompts", part.z_report)):
+                auc = zeroshot.auc(z, *prompts, part.labels, score=self.score, resamples=resamples)
+                results |= _named(name, auc.scalars(self._labels))
         return results
 
     def _slice_choice(

@@ -15,6 +15,7 @@ from unimedi_jax.metrics import auroc, classification, retrieval, zeroshot
 
 METRICS = ("i2t_r5", "t2i_r5", "chance_r5", "p5", "chance_p5", "auroc/macro")
 REPORTS, ACROSS, PRECISION, ZEROSHOT = "report retrieval", "retrieval by finding", "precision by finding", "zero-shot"
+PROMPTS = "prompts on reports"  # zero-shot classification of the reports themselves: what the prompts can give at best
 OTHER = {"xray": "ct", "ct": "xray"}
 
 
@@ -49,10 +50,11 @@ def evaluate(
                 scalars[REPORTS] = retrieval.recall(part.z, part.z_report, part.reports, resamples=config.resamples)
                 scalars[PRECISION] = _precision(part, config.each, config.resamples)
             if prompts:
-                # A difference of similarities of 0 is undecided, as a probability of a half is.
-                scores = zeroshot.scores(part.z, *prompts) / 4 + 0.5
-                names = contract["labels"]
-                scalars[ZEROSHOT] = classification.measure(scores, part.labels, names, resamples=config.resamples)
+                for task, z in ((ZEROSHOT, part.z), *(((PROMPTS, part.z_report),) if any(part.reports) else ())):
+                    # A score of 0 is undecided, as a probability of a half is.
+                    scores = zeroshot.scores(z, *prompts, config.score) / (2 * zeroshot.LARGEST) + 0.5
+                    names = contract["labels"]
+                    scalars[task] = classification.measure(scores, part.labels, names, resamples=config.resamples)
             if OTHER[modality] in parts:
                 scalars[ACROSS] = _across(part, parts[OTHER[modality]], config.resamples)
             shared = dict(data=dataset.name, modality=modality, encoder=encoder, cases=len(part.z))

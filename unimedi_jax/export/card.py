@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unimedi_jax.inference import pretrained
+from unimedi_jax.models import towers
 from unimedi_jax.report import tables
 from unimedi_jax.report.tables import Line
 
@@ -26,12 +27,7 @@ Plain PyTorch, from inside this folder (`unimedi_torch.py` needs torch, numpy, s
     model.xrays(films).z                 # films: uint8 tensor (b, 256, 256)
     model.cts(volumes).z                 # volumes: int16 tensor (b, 32, 128, 128)
 
-timm (X-rays and slices; one channel):
-
-    vit = timm.models.vision_transformer.VisionTransformer(
-        img_size={image}, patch_size={patch}, in_chans=1, num_classes=0,
-        embed_dim={width}, depth={depth}, num_heads={heads}, mlp_ratio={ratio:g})
-    vit.load_state_dict(safetensors.torch.load_file("vision_2d.safetensors"))
+{timm}
 
 transformers (the report tower; its pooler is not part of UniMedI):
 
@@ -39,6 +35,14 @@ transformers (the report tower; its pooler is not part of UniMedI):
 
 unimedi_jax: `unimedi_jax.load("this/folder")`, or `--config.init.checkpoint=this/folder` to train on from here.
 """
+TIMM = """timm (X-rays and slices; one channel):
+
+    vit = timm.models.vision_transformer.VisionTransformer(
+        img_size={image}, patch_size={patch}, in_chans=1, num_classes=0,
+        embed_dim={width}, depth={depth}, num_heads={heads}, mlp_ratio={ratio:g})
+    vit.load_state_dict(safetensors.torch.load_file("vision_2d.safetensors"))"""
+NO_TIMM = """timm: no file. This network's tokenizer is non-linear (`config.model.tokenizer`).
+A ViT of timm has room for a linear one alone and would compute something else."""
 
 
 def markdown(
@@ -49,6 +53,7 @@ def markdown(
     tower = model.vision
     sizes = {"width": tower.width, "depth": tower.depth, "heads": tower.heads, "ratio": tower.mlp_width / tower.width}
     sizes |= {"image": config["model"]["image_size"], "patch": model.image_patch[0]}
+    timm = TIMM.format(**sizes) if fits_timm(model) else NO_TIMM
     lines = [
         "# UniMedI: chest X-rays, CTs and reports in one space",
         "",
@@ -65,13 +70,14 @@ def markdown(
         "## Results on held-out test patients",
         "",
         *_results(metrics),
-        *ROUTES.format(embedding=config["model"]["embedding"], **sizes).splitlines(),
+        *ROUTES.format(embedding=config["model"]["embedding"], timm=timm).splitlines(),
         "",
         "## Files",
         "",
         "- `unimedi.safetensors`, `unimedi.json`: everything, training heads included; `unimedi_torch.py` reads them",
-        "- `vision_2d.safetensors`: T_2D and the ViT in timm's names; inputs lie in -1..1",
     ]
+    if fits_timm(model):
+        lines.append("- `vision_2d.safetensors`: T_2D and the ViT in timm's names; inputs lie in -1..1")
     if rgb:
         lines.append("- `vision_2d_rgb.safetensors`: the same for grey X-rays in three equal channels")
     lines.append("- `report/`: the report tower and its tokenizer, as transformers keeps a BERT")
@@ -79,6 +85,11 @@ def markdown(
         lines.append("- `onnx/`: the encoders; inputs are records' X-rays and volumes, and token ids with their mask")
     lines += [f"- `parity.json`: {_agreement(parity)}", "", "## Configuration", "", "```json"]
     return "\n".join([*lines, *json.dumps(shareable(config), indent=2).splitlines(), "```", ""])
+
+
+def fits_timm(model: towers.UniMedI) -> bool:
+    """Whether a ViT of timm computes this network's CLS of an X-ray: its tokenizer is linear."""
+    return model.vision.subpatch_2d is None
 
 
 def _set(name: str, contract: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ LOG = logging.getLogger(__name__)
 OWN = ("patch_embed_3d.", "pos_embed_3d", "mask_token", "type_2d", "type_3d", "depth_of_slice")  # timm has none
 # What the architecture takes from config.model as it is.
 INPUTS = ("image_size", "image_patch", "volume_size", "volume_patch", "window_hu")
+TOKENS = ("tokenizer", "image_subpatch", "volume_subpatch", "subpatch_hidden")
 SLICES = ("slices", "slices_per_layer", "slice_size", "type_embedding", "slice_embedding", "cls_key")
 JOINT_SPACE = ("embedding", "projection", "projection_hidden", "norm_by_modality")
 
@@ -81,7 +82,7 @@ def architecture(trained: pretrained.Pretrained) -> dict[str, Any]:
         "crop": config["input"]["crop"],
         "report_length": trained.report_length,
         "ct_slices": trained.ct_slices,
-        **{name: config["model"][name] for name in (*INPUTS, *SLICES, *JOINT_SPACE)},
+        **{name: config["model"][name] for name in (*INPUTS, *TOKENS, *SLICES, *JOINT_SPACE)},
         "heads": {name: [head.hidden, head.bottleneck, head.prototypes] for name, head in model.head.items()},
     }
 
@@ -116,15 +117,25 @@ def _weights(trained: pretrained.Pretrained, folder: pathlib.Path, *, rgb: bool)
     facts |= {"contracts": trained.contracts, "versions": trained.versions}
     _json(facts, folder / pretrained.FACTS)
     _json(contract(trained), folder / "contract.json")
-    vision = {name: array for name, array in _part(state, "vision.").items() if not name.startswith(OWN)}
-    _save(vision, folder / "vision_2d.safetensors")
-    if rgb:  # a third for each channel: replicated grey gives what one channel gives
-        kernel = np.repeat(vision["patch_embed.proj.weight"] / np.float32(3), 3, axis=1)
-        _save(vision | {"patch_embed.proj.weight": kernel}, folder / "vision_2d_rgb.safetensors")
+    if card.fits_timm(trained.model):
+        _timm(_part(state, "vision."), folder, rgb=rgb)
+    elif rgb:
+        raise UserError(
+            "config.rgb writes a ViT for timm, whose tokenizer is linear, and this network's is not "
+            "(config.model.tokenizer): export it without"
+        )
     place = folder / pretrained.REPORT
     trained.tokenizer.save_pretrained(place)
     _save(_part(state, "report."), place / "model.safetensors")
     _json(_bert(trained), place / "config.json")
+
+
+def _timm(state: names.State, folder: pathlib.Path, *, rgb: bool) -> None:
+    vision = {name: array for name, array in state.items() if not name.startswith(OWN)}
+    _save(vision, folder / "vision_2d.safetensors")
+    if rgb:  # a third for each channel: replicated grey gives what one channel gives
+        kernel = np.repeat(vision["patch_embed.proj.weight"] / np.float32(3), 3, axis=1)
+        _save(vision | {"patch_embed.proj.weight": kernel}, folder / "vision_2d_rgb.safetensors")
 
 
 def _part(state: names.State, prefix: str) -> names.State:

@@ -65,6 +65,28 @@ class Block(nn.Module):
         return x + self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x)))), scores
 
 
+class SubPatches(nn.Module):
+    """The same MLP on each sub-patch of a patch; all of them and their maximum to the width."""
+
+    def __init__(self, width: int, hidden: int, patch: Sequence[int], subpatch: Sequence[int]) -> None:
+        super().__init__()
+        self.subpatch = tuple(subpatch)
+        self.cells = tuple(whole // part for whole, part in zip(patch, subpatch, strict=True))
+        count = int(np.prod(self.cells))
+        self.fc1, self.fc2 = nn.Linear(int(np.prod(self.subpatch)), hidden), nn.Linear(hidden, hidden)
+        self.out = nn.Linear((count + 1) * hidden, width, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(b, *space) to what is added to its tokens (b, n, d)."""
+        rank = len(self.cells)
+        cuts = zip(x.shape[1:], self.cells, self.subpatch, strict=True)
+        x = x.reshape(x.shape[0], *(n for side, cells, part in cuts for n in (side // (cells * part), cells, part)))
+        grid, cells, part = (range(first, x.ndim, 3) for first in (1, 2, 3))
+        x = x.permute(0, *grid, *cells, *part).flatten(1 + 2 * rank)
+        x = F.gelu(self.fc2(F.gelu(self.fc1(x)))).flatten(1 + rank, 2 * rank).flatten(1, rank)  # (b, n, s, c)
+        return self.out(torch.cat([x.flatten(2), x.amax(2)], -1))
+
+
 class VisionTower(nn.Module):
     """T_2D, T_3D and the ViT they share."""
 
@@ -75,6 +97,11 @@ class VisionTower(nn.Module):
         self.image_grid, self.volume_grid = tuple(a["image_grid"]), tuple(a["volume_grid"])
         self.patch_embed = nn.ModuleDict({"proj": _patches(nn.Conv2d, width, a["image_patch"])})
         self.patch_embed_3d = nn.ModuleDict({"proj": _patches(nn.Conv3d, width, a["volume_patch"])})
+        pieces = a["tokenizer"] == "nonlinear"
+        self.subpatch_embed, self.subpatch_embed_3d = (
+            SubPatches(width, a["subpatch_hidden"], a[f"{name}_patch"], a[f"{name}_subpatch"]) if pieces else None
+            for name in ("image", "volume")
+        )
         self.cls_token = _vector(width)
         self.mask_token = _vector(width)  # of training; inference hides nothing
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + int(np.prod(self.image_grid)), width))
@@ -91,11 +118,13 @@ class VisionTower(nn.Module):
         x = self.patch_embed["proj"](pixels[:, None])
         grid = tuple(x.shape[2:])
         x = x.flatten(2).transpose(1, 2) + self._positions(grid)
+        x = x if self.subpatch_embed is None else x + self.subpatch_embed(pixels)
         return x if self.type_2d is None else x + self.type_2d
 
     def embed_volume(self, voxels: torch.Tensor) -> torch.Tensor:
         """(b, z, y, x) in [-1, 1] to tokens with positions."""
         x = self.patch_embed_3d["proj"](voxels[:, None]).flatten(2).transpose(1, 2) + self.pos_embed_3d
+        x = x if self.subpatch_embed_3d is None else x + self.subpatch_embed_3d(voxels)
         return x if self.type_3d is None else x + self.type_3d
 
     def encode(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import re
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from data.errors import UserError
 from data.reports import tokenizer
 from unimedi_jax import patches
 from unimedi_jax.config.pretraining import InputConfig, ModelConfig
-from unimedi_jax.input import records
+from unimedi_jax.input import records, sentences
 
 AIR_HU = -1024
 Sample = dict[str, Any]
@@ -66,12 +65,6 @@ def to_tokens(x: np.ndarray, size: tuple[int, ...], patch: tuple[int, ...]) -> n
     return patches.patchify(shrink(x, size)[None], patch)[0]
 
 
-def shuffle_sentences(report: str, rng: np.random.Generator) -> str:
-    """The report's sentences in another order (PRIOR, arXiv 2307.12577); "12.1 cm" is no end of a sentence."""
-    sentences = re.split(r"(?<=[.!?])\s+", report)
-    return " ".join(sentences[i] for i in rng.permutation(len(sentences)))
-
-
 @dataclasses.dataclass(frozen=True)
 class ToSample:
     """Record to sample: `tokens` (n, v), `text` (l,) int32, `text_mask` (l,) bool, `id`.
@@ -91,6 +84,8 @@ class ToSample:
     crop_shift: int = 16  # X-rays: pixels by which the cut may leave the centre
     shift: tuple[int, int, int] = (0, 0, 0)  # CTs: voxels of the record's grid
     shuffle: bool = False  # sentences of reports
+    sentences: float = 1.0  # share of a report's sentences that are read
+    drop_technique: bool = False  # sentences that only name the examination are not read
     keep: tuple[str, ...] = ()
 
     @classmethod
@@ -98,7 +93,9 @@ class ToSample:
         """What a network of these settings is trained on."""
         sizes = {name: getattr(model, name) for name in ("image_size", "image_patch", "volume_size", "volume_patch")}
         cut = {"crop": reading.crop, "crop_shift": reading.crop_shift, "shift": reading.ct_shift}
-        return cls(modality, reports, reading.report_length, **sizes, **cut, shuffle=reading.shuffle_sentences)
+        words = {"shuffle": reading.shuffle_sentences, "sentences": reading.sentences}
+        words["drop_technique"] = reading.drop_technique
+        return cls(modality, reports, reading.report_length, **sizes, **cut, **words)
 
     @property
     def bytes(self) -> int:
@@ -115,9 +112,16 @@ class ToSample:
                 voxels = shift(voxels, self.shift, rng)
             tokens = to_tokens(voxels, self.volume_size, self.volume_patch)
         report = records.text(record["report"])
-        if rng is not None and self.shuffle:
-            report = shuffle_sentences(report, rng)
+        if rng is not None:
+            report = self._augmented(report, rng)
         text, mask = tokenizer.encode(self.reports, [report], self.length)
         sample = {"tokens": np.ascontiguousarray(tokens), "text": text[0], "text_mask": mask[0]}
         sample["id"] = records.text(record["id"])
         return sample | {name: record[name] for name in self.keep if name in record}
+
+    def _augmented(self, report: str, rng: np.random.Generator) -> str:
+        if self.drop_technique:
+            report = sentences.without_technique(report)
+        if self.sentences < 1:
+            report = sentences.draw_part(report, self.sentences, rng)
+        return sentences.shuffle(report, rng) if self.shuffle else report

@@ -10,7 +10,7 @@ from jax import numpy as jnp
 
 from unimedi_jax import patches, selection
 from unimedi_jax.config.pretraining import ModelConfig
-from unimedi_jax.models import attention, heads, inputs, sizes, text, vision
+from unimedi_jax.models import attention, heads, inputs, sizes, text, tokenizer, vision
 from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Num, TextIds, TextMask, UInt8
 
 
@@ -178,7 +178,8 @@ def build_model(config: ModelConfig, vocab_size: int, device: jax.Device | None 
     volume_grid = patches.grid(config.volume_size, config.volume_patch)
     computed = dict(dtype=dtype, remat=config.remat, unrolled=unrolled)
     options = pick("type_embedding", "slice_embedding", "cls_key", "position_init")
-    tower = vision.VisionTower(*visual, image_grid, volume_grid, attention=kind, **options, **computed)
+    tokenizers = _subpatches(config, visual.width, dtype)
+    tower = vision.VisionTower(*visual, image_grid, volume_grid, attention=kind, **options, **tokenizers, **computed)
     reading = config.report_positions, config.report_dropout, config.report_pooling
     report = text.ReportTower(vocab_size, *textual, *reading, **computed)
     project = config.embedding, config.projection_hidden, config.projection
@@ -187,6 +188,16 @@ def build_model(config: ModelConfig, vocab_size: int, device: jax.Device | None 
     head_sizes = heads.Sizes(config.prototypes_cls, config.prototypes_patch, config.head_hidden, config.head_bottleneck)
     rest = pick("image_patch", "volume_patch", "window_hu", "slice_size", "slices_per_layer", "slices")
     return UniMedI(tower, report, image, report_projection, head={}, head_sizes=head_sizes, **rest)
+
+
+def _subpatches(config: ModelConfig, width: int, dtype: Any) -> dict[str, tokenizer.SubPatches]:
+    if config.tokenizer == "linear":
+        return {}
+    cuts = {
+        "subpatch_2d": (config.image_patch, config.image_subpatch),
+        "subpatch_3d": (config.volume_patch, config.volume_subpatch),
+    }
+    return {name: tokenizer.SubPatches(width, *cut, config.subpatch_hidden, dtype) for name, cut in cuts.items()}
 
 
 def _size(known: Mapping[str, sizes.Size], setting: str, name: str) -> sizes.Size:

@@ -8,7 +8,7 @@ import numpy as np
 from jax import numpy as jnp
 
 from unimedi_jax import placement
-from unimedi_jax.models import attention, linear, transformer
+from unimedi_jax.models import attention, linear, tokenizer, transformer
 from unimedi_jax.typing import Array, Bool, Float, Int
 
 EPSILON = 1e-6  # LayerNorm of ViT (timm)
@@ -89,7 +89,8 @@ class Trunk(nn.Module):
 class VisionTower(nn.Module):
     """T_2D, T_3D, position tables, CLS and the shared ViT.
 
-    The tokenizers are linear maps of flattened patches, which is what a convolution with kernel = stride does.
+    The tokenizers are linear maps of flattened patches, which is what a convolution with kernel = stride does; with
+    `subpatch_2d` and `subpatch_3d` these add what they make of the pieces of each patch.
     X-rays have one channel: an RGB kernel on replicated grey equals its sum over the channels.
     Positions are learned tables, added before any token is dropped; another grid than the one they were
     made for gets the interpolated table. They start as small noise ("normal") or as `sincos` ("sincos").
@@ -109,6 +110,8 @@ class VisionTower(nn.Module):
     remat: str = "none"
     unrolled: bool = False
     position_init: str = "normal"
+    subpatch_2d: tokenizer.SubPatches | None = None
+    subpatch_3d: tokenizer.SubPatches | None = None
 
     def setup(self) -> None:
         width = self.width
@@ -140,7 +143,7 @@ class VisionTower(nn.Module):
         self, pixels: Float[Array, "b n v"], grid: tuple[int, int] | None = None, hidden: Hidden = None
     ) -> Float[Array, "b n d"]:
         """T_2D: patches of an X-ray or of a CT slice, normalised to [-1, 1], as tokens with positions."""
-        tokens = self._hide(self.patch_2d(pixels), hidden)
+        tokens = self._hide(_tokenize(pixels, self.patch_2d, self.subpatch_2d), hidden)
         tokens += self._position(self.position_2d, grid or self.image_grid)
         return tokens + self._everywhere(self.type_2d) if self.type_embedding else tokens
 
@@ -164,7 +167,7 @@ class VisionTower(nn.Module):
         self, voxels: Float[Array, "b n v"], grid: tuple[int, int, int] | None = None, hidden: Hidden = None
     ) -> Float[Array, "b n d"]:
         """T_3D: patches of a volume, normalised to [-1, 1], as tokens with positions."""
-        tokens = self._hide(self.patch_3d(voxels), hidden)
+        tokens = self._hide(_tokenize(voxels, self.patch_3d, self.subpatch_3d), hidden)
         tokens += self._position(self.position_3d, grid or self.volume_grid)
         return tokens + self._everywhere(self.type_3d) if self.type_embedding else tokens
 
@@ -189,3 +192,7 @@ class VisionTower(nn.Module):
             method = "cubic" if len(grid) == 2 else "linear"
             table = jax.image.resize(table, (*grid, self.width), method, antialias=False)
         return table.reshape(1, -1, self.width).astype(self.dtype)
+
+
+def _tokenize(x: Array, patch: nn.Module, subpatch: nn.Module | None) -> Float[Array, "b n d"]:
+    return patch(x) if subpatch is None else patch(x) + subpatch(x)

@@ -3,7 +3,7 @@
 Names, as the evaluations' `scalars` give them behind a prefix (here `test`; `untrained` is the same
 evaluation of the network before training):
 
-    test/xray/zeroshot/<label>   test/xray/zeroshot/macro       (auroc.LabelAuc; also .../probe/...)
+    test/xray/zeroshot/<label>   test/xray/zeroshot/macro       (auroc.LabelAuc; also .../prompts/... and .../probe/...)
     test/xray/retrieval/i2t_r1   t2i_r1   chance_r1             (retrieval.recall)
     test/ct/slices/any/hit_rate  test/ct/slices/<label>/random_rate   (slices.HitRate)
     test/ct/slices/<label>/fixed_rate                           (slices.fixed_rate)
@@ -110,14 +110,16 @@ def _overview() -> Table:
 def _findings(findings: Mapping[str, str], modality: str) -> Table:
     rows = []
     for finding, name in {**findings, "macro": "mean over findings"}.items():
-        zeroshot, probe = (f"{modality}/{task}/{finding}" for task in ("zeroshot", "probe"))
+        zeroshot, prompts, probe = (f"{modality}/{task}/{finding}" for task in ("zeroshot", "prompts", "probe"))
         counts = [_count(f"{zeroshot}/{side}") for side in ("positives", "negatives")]
-        rows.append(Row(name, [_trained(zeroshot), _trained(probe), *counts]))
+        rows.append(Row(name, [_trained(zeroshot), _trained(prompts), _trained(probe), *counts]))
     return Table(
         f"{MODALITIES[modality]}: AUC by finding",
-        ("Finding", "Zero-shot", "Linear probe", "Positive cases", "Negative cases"),
+        ("Finding", "Zero-shot", "Prompts on reports", "Linear probe", "Positive cases", "Negative cases"),
         rows,
-        "Zero-shot: similarity to the positive prompts minus similarity to the negative ones, without any label. "
+        "Zero-shot: similarity to prompts that assert the finding, minus that to prompts that deny it or assert other "
+        "findings (`evals.score`), without any label. Prompts on reports: the same score of the reports themselves, "
+        "the most that these prompts can give. "
         "Linear probe: logistic regression on frozen features. A finding whose cases are all positive or all negative "
         "has no AUC and is not part of the mean.",
     )

@@ -202,6 +202,7 @@ def build_evaluator(job: TrainingJob) -> evaluator.Evaluator:
         length=job.config.input.report_length,
         limit=evals.limit,
         slices=job.model.slices,
+        score=evals.score,
         has_joint_space=job.objective.has_joint_space,
         has_classifier=job.objective.uses_labels,
     )

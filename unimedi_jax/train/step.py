@@ -14,6 +14,8 @@ from unimedi_jax.train import gradcache
 from unimedi_jax.train.state import TrainState
 from unimedi_jax.typing import Array, Batch, Metrics
 
+TOKENIZERS = ("vision/patch_", "vision/subpatch_")  # how the names of their parameters start
+
 
 def make_train_step(
     model: towers.UniMedI,
@@ -30,7 +32,7 @@ def make_train_step(
 
     The batch passes in `accumulate` parts (UniMedI's objective alone); all samples are negatives of each other all the
     same. The teacher follows after the optimiser: teacher = m teacher + (1 - m) student. `freeze_last_layer_steps`
-    freezes the prototypes at the start (DINO), `freeze_patch_embed` both tokenizers' projections (A-CLIP).
+    freezes the prototypes at the start (DINO), `freeze_patch_embed` both tokenizers (A-CLIP).
 
     Where the loss, the gradients or the state after the step is not finite, the state stays as it is, bit for bit: only
     `step` and the counts of skipped steps move. The optimiser counts the steps it took, `step - skipped`.
@@ -51,7 +53,7 @@ def make_train_step(
         def freeze(name: str, x: Array) -> Array:
             if name.endswith("last_layer"):
                 return x * unfrozen
-            return jnp.zeros_like(x) if freeze_patch_embed and "/patch_" in name else x
+            return jnp.zeros_like(x) if freeze_patch_embed and name.startswith(TOKENIZERS) else x
 
         # Gradients, so that no moments gather; updates, because decoupled weight decay needs no gradient.
         grads = trees.map_with_name(freeze, grads)
