@@ -75,7 +75,12 @@ class ModelConfig:
     type_embedding: bool = False
     slice_embedding: bool = False
     position_init: str = "normal"  # of the learned tables; or "sincos"
+    registers: int = 0  # learnt tokens after CLS that are no part of the image
     cls_key: bool = True
+    score_layers: int = 0  # of eq. 1: the last so many; 0: all
+    scores: str = "mean"  # of CLS attention over layers and heads; or "rollout", attention rollout
+    # Tokens whose norm in a layer is an outlier do not count there: of a modified z-score above this; 3.5 is usual.
+    sink_norm: float = 0.0  # 0: all count
     embedding: int = 128  # width of the joint space
     projection: str = "mlp"  # or "linear"
     projection_hidden: int = 2048
@@ -99,6 +104,12 @@ class ModelConfig:
             raise ValueError(f"config.model.tokenizer is one of {', '.join(allowed)}, not {self.tokenizer!r}")
         if self.tokenizer == "nonlinear":
             self._check_subpatches()
+        if self.registers < 0 or self.score_layers < 0 or self.sink_norm < 0:
+            raise ValueError("config.model.registers, score_layers and sink_norm are at least 0")
+        if self.scores not in (allowed := ("mean", "rollout")):
+            raise ValueError(f"config.model.scores is one of {', '.join(allowed)}, not {self.scores!r}")
+        if self.scores == "rollout" and (self.sink_norm or not self.cls_key):
+            raise ValueError("config.model.scores='rollout' passes through all tokens: without sink_norm, with cls_key")
 
     def _check_subpatches(self) -> None:
         if self.subpatch_hidden < 1:

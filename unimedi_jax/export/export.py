@@ -21,7 +21,8 @@ OWN = ("patch_embed_3d.", "pos_embed_3d", "mask_token", "type_2d", "type_3d", "d
 # What the architecture takes from config.model as it is.
 INPUTS = ("image_size", "image_patch", "volume_size", "volume_patch", "window_hu")
 TOKENS = ("tokenizer", "image_subpatch", "volume_subpatch", "subpatch_hidden")
-SLICES = ("slices", "slices_per_layer", "slice_size", "type_embedding", "slice_embedding", "cls_key")
+SLICES = ("slices", "slices_per_layer", "slice_size", "type_embedding", "slice_embedding", "registers")
+SCORES = ("cls_key", "score_layers", "scores", "sink_norm")
 JOINT_SPACE = ("embedding", "projection", "projection_hidden", "norm_by_modality")
 
 
@@ -82,7 +83,7 @@ def architecture(trained: pretrained.Pretrained) -> dict[str, Any]:
         "crop": config["input"]["crop"],
         "report_length": trained.report_length,
         "ct_slices": trained.ct_slices,
-        **{name: config["model"][name] for name in (*INPUTS, *TOKENS, *SLICES, *JOINT_SPACE)},
+        **{name: config["model"][name] for name in (*INPUTS, *TOKENS, *SLICES, *SCORES, *JOINT_SPACE)},
         "heads": {name: [head.hidden, head.bottleneck, head.prototypes] for name, head in model.head.items()},
     }
 

@@ -32,35 +32,54 @@ class Features(NamedTuple):
 
 
 class Attention(nn.Module):
-    """Self-attention; also returns the attention of CLS to the other tokens."""
+    """Self-attention; also returns the layer's part of the scores of eq. 1.
 
-    def __init__(self, width: int, heads: int, cls_key: bool) -> None:
+    That is the attention of CLS to the patches and which patches count; for attention rollout all of the attention.
+    """
+
+    def __init__(self, a: dict[str, Any]) -> None:
         super().__init__()
-        self.heads, self.cls_key = heads, cls_key
+        width, self.heads = a["vision"]["width"], a["vision"]["heads"]
+        self.prefix, self.cls_key, self.sink_norm = 1 + a["registers"], a["cls_key"], a["sink_norm"]
+        self.rollout = a["scores"] == "rollout"
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, x: torch.Tensor, stream: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         batch, n, width = x.shape
         q, k, v = self.qkv(x).reshape(batch, n, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, n, width)
+        if self.rollout:
+            return self.proj(out), ((q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1).mean(1),)
         logits = (q[:, :, :1] @ k.transpose(-1, -2))[:, :, 0] * q.shape[-1] ** -0.5
-        row = logits.softmax(-1)[..., 1:] if self.cls_key else logits[..., 1:].softmax(-1)
-        return self.proj(out), row.mean(1)
+        counted = ~self._sinks(stream[:, self.prefix :])
+        patches = logits[..., self.prefix :].masked_fill(~counted[:, None], -torch.inf)
+        logits = torch.cat([logits[..., : self.prefix], patches], -1)
+        row = logits.softmax(-1)[..., self.prefix :] if self.cls_key else patches.softmax(-1)
+        return self.proj(out), (row.mean(1), counted)
+
+    def _sinks(self, x: torch.Tensor) -> torch.Tensor:
+        """Tokens of outlier norm, by the modified z-score."""
+        if not self.sink_norm:
+            return torch.zeros_like(x[..., 0], dtype=torch.bool)
+        norms = x.norm(dim=-1)
+        above = norms - _median(norms)
+        return 0.6745 * above > self.sink_norm * _median(above.abs())
 
 
 class Block(nn.Module):
     """Pre-norm layer of the ViT."""
 
-    def __init__(self, width: int, heads: int, mlp_width: int, cls_key: bool) -> None:
+    def __init__(self, a: dict[str, Any]) -> None:
         super().__init__()
+        width, mlp_width = a["vision"]["width"], a["vision"]["mlp_width"]
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
-        self.attn = Attention(width, heads, cls_key)
+        self.attn = Attention(a)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, mlp_width), "fc2": nn.Linear(mlp_width, width)})
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        attended, scores = self.attn(self.norm1(x))
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        attended, scores = self.attn(self.norm1(x), x)
         x = x + attended
         return x + self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x)))), scores
 
@@ -104,13 +123,14 @@ class VisionTower(nn.Module):
         )
         self.cls_token = _vector(width)
         self.mask_token = _vector(width)  # of training; inference hides nothing
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + int(np.prod(self.image_grid)), width))
+        self.reg_token = nn.Parameter(torch.zeros(1, a["registers"], width)) if a["registers"] else None
+        self.prefix, self.score_layers, self.scores = 1 + a["registers"], a["score_layers"], a["scores"]
+        self.pos_embed = nn.Parameter(torch.zeros(1, self.prefix + int(np.prod(self.image_grid)), width))
         self.pos_embed_3d = nn.Parameter(torch.zeros(1, int(np.prod(self.volume_grid)), width))
         self.type_2d, self.type_3d = (_vector(width) if a["type_embedding"] else None for _ in range(2))
         depth = self.volume_grid[0]
         self.depth_of_slice = nn.Parameter(torch.zeros(depth, width)) if a["slice_embedding"] else None
-        layers = (Block(width, size["heads"], size["mlp_width"], a["cls_key"]) for _ in range(size["depth"]))
-        self.blocks = nn.ModuleList(layers)
+        self.blocks = nn.ModuleList(Block(a) for _ in range(size["depth"]))
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
     def embed_image(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -129,15 +149,26 @@ class VisionTower(nn.Module):
 
     def encode(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens to CLS (b, d) and the scores of eq. 1 (b, n)."""
-        cls = (self.cls_token + self.pos_embed[:, :1]).expand(x.shape[0], -1, -1)
-        x, rows = torch.cat([cls, x], 1), []
+        prefix = self.cls_token if self.reg_token is None else torch.cat([self.cls_token, self.reg_token], 1)
+        prefix = (prefix + self.pos_embed[:, : self.prefix]).expand(x.shape[0], -1, -1)
+        x, parts = torch.cat([prefix, x], 1), []
         for block in self.blocks:
-            x, row = block(x)
-            rows.append(row)
-        return self.norm(x)[:, 0], torch.stack(rows).mean(0)
+            x, part = block(x)
+            parts.append(part)
+        return self.norm(x)[:, 0], self._combine(parts[-self.score_layers :])
+
+    def _combine(self, parts: Sequence[tuple[torch.Tensor, ...]]) -> torch.Tensor:
+        """The scores (b, n) from the parts of the layers that count."""
+        if self.scores == "mean":
+            rows, counted = (torch.stack(part) for part in zip(*parts, strict=True))
+            return rows.sum(0) / counted.sum(0).clamp_min(1)
+        row = F.one_hot(torch.zeros_like(parts[0][0][:, 0, 0], dtype=torch.long), parts[0][0].shape[-1]).to(parts[0][0])
+        for (weights,) in reversed(parts):
+            row = (row + (row[:, None] @ weights)[:, 0]) / 2
+        return row[:, self.prefix :]
 
     def _positions(self, grid: tuple[int, int]) -> torch.Tensor:
-        table = self.pos_embed[0, 1:]
+        table = self.pos_embed[0, self.prefix :]
         if grid == self.image_grid:
             return table[None]
         y, x = (resize_matrix(old, new, "cubic") for old, new in zip(self.image_grid, grid, strict=True))
@@ -355,6 +386,12 @@ def _shrink(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
 
 def _unit(x: torch.Tensor) -> torch.Tensor:
     return x * torch.rsqrt((x * x).sum(-1, keepdim=True).clamp_min(1e-16))
+
+
+def _median(x: torch.Tensor) -> torch.Tensor:
+    """Over the last axis, the mean of the middle two of an even number."""
+    ordered, n = x.sort(-1).values, x.shape[-1]
+    return (ordered[..., (n - 1) // 2, None] + ordered[..., n // 2, None]) / 2
 
 
 def _vector(width: int) -> nn.Parameter:

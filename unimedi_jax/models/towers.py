@@ -10,7 +10,7 @@ from jax import numpy as jnp
 
 from unimedi_jax import patches, selection
 from unimedi_jax.config.pretraining import ModelConfig
-from unimedi_jax.models import attention, heads, inputs, sizes, text, tokenizer, vision
+from unimedi_jax.models import attention, heads, inputs, scores, sizes, text, tokenizer, vision
 from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Num, TextIds, TextMask, UInt8
 
 
@@ -165,6 +165,8 @@ def build_model(config: ModelConfig, vocab_size: int, device: jax.Device | None 
     """
     visual = _size(sizes.VISION, "vision_size", config.vision_size)
     textual = _size(sizes.REPORT, "report_size", config.report_size)
+    if config.score_layers > visual.depth:
+        raise ValueError(f"config.model.score_layers={config.score_layers}, but the ViT has {visual.depth} layers")
     dtype, kind, unrolled = jnp.dtype(config.dtype), config.attention, config.layers == "unrolled"
     if kind == "auto":
         kind = "xla" if device is None else attention.fitting(device, config.dtype)
@@ -177,8 +179,10 @@ def build_model(config: ModelConfig, vocab_size: int, device: jax.Device | None 
     image_grid = patches.grid((config.image_size,) * 2, config.image_patch)
     volume_grid = patches.grid(config.volume_size, config.volume_patch)
     computed = dict(dtype=dtype, remat=config.remat, unrolled=unrolled)
-    options = pick("type_embedding", "slice_embedding", "cls_key", "position_init")
+    options = pick("type_embedding", "slice_embedding", "registers", "position_init")
+    scoring = scores.Scoring(config.cls_key, config.score_layers, config.scores, config.sink_norm)
     tokenizers = _subpatches(config, visual.width, dtype)
+    options |= {"scoring": scoring}
     tower = vision.VisionTower(*visual, image_grid, volume_grid, attention=kind, **options, **tokenizers, **computed)
     reading = config.report_positions, config.report_dropout, config.report_pooling
     report = text.ReportTower(vocab_size, *textual, *reading, **computed)
