@@ -26,7 +26,7 @@ def training_step(
     needs it: one over an X-ray, two over a CT (the volume alone for its slices, then the joint sequence).
     """
     image, volume = math.prod(model.vision.image_grid), math.prod(model.volume_grid)
-    slices = model.slice_tokens
+    slices = model.tokens_2d
     flat, deep = tokenizer(model, model.image_patch, "2d"), tokenizer(model, model.volume_patch, "3d")
     passes = int(objective.distils or objective.scores_tokens)  # of the teacher over the whole sequence
     total = xrays * (_sequence(model, objective, image) + _passes(flat, image, passes))

@@ -43,6 +43,7 @@ MODULES = (
     ("report/layers/mlp/fc1", "report.encoder.layer.{}.intermediate.dense", "linear"),
     ("report/layers/mlp/fc2", "report.encoder.layer.{}.output.dense", "linear"),
     ("report/layers/norm2", "report.encoder.layer.{}.output.LayerNorm", "norm"),
+    ("slice_baseline", "slice_baseline", "running_mean"),
     *(
         (f"{head}/{fc}", f"{head}.{fc}", "linear")
         for head in ("project_image", "project_report", "head_cls", "head_patch")
@@ -78,6 +79,7 @@ LEAVES = {
     "norm": (_SCALE, _BIAS),
     "embedding": (("params", "embedding", "weight", "same"),),
     "batch_norm": (_SCALE, _BIAS, *_STATISTICS),
+    "running_mean": (("batch_stats", "mean", "mean", "same"),),
 }
 
 

@@ -277,6 +277,9 @@ class UniMedI(nn.Module):
         self.vision, self.report = VisionTower(a), ReportTower(a)
         self.project_image = Projection(wide, a, ("xray", "ct") if a["norm_by_modality"] else ())
         self.project_report = Projection(a["report"]["width"], a)
+        if a["slice_baseline"]:
+            self.slice_baseline = nn.Module()
+            self.slice_baseline.register_buffer("mean", torch.zeros(self.vision.volume_grid[0]))
         for name, sizes in a["heads"].items():
             self.add_module(f"head_{name}", Prototypes(wide, *sizes))
 
@@ -292,14 +295,18 @@ class UniMedI(nn.Module):
     def cts(self, volumes: torch.Tensor) -> Features:
         """CTs, int16 Hounsfield units (b, 32, 128, 128), axes growing to Superior, Posterior, Left."""
         low, high = self.a["window_hu"]
-        x = _shrink(volumes, self.a["volume_size"])
-        x = (x.clamp(low, high) - low) * (2 / (high - low)) - 1
+        size, source = self.a["volume_size"], self.a["slice_source"]
+        fine = _shrink(volumes, [size[0], *source] if any(source) else size)
+        x, planes = ((v.clamp(low, high) - low) * (2 / (high - low)) - 1 for v in (_shrink(fine, size), fine))
         volume = self.vision.embed_volume(x)
         cls, scores = self.vision.encode(volume)
         by_layer = scores.reshape(x.shape[0], self.vision.volume_grid[0], -1).mean(-1)
+        if self.a["slice_baseline"]:
+            by_layer = by_layer - self.slice_baseline.mean
         layers = by_layer.topk(self.a["slices"]).indices.sort().values
         if self.a["ct_slices"]:
-            cls, scores = self.vision.encode(torch.cat([self._slices(x, layers), volume], 1))
+            view = [self._frontal(fine)] if self.a["frontal_view"] else []
+            cls, scores = self.vision.encode(torch.cat([*view, self._slices(planes, layers), volume], 1))
         return Features(cls, self.project_image(cls, "ct"), scores, by_layer, layers)
 
     def reports(self, texts: Sequence[str]) -> torch.Tensor:
@@ -312,18 +319,29 @@ class UniMedI(nn.Module):
 
     def _slices(self, x: torch.Tensor, layers: torch.Tensor) -> torch.Tensor:
         """Tokens of the chosen layers' slices, resized to the scale of the X-rays, one after the other."""
-        depth, per_layer, size = self.a["volume_patch"][0], self.a["slices_per_layer"], self.a["slice_size"]
+        depth, per_layer = self.a["volume_patch"][0], self.a["slices_per_layer"]
         offsets = torch.arange(depth, device=x.device) if per_layer > 1 else torch.tensor([depth // 2], device=x.device)
         where = (layers[..., None] * depth + offsets).flatten(1)  # (b, s)
         planes = x.gather(1, where[:, :, None, None].expand(-1, -1, *x.shape[2:])).flatten(0, 1)
-        if planes.shape[1:] != (size, size):
-            y, z = (resize_matrix(old, size, "linear").to(x) for old in planes.shape[1:])
-            planes = y @ planes @ z.T
-        tokens = self.vision.embed_image(planes)
+        tokens = self.vision.embed_image(self._resize(planes))
         tokens = tokens.reshape(x.shape[0], where.shape[1], -1, tokens.shape[-1])
         if self.vision.depth_of_slice is not None:
             tokens = tokens + self.vision.depth_of_slice[layers.repeat_interleave(per_layer, 1)][:, :, None]
         return tokens.flatten(1, 2)
+
+    def _frontal(self, hu: torch.Tensor) -> torch.Tensor:
+        """Tokens of the mean attenuation from front to back, head up, stretched to its own range."""
+        view = (1 + hu / 1000).clamp_min(0).mean(2).flip(1)
+        low, high = view.amin((1, 2), keepdim=True), view.amax((1, 2), keepdim=True)
+        view = (view - low) * (2 / (high - low).clamp_min(1e-6)) - 1
+        return self.vision.embed_image(self._resize(view))
+
+    def _resize(self, planes: torch.Tensor) -> torch.Tensor:
+        size = self.a["slice_size"]
+        if planes.shape[1:] == (size, size):
+            return planes
+        y, x = (resize_matrix(old, size, "linear").to(planes) for old in planes.shape[1:])
+        return y @ planes @ x.T
 
 
 class Encoder(nn.Module):

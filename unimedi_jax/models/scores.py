@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 from jax import numpy as jnp
 
@@ -13,6 +14,25 @@ MAD_TO_DEVIATION = 0.6745  # median absolute deviation of a normal distribution,
 
 # Of one layer. "mean": the row of CLS (b, n) and, where sinks do not count, which tokens do; "rollout": queries, keys.
 Part = tuple[Array, Array | None]
+
+
+class SliceBaseline(nn.Module):
+    """The running mean of eq. 2 for each depth layer over CTs: how high a slice scores for its position alone."""
+
+    layers: int
+    momentum: float
+
+    def setup(self) -> None:
+        self.mean = self.variable("batch_stats", "mean", jnp.zeros, (self.layers,))
+
+    def __call__(self, scores: Float[Array, "b layers"]) -> Float[Array, "b layers"]:
+        """The scores without it."""
+        return scores - self.mean.value[None]
+
+    def update(self, scores: Float[Array, "b layers"]) -> None:
+        """Follows a batch."""
+        if not self.is_initializing():
+            self.mean.value += (1 - self.momentum) * (jnp.mean(scores, axis=0) - self.mean.value)
 
 
 class Scoring(NamedTuple):
