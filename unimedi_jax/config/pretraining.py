@@ -259,7 +259,7 @@ class PretrainConfig:
     ema: EmaConfig = EmaConfig()
     # Steps in which the prototypes stay as they were initialised; until set 0.02 of the steps (DINO: the first epoch).
     freeze_last_layer_steps: int = int(STEPS * SHARES["freeze_last_layer_steps"])
-    freeze_patch_embed: bool = False  # the tokenizers' projections stay as they were initialised
+    freeze_patch_embed: bool = False  # the tokenizers stay as they were initialised
     mesh: MeshConfig = MeshConfig()
     sharding: tuple[tuple[str, str], ...] = ((".*", "fsdp"),)  # first path that matches: "fsdp" or "replicate"
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -273,6 +273,11 @@ class PretrainConfig:
         if self.accumulate > 1 and self.objective.name != "unimedi":
             raise ValueError(
                 f"config.accumulate divides batches of UniMedI's objective alone, not {self.objective.name}'s"
+            )
+        if self.freeze_patch_embed and self.init.vision and self.model.tokenizer == "nonlinear":
+            raise ValueError(
+                "config.freeze_patch_embed=True would keep the sub-patches' part of the tokenizer at zero, where it starts "
+                "beside config.init.vision: set config.model.tokenizer='linear'"
             )
         if (any(self.model.slice_source) or self.model.frontal_view) and self.objective.name != "unimedi":
             raise ValueError(
