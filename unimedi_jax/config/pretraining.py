@@ -276,8 +276,8 @@ class PretrainConfig:
             )
         if self.freeze_patch_embed and self.init.vision and self.model.tokenizer == "nonlinear":
             raise ValueError(
-                "config.freeze_patch_embed=True would keep the sub-patches' part of the tokenizer at zero, where it starts "
-                "beside config.init.vision: set config.model.tokenizer='linear'"
+                "config.freeze_patch_embed=True would keep the sub-patches' part of the tokenizer at zero, where "
+                "config.init.vision starts it: set config.model.tokenizer='linear'"
             )
         if (any(self.model.slice_source) or self.model.frontal_view) and self.objective.name != "unimedi":
             raise ValueError(

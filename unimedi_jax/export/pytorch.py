@@ -162,7 +162,8 @@ class VisionTower(nn.Module):
         if self.scores == "mean":
             rows, counted = (torch.stack(part) for part in zip(*parts, strict=True))
             return rows.sum(0) / counted.sum(0).clamp_min(1)
-        row = F.one_hot(torch.zeros_like(parts[0][0][:, 0, 0], dtype=torch.long), parts[0][0].shape[-1]).to(parts[0][0])
+        last = parts[-1][0]
+        row = torch.eye(last.shape[-1], device=last.device, dtype=last.dtype)[:1].expand(last.shape[0], -1)
         for (weights,) in reversed(parts):
             row = (row + (row[:, None] @ weights)[:, 0]) / 2
         return row[:, self.prefix :]
