@@ -98,7 +98,7 @@ def test_the_view_precedes_the_slices_and_can_be_hidden(model, variables, record
     np.testing.assert_array_equal(changed, hidden)
     slices_alone = run(make_tiny(slice_source=PLANE), variables, tokens, layers, method="embed_ct")
     np.testing.assert_allclose(whole[:, 16:], slices_alone, atol=float32(1024))
-    view = np.asarray(inputs.frontal_patches(jnp.asarray(record), 64, (16, 16)))
+    view = inputs.frontal_patches(jnp.asarray(record), 64, (16, 16))
     tower = {"params": variables["params"]["vision"]}
     expected = model.vision.apply(tower, view, method="embed_image")
     np.testing.assert_allclose(whole[:, :16], expected, atol=float32(256, scale=4))
@@ -126,7 +126,7 @@ def test_a_baseline_follows_the_mean_score_of_each_layer(make_tiny, make_batch) 
     tokens = make_batch(model, 0, 3)["ct"]["tokens"]
     features = jax.jit(lambda v, x: model.apply(v, x, method="ct_features"))(variables, tokens)
     volume = run(model, variables, tokens, method="embed_volume")
-    raw = model.apply(variables, volume, True, method="encode").scores
+    raw = model.apply(variables, jnp.asarray(volume), True, method="encode").scores
     above = np.asarray(selection.slice_scores(raw, 4)) - np.asarray(mean)
     np.testing.assert_allclose(features.slice_scores, above, atol=float32(64))
     np.testing.assert_array_equal(features.layers, np.sort(np.argsort(-above, axis=1)[:, :2], axis=1))

@@ -92,7 +92,7 @@ def test_rollout_is_the_product_of_all_layers(make_tiny, params, tokens, judged,
 
 def test_rollout_by_the_kernel_of_tpus(monkeypatch) -> None:
     """The kernel runs in its interpreter, on 200 tokens."""
-    q, k = (np.random.default_rng(i).standard_normal((2, 1, 200, 2, 8)).astype(np.float32) for i in range(2))
+    q, k = (jax.random.normal(jax.random.key(i), (2, 1, 200, 2, 8)) for i in range(2))
     plain = scores.rollout(q, k, "xla")
     interpreted = lambda q, k, v, mask=None: attention.splash(q, k, v, mask, interpret=True)  # noqa: E731
     monkeypatch.setattr(attention, "attend", lambda q, k, v, kind: interpreted(q, k, v))
