@@ -118,7 +118,6 @@ class ModelConfig:
             raise ValueError(f"config.model.scores is one of {', '.join(allowed)}, not {self.scores!r}")
         if self.scores == "rollout" and (self.sink_norm or not self.cls_key):
             raise ValueError("config.model.scores='rollout' passes through all tokens: without sink_norm, with cls_key")
-
         self._check_slices()
 
     @property

@@ -57,7 +57,7 @@ class UniMedI(nn.Module):
     def tokens_2d(self) -> int:
         """Tokens of all slices, and of the frontal view, that join a CT."""
         images = self.slices * self.slices_per_layer + self.frontal_view
-        return images * math.prod(patches.grid((self.slice_size,) * 2, self.image_patch))
+        return images * math.prod(self._slice_grid)
 
     def embed_xray(self, tokens: UInt8[Array, "b n v"], hidden: vision.Hidden = None) -> Float[Array, "b n d"]:
         """X-ray patches to tokens with positions."""
@@ -84,28 +84,31 @@ class UniMedI(nn.Module):
         self, tokens: Num[Array, "b n v"], layers: Int[Array, "b k"], hidden: Bool[Array, "b m"] | None = None
     ) -> Float[Array, "b m d"]:
         """The joint sequence of a CT: tokens of the frontal view, of the chosen slices, then of the volume."""
-        n = tokens.shape[1]
-        hide_slices, hide_volume = (None, None) if hidden is None else (hidden[:, :-n], hidden[:, -n:])
-        volume = self.embed_volume(tokens, hide_volume)
         if not layers.shape[1]:
-            return volume
-        if not self.frontal_view:
-            return jnp.concatenate([self._embed_slices(tokens, layers, hide_slices), volume], axis=1)
-        whole = patches.unpatchify(tokens, self.volume_grid, self.ct_patch)
-        pixels = inputs.frontal_patches(whole, self.slice_size, self.image_patch)
-        m = pixels.shape[1]
-        hide_view, hide_slices = (None, None) if hidden is None else (hide_slices[:, :m], hide_slices[:, m:])
-        view = self.vision.embed_image(pixels, patches.grid((self.slice_size,) * 2, self.image_patch), hide_view)
-        return jnp.concatenate([view, self._embed_slices(tokens, layers, hide_slices), volume], axis=1)
+            return self.embed_volume(tokens, hidden)
+        n, of_view = tokens.shape[1], math.prod(self._slice_grid) if self.frontal_view else 0
+        hidden_parts = (None,) * 3 if hidden is None else jnp.split(hidden, [of_view, hidden.shape[1] - n], axis=1)
+        embedded = [self._embed_slices(tokens, layers, hidden_parts[1]), self.embed_volume(tokens, hidden_parts[2])]
+        if self.frontal_view:
+            embedded.insert(0, self._embed_view(tokens, hidden_parts[0]))
+        return jnp.concatenate(embedded, axis=1)
+
+    @property
+    def _slice_grid(self) -> tuple[int, ...]:
+        return patches.grid((self.slice_size,) * 2, self.image_patch)
+
+    def _embed_view(self, tokens: Num[Array, "b n v"], hidden: vision.Hidden) -> Float[Array, "b m d"]:
+        volume = patches.unpatchify(tokens, self.volume_grid, self.ct_patch)
+        pixels = inputs.frontal_patches(volume, self.slice_size, self.image_patch)
+        return self.vision.embed_image(pixels, self._slice_grid, hidden)
 
     def _embed_slices(
-        self, tokens: Num[Array, "b n v"], layers: Int[Array, "b k"], hidden: Bool[Array, "b m"] | None
+        self, tokens: Num[Array, "b n v"], layers: Int[Array, "b k"], hidden: vision.Hidden
     ) -> Float[Array, "b m d"]:
         slices = selection.take_slices(tokens, layers, self.volume_grid, self.ct_patch, self.slices_per_layer)
         pixels = inputs.slice_patches(slices, self.slice_size, self.image_patch, self.window_hu)
-        grid = patches.grid((self.slice_size,) * 2, self.image_patch)
         of_slice = jnp.repeat(layers, self.slices_per_layer, axis=1)
-        return self.vision.embed_slices(pixels, of_slice, grid, hidden)
+        return self.vision.embed_slices(pixels, of_slice, self._slice_grid, hidden)
 
     def encode(self, tokens: Float[Array, "b n d"], scores: bool = False) -> vision.Encoded:
         """Tokens through the shared ViT."""

@@ -36,9 +36,7 @@ class Encoded(NamedTuple):
     cls: Float[Array, "b d"]  # after the final norm
     patches: Float[Array, "b n d"]  # after the final norm, without CLS and registers
     scores: Float[Array, "b n"] | None  # eq. 1: CLS attention, by default its mean over layers and heads
-    hidden: Float[Array, "layers b n d"] | None = (
-        None  # outputs of all blocks, not normalised, without CLS and registers
-    )
+    hidden: Float[Array, "layers b n d"] | None = None  # the patches after each block, not normalised
 
 
 class Block(nn.Module):
