@@ -26,23 +26,24 @@ def training_step(
     needs it: one over an X-ray, two over a CT (the volume alone for its slices, then the joint sequence).
     """
     image, volume = math.prod(model.vision.image_grid), math.prod(model.volume_grid)
-    slices = model.slice_tokens
+    slices = model.tokens_2d
     flat, deep = tokenizer(model, model.image_patch, "2d"), tokenizer(model, model.volume_patch, "3d")
     passes = int(objective.distils or objective.scores_tokens)  # of the teacher over the whole sequence
     total = xrays * (_sequence(model, objective, image) + _passes(flat, image, passes))
     total += cts * (_sequence(model, objective, slices + volume) + _passes(flat, slices, passes))
     total += cts * _passes(deep, volume, passes)
     if objective.scores_slices(model.slices):
-        total += cts * (transformer(model.vision, 1 + volume) + volume * sum(deep))
+        total += cts * (transformer(model.vision, model.vision.prefix + volume) + volume * sum(deep))
     return total + _contrast(model, xrays + cts, report_length)
 
 
 def _sequence(model: towers.UniMedI, objective: settings.UniMedI, n: int) -> float:
     """Student and teacher on one sequence of n tokens, and their heads; not its tokenizers."""
     num_kept, dropped = selection.num_kept(n, objective.mask_ratio), objective.mask_mode == "drop"
-    total = BACKWARD * transformer(model.vision, 1 + (num_kept if dropped else n))
+    prefix = model.vision.prefix
+    total = BACKWARD * transformer(model.vision, prefix + (num_kept if dropped else n))
     if objective.distils or objective.scores_tokens:
-        total += transformer(model.vision, 1 + n)
+        total += transformer(model.vision, prefix + n)
     if objective.weight_icl:
         total += (BACKWARD + 1) * _head(model.head["cls"], model.vision.width)
     if objective.weight_pcl:

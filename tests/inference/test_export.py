@@ -148,8 +148,14 @@ def test_cts_of_a_run_without_slices_are_their_volume_in_pytorch_too(trained, tm
             norm_by_modality=False,
             tokenizer="nonlinear",
             subpatch_hidden=8,
+            registers=2,
+            score_layers=3,
+            sink_norm=1.5,
+            slice_source=(128, 128),
+            frontal_view=True,
+            slice_baseline=0.9,
         ),
-        dict(slices=0, norm_by_modality=False, volume_patch=(2, 32, 32)),
+        dict(slices=0, norm_by_modality=False, volume_patch=(2, 32, 32), scores="rollout", score_layers=2),
     ],
     ids=["all other switches", "volume alone"],
 )
@@ -157,6 +163,23 @@ def test_every_switch_of_the_model_reaches_pytorch(make_trained, tmp_path, setti
     trained = make_trained(**settings)
     export.write(trained, tmp_path / "export")
     assert json.loads((tmp_path / "export" / "parity.json").read_text())["checked"]
+    assert same_bits(pretrained.load(tmp_path / "export").variables, trained.variables)
+
+
+def test_registers_are_timms(make_trained, film, tmp_path, timm):
+    trained = make_trained(registers=2, slices=0)
+    export.write(trained, tmp_path / "export")
+    code = (tmp_path / "export" / "README.md").read_text().split("vit = ")[1].split("\n    vit.load")[0]
+    assert "reg_tokens=2" in code
+    vit = eval(code, {"timm": timm}).eval()
+    vit.load_state_dict(safetensors.torch.load_file(tmp_path / "export" / "vision_2d.safetensors"), strict=True)
+    tokens = preprocess.film_tokens(trained, film)
+    pixels = patches.unpatchify(tokens, trained.model.vision.image_grid, (16, 16)) / np.float32(127.5) - 1
+    with torch.inference_mode():
+        theirs = vit.forward_features(torch.from_numpy(pixels)[:, None])[:, 0].numpy()
+    ours = trained.model.apply(trained.variables, jnp.asarray(tokens), method="xray_features")
+    np.testing.assert_allclose(theirs, ours.cls, atol=1e-4)
+    assert ours.scores.shape == (2, 49)
     assert same_bits(pretrained.load(tmp_path / "export").variables, trained.variables)
 
 

@@ -68,6 +68,23 @@ def test_a_vit_of_timm_computes_the_same_here(tiny, tiny_variables, make_vit, fi
     assert summary.new == ("vision.mask_token",)
 
 
+@pytest.mark.parametrize("kind", [dict(reg_tokens=3), dict(reg_tokens=3, no_embed_class=True)], ids=str)
+def test_a_vit_with_registers_computes_the_same_here(make_tiny, make_vit, film, tmp_path, kind):
+    model, vit = make_tiny(registers=3), make_vit(in_chans=1, **kind)
+    fresh = jax.jit(lambda: towers.init(model, jax.random.key(0)))()
+    path = save(vit.state_dict(), tmp_path / "vit.safetensors")
+    variables, (summary,) = start.fill(fresh, model, {}, vision=path)
+    with torch.no_grad():
+        theirs = vit.forward_features(torch.from_numpy(film)[:, None])[:, 0].numpy()
+    np.testing.assert_allclose(cls_of(model, variables, film), theirs, atol=1e-4)
+    assert "vision.reg_token" in summary.loaded
+    without, (summary,) = start.fill(fresh, model, {}, vision=save(make_vit().state_dict(), tmp_path / "other.pth"))
+    assert "vision.reg_token" in summary.new
+    for place in (variables, without):
+        own = np.array_equal(place["params"]["vision"]["registers"], fresh["params"]["vision"]["registers"])
+        assert own == (place is without)
+
+
 def test_a_vit_of_timm_computes_the_same_with_a_nonlinear_tokenizer(make_tiny, make_vit, film, tmp_path):
     model, vit = make_tiny(tokenizer="nonlinear", subpatch_hidden=4), make_vit(in_chans=1)
     fresh = jax.jit(lambda: towers.init(model, jax.random.key(0)))()
@@ -120,7 +137,7 @@ def test_mae_and_classifier_parts_are_skipped_by_name(tiny, tiny_variables, make
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (dict(reg_tokens=4), "reg_token"),
+        (dict(reg_tokens=4), "has 4 registers (reg_token), config.model.registers=0: set it to 4"),
         (dict(depth=3), "depth 3"),
         (dict(embed_dim=64), "width 64"),
         (dict(patch_size=8), "(8, 8)"),

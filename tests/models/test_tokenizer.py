@@ -10,7 +10,7 @@ from jax import numpy as jnp
 
 from tests.tolerances import float32
 from unimedi_jax import patches
-from unimedi_jax.config.pretraining import ModelConfig
+from unimedi_jax.config.pretraining import InitConfig, ModelConfig, PretrainConfig
 from unimedi_jax.models import towers
 
 NONLINEAR = dict(tokenizer="nonlinear", subpatch_hidden=6)
@@ -116,3 +116,10 @@ def test_slices_of_a_ct_reach_the_sub_patches_of_x_rays(model, random_params, ma
 def test_settings_that_cannot_be_are_one_line(settings, words) -> None:
     with pytest.raises(ValueError, match=words):
         ModelConfig(**settings)
+
+
+def test_a_part_that_starts_at_zero_is_not_frozen_there() -> None:
+    model, init = ModelConfig(tokenizer="nonlinear"), InitConfig(vision="vit.safetensors")
+    PretrainConfig(model=model, freeze_patch_embed=True)
+    with pytest.raises(ValueError, match="would keep the sub-patches' part of the tokenizer at zero"):
+        PretrainConfig(model=model, init=init, freeze_patch_embed=True)

@@ -81,6 +81,34 @@ def test_parts_without_a_teacher(make_tiny, tiny_variables, make_batch) -> None:
         np.testing.assert_allclose(got, leaf, atol=1e-5, rtol=1e-4, err_msg=name)
 
 
+def test_parts_follow_the_scores_of_all_slices(make_tiny, random_tree, make_batch) -> None:
+    """With every other token of a CT too: planes finer than the volume's, the frontal view, registers, sub-patches."""
+    views = dict(slice_baseline=0.5, slice_source=(64, 64), frontal_view=True)
+    model = make_tiny(**views, registers=2, tokenizer="nonlinear", subpatch_hidden=4, score_layers=1, sink_norm=3.5)
+    objective = Objective()
+    variables = jax.jit(lambda: base.init_variables(model, objective, jax.random.key(0)))()
+    params = variables["params"]
+    teacher = random_tree({name: params[name] for name in objective.teacher_parts(model)}, scale=0.05, around=1.0)
+    before = jnp.array([0.05, 0.0, 0.0, 0.1])
+    stats = {**variables["batch_stats"], "slice_baseline": {"mean": before}}
+    start = params, teacher, {"batch_stats": stats, **objective.state(model)}, make_batch(model, 4, 4)
+    assert start[-1]["ct"]["tokens"].shape == (4, 16, 4 * 32 * 32)
+    whole = jax.value_and_grad(base.loss_function(model, objective), has_aux=True)
+    functions = gradcache.value_and_grad(model, objective, 2), whole
+    ours, expected = (jax.jit(run)(*start, jax.random.key(3), jnp.int32(0)) for run in functions)
+    length = float(jax.jit(optax.tree.norm)(expected[1]))
+    for name, got, leaf in zip(trees.names(ours), *map(jax.tree.leaves, (ours, expected)), strict=True):
+        np.testing.assert_allclose(got, leaf, atol=1e-5 * max(length, 1), rtol=1e-4, err_msg=name)
+    after = expected[0][1][1]["batch_stats"]["slice_baseline"]["mean"]
+
+    def scores(params, tokens):
+        bound = model.bind({"params": params})
+        encoded = bound.encode(bound.embed_volume(tokens), scores=True)
+        return encoded.scores.reshape(4, 4, 4).mean(axis=(0, 2))
+
+    np.testing.assert_allclose(after, (before + jax.jit(scores)(teacher, start[-1]["ct"]["tokens"])) / 2, atol=1e-6)
+
+
 def test_both_passes_have_the_same_dropout(make_tiny, random_params, make_batch) -> None:
     """The gradient is that of the loss, in the direction in which the loss moves: other dropout would turn it away."""
     model = make_tiny(report_dropout=0.5, projection="linear")

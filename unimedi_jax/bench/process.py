@@ -43,7 +43,7 @@ def random_batch(settings: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:
     rng = np.random.default_rng(0)
     model, length = settings["model"], settings["input"]["report_length"]
     image = ((model["image_size"],) * 2, model["image_patch"], np.uint8, 0, 256)
-    volume = (model["volume_size"], model["volume_patch"], np.int16, -1000, 1000)
+    volume = (*from_json(settings).model.ct_input, np.int16, -1000, 1000)
     batch = {}
     for name, (size, patch, dtype, low, high) in {"xray": image, "ct": volume}.items():
         rows = settings["batch"][name]

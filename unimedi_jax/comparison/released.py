@@ -62,8 +62,9 @@ def _encoder(item: str, config: ml_collections.ConfigDict, workdir: pathlib.Path
     presets.apply(settings, {"objective": {"name": "contrast"}, "batch": {"xray": 1, "ct": 0}, "accumulate": 1})
     settings.update(data=config.data, data_dir=config.data_dir)
     settings.init.update({"checkpoint": "", "vision": str(path), "report": ""})
-    plain = {"tokenizer": "linear", "type_embedding": False, "slice_embedding": False, "cls_key": True, "slices": 0}
-    settings.model.update({**vit.settings(path), **plain, "image_size": config.encoder_size})
+    plain = {"tokenizer": "linear", "type_embedding": False, "slice_embedding": False, "slices": 0}
+    scores = {"cls_key": True, "score_layers": 0, "scores": "mean", "sink_norm": 0.0}
+    settings.model.update({**vit.settings(path), **plain, **scores, "image_size": config.encoder_size})
     return Encoder(Run(path.stem, config.seeds[0], workdir / f"encoder-{path.stem}", settings), mean, deviation)
 
 

@@ -85,10 +85,23 @@ class ModelConfig:
     slices: int = 2  # k of the top-k, in depth layers of volume_patch[0] slices; 0: the volume alone
     slices_per_layer: int = 1
     slice_size: int = 224  # pixels that a slice is resized to
+    # Pixels, y and x, of the planes that slices are cut from, such as a record's (128, 128): multiples of volume_size.
+    # (0, 0): the volume's own.
+    slice_source: tuple[int, int] = (0, 0)
+    frontal_view: bool = False  # a frontal projection of the CT, embedded as an X-ray, joins its slices
+    # Momentum of the running mean of each depth layer's score, which is taken off before layers are ranked: what counts
+    # is not where a slice lies. 0: the scores as they are.
+    slice_baseline: float = 0.0
     type_embedding: bool = False
     slice_embedding: bool = False
     position_init: str = "normal"  # of the learned tables; or "sincos"
+    registers: int = 0  # learnt tokens after CLS that are no part of the image
     cls_key: bool = True
+    score_layers: int = 0  # of eq. 1: the last so many; 0: all
+    scores: str = "mean"  # of CLS attention over layers and heads; or "rollout", attention rollout
+    # Tokens whose norm in a layer is an outlier, of a modified z-score above this (3.5 is usual), do not count there.
+    # 0: all count.
+    sink_norm: float = 0.0
     embedding: int = 128  # width of the joint space
     projection: str = "mlp"  # or "linear"
     projection_hidden: int = 2048
@@ -112,6 +125,35 @@ class ModelConfig:
             raise ValueError(f"config.model.tokenizer is one of {', '.join(allowed)}, not {self.tokenizer!r}")
         if self.tokenizer == "nonlinear":
             self._check_subpatches()
+        if self.registers < 0 or self.score_layers < 0 or self.sink_norm < 0:
+            raise ValueError("config.model.registers, score_layers and sink_norm are at least 0")
+        if self.scores not in (allowed := ("mean", "rollout")):
+            raise ValueError(f"config.model.scores is one of {', '.join(allowed)}, not {self.scores!r}")
+        if self.scores == "rollout" and (self.sink_norm or not self.cls_key):
+            raise ValueError("config.model.scores='rollout' passes through all tokens: without sink_norm, with cls_key")
+        self._check_slices()
+
+    @property
+    def ct_input(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+        """Voxels of a CT in a batch, and of each of its tokens: the volume's, or finer planes that hold its slices."""
+        plane = self.slice_source if any(self.slice_source) else self.volume_size[1:]
+        finer = (whole // own for whole, own in zip(plane, self.volume_size[1:], strict=True))
+        patch = (n * times for n, times in zip(self.volume_patch[1:], finer, strict=True))
+        return (self.volume_size[0], *plane), (self.volume_patch[0], *patch)
+
+    def _check_slices(self) -> None:
+        pairs = zip(self.slice_source, self.volume_size[1:], strict=True)
+        if any(self.slice_source) and any(whole < own or whole % own for whole, own in pairs):
+            raise ValueError(
+                f"config.model.slice_source={self.slice_source} is no multiple of the planes of "
+                f"config.model.volume_size={self.volume_size}"
+            )
+        if (any(self.slice_source) or self.frontal_view or self.slice_baseline) and not self.slices:
+            raise ValueError(
+                "config.model.slice_source, frontal_view and slice_baseline take config.model.slices above 0"
+            )
+        if not 0 <= self.slice_baseline < 1:
+            raise ValueError(f"config.model.slice_baseline is from 0 to below 1, not {self.slice_baseline}")
 
     def _check_subpatches(self) -> None:
         if self.subpatch_hidden < 1:
@@ -233,7 +275,7 @@ class PretrainConfig:
     ema: EmaConfig = EmaConfig()
     # Steps in which the prototypes stay as they were initialised; until set 0.02 of the steps (DINO: the first epoch).
     freeze_last_layer_steps: int = int(STEPS * SHARES["freeze_last_layer_steps"])
-    freeze_patch_embed: bool = False  # the tokenizers' projections stay as they were initialised
+    freeze_patch_embed: bool = False  # the tokenizers stay as they were initialised
     mesh: MeshConfig = MeshConfig()
     sharding: tuple[tuple[str, str], ...] = ((".*", "fsdp"),)  # first path that matches: "fsdp" or "replicate"
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -247,6 +289,16 @@ class PretrainConfig:
         if self.accumulate > 1 and self.objective.name != "unimedi":
             raise ValueError(
                 f"config.accumulate divides batches of UniMedI's objective alone, not {self.objective.name}'s"
+            )
+        if self.freeze_patch_embed and self.init.vision and self.model.tokenizer == "nonlinear":
+            raise ValueError(
+                "config.freeze_patch_embed=True would keep the sub-patches' part of the tokenizer at zero, where "
+                "config.init.vision starts it: set config.model.tokenizer='linear'"
+            )
+        if (any(self.model.slice_source) or self.model.frontal_view) and self.objective.name != "unimedi":
+            raise ValueError(
+                "config.model.slice_source and frontal_view are for UniMedI's objective, whose CTs have slices, not "
+                f"{self.objective.name}'s"
             )
         if self.steps < 1 or self.log_every < 1 or self.checkpoint.every < 1:
             raise ValueError("config.steps, config.log_every and config.checkpoint.every are at least 1")

@@ -43,6 +43,7 @@ MODULES = (
     ("report/layers/mlp/fc1", "report.encoder.layer.{}.intermediate.dense", "linear"),
     ("report/layers/mlp/fc2", "report.encoder.layer.{}.output.dense", "linear"),
     ("report/layers/norm2", "report.encoder.layer.{}.output.LayerNorm", "norm"),
+    ("slice_baseline", "slice_baseline", "running_mean"),
     *(
         (f"{head}/{fc}", f"{head}.{fc}", "linear")
         for head in ("project_image", "project_report", "head_cls", "head_patch")
@@ -55,9 +56,10 @@ MODULES = (
         for own in ("", "_xray", "_ct")
     ),
 )
-# Arrays that stand alone. [cls] and [grid] are the two parts of timm's one table of positions.
+# Arrays that stand alone. [cls] and [grid] are parts of timm's one table of positions; registers have none here.
 ARRAYS = (
     ("vision/cls", "vision.cls_token", "token"),
+    ("vision/registers", "vision.reg_token", "tokens"),
     ("vision/position_cls", "vision.pos_embed[cls]", "token"),
     ("vision/position_2d", "vision.pos_embed[grid]", "grid"),
     ("vision/position_3d", "vision.pos_embed_3d", "grid"),
@@ -77,6 +79,7 @@ LEAVES = {
     "norm": (_SCALE, _BIAS),
     "embedding": (("params", "embedding", "weight", "same"),),
     "batch_norm": (_SCALE, _BIAS, *_STATISTICS),
+    "running_mean": (("batch_stats", "mean", "mean", "same"),),
 }
 
 
@@ -179,19 +182,24 @@ def known(template: PyTree) -> set[str]:
 
 
 def join_positions(state: State) -> State:
-    """timm keeps the position of CLS as row 0 of one table."""
+    """timm keeps the position of CLS as row 0 of one table; rows for its registers follow, which are zero here."""
     state = dict(state)
-    parts = [state.pop(f"vision.pos_embed[{part}]", None) for part in ("cls", "grid")]
-    if parts[1] is not None:
-        state["vision.pos_embed"] = np.concatenate(parts, axis=1)
+    cls, grid = (state.pop(f"vision.pos_embed[{part}]", None) for part in ("cls", "grid"))
+    if grid is not None:
+        of_registers = np.zeros_like(state.get("vision.reg_token", grid[:, :0]))
+        state["vision.pos_embed"] = np.concatenate([cls, of_registers, grid], axis=1)
     return state
 
 
 def split_positions(state: Mapping[str, np.ndarray]) -> State:
-    """The inverse of `join_positions`."""
+    """The inverse of `join_positions`; a register's position joins the register, to which it is only ever added."""
     state = dict(state)
     if (table := state.pop("vision.pos_embed", None)) is not None:
-        state |= {"vision.pos_embed[cls]": table[:, :1], "vision.pos_embed[grid]": table[:, 1:]}
+        registers = state.get("vision.reg_token", table[:, :0])
+        cls, own, grid = np.split(table, [1, 1 + registers.shape[1]], axis=1)
+        state |= {"vision.pos_embed[cls]": cls, "vision.pos_embed[grid]": grid}
+        if registers.shape[1]:
+            state["vision.reg_token"] = registers + own
     return state
 
 
@@ -200,7 +208,7 @@ def _out(x: np.ndarray, layout: str, model: towers.UniMedI) -> np.ndarray:
         return x.T
     if layout in ("conv_2d", "conv_3d"):  # voxels in raster order, as the kernel of a convolution has them
         return x.T.reshape(-1, 1, *(model.image_patch if layout == "conv_2d" else model.volume_patch))
-    if layout in ("token", "grid"):
+    if layout in ("token", "tokens", "grid"):
         return x.reshape(1, -1, x.shape[-1])
     return x
 
@@ -210,7 +218,7 @@ def _back(x: np.ndarray, layout: str, shape: tuple[int, ...]) -> np.ndarray:
         return x.T
     if layout in ("conv_2d", "conv_3d"):
         return x.reshape(len(x), -1).T
-    if layout == "token" and x.shape == (1, 1, *shape):
+    if (layout == "token" and x.shape == (1, 1, *shape)) or (layout == "tokens" and x.shape == (1, *shape)):
         return x.reshape(shape)
     if layout == "grid" and x.ndim == 3 and x.shape[0] == 1 and x.shape[1] == np.prod(shape[:-1]):
         return x.reshape(*shape[:-1], x.shape[-1])

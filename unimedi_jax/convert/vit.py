@@ -14,7 +14,8 @@ from unimedi_jax.convert import names, weights
 from unimedi_jax.models import sizes, towers
 
 NEEDED = ("patch_embed.proj.weight", "cls_token", "pos_embed", "blocks.0.attn.qkv.weight")
-EXTRA_TOKENS = ("reg_token", "register_tokens", "storage_tokens", "dist_token")
+REGISTERS = "reg_token"
+EXTRA_TOKENS = ("register_tokens", "storage_tokens", "dist_token")
 HEADS = re.compile(r"(head|head_dist|fc_norm|pre_logits|decoder|mask_token)\b|decoder_")
 FILES = "model.safetensors (timm's names)"
 
@@ -41,7 +42,7 @@ def read(name: str, model: towers.UniMedI) -> Weights:
     """A ViT for this model: one channel, this model's grids, T_3D inflated from the 2D kernel.
 
     Raises:
-        UserError: no ViT in timm's names, another size, register or distillation tokens, unknown parts of a block.
+        UserError: no ViT in timm's names, another size, other registers, distillation tokens, unknown parts of a block.
     """
     path = open_file(name)
     state = _state(path)
@@ -52,12 +53,13 @@ def read(name: str, model: towers.UniMedI) -> Weights:
     state = _fold_layer_scale(state, changed)
     state["patch_embed.proj.weight"] = _one_channel(state["patch_embed.proj.weight"], changed)
     own = {key: state.pop(key) for key in ("patch_embed_3d.proj.weight", "patch_embed_3d.proj.bias") if key in state}
-    cls, grid = _positions(state.pop("pos_embed"), path)
+    registers = state.get(REGISTERS, np.zeros((1, 0, model.vision.width), np.float32))
+    prefix, grid = _positions(state.pop("pos_embed"), registers.shape[1], path)
     target = model.vision.image_grid
     if grid.shape[:2] != target:
         changed.append(f"positions interpolated from {grid.shape[:2]} to {target}")
         grid = _resize(grid, target)
-    state["pos_embed"] = np.concatenate([cls, grid.reshape(1, -1, grid.shape[-1])], axis=1)
+    state["pos_embed"] = np.concatenate([prefix, grid.reshape(1, -1, grid.shape[-1])], axis=1)
     state |= own or _inflated(state, model, grid, changed)
     state = _silent_subpatches(model, changed) | state
     return Weights({f"vision.{key}": value for key, value in state.items()}, tuple(changed), tuple(skipped))
@@ -73,7 +75,8 @@ def settings(path: pathlib.Path) -> dict[str, Any]:
     _check_names(state, path)
     for name, size in sizes.VISION.items():
         if (size.width, size.depth, size.mlp_width) == _size(state):
-            return {"vision_size": name, "image_patch": state[NEEDED[0]].shape[2:]}
+            registers = state[REGISTERS].shape[1] if REGISTERS in state else 0
+            return {"vision_size": name, "image_patch": state[NEEDED[0]].shape[2:], "registers": registers}
     width, depth, wide = _size(state)
     raise UserError(f"{path} is a ViT of width {width}, depth {depth}, MLP {wide}: none of {', '.join(sizes.VISION)}")
 
@@ -102,6 +105,9 @@ def _check(state: names.State, model: towers.UniMedI, path: pathlib.Path) -> Non
             f"{path} has {extra[0]} {state[extra[0]].shape}: this ViT computes with tokens that UniMedI's lacks, "
             "and without them it would be another function; choose the model without register or distillation tokens"
         )
+    if REGISTERS in state and state[REGISTERS].shape[1] != model.vision.registers:
+        count, ours = state[REGISTERS].shape[1], model.vision.registers
+        raise UserError(f"{path} has {count} registers (reg_token), config.model.registers={ours}: set it to {count}")
     _check_names(state, path)
     width, depth, wide = _size(state)
     tower = model.vision
@@ -141,14 +147,14 @@ def _one_channel(kernel: np.ndarray, changed: list[str]) -> np.ndarray:
     return kernel.sum(axis=1, keepdims=True, dtype=np.float64).astype(np.float32)
 
 
-def _positions(table: np.ndarray, path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    """The table of CLS (zeros where it has none) and that of a square grid (y, x, d)."""
+def _positions(table: np.ndarray, registers: int, path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    """The table of CLS and registers (zeros where it has none) and that of a square grid (y, x, d)."""
     count, width = table.shape[-2:]
-    for first in (1, 0):
-        side = math.isqrt(count - first)
-        if side * side == count - first:
-            cls = table[:, :1] if first else np.zeros((1, 1, width), np.float32)
-            return cls, table[0, first:].reshape(side, side, width)
+    for first in dict.fromkeys((1 + registers, 1, 0)):
+        side = math.isqrt(max(count - first, 0))
+        if side and side * side == count - first:
+            prefix = np.pad(table[:, :first], ((0, 0), (0, 1 + registers - first), (0, 0)))
+            return prefix, table[0, first:].reshape(side, side, width)
     raise UserError(f"{path}: pos_embed has {count} rows, which is no square grid, with or without CLS")
 
 

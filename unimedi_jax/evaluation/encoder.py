@@ -5,15 +5,22 @@ from jax import numpy as jnp
 
 from unimedi_jax import patches
 from unimedi_jax.models import inputs, towers, vision
-from unimedi_jax.typing import Array, Float, Num, Params
+from unimedi_jax.typing import Array, Float, Num, Params, PyTree
 
 
 def cls(
-    model: towers.UniMedI, encoder: Params, tokens: Num[Array, "b n v"], modality: str, *, ct_slices: bool
+    model: towers.UniMedI,
+    encoder: Params,
+    tokens: Num[Array, "b n v"],
+    modality: str,
+    *,
+    ct_slices: bool,
+    stats: PyTree | None = None,
 ) -> Float[Array, "b d"]:
     """CLS after the final norm; `encoder` holds the parameters of the vision tower, under "vision".
 
-    A CT is its volume alone, or with `ct_slices` volume and chosen slices; no gradient goes through the choice.
+    A CT is its volume alone, or with `ct_slices` volume and chosen slices; no gradient goes through the choice. `stats`
+    holds the running mean of the slices' scores, where the model has one.
     """
 
     def run(bound: towers.UniMedI) -> Array:
@@ -25,7 +32,7 @@ def cls(
         _, layers = bound.choose_layers(jax.lax.stop_gradient(volume.scores))
         return bound.encode(bound.embed_ct(tokens, layers)).cls
 
-    return model.apply({"params": encoder}, method=run).astype(jnp.float32)
+    return model.apply({"params": encoder, "batch_stats": stats or {}}, method=run).astype(jnp.float32)
 
 
 def states(

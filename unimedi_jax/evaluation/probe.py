@@ -150,7 +150,8 @@ class FineTuning:
         """Of every label or class."""
         model, head = self.pretrained.model, network.params["decoder"]
         slices = self.pretrained.use_slices(self.config.ct_slices)
-        cls = encoder.cls(model, network.encoder, tokens, self.modality, ct_slices=slices)
+        settings = {"ct_slices": slices, "stats": network.encoder_stats}
+        cls = encoder.cls(model, network.encoder, tokens, self.modality, **settings)
         return cls @ head["weights"] + head["bias"][None]
 
     def loss(self, network: Network, batch: PyTree) -> tuple[Array, PyTree]:

@@ -39,7 +39,7 @@ TIMM = """timm (X-rays and slices; one channel):
 
     vit = timm.models.vision_transformer.VisionTransformer(
         img_size={image}, patch_size={patch}, in_chans=1, num_classes=0,
-        embed_dim={width}, depth={depth}, num_heads={heads}, mlp_ratio={ratio:g})
+        embed_dim={width}, depth={depth}, num_heads={heads}, mlp_ratio={ratio:g}{registers})
     vit.load_state_dict(safetensors.torch.load_file("vision_2d.safetensors"))"""
 NO_TIMM = """timm: no file. This network's tokenizer is non-linear (`config.model.tokenizer`).
 A ViT of timm has room for a linear one alone and would compute something else."""
@@ -52,7 +52,8 @@ def markdown(
     model, config = trained.model, trained.config
     tower = model.vision
     sizes = {"width": tower.width, "depth": tower.depth, "heads": tower.heads, "ratio": tower.mlp_width / tower.width}
-    sizes |= {"image": config["model"]["image_size"], "patch": model.image_patch[0]}
+    registers = f", reg_tokens={tower.registers}" if tower.registers else ""
+    sizes |= {"image": config["model"]["image_size"], "patch": model.image_patch[0], "registers": registers}
     timm = TIMM.format(**sizes) if fits_timm(model) else NO_TIMM
     lines = [
         "# UniMedI: chest X-rays, CTs and reports in one space",

@@ -21,7 +21,9 @@ OWN = ("patch_embed_3d.", "pos_embed_3d", "mask_token", "type_2d", "type_3d", "d
 # What the architecture takes from config.model as it is.
 INPUTS = ("image_size", "image_patch", "volume_size", "volume_patch", "window_hu")
 TOKENS = ("tokenizer", "image_subpatch", "volume_subpatch", "subpatch_hidden")
-SLICES = ("slices", "slices_per_layer", "slice_size", "type_embedding", "slice_embedding", "cls_key")
+SLICES = ("slices", "slices_per_layer", "slice_size", "slice_source", "frontal_view", "slice_baseline")
+EMBEDDINGS = ("type_embedding", "slice_embedding", "registers")
+SCORES = ("cls_key", "score_layers", "scores", "sink_norm")
 JOINT_SPACE = ("embedding", "projection", "projection_hidden", "norm_by_modality")
 
 
@@ -82,7 +84,7 @@ def architecture(trained: pretrained.Pretrained) -> dict[str, Any]:
         "crop": config["input"]["crop"],
         "report_length": trained.report_length,
         "ct_slices": trained.ct_slices,
-        **{name: config["model"][name] for name in (*INPUTS, *TOKENS, *SLICES, *JOINT_SPACE)},
+        **{name: config["model"][name] for name in (*INPUTS, *TOKENS, *SLICES, *EMBEDDINGS, *SCORES, *JOINT_SPACE)},
         "heads": {name: [head.hidden, head.bottleneck, head.prototypes] for name, head in model.head.items()},
     }
 
@@ -96,6 +98,11 @@ def contract(trained: pretrained.Pretrained) -> dict[str, Any]:
         f"the centre or all slices of the {model.slices} depth layers with the best mean score, resized to "
         f"{model.slice_size} x {model.slice_size} (linear, anti-aliased)"
     )
+    if model.ct_patch != model.volume_patch:
+        y, x = trained.config["model"]["slice_source"]
+        slices += f", cut from planes of {y} x {x}"
+    if model.frontal_view:
+        slices += "; before them the mean of 1 + HU / 1000, at least 0, from front to back, stretched to -1..1"
     return {
         "input": {
             "xray": f"the centre {crop} pixels of the record, block mean to {side} x {side} rounded "

@@ -144,9 +144,10 @@ def compare(ours: Arrays, theirs: Arrays) -> dict[str, float]:
 
 def _vision_layers(trained: pretrained.Pretrained, params: PyTree, x: Array) -> Iterator[tuple[str, Array]]:
     tower = trained.model.vision
-    block = vision.Block(tower.heads, tower.mlp_width, jnp.float32, False, tower.cls_key, tower.attention)
-    cls = jnp.broadcast_to(params["cls"] + params["position_cls"], (len(x), 1, tower.width))
-    x, step = jnp.concatenate([cls, x], axis=1), jax.jit(lambda p, x: block.apply({"params": p}, x, None)[0])
+    block = vision.Block(tower.heads, tower.mlp_width, jnp.float32, None, tower.attention)
+    prefix = [(params["cls"] + params["position_cls"])[None], *([params["registers"]] if tower.registers else [])]
+    prefix = jnp.broadcast_to(jnp.concatenate(prefix), (len(x), tower.prefix, tower.width))
+    x, step = jnp.concatenate([prefix, x], axis=1), jax.jit(lambda p, x: block.apply({"params": p}, x, None)[0])
     for i in range(tower.depth):
         x = step(jax.tree.map(lambda leaf, i=i: leaf[i], params["trunk"]["blocks"]), x)
         yield f"layer {i}", x

@@ -32,35 +32,54 @@ class Features(NamedTuple):
 
 
 class Attention(nn.Module):
-    """Self-attention; also returns the attention of CLS to the other tokens."""
+    """Self-attention; also returns the layer's part of the scores of eq. 1.
 
-    def __init__(self, width: int, heads: int, cls_key: bool) -> None:
+    That is the attention of CLS to the patches and which patches count; for attention rollout all of the attention.
+    """
+
+    def __init__(self, a: dict[str, Any]) -> None:
         super().__init__()
-        self.heads, self.cls_key = heads, cls_key
+        width, self.heads = a["vision"]["width"], a["vision"]["heads"]
+        self.prefix, self.cls_key, self.sink_norm = 1 + a["registers"], a["cls_key"], a["sink_norm"]
+        self.rollout = a["scores"] == "rollout"
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, x: torch.Tensor, stream: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         batch, n, width = x.shape
         q, k, v = self.qkv(x).reshape(batch, n, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, n, width)
+        if self.rollout:
+            return self.proj(out), ((q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1).mean(1),)
         logits = (q[:, :, :1] @ k.transpose(-1, -2))[:, :, 0] * q.shape[-1] ** -0.5
-        row = logits.softmax(-1)[..., 1:] if self.cls_key else logits[..., 1:].softmax(-1)
-        return self.proj(out), row.mean(1)
+        counted = ~self._sinks(stream[:, self.prefix :])
+        patches = logits[..., self.prefix :].masked_fill(~counted[:, None], -torch.inf)
+        logits = torch.cat([logits[..., : self.prefix], patches], -1)
+        row = logits.softmax(-1)[..., self.prefix :] if self.cls_key else patches.softmax(-1)
+        return self.proj(out), (row.mean(1), counted)
+
+    def _sinks(self, x: torch.Tensor) -> torch.Tensor:
+        """Tokens of outlier norm, by the modified z-score."""
+        if not self.sink_norm:
+            return torch.zeros_like(x[..., 0], dtype=torch.bool)
+        norms = x.norm(dim=-1)
+        above = norms - _median(norms)
+        return 0.6745 * above > self.sink_norm * _median(above.abs())
 
 
 class Block(nn.Module):
     """Pre-norm layer of the ViT."""
 
-    def __init__(self, width: int, heads: int, mlp_width: int, cls_key: bool) -> None:
+    def __init__(self, a: dict[str, Any]) -> None:
         super().__init__()
+        width, mlp_width = a["vision"]["width"], a["vision"]["mlp_width"]
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
-        self.attn = Attention(width, heads, cls_key)
+        self.attn = Attention(a)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, mlp_width), "fc2": nn.Linear(mlp_width, width)})
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        attended, scores = self.attn(self.norm1(x))
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        attended, scores = self.attn(self.norm1(x), x)
         x = x + attended
         return x + self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x)))), scores
 
@@ -104,13 +123,14 @@ class VisionTower(nn.Module):
         )
         self.cls_token = _vector(width)
         self.mask_token = _vector(width)  # of training; inference hides nothing
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + int(np.prod(self.image_grid)), width))
+        self.reg_token = nn.Parameter(torch.zeros(1, a["registers"], width)) if a["registers"] else None
+        self.prefix, self.score_layers, self.scores = 1 + a["registers"], a["score_layers"], a["scores"]
+        self.pos_embed = nn.Parameter(torch.zeros(1, self.prefix + int(np.prod(self.image_grid)), width))
         self.pos_embed_3d = nn.Parameter(torch.zeros(1, int(np.prod(self.volume_grid)), width))
         self.type_2d, self.type_3d = (_vector(width) if a["type_embedding"] else None for _ in range(2))
         depth = self.volume_grid[0]
         self.depth_of_slice = nn.Parameter(torch.zeros(depth, width)) if a["slice_embedding"] else None
-        layers = (Block(width, size["heads"], size["mlp_width"], a["cls_key"]) for _ in range(size["depth"]))
-        self.blocks = nn.ModuleList(layers)
+        self.blocks = nn.ModuleList(Block(a) for _ in range(size["depth"]))
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
     def embed_image(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -129,15 +149,27 @@ class VisionTower(nn.Module):
 
     def encode(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens to CLS (b, d) and the scores of eq. 1 (b, n)."""
-        cls = (self.cls_token + self.pos_embed[:, :1]).expand(x.shape[0], -1, -1)
-        x, rows = torch.cat([cls, x], 1), []
+        prefix = self.cls_token if self.reg_token is None else torch.cat([self.cls_token, self.reg_token], 1)
+        prefix = (prefix + self.pos_embed[:, : self.prefix]).expand(x.shape[0], -1, -1)
+        x, parts = torch.cat([prefix, x], 1), []
         for block in self.blocks:
-            x, row = block(x)
-            rows.append(row)
-        return self.norm(x)[:, 0], torch.stack(rows).mean(0)
+            x, part = block(x)
+            parts.append(part)
+        return self.norm(x)[:, 0], self._combine(parts[-self.score_layers :])
+
+    def _combine(self, parts: Sequence[tuple[torch.Tensor, ...]]) -> torch.Tensor:
+        """The scores (b, n) from the parts of the layers that count."""
+        if self.scores == "mean":
+            rows, counted = (torch.stack(part) for part in zip(*parts, strict=True))
+            return rows.sum(0) / counted.sum(0).clamp_min(1)
+        last = parts[-1][0]
+        row = torch.eye(last.shape[-1], device=last.device, dtype=last.dtype)[:1].expand(last.shape[0], -1)
+        for (weights,) in reversed(parts):
+            row = (row + (row[:, None] @ weights)[:, 0]) / 2
+        return row[:, self.prefix :]
 
     def _positions(self, grid: tuple[int, int]) -> torch.Tensor:
-        table = self.pos_embed[0, 1:]
+        table = self.pos_embed[0, self.prefix :]
         if grid == self.image_grid:
             return table[None]
         y, x = (resize_matrix(old, new, "cubic") for old, new in zip(self.image_grid, grid, strict=True))
@@ -246,6 +278,9 @@ class UniMedI(nn.Module):
         self.vision, self.report = VisionTower(a), ReportTower(a)
         self.project_image = Projection(wide, a, ("xray", "ct") if a["norm_by_modality"] else ())
         self.project_report = Projection(a["report"]["width"], a)
+        if a["slice_baseline"]:
+            self.slice_baseline = nn.Module()
+            self.slice_baseline.register_buffer("mean", torch.zeros(self.vision.volume_grid[0]))
         for name, sizes in a["heads"].items():
             self.add_module(f"head_{name}", Prototypes(wide, *sizes))
 
@@ -261,14 +296,18 @@ class UniMedI(nn.Module):
     def cts(self, volumes: torch.Tensor) -> Features:
         """CTs, int16 Hounsfield units (b, 32, 128, 128), axes growing to Superior, Posterior, Left."""
         low, high = self.a["window_hu"]
-        x = _shrink(volumes, self.a["volume_size"])
-        x = (x.clamp(low, high) - low) * (2 / (high - low)) - 1
+        size, source = self.a["volume_size"], self.a["slice_source"]
+        fine = _shrink(volumes, [size[0], *source] if any(source) else size)
+        x, planes = ((v.clamp(low, high) - low) * (2 / (high - low)) - 1 for v in (_shrink(fine, size), fine))
         volume = self.vision.embed_volume(x)
         cls, scores = self.vision.encode(volume)
         by_layer = scores.reshape(x.shape[0], self.vision.volume_grid[0], -1).mean(-1)
+        if self.a["slice_baseline"]:
+            by_layer = by_layer - self.slice_baseline.mean
         layers = by_layer.topk(self.a["slices"]).indices.sort().values
         if self.a["ct_slices"]:
-            cls, scores = self.vision.encode(torch.cat([self._slices(x, layers), volume], 1))
+            view = [self._frontal(fine)] if self.a["frontal_view"] else []
+            cls, scores = self.vision.encode(torch.cat([*view, self._slices(planes, layers), volume], 1))
         return Features(cls, self.project_image(cls, "ct"), scores, by_layer, layers)
 
     def reports(self, texts: Sequence[str]) -> torch.Tensor:
@@ -281,18 +320,29 @@ class UniMedI(nn.Module):
 
     def _slices(self, x: torch.Tensor, layers: torch.Tensor) -> torch.Tensor:
         """Tokens of the chosen layers' slices, resized to the scale of the X-rays, one after the other."""
-        depth, per_layer, size = self.a["volume_patch"][0], self.a["slices_per_layer"], self.a["slice_size"]
+        depth, per_layer = self.a["volume_patch"][0], self.a["slices_per_layer"]
         offsets = torch.arange(depth, device=x.device) if per_layer > 1 else torch.tensor([depth // 2], device=x.device)
         where = (layers[..., None] * depth + offsets).flatten(1)  # (b, s)
         planes = x.gather(1, where[:, :, None, None].expand(-1, -1, *x.shape[2:])).flatten(0, 1)
-        if planes.shape[1:] != (size, size):
-            y, z = (resize_matrix(old, size, "linear").to(x) for old in planes.shape[1:])
-            planes = y @ planes @ z.T
-        tokens = self.vision.embed_image(planes)
+        tokens = self.vision.embed_image(self._resize(planes))
         tokens = tokens.reshape(x.shape[0], where.shape[1], -1, tokens.shape[-1])
         if self.vision.depth_of_slice is not None:
             tokens = tokens + self.vision.depth_of_slice[layers.repeat_interleave(per_layer, 1)][:, :, None]
         return tokens.flatten(1, 2)
+
+    def _frontal(self, hu: torch.Tensor) -> torch.Tensor:
+        """Tokens of the mean attenuation from front to back, head up, stretched to its own range."""
+        view = (1 + hu / 1000).clamp_min(0).mean(2).flip(1)
+        low, high = view.amin((1, 2), keepdim=True), view.amax((1, 2), keepdim=True)
+        view = (view - low) * (2 / (high - low).clamp_min(1e-6)) - 1
+        return self.vision.embed_image(self._resize(view))
+
+    def _resize(self, planes: torch.Tensor) -> torch.Tensor:
+        size = self.a["slice_size"]
+        if planes.shape[1:] == (size, size):
+            return planes
+        y, x = (resize_matrix(old, size, "linear").to(planes) for old in planes.shape[1:])
+        return y @ planes @ x.T
 
 
 class Encoder(nn.Module):
@@ -355,6 +405,12 @@ def _shrink(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
 
 def _unit(x: torch.Tensor) -> torch.Tensor:
     return x * torch.rsqrt((x * x).sum(-1, keepdim=True).clamp_min(1e-16))
+
+
+def _median(x: torch.Tensor) -> torch.Tensor:
+    """Over the last axis, the mean of the middle two of an even number."""
+    ordered, n = x.sort(-1).values, x.shape[-1]
+    return (ordered[..., (n - 1) // 2, None] + ordered[..., n // 2, None]) / 2
 
 
 def _vector(width: int) -> nn.Parameter:

@@ -18,7 +18,8 @@ def film_tokens(trained: Pretrained, films: np.ndarray) -> np.ndarray:
 
 def volume_tokens(trained: Pretrained, volumes: np.ndarray) -> np.ndarray:
     """Volumes int16 HU (b, 32, 128, 128) to tokens int16 (b, n, v)."""
-    return np.stack([transforms.to_tokens(volume, trained.size("ct"), trained.patch("ct")) for volume in volumes])
+    sampler = trained.sampler("ct")
+    return np.stack([transforms.to_tokens(x, sampler.volume_size, sampler.volume_patch) for x in volumes])
 
 
 def tokens(trained: Pretrained, films: np.ndarray, volumes: np.ndarray, texts: Sequence[str]) -> dict[str, Any]:

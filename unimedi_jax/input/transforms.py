@@ -91,7 +91,9 @@ class ToSample:
     @classmethod
     def of(cls, modality: str, reports: Any, reading: InputConfig, model: ModelConfig) -> "ToSample":
         """What a network of these settings is trained on."""
-        sizes = {name: getattr(model, name) for name in ("image_size", "image_patch", "volume_size", "volume_patch")}
+        volume_size, volume_patch = model.ct_input
+        sizes = {"image_size": model.image_size, "image_patch": model.image_patch}
+        sizes |= {"volume_size": volume_size, "volume_patch": volume_patch}
         cut = {"crop": reading.crop, "crop_shift": reading.crop_shift, "shift": reading.ct_shift}
         words = {"shuffle": reading.shuffle_sentences, "sentences": reading.sentences}
         words["drop_technique"] = reading.drop_technique

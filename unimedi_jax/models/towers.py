@@ -10,7 +10,7 @@ from jax import numpy as jnp
 
 from unimedi_jax import patches, selection
 from unimedi_jax.config.pretraining import ModelConfig
-from unimedi_jax.models import attention, heads, inputs, sizes, text, tokenizer, vision
+from unimedi_jax.models import attention, heads, inputs, scores, sizes, text, tokenizer, vision
 from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Num, TextIds, TextMask, UInt8
 
 
@@ -27,7 +27,8 @@ class Features(NamedTuple):
 class UniMedI(nn.Module):
     """The whole model. Build it with `build_model`; call its methods through `apply(..., method="...")`.
 
-    X-ray tokens are uint8 patches (b, n, 256), CT tokens int16 HU patches (b, n, 1024); both are normalised here.
+    X-ray tokens are uint8 patches (b, n, 256), CT tokens int16 HU patches (b, n, 1024); both are normalised here. Where
+    slices are cut from finer planes, a CT's tokens hold those, and T_3D takes block means of them.
     `head` is what an objective trains beside the towers; its modules are the parameters `head_<name>`.
     """
 
@@ -43,6 +44,9 @@ class UniMedI(nn.Module):
     slice_size: int
     slices_per_layer: int
     slices: int  # k of the top-k: depth layers chosen; 0 = volume tokens alone
+    ct_patch: tuple[int, int, int]  # voxels of a CT's token in a batch: `volume_patch`, or finer in plane
+    frontal_view: bool = False  # a projection of the CT joins its slices
+    slice_baseline: scores.SliceBaseline | None = None
 
     @property
     def volume_grid(self) -> tuple[int, int, int]:
@@ -50,9 +54,10 @@ class UniMedI(nn.Module):
         return self.vision.volume_grid
 
     @property
-    def slice_tokens(self) -> int:
-        """Tokens of all slices that join a CT."""
-        return self.slices * self.slices_per_layer * math.prod(patches.grid((self.slice_size,) * 2, self.image_patch))
+    def tokens_2d(self) -> int:
+        """Tokens of all slices, and of the frontal view, that join a CT."""
+        images = self.slices * self.slices_per_layer + self.frontal_view
+        return images * math.prod(self._slice_grid)
 
     def embed_xray(self, tokens: UInt8[Array, "b n v"], hidden: vision.Hidden = None) -> Float[Array, "b n d"]:
         """X-ray patches to tokens with positions."""
@@ -60,6 +65,8 @@ class UniMedI(nn.Module):
 
     def embed_volume(self, tokens: Num[Array, "b n v"], hidden: vision.Hidden = None) -> Float[Array, "b n d"]:
         """CT patches to tokens with positions: the volume alone, what slice selection looks at."""
+        if tokens.shape[-1] != math.prod(self.volume_patch):
+            tokens = inputs.mean_in_plane(tokens, self.volume_patch, self.ct_patch)
         return self.vision.embed_volume(inputs.hounsfield(tokens, self.window_hu), hidden=hidden)
 
     def pixels(self, name: str, tokens: Num[Array, "b n v"]) -> Float[Array, "b n v"]:
@@ -76,17 +83,32 @@ class UniMedI(nn.Module):
     def embed_ct(
         self, tokens: Num[Array, "b n v"], layers: Int[Array, "b k"], hidden: Bool[Array, "b m"] | None = None
     ) -> Float[Array, "b m d"]:
-        """The joint sequence of a CT: tokens of the chosen slices, then those of the volume."""
-        n = tokens.shape[1]
-        hide_slices, hide_volume = (None, None) if hidden is None else (hidden[:, :-n], hidden[:, -n:])
-        volume = self.embed_volume(tokens, hide_volume)
+        """The joint sequence of a CT: tokens of the frontal view, of the chosen slices, then of the volume."""
         if not layers.shape[1]:
-            return volume
-        slices = selection.take_slices(tokens, layers, self.volume_grid, self.volume_patch, self.slices_per_layer)
+            return self.embed_volume(tokens, hidden)
+        n, of_view = tokens.shape[1], math.prod(self._slice_grid) if self.frontal_view else 0
+        hidden_parts = (None,) * 3 if hidden is None else jnp.split(hidden, [of_view, hidden.shape[1] - n], axis=1)
+        embedded = [self._embed_slices(tokens, layers, hidden_parts[1]), self.embed_volume(tokens, hidden_parts[2])]
+        if self.frontal_view:
+            embedded.insert(0, self._embed_view(tokens, hidden_parts[0]))
+        return jnp.concatenate(embedded, axis=1)
+
+    @property
+    def _slice_grid(self) -> tuple[int, ...]:
+        return patches.grid((self.slice_size,) * 2, self.image_patch)
+
+    def _embed_view(self, tokens: Num[Array, "b n v"], hidden: vision.Hidden) -> Float[Array, "b m d"]:
+        volume = patches.unpatchify(tokens, self.volume_grid, self.ct_patch)
+        pixels = inputs.frontal_patches(volume, self.slice_size, self.image_patch)
+        return self.vision.embed_image(pixels, self._slice_grid, hidden)
+
+    def _embed_slices(
+        self, tokens: Num[Array, "b n v"], layers: Int[Array, "b k"], hidden: vision.Hidden
+    ) -> Float[Array, "b m d"]:
+        slices = selection.take_slices(tokens, layers, self.volume_grid, self.ct_patch, self.slices_per_layer)
         pixels = inputs.slice_patches(slices, self.slice_size, self.image_patch, self.window_hu)
-        grid = patches.grid((self.slice_size,) * 2, self.image_patch)
         of_slice = jnp.repeat(layers, self.slices_per_layer, axis=1)
-        return jnp.concatenate([self.vision.embed_slices(pixels, of_slice, grid, hide_slices), volume], axis=1)
+        return self.vision.embed_slices(pixels, of_slice, self._slice_grid, hidden)
 
     def encode(self, tokens: Float[Array, "b n d"], scores: bool = False) -> vision.Encoded:
         """Tokens through the shared ViT."""
@@ -95,6 +117,8 @@ class UniMedI(nn.Module):
     def choose_layers(self, scores: Float[Array, "b n"]) -> tuple[Float[Array, "b layers"], Int[Array, "b k"]]:
         """Eq. 2 and the top-k: scores of the volume's tokens to layer scores and the chosen layers."""
         by_layer = selection.slice_scores(scores, self.volume_grid[0])
+        if self.slice_baseline is not None:
+            by_layer = self.slice_baseline(by_layer)
         return by_layer, selection.topk_indices(by_layer, self.slices)
 
     def project(
@@ -147,6 +171,8 @@ class UniMedI(nn.Module):
         """Runs all but the heads once, so that `init` makes their parameters whatever an objective uses."""
         layers = jnp.zeros((len(batch["ct"]["tokens"]), self.slices), jnp.int32)
         self.embed_ct(batch["ct"]["tokens"], layers)
+        if self.slice_baseline is not None:
+            self.slice_baseline(jnp.zeros((1, self.volume_grid[0])))
         encoded = self.encode(self.embed_xray(batch["xray"]["tokens"]))
         report = self.encode_text(batch["xray"]["text"], batch["xray"]["text_mask"])
         for name in ("xray", "ct"):  # one after the other: their numbers of samples may differ
@@ -165,6 +191,8 @@ def build_model(config: ModelConfig, vocab_size: int, device: jax.Device | None 
     """
     visual = _size(sizes.VISION, "vision_size", config.vision_size)
     textual = _size(sizes.REPORT, "report_size", config.report_size)
+    if config.score_layers > visual.depth:
+        raise ValueError(f"config.model.score_layers={config.score_layers}, but the ViT has {visual.depth} layers")
     dtype, kind, unrolled = jnp.dtype(config.dtype), config.attention, config.layers == "unrolled"
     if kind == "auto":
         kind = "xla" if device is None else attention.fitting(device, config.dtype)
@@ -177,8 +205,10 @@ def build_model(config: ModelConfig, vocab_size: int, device: jax.Device | None 
     image_grid = patches.grid((config.image_size,) * 2, config.image_patch)
     volume_grid = patches.grid(config.volume_size, config.volume_patch)
     computed = dict(dtype=dtype, remat=config.remat, unrolled=unrolled)
-    options = pick("type_embedding", "slice_embedding", "cls_key", "position_init")
+    options = pick("type_embedding", "slice_embedding", "registers", "position_init")
+    scoring = scores.Scoring(config.cls_key, config.score_layers, config.scores, config.sink_norm)
     tokenizers = _subpatches(config, visual.width, dtype)
+    options |= {"scoring": scoring}
     tower = vision.VisionTower(*visual, image_grid, volume_grid, attention=kind, **options, **tokenizers, **computed)
     reading = config.report_positions, config.report_dropout, config.report_pooling
     report = text.ReportTower(vocab_size, *textual, *reading, **computed)
@@ -186,7 +216,10 @@ def build_model(config: ModelConfig, vocab_size: int, device: jax.Device | None 
     image = heads.Projection(*project, config.norm_by_modality, dtype)
     report_projection = heads.Projection(*project, dtype=dtype)
     head_sizes = heads.Sizes(config.prototypes_cls, config.prototypes_patch, config.head_hidden, config.head_bottleneck)
-    rest = pick("image_patch", "volume_patch", "window_hu", "slice_size", "slices_per_layer", "slices")
+    rest = pick("image_patch", "volume_patch", "window_hu", "slice_size", "slices_per_layer", "slices", "frontal_view")
+    if config.slice_baseline:
+        rest["slice_baseline"] = scores.SliceBaseline(volume_grid[0], config.slice_baseline)
+    rest["ct_patch"] = config.ct_input[1]
     return UniMedI(tower, report, image, report_projection, head={}, head_sizes=head_sizes, **rest)
 
 
@@ -216,7 +249,7 @@ def example_batch(model: UniMedI, length: int = 8) -> dict[str, dict[str, Any]]:
 
     return {
         "xray": part(math.prod(model.vision.image_grid), model.image_patch, jnp.uint8),
-        "ct": part(math.prod(model.volume_grid), model.volume_patch, jnp.int16),
+        "ct": part(math.prod(model.volume_grid), model.ct_patch, jnp.int16),
     }
 
 

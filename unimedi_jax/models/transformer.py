@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 from jax import numpy as jnp
 
-from unimedi_jax.models import attention, linear
+from unimedi_jax.models import attention, linear, scores
 from unimedi_jax.typing import Array, Bool, Float
 
 
@@ -57,21 +57,23 @@ def over_layers(block: type[nn.Module], depth: int, remat: str, unrolled: bool =
 class Attention(nn.Module):
     """Multi-head self-attention with q, k, v as thirds of one projection, heads contiguous inside each (timm).
 
-    Returns the attended tokens and, if `scores`, the attention of the CLS row over the other tokens, averaged over
-    the heads: one layer's part of eq. 1. Only that row is computed, never a (heads, n, n) array for it.
+    Returns the attended tokens and, with `scoring`, the layer's part of eq. 1, for which `stream` is the layer's input.
     """
 
     heads: int
     dtype: Any
-    scores: bool = False
-    cls_key: bool = True  # eq. 1's softmax runs over CLS and patches; False leaves CLS out and renormalises
+    scoring: scores.Scoring | None = None
     kind: str = "xla"  # one of attention.KINDS
     dropout: float = 0.0
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b n d"], mask: Bool[Array, "b n"] | None = None, train: bool = False
-    ) -> tuple[Float[Array, "b n d"], Float[Array, "b m"] | None]:
+        self,
+        x: Float[Array, "b n d"],
+        mask: Bool[Array, "b n"] | None = None,
+        train: bool = False,
+        stream: Float[Array, "b n d"] | None = None,
+    ) -> tuple[Float[Array, "b n d"], scores.Part | None]:
         batch, n, width = x.shape
         if width % self.heads:
             raise ValueError(f"width {width} is not divisible by {self.heads} heads")
@@ -83,13 +85,7 @@ class Attention(nn.Module):
         else:
             out = attention.attend(q, k, v, mask, self.kind)
         out = dense(out.reshape(batch, n, width), width, self.dtype, "out")
-        return out, self._cls_row(q, k) if self.scores else None
-
-    def _cls_row(self, q: Array, k: Array) -> Float[Array, "b m"]:
-        logits = jnp.einsum("bhk,bnhk->bhn", q[:, 0], k, preferred_element_type=jnp.float32)
-        logits *= q.shape[-1] ** -0.5
-        row = jax.nn.softmax(logits)[..., 1:] if self.cls_key else jax.nn.softmax(logits[..., 1:])
-        return jnp.mean(row, axis=1)
+        return out, self.scoring.of_layer(q, k, x if stream is None else stream) if self.scoring else None
 
 
 class Mlp(nn.Module):

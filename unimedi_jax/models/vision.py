@@ -8,7 +8,7 @@ import numpy as np
 from jax import numpy as jnp
 
 from unimedi_jax import placement
-from unimedi_jax.models import attention, linear, tokenizer, transformer
+from unimedi_jax.models import attention, linear, scores, tokenizer, transformer
 from unimedi_jax.typing import Array, Bool, Float, Int
 
 EPSILON = 1e-6  # LayerNorm of ViT (timm)
@@ -34,32 +34,30 @@ class Encoded(NamedTuple):
     """What the ViT says about a sequence of tokens."""
 
     cls: Float[Array, "b d"]  # after the final norm
-    patches: Float[Array, "b n d"]  # after the final norm, CLS left out
-    scores: Float[Array, "b n"] | None  # eq. 1: CLS attention, mean over layers and heads
-    hidden: Float[Array, "layers b n d"] | None = None  # outputs of all blocks, not normalised, CLS left out
+    patches: Float[Array, "b n d"]  # after the final norm, without CLS and registers
+    scores: Float[Array, "b n"] | None  # eq. 1: CLS attention, by default its mean over layers and heads
+    hidden: Float[Array, "layers b n d"] | None = None  # the patches after each block, not normalised
 
 
 class Block(nn.Module):
-    """Pre-norm transformer layer; hands out its part of eq. 1 and, if asked, its output as the scan's outputs."""
+    """Pre-norm transformer layer; hands out, if asked, its part of eq. 1 and its output as the scan's outputs."""
 
     heads: int
     mlp_width: int
     dtype: Any
-    scores: bool
-    cls_key: bool
+    scoring: scores.Scoring | None
     attention: str
     hidden: bool = False
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b n d"], _: None) -> tuple[Array, tuple[Array | None, Array | None]]:
+    def __call__(self, x: Float[Array, "b n d"], _: None) -> tuple[Array, tuple[scores.Part | None, Array | None]]:
         x = placement.shard_batch(x)
         norm = dict(epsilon=EPSILON, dtype=self.dtype)
-        options = self.scores, self.cls_key, self.attention
-        attention = transformer.Attention(self.heads, self.dtype, *options, name="attention")
-        attended, scores = attention(nn.LayerNorm(name="norm1", **norm)(x))
+        attention = transformer.Attention(self.heads, self.dtype, self.scoring, self.attention, name="attention")
+        attended, part = attention(nn.LayerNorm(name="norm1", **norm)(x), stream=x)
         x = x + attended
         x = x + transformer.Mlp(self.mlp_width, self.dtype, name="mlp")(nn.LayerNorm(name="norm2", **norm)(x))
-        return x, (scores, x if self.hidden else None)
+        return x, (part, x if self.hidden else None)
 
 
 class Trunk(nn.Module):
@@ -70,20 +68,20 @@ class Trunk(nn.Module):
     heads: int
     mlp_width: int
     dtype: Any
-    cls_key: bool = True
+    scoring: scores.Scoring = scores.Scoring()
     attention: str = "xla"
     remat: str = "none"
     unrolled: bool = False
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b n d"], scores: bool, hidden: bool = False
+        self, x: Float[Array, "b n d"], with_scores: bool, hidden: bool = False
     ) -> tuple[Array, Array | None, Array | None]:
         layers = transformer.over_layers(Block, self.depth, self.remat, self.unrolled)
-        options = self.dtype, scores, self.cls_key, self.attention, hidden
-        x, (rows, states) = layers(self.heads, self.mlp_width, *options, name="blocks")(x, None)
+        options = self.dtype, self.scoring if with_scores else None, self.attention, hidden
+        x, (parts, states) = layers(self.heads, self.mlp_width, *options, name="blocks")(x, None)
         x = nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name="norm")(x)
-        return x, None if rows is None else jnp.mean(rows, axis=0), states
+        return x, None if parts is None else self.scoring.combine(parts, self.attention), states
 
 
 class VisionTower(nn.Module):
@@ -105,7 +103,8 @@ class VisionTower(nn.Module):
     dtype: Any = jnp.bfloat16
     type_embedding: bool = False  # marks 2D and 3D; the paper names none
     slice_embedding: bool = False  # marks the depth layer that a slice was taken from; the paper names none
-    cls_key: bool = True
+    scoring: scores.Scoring = scores.Scoring()
+    registers: int = 0  # learnt tokens after CLS, which nothing reads ("Vision Transformers Need Registers")
     attention: str = "xla"
     remat: str = "none"
     unrolled: bool = False
@@ -130,6 +129,8 @@ class VisionTower(nn.Module):
         self.position_cls = self.param("position_cls", init, (width,))
         self.position_2d = self.param("position_2d", start, (*image, width))
         self.position_3d = self.param("position_3d", start, (*volume, width))
+        if self.registers:
+            self.register_tokens = self.param("registers", init, (self.registers, width))
         self.mask_token = self.param("mask_token", init, (width,))
         if self.type_embedding:
             self.type_2d = self.param("type_2d", init, (width,))
@@ -137,7 +138,13 @@ class VisionTower(nn.Module):
         if self.slice_embedding:
             self.depth_of_slice = self.param("depth_of_slice", init, (volume[0], width))
         size = width, self.depth, self.heads, self.mlp_width
-        self.trunk = Trunk(*size, self.dtype, self.cls_key, self.attention, self.remat, self.unrolled)
+        scoring = self.scoring._replace(prefix=self.prefix)
+        self.trunk = Trunk(*size, self.dtype, scoring, self.attention, self.remat, self.unrolled)
+
+    @property
+    def prefix(self) -> int:
+        """Tokens before the patches: CLS and the registers."""
+        return 1 + self.registers
 
     def embed_image(
         self, pixels: Float[Array, "b n v"], grid: tuple[int, int] | None = None, hidden: Hidden = None
@@ -174,9 +181,13 @@ class VisionTower(nn.Module):
     def encode(self, tokens: Float[Array, "b n d"], scores: bool = False, hidden: bool = False) -> Encoded:
         """CLS and the tokens through the shared ViT; with `scores` eq. 1, with `hidden` every layer beside them."""
         cls = (self.cls + self.position_cls).astype(self.dtype)
-        cls = jnp.broadcast_to(cls, (tokens.shape[0], 1, self.width))
-        x, rows, states = self.trunk(jnp.concatenate([cls, tokens], axis=1), scores, hidden)
-        return Encoded(x[:, 0], x[:, 1:], rows, None if states is None else states[:, :, 1:])
+        parts = [jnp.broadcast_to(cls, (tokens.shape[0], 1, self.width)), tokens]
+        if self.registers:
+            registers = self.register_tokens.astype(self.dtype)[None]
+            parts.insert(1, jnp.broadcast_to(registers, (tokens.shape[0], *registers.shape[1:])))
+        x, rows, states = self.trunk(jnp.concatenate(parts, axis=1), scores, hidden)
+        patches = slice(self.prefix, None)
+        return Encoded(x[:, 0], x[:, patches], rows, None if states is None else states[:, :, patches])
 
     def _hide(self, tokens: Array, hidden: Array | None) -> Float[Array, "b n d"]:
         if hidden is None:

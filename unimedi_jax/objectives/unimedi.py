@@ -11,6 +11,7 @@ from unimedi_jax import losses, selection
 from unimedi_jax.config import objectives as settings
 from unimedi_jax.mean import Mean
 from unimedi_jax.models import heads, vision
+from unimedi_jax.models.scores import SliceBaseline
 from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.objectives import base, common
 from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key, Metrics, PyTree, Step
@@ -25,6 +26,7 @@ class TeacherOutput(NamedTuple):
     patches: Float[Array, "b m d"] | None  # at the positions where the patch loss looks; None without L_pcl
     keep: Int[Array, "b k"] | None  # tokens that the student sees; None: all of them
     layers: Int[Array, "b s"] | None  # depth layers whose slices join a CT
+    slice_scores: Float[Array, "b layers"] | None  # eq. 2 of these CTs, which a baseline follows
 
 
 class StudentOutput(NamedTuple):
@@ -79,25 +81,35 @@ class Objective(settings.UniMedI, base.Objective):
 
     def forward(self, student: UniMedI, teacher: UniMedI, batch: Batch, state: PyTree, step: Step) -> base.LossTerms:
         """L = w_vl L_vl + w_icl L_icl + w_pcl L_pcl over a mixed batch of X-rays and CTs."""
-        targets = self.teacher_forward(teacher, batch, student.make_rng("draws"), step)
+        targets = self.teacher_forward(teacher, batch, student.make_rng("draws"), step, student.slice_baseline)
+        if "ct" in targets:
+            follow_slices(student, targets["ct"].slice_scores)
         outputs, reports = self.student_forward(student, batch, targets)
         cls = {modality: output.cls for modality, output in outputs.items()}
         distilled, stats = self.distillation_losses(student, teacher, outputs, targets, state, step)
         terms = {"vl": self.contrastive_loss(student, batch, cls, reports), **distilled}
         return base.LossTerms(terms, target_information(stats), self.update_centres(state, stats))
 
-    def teacher_forward(self, teacher: UniMedI, batch: Batch, key: Key[Array, ""], step: Step) -> TeacherOutputs:
-        """The teacher sees samples whole, scores their tokens and chooses; of a CT it chooses slices first."""
+    def teacher_forward(
+        self, teacher: UniMedI, batch: Batch, key: Key[Array, ""], step: Step, baseline: SliceBaseline | None = None
+    ) -> TeacherOutputs:
+        """The teacher sees samples whole, scores their tokens and chooses; of a CT it chooses slices first.
+
+        `baseline` is what the scores of slices are compared with: the student's, for a teacher has parameters alone.
+        """
         keys = common.keys(key, "xray", "ct", "slices")  # no draw depends on the modalities at hand
         outputs = {}
         for modality in common.modalities(batch):
             tokens = batch[modality]["tokens"]
-            layers = self.choose_layers(teacher, tokens, keys["slices"], step) if modality == "ct" else None
+            layers = slice_scores = None
+            if modality == "ct":
+                layers, slice_scores = self.choose_layers(teacher, tokens, keys["slices"], step, baseline)
             whole = self.encode_whole(teacher, modality, tokens, layers)
             draw = selection.random_scores(keys[modality], jnp.zeros((len(tokens), length(teacher, modality))))
             scores = self.scores(whole.scores if self.scores_tokens else None, draw, step)
             keep = self.choose_tokens(teacher, modality, scores) if self.mask_ratio else None
-            outputs[modality] = jax.lax.stop_gradient(TeacherOutput(*self.targets(teacher, whole, keep), keep, layers))
+            chosen = keep, layers, slice_scores
+            outputs[modality] = jax.lax.stop_gradient(TeacherOutput(*self.targets(teacher, whole, keep), *chosen))
         return outputs
 
     def encode_whole(
@@ -197,14 +209,21 @@ class Objective(settings.UniMedI, base.Objective):
         ends = {"icl": self.teacher_temperature_cls, "pcl": self.teacher_temperature_patch}
         return {name: losses.teacher_temperature(pair, steps, step) for name, pair in ends.items()}
 
-    def choose_layers(self, teacher: UniMedI, tokens: Array, key: Key[Array, ""], step: Step) -> Int[Array, "b s"]:
-        """The depth layers that eq. 2 ranks first, for the teacher on the volume alone; or random ones."""
+    def choose_layers(
+        self, teacher: UniMedI, tokens: Array, key: Key[Array, ""], step: Step, baseline: SliceBaseline | None
+    ) -> tuple[Int[Array, "b s"], Float[Array, "b layers"] | None]:
+        """The depth layers that eq. 2 ranks first, for the teacher on the volume alone; or random ones.
+
+        Also what a baseline, above which layers are ranked, follows: their scores as they are.
+        """
         layers, attention = teacher.volume_grid[0], None
         draw = selection.random_scores(key, jnp.zeros((len(tokens), layers)))
         if self.scores_slices(teacher.slices):
             volume = teacher.encode(teacher.embed_volume(tokens), scores=True)
             attention = selection.slice_scores(volume.scores, layers)
-        return selection.topk_indices(self.scores(attention, draw, step), teacher.slices)
+        if attention is None or baseline is None:
+            return selection.topk_indices(self.scores(attention, draw, step), teacher.slices), None
+        return selection.topk_indices(self.scores(baseline(attention), draw, step), teacher.slices), attention
 
     def choose_tokens(self, model: UniMedI, modality: str, scores: Float[Array, "b n"]) -> Int[Array, "b k"]:
         """The tokens that the student sees, of [slices, volume] in a CT."""
@@ -231,6 +250,12 @@ class Objective(settings.UniMedI, base.Objective):
         return pick(patches, selection.topk_indices(hidden, hidden.shape[1] - keep.shape[1]))
 
 
+def follow_slices(student: UniMedI, scores: Float[Array, "b layers"] | None) -> None:
+    """The student's baseline, where it has one, follows the scores of a batch's CTs."""
+    if scores is not None and student.slice_baseline is not None:
+        student.slice_baseline.update(scores)
+
+
 def embed(
     network: UniMedI, modality: str, tokens: Array, layers: Int[Array, "b s"] | None, hidden: vision.Hidden = None
 ) -> Float[Array, "b n d"]:
@@ -242,7 +267,7 @@ def embed(
 
 def length(model: UniMedI, modality: str) -> int:
     """Tokens of an X-ray, or of a CT's slices and volume."""
-    return math.prod(common.grid(model, modality)) + (model.slice_tokens if modality == "ct" else 0)
+    return math.prod(common.grid(model, modality)) + (model.tokens_2d if modality == "ct" else 0)
 
 
 def pick(tokens: Float[Array, "b n d"], index: Int[Array, "b m"] | None) -> Float[Array, "b m d"]:

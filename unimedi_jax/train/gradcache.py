@@ -39,7 +39,8 @@ def value_and_grad(model: towers.UniMedI, objective: unimedi.Objective, parts: i
 
             def forward(student: towers.UniMedI) -> Any:
                 bound = base.bind_teacher(model, teacher)
-                targets = objective.teacher_forward(bound, batch, student.make_rng("draws"), step)
+                draws, baseline = student.make_rng("draws"), student.slice_baseline
+                targets = objective.teacher_forward(bound, batch, draws, step, baseline)
                 return targets, _vectors(*objective.student_forward(student, batch, targets), batch)
 
             return None, base.apply(model, forward, params, norms, key)[0]
@@ -51,6 +52,8 @@ def value_and_grad(model: towers.UniMedI, objective: unimedi.Objective, parts: i
             reports = jnp.concatenate([reports[name] for name in common.modalities(batch)])
 
             def forward(student: towers.UniMedI) -> base.Losses:
+                if "ct" in targets:
+                    unimedi.follow_slices(student, jax.tree.map(losses.merge, targets["ct"].slice_scores))
                 return {"vl": objective.contrastive_loss(student, batch, cls, reports)}
 
             terms, batch_stats = base.apply(model, forward, params, norms, of_contrast)
