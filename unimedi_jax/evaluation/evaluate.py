@@ -13,7 +13,7 @@ from data.errors import UserError
 from unimedi_jax.config.jobs import DetectConfig, EvaluateConfig, ProbeConfig, SegmentConfig
 from unimedi_jax.config.typed import typed
 from unimedi_jax.evaluation import detect, hit_rates, probe, results, retrieve, segment
-from unimedi_jax.inference import pretrained
+from unimedi_jax.inference import pretrained, prompts
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input import dense, records
 from unimedi_jax.report import page, published
@@ -47,6 +47,9 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         raise UserError(f"config.tasks is a comma-separated list of {', '.join(TASKS)}, not {settings.tasks!r}")
     trained = pretrained.load(settings.checkpoint, settings.network)
     names = [name for name in settings.data.split(",") if name] or sets(settings.data_dir)
+    if settings.prompts:
+        contracts = [records.open_set(settings.data_dir, name).contract for name in names]
+        prompts.check(settings.prompts, itertools.chain(*(one["labels"] for one in contracts)))
     rows: list[results.Result] = []
     for name in names:
         for task in tasks:
