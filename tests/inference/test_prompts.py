@@ -83,6 +83,8 @@ DEEP = "[" * 100_000
         ("a.json", '{"nodule": ["a", 3]}', r"positive must be a list of sentences"),
         ("a.json", '{"nodule": {"positive": ["a"], "deny": ["b"]}}', r"'deny' is neither positive nor negative"),
         ("a.json", '{"nodule": ["a"], "nodule": ["b"]}', r"names 'nodule' twice"),
+        ("a.json", '{"' + "n" * 9000 + '": []}', r"n\.\.\. has no positive prompt"),
+        ("a.json", '{"' + '": 1, "'.join(map(str, range(50_000))) + '": [], "7": []}', r"names '7' twice"),
         ("a.json", " " * (prompts.LARGEST + 1), r"more than 1048576 bytes"),
         ("a.csv", "", r"must have the columns label, positive"),
         ("a.csv", "label,negative\na,b\n", r"must have the columns label, positive"),

@@ -9,6 +9,7 @@ A `.csv` file has the columns `label`, `positive` and, where it denies, `negativ
 prompts; blank cells are passed over. Labels of a set that the file does not name keep the set's prompts.
 """
 
+import collections
 import difflib
 import json
 import pathlib
@@ -22,6 +23,7 @@ from data.reports.prompts import Pair
 
 SIDES = ("positive", "negative")
 LARGEST = 1 << 20  # bytes of a file
+SHOWN = 80  # letters of what a message quotes
 FORM = 'it maps labels to {"positive": [sentences], "negative": [sentences]}, or to sentences that assert'
 
 
@@ -52,7 +54,7 @@ def check(setting: str, labels: Iterable[str]) -> None:
             close = difflib.get_close_matches(label, labels, 1)
             known = ", ".join(labels) or "none"
             raise UserError(
-                f"config.prompts: {setting} names the label {label!r}, which the data lack; "
+                f"config.prompts: {setting} names the label {_short(label)}, which the data lack; "
                 + (f"did you mean {close[0]!r}? " if close else "")
                 + f"Their labels: {known}"
             )
@@ -67,7 +69,7 @@ def read(setting: str) -> dict[str, Pair]:
     path = pathlib.Path(setting).expanduser()
     if path.suffix.lower() not in (".json", ".csv"):
         names = ", ".join(prompts.TEMPLATES)
-        raise UserError(f"config.prompts is a .json or .csv file, or one of {names}, not {setting!r}")
+        raise UserError(f"config.prompts is a .json or .csv file, or one of {names}, not {_short(setting)}")
     if not path.is_file():
         raise UserError(f"config.prompts: there is no file {path}")
     if path.stat().st_size > LARGEST:
@@ -77,15 +79,17 @@ def read(setting: str) -> dict[str, Pair]:
         raise UserError(f"{path} holds no prompts: name a label and at least one sentence that asserts it")
     for label, pair in pairs.items():
         if not pair["positive"]:
-            raise UserError(f"{path}: the label {label!r} has no positive prompt, a sentence that asserts it: add one")
+            raise UserError(
+                f"{path}: the label {_short(label)} has no positive prompt, a sentence that asserts it: add one"
+            )
     return pairs
 
 
 def _of_json(path: pathlib.Path) -> dict[str, Pair]:
     def unique(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in items]
-        if repeated := next((name for name in names if names.count(name) > 1), None):
-            raise UserError(f"{path} names {repeated!r} twice: join the two")
+        counts = collections.Counter(name for name, _ in items)
+        if repeated := next((name for name, count in counts.items() if count > 1), None):
+            raise UserError(f"{path} names {_short(repeated)} twice: join the two")
         return dict(items)
 
     try:
@@ -100,13 +104,19 @@ def _of_json(path: pathlib.Path) -> dict[str, Pair]:
         raise UserError(f"{path} is JSON that no prompts are: {FORM}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold one object: {FORM}")
-    return {label: _pair(value, f"{path}, {label!r}") for label, value in content.items()}
+    return {label: _pair(value, f"{path}, {_short(label)}") for label, value in content.items()}
+
+
+def _short(value: Any) -> str:
+    """What a file says, as it may stand in a message of one line."""
+    shown = repr(value)
+    return shown if len(shown) <= SHOWN else shown[: SHOWN - 3] + "..."
 
 
 def _pair(value: Any, where: str) -> Pair:
     sides = value if isinstance(value, dict) else {"positive": value}
     if unknown := set(sides) - set(SIDES):
-        raise UserError(f"{where}: {min(unknown)!r} is neither positive nor negative")
+        raise UserError(f"{where}: {_short(min(unknown))} is neither positive nor negative")
     pair = {side: sides.get(side, []) for side in SIDES}
     for side, sentences in pair.items():
         if not isinstance(sentences, list) or not all(isinstance(one, str) and one.strip() for one in sentences):
@@ -118,7 +128,9 @@ def _of_csv(path: pathlib.Path) -> dict[str, Pair]:
     header, rows = table.read_spreadsheet(path)
     names = [name.strip().lower() for name in header]
     if not {"label", "positive"} <= set(names) <= {"label", *SIDES} or len(set(names)) < len(names):
-        raise UserError(f"{path} must have the columns label, positive and, where it denies, negative, not {header}")
+        raise UserError(
+            f"{path} must have the columns label, positive and, where it denies, negative, not {_short(header)}"
+        )
     pairs: dict[str, Pair] = {}
     for number, cells in enumerate(rows, start=1):
         row = dict(zip(names, (cell.strip() for cell in cells), strict=False))
