@@ -46,6 +46,10 @@ def test_published_pairs() -> None:
     pathology = {"labels": ["Hiatal hernia"], "prompts": {}}
     assert prompts.of_set("ct_clip", pathology)["Hiatal hernia"]["positive"] == ["Hiatal hernia is present."]
     prompts.check("ct_clip", [])
+    assert len(prompts.read("ct_clip")) == 18
+    assert len(prompts.read("chexzero")) == 14
+    pair = {"positive": ["Hiatal hernia is present."], "negative": ["Hiatal hernia is not present."]}
+    assert prompts.read("ct_clip")["Hiatal hernia"] == pair
 
 
 @pytest.mark.parametrize("label", ["No Finding", "Normal", "no_finding"])

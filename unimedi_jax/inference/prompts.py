@@ -61,11 +61,18 @@ def check(setting: str, labels: Iterable[str]) -> None:
 
 
 def read(setting: str) -> dict[str, Pair]:
-    """The prompts of a file by label, whatever the labels; a label without "negative" only asserts.
+    """The prompts of a file by label, whatever the labels; a label whose "negative" is empty only asserts.
+
+    The name of a published pair gives it for the labels that it was published with: CT-RATE's 18, CheXpert's 14.
 
     Raises:
         UserError: no such file, no UTF-8, no JSON or CSV of this form, or a label without a prompt that asserts it.
     """
+    if setting in prompts.TEMPLATES:
+        from data.sets import chexpert, ct_rate  # with the readers of all sets, which no other job needs
+
+        labels = {"ct_clip": ct_rate.LABELS, "chexzero": chexpert.LABELS}[setting]
+        return {label: prompts.of_template(setting, label) for label in labels}
     path = pathlib.Path(setting).expanduser()
     if path.suffix.lower() not in (".json", ".csv"):
         names = ", ".join(prompts.TEMPLATES)
