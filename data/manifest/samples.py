@@ -141,15 +141,6 @@ def _state(path: Path) -> str:
         raise BadInput("io_error", f"the file cannot be read ({type(error).__name__})") from error
 
 
-def prompts(name: str) -> dict[str, list[str]]:
-    """Sentences that assert and deny a label; the two lists match one to one."""
-    words = name.replace("_", " ").strip().lower()
-    return {
-        "positive": [words, f"there is {words}", f"findings of {words}"],
-        "negative": [f"no {words}", f"there is no {words}", f"no findings of {words}"],
-    }
-
-
 def split_by_patient(rows: list[Row]) -> tuple[list[Row], list[Rejected]]:
     """Gives every row its patient's split; a patient whom the source puts into two is left out as a whole."""
     splits_of = splits_by_patient(rows)

@@ -10,7 +10,7 @@ from data.manifest import privacy, samples, table
 from data.manifest.options import DEFAULT, UNCERTAIN, Options
 from data.manifest.table import LABEL
 from data.readers.files import LFS_MAGIC, BadInput
-from data.reports import sections, text
+from data.reports import prompts, sections, text
 from data.source import MODALITIES, SPLITS, Rejected, Row, Source
 
 LABEL_VALUES = {"1": 1.0, "0": 0.0, "": np.nan}
@@ -59,7 +59,7 @@ def read(manifest: Path, options: Options = DEFAULT, salt: str = "") -> Source:
     pixels = functools.partial(samples.pixels, masks=masks, rules=options.scans)
     return Source(
         labels=tuple(names),
-        prompts={name: samples.prompts(name) for name in names},
+        prompts={name: prompts.of_label(name) for name in names},
         rows=rows,
         convert=functools.partial(samples.convert, read=pixels),
         annotations=frozenset({"lesion_mask"} if masks else ()),

@@ -11,7 +11,7 @@ from data import sets
 from data.errors import UserError, check_choice
 from data.manifest import privacy, samples
 from data.readers.files import BadInput
-from data.reports import sections, text
+from data.reports import prompts, sections, text
 from data.sets import dataset_index
 from data.source import ORGANS, SPLITS, Rejected, Row, Source
 
@@ -90,7 +90,7 @@ def source(
         rows = samples.hidden(rows, salt)
     return Source(
         labels=index.labels,
-        prompts={label: samples.prompts(label) for label in index.labels},
+        prompts={label: prompts.of_label(label) for label in index.labels},
         rows=rows,
         convert=functools.partial(samples.convert, read=index.read),
         annotations=frozenset(index.annotations),

@@ -1,13 +1,19 @@
 """The retrieval job: every way of asking, for both encoders, and the warning about inverted prompts."""
 
+import json
+
+import numpy as np
+import pytest
+
 from unimedi_jax.config.jobs import RetrieveConfig
 from unimedi_jax.evaluation import results, retrieve
+from unimedi_jax.inference import features
 
 
 def test_every_way_of_asking(trained, phantom):
     rows = retrieve.evaluate(trained, phantom, RetrieveConfig(untrained=False, rows=4, resamples=5))
     value = {(row.task, row.modality, row.metric): row.value for row in rows}
-    tasks = (retrieve.REPORTS, retrieve.PRECISION, retrieve.ZEROSHOT, retrieve.ACROSS)
+    tasks = (retrieve.REPORTS, retrieve.PRECISION, retrieve.ZEROSHOT, retrieve.PROMPTS, retrieve.ACROSS)
     for modality, patients in (("xray", 4), ("ct", 2)):
         assert {task for task, kind, _ in value if kind == modality} == set(tasks)
         assert value[retrieve.REPORTS, modality, "pairs"] == patients
@@ -24,3 +30,37 @@ def test_inverted_prompts_are_named():
     (warning,) = retrieve.inverted(rows)
     assert "effusion" in warning
     assert "0.20" in warning
+
+
+def test_embedded_prompts_are_those_of_single_sentences(trained) -> None:
+    """In one pass, whatever the numbers of sentences; a label that nothing denies has no rows."""
+    pairs = {"a": {"positive": ["nodule", "mass"], "negative": []}, "b": {"positive": ["x"], "negative": ["no x"]}}
+    embedder = trained.embedder(rows=2)
+    settings = (embedder, trained.variables, trained.tokenizer)
+    contract = {"labels": ["a", "b"], "prompts": pairs}
+    positive, negative = features.embed_prompts(*settings, contract, 16)
+    assert [len(z) for z in (*positive, *negative)] == [2, 1, 0, 1]
+    alone = features.embed_reports(*settings, ["no x"], 16)
+    np.testing.assert_allclose(negative[1], alone, atol=1e-6)
+    assert features.embed_prompts(*settings, {"labels": ["a", "c"], "prompts": pairs}, 16) is None
+    assert features.embed_prompts(*settings, {"labels": [], "prompts": {}}, 16) is None
+
+
+def test_a_job_takes_prompts_and_score(trained, phantom, tmp_path) -> None:
+    """Swapping a finding's pair turns its score by denials alone, and its AUROC, round."""
+    labels = phantom.contract["labels"]
+    own = {side: phantom.contract["prompts"][labels[0]][side] for side in ("positive", "negative")}
+    swapped = {labels[0]: {"positive": own["negative"], "negative": own["positive"]}}
+    file = tmp_path / "own.json"
+    file.write_text(json.dumps(swapped))
+
+    def auroc(**changes) -> dict[str, float]:
+        config = RetrieveConfig(untrained=False, rows=4, resamples=0, **changes)
+        rows = retrieve.evaluate(trained, phantom, config)
+        return {row.metric: row.value for row in rows if (row.task, row.modality) == (retrieve.ZEROSHOT, "xray")}
+
+    before, after = auroc(score="difference"), auroc(score="difference", prompts=str(file))
+    key = f"auroc/{labels[0]}"
+    assert after[key] == pytest.approx(1 - before[key]) or np.isnan(before[key])
+    others = [f"auroc/{label}" for label in labels[1:]]
+    np.testing.assert_array_equal([before[name] for name in others], [after[name] for name in others])

@@ -243,3 +243,10 @@ def test_more_damage_than_allowed_is_an_error():
     assert spared[3] == 4
     with pytest.raises(UserError, match="record 9 cannot be read"):
         spared[8]
+
+
+@pytest.mark.parametrize(("shares", "expected"), [("weights", 1 / 2), ("sqrt", 10 / 12)])
+def test_sets_share_a_batch_by_weights_or_by_the_root_of_their_records(shares, expected):
+    sets, rows = [(Set("many", 100, 0), 1.0), (Set("few", 4, 0), 1.0)], {"xray": 12, "ct": 0}
+    names = ids(batches(sets, rows, 50, reading=InputConfig(processes=0, set_shares=shares)), "xray")
+    assert np.mean([name.startswith("many") for name in names]) == pytest.approx(expected, abs=0.01)

@@ -5,7 +5,7 @@ import pytest
 
 from data.errors import UserError
 from unimedi_jax import patches
-from unimedi_jax.input import transforms
+from unimedi_jax.input import augmentation, transforms
 
 
 def test_crop_takes_the_centre_without_a_generator():
@@ -40,7 +40,7 @@ def test_shift_moves_and_fills_with_air():
         moved = transforms.shift(volume, (1, 1, 0), rng)
         (z, y, x) = map(int, np.argwhere(moved == 100)[0])
         places.add((z, y, x))
-        air = (moved == transforms.AIR_HU).sum()
+        air = (moved == augmentation.AIR_HU).sum()
         assert air == 64 - (4 - abs(z - 2)) * (4 - abs(y - 2)) * 4
     assert places == {(z, y, 2) for z in (1, 2, 3) for y in (1, 2, 3)}
 

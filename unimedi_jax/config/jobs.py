@@ -95,6 +95,7 @@ class RetrieveConfig(DownstreamConfig):
     ct_slices: bool | None = None  # CTs with their chosen slices, or by the volume alone; None: as in the run
     each: int = 200  # patients a finding of the precision at k (CheXpert 5x200)
     rows: int = 32  # a device, when embedding
+    prompts: str = ""  # of zero-shot: a .json or .csv, "ct_clip" or "chexzero"; empty: the set's own
     score: str = "sum"  # zero-shot: minus denials ("difference"), minus other findings ("others"), or both
 
     def __post_init__(self) -> None:
@@ -164,6 +165,7 @@ class EvaluateConfig(DownstreamConfig):
     rows: int = 32  # a device, when embedding
     segment: SegmentTask = SegmentTask()
     detect: DetectTask = DetectTask()
+    prompts: str = ""  # of zero-shot: a .json or .csv, "ct_clip" or "chexzero"; empty: the set's own
     score: str = "sum"  # zero-shot: minus denials ("difference"), minus other findings ("others"), or both
 
     def __post_init__(self) -> None:

@@ -33,6 +33,20 @@ class InitConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class VolumeAugmentation:
+    """How far CTs may be changed in training, anew each time; 0: not at all. They are never mirrored."""
+
+    zoom: float = 0.0  # share by which the chest may grow or shrink about its centre
+    scale: float = 0.0  # share by which HU may be multiplied, water staying at 0
+    offset: float = 0.0  # HU that may be added or taken away
+    noise: float = 0.0  # HU, standard deviation of the noise in each voxel of the record
+
+    def __post_init__(self) -> None:
+        if min(vars(self).values()) < 0 or max(self.zoom, self.scale) >= 1:
+            raise ValueError("zoom and scale are shares from 0 to below 1, offset and noise are HU, at least 0")
+
+
+@dataclasses.dataclass(frozen=True)
 class InputConfig:
     """How records are read, augmented and cut."""
 
@@ -41,9 +55,14 @@ class InputConfig:
     crop: int = 224  # pixels of the 256 x 256 record
     crop_shift: int = 16  # pixels by which the crop may leave the centre: here, anywhere
     ct_shift: tuple[int, int, int] = (0, 0, 0)  # voxels of the record's grid by which a CT may move
+    ct: VolumeAugmentation = VolumeAugmentation()
     shuffle_sentences: bool = False  # PRIOR's augmentation of reports
     sentences: float = 1.0  # share of a report's sentences, at least one, that a step reads; drawn anew each time
     drop_technique: bool = False  # training reads no sentences that only name the examination, input/sentences.py
+    # Samples of each of several sets: "weights", those of config.data; "sqrt", these times the root of its records.
+    set_shares: str = "weights"
+    # Rows of X-rays and CTs: "batch", config.batch; "sqrt", as many in all, by the square root of their records.
+    modality_shares: str = "batch"
     threads: int = 4  # that read records and batch them
     # Processes that do so instead of threads, where the device is so fast that threads would hold up its program;
     # -1: none beside a CPU, four a device of a host beside GPUs and TPUs, of at most half its cores.
@@ -53,6 +72,9 @@ class InputConfig:
     def __post_init__(self) -> None:
         if len(self.ct_shift) != 3:
             raise ValueError(f"ct_shift is three numbers of voxels, z, y and x, not {self.ct_shift}")
+        for name, common in (("set_shares", "weights"), ("modality_shares", "batch")):
+            if getattr(self, name) not in (common, "sqrt"):
+                raise ValueError(f"{name} is {common} or sqrt, not {getattr(self, name)!r}")
         if not 0 < self.sentences <= 1:
             raise ValueError(f"sentences is a share above 0 and at most 1, not {self.sentences}")
 
@@ -243,6 +265,7 @@ class EvalsConfig:
     ct_slices: bool = True  # CTs as trained, with their chosen slices; False: the volume alone
     rows: int = 16  # a device, per batch
     limit: int = 256  # records a split and modality, 0 = all; configs/evaluate.py takes all in any case
+    prompts: str = ""  # of zero-shot: a .json or .csv, "ct_clip" or "chexzero"; empty: the set's own
     score: str = "sum"  # zero-shot: minus denials ("difference"), minus other findings ("others"), or both
 
     def __post_init__(self) -> None:

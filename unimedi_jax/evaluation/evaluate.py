@@ -13,7 +13,7 @@ from data.errors import UserError
 from unimedi_jax.config.jobs import DetectConfig, EvaluateConfig, ProbeConfig, SegmentConfig
 from unimedi_jax.config.typed import typed
 from unimedi_jax.evaluation import detect, hit_rates, probe, results, retrieve, segment
-from unimedi_jax.inference import pretrained
+from unimedi_jax.inference import pretrained, prompts
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input import dense, records
 from unimedi_jax.report import page, published
@@ -26,6 +26,7 @@ SEGMENTATIONS = tuple(itertools.product(dense.TARGETS, segment.TUNES))
 SHOWN = {
     probe.TASKS["linear"]: probe.METRICS,
     retrieve.ZEROSHOT: ("auroc/macro", "auprc/macro"),
+    retrieve.PROMPTS: ("auroc/macro",),
     retrieve.REPORTS: ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10"),
     retrieve.ACROSS: ("p5", "p10", "hit5"),
     retrieve.PRECISION: ("p5", "p10", "p100"),
@@ -34,7 +35,8 @@ SHOWN = {
     **dict.fromkeys(detect.TASKS.values(), detect.METRICS),
 }
 # Nothing is trained for these, so they have no share of labels.
-WITHOUT_LABELS = (retrieve.ZEROSHOT, retrieve.REPORTS, retrieve.ACROSS, retrieve.PRECISION, hit_rates.TASK)
+BY_EMBEDDINGS = (retrieve.ZEROSHOT, retrieve.PROMPTS, retrieve.REPORTS, retrieve.ACROSS, retrieve.PRECISION)
+WITHOUT_LABELS = (*BY_EMBEDDINGS, hit_rates.TASK)
 BLIND = ("/random_rate", "/fixed_rate")  # of slices chosen blindly: the same for every network
 CHANCE = {"i2t_r": "chance_r", "t2i_r": "chance_r", "p": "chance_p", "hit": "chance_hit"}
 
@@ -47,6 +49,9 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         raise UserError(f"config.tasks is a comma-separated list of {', '.join(TASKS)}, not {settings.tasks!r}")
     trained = pretrained.load(settings.checkpoint, settings.network)
     names = [name for name in settings.data.split(",") if name] or sets(settings.data_dir)
+    if settings.prompts:
+        contracts = [records.open_set(settings.data_dir, name).contract for name in names]
+        prompts.check(settings.prompts, itertools.chain(*(one["labels"] for one in contracts)))
     rows: list[results.Result] = []
     for name in names:
         for task in tasks:

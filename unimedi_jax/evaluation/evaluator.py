@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from data.reports.prompts import Pair
 from unimedi_jax.inference import features
 from unimedi_jax.input import records, transforms
 from unimedi_jax.metrics import auroc, gap, linear_probe, retrieval, slices, vectors, zeroshot
@@ -26,6 +27,7 @@ class Evaluator:
     length: int
     limit: int
     slices: int  # k of the top-k
+    prompts: Mapping[str, Pair]  # by label
     score: str  # of zero-shot classification, one of config.pretraining.SCORES
     has_joint_space: bool = True  # whether the network has learnt which report belongs to an image
     has_classifier: bool = False  # whether it was trained on the labels (objectives/supervised.py)
@@ -82,7 +84,8 @@ class Evaluator:
         What prompts cannot draw out of the reports themselves they cannot draw out of images that match them.
         """
         results = _named("retrieval", retrieval.recall(part.z, part.z_report, part.reports, resamples=resamples))
-        prompts = features.embed_prompts(self.embedder, variables, self.tokenizer, self.dataset.contract, self.length)
+        contract = {"labels": self._labels, "prompts": self.prompts}
+        prompts = features.embed_prompts(self.embedder, variables, self.tokenizer, contract, self.length)
         if prompts:
             for name, z in (("zeroshot", part.z), ("prompts", part.z_report)):
                 auc = zeroshot.auc(z, *prompts, part.labels, score=self.score, resamples=resamples)

@@ -8,7 +8,7 @@ import ml_collections
 from unimedi_jax.config.jobs import EvaluateConfig, RetrieveConfig
 from unimedi_jax.config.typed import typed
 from unimedi_jax.evaluation import evaluator, results, trials
-from unimedi_jax.inference import features, pretrained
+from unimedi_jax.inference import features, pretrained, prompts
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input import records
 from unimedi_jax.metrics import auroc, classification, retrieval, zeroshot
@@ -23,7 +23,9 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Everything of `configs/retrieve.py`; writes `results.csv` into `workdir`, prints a table and the warnings."""
     settings = typed(RetrieveConfig, config)
     trained = pretrained.load(settings.checkpoint, settings.network)
-    rows = evaluate(trained, records.open_set(settings.data_dir, settings.data), settings)
+    dataset = records.open_set(settings.data_dir, settings.data)
+    prompts.check(settings.prompts, dataset.contract["labels"])
+    rows = evaluate(trained, dataset, settings)
     results.publish(rows, METRICS, workdir)
     for warning in inverted(rows):
         print(f"warning: {warning}")
@@ -39,20 +41,21 @@ def evaluate(
     embedder = trained.embedder(rows=config.rows, ct_slices=config.ct_slices)
     samplers = {modality: trained.sampler(modality, keep=("report", "labels")) for modality in modalities}
     words, length, contract = trained.tokenizer, trained.report_length, dataset.contract
+    asked = {**contract, "prompts": prompts.of_set(config.prompts, contract)}
     table = []
     for encoder in trials.encoders(config):
         variables = trained.encoder(encoder)
         parts = {name: features.embed(embedder, variables, dataset, samplers[name], "test") for name in modalities}
-        prompts = features.embed_prompts(embedder, variables, words, contract, length)
+        embedded = features.embed_prompts(embedder, variables, words, asked, length)
         for modality, part in parts.items():
             scalars = {}
             if any(part.reports):
                 scalars[REPORTS] = retrieval.recall(part.z, part.z_report, part.reports, resamples=config.resamples)
                 scalars[PRECISION] = _precision(part, config.each, config.resamples)
-            if prompts:
+            if embedded:
                 for task, z in ((ZEROSHOT, part.z), *(((PROMPTS, part.z_report),) if any(part.reports) else ())):
                     # A score of 0 is undecided, as a probability of a half is.
-                    scores = zeroshot.scores(z, *prompts, config.score) / (2 * zeroshot.LARGEST) + 0.5
+                    scores = zeroshot.scores(z, *embedded, config.score) / (2 * zeroshot.LARGEST) + 0.5
                     names = contract["labels"]
                     scalars[task] = classification.measure(scores, part.labels, names, resamples=config.resamples)
             if OTHER[modality] in parts:

@@ -1,6 +1,7 @@
 """Embeds the records of a split: through the model to arrays on the host. All evaluations of embeddings start here."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -116,12 +117,14 @@ def embed_reports(embedder: Embedder, variables: PyTree, words: Any, texts: Sequ
 def embed_prompts(
     embedder: Embedder, variables: PyTree, words: Any, contract: Mapping[str, Any], length: int
 ) -> tuple[list[np.ndarray], list[np.ndarray]] | None:
-    """Embedded positive and negative prompts of each label of a set; None without labels, or if one has no prompts."""
+    """Embedded positive and negative prompts of each label of a set; None without labels, or if one has no prompts.
+
+    Of `contract` the entries "labels" and "prompts" are used. The negative prompts of a label may be none, (0, e).
+    """
     pairs = [contract["prompts"].get(label) for label in contract["labels"]]
     if not pairs or not all(pairs):
         return None
-
-    def embedded(side: str) -> list[np.ndarray]:
-        return [embed_reports(embedder, variables, words, pair[side], length) for pair in pairs]
-
-    return embedded("positive"), embedded("negative")
+    lists = [pair[side] for side in ("positive", "negative") for pair in pairs]
+    z = embed_reports(embedder, variables, words, [*itertools.chain(*lists)], length)
+    parts = np.split(z, np.cumsum([len(texts) for texts in lists])[:-1])
+    return parts[: len(pairs)], parts[len(pairs) :]

@@ -84,7 +84,8 @@ class Pretrained:
         reading = typed(InputConfig, self.config["input"], "config.input")
         model = typed(ModelConfig, self.config["model"], "config.model")
         sampler = transforms.ToSample.of(modality, self.tokenizer, reading, model)
-        return dataclasses.replace(sampler, shuffle=False, sentences=1.0, drop_technique=False, keep=keep)
+        plain = {"ct": transforms.UNCHANGED, "shuffle": False, "sentences": 1.0, "drop_technique": False}
+        return dataclasses.replace(sampler, **plain, keep=keep)
 
     def embedder(self, *, rows: int, ct_slices: bool | None = None) -> features.Embedder:
         """The network's inference functions; `rows` a batch and device, `ct_slices` as `use_slices` takes it."""

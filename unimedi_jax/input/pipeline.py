@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -31,16 +32,17 @@ def train(
 ) -> "Batches":
     """Endless batches {"xray": {...}, "ct": {...}} with `batch[modality]` rows each for this host.
 
-    `sets` come with mixing weights. Each set is shuffled anew every epoch, and a modality with 0 rows is left out of
-    the batch. Hosts read disjoint shares: concatenated, they are the batch that one host would read, row by row, so
-    that neither the losses nor the position in the data depend on the number of hosts. `reading` holds the number of
-    threads or processes that read, and the share of a set that may be unreadable; each process counts its own.
+    `sets` come with mixing weights (see `reading.set_shares`). Each set is shuffled anew every epoch, and a modality
+    with 0 rows is left out of the batch. Hosts read disjoint shares: concatenated, they are the batch that one host
+    would read, row by row, so that neither the losses nor the position in the data depend on the number of hosts.
+    `reading` holds the number of threads or processes that read, and the share of a set that may be unreadable; each
+    process counts its own.
     """
     parts = {}
     for number, modality in enumerate(MODALITIES):
         if batch[modality]:
             # Cut last, in whole parts of a batch: order, mixing and random draws are those of a single host.
-            mixed = _endless(sets, samplers[modality], 2 * seed + number, reading.max_damaged)
+            mixed = _endless(sets, samplers[modality], 2 * seed + number, reading)
             parts[modality] = mixed.batch(batch[modality], drop_remainder=True)[host::hosts]
     if not parts:
         raise UserError("config.batch asks for neither X-rays nor CTs")
@@ -106,7 +108,7 @@ class Batches(Iterator[HostBatch]):
 
 
 def _endless(
-    sets: Sequence[tuple[records.RecordSet, float]], sampler: transforms.ToSample, seed: int, max_damaged: float
+    sets: Sequence[tuple[records.RecordSet, float]], sampler: transforms.ToSample, seed: int, reading: InputConfig
 ) -> grain.MapDataset[Any]:
     datasets, weights = [], []
     for number, (record_set, weight) in enumerate(sets):
@@ -115,11 +117,11 @@ def _endless(
             continue
         fields = (*records.TRAINED_ON[sampler.modality], *sampler.keep)
         source = record_set.source(sampler.modality, "train", fields)
-        if max_damaged:
-            source = records.SkipDamaged(source, max_damaged)
+        if reading.max_damaged:
+            source = records.SkipDamaged(source, reading.max_damaged)
         dataset = grain.MapDataset.source(source).seed(seed * 1000 + number).shuffle()
         datasets.append(dataset.repeat().random_map(sampler))
-        weights.append(weight)
+        weights.append(weight * math.sqrt(size) if reading.set_shares == "sqrt" else weight)
     if not datasets:
         names, kind = ", ".join(record_set.name for record_set, _ in sets), sampler.modality
         raise UserError(f"no training {kind} records in {names}: set config.batch.{kind}=0 to train without them")

@@ -10,11 +10,11 @@ from jaxtyping import Int16, UInt8
 from data.errors import UserError
 from data.reports import tokenizer
 from unimedi_jax import patches
-from unimedi_jax.config.pretraining import InputConfig, ModelConfig
-from unimedi_jax.input import records, sentences
+from unimedi_jax.config.pretraining import InputConfig, ModelConfig, VolumeAugmentation
+from unimedi_jax.input import augmentation, records, sentences
 
-AIR_HU = -1024
 Sample = dict[str, Any]
+UNCHANGED = VolumeAugmentation()
 
 
 def crop(
@@ -36,7 +36,7 @@ def shift(
     volume: Int16[np.ndarray, "z y x"], most: tuple[int, int, int], rng: np.random.Generator
 ) -> Int16[np.ndarray, "z y x"]:
     """Moves a volume by up to `most` voxels along each axis; air comes in from outside."""
-    moved = np.full_like(volume, AIR_HU)
+    moved = np.full_like(volume, augmentation.AIR_HU)
     by = [int(rng.integers(-m, m + 1)) for m in most]
     target = tuple(slice(max(b, 0), n + min(b, 0)) for b, n in zip(by, volume.shape, strict=True))
     origin = tuple(slice(max(-b, 0), n + min(-b, 0)) for b, n in zip(by, volume.shape, strict=True))
@@ -83,6 +83,7 @@ class ToSample:
     volume_patch: tuple[int, int, int]
     crop_shift: int = 16  # X-rays: pixels by which the cut may leave the centre
     shift: tuple[int, int, int] = (0, 0, 0)  # CTs: voxels of the record's grid
+    ct: VolumeAugmentation = UNCHANGED
     shuffle: bool = False  # sentences of reports
     sentences: float = 1.0  # share of a report's sentences that are read
     drop_technique: bool = False  # sentences that only name the examination are not read
@@ -94,7 +95,7 @@ class ToSample:
         volume_size, volume_patch = model.ct_input
         sizes = {"image_size": model.image_size, "image_patch": model.image_patch}
         sizes |= {"volume_size": volume_size, "volume_patch": volume_patch}
-        cut = {"crop": reading.crop, "crop_shift": reading.crop_shift, "shift": reading.ct_shift}
+        cut = {"crop": reading.crop, "crop_shift": reading.crop_shift, "shift": reading.ct_shift, "ct": reading.ct}
         words = {"shuffle": reading.shuffle_sentences, "sentences": reading.sentences}
         words["drop_technique"] = reading.drop_technique
         return cls(modality, reports, reading.report_length, **sizes, **cut, **words)
@@ -112,6 +113,8 @@ class ToSample:
             voxels = record["volume"]
             if rng is not None and any(self.shift):
                 voxels = shift(voxels, self.shift, rng)
+            if rng is not None:
+                voxels = augmentation.augment(voxels, self.ct, rng)
             tokens = to_tokens(voxels, self.volume_size, self.volume_patch)
         report = records.text(record["report"])
         if rng is not None:

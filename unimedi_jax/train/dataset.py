@@ -13,7 +13,7 @@ import joblib
 from data import contract
 from data.errors import UserError
 from data.reports import tokenizer
-from unimedi_jax.config.pretraining import PretrainConfig
+from unimedi_jax.config.pretraining import BatchConfig, PretrainConfig
 from unimedi_jax.input import pipeline, records, transforms
 from unimedi_jax.models import towers
 
@@ -53,6 +53,22 @@ def check_sets(sets: Sets, model: towers.UniMedI, *, uses_reports: bool) -> None
     if silent and uses_reports:
         names = ", ".join(silent)
         raise UserError(f"config.data: {names} have no reports to learn from: these sets are for evaluation")
+
+
+def share_rows(config: PretrainConfig, sets: Sets) -> BatchConfig:
+    """Rows of each modality a device: `config.batch`, or as many in all by the square root of the training records.
+
+    Of two modalities each has a row at least; a run of one alone, and one whose sets lack a modality, stay as they are.
+    """
+    batch = config.batch
+    counts = {name: sum(record_set.size(name, "train") for record_set, _ in sets) for name in pipeline.MODALITIES}
+    if config.input.modality_shares != "sqrt" or not (batch.xray and batch.ct and all(counts.values())):
+        return batch
+    roots = {name: math.sqrt(count) for name, count in counts.items()}
+    rows = batch.xray + batch.ct
+    cts = min(max(round(rows * roots["ct"] / sum(roots.values())), 1), rows - 1)
+    LOG.info("%d X-rays and %d CTs a device and step, for %d and %d records", rows - cts, cts, *counts.values())
+    return BatchConfig(rows - cts, cts)
 
 
 def run_tokenizer(name: str, sets: Sets, workdir: pathlib.Path) -> Any:

@@ -1,6 +1,7 @@
 """From the settings to the objects of a run: model, objective, compiled step, data, evaluations."""
 
 import dataclasses
+import itertools
 import json
 import logging
 import pathlib
@@ -15,7 +16,7 @@ from data.errors import UserError
 from unimedi_jax import flops, hosts, objectives, optim, sharding
 from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.evaluation import evaluator
-from unimedi_jax.inference import features, start
+from unimedi_jax.inference import features, prompts, start
 from unimedi_jax.input import pipeline, transforms
 from unimedi_jax.models import towers
 from unimedi_jax.train import dataset, saved_config, state, step
@@ -119,6 +120,7 @@ def build_job(config: PretrainConfig, workdir: pathlib.Path) -> TrainingJob:
         UserError: settings and data do not fit each other, or the run that the workdir holds.
     """
     sets = dataset.open_sets(config.data, config.data_dir)
+    config = dataclasses.replace(config, batch=dataset.share_rows(config, sets))
     mesh = sharding.make_mesh(**vars(config.mesh))
     plain = json.loads(json.dumps(dataclasses.asdict(config)))
     plain["global_batch"] = {name: rows * mesh.size for name, rows in plain["batch"].items()}
@@ -194,6 +196,8 @@ def _like(array: Any, old: jax.Array) -> jax.Array:
 def build_evaluator(job: TrainingJob) -> evaluator.Evaluator:
     """The evaluations of a run, on the first of its sets."""
     keep, evals = ("report", "labels", "lesion_mask", "volume", "image"), job.config.evals
+    prompts.check(evals.prompts, itertools.chain(*(record_set.contract["labels"] for record_set, _ in job.sets)))
+    own = prompts.of_set(evals.prompts, job.sets[0][0].contract)
     return evaluator.Evaluator(
         dataset=job.sets[0][0],
         samplers={name: dataclasses.replace(sampler, keep=keep) for name, sampler in job.samplers.items()},
@@ -202,6 +206,7 @@ def build_evaluator(job: TrainingJob) -> evaluator.Evaluator:
         length=job.config.input.report_length,
         limit=evals.limit,
         slices=job.model.slices,
+        prompts=own,
         score=evals.score,
         has_joint_space=job.objective.has_joint_space,
         has_classifier=job.objective.uses_labels,

@@ -14,7 +14,7 @@ from data import job
 from data.errors import UserError
 from data.manifest import samples
 from data.manifest import source as manifest
-from data.reports import text
+from data.reports import prompts, text
 from data.source import Rejected
 
 SHARED = Path(__file__).parents[3] / ".." / "shared" / "data"
@@ -215,11 +215,11 @@ def test_hashed_splits_are_stable_and_in_proportion():
 
 
 def test_prompts_assert_and_deny(table):
-    prompts = table([film(0)]).prompts["nodule"]
-    assert prompts["positive"][:2] == ["nodule", "there is nodule"]
-    assert prompts["negative"][0] == "no nodule"
-    assert len(prompts["positive"]) == len(prompts["negative"])
-    assert samples.prompts("Pleural_Effusion")["positive"][0] == "pleural effusion"
+    pair = table([film(0)]).prompts["nodule"]
+    assert pair["positive"][:2] == ["nodule", "there is nodule"]
+    assert pair["negative"][0] == "no nodule"
+    assert len(pair["positive"]) == len(pair["negative"])
+    assert prompts.of_label("Pleural_Effusion")["positive"][0] == "pleural effusion"
 
 
 def test_a_changed_file_is_another_source(table, folder):
