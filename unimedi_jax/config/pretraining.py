@@ -213,6 +213,11 @@ class PretrainConfig:
             raise ValueError(
                 f"config.accumulate divides batches of UniMedI's objective alone, not {self.objective.name}'s"
             )
+        if self.accumulate > 1 and (whole := self.objective.needs_whole_batch):
+            raise ValueError(
+                f"config.accumulate={self.accumulate} divides the batch, but config.objective.{whole[0]} needs all of "
+                "it at once: set config.accumulate=1"
+            )
         if self.steps < 1 or self.log_every < 1 or self.checkpoint.every < 1:
             raise ValueError("config.steps, config.log_every and config.checkpoint.every are at least 1")
         length, buckets, crop = self.input.report_length, self.input.report_buckets, self.input.crop

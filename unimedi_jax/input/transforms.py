@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int16, UInt8
 
 from data.errors import UserError
-from data.reports import tokenizer
+from data.reports import negation, tokenizer
 from unimedi_jax import patches
 from unimedi_jax.config.pretraining import InputConfig, ModelConfig
 from unimedi_jax.input import records
@@ -77,7 +77,8 @@ class ToSample:
     """Record to sample: `tokens` (n, v), `text` (l,) int32, `text_mask` (l,) bool, `id`.
 
     Called with a generator it augments, without one it takes the centre. `keep` names further fields of the record that
-    travel along untouched (evaluation: labels, masks).
+    travel along untouched (evaluation: labels, masks). With `negate` an augmented sample also has the report that says
+    the opposite: `negated` and `negated_mask`.
     """
 
     modality: str
@@ -91,6 +92,7 @@ class ToSample:
     crop_shift: int = 16  # X-rays: pixels by which the cut may leave the centre
     shift: tuple[int, int, int] = (0, 0, 0)  # CTs: voxels of the record's grid
     shuffle: bool = False  # sentences of reports
+    negate: bool = False
     keep: tuple[str, ...] = ()
 
     @classmethod
@@ -117,7 +119,12 @@ class ToSample:
         report = records.text(record["report"])
         if rng is not None and self.shuffle:
             report = shuffle_sentences(report, rng)
-        text, mask = tokenizer.encode(self.reports, [report], self.length)
-        sample = {"tokens": np.ascontiguousarray(tokens), "text": text[0], "text_mask": mask[0]}
+        texts = {"text": report}
+        if rng is not None and self.negate:
+            texts["negated"] = negation.flip(report)
+        ids, masks = tokenizer.encode(self.reports, list(texts.values()), self.length)
+        sample = {"tokens": np.ascontiguousarray(tokens)}
+        for name, row, mask in zip(texts, ids, masks, strict=True):
+            sample |= {name: row, f"{name}_mask": mask}
         sample["id"] = records.text(record["id"])
         return sample | {name: record[name] for name in self.keep if name in record}

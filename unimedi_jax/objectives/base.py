@@ -12,7 +12,7 @@ from jax import numpy as jnp
 from unimedi_jax.mean import Mean
 from unimedi_jax.models import towers
 from unimedi_jax.models.towers import UniMedI
-from unimedi_jax.typing import Array, Batch, Float, Key, Metrics, Params, PyTree, Scalar, Step
+from unimedi_jax.typing import Array, Batch, Float, Int, Key, Metrics, Params, PyTree, Scalar, Step
 
 Losses = dict[str, dict[str, Float[Array, " _"]]]  # loss -> modality -> its value for each sample
 # (params, teacher's params, model state, batch, key, step) -> the loss; the metrics and the new model state
@@ -33,6 +33,7 @@ class Objective(abc.ABC):
 
     teacher: ClassVar[tuple[str, ...]] = ()  # parts of the parameters that an EMA teacher follows, where there is one
     uses_reports: ClassVar[bool] = True
+    texts: ClassVar[tuple[str, ...]] = ("text",)  # token sequences of a sample; each has a mask beside it
     has_joint_space: ClassVar[bool] = True  # images and reports end in one: zero-shot and retrieval mean something
 
     def teacher_parts(self, model: UniMedI) -> tuple[str, ...]:
@@ -50,6 +51,14 @@ class Objective(abc.ABC):
     def weight(self, loss: str, step: Step) -> Scalar:
         """The weight of a loss in the sum: the setting `weight_<loss>`, or 1 where there is none."""
         return getattr(self, f"weight_{loss}", 1.0)
+
+    def stages(self) -> tuple["Objective", ...]:
+        """The objectives of the stages of a run, each compiled by itself; they differ in settings that set shapes."""
+        return (self,)
+
+    def stage(self, step: Step) -> Int[Array, ""]:
+        """Which of the stages a step belongs to."""
+        return jnp.zeros((), jnp.int32)
 
     @abc.abstractmethod
     def forward(self, student: UniMedI, teacher: UniMedI, batch: Batch, state: PyTree, step: Step) -> LossTerms:
@@ -104,7 +113,7 @@ def init_variables(model: UniMedI, objective: Objective, key: Key[Array, ""]) ->
     Every tower has its parameters, whatever the objective uses; a head has those that the objective's forward pass asks
     for. Their values depend on the key and on their names alone.
     """
-    batch = towers.example_batch(model)
+    batch = towers.example_batch(model, texts=objective.texts)
 
     def forward(network: UniMedI) -> None:
         network.run_towers(batch)

@@ -1,5 +1,6 @@
 """What a run is trained on: its sets, the tokenizer of their reports, and the batches of this host."""
 
+import dataclasses
 import logging
 import math
 import pathlib
@@ -98,7 +99,9 @@ def check_ids(objective: Any, reports: Any) -> None:
 
 def samplers(config: PretrainConfig, reports: Any) -> dict[str, transforms.ToSample]:
     """How each modality's records become samples, by the config of a run."""
-    return {name: transforms.ToSample.of(name, reports, config.input, config.model) for name in pipeline.MODALITIES}
+    negate = getattr(config.objective, "negation", False)
+    of = {name: transforms.ToSample.of(name, reports, config.input, config.model) for name in pipeline.MODALITIES}
+    return {name: dataclasses.replace(sampler, negate=negate) for name, sampler in of.items()}
 
 
 def reader_processes(asked: int, batch: int) -> int:

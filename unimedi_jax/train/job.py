@@ -46,7 +46,8 @@ class TrainStep:
 
     def lower(self, rows: Mapping[str, int], length: int) -> jax.stages.Lowered:
         """The step for `rows` of each modality a device and reports of `length` tokens, by shapes alone."""
-        batch = towers.example(self.model, rows, length, sharding.batch_sharding(self.mesh), self.mesh.size)
+        where, texts = sharding.batch_sharding(self.mesh), self.objective.texts
+        batch = towers.example(self.model, rows, length, where, self.mesh.size, texts)
         with jax.set_mesh(self.mesh):
             return self.step.lower(self.abstract, batch)
 
@@ -146,6 +147,13 @@ def _check_batch(config: PretrainConfig, batch: Mapping[str, int], devices: int)
     rows, chunk = sum(batch.values()), getattr(config.objective, "contrastive_chunk", 0)
     if chunk and rows % chunk:
         raise UserError(f"config.objective.contrastive_chunk={chunk} does not divide the global batch of {rows}")
+    if chunk and getattr(config.objective, "compares_within_modality", False):
+        for modality, count in batch.items():
+            if count > chunk and count % chunk:
+                raise UserError(
+                    f"config.objective.contrastive_chunk={chunk} does not divide the {count} samples of {modality} in "
+                    "the global batch, which are compared with each other alone"
+                )
 
 
 def open_batches(job: TrainingJob) -> pipeline.Batches:
