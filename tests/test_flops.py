@@ -72,6 +72,7 @@ CONTRAST = {"weight_icl": 0.0, "weight_pcl": 0.0, "slices_by": "random"}
         (0, 4, {"slices_by": "random", "weight_icl": 0.0}),
         (4, 0, CONTRAST | {"mask_ratio": 0.0}),
         (0, 4, CONTRAST | {"mask_by": "random"}),
+        (4, 0, CONTRAST | {"mask_ratio": 0.0, "negation": True}),
     ],
 )
 def test_a_whole_training_step(wide, shapes, make_batch, xrays: int, cts: int, settings: dict) -> None:
@@ -81,6 +82,8 @@ def test_a_whole_training_step(wide, shapes, make_batch, xrays: int, cts: int, s
     centres = {f"centre_{n}": dict.fromkeys(("xray", "ct"), jnp.zeros(p)) for n, p in (("cls", 512), ("patch", 256))}
     stats = {"batch_stats": shapes["batch_stats"], **centres}
     batch = make_batch(wide, xrays, cts)
+    for part in batch.values():
+        part |= {"negated": part["text"] + 1, "negated_mask": part["text_mask"]} if goal.negation else {}
 
     grads = jax.grad(base.loss_function(wide, goal), has_aux=True)
     counted = counted_by_xla(grads, params, teacher, stats, batch, jax.random.key(0), jnp.int32(0))

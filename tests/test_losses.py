@@ -106,6 +106,45 @@ def test_chunks_change_neither_value_nor_gradient(chunk: int, shared: bool) -> N
         np.testing.assert_allclose(ours, expected, atol=float32(48), rtol=float32(48, depth=2))
 
 
+@pytest.mark.parametrize("chunk", [0, 3])
+def test_soft_targets_and_negated_reports_equal_numpy(pairs, chunk: int) -> None:
+    """And the target has no gradient: that of a target handed in as a constant is the same."""
+    image, text = (z[:6] for z in pairs)
+    negated = jnp.asarray(np.random.default_rng(3).standard_normal((6, 16)).astype(np.float32))
+    negated /= jnp.linalg.norm(negated, axis=1, keepdims=True)
+    differs = jnp.asarray([True, False, True, True, False, True])
+    share, temperature = 0.3, 0.2
+
+    def ours(image, text, negated):
+        opposite = losses.Negated(negated, differs)
+        return losses.contrastive(image, text, TAU, None, chunk, (share, temperature), opposite)
+
+    likeness = np.exp(np.float64(text) @ np.float64(text).T / temperature)
+    targets = (1 - share) * np.eye(6) + share * likeness / likeness.sum(axis=1, keepdims=True)
+    logits = np.float64(image) @ np.float64(text).T / TAU
+    extra = np.sum(np.float64(image) * np.float64(negated), axis=1) / TAU
+    for i in range(6):
+        to_reports = np.log(np.exp(logits[i]).sum() + (np.exp(extra[i]) if differs[i] else 0)) - targets[i] @ logits[i]
+        to_images = np.log(np.exp(logits[:, i]).sum()) - targets[i] @ logits[:, i]
+        np.testing.assert_allclose(ours(image, text, negated)[:, i], [to_reports, to_images], rtol=1e-5)
+
+    def by_hand(image, text, negated):
+        logits = image @ text.T / TAU
+        extra = jnp.where(differs, jnp.sum(image * negated, axis=1) / TAU, -1e9)
+        rows = optax.softmax_cross_entropy(
+            jnp.concatenate([logits, extra[:, None]], axis=1), jnp.pad(jnp.float32(targets), [(0, 0), (0, 1)])
+        )
+        return rows.sum() + optax.softmax_cross_entropy(logits.T, jnp.float32(targets)).sum()
+
+    grads, expected = (
+        jax.jit(jax.grad(function, argnums=(0, 1, 2)))(image, text, negated)
+        for function in (lambda *z: ours(*z).sum(), by_hand)
+    )
+    for got, leaf in zip(grads, expected, strict=True):
+        np.testing.assert_allclose(got, leaf, atol=float32(16, depth=4, scale=1 / TAU))
+    assert not grads[2][1].any(), "a report that is not turned has no opposite"
+
+
 def test_a_chunk_divides_the_batch() -> None:
     with pytest.raises(ValueError, match="batch of 48 does not divide into chunks of 9"):
         losses.contrastive(*many_pairs(48, 16), TAU, chunk=9)
@@ -135,6 +174,23 @@ def test_chunks_take_memory_by_the_row(devices: int) -> None:
     assert largest <= max(batch * 16, batch * chunk / devices)
     for a, b in zip(*(jax.tree.leaves(run(*pairs)) for run in (ours, dense)), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6, rtol=float32(batch, depth=2))
+
+
+@pytest.mark.parametrize("chunk", [0, 3])
+def test_koleo_equals_numpy(chunk: int) -> None:
+    rows = np.random.default_rng(5).standard_normal((12, 6)).astype(np.float32)
+    unit = np.float64(rows) / np.linalg.norm(np.float64(rows), axis=1, keepdims=True)
+    nearest = [min(np.linalg.norm(a - b) for j, b in enumerate(unit) if j != i) for i, a in enumerate(unit)]
+    actual = losses.koleo(jnp.asarray(rows), chunk)
+    np.testing.assert_allclose(actual, -np.log(nearest), rtol=1e-5, atol=float32(6))
+
+
+def test_koleo_pushes_neighbours_apart_and_bears_copies() -> None:
+    rows = jnp.asarray([[1.0, 0.1], [1.0, -0.1], [-1.0, 0.0], [-1.0, 0.0]])
+    step = -jax.grad(lambda x: losses.koleo(x).sum())(rows)
+    assert step[0, 1] > 0 > step[1, 1], "the two move away from each other"
+    assert not step[2:].any(), "equal samples have no direction in which to part"
+    assert losses.koleo(rows[:1]).tolist() == [0.0]
 
 
 @pytest.fixture

@@ -34,7 +34,8 @@ def training_step(
     total += cts * _passes(deep, volume, passes)
     if objective.scores_slices(model.slices):
         total += cts * (transformer(model.vision, model.vision.prefix + volume) + volume * sum(deep))
-    return total + _contrast(model, xrays + cts, report_length)
+    total += _local(model, objective, {image: xrays, slices + volume: cts})
+    return total + _contrast(model, xrays + cts, report_length, 1 + objective.report_halves + objective.negation)
 
 
 def _sequence(model: towers.UniMedI, objective: settings.UniMedI, n: int) -> float:
@@ -68,12 +69,24 @@ def _passes(per_token: tuple[float, float], tokens: int, passes: int) -> float:
     return tokens * ((BACKWARD - 1 + passes) * first + (BACKWARD + passes) * inside)
 
 
-def _contrast(model: towers.UniMedI, samples: int, report_length: int) -> float:
-    """The reports' tower, both projections and the similarities."""
+def _contrast(model: towers.UniMedI, samples: int, report_length: int, texts: int) -> float:
+    """The reports' tower on `texts` of each sample, both projections and the similarities."""
     joined = 2 * samples * model.project_image.width  # one row of the similarity matrix, both ways once
-    project = _projection(model.project_image, model.vision.width)
-    project += _projection(model.project_report, model.report.width)
-    return BACKWARD * samples * (transformer(model.report, report_length) + project + joined)
+    report = transformer(model.report, report_length) + _projection(model.project_report, model.report.width)
+    return BACKWARD * samples * (texts * report + _projection(model.project_image, model.vision.width) + joined)
+
+
+def _local(model: towers.UniMedI, objective: settings.UniMedI, samples: dict[int, int]) -> float:
+    """Sentences against patches: the maps of both, cosines and what they gather; `samples` by their tokens."""
+    if not objective.weight_local:
+        return 0.0
+    width, reports, total = model.project_image.width, sum(samples.values()), 0.0
+    for n, count in samples.items():
+        patches = selection.num_kept(n, objective.mask_ratio) if objective.mask_mode == "drop" else n
+        others = count if objective.negatives == "modality" else reports
+        maps = 2 * width * (patches * model.vision.width + objective.sentences * model.report.width)
+        total += BACKWARD * count * (maps + 4 * patches * others * objective.sentences * width)
+    return total
 
 
 def _head(head: heads.DinoHead, width: int) -> float:

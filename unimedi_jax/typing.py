@@ -9,7 +9,7 @@ Dimension letters, the same in every annotation:
 
 from typing import Any
 
-from jaxtyping import Array, Bool, Float, Int, Key, Num, Shaped, UInt, UInt8  # noqa: F401 (for all others)
+from jaxtyping import Array, Bool, Float, Int, Int16, Key, Num, Shaped, UInt, UInt8  # noqa: F401 (for all others)
 
 PyTree = Any  # nested dict of arrays
 Params = dict[str, Any]  # linen parameters of one network

@@ -44,6 +44,19 @@ def test_a_report_of_one_sentence_stays() -> None:
     assert sentences.draw_part("Normal", 0.1, np.random.default_rng(0)) == "Normal"
 
 
+def test_halves_share_no_sentence_and_lose_none() -> None:
+    rng, report = np.random.default_rng(0), f"{REPORT} Normal."
+    sizes = collections.Counter()
+    for _ in range(200):
+        one, other = (sentences.split(half) for half in sentences.halves(report, rng))
+        assert sorted([*one, *other]) == sorted([*PARTS, "Normal."])
+        assert all(half == [part for part in [*PARTS, "Normal."] if part in half] for half in (one, other))
+        sizes[len(one)] += 1
+    assert sizes.keys() == {2, 3}
+    assert abs(sizes[2] - 100) < 40
+    assert sentences.halves("Normal.", rng) == ("Normal.", "Normal.")
+
+
 @pytest.mark.parametrize("language", ["en", "es"])
 def test_every_sentence_on_the_phantoms_technique_goes_and_no_finding_does(language: str) -> None:
     words = grammar.LANGUAGES[language]

@@ -89,9 +89,10 @@ def test_an_unknown_projection_is_refused() -> None:
 
 
 @pytest.mark.parametrize("shape", [(5, 16), (2, 3, 16)])
-def test_dino_head_equals_torch(shape: tuple[int, ...], random_tree) -> None:
+@pytest.mark.parametrize("norm", [False, True])
+def test_dino_head_equals_torch(shape: tuple[int, ...], norm: bool, random_tree) -> None:
     x = inputs(*shape)
-    head = heads.DinoHead(20, hidden=24, bottleneck=6, dtype=jnp.float32)
+    head = heads.DinoHead(20, hidden=24, bottleneck=6, dtype=jnp.float32, norm=norm)
     params = random_tree(head.init(jax.random.key(0), jnp.asarray(x))["params"])
     last = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(6, 20, bias=False))
     with torch.no_grad():
@@ -101,6 +102,10 @@ def test_dino_head_equals_torch(shape: tuple[int, ...], random_tree) -> None:
         for name in ("fc1", "fc2", "fc3"):
             weight, bias = (tensor(params[name][part].T) for part in ("kernel", "bias"))
             hidden = functional.linear(hidden, weight, bias)
+            if norm and name != "fc3":
+                affine = (tensor(params[name.replace("fc", "norm")][part]) for part in ("scale", "bias"))
+                rows = functional.batch_norm(hidden.reshape(-1, 24), None, None, *affine, training=True)
+                hidden = rows.reshape(hidden.shape)
             hidden = functional.gelu(hidden) if name != "fc3" else hidden
         expected = last(functional.normalize(hidden, dim=-1)).numpy()
     np.testing.assert_allclose(head.apply({"params": params}, jnp.asarray(x)), expected, atol=1e-5)

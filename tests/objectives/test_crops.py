@@ -111,6 +111,64 @@ def test_light_changes_within_its_limits() -> None:
     assert (float(strong.min()), float(strong.max())) == (-1.0, 1.0)
 
 
+@pytest.mark.parametrize("name", ["xray", "ct"])
+def test_tokens_of_a_view_are_in_the_units_of_a_batch(tiny, make_batch, name: str) -> None:
+    tokens = make_batch(tiny, 2, 2)[name]["tokens"]
+    again = crops.to_tokens(tiny, name, crops.to_image(tiny, name, tokens))
+    assert again.dtype == tokens.dtype
+    np.testing.assert_array_equal(again, tokens)
+
+
+@pytest.mark.parametrize(("name", "grid"), [("xray", (4, 4)), ("ct", (4, 2, 2))])
+def test_a_plane_view_is_a_box_of_the_plane_in_every_layer(tiny, make_batch, name: str, grid: tuple) -> None:
+    tokens = make_batch(tiny, 3, 3)[name]["tokens"]
+    plain = Views(crop_scale=(0.3, 0.8), brightness=0.0, contrast=0.0, noise=0.0)
+    run = jax.jit(lambda tokens: crops.plane_view(jax.random.key(0), tiny, name, tokens, plain))
+    view, (low, size) = run(tokens)
+    assert view.shape == tokens.shape
+    x, ours = (np.asarray(crops.to_image(tiny, name, part)) for part in (tokens, view))
+    x, ours = (part.reshape(3, -1, *part.shape[-2:]) for part in (x, ours))
+    axes = [
+        (np.arange(n) + 0.5) * np.asarray(size)[:, 0, axis, None] + np.asarray(low)[:, 0, axis, None] * n - 0.5
+        for axis, n in enumerate(ours.shape[2:])
+    ]
+    step = {"xray": 1 / 127.5, "ct": 1 / 1000}[name]  # of the batch's units
+    for sample in range(3):
+        where = np.meshgrid(axes[0][sample], axes[1][sample], indexing="ij")
+        for layer in range(x.shape[1]):
+            expected = scipy.ndimage.map_coordinates(x[sample, layer], where, order=1, mode="nearest")
+            np.testing.assert_allclose(ours[sample, layer], expected, atol=step / 2 + 1e-4)
+
+
+def test_what_lies_on_tokens_follows_them_into_a_view() -> None:
+    """Of a picture without edges, the vectors of a view's patches are those that the whole's are cropped to."""
+    patch, grid = (4, 4), (3, 8, 8)
+    z, y, x = np.indices((3, 32, 32), np.float32)
+    picture = np.stack([y + 2 * x + 5 * z, 3 * y - x])  # two samples
+    boxes = np.asarray([[[0.25, 0.3]], [[0.2, 0.15]]]), np.asarray([[[0.5, 0.5]], [[0.6, 0.55]]])
+
+    def vectors(picture: np.ndarray) -> np.ndarray:
+        cells = picture.reshape(2, 3, 8, patch[0], 8, patch[1])
+        mean, first = cells.mean(axis=(3, 5)), cells[:, :, :, 0, :, 0]
+        return np.stack([mean, first], axis=-1).reshape(2, -1, 2).astype(np.float32)
+
+    viewed = np.stack(
+        [
+            np.stack([scipy.ndimage.map_coordinates(layer, where(box, size), order=1, mode="nearest") for layer in one])
+            for one, box, size in zip(picture, *boxes, strict=True)
+        ]
+    )
+    ours = crops.crop_grid(jnp.asarray(vectors(picture)), grid, tuple(map(jnp.asarray, boxes)))
+    np.testing.assert_allclose(ours[..., 0], vectors(viewed)[..., 0], atol=1e-3)
+    assert np.abs(np.asarray(ours)[..., 1] - vectors(viewed)[..., 1]).max() > 0.1, "the corner lies elsewhere"
+
+
+def where(low: np.ndarray, size: np.ndarray) -> list[np.ndarray]:
+    """Coordinates of a view of 32 x 32 pixels in the whole of as many."""
+    axes = [(np.arange(32) + 0.5) * size[0, i] + low[0, i] * 32 - 0.5 for i in (0, 1)]
+    return np.meshgrid(*axes, indexing="ij")
+
+
 def test_slices_are_those_of_the_volume_in_their_order() -> None:
     x = jnp.asarray(noise(3, 16, 8, 8))
     slices, z = crops.random_slices(jax.random.key(0), x, 5, 8)

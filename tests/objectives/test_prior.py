@@ -8,7 +8,7 @@ from jax import numpy as jnp
 from scipy import optimize
 from torch.nn import functional
 
-from unimedi_jax.objectives import base, prior
+from unimedi_jax.objectives import base, prior, token_runs
 
 REAL = np.arange(5)[None] < np.array([[5], [3], [1]])  # sentences of three reports
 
@@ -22,7 +22,7 @@ def draw():
 def test_runs_are_means_of_equal_runs_of_tokens(draw) -> None:
     words = draw(3, 7, 4)
     mask = np.arange(7)[None] < np.array([[7], [6], [2]])
-    actual, real = jax.jit(prior.runs, static_argnums=2)(words, mask, 3)
+    actual, real = jax.jit(token_runs.means, static_argnums=2)(words, mask, 3)
     expected = [
         [words[0, 0:3].mean(0), words[0, 3:5].mean(0), words[0, 5:7].mean(0)],
         [words[1, 0:2].mean(0), words[1, 2:4].mean(0), words[1, 4:6].mean(0)],
@@ -35,14 +35,14 @@ def test_runs_are_means_of_equal_runs_of_tokens(draw) -> None:
 def test_as_many_runs_as_tokens_are_the_tokens(draw) -> None:
     words = draw(2, 6, 4)
     mask = np.arange(6)[None] < np.array([[6], [4]])
-    actual, real = jax.jit(prior.runs, static_argnums=2)(words, mask, 6)
+    actual, real = jax.jit(token_runs.means, static_argnums=2)(words, mask, 6)
     np.testing.assert_allclose(actual, words * mask[..., None], atol=1e-6)
     assert (np.asarray(real) == mask).all()
 
 
 def test_the_marks_of_a_report_are_no_part_of_its_sentences() -> None:
     mask = jnp.array([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0]], bool)
-    actual = np.asarray(prior.inner(mask))
+    actual = np.asarray(token_runs.inner(mask))
     np.testing.assert_array_equal(actual, [[0, 1, 1, 0, 0], [0] * 5, [0] * 5, [0] * 5])
 
 

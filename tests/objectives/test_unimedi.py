@@ -13,7 +13,8 @@ from tests.tolerances import LAYER_SUMS, float32
 from unimedi_jax import losses
 from unimedi_jax.models import sizes, vision
 from unimedi_jax.objectives import base
-from unimedi_jax.objectives.unimedi import CENTRES, Objective, target_information, teacher_stats
+from unimedi_jax.objectives.distillation import CENTRES, target_information, teacher_stats
+from unimedi_jax.objectives.unimedi import Objective
 
 IMAGE, VOLUME, JOINT = 16, 16, 48  # tokens of the tiny model: an X-ray, a volume, slices and volume
 

@@ -15,13 +15,37 @@ from unimedi_jax.train import gradcache
 pytestmark = pytest.mark.usefixtures("eight_devices")
 
 WITHOUT_TEACHER = {"weight_icl": 0.0, "weight_pcl": 0.0, "mask_ratio": 0.0}
-SETTINGS = [{}, {"mask_mode": "mask_token", "contrastive_chunk": 12, "identical_reports": True}, {"weight_icl": 0.0}]
+# Views of the whole sample: random ones are each part's own.
+LIGHT = {"brightness": 0.0, "contrast": 0.0, "noise": 0.0}
+WHOLE = {"two_views": True, "crop_scale": (1.0, 1.0), "crop_aspect": 1.0, **LIGHT}
+TEXT = {
+    "soft_targets": 0.2,
+    "negation": True,
+    "report_halves": True,
+    "weight_local": 1.0,
+    "sentences": 3,
+    "local_chunk": 4,
+}
+SETTINGS = [
+    {},
+    {"mask_mode": "mask_token", "contrastive_chunk": 12, "identical_reports": True},
+    {"weight_icl": 0.0},
+    {"negatives": "modality", "contrastive_chunk": 8, "weight_koleo": 1.0, **WHOLE, **TEXT},
+]
 
 
 @pytest.fixture(scope="module")
-def arguments(tiny, tiny_variables, random_tree, make_batch):
-    """Student, a teacher that disagrees, statistics; a batch of 32 X-rays and 16 CTs."""
+def model(tiny):
+    """With the heads of all settings."""
+    return tiny.clone(head=Objective(**TEXT).heads(tiny))
+
+
+@pytest.fixture(scope="module")
+def arguments(model, tiny_variables, random_tree, make_batch):
+    """Student, a teacher that disagrees, statistics; a batch of 32 X-rays and 16 CTs with two texts."""
     student = tiny_variables["params"]
+    shapes = jax.eval_shape(lambda: base.init_variables(model, Objective(**TEXT), jax.random.key(0)))["params"]
+    student = student | random_tree({name: shapes[name] for name in ("head_region", "head_sentence")})
     teacher = {part: student[part] for part in ("vision", "head_cls", "head_patch")}
     teacher = random_tree(teacher, scale=0.02, around=1.0)
     stats = {
@@ -29,7 +53,11 @@ def arguments(tiny, tiny_variables, random_tree, make_batch):
         "centre_cls": dict.fromkeys(("xray", "ct"), jnp.linspace(-0.1, 0.1, 24)),
         "centre_patch": dict.fromkeys(("xray", "ct"), jnp.linspace(-0.1, 0.1, 16)),
     }
-    return (student, teacher, stats), make_batch(tiny, 32, 16)
+    batch = make_batch(model, 32, 16)
+    for part in batch.values():
+        part |= {"negated": part["text"].at[::2, 1].set(7), "negated_mask": part["text_mask"]}
+        part |= {"other": part["text"][:, ::-1], "other_mask": part["text_mask"][:, ::-1]}
+    return (student, teacher, stats), batch
 
 
 def compiled(model: towers.UniMedI, arguments, parts: int, settings: dict) -> jax.stages.Compiled:
@@ -43,16 +71,17 @@ def compiled(model: towers.UniMedI, arguments, parts: int, settings: dict) -> ja
 
 
 @pytest.mark.parametrize(
-    ("parts", "settings", "devices"), [(4, SETTINGS[0], 1), (2, SETTINGS[1], 8), (2, SETTINGS[2], 1)]
+    ("parts", "settings", "devices"),
+    [(4, SETTINGS[0], 1), (2, SETTINGS[1], 8), (2, SETTINGS[2], 1), (2, SETTINGS[3], 8)],
 )
-def test_parts_give_what_the_whole_gives(tiny, arguments, parts: int, settings: dict, devices: int) -> None:
+def test_parts_give_what_the_whole_gives(model, arguments, parts: int, settings: dict, devices: int) -> None:
     """In parts on one device or on a mesh, the whole on one."""
-    whole = compiled(tiny, arguments, 1, settings)
+    whole = compiled(model, arguments, 1, settings)
     mesh = sharding.make_mesh(fsdp=2) if devices > 1 else sharding.make_mesh(devices=jax.devices()[:1])
     networks, batch = arguments
     placed = jax.device_put(networks, jax.NamedSharding(mesh, jax.P())), sharding.put_batch(batch, mesh)
     with jax.set_mesh(mesh):
-        divided = compiled(tiny, placed, parts, settings)
+        divided = compiled(model, placed, parts, settings)
         (loss, aux), grads = jax.device_get(divided(*placed))
     (expected_loss, expected_aux), expected_grads = jax.device_get(whole(*arguments))
     assert float(loss) == pytest.approx(float(expected_loss), rel=1e-5)
@@ -62,7 +91,8 @@ def test_parts_give_what_the_whole_gives(tiny, arguments, parts: int, settings: 
     for name, ours, expected in zip(trees.names(grads), *map(jax.tree.leaves, (grads, expected_grads)), strict=True):
         np.testing.assert_allclose(ours, expected, atol=1e-5 * length, rtol=1e-5, err_msg=name)
     # The rule for a batch of equal parts, without its negatives, would be off by log(parts).
-    assert aux[0]["loss/vl"].value > np.log(48) - 0.5 * np.log(parts)
+    negatives = 1 / 3 * np.log(16) + 2 / 3 * np.log(32) if "negatives" in settings else np.log(48)
+    assert aux[0]["loss/vl"].value > negatives - 0.5 * np.log(parts)
     if parts == 4:
         bytes_used = [run.memory_analysis().temp_size_in_bytes for run in (divided, whole)]
         assert bytes_used[0] < bytes_used[1] / 2

@@ -5,23 +5,64 @@ from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
-class UniMedI:
-    """UniMedI: image-report contrast, self-distillation on CLS and on patches, and what the student sees."""
+class Views:
+    """How random views of an image are drawn; shared by all objectives that compare views."""
+
+    name: str = ""  # each objective's own
+    crop_scale: tuple[float, float] = (0.4, 1.0)  # share of the area or of the volume that a crop covers
+    crop_aspect: float = 4 / 3  # the most by which one side is stretched against another
+    brightness: float = 0.2  # the most that is added to grey values in [-1, 1]
+    contrast: float = 0.4  # the most by which the factor of the contrast leaves 1
+    noise: float = 0.02  # standard deviation
+
+    def __post_init__(self) -> None:
+        _shares(self, "crop_scale")
+        _at_least(self, 1, "crop_aspect")
+        _below_one(self, "brightness", "contrast", "noise")
+
+
+@dataclasses.dataclass(frozen=True)
+class UniMedI(Views):
+    """UniMedI: image-report contrast, self-distillation on CLS and on patches, and what the student sees.
+
+    The settings of views count with `two_views` alone.
+    """
 
     name: str = "unimedi"
+    crop_scale: tuple[float, float] = (0.5, 1.0)
     weight_vl: float = 1.0
     weight_icl: float = 1.0
     weight_pcl: float = 1.0
     temperature: float = 0.07  # of the image-report contrast
+    negatives: str = "all"  # of the batch, or those of one's own "modality"
     identical_reports: bool = False  # treat word-for-word equal reports as positives of each other
     contrastive_chunk: int = 0  # rows of the similarities at a time, for global batches of many thousands; 0 = all
+    soft_targets: float = 0.0  # share of L_vl's targets that follows how alike the reports are
+    soft_temperature: float = 0.07  # of that likeness: the smaller, the closer a report has to be
+    # Each report is read as two halves of its sentences, dealt anew every time: both belong to the image, and with
+    # `weight_reports` to each other. What findings and impression say in other words teaches the report tower.
+    report_halves: bool = False
+    weight_reports: float = 0.5  # of the contrast between the halves
+    negation: bool = False  # the report with its findings turned into their opposite is one more negative of its image
+    weight_local: float = 0.0  # of sentences against patches
+    sentences: int = 8  # runs of tokens that stand for a report's sentences there
+    local_temperature: float = 0.07  # of a sentence's attention over the patches, and of the contrast
+    local_chunk: int = 8  # reports whose attention over all images exists at a time: memory for time
     student_temperature: float = 0.1
     teacher_temperature_cls: tuple[float, float] = (0.04, 0.04)  # start and end of the warm-up
     teacher_temperature_patch: tuple[float, float] = (0.04, 0.07)
     temperature_warmup_steps: int = 0
     centre_momentum: float = 0.9
     centre_by_modality: bool = False  # X-rays and CTs each centred on their own mean, not on that of the mixed batch
+    centring: str = "mean"  # or "sinkhorn": a modality's samples use all prototypes alike, and there is no centre
+    sinkhorn_iterations: int = 3
+    weight_koleo: float = 0.0  # spreads the CLS of a modality's samples (DINOv2: 0.1)
+    head_norm: bool = False  # BatchNorm in DINO's heads
+    distillation_ramp_steps: int = 0  # in which the weights of L_icl and L_pcl grow from 0; 0 = none
+    two_views: bool = False  # the student sees a random part of what the teacher sees, in another light
     mask_ratio: float = 0.5  # share of tokens the student does not see
+    mask_ramp_steps: int = 0  # in which that share grows from 0; 0 = none
+    mask_stages: int = 4  # equal steps of that growth, each a program of its own to compile
     mask_mode: str = "drop"  # "drop" removes tokens, "mask_token" replaces them and distils there (iBOT)
     mask_by: str = "attention"  # "attention" keeps the informative tokens, "random" any
     mask_scope: str = "sequence"  # "sequence", or "part": slices and volume keep their own share
@@ -30,7 +71,10 @@ class UniMedI:
     random_until_step: int = 0  # before it both choices are random: attention from scratch means nothing yet
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, allowed in {
+            "negatives": ("all", "modality"),
+            "centring": ("mean", "sinkhorn"),
             "mask_mode": ("drop", "mask_token"),
             "mask_by": ("attention", "random"),
             "mask_scope": ("sequence", "part"),
@@ -39,6 +83,30 @@ class UniMedI:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is one of {allowed}, not {getattr(self, name)!r}")
         _below_one(self, "mask_ratio")
+        _below_one(self, "soft_targets")
+        _above_zero(self, "soft_temperature", "local_temperature")
+        _at_least(
+            self, 0, "weight_local", "weight_reports", "weight_koleo", "distillation_ramp_steps", "mask_ramp_steps"
+        )
+        _at_least(self, 1, "sentences", "local_chunk", "sinkhorn_iterations")
+        _at_least(self, 2, "mask_stages")
+
+    @property
+    def compares_within_modality(self) -> bool:
+        """Whether a modality's samples are compared with each other alone, so that chunks divide them."""
+        return self.negatives == "modality" or self.weight_koleo > 0
+
+    @property
+    def needs_whole_batch(self) -> tuple[str, ...]:
+        """Settings whose losses no part of a batch has by itself."""
+        return tuple(
+            text
+            for on, text in (
+                (self.centring == "sinkhorn" and self.distils, "centring=sinkhorn"),
+                (self.head_norm and self.distils, "head_norm=True"),
+            )
+            if on
+        )
 
     @property
     def distils(self) -> bool:
@@ -117,23 +185,6 @@ class MGCA:
     def __post_init__(self) -> None:
         _above_zero(self, "temperature", "local_temperature", "prototype_temperature", "epsilon")
         _at_least(self, 1, "prototypes", "sinkhorn_iterations")
-
-
-@dataclasses.dataclass(frozen=True)
-class Views:
-    """How random views of an image are drawn; shared by all objectives that compare views."""
-
-    name: str = ""  # each objective's own
-    crop_scale: tuple[float, float] = (0.4, 1.0)  # share of the area or of the volume that a crop covers
-    crop_aspect: float = 4 / 3  # the most by which one side is stretched against another
-    brightness: float = 0.2  # the most that is added to grey values in [-1, 1]
-    contrast: float = 0.4  # the most by which the factor of the contrast leaves 1
-    noise: float = 0.02  # standard deviation
-
-    def __post_init__(self) -> None:
-        _shares(self, "crop_scale")
-        _at_least(self, 1, "crop_aspect")
-        _below_one(self, "brightness", "contrast", "noise")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -323,6 +323,16 @@ class PretrainConfig:
                 "config.model.slice_source and frontal_view are for UniMedI's objective, whose CTs have slices, not "
                 f"{self.objective.name}'s"
             )
+        if (any(self.model.slice_source) or self.model.frontal_view) and self.objective.two_views:
+            raise ValueError(
+                "config.objective.two_views cuts a CT's tokens, and config.model.slice_source and frontal_view bring "
+                "others: use either"
+            )
+        if self.accumulate > 1 and (whole := self.objective.needs_whole_batch):
+            raise ValueError(
+                f"config.accumulate={self.accumulate} divides the batch, but config.objective.{whole[0]} needs all of "
+                "it at once: set config.accumulate=1"
+            )
         if self.steps < 1 or self.log_every < 1 or self.checkpoint.every < 1:
             raise ValueError("config.steps, config.log_every and config.checkpoint.every are at least 1")
         length, buckets, crop = self.input.report_length, self.input.report_buckets, self.input.crop

@@ -16,6 +16,7 @@ from unimedi_jax.input import records, transforms, workers
 
 HostBatch = dict[str, dict[str, np.ndarray]]
 MODALITIES = ("xray", "ct")
+TEXTS = ("text", "other", "negated")  # token sequences that a sample may have
 AHEAD = 8  # batches that are read before they are asked for
 THREADS = InputConfig(processes=0)
 
@@ -130,13 +131,14 @@ def _endless(
 
 def report_length(batch: HostBatch, lengths: Sequence[int]) -> int:
     """The smallest of `lengths` that holds every report of a batch; the largest one holds every report."""
-    longest = max(int(part["text_mask"].sum(axis=1).max()) for part in batch.values())
+    masks = (part[f"{name}_mask"] for part in batch.values() for name in TEXTS if name in part)
+    longest = max(int(mask.sum(axis=1).max()) for mask in masks)
     return min(length for length in lengths if length >= longest)
 
 
 def trimmed(batch: HostBatch, length: int) -> HostBatch:
     """The batch with its reports cut to `length` tokens."""
-    texts = {"text", "text_mask"}
+    texts = {*TEXTS, *(f"{name}_mask" for name in TEXTS)}
     return {
         modality: {name: value[:, :length] if name in texts else value for name, value in part.items()}
         for modality, part in batch.items()

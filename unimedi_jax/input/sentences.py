@@ -76,6 +76,19 @@ def draw_part(report: str, share: float, rng: np.random.Generator) -> str:
     return " ".join(sentences[i] for i in sorted(chosen))
 
 
+def halves(report: str, rng: np.random.Generator) -> tuple[str, str]:
+    """The report's sentences dealt at random into two halves, each in its order; a single sentence is in both."""
+    sentences = split(report)
+    if len(sentences) == 1:
+        return report, report
+    first = np.zeros(len(sentences), bool)
+    first[rng.choice(len(sentences), len(sentences) // 2, replace=False)] = True
+    if rng.random() < 0.5:  # of an odd number, either may be the longer one
+        first = ~first
+    one, other = (" ".join(s for s, chosen in zip(sentences, part, strict=True) if chosen) for part in (first, ~first))
+    return one, other
+
+
 def without_technique(report: str) -> str:
     """The report without sentences that only name the examination; a report of nothing else stays as it is."""
     remaining, in_section = [], False

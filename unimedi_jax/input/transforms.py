@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int16, UInt8
 
 from data.errors import UserError
-from data.reports import tokenizer
+from data.reports import negation, tokenizer
 from unimedi_jax import patches
 from unimedi_jax.config.pretraining import InputConfig, ModelConfig, VolumeAugmentation
 from unimedi_jax.input import augmentation, records, sentences
@@ -70,7 +70,9 @@ class ToSample:
     """Record to sample: `tokens` (n, v), `text` (l,) int32, `text_mask` (l,) bool, `id`.
 
     Called with a generator it augments, without one it takes the centre. `keep` names further fields of the record that
-    travel along untouched (evaluation: labels, masks).
+    travel along untouched (evaluation: labels, masks). `texts` are the token sequences of an augmented sample, each
+    with its mask: beside "text" the report that says the opposite ("negated"), and the half of the report's sentences that
+    "text" then lacks ("other").
     """
 
     modality: str
@@ -87,6 +89,7 @@ class ToSample:
     shuffle: bool = False  # sentences of reports
     sentences: float = 1.0  # share of a report's sentences that are read
     drop_technique: bool = False  # sentences that only name the examination are not read
+    texts: tuple[str, ...] = ("text",)
     keep: tuple[str, ...] = ()
 
     @classmethod
@@ -117,16 +120,24 @@ class ToSample:
                 voxels = augmentation.augment(voxels, self.ct, rng)
             tokens = to_tokens(voxels, self.volume_size, self.volume_patch)
         report = records.text(record["report"])
-        if rng is not None:
-            report = self._augmented(report, rng)
-        text, mask = tokenizer.encode(self.reports, [report], self.length)
-        sample = {"tokens": np.ascontiguousarray(tokens), "text": text[0], "text_mask": mask[0]}
+        texts = {"text": report} if rng is None else self._augmented(report, rng)
+        ids, masks = tokenizer.encode(self.reports, list(texts.values()), self.length)
+        sample = {"tokens": np.ascontiguousarray(tokens)}
+        for name, row, mask in zip(texts, ids, masks, strict=True):
+            sample |= {name: row, f"{name}_mask": mask}
         sample["id"] = records.text(record["id"])
         return sample | {name: record[name] for name in self.keep if name in record}
 
-    def _augmented(self, report: str, rng: np.random.Generator) -> str:
+    def _augmented(self, report: str, rng: np.random.Generator) -> dict[str, str]:
         if self.drop_technique:
             report = sentences.without_technique(report)
         if self.sentences < 1:
             report = sentences.draw_part(report, self.sentences, rng)
-        return sentences.shuffle(report, rng) if self.shuffle else report
+        if self.shuffle:
+            report = sentences.shuffle(report, rng)
+        texts = {"text": report}
+        if "other" in self.texts:
+            texts["text"], texts["other"] = sentences.halves(report, rng)
+        if "negated" in self.texts:
+            texts["negated"] = negation.flip(texts["text"])
+        return texts

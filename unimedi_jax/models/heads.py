@@ -79,19 +79,25 @@ class DinoHead(nn.Module):
     """MLP, unit length, weight-normalised linear map to prototype logits (DINO, arXiv 2104.14294, appendix C).
 
     The gain of the weight normalisation is fixed to 1, as in DINO's default. Logits are float32.
+    With `norm` a BatchNorm follows each hidden layer (DINO's `use_bn_in_head`): over all rows at hand, patches too.
     """
 
     prototypes: int
     hidden: int = 2048
     bottleneck: int = 256
     dtype: Any = jnp.bfloat16
+    norm: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b p"]:
         init = nn.initializers.truncated_normal(0.02)  # unit length follows: the scale does not matter
         dense = dict(dtype=self.dtype, kernel_init=init)
-        x = linear.gelu(linear.Dense(self.hidden, name="fc1", **dense)(x))
-        x = linear.gelu(linear.Dense(self.hidden, name="fc2", **dense)(x))
+        for i in (1, 2):
+            x = linear.Dense(self.hidden, name=f"fc{i}", **dense)(x)
+            if self.norm:
+                rows = batch_norm(x.reshape(-1, self.hidden)).reshape(x.shape)
+                x = Affine(name=f"norm{i}")(rows).astype(self.dtype)
+            x = linear.gelu(x)
         x = unit(linear.Dense(self.bottleneck, name="fc3", **dense)(x)).astype(self.dtype)
         kernel = self.param("last_layer", init, (self.bottleneck, self.prototypes))
         kernel = kernel / jnp.linalg.norm(kernel, axis=0, keepdims=True)

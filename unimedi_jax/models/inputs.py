@@ -4,7 +4,7 @@ import jax
 from jax import numpy as jnp
 
 from unimedi_jax import patches
-from unimedi_jax.typing import Array, Float, Num, UInt8
+from unimedi_jax.typing import Array, Float, Int16, Num, UInt8
 
 
 def image(tokens: UInt8[Array, "*b n v"]) -> Float[Array, "*b n v"]:
@@ -16,6 +16,17 @@ def hounsfield(x: Num[Array, "..."], window_hu: tuple[float, float]) -> Float[Ar
     """Hounsfield units to [-1, 1] over `window_hu`; outside is clipped."""
     low, high = window_hu
     return (jnp.clip(x.astype(jnp.float32), low, high) - low) * (2.0 / (high - low)) - 1.0
+
+
+def grey(pixels: Float[Array, "..."]) -> UInt8[Array, "..."]:
+    """The inverse of `image`, rounded."""
+    return jnp.round((pixels + 1.0) * 127.5).astype(jnp.uint8)
+
+
+def voxels(pixels: Float[Array, "..."], window_hu: tuple[float, float]) -> Int16[Array, "..."]:
+    """The inverse of `hounsfield` within the window, rounded to whole Hounsfield units."""
+    low, high = window_hu
+    return jnp.round((pixels + 1.0) * ((high - low) / 2.0) + low).astype(jnp.int16)
 
 
 def slice_patches(

@@ -122,8 +122,8 @@ class UniMedI(nn.Module):
         return by_layer, selection.topk_indices(by_layer, self.slices)
 
     def project(
-        self, cls: dict[str, Float[Array, "_ d"]], reports: Float[Array, "b w"], train: bool = False
-    ) -> tuple[Float[Array, "b e"], Float[Array, "b e"]]:
+        self, cls: dict[str, Float[Array, "_ d"]], reports: Float[Array, "r w"], train: bool = False
+    ) -> tuple[Float[Array, "b e"], Float[Array, "r e"]]:
         """CLS of each modality, X-rays first, and the vectors of all their reports into the joint space.
 
         With BatchNorms by modality each is normalised by itself. A mixed batch otherwise spends most of its unit
@@ -239,13 +239,14 @@ def _size(known: Mapping[str, sizes.Size], setting: str, name: str) -> sizes.Siz
     return known[name]
 
 
-def example_batch(model: UniMedI, length: int = 8) -> dict[str, dict[str, Any]]:
-    """One X-ray and one CT of zeros in the batch's format, for `init` and for shapes."""
+def example_batch(model: UniMedI, length: int = 8, texts: tuple[str, ...] = ("text",)) -> dict[str, dict[str, Any]]:
+    """One X-ray and one CT of zeros in the batch's format, for `init` and for shapes; `texts`: its token sequences."""
 
     def part(n: int, patch: tuple[int, ...], dtype: Any) -> dict[str, Any]:
         pixels = jnp.zeros((1, n, math.prod(patch)), dtype)
         text = jnp.zeros((1, length), jnp.int32)
-        return {"tokens": pixels, "text": text, "text_mask": jnp.ones((1, length), bool)}
+        masks = {f"{name}_mask": jnp.ones((1, length), bool) for name in texts}
+        return {"tokens": pixels, **dict.fromkeys(texts, text), **masks}
 
     return {
         "xray": part(math.prod(model.vision.image_grid), model.image_patch, jnp.uint8),

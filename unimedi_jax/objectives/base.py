@@ -12,7 +12,7 @@ from jax import numpy as jnp
 from unimedi_jax.mean import Mean
 from unimedi_jax.models import towers
 from unimedi_jax.models.towers import UniMedI
-from unimedi_jax.typing import Array, Batch, Float, Key, Metrics, Params, PyTree, Scalar, Step
+from unimedi_jax.typing import Array, Batch, Float, Int, Key, Metrics, Params, PyTree, Scalar, Step
 
 Losses = dict[str, dict[str, Float[Array, " _"]]]  # loss -> modality -> its value for each sample
 # (params, teacher's params, model state, batch, key, step) -> the loss; the metrics and the new model state
@@ -34,6 +34,7 @@ class Objective(abc.ABC):
     teacher: ClassVar[tuple[str, ...]] = ()  # parts of the parameters that an EMA teacher follows, where there is one
     uses_reports: ClassVar[bool] = True
     uses_labels: ClassVar[bool] = False  # a batch holds `labels` (b, c), NaN unknown; `c` is the setting `labels`
+    texts: ClassVar[tuple[str, ...]] = ("text",)  # token sequences of a sample; each has a mask beside it
     has_joint_space: ClassVar[bool] = True  # images and reports end in one: zero-shot and retrieval mean something
 
     def teacher_parts(self, model: UniMedI) -> tuple[str, ...]:
@@ -54,10 +55,18 @@ class Objective(abc.ABC):
 
     def example_batch(self, model: UniMedI, length: int = 8) -> Batch:
         """One X-ray and one CT of zeros with reports of `length` tokens, as `forward` takes them."""
-        batch = towers.example_batch(model, length)
+        batch = towers.example_batch(model, length, self.texts)
         if not self.uses_labels:
             return batch
         return {name: part | {"labels": jnp.zeros((1, self.labels))} for name, part in batch.items()}
+
+    def stages(self) -> tuple["Objective", ...]:
+        """The objectives of the stages of a run, each compiled by itself; they differ in settings that set shapes."""
+        return (self,)
+
+    def stage(self, step: Step) -> Int[Array, ""]:
+        """Which of the stages a step belongs to."""
+        return jnp.zeros((), jnp.int32)
 
     @abc.abstractmethod
     def forward(self, student: UniMedI, teacher: UniMedI, batch: Batch, state: PyTree, step: Step) -> LossTerms:

@@ -42,15 +42,16 @@ def encode_images(network: UniMedI, batch: Batch, scores: bool = False) -> dict[
     return {name: network.encode(embed(network, name, batch[name]["tokens"]), scores) for name in modalities(batch)}
 
 
-def reports(batch: Batch) -> tuple[TextIds, TextMask]:
-    """Ids and mask of all reports, modality after modality."""
-    ids, mask = (jnp.concatenate([batch[name][field] for name in modalities(batch)]) for field in ("text", "text_mask"))
+def reports(batch: Batch, which: str = "text") -> tuple[TextIds, TextMask]:
+    """Ids and mask of all reports, modality after modality; `which` of a sample's token sequences."""
+    fields = which, f"{which}_mask"
+    ids, mask = (jnp.concatenate([batch[name][field] for name in modalities(batch)]) for field in fields)
     return ids, mask
 
 
-def encode_reports(network: UniMedI, batch: Batch) -> text.TextOutput:
+def encode_reports(network: UniMedI, batch: Batch, which: str = "text") -> text.TextOutput:
     """All reports through the report tower, modality after modality."""
-    return network.encode_text_tokens(*reports(batch), True)
+    return network.encode_text_tokens(*reports(batch, which), True)
 
 
 class Pairs(NamedTuple):

@@ -13,9 +13,12 @@ from jax import numpy as jnp
 
 from unimedi_jax import patches, selection
 from unimedi_jax.config import objectives as settings
+from unimedi_jax.models import inputs
 from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.objectives import common
 from unimedi_jax.typing import Array, Float, Int, Key, Num
+
+Boxes = tuple[Float[Array, "b c r"], Float[Array, "b c r"]]  # where they begin and what they cover, as in `Crops`
 
 
 class Crops(NamedTuple):
@@ -30,6 +33,12 @@ def to_image(model: UniMedI, modality: str, tokens: Num[Array, "b n v"]) -> Floa
     """The X-rays or volumes that the tokens were cut from, in [-1, 1]."""
     pixels = model.pixels(modality, tokens)
     return patches.unpatchify(pixels, common.grid(model, modality), common.patch(model, modality))
+
+
+def to_tokens(model: UniMedI, modality: str, images: Float[Array, "b *space"]) -> Num[Array, "b n v"]:
+    """The inverse of `to_image`: X-rays or volumes in [-1, 1] as grey values or Hounsfield units."""
+    x = inputs.grey(images) if modality == "xray" else inputs.voxels(images, model.window_hu)
+    return patches.patchify(x, common.patch(model, modality))
 
 
 def view_shape(model: UniMedI, modality: str, share: float = 1.0) -> tuple[int, ...]:
@@ -88,6 +97,35 @@ def random_crops(
     key_boxes, key_light = jax.random.split(key)
     low, size = random_boxes(key_boxes, (len(x), count), len(shape), scale or views.crop_scale, views.crop_aspect)
     return Crops(jitter(key_light, crop_and_resize(x, low, size, shape), views), low, size)
+
+
+def plane_view(
+    key: Key[Array, ""], model: UniMedI, modality: str, tokens: Num[Array, "b n v"], views: settings.Views
+) -> tuple[Num[Array, "b n v"], Boxes]:
+    """A random view of each sample in the batch's own format and size, and its box in the plane (y, x).
+
+    A volume's depth stays whole: its layers stay the ones that slices are chosen by.
+    """
+    key_boxes, key_light = jax.random.split(key)
+    x = to_image(model, modality, tokens)
+    boxes = random_boxes(key_boxes, (len(x), 1), 2, views.crop_scale, views.crop_aspect)
+    images = jitter(key_light, crop_and_resize(x, *over_depth(boxes, x.ndim - 1), x.shape[1:]), views)
+    return to_tokens(model, modality, images[:, 0]), boxes
+
+
+def over_depth(boxes: Boxes, rank: int) -> Boxes:
+    """Boxes of the last two axes as boxes of `rank` axes, the others whole."""
+    low, size = boxes
+    whole = (*low.shape[:-1], rank - 2)
+    return jnp.concatenate([jnp.zeros(whole), low], axis=-1), jnp.concatenate([jnp.ones(whole), size], axis=-1)
+
+
+def crop_grid(x: Float[Array, "b n *d"], grid: tuple[int, ...], boxes: Boxes) -> Float[Array, "b n *d"]:
+    """What lies on the tokens of a grid, where the tokens of a plane view of one box each lie: linear between them."""
+    boxes = over_depth(boxes, len(grid))
+    space = x.astype(jnp.float32).reshape(len(x), *grid, -1)
+    cropped = jax.vmap(lambda channel: crop_and_resize(channel, *boxes, grid)[:, 0], -1, -1)(space)
+    return cropped.reshape(x.shape).astype(x.dtype)
 
 
 def random_slices(

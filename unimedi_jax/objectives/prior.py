@@ -39,8 +39,8 @@ from unimedi_jax import losses
 from unimedi_jax.config import objectives as settings
 from unimedi_jax.models import heads, linear, transformer
 from unimedi_jax.models.towers import UniMedI
-from unimedi_jax.objectives import base, common, masked
-from unimedi_jax.typing import Array, Batch, Bool, Float, PyTree, Scalar, Step, TextMask
+from unimedi_jax.objectives import base, common, masked, token_runs
+from unimedi_jax.typing import Array, Batch, Bool, Float, PyTree, Scalar, Step
 
 
 class Regions(NamedTuple):
@@ -87,7 +87,8 @@ class Objective(settings.PRIOR, base.Objective):
         """Image against report over the batch, then each sample's regions against its sentences."""
         pairs = common.encode_pairs(student, batch)
         contrasted = losses.contrastive(pairs.z_image, pairs.z_text, 1 / student.head["scale"]()).mean(axis=0)
-        rows, real = runs(pairs.reports.words, inner(common.reports(batch)[1]), self.sentences)
+        inner = token_runs.inner(common.reports(batch)[1])
+        rows, real = token_runs.means(pairs.reports.words, inner, self.sentences)
         rows, present = common.by_modality(rows, batch), common.by_modality(real, batch)
         keys = common.keys(student.make_rng("draws"), "xray", "ct")
         by_region, sentences, generated = {"region": {}, "pixels": {}}, [], []
@@ -163,25 +164,6 @@ class Pixels(nn.Module):
         init = transformer.init(x.shape[-1])
         x = linear.gelu(linear.Dense(regions.shape[-1], dtype=self.dtype, kernel_init=init, name="fc1")(x))
         return linear.Dense(self.pixels, dtype=self.dtype, kernel_init=init, name="fc2")(x)
-
-
-def inner(mask: TextMask) -> Bool[Array, "b l"]:
-    """Each report's tokens without the first and the last, [CLS] and [SEP]."""
-    place = jnp.cumsum(mask, axis=1)
-    return mask & (place > 1) & (place < jnp.sum(mask, axis=1, keepdims=True))
-
-
-def runs(words: Float[Array, "b l w"], mask: TextMask, count: int) -> tuple[Float[Array, "b s w"], Bool[Array, "b s"]]:
-    """Each report's tokens in `count` equal runs: the mean of each, and which there are.
-
-    A report of fewer tokens has a run for each and leaves the last ones empty.
-    """
-    place = jnp.cumsum(mask, axis=1) - 1
-    length = jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), count)
-    run = jax.nn.one_hot(place * count // length, count) * mask[..., None]
-    size = jnp.sum(run, axis=1)
-    total = jnp.einsum("bls,blw->bsw", run, words.astype(jnp.float32))
-    return total / jnp.maximum(size, 1.0)[..., None], size > 0
 
 
 def mix(

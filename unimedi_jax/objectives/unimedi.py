@@ -1,5 +1,6 @@
 """UniMedI's objective: one batch to its losses. Read `Objective.forward` first, it is the method on one screen."""
 
+import dataclasses
 import math
 from typing import NamedTuple
 
@@ -13,10 +14,9 @@ from unimedi_jax.mean import Mean
 from unimedi_jax.models import heads, vision
 from unimedi_jax.models.scores import SliceBaseline
 from unimedi_jax.models.towers import UniMedI
-from unimedi_jax.objectives import base, common
-from unimedi_jax.typing import Array, Batch, Bool, Float, Int, Key, Metrics, PyTree, Step
-
-CENTRES = {"icl": "centre_cls", "pcl": "centre_patch"}  # of each distillation, in the objective's state
+from unimedi_jax.objectives import alignment, base, common, crops, distillation, sequences, token_runs
+from unimedi_jax.objectives.distillation import CENTRES
+from unimedi_jax.typing import Array, Batch, Float, Int, Key, Num, PyTree, Scalar, Step
 
 
 class TeacherOutput(NamedTuple):
@@ -27,6 +27,7 @@ class TeacherOutput(NamedTuple):
     keep: Int[Array, "b k"] | None  # tokens that the student sees; None: all of them
     layers: Int[Array, "b s"] | None  # depth layers whose slices join a CT
     slice_scores: Float[Array, "b layers"] | None  # eq. 2 of these CTs, which a baseline follows
+    view: Num[Array, "b n v"] | None = None  # in place of the sample; the fields before `layers` lie on its tokens
 
 
 class StudentOutput(NamedTuple):
@@ -34,19 +35,11 @@ class StudentOutput(NamedTuple):
 
     cls: Float[Array, "b d"]
     patches: Float[Array, "b m d"]
-
-
-class TeacherStats(NamedTuple):
-    """The teacher over the samples of a batch and of one modality, as means that can still be merged."""
-
-    logits: Mean  # (p,) what its centre follows
-    targets: Mean  # (p,) the share of each prototype in them
-    entropy: Mean  # of each target, in nats
+    regions: Float[Array, "b n e"] | None = None  # all patches in the joint space, where sentences look for theirs
 
 
 TeacherOutputs = dict[str, TeacherOutput]  # by modality
 StudentOutputs = dict[str, StudentOutput]
-Stats = dict[str, dict[str, TeacherStats]]  # loss -> modality
 
 
 class Objective(settings.UniMedI, base.Objective):
@@ -54,30 +47,65 @@ class Objective(settings.UniMedI, base.Objective):
 
     teacher = ("vision", "head_cls", "head_patch")  # the visual side; reports have none
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The report or half of it, with `report_halves` the other half, with `negation` what says the opposite."""
+        return ("text", *("other",) * self.report_halves, *("negated",) * self.negation)
+
     def teacher_parts(self, model: UniMedI) -> tuple[str, ...]:
         """None where nothing is distilled and neither tokens nor slices are chosen by attention."""
         used = self.distils or self.scores_tokens or self.scores_slices(model.slices)
         return self.teacher if used else ()
 
     def heads(self, model: UniMedI) -> dict[str, nn.Module]:
-        """DINO's prototypes for CLS and for patches.
+        """DINO's prototypes for CLS and for patches; for L_local maps of patches and sentences to the joint space.
 
         Raises:
             ValueError: mask tokens are to be compared where there are none, or blocks do not divide an X-ray.
         """
         selection.check_blocks(model.vision.image_grid, self.mask_block)
         tokens = min(math.prod(model.vision.image_grid), math.prod(model.volume_grid))
-        if self.mask_mode == "mask_token" and selection.num_kept(tokens, self.mask_ratio) == tokens:
-            raise ValueError(f"mask_ratio={self.mask_ratio} hides none of {tokens} tokens, which mask_token compares")
+        least = self.stages()[0].mask_ratio
+        if self.mask_mode == "mask_token" and selection.num_kept(tokens, least) == tokens:
+            raise ValueError(f"mask_ratio={least} hides none of {tokens} tokens, which mask_token compares")
         size = model.head_sizes
         rest = size.hidden, size.bottleneck, model.vision.dtype
-        cls, patch = (heads.DinoHead(count, *rest) for count in (size.prototypes_cls, size.prototypes_patch))
-        return {"cls": cls, "patch": patch}
+        counts = size.prototypes_cls, size.prototypes_patch
+        cls, patch = (heads.DinoHead(count, *rest, norm=self.head_norm) for count in counts)
+        if not self.weight_local:
+            return {"cls": cls, "patch": patch}
+        width = model.project_image.width
+        region, sentence = (heads.Local(width, dtype=model.vision.dtype) for _ in range(2))
+        return {"cls": cls, "patch": patch, "region": region, "sentence": sentence}
 
     def state(self, model: UniMedI) -> PyTree:
         """The centres, one a modality; they stay equal unless `centre_by_modality`."""
         counts = {"centre_cls": model.head_sizes.prototypes_cls, "centre_patch": model.head_sizes.prototypes_patch}
         return {kind: {modality: jnp.zeros(count) for modality in ("xray", "ct")} for kind, count in counts.items()}
+
+    def stages(self) -> tuple["Objective", ...]:
+        """One for each share of masked tokens on the way to `mask_ratio`: from 0, or from the first that hides any."""
+        if not self.mask_ramp_steps or not self.mask_ratio:
+            return (self,)
+        drops = self.mask_mode == "drop"
+        shares = [i / (self.mask_stages - drops) for i in range(1 - drops, self.mask_stages + 1 - drops)]
+        return tuple(
+            dataclasses.replace(self, mask_ratio=self.mask_ratio * share, mask_ramp_steps=0) for share in shares
+        )
+
+    def stage(self, step: Step) -> Int[Array, ""]:
+        """The last one from `mask_ramp_steps` on, those before it for equally many steps."""
+        last = len(self.stages()) - 1
+        if not last:
+            return super().stage(step)
+        return jnp.minimum(step * last // self.mask_ramp_steps, last)
+
+    def weight(self, loss: str, step: Step) -> Scalar:
+        """Weights of L_icl and L_pcl grow from 0."""
+        weight = super().weight(loss, step)
+        if loss not in CENTRES or not self.distillation_ramp_steps:
+            return weight
+        return weight * jnp.minimum(step / self.distillation_ramp_steps, 1.0)
 
     def forward(self, student: UniMedI, teacher: UniMedI, batch: Batch, state: PyTree, step: Step) -> base.LossTerms:
         """L = w_vl L_vl + w_icl L_icl + w_pcl L_pcl over a mixed batch of X-rays and CTs."""
@@ -85,10 +113,9 @@ class Objective(settings.UniMedI, base.Objective):
         if "ct" in targets:
             follow_slices(student, targets["ct"].slice_scores)
         outputs, reports = self.student_forward(student, batch, targets)
-        cls = {modality: output.cls for modality, output in outputs.items()}
         distilled, stats = self.distillation_losses(student, teacher, outputs, targets, state, step)
-        terms = {"vl": self.contrastive_loss(student, batch, cls, reports), **distilled}
-        return base.LossTerms(terms, target_information(stats), self.update_centres(state, stats))
+        terms = self.batch_losses(student, batch, outputs, reports) | distilled
+        return base.LossTerms(terms, distillation.target_information(stats), self.update_centres(state, stats))
 
     def teacher_forward(
         self, teacher: UniMedI, batch: Batch, key: Key[Array, ""], step: Step, baseline: SliceBaseline | None = None
@@ -105,11 +132,18 @@ class Objective(settings.UniMedI, base.Objective):
             if modality == "ct":
                 layers, slice_scores = self.choose_layers(teacher, tokens, keys["slices"], step, baseline)
             whole = self.encode_whole(teacher, modality, tokens, layers)
-            draw = selection.random_scores(keys[modality], jnp.zeros((len(tokens), length(teacher, modality))))
+            view = None
+            if self.two_views:
+                key_view = jax.random.fold_in(keys[modality], 0)
+                view, boxes = crops.plane_view(key_view, teacher, modality, tokens, self)
+                whole = None if whole is None else sequences.on_view(whole, teacher, modality, boxes)
+            draw = selection.random_scores(
+                keys[modality], jnp.zeros((len(tokens), sequences.length(teacher, modality)))
+            )
             scores = self.scores(whole.scores if self.scores_tokens else None, draw, step)
             keep = self.choose_tokens(teacher, modality, scores) if self.mask_ratio else None
-            chosen = keep, layers, slice_scores
-            outputs[modality] = jax.lax.stop_gradient(TeacherOutput(*self.targets(teacher, whole, keep), *chosen))
+            output = TeacherOutput(*self.targets(teacher, whole, keep), keep, layers, slice_scores, view)
+            outputs[modality] = jax.lax.stop_gradient(output)
         return outputs
 
     def encode_whole(
@@ -118,7 +152,7 @@ class Objective(settings.UniMedI, base.Objective):
         """The teacher on all tokens; None, and no pass, where neither the choice of tokens nor a target needs it."""
         if not self.scores_tokens and not any(self.computes(name, teacher) for name in CENTRES):
             return None
-        return teacher.encode(embed(teacher, modality, tokens, layers), scores=self.scores_tokens)
+        return teacher.encode(sequences.embed(teacher, modality, tokens, layers), scores=self.scores_tokens)
 
     def targets(
         self, teacher: UniMedI, whole: vision.Encoded | None, keep: Int[Array, "b k"] | None
@@ -134,33 +168,99 @@ class Objective(settings.UniMedI, base.Objective):
 
     def student_forward(
         self, student: UniMedI, batch: Batch, targets: TeacherOutputs
-    ) -> tuple[StudentOutputs, Float[Array, "b w"]]:
-        """The student on the tokens that the teacher keeps, and the vectors of the reports, modality after modality.
+    ) -> tuple[StudentOutputs, alignment.Reports]:
+        """The student on the tokens that the teacher keeps, and on the reports, modality after modality.
 
         The other tokens are dropped, or hidden behind the mask token.
         """
         outputs = {}
         for modality, target in targets.items():
-            tokens = batch[modality]["tokens"]
+            tokens = batch[modality]["tokens"] if target.view is None else target.view
             if self.mask_mode == "drop":
-                embedded = embed(student, modality, tokens, target.layers)
-                encoded = student.encode(pick(embedded, target.keep))
-                outputs[modality] = StudentOutput(encoded.cls, encoded.patches)
+                embedded = sequences.embed(student, modality, tokens, target.layers)
+                encoded = student.encode(sequences.pick(embedded, target.keep))
+                patches = encoded.patches
             else:
-                hidden = complement(target.keep, length(student, modality))
-                encoded = student.encode(embed(student, modality, tokens, target.layers, hidden))
-                outputs[modality] = StudentOutput(encoded.cls, self.compared(encoded.patches, target.keep))
-        return outputs, common.encode_reports(student, batch).vector
+                hidden = sequences.complement(target.keep, sequences.length(student, modality))
+                encoded = student.encode(sequences.embed(student, modality, tokens, target.layers, hidden))
+                patches = self.compared(encoded.patches, target.keep)
+            regions = student.head["region"](encoded.patches) if self.weight_local else None
+            outputs[modality] = StudentOutput(encoded.cls, patches, regions)
+        return outputs, self.encode_reports(student, batch)
 
-    def contrastive_loss(
-        self, student: UniMedI, batch: Batch, cls: dict[str, Float[Array, "_ d"]], reports: Float[Array, "b w"]
-    ) -> dict[str, Float[Array, " _"]]:
-        """L_vl over all samples of the batch, CTs' and X-rays' reports being negatives of each other."""
-        z_image, z_text = student.project(cls, reports, True)
-        chunk = self.contrastive_chunk
+    def encode_reports(self, student: UniMedI, batch: Batch) -> alignment.Reports:
+        """Vectors of the reports, and beside them what the settings compare with images."""
+        report = common.encode_reports(student, batch)
+        others = {name: common.encode_reports(student, batch, name).vector for name in self.texts[1:]}
+        if not self.weight_local:
+            return alignment.Reports(report.vector, **others)
+        inner = token_runs.inner(common.reports(batch)[1])
+        sentences, _ = token_runs.means(report.words, inner, self.sentences)
+        return alignment.Reports(report.vector, **others, sentences=student.head["sentence"](sentences))
+
+    def batch_losses(
+        self, student: UniMedI, batch: Batch, outputs: StudentOutputs, reports: alignment.Reports
+    ) -> base.Losses:
+        """The losses that compare samples of a batch with each other: L_vl, and what settings add to it."""
+        cls = {modality: output.cls for modality, output in outputs.items()}
+        terms = self.contrastive_losses(student, batch, cls, reports)
+        if self.weight_local:
+            regions = {modality: output.regions for modality, output in outputs.items()}
+            terms["local"] = self.local_loss(batch, regions, reports.sentences)
+        if self.weight_koleo:
+            terms["koleo"] = {name: losses.koleo(x, self.contrastive_chunk) for name, x in cls.items()}
+        return terms
+
+    def contrastive_losses(
+        self, student: UniMedI, batch: Batch, cls: dict[str, Float[Array, "_ d"]], reports: alignment.Reports
+    ) -> base.Losses:
+        """L_vl over all samples of the batch, CTs' and X-rays' reports being negatives of each other or not.
+
+        With halves of reports it is the mean over both, and L_reports is the contrast between them (CXR-CLIP's text
+        contrast, arXiv 2310.13292).
+        """
+        chunk, negated = self.contrastive_chunk, None
+        vectors = [reports.vector, *(getattr(reports, name) for name in self.texts[1:])]
+        # Normed together: what negation moves would vanish in statistics of its own.
+        z_image, z_texts = student.project(cls, jnp.concatenate(vectors), True)
+        z = dict(zip(self.texts, jnp.split(z_texts, len(vectors)), strict=True))
+        if self.negation:
+            text, turned = common.reports(batch)[0], common.reports(batch, "negated")[0]
+            negated = losses.Negated(z["negated"], jnp.any(text != turned, axis=1))
         same = losses.same_report(*common.reports(batch), chunk) if self.identical_reports else None
-        each = losses.contrastive(z_image, z_text, self.temperature, same, chunk).mean(axis=0)
-        return common.by_modality(each, batch)
+        soft = self.soft_targets, self.soft_temperature
+
+        def contrast(one: Array, other: Array, opposite: losses.Negated | None = None) -> dict[str, Array]:
+            groups = self.groups((one, other, same, opposite), batch)
+            each = {
+                name: losses.contrastive(a, b, self.temperature, number, chunk, soft, turned).mean(axis=0)
+                for name, (a, b, number, turned) in groups.items()
+            }
+            return alignment.by_modality(each, batch)
+
+        terms = {"vl": contrast(z_image, z["text"], negated)}
+        if self.report_halves:
+            second = contrast(z_image, z["other"])
+            terms = {"vl": {name: (each + second[name]) / 2 for name, each in terms["vl"].items()}}
+            terms["reports"] = contrast(z["text"], z["other"])
+        return terms
+
+    def local_loss(
+        self, batch: Batch, regions: dict[str, Float[Array, "_ n e"]], sentences: Float[Array, "b s e"]
+    ) -> dict[str, Float[Array, " _"]]:
+        """Sentences against the patches of the images that meet their reports in L_vl."""
+        real = token_runs.present(token_runs.inner(common.reports(batch)[1]), self.sentences)
+        each = {}
+        for name, (rows, present) in self.groups((sentences, real), batch).items():
+            images = [regions[modality] for modality in ([name] if name else common.modalities(batch))]
+            options = self.local_temperature, self.local_chunk
+            logits = jnp.concatenate([alignment.sentence_logits(image, rows, *options) for image in images])
+            each[name] = alignment.sentence_contrast(logits, present)
+        return alignment.by_modality(each, batch)
+
+    def groups(self, rows: PyTree, batch: Batch) -> dict[str, PyTree]:
+        """Rows of the joined batch by what is a negative of what."""
+        return alignment.by_group(rows, batch, self.negatives == "modality")
 
     def distillation_losses(
         self,
@@ -170,7 +270,7 @@ class Objective(settings.UniMedI, base.Objective):
         targets: TeacherOutputs,
         state: PyTree,
         step: Step,
-    ) -> tuple[base.Losses, Stats]:
+    ) -> tuple[base.Losses, distillation.Stats]:
         """L_icl on CLS and L_pcl on patches, and the teacher's logits and targets over the batch."""
         terms, stats = {}, {}
         for name, head, field in (("icl", "cls", "cls"), ("pcl", "patch", "patches")):
@@ -178,20 +278,27 @@ class Objective(settings.UniMedI, base.Objective):
                 continue
             terms[name], stats[name] = {}, {}
             for modality, output in outputs.items():
-                terms[name][modality], stats[name][modality] = distillation_loss(
+                terms[name][modality], stats[name][modality] = distillation.distillation_loss(
                     student.head[head](getattr(output, field)),
                     teacher.head[head](getattr(targets[modality], field)),
-                    state[CENTRES[name]][modality],
+                    self.assign(state[CENTRES[name]][modality], self.temperatures(step)[name]),
                     self.student_temperature,
-                    self.temperatures(step)[name],
                 )
         return terms, stats
 
-    def update_centres(self, state: PyTree, stats: Stats) -> PyTree:
+    def assign(self, centre: Float[Array, " p"], temperature: Float[Array, ""]) -> distillation.Assign:
+        """How the teacher's logits become targets: centred and sharpened, or balanced by Sinkhorn-Knopp."""
+        if self.centring == "sinkhorn":
+            return lambda logits: distillation.balanced(logits, temperature, self.sinkhorn_iterations)
+        return lambda logits: losses.assignments(logits, centre, temperature)
+
+    def update_centres(self, state: PyTree, stats: distillation.Stats) -> PyTree:
         """The centres after this batch, one a modality; those of a loss without weight stay as they are.
 
         They stay equal, each following the whole batch, unless `centre_by_modality`.
         """
+        if self.centring == "sinkhorn":
+            return {kind: state[kind] for kind in CENTRES.values()}
         after = {}
         for name, kind in CENTRES.items():
             means = {modality: of_teacher.logits for modality, of_teacher in stats.get(name, {}).items()}
@@ -245,69 +352,12 @@ class Objective(settings.UniMedI, base.Objective):
     def compared(self, patches: Float[Array, "b n d"], keep: Int[Array, "b k"] | None) -> Float[Array, "b m d"]:
         """The patches that the patch loss looks at: the kept tokens', or with mask tokens all others' (iBOT)."""
         if self.mask_mode == "drop":
-            return pick(patches, keep)
-        hidden = complement(keep, patches.shape[1]).astype(jnp.float32)
-        return pick(patches, selection.topk_indices(hidden, hidden.shape[1] - keep.shape[1]))
+            return sequences.pick(patches, keep)
+        hidden = sequences.complement(keep, patches.shape[1]).astype(jnp.float32)
+        return sequences.pick(patches, selection.topk_indices(hidden, hidden.shape[1] - keep.shape[1]))
 
 
 def follow_slices(student: UniMedI, scores: Float[Array, "b layers"] | None) -> None:
     """The student's baseline, where it has one, follows the scores of a batch's CTs."""
     if scores is not None and student.slice_baseline is not None:
         student.slice_baseline.update(scores)
-
-
-def embed(
-    network: UniMedI, modality: str, tokens: Array, layers: Int[Array, "b s"] | None, hidden: vision.Hidden = None
-) -> Float[Array, "b n d"]:
-    """All tokens of an X-ray, or [slices, volume] of a CT, with their positions."""
-    if modality == "xray":
-        return network.embed_xray(tokens, hidden)
-    return network.embed_ct(tokens, layers, hidden)
-
-
-def length(model: UniMedI, modality: str) -> int:
-    """Tokens of an X-ray, or of a CT's slices and volume."""
-    return math.prod(common.grid(model, modality)) + (model.tokens_2d if modality == "ct" else 0)
-
-
-def pick(tokens: Float[Array, "b n d"], index: Int[Array, "b m"] | None) -> Float[Array, "b m d"]:
-    """The tokens at `index`; all of them, without a gather, where it is None."""
-    return tokens if index is None else selection.gather_tokens(tokens, index)
-
-
-def complement(keep: Int[Array, "b k"], length: int) -> Bool[Array, "b n"]:
-    """True at the tokens of a sequence that are not in `keep`."""
-    return jnp.ones((len(keep), length), bool).at[jnp.arange(len(keep))[:, None], keep].set(False)
-
-
-def distillation_loss(
-    student: Float[Array, "b *m p"],
-    teacher: Float[Array, "b *m p"],
-    centre: Float[Array, " p"],
-    student_temperature: float,
-    teacher_temperature: Float[Array, ""],
-) -> tuple[Float[Array, " b"], TeacherStats]:
-    """Self-distillation from prototype logits, of each sample; and the teacher's logits and targets, averaged."""
-    loss = losses.self_distillation(student, teacher, centre, student_temperature, teacher_temperature)
-    # Patches: mean within a sample first, so that a CT does not outweigh an X-ray by its length.
-    loss = loss.reshape(len(loss), -1).mean(axis=1)
-    return loss, teacher_stats(teacher, losses.assignments(teacher, centre, teacher_temperature))
-
-
-def teacher_stats(logits: Float[Array, "b *m p"], targets: Float[Array, "b *m p"]) -> TeacherStats:
-    """Means over the samples, of patches over those of a sample first."""
-    return TeacherStats(_over_samples(logits), _over_samples(targets), Mean.of(losses.entropy(targets)))
-
-
-def _over_samples(values: Float[Array, "b *m p"]) -> Mean:
-    each = values.reshape(len(values), -1, values.shape[-1]).mean(axis=1)
-    return Mean(each.sum(axis=0), jnp.float32(len(values)))
-
-
-def target_information(stats: Stats) -> Metrics:
-    """What a target carries about its sample, in nats, by loss and modality: near 0 the teacher has collapsed."""
-    return {
-        f"{modality}/{name}_information": Mean.of(losses.information(means.targets.value, means.entropy.value))
-        for name, by_modality in stats.items()
-        for modality, means in by_modality.items()
-    }

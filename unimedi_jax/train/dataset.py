@@ -16,6 +16,7 @@ from data.reports import tokenizer
 from unimedi_jax.config.pretraining import BatchConfig, PretrainConfig
 from unimedi_jax.input import pipeline, records, transforms
 from unimedi_jax.models import towers
+from unimedi_jax.objectives import Objective
 
 LOG = logging.getLogger(__name__)
 READERS = 4  # processes a device
@@ -136,11 +137,16 @@ def check_labels(objective: Any, sets: Sets) -> None:
         )
 
 
-def samplers(config: PretrainConfig, reports: Any, *, labels: bool = False) -> dict[str, transforms.ToSample]:
-    """How each modality's records become samples, by the config of a run; `labels` travel along where it needs them."""
-    keep = ("labels",) if labels else ()
+def samplers(
+    config: PretrainConfig, reports: Any, objective: Objective | None = None
+) -> dict[str, transforms.ToSample]:
+    """How each modality's records become samples, by the config of a run, with what its objective takes of them."""
+    texts = objective.texts if objective else ("text",)
+    keep = ("labels",) if objective and objective.uses_labels else ()
     return {
-        name: dataclasses.replace(transforms.ToSample.of(name, reports, config.input, config.model), keep=keep)
+        name: dataclasses.replace(
+            transforms.ToSample.of(name, reports, config.input, config.model), keep=keep, texts=texts
+        )
         for name in pipeline.MODALITIES
     }
 

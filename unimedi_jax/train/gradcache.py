@@ -13,7 +13,7 @@ from jax import numpy as jnp
 from unimedi_jax import losses
 from unimedi_jax.mean import Mean
 from unimedi_jax.models import towers
-from unimedi_jax.objectives import base, common, unimedi
+from unimedi_jax.objectives import alignment, base, common, distillation, unimedi
 from unimedi_jax.typing import Array, Batch, Float, Int, Key, Metrics, Params, PyTree
 
 
@@ -48,13 +48,13 @@ def value_and_grad(model: towers.UniMedI, objective: unimedi.Objective, parts: i
         _, (targets, vectors) = jax.lax.scan(collect, None, (divided, keys))
 
         def contrast(params: Params, vectors: PyTree) -> tuple[Array, Any]:
-            cls, reports = jax.tree.map(losses.merge, vectors)
-            reports = jnp.concatenate([reports[name] for name in common.modalities(batch)])
+            outputs, reports = jax.tree.map(losses.merge, vectors)
+            reports = jax.tree.map(lambda *x: jnp.concatenate(x), *(reports[name] for name in common.modalities(batch)))
 
             def forward(student: towers.UniMedI) -> base.Losses:
                 if "ct" in targets:
                     unimedi.follow_slices(student, jax.tree.map(losses.merge, targets["ct"].slice_scores))
-                return {"vl": objective.contrastive_loss(student, batch, cls, reports)}
+                return objective.batch_losses(student, batch, outputs, reports)
 
             terms, batch_stats = base.apply(model, forward, params, norms, of_contrast)
             return base.total(terms, objective, step)[0], (terms, batch_stats)
@@ -85,15 +85,16 @@ def value_and_grad(model: towers.UniMedI, objective: unimedi.Objective, parts: i
         grads, (distilled, stats) = jax.lax.scan(carry_back, grads, (divided, again, targets, pulls))
         loss, metrics = base.total({**contrasted, **distilled}, objective, step)
         stats = jax.tree.map(lambda x: x.sum(axis=0), stats)  # sums and weights of the parts' means
-        metrics |= {"loss": Mean.of(loss), **unimedi.target_information(stats)}
+        metrics |= {"loss": Mean.of(loss), **distillation.target_information(stats)}
         return (loss, (metrics, {"batch_stats": batch_stats, **objective.update_centres(model_state, stats)})), grads
 
     return run
 
 
-def _vectors(outputs: unimedi.StudentOutputs, reports: Float[Array, "b w"], batch: Batch) -> tuple[dict, dict]:
-    """CLS and the reports' vectors by modality: what L_vl compares."""
-    return {name: output.cls for name, output in outputs.items()}, common.by_modality(reports, batch)
+def _vectors(outputs: unimedi.StudentOutputs, reports: alignment.Reports, batch: Batch) -> tuple[dict, dict]:
+    """Images and reports by modality: what losses over the batch compare, L_vl first of all."""
+    images = {name: output._replace(patches=None) for name, output in outputs.items()}
+    return images, alignment.by_group(reports, batch, within_modality=True)
 
 
 def _dot(gradient: Array, vector: Array) -> Float[Array, ""]:

@@ -137,7 +137,7 @@ def build_job(config: PretrainConfig, workdir: pathlib.Path) -> TrainingJob:
     dataset.check_labels(config.objective, sets)
     train_step = build_train_step(config, len(tokenizer), mesh)
     dataset.check_sets(sets, train_step.model, uses_reports=train_step.objective.uses_reports)
-    samplers = dataset.samplers(config, tokenizer, labels=train_step.objective.uses_labels)
+    samplers = dataset.samplers(config, tokenizer, train_step.objective)
     return TrainingJob(*vars(train_step).values(), sets, tokenizer, samplers, batch, plain)
 
 
@@ -150,6 +150,13 @@ def _check_batch(config: PretrainConfig, batch: Mapping[str, int], devices: int)
     rows, chunk = sum(batch.values()), getattr(config.objective, "contrastive_chunk", 0)
     if chunk and rows % chunk:
         raise UserError(f"config.objective.contrastive_chunk={chunk} does not divide the global batch of {rows}")
+    if chunk and getattr(config.objective, "compares_within_modality", False):
+        for modality, count in batch.items():
+            if count > chunk and count % chunk:
+                raise UserError(
+                    f"config.objective.contrastive_chunk={chunk} does not divide the {count} samples of {modality} in "
+                    "the global batch, which are compared with each other alone"
+                )
 
 
 def open_batches(job: TrainingJob) -> pipeline.Batches:

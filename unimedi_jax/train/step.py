@@ -17,6 +17,23 @@ from unimedi_jax.typing import Array, Batch, Metrics
 TOKENIZERS = ("vision/patch_", "vision/subpatch_")  # how the names of their parameters start
 
 
+def by_stage(model: towers.UniMedI, objective: Objective, parts: int) -> base.LossFunction:
+    """Loss and gradients by the stage that a step belongs to, of a batch in so many parts.
+
+    All stages are in one program, of which a step runs the branch of its own: shapes may differ between them.
+    """
+
+    def of(stage: Objective) -> base.LossFunction:
+        if parts > 1:
+            return gradcache.value_and_grad(model, stage, parts)
+        return jax.value_and_grad(base.loss_function(model, stage), has_aux=True)
+
+    functions = [of(stage) for stage in objective.stages()]
+    if len(functions) == 1:
+        return functions[0]
+    return lambda *arguments: jax.lax.switch(objective.stage(arguments[-1]), functions, *arguments)
+
+
 def make_train_step(
     model: towers.UniMedI,
     tx: optax.GradientTransformation,
@@ -38,10 +55,7 @@ def make_train_step(
     `step` and the counts of skipped steps move. The optimiser counts the steps it took, `step - skipped`.
     """
 
-    if accumulate > 1:
-        value_and_grad = gradcache.value_and_grad(model, objective, accumulate)
-    else:
-        value_and_grad = jax.value_and_grad(base.loss_function(model, objective), has_aux=True)
+    value_and_grad = by_stage(model, objective, accumulate)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
