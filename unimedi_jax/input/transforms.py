@@ -71,8 +71,8 @@ class ToSample:
 
     Called with a generator it augments, without one it takes the centre. `keep` names further fields of the record that
     travel along untouched (evaluation: labels, masks). `texts` are the token sequences of an augmented sample, each
-    with its mask: beside "text" the report that says the opposite ("negated"), and the half of the report's sentences that
-    "text" then lacks ("other").
+    with its mask: beside "text" the report that says the opposite ("negated"), and the half of the report's sentences
+    that "text" then lacks ("other").
     """
 
     modality: str
