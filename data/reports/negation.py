@@ -85,7 +85,7 @@ def _denied(phrase: str, own: Rules) -> str:
 
 def _uncapitalised(phrase: str) -> str:
     """It begins with a small letter; an abbreviation stays in capitals."""
-    return phrase if phrase[:2].isupper() else phrase[0].lower() + phrase[1:]
+    return phrase if phrase[:2].isupper() else phrase[:1].lower() + phrase[1:]
 
 
 def _beginnings(words: str) -> str:
@@ -106,7 +106,7 @@ def _first(pairs: tuple[tuple[re.Pattern, str], ...], sentence: str, *, every: b
     for pattern, replacement in pairs:
         turned, count = pattern.subn(replacement, begins, count=0 if every else 1)
         if count:
-            return turned[0].upper() + turned[1:] if sentence[0].isupper() else turned
+            return turned[:1].upper() + turned[1:] if sentence[:1].isupper() else turned
     return ""
 
 

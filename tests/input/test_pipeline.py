@@ -197,6 +197,14 @@ def test_reports_are_cut_to_the_first_length_that_holds_them():
         assert cut["xray"]["id"].tolist() == ["2", "4"]
 
 
+def test_both_texts_of_a_sample_are_cut_alike():
+    masks = {name: np.arange(9)[None] < length for name, length in (("text", 3), ("negated", 5))}
+    part = {name: np.where(mask, 7, 0) for name, mask in masks.items()}
+    batch = {"ct": part | {f"{name}_mask": mask for name, mask in masks.items()}}
+    assert pipeline.report_length(batch, (4, 6, 9)) == 6
+    assert {name: x.shape for name, x in pipeline.trimmed(batch, 6)["ct"].items()} == dict.fromkeys(batch["ct"], (1, 6))
+
+
 def test_small_sets_fill_batches_across_epochs():
     batch_list = batches([(Set("a", 3, 0), 1.0)], {"xray": 8, "ct": 0}, 3)
     names = ids(batch_list, "xray")

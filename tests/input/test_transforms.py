@@ -94,6 +94,18 @@ def test_an_xray_becomes_tokens_and_ids():
     assert sample["id"] == "a"
 
 
+def test_an_augmented_sample_may_have_the_report_that_says_the_opposite():
+    record = {"id": b"a", "report": b"No edema.", "image": np.zeros((256, 256), np.uint8)}
+    negating = sampler("xray", negate=True, length=10)
+    sample = negating(record, np.random.default_rng(0))
+    spelt = "".join(chr(code) for code in sample["negated"][sample["negated_mask"]])
+    assert spelt == "Edema."
+    assert sample["negated"].shape == sample["text"].shape
+    assert sample["text_mask"].sum() == len("No edema.")
+    assert "negated" not in negating(record), "for training alone"
+    assert "negated" not in sampler("xray")(record, np.random.default_rng(0))
+
+
 def test_a_ct_becomes_tokens_in_raster_order_of_layers():
     volume = np.zeros((32, 128, 128), np.int16)
     volume[:] = np.arange(32)[:, None, None] // 4  # constant in each layer of four slices

@@ -8,6 +8,7 @@ from jax import numpy as jnp
 from tests.objectives import trial
 from tests.tolerances import float32
 from unimedi_jax import losses
+from unimedi_jax.inference import pretrained
 from unimedi_jax.objectives import alignment, base, common, token_runs
 from unimedi_jax.objectives.unimedi import Objective
 
@@ -121,3 +122,12 @@ def test_heads_and_texts_are_there_only_where_they_are_used(tiny) -> None:
     assert set(Objective().heads(tiny)) == {"cls", "patch"}
     assert OBJECTIVE.texts == ("text", "negated")
     assert set(OBJECTIVE.heads(tiny)) == {"cls", "patch", "region", "sentence"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "heads"),
+    [({"weight_local": 1.0}, {"cls", "patch"}), ({"head_norm": True}, set()), ({}, {"cls", "patch"})],
+)
+def test_inference_has_no_head_that_training_alone_can_use(settings: dict, heads: set[str]) -> None:
+    config = {"model": {"vision_size": "Mu", "report_size": "Mu"}, "objective": {"name": "unimedi", **settings}}
+    assert set(pretrained.build(config, 50).head) == heads

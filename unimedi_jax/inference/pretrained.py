@@ -137,12 +137,17 @@ def load(path: str | pathlib.Path, network: str = "student") -> Pretrained:
 
 
 def build(config: dict[str, Any], vocab_size: int) -> towers.UniMedI:
-    """The network of a run's configuration, for inference; of the objectives' heads it has UniMedI's alone."""
+    """The network of a run's configuration, for inference; of the objectives' heads it has UniMedI's prototypes alone.
+
+    And these not with BatchNorm, which knows the batches of training only.
+    """
     # Inference in float32 by XLA's own attention: the numbers are to be the same wherever they are computed.
     plain = {"attention": "xla", "remat": "none", "layers": "scanned", "dtype": "float32"}
     model = towers.build_model(typed(ModelConfig, {**config["model"], **plain}, "config.model"), vocab_size)
     objective = objectives.make(**config["objective"])
-    return model.clone(head=objective.heads(model) if config["objective"]["name"] == "unimedi" else {})
+    has_prototypes = config["objective"]["name"] == "unimedi" and not objective.head_norm
+    heads = objective.heads(model) if has_prototypes else {}
+    return model.clone(head={name: head for name, head in heads.items() if name in ("cls", "patch")})
 
 
 def variables_like(model: towers.UniMedI) -> PyTree:

@@ -37,6 +37,7 @@ PAIRS = [
     ("El corazón es de tamaño normal.", "El corazón está aumentado de tamaño."),
 ]
 SAME = [
+    "",
     "Axial CT of the chest without contrast.",
     "The trachea is central.",
     "No prior study for comparison.",
