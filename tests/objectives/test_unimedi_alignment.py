@@ -18,7 +18,7 @@ OBJECTIVE = Objective(weight_icl=0.0, weight_pcl=0.0, weight_local=0.5, sentence
 
 def unit(x: np.ndarray) -> np.ndarray:
     x = np.float64(x)
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)  # a run that is not there is zero
 
 
 def attended(regions: np.ndarray, sentence: np.ndarray) -> float:

@@ -97,13 +97,13 @@ class UniMedI(nn.Module):
     def _slice_grid(self) -> tuple[int, ...]:
         return patches.grid((self.slice_size,) * 2, self.image_patch)
 
-    def _embed_view(self, tokens: Num[Array, "b n v"], hidden: vision.Hidden) -> Float[Array, "b m d"]:
+    def _embed_view(self, tokens: Num[Array, "b n v"], hidden: Bool[Array, "b m"] | None) -> Float[Array, "b m d"]:
         volume = patches.unpatchify(tokens, self.volume_grid, self.ct_patch)
         pixels = inputs.frontal_patches(volume, self.slice_size, self.image_patch)
         return self.vision.embed_image(pixels, self._slice_grid, hidden)
 
     def _embed_slices(
-        self, tokens: Num[Array, "b n v"], layers: Int[Array, "b k"], hidden: vision.Hidden
+        self, tokens: Num[Array, "b n v"], layers: Int[Array, "b k"], hidden: Bool[Array, "b m"] | None
     ) -> Float[Array, "b m d"]:
         slices = selection.take_slices(tokens, layers, self.volume_grid, self.ct_patch, self.slices_per_layer)
         pixels = inputs.slice_patches(slices, self.slice_size, self.image_patch, self.window_hu)
