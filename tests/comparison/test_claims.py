@@ -12,7 +12,7 @@ from configs import claims as configs
 from data.errors import StoppedError, UserError
 from tests.conftest import TINY
 from unimedi_jax.comparison import claims, claims_page, claims_plan, claims_scores, claims_verdicts, runs
-from unimedi_jax.comparison.claims_numbers import MEASURES, Numbers, Place
+from unimedi_jax.comparison.claims_numbers import NAMES, Numbers, Place
 from unimedi_jax.comparison.claims_plan import CT_ONLY, FLOPS, ONE, STEPS, TWO, UNIMEDI, XRAY_ONLY
 from unimedi_jax.comparison.claims_verdicts import FAILS, GATE, HOLDS, MISSING
 from unimedi_jax.evaluation import evaluator
@@ -157,7 +157,7 @@ def test_page_and_csv_hold_the_numbers_of_the_verdicts(tmp_path, capsys):
             assert float(line["value"]) == condition.estimate.value
             assert f"{condition.estimate.value:.3f}" in page
     measured = {line["name"] for line in lines if line["kind"] == "number" and line["model"] == UNIMEDI}
-    assert set(MEASURES) - measured == {"told apart on z", "separation of findings on CLS"}  # not made up above
+    assert set(NAMES) - measured == {"told apart on z", "separation of findings on CLS"}  # not made up above
 
 
 # ---- the plan ----

@@ -5,6 +5,7 @@ What is trained or scored already is not done again: an interrupted call resumes
 
 import contextlib
 import dataclasses
+import io
 import json
 import logging
 import pathlib
@@ -73,7 +74,7 @@ def _scores(
 def _train(run: Run) -> None:
     """Trains a run, or compares the settings of a finished one with those asked for."""
     if not run_report.finished(run.folder):
-        with contextlib.redirect_stdout(None):  # its own tables: those of this job come at the end
+        with contextlib.redirect_stdout(io.StringIO()):  # its own tables: those of this job come at the end
             loop.run(run.settings, run.folder)
         return
     plain = json.loads(json.dumps(dataclasses.asdict(typed(PretrainConfig, run.settings))))

@@ -60,8 +60,6 @@ MEASURES: dict[str, Callable[[Scores, Mapping[str, Counts]], Estimate]] = {
     "CT zero-shot AUC": _auc("ct/zeroshot"),
     "X-ray probe AUC": _auc("xray/probe"),
     "CT probe AUC": _auc("ct/probe"),
-    "CT AUC": _average(_auc("ct/zeroshot"), _auc("ct/probe")),
-    "AUC": _average(*(_auc(f"{m}/{task}") for m in ("xray", "ct") for task in ("zeroshot", "probe"))),
     "X-ray prompts on reports": _auc("xray/prompts"),
     "CT prompts on reports": _auc("ct/prompts"),
     "X-ray nodule probe": _auc("xray/probe", 0),
@@ -77,6 +75,12 @@ MEASURES: dict[str, Callable[[Scores, Mapping[str, Counts]], Estimate]] = {
     "nodule slices, best fixed layers": _mean("ct/slices/fixed", "ct"),
     "nodule slices, random": _mean("ct/slices/random", "ct"),
 }
+# Means of other measures.
+MEANS = {
+    "CT AUC": ("CT zero-shot AUC", "CT probe AUC"),
+    "AUC": ("X-ray zero-shot AUC", "X-ray probe AUC", "CT zero-shot AUC", "CT probe AUC"),
+}
+NAMES = (*MEANS, *MEASURES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,19 +104,22 @@ class Numbers:
         draws = {cloud: {"resamples": self.resamples, "seed": [self.seed, i]} for i, cloud in enumerate(CLOUDS)}
         return {cloud: paired.patients(lengths.pop(), **draws[cloud]) for cloud, lengths in sizes.items()}
 
-    def estimate(self, measure: str, place: Place) -> Estimate:
-        """A number of a model over its seeds; NaN where it was not trained, or does not have that number."""
-        return self._estimates.setdefault((measure, place), self._compute(measure, place))
+    def estimate(self, name: str, place: Place) -> Estimate:
+        """A number, one of NAMES, of a model over its seeds; NaN where it was not trained, or has no such number."""
+        if name in MEANS:
+            return paired.average([self.estimate(part, place) for part in MEANS[name]])
+        if (name, place) not in self._estimates:
+            self._estimates[name, place] = self._over_seeds(name, place)
+        return self._estimates[name, place]
 
     @functools.cached_property
     def _estimates(self) -> dict[tuple[str, Place], Estimate]:
+        """What has been computed already: each number stands in several claims."""
         return {}
 
-    def _compute(self, measure: str, place: Place) -> Estimate:
-        if (measure, place) in self._estimates:
-            return self._estimates[measure, place]
+    def _over_seeds(self, name: str, place: Place) -> Estimate:
         try:
-            each = [MEASURES[measure](scores, self.counts) for scores in self.scores.get(place, ())]
+            each = [MEASURES[name](scores, self.counts) for scores in self.scores.get(place, ())]
         except KeyError:  # a model of one modality has no space to share
             each = []
         if not each:

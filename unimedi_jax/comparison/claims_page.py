@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from data import contract, pages
-from unimedi_jax.comparison.claims_numbers import MEASURES, Numbers, Place
+from unimedi_jax.comparison.claims_numbers import NAMES, Numbers, Place
 from unimedi_jax.comparison.claims_plan import CT_ONLY, FLOPS, ONE, STEPS, TWO, UNIMEDI, XRAY_ONLY
 from unimedi_jax.comparison.claims_verdicts import LEVEL, Claim
 from unimedi_jax.report import page, tables
@@ -52,7 +52,7 @@ def publish(
         verdicts=list(zip(*families.values(), strict=True)),
         titles=TITLES,
         places=list(numbers.scores),
-        measures=list(MEASURES),
+        measures=list(NAMES),
         estimate=numbers.estimate,
         patients=_patients(config, seeds),
         level=LEVEL,
@@ -101,7 +101,7 @@ def _numbers(numbers: Numbers) -> list[Line]:
     """Every measure of every model."""
     lines = []
     for place in numbers.scores:
-        for measure in MEASURES:
+        for measure in NAMES:
             estimate = numbers.estimate(measure, place)
             low, high = estimate.interval
             if not math.isnan(estimate.value):
