@@ -3,7 +3,8 @@
 Every number of a model is the mean over its training seeds of a number measured on the same patients. A resample draws
 patients with replacement, the same ones for every model and seed, and seeds with replacement, the same ones for every
 model: what two models share cancels in their difference (Efron and Tibshirani 1993; crossed factors: Owen 2007).
-With three to five seeds their spread is drawn somewhat too narrow, by a factor of sqrt((n - 1) / n).
+With n seeds the spread between seeds is drawn too narrow, by sqrt((n - 1) / n); what one run happens to make of one
+patient is drawn too wide, as it enters by either draw. Prefer five seeds to three.
 """
 
 from collections.abc import Callable, Sequence
