@@ -63,7 +63,7 @@ def _scores(
             claims_scores.save(path, claims_scores.of_model(network, own, patients))
         scores.setdefault(Place(plan.model, plan.data, plan.budget), []).append(claims_scores.load(path))
     for xray, ct in _pairs(plans):
-        path = _file(ct.run.folder.with_name(ct.run.folder.name.replace(CT_ONLY, TWO)), patients)
+        path = _file(ct.run.folder.with_name(claims_plan.folder_name(TWO, ct.budget, ct.run.seed)), patients)
         if not path.exists():
             networks = [Network.load(each.run.folder, config.rows) for each in (xray, ct)]
             claims_scores.save(path, claims_scores.of_pair(*networks, patients))

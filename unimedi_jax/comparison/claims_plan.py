@@ -131,8 +131,13 @@ def planned(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[Pl
 def _planned(config: ml_collections.ConfigDict, workdir: pathlib.Path, model: str, name: str, seed: int) -> Planned:
     settings = runs.settings_of(config, presets(config)[model], seed, built_name(name))
     settings.model.norm_by_modality = False  # it would equalise the modalities' clouds by construction
-    folder = workdir / built_name(name) / f"{model}-{seed}"
+    folder = workdir / built_name(name) / folder_name(model, STEPS, seed)
     return Planned(model, name, STEPS, runs.Run(model, seed, folder, settings))
+
+
+def folder_name(model: str, budget: str, seed: int) -> str:
+    """The last part of the path of a run."""
+    return "-".join([model, *([FLOPS] if budget == FLOPS else []), str(seed)])
 
 
 def with_equal_flops(plans: Sequence[Planned], workdir: pathlib.Path) -> list[Planned]:
@@ -151,7 +156,7 @@ def with_equal_flops(plans: Sequence[Planned], workdir: pathlib.Path) -> list[Pl
             continue
         settings = copy.deepcopy(plan.run.settings)
         settings.steps = round(settings.steps * share)  # what is a share of the steps follows
-        folder = plan.run.folder.with_name(f"{plan.model}-{FLOPS}-{plan.run.seed}")
+        folder = plan.run.folder.with_name(folder_name(plan.model, FLOPS, plan.run.seed))
         more.append(plan._replace(budget=FLOPS, run=plan.run._replace(folder=folder, settings=settings)))
     return more
 

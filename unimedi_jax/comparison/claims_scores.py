@@ -190,6 +190,7 @@ def _slices(k: int, own: records.RecordSet, part: EmbeddedSplit) -> dict[str, np
 
 def save(path: pathlib.Path, scores: Scores) -> None:
     """Writes the file, which appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as stream:
         np.savez_compressed(stream, **{name: np.asarray(values, np.float32) for name, values in scores.items()})
