@@ -157,7 +157,10 @@ def test_page_and_csv_hold_the_numbers_of_the_verdicts(tmp_path, capsys):
             assert float(line["value"]) == condition.estimate.value
             assert f"{condition.estimate.value:.3f}" in page
     measured = {line["name"] for line in lines if line["kind"] == "number" and line["model"] == UNIMEDI}
-    assert set(NAMES) - measured == {"told apart on z", "separation of findings on CLS"}  # not made up above
+    assert set(NAMES) - measured == {
+        "modality classification accuracy on z",
+        "separation of findings on CLS",
+    }  # not made up above
 
 
 # ---- the plan ----

@@ -67,13 +67,13 @@ MEASURES: dict[str, Callable[[Scores, Mapping[str, Counts]], Estimate]] = {
     "same-patient R@5": _mean("shared/own_hit", "both"),
     "P@5 across": _mean("shared/xray/across", "xray"),
     "P@5 across over within": _ratio,
-    "told apart on CLS": _modalities("correct_cls"),
-    "told apart on z": _modalities("correct_z"),
+    "modality classification accuracy on CLS": _modalities("correct_cls"),
+    "modality classification accuracy on z": _modalities("correct_z"),
     "separation of findings on z": _modalities("separation_z"),
     "separation of findings on CLS": _modalities("separation_cls"),
-    "nodule slices": _mean("ct/slices/hit", "ct"),
-    "nodule slices, best fixed layers": _mean("ct/slices/fixed", "ct"),
-    "nodule slices, random": _mean("ct/slices/random", "ct"),
+    "nodule slice hit rate": _mean("ct/slices/hit", "ct"),
+    "nodule slice hit rate, best fixed layers": _mean("ct/slices/fixed", "ct"),
+    "nodule slice hit rate, random": _mean("ct/slices/random", "ct"),
 }
 # Means of other measures.
 MEANS = {
