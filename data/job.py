@@ -1,6 +1,7 @@
 """The build job: a raw source becomes the set of records that training reads, or the doctor's page about it."""
 
 import collections
+import dataclasses
 import os
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ from data.checks import doctor, doctor_page
 from data.errors import OverBudgetError, UserError
 from data.manifest import options, privacy, table
 from data.manifest import source as manifest
+from data.phantom import options as phantom_options
 from data.phantom import source as phantom
 from data.readers import volumes
 from data.reports import sections
@@ -37,7 +39,7 @@ def run(config: Any, workdir: Path) -> None:
     dataset.make_folder(data_dir)
     source = _source(config, data_dir, workdir)
     built = dataset.build(source, data_dir, config.name, max_rejected=budget, workers=config.workers, beam=beam)
-    print(summary(built, silent=source.contract.get("reports", True) is None))
+    print(summary(built, for_training=source.for_training and source.contract.get("reports", True) is not None))
 
 
 def ensure_phantom(data_dir: str | Path) -> None:
@@ -74,7 +76,10 @@ def _folder(config: Any) -> Path | None:
 def _source(config: Any, data_dir: Path | None, workdir: Path) -> Source:
     """The source that a config names. Without `data_dir`, for a dry run, ids are hashed without a salt."""
     if config.kind == "phantom":
-        return phantom.source(xrays=config.xrays, cts=config.cts, seed=config.seed, language=config.language)
+        fields = dataclasses.fields(phantom_options.Options)
+        chosen = phantom_options.Options(**{field.name: config[field.name] for field in fields})
+        counts = {"xrays": config.xrays, "cts": config.cts}
+        return phantom.source(**counts, seed=config.seed, language=config.language, options=chosen)
     salt = config.salt or (privacy.salt_of(data_dir) if data_dir else "")
     if config.kind != "manifest":
         return _public(config, salt, workdir)
@@ -114,10 +119,10 @@ def _reports(report: Any, data_dir: Path, workdir: Path) -> public.Reports:
     return public.Reports(policy, report.language, report.foreign, to_english)
 
 
-def summary(built: dataset.Built, *, silent: bool = False) -> str:
+def summary(built: dataset.Built, *, for_training: bool = True) -> str:
     """The counts as a table, the reasons of the rejects, where the set is and the next command.
 
-    A `silent` set has no reports: the next command is an evaluation.
+    Nothing can be trained without training rows or reports: the next command is then an evaluation.
     """
     lines = ["", f"{'accepted':<16}" + "".join(f"{split:>8}" for split in SPLITS)]
     for modality, counts in built.counts.items():
@@ -133,7 +138,7 @@ def summary(built: dataset.Built, *, silent: bool = False) -> str:
     if built.rejected:
         lines.append(f"rows left out, with reasons: {built.folder / dataset.LEDGER}")
     lines.append(f"{'built' if built.made else 'already built'}: {built.folder}{os.sep}")
-    use = "evaluate.py --config.checkpoint=RUN" if silent else "pretrain.py:demo"
+    use = "pretrain.py:demo" if for_training else "evaluate.py --config.checkpoint=RUN"
     lines.append(
         f"next: python main.py --config=configs/{use} "
         f"--config.data={built.folder.name} --config.data_dir={built.folder.parent}"

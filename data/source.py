@@ -57,4 +57,8 @@ class Source:
     contract: dict[str, Any] = dataclasses.field(default_factory=dict)  # source-specific preprocessing facts
     rejected: tuple[Rejected, ...] = ()  # rows that are left out before any pixel is read
     organs: tuple[str, ...] = ORGANS  # what 1, 2, ... mean in `organ_mask`
-    for_training: bool = True  # False: only for evaluation, such as CheXpert 5x200
+
+    @property
+    def for_training(self) -> bool:
+        """Whether it has training rows; without any the set is for evaluation alone."""
+        return any(row.split == "train" for row in self.rows)

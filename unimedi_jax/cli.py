@@ -43,6 +43,7 @@ JOBS = {
     "evaluate": "Every evaluation that the data allow, on one page.",
     "ablate": "Several pre-training presets on the same data, and their table.",
     "compare": "UniMedI beside the systems it is compared with: trained alike, and their table.",
+    "claims": "The paper's claims on the phantom: trained models, gates, intervals, a verdict for each.",
     "compile": "The training step ahead of time, for TPU slices and GPUs that are not here.",
     "bench": "Measures step, input, checkpoint, compile and build.",
 }
@@ -77,6 +78,8 @@ def _module(name: str) -> Any:
             from unimedi_jax.comparison import ablate as job
         case "compare":
             from unimedi_jax.comparison import compare as job
+        case "claims":
+            from unimedi_jax.comparison import claims as job
         case "compile":
             from unimedi_jax.aot import targets
 

@@ -46,7 +46,8 @@ def build(
     An interrupted build leaves its finished shards in `<data_dir>/.<name>.building`; the next one resumes after them.
     Rows are converted by `workers` processes, or, with `beam`, in a pipeline of these options (`beam.converter`).
     If more than a share of `max_rejected` is rejected, only `<data_dir>/<name>.rejected.jsonl` is written.
-    Raises UserError for a name taken by another source and for no training row, OverBudgetError for too many rejects.
+    A source without training rows makes a set for evaluation. Raises UserError for a name taken by another source and
+    for no row left of those that train (of any, in a set for evaluation), OverBudgetError for too many rejects.
     """
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
         raise UserError(f"config.name is '{name}': use letters, digits, '_', '-' and '.', not '.' first")
@@ -202,4 +203,4 @@ def _why_not(statistics: BuildStatistics) -> str:
     """The commonest reasons, in one line."""
     codes = collections.Counter(one.code for one in statistics.rejected)
     reasons = ", ".join(f"{count} {code}" for code, count in codes.most_common(5)) or "the source is empty"
-    return f"Accepted for val and test: {statistics.total()}; rejected: {reasons}. config.dry_run=True lists the rows"
+    return f"Accepted for other splits: {statistics.total()}; rejected: {reasons}. config.dry_run=True lists the rows"

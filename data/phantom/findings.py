@@ -5,13 +5,15 @@ import dataclasses
 import numpy as np
 from scipy import ndimage
 
-from data.phantom import pleura, shapes
+from data.phantom import places, pleura, shapes
 from data.phantom.patient import Patient, Thorax, hemithorax
+from data.phantom.places import Rule
 from data.phantom.shapes import Occupancy
 
 LABELS = ("nodule", "consolidation", "pleural effusion", "cardiomegaly", "pneumothorax")
 NODULE, CONSOLIDATION, EFFUSION, CARDIOMEGALY, PNEUMOTHORAX = LABELS
 NORMAL_SHARE, TWO_SHARE = 0.30, 0.25  # of all patients; of those with findings
+ANYWHERE = Rule()
 
 
 @dataclasses.dataclass
@@ -37,8 +39,13 @@ def draw_labels(rng: np.random.Generator) -> tuple[str, ...]:
     return tuple(LABELS[i] for i in sorted(rng.permutation(len(LABELS))[:count]))
 
 
-def draw_lesions(thorax: Thorax, labels: tuple[str, ...], rng: np.random.Generator) -> list[Lesion]:
-    """Draws every finding of `labels` into the thorax, at most one a side beside the heart's."""
+def draw_lesions(
+    thorax: Thorax, labels: tuple[str, ...], rng: np.random.Generator, rule: Rule = ANYWHERE
+) -> list[Lesion]:
+    """Draws every finding of `labels` into the thorax, at most one a side beside the heart's.
+
+    With a rule that names the patient's other thorax, equal states of `rng` give equal lesions in both.
+    """
     side = str(rng.choice(["right", "left"]))
     lesions = []
     for label in labels:
@@ -46,9 +53,9 @@ def draw_lesions(thorax: Thorax, labels: tuple[str, ...], rng: np.random.Generat
             lesions.append(Lesion(label, "", thorax.heart))
             continue
         if label == NODULE:
-            lesion = nodules(thorax, side, rng)
+            lesion = nodules(thorax, side, rng, rule)
         elif label == CONSOLIDATION:
-            lesion = consolidation(thorax, side, rng)
+            lesion = consolidation(thorax, side, rng, rule)
         else:
             fill = pleura.effusion if label == EFFUSION else pleura.pneumothorax
             filled = fill(thorax, side, rng)
@@ -59,28 +66,32 @@ def draw_lesions(thorax: Thorax, labels: tuple[str, ...], rng: np.random.Generat
     return lesions
 
 
-def nodules(thorax: Thorax, side: str, rng: np.random.Generator) -> Lesion:
+def nodules(thorax: Thorax, side: str, rng: np.random.Generator, rule: Rule = ANYWHERE) -> Lesion:
     """One or two round lumps of 8 to 30 mm (at least 14 on an X-ray, where smaller ones are invisible)."""
     count = 2 if rng.random() < 0.2 else 1
     calcified = rng.random() < 0.12
-    smallest = 14.0 if thorax.patient.upright else 8.0
+    on_xray = thorax.patient.upright or rule.other is not None
+    smallest = 14.0 if on_xray else 8.0
     sizes = np.sort(smallest + (30.0 - smallest) * rng.beta(1.2, 1.6, count))[::-1]
     lung = hemithorax(thorax, side)
-    total, places = np.zeros_like(lung), []
+    total, taken = np.zeros_like(lung), []
     for diameter in sizes:
-        centre = clear_place(thorax, lung * (total == 0), diameter / 2 + 3, rng)
-        places.append(centre)
+        if rule == ANYWHERE:
+            centre = clear_place(thorax, lung * (total == 0), diameter / 2 + 3, rng)
+        else:
+            centre = places.nodule(thorax, side, diameter / 2 + 3, taken, rule, rng)
+        taken.append((centre, diameter / 2))
         ratios = np.append(rng.uniform(0.85, 1.0, 2), 1.0)  # the longest axis lies in the slice
         turn = rng.uniform(0, np.pi)
         c, s = np.cos(turn), np.sin(turn)
         axes = np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
-        if thorax.patient.upright:  # ... or in the plane of the X-ray
+        if on_xray:  # ... or in the plane of the X-ray
             axes = axes[:, [1, 0, 2]]
         window, lump = shapes.ellipsoid(thorax.inner, centre, axes, ratios * diameter / 2)
         value = rng.uniform(250, 500) if calcified else rng.uniform(20, 60)
         shapes.paint(thorax.hu_box[window], lump, value)
         total[window] = np.maximum(total[window], lump)
-    lobe, zone = lobe_at(thorax, side, places[0]), zone_of(thorax, total)
+    lobe, zone = lobe_at(thorax, side, taken[0][0]), zone_of(thorax, total)
     return Lesion(NODULE, side, total, float(sizes[0]), lobe=lobe, zone=zone, count=count, calcified=calcified)
 
 
@@ -117,19 +128,17 @@ def lobes(patient: Patient, side: str, z: np.ndarray, y: np.ndarray) -> dict[str
     return {"upper": np.minimum(oblique, flat), "middle": np.minimum(oblique, -flat), "lower": -oblique}
 
 
-def consolidation(thorax: Thorax, side: str, rng: np.random.Generator) -> Lesion:
+def consolidation(thorax: Thorax, side: str, rng: np.random.Generator, rule: Rule = ANYWHERE) -> Lesion:
     """A patch of filled airspace in one lobe: soft ragged border, sharp fissure, open bronchi."""
-    parts = lobes(thorax.patient, side, *thorax.inner.open()[:2])
-    lobe = str(rng.choice(list(parts)))
-    region = hemithorax(thorax, side) * shapes.step_up(parts[lobe], thorax.inner.step[0])
-    if thorax.patient.upright:  # an X-ray shows little of what lies behind heart and diaphragm
-        visible = (thorax.heart.max(1) < 0.1)[:, None] & (thorax.inner.z > thorax.dome.max() - 15)[:, None, None]
+    lobe = str(rng.choice(list(lobes(thorax.patient, side, *thorax.inner.open()[:2]))))
+    region = lobe_region(thorax, side, lobe)
+    if rule.other is None:
+        spots = np.argwhere((region * visible(thorax))[::2, ::2, ::2] > 0.9) * 2
+        spot = spots[rng.integers(len(spots))]
+        axes = (thorax.inner.z, thorax.inner.y, thorax.inner.x)
+        centre = np.array([axis[i] for axis, i in zip(axes, spot, strict=True)])
     else:
-        visible = True
-    spots = np.argwhere((region * visible)[::2, ::2, ::2] > 0.9) * 2
-    spot = spots[rng.integers(len(spots))]
-    axes = (thorax.inner.z, thorax.inner.y, thorax.inner.x)
-    centre = np.array([axis[i] for axis, i in zip(axes, spot, strict=True)])
+        centre = places.consolidation(thorax, lambda each: lobe_region(each, side, lobe) * visible(each), rule, rng)
     radii = rng.uniform(30, 55, 3) * (1.0, 0.9, 1.0)
     window = thorax.inner.window(tuple(centre - 1.4 * radii), tuple(centre + 1.4 * radii))
     z, y, x = ((a - c) / r for a, c, r in zip(thorax.inner.crop(window).open(), centre, radii, strict=True))
@@ -143,6 +152,19 @@ def consolidation(thorax: Thorax, side: str, rng: np.random.Generator) -> Lesion
     open_bronchi(thorax, total, centre, side, rng)
     zone = zone_of(thorax, total)
     return Lesion(CONSOLIDATION, side, total, extent(thorax, total), lobe=lobe, zone=zone)
+
+
+def lobe_region(thorax: Thorax, side: str, lobe: str) -> Occupancy:
+    """The part of the lung that is one lobe."""
+    parts = lobes(thorax.patient, side, *thorax.inner.open()[:2])
+    return hemithorax(thorax, side) * shapes.step_up(parts[lobe], thorax.inner.step[0])
+
+
+def visible(thorax: Thorax) -> np.ndarray | bool:
+    """Where an X-ray shows a patch: little of what lies behind heart and diaphragm. A CT shows it anywhere."""
+    if not thorax.patient.upright:
+        return True
+    return (thorax.heart.max(1) < 0.1)[:, None] & (thorax.inner.z > thorax.dome.max() - 15)[:, None, None]
 
 
 def zone_of(thorax: Thorax, occupancy: Occupancy) -> str:

@@ -1,9 +1,10 @@
 """The embedded set: a synthetic thorax with known findings, as a source of X-rays and CTs.
 
-Every patient is drawn from (seed, modality, number) alone and has one examination, so no patient
-has both an X-ray and a CT. Nothing is downloaded and nothing is licensed.
+Every patient is drawn from (seed, modality, number) alone and has one examination; those of `Options.both` alone
+have an X-ray and a CT. Nothing is downloaded and nothing is licensed.
 """
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -13,64 +14,119 @@ from data.phantom import anatomy, findings, grammar, radiograph, scanner
 from data.phantom import patient as patients
 from data.phantom.findings import CARDIOMEGALY, LABELS, PNEUMOTHORAX, Lesion
 from data.phantom.grammar import LANGUAGES
+from data.phantom.options import DEFAULT, Options
+from data.phantom.places import Rule
 from data.source import MODALITIES, Example, Row, Source
 
 VERSION = "1.0"
+BOTH = "both"  # marks the rows of a patient with an X-ray and a CT
 SPLIT_OF_TEN = ("train",) * 8 + ("val", "test")
 # Painted in this order, so that a small finding is not lost under a large one.
 PAINT_ORDER = ("cardiomegaly", "pleural effusion", "pneumothorax", "consolidation", "nodule")
 
 
-def source(*, xrays: int = 2800, cts: int = 1400, seed: int = 0, language: str = "en") -> Source:
+def source(
+    *, xrays: int = 2800, cts: int = 1400, seed: int = 0, language: str = "en", options: Options = DEFAULT
+) -> Source:
     """The phantom's patients as a source; the same arguments always give the same examples.
+
+    A patient does not change with the number of others, so sets of one seed share their first ones.
 
     Errors: `UserError` for a language without a grammar, or for negative or no counts.
     """
     if language not in LANGUAGES:
         raise UserError(f"phantom: language {language!r} is unknown; use one of {list(LANGUAGES)}")
-    if min(xrays, cts) < 0 or xrays + cts == 0:
+    if min(xrays, cts) < 0 or xrays + cts + options.both == 0:
         raise UserError(f"phantom: {xrays} X-rays and {cts} CTs make no set; ask for at least one")
     rows = []
-    for modality, count in zip(MODALITIES, (xrays, cts), strict=True):
+    limits = (options.train_xrays, options.train_cts)
+    for modality, count, limit in zip(MODALITIES, (xrays, cts), limits, strict=True):
+        splits = [options.split or SPLIT_OF_TEN[i % 10] for i in range(count)]
+        training = [i for i in range(count) if splits[i] == "train"]
+        left_out = set(training[limit:] if limit is not None else ())
         for i in range(count):
-            key = f"phantom-{modality}-{i:05d}"
-            info = (seed, i, language)
-            rows.append(Row(key, modality, SPLIT_OF_TEN[i % 10], len(rows) + 1, info))
-    settings = {"seed": seed, "xrays": xrays, "cts": cts, "language": language}
+            if i not in left_out:
+                key = f"phantom-{modality}-{i:05d}"
+                rows.append(Row(key, modality, splits[i], len(rows) + 1, (seed, i, language)))
+    for i in range(options.both):
+        for modality in MODALITIES:
+            key, split = f"{pair_name(i)}-{modality}", options.split or "test"
+            rows.append(Row(key, modality, split, len(rows) + 1, (seed, i, language, BOTH)))
+    settings = {"seed": seed, "xrays": xrays, "cts": cts, "language": language, **options.changed}
     sizes = {"film_pixels": radiograph.SIZE, "volume_shape": list(scanner.SHAPE)}
+    by_height = options.nodules == "by_height"
     return Source(
         labels=LABELS,
         prompts=grammar.prompts(language),
         rows=rows,
-        convert=convert,
+        convert=functools.partial(convert, by_height=True) if by_height else convert,
         annotations=frozenset({"organ_mask", "lesion_mask", "boxes"}),
         contract={"generator": f"phantom {VERSION}", **settings, **sizes},
     )
 
 
-def convert(row: Row) -> Example:
+def pair_name(number: int) -> str:
+    """The patient of an X-ray and a CT; their ids add the modality."""
+    return f"phantom-{BOTH}-{number:05d}"
+
+
+def convert(row: Row, *, by_height: bool = False) -> Example:
     """Draws the patient of a row and examines it: an example of the record contract, with its annotations."""
-    seed, number, language = row.info
-    upright = row.modality == "xray"
-    rng = np.random.default_rng([seed, MODALITIES.index(row.modality), number])
-    labels = findings.draw_labels(rng)
-    patient = patients.draw_patient(rng, upright=upright, enlarged=CARDIOMEGALY in labels)
+    seed, number, language, *paired = row.info
+    stream = [seed, len(MODALITIES) if paired else MODALITIES.index(row.modality), number]
     # Words come from their own stream: the language of a set does not change its pictures.
-    words = np.random.default_rng([seed, MODALITIES.index(row.modality), number, 1])
-    examine = xray if upright else ct
-    lesions, example = examine(patient, labels, rng)
+    words = np.random.default_rng([*stream, 1, MODALITIES.index(row.modality)] if paired else [*stream, 1])
+    if paired:
+        labels, lesions, example = examine_pair(row.modality, stream, by_height)
+    else:
+        rng = np.random.default_rng(stream)
+        labels = findings.draw_labels(rng)
+        upright = row.modality == "xray"
+        patient = patients.draw_patient(rng, upright=upright, enlarged=CARDIOMEGALY in labels)
+        lesions, example = (xray if upright else ct)(patient, labels, rng, Rule(by_height))
     ratio = heart_ratio(example["organ_mask"])
     report = grammar.write_report(lesions, modality=row.modality, heart_ratio=ratio, language=language, rng=words)
     known = np.array([name in labels for name in LABELS], np.float32)
-    return {"id": row.key, "patient": row.key, "report": report, "labels": known, **example}
+    owner = pair_name(number) if paired else row.key
+    return {"id": row.key, "patient": owner, "report": report, "labels": known, **example}
 
 
-def xray(patient: patients.Patient, labels: tuple[str, ...], rng: np.random.Generator) -> tuple[list[Lesion], Example]:
+def examine_pair(modality: str, stream: list[int], by_height: bool) -> tuple[tuple[str, ...], list[Lesion], Example]:
+    """One of the two examinations of a patient: findings, lesions and pictures.
+
+    Both thoraces are drawn for either of them: every place of a lesion must suit the patient who stands and the one
+    who lies. Each part has draws of its own, so that those of the pictures do not move those of the patient.
+    """
+
+    def draws(part: int) -> np.random.Generator:
+        return np.random.default_rng([*stream, 2, part])
+
+    labels = findings.draw_labels(draws(0))
+    standing, lying = (
+        patients.draw_patient(draws(1), upright=upright, enlarged=CARDIOMEGALY in labels) for upright in (True, False)
+    )
+    scan = scanner.draw_scan(lying, draws(2))
+    upright = anatomy.build(standing, radiograph.xray_grid(standing), draws(3))
+    supine = anatomy.build(lying, scanner.scan_grid(scan), draws(3))
+    own, other = (upright, supine) if modality == "xray" else (supine, upright)
+    lesions = findings.draw_lesions(own, labels, draws(4), Rule(by_height, other))
+    example = take_xray(own, lesions, draws(5)) if modality == "xray" else take_ct(own, lesions, scan, draws(6))
+    return labels, lesions, example
+
+
+def xray(
+    patient: patients.Patient, labels: tuple[str, ...], rng: np.random.Generator, rule: Rule = findings.ANYWHERE
+) -> tuple[list[Lesion], Example]:
     """Image, masks and boxes of an X-ray of the standing patient."""
     thorax = anatomy.build(patient, radiograph.xray_grid(patient), rng)
+    lesions = findings.draw_lesions(thorax, labels, rng, rule)
+    return lesions, take_xray(thorax, lesions, rng)
+
+
+def take_xray(thorax: patients.Thorax, lesions: list[Lesion], rng: np.random.Generator) -> Example:
+    """The X-ray of a thorax with its lesions."""
     lungs = {side: patients.hemithorax(thorax, side) for side in ("right", "left")}
-    lesions = findings.draw_lesions(thorax, labels, rng)
-    exposure = radiograph.draw_exposure(patient, rng)
+    exposure = radiograph.draw_exposure(thorax.patient, rng)
 
     def shadow(occupancy: np.ndarray, threshold_mm: float) -> np.ndarray:
         return radiograph.shadow(thorax, occupancy, exposure, threshold_mm)
@@ -83,21 +139,27 @@ def xray(patient: patients.Patient, labels: tuple[str, ...], rng: np.random.Gene
             # An X-ray shows the rim beyond the edge of the lung, not the air in front of it.
             mask &= ~shadow(lungs[lesion.side] - lesion.occupancy, 20)
         masks.append((lesion, mask))
-    image = radiograph.take_xray(thorax, exposure, rng)
-    return lesions, {"image": image, **annotations(organs, masks)}
+    return {"image": radiograph.take_xray(thorax, exposure, rng), **annotations(organs, masks)}
 
 
-def ct(patient: patients.Patient, labels: tuple[str, ...], rng: np.random.Generator) -> tuple[list[Lesion], Example]:
+def ct(
+    patient: patients.Patient, labels: tuple[str, ...], rng: np.random.Generator, rule: Rule = findings.ANYWHERE
+) -> tuple[list[Lesion], Example]:
     """Volume, spacing, masks and boxes of a scan of the patient, who lies on the back."""
     scan = scanner.draw_scan(patient, rng)
     thorax = anatomy.build(patient, scanner.scan_grid(scan), rng)
-    lungs = {side: patients.hemithorax(thorax, side) for side in ("right", "left")}
-    lesions = findings.draw_lesions(thorax, labels, rng)
-    organs = [scanner.scan_mask(thorax, organ, scan) for organ in (lungs["right"], lungs["left"], thorax.heart)]
+    lesions = findings.draw_lesions(thorax, labels, rng, rule)
+    return lesions, take_ct(thorax, lesions, scan, rng)
+
+
+def take_ct(thorax: patients.Thorax, lesions: list[Lesion], scan: scanner.Scan, rng: np.random.Generator) -> Example:
+    """The scan of a thorax with its lesions."""
+    lungs = (patients.hemithorax(thorax, side) for side in ("right", "left"))
+    organs = [scanner.scan_mask(thorax, organ, scan) for organ in (*lungs, thorax.heart)]
     masks = [(lesion, scanner.scan_mask(thorax, lesion.occupancy, scan)) for lesion in lesions]
     volume = scanner.take_scan(thorax, scan, rng)
     spacing = np.array(scan.spacing_mm, np.float32)
-    return lesions, {"volume": volume, "spacing_mm": spacing, **annotations(organs, masks)}
+    return {"volume": volume, "spacing_mm": spacing, **annotations(organs, masks)}
 
 
 def annotations(organs: list[np.ndarray], masks: list[tuple[Lesion, np.ndarray]]) -> dict[str, Any]:

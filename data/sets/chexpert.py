@@ -48,7 +48,7 @@ def read(root: Path, *, part: str, split: str, views: str, uncertain: str, each:
     left_out: collections.Counter = collections.Counter()
     item = functools.partial(_item, uncertain=uncertain)
     if part == "5x200":
-        return DatasetIndex([item(train[at], "test") for at in chosen], TASKS, counts, for_training=False)
+        return DatasetIndex([item(train[at], "test") for at in chosen], TASKS, counts)
     if split == "mgca":
         placed = mgca(len(train), chosen, val)
     else:

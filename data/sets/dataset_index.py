@@ -47,7 +47,6 @@ class DatasetIndex:
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # for the contract
     rejected: Sequence[Rejected] = ()
     leaks: bool = False  # the split has patients on two sides, as has the published code that it reproduces
-    for_training: bool = True
 
 
 def find(root: Path, *names: str) -> Path:

@@ -107,7 +107,6 @@ def source(
             "organs": list(index.organs),
         },
         rejected=tuple(sorted(rejected, key=lambda one: one.row)),
-        for_training=index.for_training,
         organs=index.organs or ORGANS,
     )
 

@@ -96,11 +96,11 @@ def done(toy, vit, patch, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("compare")
     patch.setattr(run_report, "_map", lambda *_: None)  # t-SNE and pictures of the runs' own pages
     patch.setattr(run_report, "EXAMPLES", 0)
-    count = runs._gflop
-    patch.setattr(runs, "_gflop", lambda run: count(run) if run.name == "clip" else 1.0)
+    count = runs.gflop
+    patch.setattr(runs, "gflop", lambda run: count(run) if run.name == "clip" else 1.0)
     compilation_cache.reset_cache()
     compare.run(config, workdir)
-    patch.setattr(runs, "_gflop", count)
+    patch.setattr(runs, "gflop", count)
     jax.config.update("jax_compilation_cache_dir", None)
     compilation_cache.reset_cache()
     config.base.compilations = ""
@@ -171,7 +171,7 @@ def test_a_second_call_trains_nothing(done, monkeypatch, capsys):
 
     monkeypatch.setattr(loop, "_train", never)
     monkeypatch.setattr(evaluator.Evaluator, "__call__", never)
-    monkeypatch.setattr(runs, "_gflop", lambda run: float(before[run.name, runs.GFLOP]["value"]))
+    monkeypatch.setattr(runs, "gflop", lambda run: float(before[run.name, runs.GFLOP]["value"]))
     compare.run(config, workdir)
     assert read(workdir) == before
     assert capsys.readouterr().out.count("nothing left to do") == 2
@@ -292,7 +292,7 @@ def test_seeds_are_averaged_and_their_spread_is_told(tmp_path, monkeypatch, caps
     config = configs.get_config()
     config.presets, config.seeds = "unimedi,xray_only", (0, 1)
     monkeypatch.setattr(loop, "run", lambda settings, folder: None)
-    monkeypatch.setattr(runs, "_gflop", lambda run: 12.34)
+    monkeypatch.setattr(runs, "gflop", lambda run: 12.34)
     for seed, value in ((0, 0.6), (1, 0.9)):
         both = interval("xray/zeroshot/macro", value) | interval("ct/probe/macro", value - 0.2)
         gap = {"gap/xray_ct/distance": value, "gap/images/separation": float("nan")}
@@ -321,7 +321,7 @@ def test_one_seed_keeps_its_bootstrap_and_a_system_without_reports_a_dash(tmp_pa
     config = configs.get_config()
     config.presets = "unimedi"
     monkeypatch.setattr(loop, "run", lambda settings, folder: None)
-    monkeypatch.setattr(runs, "_gflop", lambda run: 1.0)
+    monkeypatch.setattr(runs, "gflop", lambda run: 1.0)
     finished_run(tmp_path / "unimedi-0", interval("xray/probe/macro", 0.5))
     compare.run(config, tmp_path)
     row = table(tmp_path, capsys)["unimedi"]

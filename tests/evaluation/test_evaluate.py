@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from configs import evaluate as configs
+from data.build import dataset
 from data.errors import UserError
+from data.phantom import source as phantom
+from data.phantom.options import Options
 from unimedi_jax.evaluation import evaluate, results
 from unimedi_jax.input import records
 from unimedi_jax.report import published
@@ -46,6 +49,20 @@ def test_what_a_set_lacks_is_left_out_and_nothing_at_all_is_an_error(config, tmp
     config.tasks = "probe,bones"
     with pytest.raises(UserError, match=r"config\.tasks"):
         evaluate.run(config, tmp_path)
+
+
+def test_a_set_for_testing_alone_is_evaluated_but_for_what_it_needs_to_be_trained_on(config, tmp_path, caplog):
+    source = phantom.source(xrays=4, cts=3, seed=9, options=Options(split="test"))
+    dataset.build(source, tmp_path, "fresh", workers=1)
+    config.data, config.data_dir, config.tasks = "fresh", str(tmp_path), "probe,retrieve,slices"
+    with caplog.at_level("INFO", "unimedi_jax"):
+        evaluate.run(config, tmp_path)
+    with (tmp_path / "results.csv").open() as stream:
+        tasks = {row["task"] for row in csv.DictReader(stream)}
+    assert {"zero-shot", "report retrieval", "slices"} <= tasks
+    assert "linear probe" not in tasks
+    (line,) = [message for message in caplog.messages if "fresh, probe" in message]
+    assert "no X-ray or CT records for train" in line
 
 
 def test_a_measured_number_stands_beside_a_published_one_of_the_same_set_alone():

@@ -77,16 +77,23 @@ def planned(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[Ru
             f"for {tuple(config.seeds)}"
         )
     pairs = itertools.product(dict.fromkeys(config.seeds), names)
-    return [Run(name, seed, workdir / f"{name}-{seed}", _settings(config, name, seed)) for seed, name in pairs]
+    return [
+        Run(name, seed, workdir / f"{name}-{seed}", settings_of(config, name, seed, config.data))
+        for seed, name in pairs
+    ]
 
 
-def _settings(config: ml_collections.ConfigDict, name: str, seed: int) -> ml_collections.ConfigDict:
-    """What all share, with the changes of the preset."""
+def settings_of(config: ml_collections.ConfigDict, name: str, seed: int, data: str) -> ml_collections.ConfigDict:
+    """What all share, `config.base`, with the changes of a preset, or of several joined by a plus.
+
+    Raises:
+        UserError: the presets do not fit each other.
+    """
     settings = copy.deepcopy(config.base)
     try:
         for part in name.split("+"):
             presets.apply(settings, config.changes.get(part, {}))
-        settings.update(seed=seed, data=config.data, data_dir=config.data_dir)
+        settings.update(seed=seed, data=data, data_dir=config.data_dir)
     except (KeyError, TypeError) as error:
         raise UserError(f"config.presets: {name} does not fit config.base: {str(error).splitlines()[0]}") from error
     return settings
@@ -121,7 +128,7 @@ def costs(runs: Sequence[Run], task: str) -> list[results.Result]:
     """Seconds a step of every run, and for each preset the arithmetic of its compiled step of the whole batch."""
     rows, first = [], {run.name: run for run in reversed(runs)}
     for run in runs:
-        scalars = {SECONDS: _seconds(run)} | ({GFLOP: _gflop(run)} if run is first[run.name] else {})
+        scalars = {SECONDS: _seconds(run)} | ({GFLOP: gflop(run)} if run is first[run.name] else {})
         rows += _rows(run, task, {key: value for key, value in scalars.items() if not math.isnan(value)})
     return rows
 
@@ -130,7 +137,7 @@ def _rows(run: Run, task: str, scalars: dict[str, float]) -> list[results.Result
     return results.of(scalars, task=task, data=run.settings.data, modality="", encoder=run.name, seed=run.seed)
 
 
-def _gflop(run: Run) -> float:
+def gflop(run: Run) -> float:
     """10^9 floating-point operations of matrix products, as training compiles the step."""
     job = build_job(typed(PretrainConfig, run.settings), run.folder)
     rows = {name: count // job.mesh.size for name, count in job.batch.items()}

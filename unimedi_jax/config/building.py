@@ -29,6 +29,12 @@ class PhantomBuild(BuildConfig):
     cts: int = 1400
     seed: int = 0
     language: str = "en"  # of the reports, or "es"
+    # Of the X-rays and CTs that would train at most so many, the first ones; the other splits stay as they are.
+    train_xrays: int | None = None
+    train_cts: int | None = None
+    both: int = 0  # patients with an X-ray and a CT (one `patient` in both records), for testing alone, beside these
+    split: str = ""  # the split of all patients, such as "test"; empty: 8 of 10 train, 1 validates, 1 tests
+    nodules: str = "by_volume"  # where they lie in the lung; "by_height": as often in each depth layer that has room
 
 
 @dataclasses.dataclass(frozen=True)

@@ -200,6 +200,33 @@ class CompareConfig(AblateConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class ClaimsConfig:
+    """The paper's claims on the phantom: the models that test them, trained side by side, and a verdict for each."""
+
+    job: str = "claims"
+    data_dir: str = "records"
+    unimedi: str = "unimedi"  # the preset of configs/pretrain.py that stands for UniMedI
+    seeds: tuple[int, ...] = (0, 1, 2)
+    xrays: int = 2240  # that train in each set
+    # The sets that are trained on, by their training CTs, in this order; "phantom" is the embedded set.
+    sets: str = "1120,112,56,phantom"
+    plenty: int = 1120  # of these, the training CTs of the set that C2 to C4 are about
+    scarce: int = 112  # and of the one where C1 says that X-rays help
+    equal_flops: bool = True  # the cheaper models once more, with the steps that UniMedI's arithmetic buys
+    # Who is evaluated: fresh patients that validate, or with "test" those that `test_seed` draws, once for a workdir.
+    split: str = "val"
+    val_seed: int = 1
+    test_seed: int | None = None  # a seed never used before
+    patients: int = 1000  # of each modality that are evaluated
+    both: int = 300  # beside them, examined both ways
+    resamples: int = 2000  # of patients and seeds
+    rows: int = 32  # a device, when embedding
+    # What all share, as in --config.base.steps=300, and what each preset changes in it.
+    base: PretrainConfig = dataclasses.field(default_factory=PretrainConfig)
+    changes: dict[str, dict] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
 class CompileConfig:
     """The training step ahead of time, for TPU slices and GPUs that are not here."""
 

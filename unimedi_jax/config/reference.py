@@ -16,7 +16,7 @@ from unimedi_jax.config import building, jobs, objectives, pretraining
 
 _USE = (jobs.ExportConfig, jobs.EmbedConfig, jobs.InspectConfig, jobs.AuditConfig)
 _EVALUATE = (jobs.ProbeConfig, jobs.SegmentConfig, jobs.DetectConfig, jobs.RetrieveConfig, jobs.EvaluateConfig)
-_STUDY = (jobs.AblateConfig, jobs.CompareConfig, jobs.CompileConfig, jobs.BenchConfig)
+_STUDY = (jobs.AblateConfig, jobs.CompareConfig, jobs.ClaimsConfig, jobs.CompileConfig, jobs.BenchConfig)
 JOBS: dict[str, type] = {
     cls.job: cls for cls in (building.BuildConfig, pretraining.PretrainConfig, *_USE, *_EVALUATE, *_STUDY)
 }

@@ -40,7 +40,7 @@ def evaluate(trained: Pretrained, dataset: records.RecordSet, config: EvaluateCo
     # The volume alone scores its slices: whether they go in with it makes no difference here.
     embedder = features.Embedder.of(trained.model, trained.mesh, rows=config.rows, ct_slices=False)
     sampler = trained.sampler("ct", keep=("report", "labels", "lesion_mask"))
-    choosing = _lesions(dataset, "val" if dataset.size("ct", "val") else "train")
+    choosing = lesions(dataset, "val" if dataset.size("ct", "val") else "train")
     table = []
     for encoder in trials.encoders(config):
         part = features.embed(embedder, trained.encoder(encoder), dataset, sampler, "test")
@@ -57,7 +57,7 @@ def evaluate(trained: Pretrained, dataset: records.RecordSet, config: EvaluateCo
     return table
 
 
-def _lesions(dataset: records.RecordSet, split: str) -> slices.Lesions | None:
+def lesions(dataset: records.RecordSet, split: str) -> slices.Lesions | None:
     """Which slices of the CTs of a split hold which finding; None without CTs."""
     if not dataset.size("ct", split):
         return None

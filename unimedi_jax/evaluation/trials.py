@@ -57,5 +57,10 @@ def modalities(
     left = tuple(name for name in names if all(dataset.size(name, split) for split in splits))
     if not left:
         kind, where = asked or "X-ray or CT", f"{dataset.name} in {dataset.folder}"
-        raise UserError(f"the set {where} has no {kind} records in {tuple(splits)}")
+        missing = [split for split in splits if not any(dataset.size(name, split) for name in names)]
+        need = " and ".join(missing or splits)
+        raise UserError(
+            f"the set {where} has no {kind} records for {need}, which this evaluation needs: name another set with "
+            "config.data"
+        )
     return left

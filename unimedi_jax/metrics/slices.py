@@ -53,16 +53,29 @@ def hit_rate(
     rate is the mean over the same CTs of 1 - C(L - m, k) / C(L, k), m of L layers with lesion.
     Layers tied across the k-th place count by the chance of a random order among them.
     """
+    hits, lucky = cases(slice_scores, lesion, k)
+    touched = _touched_layers(np.asarray(lesion, bool), layers=slice_scores.shape[1])
+    some, full = touched.any(axis=1), touched.all(axis=1)
+    counts = (int(rows.sum()) for rows in (some & ~full, ~some, full))
+    interval = bootstrap.mean_interval(hits, resamples=resamples, seed=seed)
+    return HitRate(vectors.nan_mean(hits), vectors.nan_mean(lucky), *counts, *interval)
+
+
+def cases(
+    slice_scores: Scores, lesion: Bool[np.ndarray, "n slices"], k: int
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """`hit_rate` case by case: the hit (0, 1, or the chance of ties) and the chance of a random choice.
+
+    NaN for CTs with nothing to hit or nothing to miss.
+    """
     touched = _touched_layers(np.asarray(lesion, bool), layers=slice_scores.shape[1])
     if len(touched) != len(slice_scores):
         raise ValueError(f"{len(slice_scores)} rows of scores, {len(touched)} of lesions")
-    some, full = touched.any(axis=1), touched.all(axis=1)
-    keep = some & ~full
-    hits = chance.top_k_hit(np.asarray(slice_scores, np.float64)[keep], touched[keep], k)
-    lucky = chance.hit_probability(np.array(touched.shape[1]), touched[keep].sum(axis=1), np.array(k))
-    counts = (int(rows.sum()) for rows in (keep, ~some, full))
-    interval = bootstrap.mean_interval(hits, resamples=resamples, seed=seed)
-    return HitRate(vectors.nan_mean(hits), vectors.nan_mean(lucky), *counts, *interval)
+    rows = touched.any(axis=1) & ~touched.all(axis=1)
+    hits, lucky = np.full((2, len(touched)), np.nan)
+    hits[rows] = chance.top_k_hit(np.asarray(slice_scores, np.float64)[rows], touched[rows], k)
+    lucky[rows] = chance.hit_probability(np.array(touched.shape[1]), touched[rows].sum(axis=1), np.array(k))
+    return hits, lucky
 
 
 def by_finding(

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -176,6 +177,17 @@ def test_nothing_to_train_on_is_an_error(tmp_path, split):
     with pytest.raises(UserError, match=r"no row is left to train on.*bad_luck"):
         make(fake(convert=convert), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_source_without_training_rows_makes_a_set_for_evaluation(tmp_path):
+    source = fake()
+    rest = dataclasses.replace(source, rows=[row for row in source.rows if row.split != "train"])
+    assert (source.for_training, rest.for_training) == (True, False)
+    built = make(rest, tmp_path)
+    assert built.counts["xray"]["train"] == 0
+    assert built.counts["xray"]["test"] > 0
+    assert "configs/evaluate.py" in job.summary(built, for_training=rest.for_training)
+    assert "configs/pretrain.py" in job.summary(built)
 
 
 def test_a_split_or_modality_without_rows_is_absent(tmp_path):

@@ -269,6 +269,17 @@ def test_the_job_from_its_config(table, folder, capsys):
     assert not (folder / "out" / "strict").exists()
 
 
+def test_a_table_of_test_rows_makes_a_set_for_evaluation(table, folder, capsys):
+    row = {"modality": "xray", "report": "no nodule", "split": "test", "label:nodule": "0"}
+    table([{**row, "path": f"f{n}.png", "patient": f"p{n}"} for n in range(3)])
+    config = build_config.get_config("manifest")
+    config.update(source=str(folder / "films.csv"), data_dir=str(folder / "out"), name="exams", workers=1)
+    job.run(config, folder / "run")
+    contract = json.loads((folder / "out" / "exams" / "contract.json").read_text())
+    assert contract["splits"] == {"xray": {"train": 0, "val": 0, "test": 3}}
+    assert "configs/evaluate.py --config.checkpoint=RUN --config.data=exams" in capsys.readouterr().out
+
+
 def test_a_job_without_a_table_says_so(tmp_path):
     with pytest.raises(UserError, match=r"config\.source is empty"):
         job.run(build_config.get_config("manifest"), tmp_path)
