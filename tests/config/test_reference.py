@@ -115,7 +115,7 @@ def test_options_of_a_set_have_their_meaning():
     [
         ("optim.lr", ["optim.peak_lr", "optim.start_lr", "optim.end_lr"]),
         ("batch_size", ["batch.xray", "batch.ct"]),
-        ("model.slces", ["model.slices"]),
+        ("model.slces", ["model.slices", "model.scores"]),
         ("mask_ratio", ["objective.mask_ratio"]),
         ("stpes", ["steps"]),
         ("nothing.like_it", []),
