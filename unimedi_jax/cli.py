@@ -131,6 +131,10 @@ def _run(argv: Sequence[str]) -> None:
     config = _CONFIG.value
     if config.get("job") not in JOBS:
         raise UserError(f"the config's job is {config.get('job')!r}: one of {', '.join(JOBS)}")
+    if config.job == "build":  # the other jobs make their settings dataclasses, which checks them
+        from unimedi_jax.config import building, numbers
+
+        numbers.check_all(config.to_dict(), building.build_config(config.kind))
     _log_only_our_lines()
     threading.excepthook, sys.unraisablehook = _briefly(threading.excepthook), _briefly(sys.unraisablehook)
     _ensure_phantom(config)

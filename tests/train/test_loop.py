@@ -188,7 +188,8 @@ def test_a_loss_that_stays_up_sends_the_run_back_and_a_crash_does_not_change_whe
 
 
 def test_not_a_number_is_skipped_told_and_in_the_end_stops_the_run(config, tmp_path, caplog):
-    config.optim.peak_lr, config.guard.max_skipped, config.steps = float("nan"), 2, 6
+    config.optim.update(peak_lr=1e38, start_lr=1e38, end_lr=1e38, warmup_steps=0)
+    config.guard.max_skipped, config.steps = 2, 6
     with pytest.raises(UserError, match=r"step 2: 2 steps in a row were not finite"):
         loop.run(config, tmp_path / "nan")
     told = json.loads((tmp_path / "nan" / "incidents" / "2-skipped.json").read_text())

@@ -165,7 +165,7 @@ class DistributedConfig:
 class EvalsConfig:
     """Validation during the run."""
 
-    every: int = 5000  # steps
+    every: int = 5000  # steps; 0: none while the run trains
     network: str = "student"  # or "teacher"
     ct_slices: bool = True  # CTs as trained, with their chosen slices; False: the volume alone
     rows: int = 16  # a device, per batch

@@ -28,12 +28,17 @@ class Evaluator:
     slices: int  # k of the top-k
     has_joint_space: bool = True  # whether the network has learnt which report belongs to an image
 
+    def can_measure(self, split: str) -> bool:
+        """Whether the set has records of a split in any modality."""
+        return any(self.dataset.size(modality, split) for modality in self.samplers)
+
     def __call__(
         self, variables: PyTree, split: str, *, final: bool = False, examples: int = 0
     ) -> tuple[dict[str, float], dict[str, features.EmbeddedSplit]]:
         """Scalars without a prefix (`xray/zeroshot/macro`, ...) and the embeddings they come from.
 
-        `final` adds the linear probes, which embed the training patients too, and bootstrap intervals.
+        `final` adds the linear probes, which embed the training patients too, and bootstrap intervals. A split without
+        records gives nothing.
         """
         embedded = {}
         for modality in self.samplers:
@@ -55,7 +60,7 @@ class Evaluator:
                 scalars |= _named(f"{modality}/probe", auc.scalars(self._labels))
             if part.slice_scores is not None and self.slices:
                 scalars |= _named(f"{modality}/slices", self._slice_choice(part, val or train, resamples))
-        return scalars | _named("gap", _gaps(embedded)), embedded
+        return scalars | (_named("gap", _gaps(embedded)) if embedded else {}), embedded
 
     @property
     def _labels(self) -> list[str]:
