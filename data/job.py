@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from data import next_step
 from data.build import contracts, dataset, executors
 from data.checks import doctor, doctor_page
 from data.errors import OverBudgetError, UserError
@@ -42,9 +43,10 @@ def run(config: Any, workdir: Path) -> None:
 
 def ensure_phantom(data_dir: str | Path) -> None:
     """Builds the embedded phantom with its default settings under its default name, unless it is there."""
-    if (Path(data_dir) / PHANTOM_NAME / contracts.FILE).exists():
+    folder = Path(data_dir).expanduser()
+    if (folder / PHANTOM_NAME / contracts.FILE).exists():
         return
-    built = dataset.build(phantom.source(), Path(data_dir), PHANTOM_NAME)
+    built = dataset.build(phantom.source(), folder, PHANTOM_NAME)
     print(summary(built))
 
 
@@ -115,10 +117,7 @@ def _reports(report: Any, data_dir: Path, workdir: Path) -> public.Reports:
 
 
 def summary(built: dataset.Built, *, silent: bool = False) -> str:
-    """The counts as a table, the reasons of the rejects, where the set is and the next command.
-
-    A `silent` set has no reports: the next command is an evaluation.
-    """
+    """The counts as a table, the reasons of the rejects, where the set is and the next command (`next_step.lines`)."""
     lines = ["", f"{'accepted':<16}" + "".join(f"{split:>8}" for split in SPLITS)]
     for modality, counts in built.counts.items():
         lines.append(f"  {modality:<14}" + "".join(f"{counts[split]:>8}" for split in SPLITS))
@@ -133,9 +132,5 @@ def summary(built: dataset.Built, *, silent: bool = False) -> str:
     if built.rejected:
         lines.append(f"rows left out, with reasons: {built.folder / dataset.LEDGER}")
     lines.append(f"{'built' if built.made else 'already built'}: {built.folder}{os.sep}")
-    use = "evaluate.py --config.checkpoint=RUN" if silent else "pretrain.py:demo"
-    lines.append(
-        f"next: python main.py --config=configs/{use} "
-        f"--config.data={built.folder.name} --config.data_dir={built.folder.parent}"
-    )
+    lines += next_step.lines(built.folder, built.counts, silent=silent, made=built.made)
     return "\n".join(lines)

@@ -22,6 +22,7 @@ from data.errors import RESUMABLE, StoppedError, UserError
 
 # What a person mends outside the program: no room, no quota, no right to write.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+ROOT = pathlib.Path(__file__).resolve().parent.parent  # of main.py and configs/
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Job and settings: configs/<job>.py, with :arg where the job takes one."
 )
@@ -90,7 +91,7 @@ def _module(name: str) -> Any:
 def _ensure_phantom(config: Any) -> None:
     """Builds the embedded set the first time that the sets of a job name it."""
     job, data = config.job, config.get("data", "")
-    if job == "evaluate" and not data and not any(pathlib.Path(config.data_dir).glob("*/contract.json")):
+    if job == "evaluate" and not data and not any(pathlib.Path(config.data_dir).expanduser().glob("*/contract.json")):
         data = config.data = "phantom"
     if job == "bench" and config.what not in ("all", "input"):
         return
@@ -171,7 +172,7 @@ def _briefly(usual: Callable[[Any], Any]) -> Callable[[Any], None]:
 
 def _workdir() -> pathlib.Path:
     if _WORKDIR.value:
-        return pathlib.Path(_WORKDIR.value)
+        return pathlib.Path(_WORKDIR.value).expanduser()
     path, _, argument = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     name = pathlib.Path(path).stem + (f"-{argument}" if argument else "")
     return pathlib.Path("runs") / name.replace(",", "-").replace("=", "")
@@ -180,6 +181,7 @@ def _workdir() -> pathlib.Path:
 def _parse(argv: Sequence[str]) -> list[str]:
     wants_help = any(argument in ("--help", "-help", "-h") for argument in argv)
     argv = [argument for argument in argv if argument not in ("--help", "-help", "-h")]
+    argv = _config_of_the_project(argv)
     try:
         rest = flags.FLAGS(argv)
         config = flags.FLAGS.config and flags.FLAGS.config.to_dict()  # a missing file is noticed on first use
@@ -194,6 +196,15 @@ def _parse(argv: Sequence[str]) -> list[str]:
         print(_help(config))
         sys.exit()
     return rest
+
+
+def _config_of_the_project(argv: Sequence[str]) -> list[str]:
+    """The command line; a config file that is beside main.py and not in the working directory is named in full."""
+    name = _config_file(argv)
+    path = name.partition(":")[0]
+    if not path or pathlib.Path(path).exists() or not (ROOT / path).is_file():
+        return list(argv)
+    return [argument[: -len(name)] + str(ROOT / name) if argument.endswith(name) else argument for argument in argv]
 
 
 def _unknown_setting(argv: Sequence[str]) -> str:

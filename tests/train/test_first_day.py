@@ -1,6 +1,9 @@
 """What a newcomer's own folder meets: sets without val or test patients, starts that fail, plans of a run."""
 
+import contextlib
 import csv
+import dataclasses
+import json
 import logging
 import pathlib
 from collections.abc import Sequence
@@ -14,8 +17,11 @@ from data.errors import UserError
 from data.manifest import source as manifest
 from tests.conftest import once
 from tests.faults import config as toy
-from unimedi_jax import writers
-from unimedi_jax.train import loop
+from unimedi_jax import checkpoint, writers
+from unimedi_jax.config.pretraining import ModelConfig, PretrainConfig
+from unimedi_jax.config.typed import typed
+from unimedi_jax.train import dataset, loop, plan
+from unimedi_jax.train import job as jobs
 
 
 def films(data_dir: pathlib.Path, name: str, splits: Sequence[str], *, pictures: int = 1) -> building.Built:
@@ -41,6 +47,7 @@ def films_dir() -> pathlib.Path:
         films(data_dir, "notest", ["train"] * 8 + ["val"] * 4)
         films(data_dir, "trainonly", ["train"] * 8)
         films(data_dir, "one_each", ["train"] * 8 + ["val", "test"])
+        films(data_dir, "studies", ["train"] * 4, pictures=2)
 
     return once("films", make)
 
@@ -100,3 +107,65 @@ def test_a_number_without_meaning_is_one_sentence_that_names_its_setting(config,
     with pytest.raises(UserError, match=rf"config\.{name}=.*allowed"):
         loop.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_start_that_fails_before_its_first_step_does_not_bind_the_corrected_command(config, tmp_path, monkeypatch):
+    config.data, workdir = "trainonly", tmp_path / "run"
+    wrong = config.copy_and_resolve_references()
+    wrong.data, wrong.model.slices, wrong.batch.ct = "one_each", 1, 1  # there are no CTs
+    with pytest.raises(UserError, match="no training ct records"):
+        loop.run(wrong, workdir)
+    first = (workdir / "tokenizer" / "tokenizer.json").read_bytes()
+    job = jobs.build_job(typed(PretrainConfig, config), workdir)
+    assert job.saved_config["data"] == "trainonly"
+    assert json.loads((workdir / "config.json").read_text())["model"]["slices"] == config.model.slices
+    ours = dataset.open_sets("trainonly", config.data_dir)[0][0].folder / "tokenizer" / "tokenizer.json"
+    assert (workdir / "tokenizer" / "tokenizer.json").read_bytes() == ours.read_bytes() != first
+    # What has saved a state, be it damaged by now, is not written over.
+    (workdir / "checkpoints" / "2.damaged").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds a run with other settings"):
+        jobs.build_job(typed(PretrainConfig, wrong), workdir)
+
+
+def test_a_start_beside_a_run_that_has_saved_nothing_yet_is_refused(config, tmp_path) -> None:
+    config.data = "trainonly"
+    with checkpoint.Checkpoints(tmp_path), pytest.raises(UserError, match="another process trains in"):
+        jobs.build_job(typed(PretrainConfig, config), tmp_path)
+
+
+def test_sets_say_which_pictures_belong_together_and_batches_pass_it_on(config, films_dir, tmp_path) -> None:
+    assert "pictures_sharing_a_report" not in dataset.open_sets("trainonly", films_dir)[0][0].contract
+    assert dataset.open_sets("studies", films_dir)[0][0].contract["pictures_sharing_a_report"] == 8
+
+    def batch(name: str, group_studies: bool = True) -> dict:
+        config.data, config.input.group_studies, config.batch.xray = name, group_studies, 4
+        with contextlib.closing(jobs.open_batches(jobs.build_job(typed(PretrainConfig, config), tmp_path))) as batches:
+            return next(batches)["xray"]
+
+    whole = batch("studies")
+    reports = [bytes(text) for text in whole["text"]]
+    same_report = np.array([[one == other for other in reports] for one in reports])
+    assert same_report.sum() == 16, "the four patients have two films each"
+    np.testing.assert_array_equal(whole["study"][:, None] == whole["study"][None], same_report)
+    assert whole["study"].dtype == np.int32
+    assert "study" not in batch("studies", group_studies=False)
+    assert "study" not in batch("trainonly")
+
+
+def test_the_plan_of_a_run_is_in_the_log_before_its_first_step(config, tmp_path, caplog) -> None:
+    config.data, config.steps, config.batch.xray = "trainonly", 20, 6
+    job = jobs.build_job(typed(PretrainConfig, config), tmp_path)
+    with caplog.at_level(logging.INFO):
+        plan.announce(job)
+    assert "2 x cpu, float32, 20 steps of 12 X-rays of 8 (30.0 epochs)" in caplog.text
+    assert "every batch of 12 X-rays repeats records, as there are 8" in caplog.text
+    assert "on a CPU" not in caplog.text
+    assert plan.repeats({"xray": 8}, {"xray": 8, "ct": 0}) == []
+    full = dataclasses.replace(job, config=dataclasses.replace(job.config, model=ModelConfig(vision_size="B")))
+    with caplog.at_level(logging.INFO):
+        plan.announce(full)
+    assert "ViT-B on a CPU: configs/pretrain.py:demo is the small run" in caplog.text
+    assert plan.time_left(job, 18.0, 10).startswith("about 3 min left, at the 18.00 s a step")
+    slow = plan.time_left(job, 18_000.0, 10)
+    assert slow.startswith("about 50.0 h left")
+    assert "configs/pretrain.py:demo" in slow

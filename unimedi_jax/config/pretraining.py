@@ -33,6 +33,8 @@ class InputConfig:
     crop_shift: int = 16  # pixels by which the crop may leave the centre: here, anywhere
     ct_shift: tuple[int, int, int] = (0, 0, 0)  # voxels of the record's grid by which a CT may move
     shuffle_sentences: bool = False  # PRIOR's augmentation of reports
+    # Pictures of one patient under one report are no negatives of each other, in sets that hold such pictures.
+    group_studies: bool = True
     threads: int = 4  # that read records and batch them
     # Processes that do so instead of threads, where the device is so fast that threads would hold up its program;
     # -1: none beside a CPU, four a device of a host beside GPUs and TPUs, of at most half its cores.

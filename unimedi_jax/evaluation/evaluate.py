@@ -103,7 +103,7 @@ TASKS = {
 
 def sets(data_dir: str | pathlib.Path) -> list[str]:
     """Names of the built sets of a folder."""
-    names = sorted(path.parent.name for path in pathlib.Path(data_dir).glob("*/contract.json"))
+    names = sorted(path.parent.name for path in pathlib.Path(data_dir).expanduser().glob("*/contract.json"))
     return [name for name in names if not name.startswith(".")]
 
 

@@ -1,6 +1,7 @@
 """From a record to one sample of a batch. Augmentation moves and crops; it never mirrors: reports name sides."""
 
 import dataclasses
+import hashlib
 import math
 import re
 from typing import Any
@@ -72,9 +73,15 @@ def shuffle_sentences(report: str, rng: np.random.Generator) -> str:
     return " ".join(sentences[i] for i in rng.permutation(len(sentences)))
 
 
+def study(patient: str, report: str) -> np.int32:
+    """A number that the pictures of one patient under one report share; others share it once in four billion pairs."""
+    digest = hashlib.blake2b(f"{patient}\0{report}".encode(), digest_size=4).digest()
+    return np.frombuffer(digest, "<i4")[0]
+
+
 @dataclasses.dataclass(frozen=True)
 class ToSample:
-    """Record to sample: `tokens` (n, v), `text` (l,) int32, `text_mask` (l,) bool, `id`.
+    """Record to sample: `tokens` (n, v), `text` (l,) int32, `text_mask` (l,) bool, `id`, with `grouped` `study` int32.
 
     Called with a generator it augments, without one it takes the centre. `keep` names further fields of the record that
     travel along untouched (evaluation: labels, masks).
@@ -91,6 +98,7 @@ class ToSample:
     crop_shift: int = 16  # X-rays: pixels by which the cut may leave the centre
     shift: tuple[int, int, int] = (0, 0, 0)  # CTs: voxels of the record's grid
     shuffle: bool = False  # sentences of reports
+    grouped: bool = False  # tell which pictures belong together
     keep: tuple[str, ...] = ()
 
     @classmethod
@@ -120,4 +128,6 @@ class ToSample:
         text, mask = tokenizer.encode(self.reports, [report], self.length)
         sample = {"tokens": np.ascontiguousarray(tokens), "text": text[0], "text_mask": mask[0]}
         sample["id"] = records.text(record["id"])
+        if self.grouped:
+            sample["study"] = study(records.text(record["patient"]), records.text(record["report"]))
         return sample | {name: record[name] for name in self.keep if name in record}

@@ -86,7 +86,9 @@ class Objective(settings.PRIOR, base.Objective):
     def forward(self, student: UniMedI, teacher: UniMedI, batch: Batch, state: PyTree, step: Step) -> base.LossTerms:
         """Image against report over the batch, then each sample's regions against its sentences."""
         pairs = common.encode_pairs(student, batch)
-        contrasted = losses.contrastive(pairs.z_image, pairs.z_text, 1 / student.head["scale"]()).mean(axis=0)
+        contrasted = losses.contrastive(
+            pairs.z_image, pairs.z_text, 1 / student.head["scale"](), common.studies(batch)
+        ).mean(axis=0)
         rows, real = runs(pairs.reports.words, inner(common.reports(batch)[1]), self.sentences)
         rows, present = common.by_modality(rows, batch), common.by_modality(real, batch)
         keys = common.keys(student.make_rng("draws"), "xray", "ct")

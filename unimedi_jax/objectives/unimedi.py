@@ -146,7 +146,7 @@ class Objective(settings.UniMedI, base.Objective):
         """L_vl over all samples of the batch, CTs' and X-rays' reports being negatives of each other."""
         z_image, z_text = student.project(cls, reports, True)
         chunk = self.contrastive_chunk
-        same = losses.same_report(*common.reports(batch), chunk) if self.identical_reports else None
+        same = losses.same_report(*common.reports(batch), chunk) if self.identical_reports else common.studies(batch)
         each = losses.contrastive(z_image, z_text, self.temperature, same, chunk).mean(axis=0)
         return common.by_modality(each, batch)
 

@@ -1,5 +1,6 @@
 """What a run is trained on: its sets, the tokenizer of their reports, and the batches of this host."""
 
+import dataclasses
 import logging
 import math
 import pathlib
@@ -96,9 +97,11 @@ def check_ids(objective: Any, reports: Any) -> None:
         )
 
 
-def samplers(config: PretrainConfig, reports: Any) -> dict[str, transforms.ToSample]:
-    """How each modality's records become samples, by the config of a run."""
-    return {name: transforms.ToSample.of(name, reports, config.input, config.model) for name in pipeline.MODALITIES}
+def samplers(config: PretrainConfig, reports: Any, sets: Sets = ()) -> dict[str, transforms.ToSample]:
+    """How each modality's records become samples, by the config of a run and by what its sets say of their pictures."""
+    grouped = config.input.group_studies and any(one.contract.get(contract.SHARING) for one, _ in sets)
+    made = {name: transforms.ToSample.of(name, reports, config.input, config.model) for name in pipeline.MODALITIES}
+    return {name: dataclasses.replace(sampler, grouped=grouped) for name, sampler in made.items()}
 
 
 def reader_processes(asked: int, batch: int) -> int:

@@ -21,7 +21,7 @@ from unimedi_jax.config.typed import typed
 from unimedi_jax.evaluation import evaluator
 from unimedi_jax.input import pipeline
 from unimedi_jax.train import job as jobs
-from unimedi_jax.train import run_report, signals
+from unimedi_jax.train import plan, run_report, signals
 from unimedi_jax.train import state as states
 from unimedi_jax.train.job import TrainingJob
 from unimedi_jax.train.loss_monitor import LossMonitor, LossSpike, StepResult, host_values, record_ids
@@ -61,6 +61,7 @@ def _run(config: PretrainConfig, workdir: pathlib.Path, stopping: signals.Signal
             return
         evaluate = jobs.build_evaluator(job)
         _warn_of_missing_splits(evaluate)
+        plan.announce(job)
         with writers.Writer(workdir, resume_step=first, active=primary) as writer:
             running = _Running(job, batches, checkpoints, writer, evaluate, stopping)
             while True:
@@ -192,7 +193,11 @@ def _train(running: _Running, state: states.TrainState, monitor: LossMonitor, *,
             jax.block_until_ready(metrics)
             LOG.info("first step after %.0f s, compilation included", time.perf_counter() - started)
             speed.restart(step)
+            compiled = time.perf_counter()
             stopping.mark_dirty()
+        if step == first + 1 + plan.MEASURED < config.steps:
+            jax.block_until_ready(metrics)
+            LOG.info("%s", plan.time_left(job, (time.perf_counter() - compiled) / plan.MEASURED, step))
         checkpoints.check()
         stop_now = stopping.requested(job.mesh)
         if due(step) or stop_now or step == config.steps or step % config.checkpoint.every == 0:

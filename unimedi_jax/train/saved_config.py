@@ -3,6 +3,7 @@
 import json
 import logging
 import pathlib
+import shutil
 from typing import Any
 
 from data import contract, pages
@@ -16,6 +17,13 @@ _CHUNKS = ("objective.contrastive_chunk", "objective.local_chunk")
 _READING = ("input.report_buckets", "input.threads", "input.processes")
 # The run keeps the global batch that it began with on any number of devices.
 FREE = {*_RUN, *_DEVICES, *_CHUNKS, *_READING, "global_batch"}
+
+
+def forget_start(workdir: pathlib.Path) -> None:
+    """Removes what a start leaves that failed before it saved anything: it must not bind the corrected command."""
+    for name in ("config.json", "init.json"):
+        (workdir / name).unlink(missing_ok=True)
+    shutil.rmtree(workdir / "tokenizer", ignore_errors=True)
 
 
 def keep(config: dict[str, Any], workdir: pathlib.Path, *, force: bool) -> dict[str, Any]:
