@@ -41,12 +41,15 @@ JOBS = {
     "segment": "Segmentation with a trained encoder.",
     "detect": "Detection with a trained encoder.",
     "retrieve": "Retrieval and zero-shot classification.",
-    "evaluate": "Every evaluation that the data allow, on one page.",
+    "evaluate": "The evaluations that the data allow, on one page.",
     "ablate": "Several pre-training presets on the same data, and their table.",
     "compare": "UniMedI beside the systems it is compared with: trained alike, and their table.",
     "compile": "The training step ahead of time, for TPU slices and GPUs that are not here.",
     "bench": "Measures step, input, checkpoint, compile and build.",
 }
+
+
+OF_A_CHECKPOINT = ("probe", "segment", "detect", "retrieve", "evaluate")  # jobs whose results are those of one
 
 
 def _module(name: str) -> Any:
@@ -132,10 +135,9 @@ def _run(argv: Sequence[str]) -> None:
     config = _CONFIG.value
     if config.get("job") not in JOBS:
         raise UserError(f"the config's job is {config.get('job')!r}: one of {', '.join(JOBS)}")
-    if config.job == "build":  # the other jobs make their settings dataclasses, which checks them
-        from unimedi_jax.config import building, numbers
+    from unimedi_jax.config import numbers, reference
 
-        numbers.check_all(config.to_dict(), building.build_config(config.kind))
+    numbers.check_all(config.to_dict(), reference.defaults(config.to_dict()))
     _log_only_our_lines()
     threading.excepthook, sys.unraisablehook = _briefly(threading.excepthook), _briefly(sys.unraisablehook)
     _ensure_phantom(config)
@@ -175,6 +177,8 @@ def _workdir() -> pathlib.Path:
         return pathlib.Path(_WORKDIR.value).expanduser()
     path, _, argument = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     name = pathlib.Path(path).stem + (f"-{argument}" if argument else "")
+    if _CONFIG.value.job in OF_A_CHECKPOINT:
+        name += "-{checkpoint}"  # its name and step, which the job puts in: no two share a folder
     return pathlib.Path("runs") / name.replace(",", "-").replace("=", "")
 
 

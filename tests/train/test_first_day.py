@@ -18,7 +18,7 @@ from data.manifest import source as manifest
 from tests.conftest import once
 from tests.faults import config as toy
 from unimedi_jax import checkpoint, writers
-from unimedi_jax.config.pretraining import ModelConfig, PretrainConfig
+from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.config.typed import typed
 from unimedi_jax.train import dataset, loop, plan
 from unimedi_jax.train import job as jobs
@@ -32,7 +32,7 @@ def films(data_dir: pathlib.Path, name: str, splits: Sequence[str], *, pictures:
         for view in range(pictures):
             path = f"{patient}-{view}.png"
             cv2.imwrite(str(folder / path), rng.integers(0, 255, (80, 70), np.uint8))
-            report = f"Case {patient}: there is an opacity in the left lung."
+            report = f"Case {patient} of {name}: there is an opacity in the left lung."
             rows.append([path, "xray", report, f"P{patient}", split, patient % 2])
     with (folder / "rows.csv").open("w", newline="") as stream:
         csv.writer(stream).writerows([["path", "modality", "report", "patient", "split", "label:opacity"], *rows])
@@ -161,7 +161,8 @@ def test_the_plan_of_a_run_is_in_the_log_before_its_first_step(config, tmp_path,
     assert "every batch of 12 X-rays repeats records, as there are 8" in caplog.text
     assert "on a CPU" not in caplog.text
     assert plan.repeats({"xray": 8}, {"xray": 8, "ct": 0}) == []
-    full = dataclasses.replace(job, config=dataclasses.replace(job.config, model=ModelConfig(vision_size="B")))
+    model = dataclasses.replace(job.config.model, vision_size="B")
+    full = dataclasses.replace(job, config=dataclasses.replace(job.config, model=model))
     with caplog.at_level(logging.INFO):
         plan.announce(full)
     assert "ViT-B on a CPU: configs/pretrain.py:demo is the small run" in caplog.text

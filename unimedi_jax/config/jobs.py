@@ -148,11 +148,11 @@ class DetectConfig(DetectTask, DownstreamConfig):
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig(DownstreamConfig):
-    """Every evaluation that a data folder allows, on one page."""
+    """The evaluations that a data folder allows, on one page."""
 
     job: str = "evaluate"
     data: str = ""  # built sets, comma-separated; empty: all of the folder
-    tasks: str = "probe,retrieve,slices,segment,detect"
+    tasks: str = "probe,retrieve,slices"  # minutes; and "segment", "detect", which train decoders for hours
     shares: tuple[float, ...] = (0.01, 0.1, 1.0)  # of the training patients, linear probe
     seeds: tuple[int, ...] = (0, 1, 2)
     ct_slices: bool | None = None  # CTs with their chosen slices, or by the volume alone; None: as in the run

@@ -1,5 +1,6 @@
 """Numbers that mean nothing as settings: they are refused before anything is computed with them."""
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -60,10 +61,13 @@ def check(cls: type, name: str, value: Any, where: str) -> None:
 
 
 def check_all(values: Mapping[str, Any], like: Any, where: str = "config") -> None:
-    """`check` for the plain values of a section that has the fields of the dataclass instance `like`, and below."""
+    """`check` for the plain values of a section that has the fields of the dataclass instance `like`, and below.
+
+    Sections that belong to no dataclass are left out, and so are objectives: they are checked when they are made.
+    """
     for name, value in values.items():
         inner = getattr(like, name, None)
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and dataclasses.is_dataclass(inner) and name != "objective":
             check_all(value, inner, f"{where}.{name}")
-        else:
+        elif not isinstance(value, Mapping):
             check(type(like), name, value, f"{where}.{name}")
