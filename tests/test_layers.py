@@ -19,7 +19,7 @@ LAYERS = (
     ("typing", "trees", "patches", "placement", "mean"),
     ("config",),
     ("losses", "selection", "metrics", "models", "flops", "hlo", "input"),
-    ("optim", "sharding", "hosts", "compile_cache", "fingerprint", "integrity", "checkpoint", "writers"),
+    ("optim", "sharding", "hosts", "machine", "compile_cache", "fingerprint", "integrity", "checkpoint", "writers"),
     ("objectives",),
     ("train.state",),
     ("convert",),

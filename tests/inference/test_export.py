@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
@@ -176,12 +177,20 @@ def test_a_failed_check_leaves_nothing(trained, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_without_torch_it_says_that_it_did_not_check(trained, tmp_path, monkeypatch):
+def test_without_torch_it_says_that_it_did_not_check(trained, tmp_path, monkeypatch, capsys):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else find(name))
     export.write(trained, tmp_path / "export")
     assert json.loads((tmp_path / "export" / "parity.json").read_text())["checked"] is False
-    assert "not compared with PyTorch" in (tmp_path / "export" / "README.md").read_text()
+    card_text = (tmp_path / "export" / "README.md").read_text()
+    assert "not compared with PyTorch" in card_text
+    assert "To check it: pip install torch, then python main.py" in card_text
+    monkeypatch.setattr(pretrained, "load", lambda *_: trained)
+    out = str(tmp_path / "again")
+    export.run(types.SimpleNamespace(checkpoint="runs/mine", network="student", out=out, rgb=False, onnx=False))
+    printed = capsys.readouterr().out
+    assert "warning: not compared with PyTorch, as torch is not installed. To check it: pip install torch" in printed
+    assert f"--config.checkpoint={out} --config.out={out}-checked" in printed
     with pytest.raises(UserError, match=r"config.onnx=True takes torch"):
         export.write(trained, tmp_path / "other", onnx=True)
 

@@ -48,7 +48,9 @@ def undisturbed(records_dir, tmp_path_factory):
 
 def test_run_folder_has_what_the_contract_says(undisturbed):
     workdir, config = undisturbed
-    assert json.loads((workdir / "config.json").read_text())["steps"] == config.steps
+    saved = json.loads((workdir / "config.json").read_text())
+    assert saved["steps"] == config.steps
+    assert saved["machine"]["device"] == "cpu"
     assert (workdir / "tokenizer" / "tokenizer.json").exists()
     assert (workdir / "report" / "index.html").exists()
     assert list((workdir / "tensorboard").iterdir())

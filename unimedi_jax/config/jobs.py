@@ -20,6 +20,7 @@ class AuditConfig:
     job: str = "audit"
     path: str = ""  # a run's workdir, a set's folder, an export
     source: str = ""  # the CSV that the set was built from
+    reports: bool = False  # search the records' report fields, where report text belongs, for report text too
 
 
 @dataclasses.dataclass(frozen=True)

@@ -103,7 +103,7 @@ def _results(metrics: Sequence[Line]) -> list[str]:
 
 def _agreement(parity: Mapping[str, Any]) -> str:
     if not parity["checked"]:
-        return f"not compared with PyTorch ({parity['why']})"
+        return f"not compared with PyTorch ({parity['why']}). To check it: {parity['how']}"
     worst = max(parity["max_abs_difference"].values())
     return f"PyTorch against JAX layer by layer, at most {worst:.1e} apart"
 

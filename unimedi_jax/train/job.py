@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from data.errors import UserError
-from unimedi_jax import checkpoint, flops, hosts, objectives, optim, sharding
+from unimedi_jax import checkpoint, flops, hosts, machine, objectives, optim, sharding
 from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.evaluation import evaluator
 from unimedi_jax.inference import features, start
@@ -120,12 +120,14 @@ def build_job(config: PretrainConfig, workdir: pathlib.Path) -> TrainingJob:
     sets = dataset.open_sets(config.data, config.data_dir)
     mesh = sharding.make_mesh(**vars(config.mesh))
     plain = json.loads(json.dumps(dataclasses.asdict(config)))
+    plain["machine"] = here = machine.describe(mesh)
     plain["global_batch"] = {name: rows * mesh.size for name, rows in plain["batch"].items()}
     with hosts.primary_first("config.json is there"):
         if jax.process_index() == 0 and not checkpoint.started(workdir):
             checkpoint.check_idle(workdir)
             saved_config.forget_start(workdir)
         plain = saved_config.keep(plain, workdir, force=config.resume.force)
+    machine.warn_of_another(plain.get("machine", {}), here)
     batch = plain["global_batch"]
     _check_batch(config, batch, mesh.size)
     with hosts.primary_first("the tokenizer is there"):

@@ -16,7 +16,7 @@ _DEVICES = ("mesh", "sharding", "distributed", "accumulate", "model.attention", 
 _CHUNKS = ("objective.contrastive_chunk", "objective.local_chunk")
 _READING = ("input.report_buckets", "input.threads", "input.processes")
 # The run keeps the global batch that it began with on any number of devices.
-FREE = {*_RUN, *_DEVICES, *_CHUNKS, *_READING, "global_batch"}
+FREE = {*_RUN, *_DEVICES, *_CHUNKS, *_READING, "global_batch", "machine"}
 
 
 def forget_start(workdir: pathlib.Path) -> None:
