@@ -57,4 +57,5 @@ class Source:
     contract: dict[str, Any] = dataclasses.field(default_factory=dict)  # source-specific preprocessing facts
     rejected: tuple[Rejected, ...] = ()  # rows that are left out before any pixel is read
     organs: tuple[str, ...] = ORGANS  # what 1, 2, ... mean in `organ_mask`
+    salt: str = ""  # of the hashes that tell members of sets
     for_training: bool = True  # False: only for evaluation, such as CheXpert 5x200

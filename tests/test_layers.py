@@ -9,7 +9,16 @@ ROOT = pathlib.Path(__file__).parent.parent
 HOUSE = "unimedi_jax"
 # Low to high. A module may import from its own line and from those above it.
 LAYERS = (
-    ("data.errors", "data.progress", "data.source", "data.reasons", "data.contract", "data.pages", "data.next_step"),
+    (
+        "data.errors",
+        "data.progress",
+        "data.source",
+        "data.reasons",
+        "data.contract",
+        "data.pages",
+        "data.members",
+        "data.next_step",
+    ),
     ("data.readers", "data.reports"),
     ("data.manifest", "data.phantom"),
     ("data.sets",),

@@ -22,7 +22,8 @@ class BuildStatistics:
     # Training pictures by patient and report, as hashes.
     studies: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     _digests: dict[tuple[str, str], Any] = dataclasses.field(default_factory=dict)
-    _images: dict[bytes, set[str]] = dataclasses.field(default_factory=dict)  # hash -> splits
+    pictures: dict[bytes, set[str]] = dataclasses.field(default_factory=dict)  # hash -> splits
+    patients: dict[str, set[str]] = dataclasses.field(default_factory=dict)  # as the records name them -> splits
 
     def add(self, modality: str, split: str, example: Example, notes: Iterable[str] = ()) -> None:
         """Adds an accepted row: `example` as it will be stored."""
@@ -35,7 +36,8 @@ class BuildStatistics:
             array = np.frombuffer(value.encode(), np.uint8) if isinstance(value, str) else np.asarray(value)
             digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
             digest.update(array.tobytes())
-        self._images.setdefault(image_key(example), set()).add(split)
+        self.pictures.setdefault(image_key(example), set()).add(split)
+        self.patients.setdefault(example["patient"], set()).add(split)
         if split == "train":
             self.reports.add(example["report"])
             if example["report"]:
@@ -48,7 +50,7 @@ class BuildStatistics:
 
     def leaked(self) -> int:
         """How many images are, pixel by pixel, in more than one split."""
-        return sum(len(splits) > 1 for splits in self._images.values())
+        return sum(len(splits) > 1 for splits in self.pictures.values())
 
     def sharing_a_report(self) -> int:
         """How many training pictures are of the same patient, under the same report, as another."""

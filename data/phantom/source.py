@@ -45,6 +45,7 @@ def source(*, xrays: int = 2800, cts: int = 1400, seed: int = 0, language: str =
         convert=convert,
         annotations=frozenset({"organ_mask", "lesion_mask", "boxes"}),
         contract={"generator": f"phantom {VERSION}", **settings, **sizes},
+        salt=f"phantom {VERSION}, seed {seed}",  # the first patient of another seed is another one
     )
 
 

@@ -15,6 +15,7 @@ import pytest
 import safetensors.torch
 from jax import numpy as jnp
 
+from data import members
 from data.errors import UserError
 from data.readers import volumes, xrays
 from unimedi_jax import objectives, patches, trees
@@ -200,6 +201,7 @@ def test_out_and_in_again_changes_no_bit(trained, exported, tmp_path):
     assert same_bits(back.variables, trained.variables)
     assert back.config == card.shareable(trained.config)
     assert (back.contracts, back.step) == (trained.contracts, trained.step)
+    assert members.read(exported) == members.read(trained.path) is not None
     export.write(back, tmp_path / "again")
     for name in ("unimedi.safetensors", "vision_2d.safetensors", "report/model.safetensors", "unimedi.json"):
         assert (tmp_path / "again" / name).read_bytes() == (exported / name).read_bytes()

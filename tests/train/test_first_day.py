@@ -6,20 +6,25 @@ import dataclasses
 import json
 import logging
 import pathlib
+import types
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 import pytest
 
+from data import members
 from data.build import dataset as building
 from data.errors import UserError
 from data.manifest import source as manifest
 from tests.conftest import once
 from tests.faults import config as toy
 from unimedi_jax import checkpoint, writers
+from unimedi_jax.config.jobs import DownstreamConfig
 from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.config.typed import typed
+from unimedi_jax.evaluation import trials
+from unimedi_jax.input import leaks
 from unimedi_jax.train import dataset, loop, plan
 from unimedi_jax.train import job as jobs
 
@@ -47,6 +52,7 @@ def films_dir() -> pathlib.Path:
         films(data_dir, "notest", ["train"] * 8 + ["val"] * 4)
         films(data_dir, "trainonly", ["train"] * 8)
         films(data_dir, "one_each", ["train"] * 8 + ["val", "test"])
+        films(data_dir, "leaky", ["test"] * 2 + ["train"] * 6)
         films(data_dir, "studies", ["train"] * 4, pictures=2)
 
     return once("films", make)
@@ -170,3 +176,55 @@ def test_the_plan_of_a_run_is_in_the_log_before_its_first_step(config, tmp_path,
     slow = plan.time_left(job, 18_000.0, 10)
     assert slow.startswith("about 50.0 h left")
     assert "configs/pretrain.py:demo" in slow
+
+
+def test_patients_and_pictures_that_are_learnt_from_and_tested_on_are_an_error(config, films_dir, tmp_path, caplog):
+    """P0 and P1 are in training in one set and in test in the other, with the same films."""
+    config.data = "trainonly,leaky"
+    problem = (
+        "2 patients and 2 pixel-equal pictures of the training records of trainonly are in the test records of leaky"
+    )
+    with pytest.raises(UserError, match=rf"{problem}.*--config.allow_leaks=True"):
+        jobs.build_job(typed(PretrainConfig, config), tmp_path / "mix")
+    config.allow_leaks = True
+    jobs.build_job(typed(PretrainConfig, config), tmp_path / "mix")
+    assert problem in caplog.text
+
+    config.data, config.allow_leaks = "trainonly", False
+    jobs.build_job(typed(PretrainConfig, config), tmp_path / "run")
+    trained, tested = types.SimpleNamespace(path=tmp_path / "run"), dataset.open_sets("leaky", films_dir)[0][0]
+    with pytest.raises(UserError, match=problem):
+        trials.check_leaks(trained, [tested], DownstreamConfig())
+    trials.check_leaks(trained, [tested], DownstreamConfig(allow_leaks=True))
+    trials.check_leaks(trained, [dataset.open_sets("one_each", films_dir)[0][0]], DownstreamConfig())
+
+    config.data, config.init.checkpoint = "leaky", str(tmp_path / "run")
+    with pytest.raises(UserError, match=f"config.init.checkpoint=.*: {problem}"):
+        dataset.check_leaks(typed(PretrainConfig, config), dataset.open_sets("leaky", films_dir), tmp_path / "next")
+    config.data = "one_each"
+    dataset.check_leaks(typed(PretrainConfig, config), dataset.open_sets("one_each", films_dir), tmp_path / "next")
+    assert set(members.read(tmp_path / "next")) == {"trainonly", "one_each"}, "what the first run learnt counts too"
+
+
+def test_a_set_with_one_picture_in_training_and_test_is_an_error_of_its_own(films_dir, tmp_path):
+    (one, _), *_ = dataset.open_sets("one_each", films_dir)
+    listed = members.read(one.folder)
+    listed["train"]["pictures"][0] = listed["test"]["pictures"][0]
+    members.write(tmp_path, listed)
+    same = dataclasses.replace(one, folder=tmp_path)
+    with pytest.raises(UserError, match="1 pixel-equal pictures of the training records of one_each are in the test"):
+        leaks.check(leaks.of_sets([same]), [same], allowed=False)
+    (tmp_path / members.FILE).unlink()
+    leaks.check(leaks.of_sets([same]), [same], allowed=False)  # a set of an older version: not known
+
+
+def test_a_published_split_by_film_is_what_was_asked_for(films_dir, tmp_path):
+    (one, _), *_ = dataset.open_sets("one_each", films_dir)
+    listed = members.read(one.folder)
+    listed["train"]["patients"] += listed["test"]["patients"]
+    members.write(tmp_path, listed)
+    by_film = {**one.contract, "source": {**one.contract["source"], "patients_in_two_splits": 1}}
+    asked = dataclasses.replace(one, folder=tmp_path, contract=by_film)
+    leaks.check(leaks.of_sets([asked]), [asked], allowed=False)
+    with pytest.raises(UserError, match="1 patients"):
+        leaks.check(leaks.of_sets([asked]), [dataclasses.replace(asked, name="other")], allowed=False)

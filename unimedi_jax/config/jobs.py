@@ -71,6 +71,7 @@ class DownstreamConfig:
     data_dir: str = "records"
     untrained: bool = True  # the same from a network that has learnt nothing, beside it
     resamples: int = 1000  # of the bootstrap intervals
+    allow_leaks: bool = False  # measure though the network was trained on patients or pictures of the test records
 
 
 @dataclasses.dataclass(frozen=True)

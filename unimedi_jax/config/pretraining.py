@@ -208,6 +208,8 @@ class PretrainConfig:
     guard: GuardConfig = GuardConfig()
     distributed: DistributedConfig = DistributedConfig()
     evals: EvalsConfig = EvalsConfig()
+    # Train though patients or pictures that are learnt from are among those tested on.
+    allow_leaks: bool = False
     show_reports: str = "auto"  # report texts on the page: "yes", "no", "auto" = the phantom's alone
 
     def __post_init__(self) -> None:

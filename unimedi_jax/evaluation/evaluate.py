@@ -12,7 +12,7 @@ import ml_collections
 from data.errors import UserError
 from unimedi_jax.config.jobs import DetectConfig, EvaluateConfig, ProbeConfig, SegmentConfig
 from unimedi_jax.config.typed import typed
-from unimedi_jax.evaluation import detect, hit_rates, probe, results, retrieve, segment
+from unimedi_jax.evaluation import detect, hit_rates, probe, results, retrieve, segment, trials
 from unimedi_jax.inference import pretrained
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input import dense, records
@@ -48,6 +48,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     trained = pretrained.load(settings.checkpoint, settings.network)
     workdir = results.folder(workdir, trained)
     names = [name for name in settings.data.split(",") if name] or sets(settings.data_dir)
+    trials.check_leaks(trained, [records.open_set(settings.data_dir, name) for name in names], settings)
     rows: list[results.Result] = []
     for name in names:
         for number, task in enumerate(tasks, start=1):

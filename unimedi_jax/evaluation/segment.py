@@ -39,7 +39,9 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     settings = typed(SegmentConfig, config)
     trained = pretrained.load(settings.checkpoint, settings.network)
     workdir = results.folder(workdir, trained)
-    rows = evaluate(trained, records.open_set(settings.data_dir, settings.data), settings)
+    dataset = records.open_set(settings.data_dir, settings.data)
+    trials.check_leaks(trained, [dataset], settings)
+    rows = evaluate(trained, dataset, settings)
     results.publish(rows, METRICS, workdir, trained)
 
 

@@ -5,9 +5,11 @@ import logging
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
+from data import members
 from data.errors import UserError
 from unimedi_jax.evaluation import draws
-from unimedi_jax.input import pipeline, records
+from unimedi_jax.inference.pretrained import Pretrained
+from unimedi_jax.input import leaks, pipeline, records
 
 LOG = logging.getLogger(__name__)
 ENCODERS = ("trained", "untrained")
@@ -41,6 +43,13 @@ def trials(config: Any, cases: int) -> list[Trial]:
         else:
             shares.append(share)
     return list(itertools.starmap(Trial, itertools.product(encoders(config), shares, config.seeds)))
+
+
+def check_leaks(trained: Pretrained, tested: Sequence[records.RecordSet], config: Any) -> None:
+    """Raises UserError where test records were learnt from, by the checkpoint or in the set's own training records."""
+    leaks.check(members.read(trained.path), tested, allowed=config.allow_leaks, where=str(trained.path))
+    for one in tested:
+        leaks.check(leaks.of_sets([one]), [one], allowed=config.allow_leaks, where=f"the set {one.name}")
 
 
 def encoders(config: Any) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
+from data import members
 from data.errors import UserError
 from unimedi_jax import writers
 from unimedi_jax.convert import names
@@ -65,6 +66,8 @@ def write(
         if agreement["checked"]:
             _log(agreement)
         text = card.markdown(trained, agreement, writers.read(trained.path), rgb=rgb, onnx=onnx)
+        if (known := members.read(trained.path)) is not None:
+            members.write(staging, known)
         (staging / "README.md").write_text(text, encoding="utf-8")
         staging.rename(out)
     finally:

@@ -10,11 +10,11 @@ from typing import Any
 import jax
 import joblib
 
-from data import contract
+from data import contract, members
 from data.errors import UserError
 from data.reports import tokenizer
 from unimedi_jax.config.pretraining import PretrainConfig
-from unimedi_jax.input import pipeline, records, transforms
+from unimedi_jax.input import leaks, pipeline, records, transforms
 from unimedi_jax.models import towers
 
 LOG = logging.getLogger(__name__)
@@ -53,6 +53,24 @@ def check_sets(sets: Sets, model: towers.UniMedI, *, uses_reports: bool) -> None
     if silent and uses_reports:
         names = ", ".join(silent)
         raise UserError(f"config.data: {names} have no reports to learn from: these sets are for evaluation")
+
+
+def check_leaks(config: PretrainConfig, sets: Sets, workdir: pathlib.Path) -> None:
+    """Refuses sets whose test records are learnt from; `members.json` says in the workdir what the run learns from.
+
+    That is the training records of its sets, and those of the checkpoint that it starts from.
+    """
+    opened = [one for one, _ in sets]
+    trained = leaks.of_sets(opened)
+    leaks.check(trained, opened, allowed=config.allow_leaks)
+    if config.init.checkpoint:
+        earlier = members.read(pathlib.Path(config.init.checkpoint).expanduser())
+        leaks.check(
+            earlier, opened, allowed=config.allow_leaks, where=f"config.init.checkpoint={config.init.checkpoint}"
+        )
+        trained = (earlier or {}) | trained
+    if len(leaks.of_sets(opened)) == len(opened) and members.read(workdir) is None and not jax.process_index():
+        members.write(workdir, trained)
 
 
 def run_tokenizer(name: str, sets: Sets, workdir: pathlib.Path) -> Any:

@@ -130,6 +130,8 @@ def build_job(config: PretrainConfig, workdir: pathlib.Path) -> TrainingJob:
     machine.warn_of_another(plain.get("machine", {}), here)
     batch = plain["global_batch"]
     _check_batch(config, batch, mesh.size)
+    with hosts.primary_first("the list of members is there"):
+        dataset.check_leaks(config, sets, workdir)
     with hosts.primary_first("the tokenizer is there"):
         # A run that goes on has its own copy, and asks no hub for anything.
         known = config.tokenizer or (workdir / "tokenizer" / "tokenizer.json").exists()

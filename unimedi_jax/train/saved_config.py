@@ -6,12 +6,22 @@ import pathlib
 import shutil
 from typing import Any
 
-from data import contract, pages
+from data import contract, members, pages
 from data.errors import UserError
 
 LOG = logging.getLogger(__name__)
 # What may differ when a run goes on: how often it logs and saves, never what it computes.
-_RUN = ("log_every", "data_dir", "checkpoint", "evals", "show_reports", "guard", "resume", "compilations")
+_RUN = (
+    "allow_leaks",
+    "log_every",
+    "data_dir",
+    "checkpoint",
+    "evals",
+    "show_reports",
+    "guard",
+    "resume",
+    "compilations",
+)
 _DEVICES = ("mesh", "sharding", "distributed", "accumulate", "model.attention", "model.remat", "model.layers")
 _CHUNKS = ("objective.contrastive_chunk", "objective.local_chunk")
 _READING = ("input.report_buckets", "input.threads", "input.processes")
@@ -21,7 +31,7 @@ FREE = {*_RUN, *_DEVICES, *_CHUNKS, *_READING, "global_batch", "machine"}
 
 def forget_start(workdir: pathlib.Path) -> None:
     """Removes what a start leaves that failed before it saved anything: it must not bind the corrected command."""
-    for name in ("config.json", "init.json"):
+    for name in ("config.json", "init.json", members.FILE):
         (workdir / name).unlink(missing_ok=True)
     shutil.rmtree(workdir / "tokenizer", ignore_errors=True)
 
