@@ -8,7 +8,7 @@ import numpy as np
 
 from unimedi_jax.inference import features
 from unimedi_jax.input import records, transforms
-from unimedi_jax.metrics import gap, linear_probe, retrieval, slices, vectors, zeroshot
+from unimedi_jax.metrics import classification, gap, linear_probe, retrieval, slices, vectors, zeroshot
 from unimedi_jax.typing import PyTree
 
 RESAMPLES = 1000  # of the bootstrap intervals in final tables
@@ -56,7 +56,8 @@ class Evaluator:
                 scalars |= _named(modality, self._alignment(variables, part, resamples))
             if train:
                 # The validation patients choose the strength of the regularisation, where there are any.
-                auc = linear_probe.auc(train.labelled, part.labelled, val and val.labelled, resamples=resamples)
+                settings = {"one_of": classification.exclusive(train.labels), "resamples": resamples}
+                auc = linear_probe.auc(train.labelled, part.labelled, val and val.labelled, **settings)
                 scalars |= _named(f"{modality}/probe", auc.scalars(self._labels))
             if part.slice_scores is not None and self.slices:
                 scalars |= _named(f"{modality}/slices", self._slice_choice(part, val or train, resamples))
