@@ -71,3 +71,10 @@ def test_another_machine_is_named_and_does_not_stop_a_run(tmp_path, monkeypatch,
     machine.warn_of_another(then, elsewhere)
     assert f"processor {here['processor']} then, AMD EPYC 9R14 now" in caplog.text
     assert "differ in the last digits" in caplog.text
+
+
+def test_a_setting_that_is_newer_than_the_run_has_done_as_its_default_does(tmp_path):
+    saved_config.keep(BEFORE, tmp_path, force=False)
+    assert saved_config.keep(BEFORE | {"input": {"group_studies": True}}, tmp_path, force=False) == BEFORE
+    with pytest.raises(UserError, match=r"input.group_studies: True then, False now"):
+        saved_config.keep(BEFORE | {"input": {"group_studies": False}}, tmp_path, force=False)

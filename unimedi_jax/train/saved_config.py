@@ -1,5 +1,6 @@
 """config.json of a run: a workdir goes on with the settings that it was started with."""
 
+import dataclasses
 import json
 import logging
 import pathlib
@@ -8,6 +9,7 @@ from typing import Any
 
 from data import contract, members, pages
 from data.errors import UserError
+from unimedi_jax.config.pretraining import PretrainConfig
 
 LOG = logging.getLogger(__name__)
 # What may differ when a run goes on: how often it logs and saves, never what it computes.
@@ -50,7 +52,10 @@ def keep(config: dict[str, Any], workdir: pathlib.Path, *, force: bool) -> dict[
         before = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is damaged: bring back a copy of it, or name another --workdir") from error
-    old, new = contract.flat(before), contract.flat(config)
+    # What was no setting yet when the run began has done as its default does.
+    defaults = contract.flat(json.loads(json.dumps(dataclasses.asdict(PretrainConfig()))))
+    new = contract.flat(config)
+    old = {key: defaults[key] for key in new.keys() & defaults.keys()} | contract.flat(before)
     changed = [
         f"{key}: {old.get(key)!r} then, {new.get(key)!r} now"
         for key in sorted(old.keys() | new.keys())
