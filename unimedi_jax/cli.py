@@ -26,7 +26,11 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent  # of main.py and configs/
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Job and settings: configs/<job>.py, with :arg where the job takes one."
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/ and the config's name.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir",
+    None,
+    "Folder of the run; by default runs/, the config's name and, of evaluations, that of the checkpoint.",
+)
 
 
 # Every job and what it is for.

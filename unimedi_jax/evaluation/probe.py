@@ -66,13 +66,17 @@ def evaluate(trained: Pretrained, dataset: RecordSet, config: ProbeConfig) -> li
 
 def _linear(trained: Pretrained, dataset: RecordSet, modality: str, config: ProbeConfig) -> list[results.Result]:
     """Every record through the network once; all shares and seeds are fitted on those features."""
+    # With all labels, nothing is random.
+    chosen = [
+        trial
+        for trial in trials.trials(config, dataset.size(modality, "train"))
+        if trial.share < 1 or trial.seed == config.seeds[0]
+    ]
     embedder = trained.embedder(rows=config.rows, ct_slices=config.ct_slices)
     sampler = trained.sampler(modality, keep=("report", "labels"))
-    names, table = dataset.contract["labels"], []
-    shared = dict(
-        task=TASKS["linear"], data=dataset.name, modality=modality, ct_slices=_slices(trained, modality, config)
-    )
-    for name in trials.encoders(config):
+    names, table, slices = dataset.contract["labels"], [], _slices(trained, modality, config)
+    shared = dict(task=TASKS["linear"], data=dataset.name, modality=modality, ct_slices=slices)
+    for name in dict.fromkeys(trial.encoder for trial in chosen):
         parts = {
             split: features.embed(embedder, trained.encoder(name), dataset, sampler, split).labelled
             for split in SPLITS
@@ -80,11 +84,9 @@ def _linear(trained: Pretrained, dataset: RecordSet, modality: str, config: Prob
         }
         train, test, val = parts["train"], parts["test"], parts.get("val")
         one_of = classification.exclusive(train.y)
-        chosen = [one for one in trials.trials(config, len(train.y)) if one.encoder == name]
-        # With all labels, nothing is random.
-        chosen = [one for one in chosen if one.share < 1 or one.seed == config.seeds[0]]
-        with progress.shown(len(chosen), f"linear probes, {modality}, {name} encoder") as tick:
-            for trial in chosen:
+        of_encoder = [trial for trial in chosen if trial.encoder == name]
+        with progress.shown(len(of_encoder), f"linear probes, {modality}, {name} encoder") as tick:
+            for trial in of_encoder:
                 rows = draws.stratified(train.y, trial.share, seed=trial.seed)
                 few = linear_probe.Labelled(train.x[rows], train.y[rows])
                 scores = linear_probe.predict(few, test.x, val, one_of=one_of, seed=trial.seed)

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from data import members
 from unimedi_jax.inference import pretrained
 from unimedi_jax.report import tables
 from unimedi_jax.report.tables import Line
@@ -77,6 +78,8 @@ def markdown(
     lines.append("- `report/`: the report tower and its tokenizer, as transformers keeps a BERT")
     if onnx:
         lines.append("- `onnx/`: the encoders; inputs are records' X-rays and volumes, and token ids with their mask")
+    if (trained.path / members.FILE).is_file():
+        lines.append(f"- `{members.FILE}`: salted hashes of the patients and pictures it was trained on, to find leaks")
     lines += [f"- `parity.json`: {_agreement(parity)}", "", "## Configuration", "", "```json"]
     return "\n".join([*lines, *json.dumps(shareable(config), indent=2).splitlines(), "```", ""])
 
