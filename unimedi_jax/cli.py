@@ -27,9 +27,7 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Job and settings: configs/<job>.py, with :arg where the job takes one."
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir",
-    None,
-    "Folder of the run; by default runs/, the config's name and, of evaluations, that of the checkpoint.",
+    "workdir", None, "Folder of the run; by default runs/, the config's name and, of evaluations, the checkpoint's."
 )
 
 
