@@ -56,7 +56,7 @@ def check(cls: type, name: str, value: Any, where: str) -> None:
         if not (math.isfinite(number) and least <= number <= highest) or (name == "shares" and number == 0):
             bounds = [f"at least {least:g}"] if math.isfinite(least) and name != "shares" else []
             bounds += ["above 0"] if name == "shares" else []
-            bounds += [f"at most {highest}"] if math.isfinite(highest) else []
+            bounds += [f"at most {highest}"] if math.isfinite(most) or number > highest else []
             raise UserError(f"{where}={value}: {' and '.join(bounds) or 'a finite number'} is allowed")
 
 
