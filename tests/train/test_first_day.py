@@ -166,7 +166,9 @@ def test_the_plan_of_a_run_is_in_the_log_before_its_first_step(config, tmp_path,
     assert "2 x cpu, float32, 20 steps of 12 X-rays of 8 (30.0 epochs)" in caplog.text
     assert "every batch of 12 X-rays repeats records, as there are 8" in caplog.text
     assert "on a CPU" not in caplog.text
+    assert "copies are negatives of each other; a smaller config.batch.xray avoids it" in caplog.text
     assert plan.repeats({"xray": 8}, {"xray": 8, "ct": 0}) == []
+    assert "copies teach nothing more" in plan.repeats({"ct": 24}, {"xray": 8, "ct": 3}, grouped=True)[0]
     model = dataclasses.replace(job.config.model, vision_size="B")
     full = dataclasses.replace(job, config=dataclasses.replace(job.config, model=model))
     with caplog.at_level(logging.INFO):

@@ -17,7 +17,7 @@ def announce(job: TrainingJob) -> None:
     """Device, precision, global batch, records, steps and epochs; a warning where a batch repeats records."""
     sizes = {name: sum(one.size(name, "train") for one, _ in job.sets) for name in pipeline.MODALITIES}
     batch = {name: rows for name, rows in job.batch.items() if rows}
-    for line in repeats(batch, sizes):
+    for line in repeats(batch, sizes, grouped=any(sampler.grouped for sampler in job.samplers.values())):
         LOG.warning("%s", line)
     device, config = job.mesh.devices.flat[0], job.config
     epochs = {name: config.steps * rows / sizes[name] for name, rows in batch.items()}
@@ -29,11 +29,15 @@ def announce(job: TrainingJob) -> None:
         LOG.warning("ViT-%s on a CPU: %s", config.model.vision_size, DEMO)
 
 
-def repeats(batch: dict[str, int], sizes: dict[str, int]) -> list[str]:
-    """A line for each modality whose global batch of so many rows is larger than the training records are many."""
+def repeats(batch: dict[str, int], sizes: dict[str, int], *, grouped: bool = False) -> list[str]:
+    """A line for each modality whose global batch of so many rows is larger than the training records are many.
+
+    `grouped`: copies of a record are one study, like several pictures under one report.
+    """
+    role = "copies teach nothing more" if grouped else "copies are negatives of each other"
     return [
-        f"every batch of {rows} {NAMES[name]} repeats records, as there are {sizes[name]}: copies are negatives of "
-        f"each other; a smaller config.batch.{name} avoids it"
+        f"every batch of {rows} {NAMES[name]} repeats records, as there are {sizes[name]}: {role}; a smaller "
+        f"config.batch.{name} avoids it"
         for name, rows in batch.items()
         if 0 < sizes[name] < rows
     ]
