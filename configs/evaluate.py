@@ -1,5 +1,6 @@
-"""Every evaluation that a data folder allows: --config.checkpoint=runs/... --config.data_dir=records.
+"""The evaluations that a data folder allows: --config.checkpoint=runs/... --config.data_dir=records.
 
+Probe, retrieval and slices take minutes; --config.tasks=probe,retrieve,slices,segment,detect trains decoders too.
 Without `config.data` all built sets of the folder are used, or the phantom where there is none.
 """
 

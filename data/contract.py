@@ -10,6 +10,7 @@ LOG = logging.getLogger(__name__)
 FILE = "contract.json"  # beside the records of a set
 PREPROCESSING = ("format", "records")  # what all inputs of one network must agree on
 SAME_DATA = ("content_sha256", "labels", "tokenizer")  # what must also be unchanged when a run is resumed
+SHARING = "pictures_sharing_a_report"  # of training, where there are any: pictures of one patient under one report
 SHOWN = 5
 
 

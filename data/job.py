@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from data import next_step
 from data.build import contracts, dataset, executors
 from data.checks import doctor, doctor_page
 from data.errors import OverBudgetError, UserError
@@ -39,14 +40,15 @@ def run(config: Any, workdir: Path) -> None:
     dataset.make_folder(data_dir)
     source = _source(config, data_dir, workdir)
     built = dataset.build(source, data_dir, config.name, max_rejected=budget, workers=config.workers, beam=beam)
-    print(summary(built, for_training=source.for_training and source.contract.get("reports", True) is not None))
+    print(summary(built, silent=source.contract.get("reports", True) is None))
 
 
 def ensure_phantom(data_dir: str | Path) -> None:
     """Builds the embedded phantom with its default settings under its default name, unless it is there."""
-    if (Path(data_dir) / PHANTOM_NAME / contracts.FILE).exists():
+    folder = Path(data_dir).expanduser()
+    if (folder / PHANTOM_NAME / contracts.FILE).exists():
         return
-    built = dataset.build(phantom.source(), Path(data_dir), PHANTOM_NAME)
+    built = dataset.build(phantom.source(), folder, PHANTOM_NAME)
     print(summary(built))
 
 
@@ -119,11 +121,8 @@ def _reports(report: Any, data_dir: Path, workdir: Path) -> public.Reports:
     return public.Reports(policy, report.language, report.foreign, to_english)
 
 
-def summary(built: dataset.Built, *, for_training: bool = True) -> str:
-    """The counts as a table, the reasons of the rejects, where the set is and the next command.
-
-    Nothing can be trained without training rows or reports: the next command is then an evaluation.
-    """
+def summary(built: dataset.Built, *, silent: bool = False) -> str:
+    """The counts as a table, the reasons of the rejects, where the set is and the next command (`next_step.lines`)."""
     lines = ["", f"{'accepted':<16}" + "".join(f"{split:>8}" for split in SPLITS)]
     for modality, counts in built.counts.items():
         lines.append(f"  {modality:<14}" + "".join(f"{counts[split]:>8}" for split in SPLITS))
@@ -138,9 +137,5 @@ def summary(built: dataset.Built, *, for_training: bool = True) -> str:
     if built.rejected:
         lines.append(f"rows left out, with reasons: {built.folder / dataset.LEDGER}")
     lines.append(f"{'built' if built.made else 'already built'}: {built.folder}{os.sep}")
-    use = "pretrain.py:demo" if for_training else "evaluate.py --config.checkpoint=RUN"
-    lines.append(
-        f"next: python main.py --config=configs/{use} "
-        f"--config.data={built.folder.name} --config.data_dir={built.folder.parent}"
-    )
+    lines += next_step.lines(built.folder, built.counts, silent=silent, made=built.made)
     return "\n".join(lines)

@@ -8,7 +8,10 @@ REJECTED = {
     "io_error": ("the file cannot be read: rights, a loop of links, a folder for a file", "see what the path is"),
     "empty_file": ("the file has no bytes", "copy or download it again"),
     "empty_folder": ("the folder holds no DICOM file", "see what the path is"),
-    "path_outside": ("a relative path, link or header leads out of its folder", "copy the file in, or give it in full"),
+    "path_outside": (
+        "a relative path, link or header leads out of its folder",
+        "copy the file in (`cp -L`), or name it in full",
+    ),
     "lfs_pointer": ("a Git LFS pointer, not the content", "run `git lfs pull`"),
     "hash_mismatch": ("the bytes are not those of the manifest's sha256", "copy or download it again"),
     "too_large": ("more bytes, pixels or voxels than any X-ray or scan has", "see what the file is"),

@@ -57,6 +57,7 @@ class Source:
     contract: dict[str, Any] = dataclasses.field(default_factory=dict)  # source-specific preprocessing facts
     rejected: tuple[Rejected, ...] = ()  # rows that are left out before any pixel is read
     organs: tuple[str, ...] = ORGANS  # what 1, 2, ... mean in `organ_mask`
+    salt: str = ""  # of the hashes that tell members of sets
 
     @property
     def for_training(self) -> bool:

@@ -9,7 +9,16 @@ ROOT = pathlib.Path(__file__).parent.parent
 HOUSE = "unimedi_jax"
 # Low to high. A module may import from its own line and from those above it.
 LAYERS = (
-    ("data.errors", "data.progress", "data.source", "data.reasons", "data.contract", "data.pages"),
+    (
+        "data.errors",
+        "data.progress",
+        "data.source",
+        "data.reasons",
+        "data.contract",
+        "data.pages",
+        "data.members",
+        "data.next_step",
+    ),
     ("data.readers", "data.reports"),
     ("data.manifest", "data.phantom"),
     ("data.sets",),
@@ -19,7 +28,7 @@ LAYERS = (
     ("typing", "trees", "patches", "placement", "mean"),
     ("config",),
     ("losses", "selection", "metrics", "models", "flops", "hlo", "input"),
-    ("optim", "sharding", "hosts", "compile_cache", "fingerprint", "integrity", "checkpoint", "writers"),
+    ("optim", "sharding", "hosts", "machine", "compile_cache", "fingerprint", "integrity", "checkpoint", "writers"),
     ("objectives",),
     ("train.state",),
     ("convert",),

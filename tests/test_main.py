@@ -1,13 +1,20 @@
 """main.py as a stranger meets it: one line for every mistake, exit code 2, help at once."""
 
 import pathlib
+import re
 import subprocess
 import sys
 import threading
 
 import pytest
 
+from data import job as building
+from data.errors import UserError
+from data.reports import tokenizer
 from unimedi_jax import cli
+from unimedi_jax.evaluation import evaluate
+from unimedi_jax.inference import pretrained
+from unimedi_jax.input import records
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -28,6 +35,10 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
         (["--config=configs/pretrain.py", "--config.optim.lr=3"], "did you mean optim.peak_lr"),
         (["--config", "configs/pretrain.py", "--config.batch_size", "3"], "did you mean batch.xray, batch.ct?"),
         (["--config=configs/pretrain.py", "--config.data.name=real"], "config.data is a value ('phantom')"),
+        (["--config=configs/pretrain.py", "--config.steps.name=3"], "config.steps is a value (113000)"),
+        (["--config=configs/probe.py", "--config.ct_slices.name=3"], "config.ct_slices is a value (None)"),
+        (["--config=configs/build.py:phantom", "--config.xrays=-1"], "config.xrays=-1: at least 0"),
+        (["--config=configs/probe.py", "--config.shares=(2.0,)"], "config.shares=(2.0,): above 0 and at most 1"),
         (["--config=configs/nothere.py", "--config.steps=3"], "no config file 'configs/nothere.py'"),
         (["--config=configs/pretrain.py:dmo", "--config.steps=3"], "the presets are"),
         (["--config=configs/pretrain.py", "--config.steps=x"], "--config.steps=x"),
@@ -49,6 +60,39 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, words, tmp_path):
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: ")
     assert not done.stdout
+
+
+def test_another_working_directory_has_the_same_config_files(tmp_path):
+    command = [sys.executable, str(ROOT / "main.py"), "--config=configs/inspect.py", "--config.path=nothere"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert "nothere is no built set" in done.stderr
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "inspect.py").write_text("def get_config():\n    raise ValueError('my own file')\n")
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stderr == "error: my own file\n", "a file in the working directory comes first"
+
+
+def test_a_tilde_is_the_home_in_every_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    home = re.escape(str(tmp_path))
+    for function, name in (
+        (lambda: records.open_set("~/records", "mine"), "no built set named mine in {}/records"),
+        (lambda: tokenizer.load("~/words"), "no tokenizer in the folder {}/words"),
+        (lambda: pretrained.load("~/run"), "no run and no export at {}/run"),
+    ):
+        (tmp_path / "words").mkdir(exist_ok=True)
+        with pytest.raises(UserError, match=name.format(home)):
+            function()
+    (tmp_path / "records" / "phantom").mkdir(parents=True)
+    (tmp_path / "records" / "phantom" / "contract.json").write_text("{}")
+    assert evaluate.sets("~/records") == ["phantom"]
+    building.ensure_phantom("~/records")  # it is there: nothing is built
+    (tmp_path / "rows.csv").write_text("path,modality,report,patient\n")
+    arguments = ["--config=configs/build.py:manifest", "--config.source=~/rows.csv", "--config.dry_run=True"]
+    command = [sys.executable, str(ROOT / "main.py"), *arguments, "--workdir=~/look"]
+    subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert (tmp_path / "look" / "doctor.html").exists()
+    assert not (tmp_path / "~").exists()
 
 
 def test_help_needs_no_jax():

@@ -215,6 +215,19 @@ class Checkpoints:
             ) from error
 
 
+def started(workdir: pathlib.Path) -> bool:
+    """Whether a run has saved a state in this folder, be it damaged by now."""
+    root = workdir / "checkpoints"
+    return root.exists() and any(path.name[0].isdecimal() for path in root.iterdir())
+
+
+def check_idle(workdir: pathlib.Path) -> None:
+    """Raises UserError where another process trains in this folder."""
+    root = workdir / "checkpoints"
+    if root.exists():
+        _lock(root).close()
+
+
 def meta(workdir: pathlib.Path) -> Meta:
     """The meta of a run's newest checkpoint that passes. Raises UserError as `read`."""
     return read(workdir, ())[2]

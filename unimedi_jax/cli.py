@@ -22,10 +22,13 @@ from data.errors import RESUMABLE, StoppedError, UserError
 
 # What a person mends outside the program: no room, no quota, no right to write.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+ROOT = pathlib.Path(__file__).resolve().parent.parent  # of main.py and configs/
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Job and settings: configs/<job>.py, with :arg where the job takes one."
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/ and the config's name.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run; by default runs/, the config's name and, of evaluations, the checkpoint's."
+)
 
 
 # Every job and what it is for.
@@ -40,13 +43,16 @@ JOBS = {
     "segment": "Segmentation with a trained encoder.",
     "detect": "Detection with a trained encoder.",
     "retrieve": "Retrieval and zero-shot classification.",
-    "evaluate": "Every evaluation that the data allow, on one page.",
+    "evaluate": "The evaluations that the data allow, on one page.",
     "ablate": "Several pre-training presets on the same data, and their table.",
     "compare": "UniMedI beside the systems it is compared with: trained alike, and their table.",
     "claims": "The paper's claims on the phantom: trained models, gates, intervals, a verdict for each.",
     "compile": "The training step ahead of time, for TPU slices and GPUs that are not here.",
     "bench": "Measures step, input, checkpoint, compile and build.",
 }
+
+
+OF_A_CHECKPOINT = ("probe", "segment", "detect", "retrieve", "evaluate")  # jobs whose results are those of one
 
 
 def _module(name: str) -> Any:
@@ -93,7 +99,7 @@ def _module(name: str) -> Any:
 def _ensure_phantom(config: Any) -> None:
     """Builds the embedded set the first time that the sets of a job name it."""
     job, data = config.job, config.get("data", "")
-    if job == "evaluate" and not data and not any(pathlib.Path(config.data_dir).glob("*/contract.json")):
+    if job == "evaluate" and not data and not any(pathlib.Path(config.data_dir).expanduser().glob("*/contract.json")):
         data = config.data = "phantom"
     if job == "bench" and config.what not in ("all", "input"):
         return
@@ -134,6 +140,9 @@ def _run(argv: Sequence[str]) -> None:
     config = _CONFIG.value
     if config.get("job") not in JOBS:
         raise UserError(f"the config's job is {config.get('job')!r}: one of {', '.join(JOBS)}")
+    from unimedi_jax.config import numbers, reference
+
+    numbers.check_all(config.to_dict(), reference.defaults(config.to_dict()))
     _log_only_our_lines()
     threading.excepthook, sys.unraisablehook = _briefly(threading.excepthook), _briefly(sys.unraisablehook)
     _ensure_phantom(config)
@@ -170,15 +179,18 @@ def _briefly(usual: Callable[[Any], Any]) -> Callable[[Any], None]:
 
 def _workdir() -> pathlib.Path:
     if _WORKDIR.value:
-        return pathlib.Path(_WORKDIR.value)
+        return pathlib.Path(_WORKDIR.value).expanduser()
     path, _, argument = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     name = pathlib.Path(path).stem + (f"-{argument}" if argument else "")
+    if _CONFIG.value.job in OF_A_CHECKPOINT:
+        name += "-{checkpoint}"  # its name and step, which the job puts in: no two share a folder
     return pathlib.Path("runs") / name.replace(",", "-").replace("=", "")
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
     wants_help = any(argument in ("--help", "-help", "-h") for argument in argv)
     argv = [argument for argument in argv if argument not in ("--help", "-help", "-h")]
+    argv = _config_of_the_project(argv)
     try:
         rest = flags.FLAGS(argv)
         config = flags.FLAGS.config and flags.FLAGS.config.to_dict()  # a missing file is noticed on first use
@@ -193,6 +205,15 @@ def _parse(argv: Sequence[str]) -> list[str]:
         print(_help(config))
         sys.exit()
     return rest
+
+
+def _config_of_the_project(argv: Sequence[str]) -> list[str]:
+    """The command line; a config file that is beside main.py and not in the working directory is named in full."""
+    name = _config_file(argv)
+    path = name.partition(":")[0]
+    if not path or pathlib.Path(path).exists() or not (ROOT / path).is_file():
+        return list(argv)
+    return [argument[: -len(name)] + str(ROOT / name) if argument.endswith(name) else argument for argument in argv]
 
 
 def _unknown_setting(argv: Sequence[str]) -> str:

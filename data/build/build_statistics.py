@@ -19,8 +19,11 @@ class BuildStatistics:
     accepted: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     notes: collections.Counter = dataclasses.field(default_factory=collections.Counter)  # codes of reasons.NOTES
     reports: set[str] = dataclasses.field(default_factory=set)  # of the training split
+    # Training pictures by patient and report, as hashes.
+    studies: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     _digests: dict[tuple[str, str], Any] = dataclasses.field(default_factory=dict)
-    _images: dict[bytes, set[str]] = dataclasses.field(default_factory=dict)  # hash -> splits
+    pictures: dict[bytes, set[str]] = dataclasses.field(default_factory=dict)  # hash -> splits
+    patients: dict[str, set[str]] = dataclasses.field(default_factory=dict)  # as the records name them -> splits
 
     def add(self, modality: str, split: str, example: Example, notes: Iterable[str] = ()) -> None:
         """Adds an accepted row: `example` as it will be stored."""
@@ -33,9 +36,12 @@ class BuildStatistics:
             array = np.frombuffer(value.encode(), np.uint8) if isinstance(value, str) else np.asarray(value)
             digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
             digest.update(array.tobytes())
-        self._images.setdefault(image_key(example), set()).add(split)
+        self.pictures.setdefault(image_key(example), set()).add(split)
+        self.patients.setdefault(example["patient"], set()).add(split)
         if split == "train":
             self.reports.add(example["report"])
+            if example["report"]:
+                self.studies[study_key(example["patient"], example["report"])] += 1
 
     def content_hash(self) -> str:
         """sha256 over all fields of all examples, in the order they are stored."""
@@ -44,7 +50,11 @@ class BuildStatistics:
 
     def leaked(self) -> int:
         """How many images are, pixel by pixel, in more than one split."""
-        return sum(len(splits) > 1 for splits in self._images.values())
+        return sum(len(splits) > 1 for splits in self.pictures.values())
+
+    def sharing_a_report(self) -> int:
+        """How many training pictures are of the same patient, under the same report, as another."""
+        return sum(count for count in self.studies.values() if count > 1)
 
     def total(self) -> int:
         """Accepted rows."""
@@ -61,6 +71,11 @@ class BuildStatistics:
     def rejected_in_order(self) -> tuple[Rejected, ...]:
         """The rejected rows in the order of the source."""
         return tuple(sorted(self.rejected, key=lambda one: one.row))
+
+
+def study_key(patient: str, report: str) -> bytes:
+    """A hash that pictures share which belong together: of one patient, under one report."""
+    return hashlib.blake2b(f"{patient}\0{report}".encode(), digest_size=8).digest()
 
 
 def image_key(example: Example) -> bytes:

@@ -31,6 +31,7 @@ def fingerprint(source: Source) -> str:
 def make(source: Source, statistics: BuildStatistics, *, name: str, folder: Path) -> dict[str, Any]:
     """The contract of a built set: everything that shaped its numbers, and the hash of its records."""
     vocabulary = folder / "tokenizer" / "tokenizer.json"
+    sharing = statistics.sharing_a_report()
     return {
         "format": FORMAT,
         "name": name,
@@ -43,6 +44,7 @@ def make(source: Source, statistics: BuildStatistics, *, name: str, folder: Path
         "tokenizer": {"sha256": hashlib.sha256(vocabulary.read_bytes()).hexdigest() if vocabulary.exists() else ""},
         "libraries": libraries(),
         "pictures_in_two_splits": statistics.leaked(),
+        **({contract.SHARING: sharing} if sharing else {}),
         "rejected": len(statistics.rejected),
         "notes": dict(sorted(statistics.notes.items())),
         "source_fingerprint": fingerprint(source),

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from data import progress
+from data import members, progress
 from data.build import contracts, executors, pool, writer
 from data.build.build_statistics import BuildStatistics
 from data.errors import OverBudgetError, UserError
@@ -161,6 +161,7 @@ def _write(source: Source, staging: Path, *, name: str, workers: int, beam: str 
         if words := _vocabulary(source, statistics):
             tokenizer.save(tokenizer.train(words), folder / "tokenizer")
         _write_ledger(folder / LEDGER, statistics.rejected_in_order())
+        members.write(folder, members.describe(statistics.patients, statistics.pictures, source.salt))
         facts = contracts.make(source, statistics, name=name, folder=folder)
         (folder / contracts.FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return statistics

@@ -1,16 +1,14 @@
 """The audit job: searches a folder for every identifier and every long run of report text of a raw source.
 
 Two places hold such things by contract: the records' `report` field holds report text and is searched for identifiers
-only, and of the reject ledger, which names the user's own paths, only the reasons are searched.
+only, unless `config.reports` asks for report text too, and of the reject ledger, which names the user's own paths, only
+the reasons are searched. What is passed over is counted and printed.
 """
 
-import contextlib
-import gzip
+import collections
 import html
-import io
 import json
 import re
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,13 +16,13 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from data.build import contracts, dataset
-from data.checks import audit_names
+from data.checks import audit_files, audit_names
+from data.checks.audit_files import Passed
 from data.errors import UserError
 from data.manifest import table
 from data.reports import text
 
 RUN_WORDS = 8  # so many words in a row identify a report, fewer may be in any
-MAX_MEMBER = 1 << 30
 # In compressed numbers, such as a checkpoint's, any four letters turn up by chance in every few tens of megabytes.
 SURE_IN_BYTES = 6
 Needles = dict[tuple[str, ...], str]  # words that must not occur in this order -> what they are, for the message
@@ -38,17 +36,21 @@ def run(config: Any, _: Path | None = None) -> None:
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")
     names, runs, short = needles(source)
-    findings = list(search(folder, names, runs))
+    passed: Passed = collections.Counter()
+    findings = list(search(folder, names, runs, passed, reports=config.reports))
     print(f"searched {folder} for {len(names)} identifiers and {len(runs)} runs of {RUN_WORDS} words of {source}")
     if short:
         print(f"not searched for: {short} identifiers too short to be distinguished from other text")
     if vague := len(names) - len(_sure(names)):
         print(f"searched for in texts only: {vague} identifiers of fewer than {SURE_IN_BYTES} letters")
+    for what, count in sorted(passed.items()):
+        print(f"passed over: {count} {what}")
+    print("passed over: pixels and voxels, in which words may be written")
     for place, what in findings:
         print(f"found: {what} in {place}")
     if findings:
         raise UserError(f"{len(findings)} findings in {folder}: do not pass it on, remove what holds them")
-    print("nothing found")
+    print("nothing found in what was searched")
 
 
 def needles(source: Path) -> tuple[Needles, Needles, int]:
@@ -77,10 +79,18 @@ def fold(value: str) -> tuple[str, ...]:
     return tuple(re.findall(r"[^\W_]+", text.clean(value).lower()))
 
 
-def search(folder: Path, names: Needles, runs: Needles) -> Iterator[tuple[str, str]]:
-    """Where something was found and what it is, once a kind and file."""
-    sure = _sure(names)
+def search(
+    folder: Path, names: Needles, runs: Needles, passed: Passed | None = None, *, reports: bool = False
+) -> Iterator[tuple[str, str]]:
+    """Where something was found and what it is, once a kind and file; `passed` counts what was not searched.
+
+    With `reports` the records' `report` fields are searched for the runs of words too.
+    """
+    sure, passed = _sure(names), collections.Counter() if passed is None else passed
+    parts = [info.parent for one in sorted(folder.rglob(contracts.FILE)) for info in _infos(one.parent)]
     for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            passed["symbolic links, which are not followed"] += 1
         if path.is_symlink() or not path.is_file():
             continue
         place = str(path.relative_to(folder))
@@ -88,27 +98,38 @@ def search(folder: Path, names: Needles, runs: Needles) -> Iterator[tuple[str, s
         if path.name.endswith(dataset.LEDGER):
             reasons = [json.loads(line).get("reason", "") for line in path.read_text(encoding="utf-8").splitlines()]
             yield from _once(place, fold("\n".join(reasons)), names, runs)
-        elif "array_record" not in path.name:
+            passed["lists of rejected rows but for their reasons: their paths are those of the source"] += 1
+        elif "array_record" in path.name:
+            passed["files of records that belong to no built set"] += path.parent not in parts
+        else:
             hits = (
                 hit
-                for words, is_text in _readings(path.read_bytes())
+                for content, is_text in audit_files.texts(path.read_bytes(), passed)
+                for words in (fold(_unescaped(content)),)
                 for hit in _once(place, words, names if is_text else sure, runs)
             )
             yield from dict.fromkeys(hits)  # one text may match in two encodings
-    for contract in sorted(folder.rglob(contracts.FILE)):
-        yield from _in_records(contract.parent, folder, names, runs)
+    for place, name, value in (field for part in parts for field in _fields(part, folder)):
+        whole = reports or name != "report"
+        passed["report fields of records, but for identifiers: config.reports=True searches them"] += not whole
+        yield from _once(place, fold(value), names, runs if whole else {})
+    for what in [what for what, count in passed.items() if not count]:
+        del passed[what]
 
 
-def _in_records(set_folder: Path, folder: Path, names: Needles, runs: Needles) -> Iterator[tuple[str, str]]:
-    for info in sorted(set_folder.glob("*/*/features.json")):
-        builder = tfds.builder_from_directory(info.parent)
-        for split in builder.info.splits:
-            place = f"{info.parent.relative_to(folder)} {split}"
-            for number, record in enumerate(builder.as_data_source(split)):
-                for name, value in record.items():
-                    if isinstance(value, bytes):
-                        where = f"{place}, record {number}, field {name}"
-                        yield from _once(where, fold(value.decode()), names, {} if name == "report" else runs)
+def _infos(set_folder: Path) -> list[Path]:
+    """What describes the records of each modality of a built set."""
+    return sorted(set_folder.glob("*/*/features.json"))
+
+
+def _fields(part: Path, folder: Path) -> Iterator[tuple[str, str, str]]:
+    """Where it is, name and value of every field of text in the records of a modality."""
+    builder = tfds.builder_from_directory(part)
+    for split in builder.info.splits:
+        for number, record in enumerate(builder.as_data_source(split)):
+            for name, value in record.items():
+                if isinstance(value, bytes) and value:
+                    yield f"{part.relative_to(folder)} {split}, record {number}, field {name}", name, value.decode()
 
 
 def _once(place: str, words: tuple[str, ...], names: Needles, runs: Needles) -> Iterator[tuple[str, str]]:
@@ -124,26 +145,6 @@ def _once(place: str, words: tuple[str, ...], names: Needles, runs: Needles) -> 
 def _sure(names: Needles) -> Needles:
     """The identifiers that do not turn up in arbitrary bytes by chance."""
     return {words: what for words, what in names.items() if sum(map(len, words)) >= SURE_IN_BYTES}
-
-
-def _readings(data: bytes, depth: int = 2) -> Iterator[tuple[tuple[str, ...], bool]]:
-    """The words of a file in the usual encodings, and whether it is text at all; escapes undone, archives opened."""
-    decoded = data.decode("utf-8", errors="replace")
-    is_text = "\ufffd" not in decoded and "\0" not in decoded
-    yield fold(_unescaped(decoded)), is_text
-    if b"\0" in data:
-        marked = data[:2] in (b"\xff\xfe", b"\xfe\xff")
-        for start in (0, 1):
-            yield fold(data[start:].decode("utf-16-le", errors="replace")), marked
-    if depth and data[:2] == b"\x1f\x8b":
-        with contextlib.suppress(OSError, EOFError), gzip.open(io.BytesIO(data)) as stream:
-            yield from _readings(stream.read(MAX_MEMBER), depth - 1)
-    if depth and data[:4] == b"PK\x03\x04":
-        # RuntimeError: a member with a password, or in a coding that is not known.
-        with contextlib.suppress(zipfile.BadZipFile, RuntimeError), zipfile.ZipFile(io.BytesIO(data)) as archive:
-            for member in archive.infolist():
-                if member.file_size <= MAX_MEMBER:
-                    yield from _readings(archive.read(member), depth - 1)
 
 
 def _unescaped(content: str) -> str:

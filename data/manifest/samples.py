@@ -113,7 +113,11 @@ def locate(path: str, folder: Path, missing: str, *, folder_allowed: bool, links
         target = (base / path).resolve(strict=True)
         named = Path(os.path.normpath(base / path)) if links else target
         if not Path(path).is_absolute() and not named.is_relative_to(base):
-            raise BadInput("path_outside", "the path leads out of the manifest's folder; absolute paths may")
+            raise BadInput(
+                "path_outside",
+                "the path, or the link that it is, leads out of the manifest's folder: copy the file in, or write its "
+                "absolute path into the manifest",
+            )
         if target.is_dir() and not folder_allowed:
             raise BadInput("io_error", "a folder, where a file is wanted")
     except FileNotFoundError as error:

@@ -76,6 +76,7 @@ def read(manifest: Path, options: Options = DEFAULT, salt: str = "") -> Source:
             "min_slices": options.scans.min_slices,
         },
         rejected=tuple(sorted((*rejected, *leaked), key=lambda one: one.row)),
+        salt=salt,
     )
 
 

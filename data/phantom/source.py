@@ -62,6 +62,7 @@ def source(
         convert=functools.partial(convert, by_height=True) if by_height else convert,
         annotations=frozenset({"organ_mask", "lesion_mask", "boxes"}),
         contract={"generator": f"phantom {VERSION}", **settings, **sizes},
+        salt=f"phantom {VERSION}, seed {seed}",  # the first patient of another seed is another one
     )
 
 

@@ -89,7 +89,7 @@ def _headers(folder: Path) -> list[tuple[Path, pydicom.Dataset]]:
     for path in files:
         check_file(path)
         if not path.resolve().is_relative_to(folder.resolve()):
-            raise BadInput("path_outside", "a link in the folder leads out of it")
+            raise BadInput("path_outside", "a link in the folder leads out of it: copy the slices in (cp -rL)")
         headers.append((path, dicom_tags.read(path, pixels=False)))
     return headers
 

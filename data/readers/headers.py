@@ -167,7 +167,7 @@ def _beside(header: Path, name: str) -> Path:
     except (OSError, RuntimeError, ValueError) as error:
         raise BadInput("bad_header", "the header's data file has no valid name") from error
     if not inside:
-        raise BadInput("path_outside", "the header's data file lies outside the header's folder")
+        raise BadInput("path_outside", "the header's data file lies outside the header's folder: copy it in")
     check_file(target)
     return target
 

@@ -73,6 +73,7 @@ def load(name: str | Path) -> "PreTrainedTokenizerBase":
     Raises UserError where there is none, where the hub cannot be reached, and for a tokenizer without one of [PAD],
     [CLS] and [SEP], which the report tower needs.
     """
+    name = str(Path(name).expanduser())
     files = f"Put {FILES} into a folder and name that folder"
     if Path(name).is_dir() and not any((Path(name) / f).is_file() for f in ("tokenizer.json", "vocab.txt")):
         raise UserError(f"no tokenizer in the folder {name}. {files}")

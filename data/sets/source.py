@@ -107,6 +107,7 @@ def source(
             "organs": list(index.organs),
         },
         rejected=tuple(sorted(rejected, key=lambda one: one.row)),
+        salt=salt,
         organs=index.organs or ORGANS,
     )
 

@@ -4,6 +4,7 @@ import csv
 import json
 import pathlib
 import re
+import shutil
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from configs import ablate as ablate_configs
 from configs import compare as configs
 from configs import pretrain, systems
+from data import members
 from data.errors import UserError
 from tests.conftest import TINY
 from tests.evaluation.conftest import checkpoint_dir  # noqa: F401
@@ -23,6 +25,7 @@ from unimedi_jax.comparison import ablate, compare, released, runs
 from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.config.typed import typed
 from unimedi_jax.evaluation import evaluator, results
+from unimedi_jax.input import records
 from unimedi_jax.models import sizes
 from unimedi_jax.report import published
 from unimedi_jax.train import loop, run_report
@@ -288,8 +291,9 @@ def table(workdir: pathlib.Path, capsys) -> dict[str, dict[str, str]]:
     }
 
 
-def test_seeds_are_averaged_and_their_spread_is_told(tmp_path, monkeypatch, capsys):
+def test_seeds_are_averaged_and_their_spread_is_told(records_dir, tmp_path, monkeypatch, capsys):
     config = configs.get_config()
+    config.data_dir = str(records_dir)
     config.presets, config.seeds = "unimedi,xray_only", (0, 1)
     monkeypatch.setattr(loop, "run", lambda settings, folder: None)
     monkeypatch.setattr(runs, "gflop", lambda run: 12.34)
@@ -317,8 +321,9 @@ def test_seeds_are_averaged_and_their_spread_is_told(tmp_path, monkeypatch, caps
     ]
 
 
-def test_one_seed_keeps_its_bootstrap_and_a_system_without_reports_a_dash(tmp_path, monkeypatch, capsys):
+def test_one_seed_keeps_its_bootstrap_and_a_system_without_reports_a_dash(records_dir, tmp_path, monkeypatch, capsys):
     config = configs.get_config()
+    config.data_dir = str(records_dir)
     config.presets = "unimedi"
     monkeypatch.setattr(loop, "run", lambda settings, folder: None)
     monkeypatch.setattr(runs, "gflop", lambda run: 1.0)
@@ -329,8 +334,9 @@ def test_one_seed_keeps_its_bootstrap_and_a_system_without_reports_a_dash(tmp_pa
     assert row["X-ray zero-shot AUC"] == row["X-ray R@5"] == "-"
 
 
-def test_a_run_without_its_last_line_is_said(tmp_path, monkeypatch):
+def test_a_run_without_its_last_line_is_said(records_dir, tmp_path, monkeypatch):
     config = configs.get_config()
+    config.data_dir = str(records_dir)
     config.presets = "unimedi"
     monkeypatch.setattr(loop, "run", lambda settings, folder: None)
     with pytest.raises(UserError, match="unimedi-0 holds no finished run"):
@@ -374,3 +380,25 @@ def test_the_step_is_compiled_for_the_runs_own_batch(toy, tmp_path):
     text = job.lower({"xray": 1, "ct": 0}, LENGTH).as_text()
     assert f"tensor<{job.mesh.size}x49x256xui8>" in text
     assert "xi16>" not in text
+
+
+def test_without_test_records_nothing_is_trained(toy, tmp_path, monkeypatch):
+    config = toy()
+    monkeypatch.setattr(loop, "run", None)
+    size = records.RecordSet.size
+    monkeypatch.setattr(records.RecordSet, "size", lambda self, *place: 0 if "test" in place else size(self, *place))
+    with pytest.raises(UserError, match="the set phantom has no test records"):
+        compare.run(config, tmp_path)
+
+
+def test_an_exported_encoder_is_held_against_what_it_was_trained_on(toy, vit, tmp_path):
+    """Its test patients are those that the encoder, by the list in its folder, has learnt from."""
+    config = toy()
+    path = tmp_path / "export" / "vision_2d.safetensors"
+    path.parent.mkdir()
+    shutil.copy(vit[0], path)
+    listed = members.read(pathlib.Path(config.data_dir) / "phantom")
+    members.write(path.parent, {"phantom": {"salt": listed["salt"], "train": listed["test"]}})
+    config.encoders, config.encoder_size, config.presets = str(path), 112, "clip"
+    with pytest.raises(UserError, match=r"vision_2d.safetensors: 6 patients and 6 pixel-equal pictures of"):
+        compare.run(config, tmp_path / "compare")

@@ -1,6 +1,9 @@
 """All evaluations in one: a page and a CSV of what the data allow, published figures apart from measured ones."""
 
 import csv
+import dataclasses
+import pathlib
+import types
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from data.build import dataset
 from data.errors import UserError
 from data.phantom import source as phantom
 from data.phantom.options import Options
+from unimedi_jax import cli
 from unimedi_jax.evaluation import evaluate, results
 from unimedi_jax.input import records
 from unimedi_jax.report import published
@@ -30,6 +34,9 @@ def test_one_page_and_one_table(config, tmp_path, capsys):
     with (tmp_path / "results.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert {"linear probe", "slices", "zero-shot", "report retrieval"} <= {row["task"] for row in rows}
+    assert {(row["checkpoint"], row["step"]) for row in rows} == {(config.checkpoint, "1")}
+    slices = {(row["modality"], row["ct_slices"]) for row in rows if row["task"] in ("linear probe", "zero-shot")}
+    assert slices == {("xray", ""), ("ct", "True")}, "one name, and a column for how CTs went in"
     metrics = {row["metric"] for row in rows if row["task"] == "slices"}
     assert {"any/fixed_rate", "any/layer_share"} <= metrics
     page = (tmp_path / "index.html").read_text()
@@ -74,3 +81,31 @@ def test_a_measured_number_stands_beside_a_published_one_of_the_same_set_alone()
     assert [name.split("/")[1:4] for name in ours] == [["covidx", "linear, AUC", "1"]]
     assert not [name for name in scalars("phantom") if name.endswith("/ours")]
     assert np.isclose(scalars("covidx")[ours[0]], 50)
+
+
+def test_without_more_words_nothing_is_trained_for_hours():
+    assert configs.get_config().tasks == "probe,retrieve,slices"
+
+
+def test_two_checkpoints_never_share_a_folder(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = dataclasses.replace(trained, path=pathlib.Path("runs/mine"), step=700)
+    by_name = results.folder(pathlib.Path("runs/evaluate-{checkpoint}"), run)
+    assert by_name == pathlib.Path("runs/evaluate-mine-700")
+    for other in (dataclasses.replace(run, step=600), dataclasses.replace(run, path=tmp_path / "elsewhere" / "mine")):
+        assert results.folder(pathlib.Path("runs/evaluate-{checkpoint}"), other) != by_name
+    row = results.Result("linear probe", "phantom", "ct", "trained", "auroc/macro", 0.5)
+    results.publish([row], ("auroc/macro",), tmp_path / "look", run)
+    assert results.folder(tmp_path / "look", run) == tmp_path / "look", "the same again may be written over"
+    with pytest.raises(UserError, match=r"look/results.csv holds numbers of runs/mine at step 700: name another"):
+        results.folder(tmp_path / "look", dataclasses.replace(run, step=600))
+
+
+def test_the_default_folder_of_a_job_is_named_after_the_checkpoint(monkeypatch):
+    for job in cli.OF_A_CHECKPOINT:
+        flag = types.SimpleNamespace(value=types.SimpleNamespace(job=job))
+        monkeypatch.setattr(cli, "_CONFIG", flag)
+        monkeypatch.setattr(cli, "_WORKDIR", types.SimpleNamespace(value=None))
+        monkeypatch.setattr(cli.config_flags, "get_config_filename", lambda _, job=job: f"configs/{job}.py:phantom")
+        monkeypatch.setattr(cli.flags, "FLAGS", {"config": None})
+        assert cli._workdir() == pathlib.Path("runs") / f"{job}-phantom-{results.CHECKPOINT}"

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tests.evaluation.conftest import small_job
-from unimedi_jax.evaluation import evaluator
+from unimedi_jax.config.jobs import ProbeConfig
+from unimedi_jax.evaluation import evaluator, probe
 from unimedi_jax.inference import features
 from unimedi_jax.metrics import gap, slices
 from unimedi_jax.train.job import build_evaluator
@@ -60,3 +61,8 @@ def test_a_run_measures_how_its_slices_are_chosen(checkpoint_dir, records_dir, t
     by_hand = slices.hit_rate(np.tile(fixed, (len(part.z), 1)), part.lesions.any(axis=1), k)
     assert scalars["ct/slices/any/fixed_rate"] == by_hand.measured
     assert scalars["ct/slices/any/random_rate"] == by_hand.random
+    # The probe of a run is that of the probe job, under all labels.
+    config = ProbeConfig(modality="ct", shares=(1.0,), seeds=(0,), untrained=False, rows=4, resamples=0)
+    job = {row.metric: row.value for row in probe.evaluate(trained, measure.dataset, config)}
+    for label in (*measure.dataset.contract["labels"], "macro"):
+        assert scalars[f"ct/probe/{label}"] == pytest.approx(job[f"auroc/{label}"], abs=1e-6, nan_ok=True)

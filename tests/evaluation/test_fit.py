@@ -2,6 +2,9 @@
 
 import dataclasses
 import itertools
+import logging
+import re
+from math import nan
 
 import jax
 import numpy as np
@@ -66,6 +69,23 @@ def test_stops_early_and_keeps_the_best_epoch():
     fitted = _fit(score=lambda network: next(scores), epochs=6, patience=3)
     assert (fitted.epoch, fitted.score, fitted.network.stats["steps"]) == (2, 0.5, 8)
     assert next(scores) == 0.9  # never asked for
+
+
+def test_an_undefined_validation_is_no_better_and_patience_ends_it():
+    """An AUROC of validation patients of one class is not a number."""
+    scores = iter([nan, 0.5, nan, nan, 0.9])
+    fitted = _fit(score=lambda network: next(scores), epochs=5, patience=2)
+    assert (fitted.epoch, fitted.score) == (2, 0.5)
+    assert next(scores) == 0.9  # never asked for
+    scores = itertools.repeat(nan)
+    fitted = _fit(score=lambda network: next(scores), epochs=9, patience=3)
+    assert (fitted.epoch, fitted.network.stats["steps"]) == (3, 12), "the last epoch, since none is known to be better"
+
+
+def test_an_epoch_says_how_long_the_rest_may_take(caplog):
+    with caplog.at_level(logging.INFO):
+        _fit()
+    assert re.findall(r"epoch (\d) of at most 3, .*, left at most 0:\d\d:\d\d", caplog.text) == ["1", "2", "3"]
 
 
 def test_divergence_is_one_line():

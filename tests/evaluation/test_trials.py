@@ -10,7 +10,8 @@ import pytest
 
 from data.errors import UserError
 from unimedi_jax import sharding
-from unimedi_jax.evaluation import trials
+from unimedi_jax.config.jobs import DetectConfig, ProbeConfig, SegmentConfig
+from unimedi_jax.evaluation import detect, probe, segment, trials
 from unimedi_jax.inference import pretrained
 from unimedi_jax.input import records
 from unimedi_jax.objectives.unimedi import Objective
@@ -79,3 +80,20 @@ def test_the_untrained_twin_is_where_the_run_began(trained):
     )  # compiled, as the run does: eager rounds otherwise
     begun = begin(jax.random.key(trained.config["seed"]))
     jax.tree.map(np.testing.assert_array_equal, trained.untrained["params"], begun.params)
+
+
+def test_nothing_is_trained_on_fewer_than_a_handful_of_cases(caplog):
+    config = ProbeConfig(shares=(0.01, 0.1, 1.0), seeds=(0, 1), untrained=False)
+    assert trials.trials(config, 50) == [trials.Trial("trained", s, seed) for s in (0.1, 1.0) for seed in (0, 1)]
+    assert "1 % of 50 training cases are 2, fewer than 5: left out" in caplog.text
+    assert trials.trials(config, 4) == []
+
+
+def test_a_set_with_too_few_cases_is_refused_in_one_line(trained, phantom):
+    for evaluate, config in (
+        (probe.evaluate, ProbeConfig(modality="ct", shares=(0.1,), untrained=False)),
+        (segment.evaluate, SegmentConfig(modality="xray", limit=3)),
+        (detect.evaluate, DetectConfig(limit=3)),
+    ):
+        with pytest.raises(UserError, match="fewer than 5 training cases"):
+            evaluate(trained, phantom, config)

@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 import safetensors.torch
 from jax import numpy as jnp
 
+from data import members
 from data.errors import UserError
 from data.readers import volumes, xrays
 from unimedi_jax import objectives, patches, trees
@@ -217,12 +219,20 @@ def test_a_failed_check_leaves_nothing(trained, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_without_torch_it_says_that_it_did_not_check(trained, tmp_path, monkeypatch):
+def test_without_torch_it_says_that_it_did_not_check(trained, tmp_path, monkeypatch, capsys):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else find(name))
     export.write(trained, tmp_path / "export")
     assert json.loads((tmp_path / "export" / "parity.json").read_text())["checked"] is False
-    assert "not compared with PyTorch" in (tmp_path / "export" / "README.md").read_text()
+    card_text = (tmp_path / "export" / "README.md").read_text()
+    assert "not compared with PyTorch" in card_text
+    assert "To check it: pip install torch, then python main.py" in card_text
+    monkeypatch.setattr(pretrained, "load", lambda *_: trained)
+    out = str(tmp_path / "again")
+    export.run(types.SimpleNamespace(checkpoint="runs/mine", network="student", out=out, rgb=False, onnx=False))
+    printed = capsys.readouterr().out
+    assert "warning: not compared with PyTorch, as torch is not installed. To check it: pip install torch" in printed
+    assert f"--config.checkpoint={out} --config.out={out}-checked" in printed
     with pytest.raises(UserError, match=r"config.onnx=True takes torch"):
         export.write(trained, tmp_path / "other", onnx=True)
 
@@ -232,6 +242,7 @@ def test_out_and_in_again_changes_no_bit(trained, exported, tmp_path):
     assert same_bits(back.variables, trained.variables)
     assert back.config == card.shareable(trained.config)
     assert (back.contracts, back.step) == (trained.contracts, trained.step)
+    assert members.read(exported) == members.read(trained.path) is not None
     export.write(back, tmp_path / "again")
     for name in ("unimedi.safetensors", "vision_2d.safetensors", "report/model.safetensors", "unimedi.json"):
         assert (tmp_path / "again" / name).read_bytes() == (exported / name).read_bytes()

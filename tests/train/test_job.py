@@ -6,6 +6,7 @@ import types
 import pytest
 
 from data.errors import UserError
+from unimedi_jax import machine, sharding
 from unimedi_jax.train import dataset, saved_config
 
 BEFORE = {"steps": 9, "model": {"width": 3}, "optim": {"b1": 0.9}, "log_every": 5, "evals": {"every": 2}}
@@ -50,3 +51,30 @@ def test_processes_read_where_their_batches_have_room(monkeypatch, tmp_path, cap
     assert "threads read instead" in caplog.text
     monkeypatch.setattr(dataset.joblib, "cpu_count", lambda: 6)
     assert dataset.reader_processes(-1, 5_000_000) == 3
+
+
+def test_another_machine_is_named_and_does_not_stop_a_run(tmp_path, monkeypatch, caplog):
+    here = machine.describe(sharding.make_mesh())
+    assert here["device"] == "cpu"
+    assert here["devices"] == 2
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
+    assert machine.processor() in (machine.platform.processor(), machine.platform.machine())
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: AMD EPYC 9R14\nmodel name\t: AMD EPYC 9R14\n")
+    elsewhere = machine.describe(sharding.make_mesh())
+    assert elsewhere["processor"] == "AMD EPYC 9R14"
+    saved_config.keep(BEFORE | {"machine": here}, tmp_path, force=False)
+    then = saved_config.keep(BEFORE | {"machine": elsewhere}, tmp_path, force=False)["machine"]
+    assert then == here, "config.json names the machine that the run began on"
+    machine.warn_of_another(here, here)
+    machine.warn_of_another({}, here)  # an older run
+    assert not caplog.text
+    machine.warn_of_another(then, elsewhere)
+    assert f"processor {here['processor']} then, AMD EPYC 9R14 now" in caplog.text
+    assert "differ in the last digits" in caplog.text
+
+
+def test_a_setting_that_is_newer_than_the_run_has_done_as_its_default_does(tmp_path):
+    saved_config.keep(BEFORE, tmp_path, force=False)
+    assert saved_config.keep(BEFORE | {"input": {"group_studies": True}}, tmp_path, force=False) == BEFORE
+    with pytest.raises(UserError, match=r"input.group_studies: True then, False now"):
+        saved_config.keep(BEFORE | {"input": {"group_studies": False}}, tmp_path, force=False)

@@ -48,7 +48,9 @@ def undisturbed(records_dir, tmp_path_factory):
 
 def test_run_folder_has_what_the_contract_says(undisturbed):
     workdir, config = undisturbed
-    assert json.loads((workdir / "config.json").read_text())["steps"] == config.steps
+    saved = json.loads((workdir / "config.json").read_text())
+    assert saved["steps"] == config.steps
+    assert saved["machine"]["device"] == "cpu"
     assert (workdir / "tokenizer" / "tokenizer.json").exists()
     assert (workdir / "report" / "index.html").exists()
     assert list((workdir / "tensorboard").iterdir())
@@ -188,7 +190,8 @@ def test_a_loss_that_stays_up_sends_the_run_back_and_a_crash_does_not_change_whe
 
 
 def test_not_a_number_is_skipped_told_and_in_the_end_stops_the_run(config, tmp_path, caplog):
-    config.optim.peak_lr, config.guard.max_skipped, config.steps = float("nan"), 2, 6
+    config.optim.update(peak_lr=1e38, start_lr=1e38, end_lr=1e38, warmup_steps=0)
+    config.guard.max_skipped, config.steps = 2, 6
     with pytest.raises(UserError, match=r"step 2: 2 steps in a row were not finite"):
         loop.run(config, tmp_path / "nan")
     told = json.loads((tmp_path / "nan" / "incidents" / "2-skipped.json").read_text())

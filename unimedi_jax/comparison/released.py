@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import ml_collections
 
+from data import members
 from data.errors import UserError
 from unimedi_jax import compile_cache, sharding, writers
 from unimedi_jax.comparison.runs import Run
@@ -17,6 +18,7 @@ from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.config.typed import typed
 from unimedi_jax.convert import vit
 from unimedi_jax.inference import start
+from unimedi_jax.input import leaks
 from unimedi_jax.models import towers
 from unimedi_jax.train import job as jobs
 from unimedi_jax.train import state as states
@@ -82,6 +84,9 @@ def measure(encoder: Encoder) -> None:
         return
     compile_cache.enable(run.settings.compilations)
     job = jobs.build_job(typed(PretrainConfig, run.settings), run.folder)
+    known = members.read(pathlib.Path(run.settings.init.vision).parent)  # of an export, beside its files
+    if known is not None:
+        leaks.check(known, [job.sets[0][0]], allowed=run.settings.allow_leaks, where=run.settings.init.vision)
     with jax.set_mesh(job.mesh):
         fresh = jax.jit(lambda key: states.init_variables(job.model, key)[0])(jax.random.key(run.seed))
         variables, summary = weights({"batch_stats": {}, **fresh}, job.model, run.settings.init.vision, **grey)

@@ -22,7 +22,7 @@ from unimedi_jax.evaluation import results
 from unimedi_jax.input import pipeline
 from unimedi_jax.report import page, tables
 from unimedi_jax.report.content import Cell, PageContent, Row, Table
-from unimedi_jax.train import loop
+from unimedi_jax.train import dataset, loop
 from unimedi_jax.train.job import build_job
 
 LOG = logging.getLogger(__name__)
@@ -100,7 +100,15 @@ def settings_of(config: ml_collections.ConfigDict, name: str, seed: int, data: s
 
 
 def train(runs: Sequence[Run]) -> None:
-    """Trains what is not trained yet; an interrupted run resumes."""
+    """Trains what is not trained yet; an interrupted run resumes.
+
+    Raises:
+        UserError: the set has no test records, which the table is made of.
+    """
+    settings = runs[0].settings
+    measured_on, _ = dataset.open_sets(settings.data, settings.data_dir)[0]
+    if not any(measured_on.size(modality, "test") for modality in pipeline.MODALITIES):
+        raise UserError(f"the set {measured_on.name} has no test records: there is nothing to compare the presets on")
     for run in runs:
         LOG.info("preset %s, seed %d", run.name, run.seed)
         loop.run(run.settings, run.folder)
@@ -119,7 +127,7 @@ def measured(run: Run, task: str) -> list[results.Result]:
     scalars = {
         key.removeprefix("test/"): value
         for key, value in final.items()
-        if key.startswith("test/") and value is not None and not key.startswith(hidden)
+        if key.startswith("test/") and value is not None and not key.startswith(hidden) and key != "test/cases"
     }
     return _rows(run, task, scalars)
 

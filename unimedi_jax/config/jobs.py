@@ -20,6 +20,7 @@ class AuditConfig:
     job: str = "audit"
     path: str = ""  # a run's workdir, a set's folder, an export
     source: str = ""  # the CSV that the set was built from
+    reports: bool = False  # search the records' report fields, where report text belongs, for report text too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +71,7 @@ class DownstreamConfig:
     data_dir: str = "records"
     untrained: bool = True  # the same from a network that has learnt nothing, beside it
     resamples: int = 1000  # of the bootstrap intervals
+    allow_leaks: bool = False  # measure though the network was trained on patients or pictures of the test records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,11 +155,11 @@ class DetectConfig(DetectTask, DownstreamConfig):
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig(DownstreamConfig):
-    """Every evaluation that a data folder allows, on one page."""
+    """The evaluations that a data folder allows, on one page."""
 
     job: str = "evaluate"
     data: str = ""  # built sets, comma-separated; empty: all of the folder
-    tasks: str = "probe,retrieve,slices,segment,detect"
+    tasks: str = "probe,retrieve,slices"  # minutes; and "segment", "detect", which train decoders for hours
     shares: tuple[float, ...] = (0.01, 0.1, 1.0)  # of the training patients, linear probe
     seeds: tuple[int, ...] = (0, 1, 2)
     ct_slices: bool | None = None  # CTs with their chosen slices, or by the volume alone; None: as in the run

@@ -63,6 +63,8 @@ class InputConfig:
     set_shares: str = "weights"
     # Rows of X-rays and CTs: "batch", config.batch; "sqrt", as many in all, by the square root of their records.
     modality_shares: str = "batch"
+    # Pictures of one patient under one report are no negatives of each other, in sets that hold such pictures.
+    group_studies: bool = True
     threads: int = 4  # that read records and batch them
     # Processes that do so instead of threads, where the device is so fast that threads would hold up its program;
     # -1: none beside a CPU, four a device of a host beside GPUs and TPUs, of at most half its cores.
@@ -260,7 +262,7 @@ class DistributedConfig:
 class EvalsConfig:
     """Validation during the run."""
 
-    every: int = 5000  # steps
+    every: int = 5000  # steps; 0: none while the run trains
     network: str = "student"  # or "teacher"
     ct_slices: bool = True  # CTs as trained, with their chosen slices; False: the volume alone
     rows: int = 16  # a device, per batch
@@ -306,6 +308,8 @@ class PretrainConfig:
     guard: GuardConfig = GuardConfig()
     distributed: DistributedConfig = DistributedConfig()
     evals: EvalsConfig = EvalsConfig()
+    # Train though patients or pictures that are learnt from are among those tested on.
+    allow_leaks: bool = False
     show_reports: str = "auto"  # report texts on the page: "yes", "no", "auto" = the phantom's alone
 
     def __post_init__(self) -> None:

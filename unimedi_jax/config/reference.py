@@ -36,9 +36,13 @@ class Setting(NamedTuple):
 
 def settings(config: Mapping[str, Any]) -> list[Setting]:
     """Every setting of a job's config, a mapping with `job`: plain values before the sections below them."""
+    return list(_settings(config, defaults(config), ""))
+
+
+def defaults(config: Mapping[str, Any]) -> Any:
+    """The settings that a job's config starts from, as a dataclass."""
     job = config["job"]
-    like = building.build_config(config["kind"]) if job == "build" else JOBS[job]()
-    return list(_settings(config, like, ""))
+    return building.build_config(config["kind"]) if job == "build" else JOBS[job]()
 
 
 def _settings(values: Mapping[str, Any], like: Any, prefix: str) -> Iterator[Setting]:

@@ -8,6 +8,7 @@ import ml_collections
 from ml_collections.config_dict import placeholder
 
 from data.errors import UserError
+from unimedi_jax.config import numbers
 from unimedi_jax.config.objectives import OBJECTIVES
 
 T = TypeVar("T")
@@ -24,6 +25,7 @@ def typed(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
         if name not in defaults:
             raise UserError(f"{where} has no setting {name!r}: its settings are {', '.join(defaults)}")
         changes[name] = _value(name, defaults[name], value, f"{where}.{name}")
+        numbers.check(cls, name, changes[name], f"{where}.{name}")
     try:
         return cls(**changes)
     except (ValueError, TypeError) as error:

@@ -34,15 +34,18 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Trains and tests the detectors of `configs/detect.py`, writes `results.csv` into `workdir`, prints a table."""
     settings = typed(DetectConfig, config)
     trained = pretrained.load(settings.checkpoint, settings.network)
-    rows = evaluate(trained, records.open_set(settings.data_dir, settings.data), settings)
-    results.publish(rows, METRICS, workdir)
+    workdir = results.folder(workdir, trained)
+    dataset = records.open_set(settings.data_dir, settings.data)
+    trials.check_leaks(trained, [dataset], settings)
+    rows = evaluate(trained, dataset, settings)
+    results.publish(rows, METRICS, workdir, trained)
 
 
 def evaluate(trained: Pretrained, dataset: records.RecordSet, config: DetectConfig) -> list[results.Result]:
     """All rows of a set's X-rays: each way of tuning, encoder, share and seed.
 
     Raises:
-        UserError: the set has no boxes, or no training or test X-rays.
+        UserError: the set has no boxes, or no test or too few training X-rays.
     """
     tunes = trials.tunes(config.tune, TASKS)
     if "boxes" not in dataset.contract["truth"]:
@@ -51,11 +54,13 @@ def evaluate(trained: Pretrained, dataset: records.RecordSet, config: DetectConf
     table = []
     for tune in tunes:
         task = Task(trained, dataset, tune, config)
-        for trial in trials.trials(config):
+        for trial in trials.trials(config, len(task.cases["train"])):
             cases = task.tested("test", fit.train(task, trial))
             scalars = detection.measure(cases, confidence=config.confidence, resamples=config.resamples)
             place = dict(task=TASKS[tune], data=dataset.name, modality="xray", cases=len(cases))
             table += results.of(scalars, **place, **trial._asdict())
+    if not table:
+        raise UserError(f"the set {dataset.name} in {dataset.folder} has {trials.TOO_FEW}")
     return table
 
 

@@ -24,5 +24,9 @@ def stratified(labels: Float[np.ndarray, "n c"], share: float, *, seed: int) -> 
         # Each pattern's cases are spread evenly over [0, 1): any cut takes the same part of all of them.
         place[rows] = (rng.permutation(len(rows)) + rng.random()) / len(rows)
     order = np.lexsort((tie, place))
-    count = min(max(round(share * len(labels)), SMALLEST), len(labels))
-    return np.sort(order[:count])
+    return np.sort(order[: size(len(labels), share)])
+
+
+def size(cases: int, share: float) -> int:
+    """How many of so many cases a share draws."""
+    return min(max(round(share * cases), SMALLEST), cases)

@@ -12,7 +12,7 @@ import ml_collections
 from data.errors import UserError
 from unimedi_jax.config.jobs import DetectConfig, EvaluateConfig, ProbeConfig, SegmentConfig
 from unimedi_jax.config.typed import typed
-from unimedi_jax.evaluation import detect, hit_rates, probe, results, retrieve, segment
+from unimedi_jax.evaluation import detect, hit_rates, probe, results, retrieve, segment, trials
 from unimedi_jax.inference import pretrained, prompts
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input import dense, records
@@ -48,20 +48,22 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     if not tasks or set(tasks) - set(TASKS):
         raise UserError(f"config.tasks is a comma-separated list of {', '.join(TASKS)}, not {settings.tasks!r}")
     trained = pretrained.load(settings.checkpoint, settings.network)
+    workdir = results.folder(workdir, trained)
     names = [name for name in settings.data.split(",") if name] or sets(settings.data_dir)
-    if settings.prompts:
-        contracts = [records.open_set(settings.data_dir, name).contract for name in names]
-        prompts.check(settings.prompts, itertools.chain(*(one["labels"] for one in contracts)))
+    opened = [records.open_set(settings.data_dir, name) for name in names]
+    prompts.check(settings.prompts, itertools.chain(*(one.contract["labels"] for one in opened)))
+    trials.check_leaks(trained, opened, settings)
     rows: list[results.Result] = []
     for name in names:
-        for task in tasks:
+        for number, task in enumerate(tasks, start=1):
+            LOG.info("%s: %s, task %d of %d", name, task, number, len(tasks))
             try:
                 rows += TASKS[task](trained, records.open_set(settings.data_dir, name), settings)
             except UserError as error:  # what one set lacks must not cost the others their numbers
                 LOG.info("%s, %s: left out: %s", name, task, error)
     if not rows:
         raise UserError(f"nothing could be evaluated on {', '.join(names)} in {settings.data_dir}: see the lines above")
-    results.write_csv(workdir / "results.csv", rows)
+    results.write_csv(workdir / results.FILE, results.of_checkpoint(rows, trained))
     content = page_content(rows, name=workdir.name, config=json.loads(config.to_json_best_effort()))
     # No report text is on this page; the contract of the reports' job stays with theirs.
     path = page.write(workdir / "index.html", content, show_reports=True)
@@ -70,7 +72,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             print(results.text(of_task, _shown(task, of_task)) + "\n")
     for note in content.notes:
         print(f"warning: {note}")
-    print(f"page: {path}\nall numbers: {workdir / 'results.csv'}")
+    print(f"page: {path}\nall numbers: {workdir / results.FILE}")
 
 
 def _probe(trained: Pretrained, dataset: records.RecordSet, config: EvaluateConfig) -> list[results.Result]:
@@ -108,7 +110,7 @@ TASKS = {
 
 def sets(data_dir: str | pathlib.Path) -> list[str]:
     """Names of the built sets of a folder."""
-    names = sorted(path.parent.name for path in pathlib.Path(data_dir).glob("*/contract.json"))
+    names = sorted(path.parent.name for path in pathlib.Path(data_dir).expanduser().glob("*/contract.json"))
     return [name for name in names if not name.startswith(".")]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from data.reports.prompts import Pair
 from unimedi_jax.inference import features
 from unimedi_jax.input import records, transforms
-from unimedi_jax.metrics import auroc, gap, linear_probe, retrieval, slices, vectors, zeroshot
+from unimedi_jax.metrics import auroc, classification, gap, linear_probe, retrieval, slices, vectors, zeroshot
 from unimedi_jax.typing import PyTree
 
 RESAMPLES = 1000  # of the bootstrap intervals in final tables
@@ -32,12 +32,17 @@ class Evaluator:
     has_joint_space: bool = True  # whether the network has learnt which report belongs to an image
     has_classifier: bool = False  # whether it was trained on the labels (objectives/supervised.py)
 
+    def can_measure(self, split: str) -> bool:
+        """Whether the set has records of a split in any modality."""
+        return any(self.dataset.size(modality, split) for modality in self.samplers)
+
     def __call__(
         self, variables: PyTree, split: str, *, final: bool = False, examples: int = 0
     ) -> tuple[dict[str, float], dict[str, features.EmbeddedSplit]]:
         """Scalars without a prefix (`xray/zeroshot/macro`, ...) and the embeddings they come from.
 
-        `final` adds the linear probes, which embed the training patients too, and bootstrap intervals.
+        `final` adds the linear probes, which embed the training patients too, and bootstrap intervals. A split without
+        records gives nothing.
         """
         embedded = {}
         for modality in self.samplers:
@@ -58,11 +63,12 @@ class Evaluator:
                 scalars |= _named(f"{modality}/supervised", auc.scalars(self._labels))
             if train:
                 # The validation patients choose the strength of the regularisation, where there are any.
-                auc = linear_probe.auc(train.labelled, part.labelled, val and val.labelled, resamples=resamples)
+                settings = {"one_of": classification.exclusive(train.labels), "resamples": resamples}
+                auc = linear_probe.auc(train.labelled, part.labelled, val and val.labelled, **settings)
                 scalars |= _named(f"{modality}/probe", auc.scalars(self._labels))
             if part.slice_scores is not None and self.slices:
                 scalars |= _named(f"{modality}/slices", self._slice_choice(part, val or train, resamples))
-        return scalars | _named("gap", _gaps(embedded)), embedded
+        return scalars | (_named("gap", _gaps(embedded)) if embedded else {}), embedded
 
     @property
     def _labels(self) -> list[str]:

@@ -1,8 +1,10 @@
 """Supervised training of a downstream network: AdamW, early stopping, the best epoch is returned."""
 
+import datetime
 import functools
 import itertools
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -11,6 +13,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from data import progress
 from data.errors import UserError
 from unimedi_jax import sharding
 from unimedi_jax.config.jobs import FitConfig
@@ -71,10 +74,12 @@ def train(task: Task, trial: Trial) -> Network:
 
 def predictions(task: Task, split: str, network: Network) -> Iterator[Any]:
     """What the network says of each case of a split, in order, as host arrays."""
-    source, mesh = task.source(split), task.pretrained.mesh
-    for batch, real in supervised.evaluation(source, task.sampler, task.recipe.batch, task.cases[split]):
-        output = jax.device_get(task.predict(network, sharding.put_batch(batch["tokens"], mesh)))
-        yield from (jax.tree.map(lambda x, row=row: x[row], output) for row in range(real))
+    source, mesh, rows = task.source(split), task.pretrained.mesh, task.cases[split]
+    with progress.shown(len(rows), f"cases of {split}") as tick:
+        for batch, real in supervised.evaluation(source, task.sampler, task.recipe.batch, rows):
+            output = jax.device_get(task.predict(network, sharding.put_batch(batch["tokens"], mesh)))
+            yield from (jax.tree.map(lambda x, row=row: x[row], output) for row in range(real))
+            tick(real)
 
 
 def fit(
@@ -91,7 +96,8 @@ def fit(
     """At most `recipe.epochs` of `steps` batches each; stops after `recipe.patience` epochs without a better score.
 
     The learning rate of the subtree "encoder" of the parameters is `recipe.encoder_lr`, that of all else `recipe.lr`;
-    both are constant, as in MGCA. Without `score` the last epoch is returned.
+    both are constant, as in MGCA. Without `score` the last epoch is returned. A score that is not a number, such as an
+    AUROC of a single class, is no better than any other.
 
     Raises:
         UserError: the loss is not finite.
@@ -103,7 +109,7 @@ def fit(
     network = jax.jit(lambda x: x)(sharding.put_replicated(network, mesh))
     opt_state = jax.jit(tx.init)(network.params)
     step = _make_step(loss, tx)
-    best = Fitted(jax.device_get(network), float("nan"), 0)
+    best, started = Fitted(jax.device_get(network), float("nan"), 0), time.monotonic()
     for epoch in range(1, recipe.epochs + 1):
         total = 0.0
         for batch in itertools.islice(batches, steps):
@@ -112,12 +118,16 @@ def fit(
         if not np.isfinite(total):
             raise UserError(f"{name}: the loss is not finite in epoch {epoch}; try a lower config.lr")
         value = score(network) if score else float("nan")
-        progress = f"{name}: epoch {epoch} of at most {recipe.epochs}"
-        LOG.info("%s, loss %.4f, validation %.4f", progress, total / steps, value)
-        if not score or np.isnan(best.score) or value > best.score:
+        most = datetime.timedelta(seconds=round((time.monotonic() - started) / epoch * (recipe.epochs - epoch)))
+        place = f"{name}: epoch {epoch} of at most {recipe.epochs}"
+        LOG.info("%s, loss %.4f, validation %.4f, left at most %s", place, total / steps, value, most)
+        defined = not np.isnan(value)
+        if not score or value > best.score or (defined and np.isnan(best.score)):
             best = Fitted(jax.device_get(network), value, epoch)
         elif epoch - best.epoch >= recipe.patience:
             break
+    if not best.epoch:  # no validation was ever defined: patience ended it, and the last epoch is as good as any
+        best = Fitted(jax.device_get(network), float("nan"), epoch)
     return best._replace(network=sharding.put_replicated(best.network, mesh))
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from data import progress
 from data.errors import UserError
 from unimedi_jax.config.jobs import EvaluateConfig
 from unimedi_jax.evaluation import results, trials
@@ -62,4 +63,6 @@ def lesions(dataset: records.RecordSet, split: str) -> slices.Lesions | None:
     if not dataset.size("ct", split):
         return None
     findings, masks = len(dataset.contract["labels"]), dataset.source("ct", split, ("lesion_mask",))
-    return np.concatenate([slices.lesion_slices(record["lesion_mask"][None], findings) for record in masks])
+    with progress.shown(len(masks), f"lesion masks of {split}") as tick:
+        rows = [slices.lesion_slices(record["lesion_mask"][None], findings) for record in masks if not tick(1)]
+    return np.concatenate(rows)

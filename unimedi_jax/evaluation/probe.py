@@ -13,6 +13,7 @@ import numpy as np
 import optax
 from jax import numpy as jnp
 
+from data import progress
 from data.errors import UserError
 from unimedi_jax.config.jobs import FitConfig, ProbeConfig
 from unimedi_jax.config.typed import typed
@@ -39,31 +40,43 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     if settings.tune not in TASKS:
         raise UserError(f"config.tune is one of {', '.join(TASKS)}, not {settings.tune!r}")
     trained = pretrained.load(settings.checkpoint, settings.network)
-    rows = evaluate(trained, records.open_set(settings.data_dir, settings.data), settings)
-    results.publish(rows, METRICS, workdir)
+    workdir = results.folder(workdir, trained)
+    dataset = records.open_set(settings.data_dir, settings.data)
+    trials.check_leaks(trained, [dataset], settings)
+    rows = evaluate(trained, dataset, settings)
+    results.publish(rows, METRICS, workdir, trained)
 
 
 def evaluate(trained: Pretrained, dataset: RecordSet, config: ProbeConfig) -> list[results.Result]:
     """All rows of a set: each modality it has, encoder, share of the training patients and seed.
 
     Raises:
-        UserError: the set has no labels, or no training or test records.
+        UserError: the set has no labels, or no test or too few training records.
     """
     if not dataset.contract["labels"]:
         raise UserError(f"the set {dataset.name} in {dataset.folder} has no labels: there is nothing to classify")
     modalities = trials.modalities(dataset, config.modality)
     trained.check(dataset, modalities)
     measure = _linear if config.tune == "linear" else _full
-    return [row for modality in modalities for row in measure(trained, dataset, modality, config)]
+    rows = [row for modality in modalities for row in measure(trained, dataset, modality, config)]
+    if not rows:
+        raise UserError(f"the set {dataset.name} in {dataset.folder} has {trials.TOO_FEW}")
+    return rows
 
 
 def _linear(trained: Pretrained, dataset: RecordSet, modality: str, config: ProbeConfig) -> list[results.Result]:
     """Every record through the network once; all shares and seeds are fitted on those features."""
+    # With all labels, nothing is random.
+    chosen = [
+        trial
+        for trial in trials.trials(config, dataset.size(modality, "train"))
+        if trial.share < 1 or trial.seed == config.seeds[0]
+    ]
     embedder = trained.embedder(rows=config.rows, ct_slices=config.ct_slices)
     sampler = trained.sampler(modality, keep=("report", "labels"))
-    names, table = dataset.contract["labels"], []
-    shared = dict(task=TASKS["linear"], data=dataset.name, modality=modality)
-    for name in trials.encoders(config):
+    names, table, slices = dataset.contract["labels"], [], _slices(trained, modality, config)
+    shared = dict(task=TASKS["linear"], data=dataset.name, modality=modality, ct_slices=slices)
+    for name in dict.fromkeys(trial.encoder for trial in chosen):
         parts = {
             split: features.embed(embedder, trained.encoder(name), dataset, sampler, split).labelled
             for split in SPLITS
@@ -71,15 +84,16 @@ def _linear(trained: Pretrained, dataset: RecordSet, modality: str, config: Prob
         }
         train, test, val = parts["train"], parts["test"], parts.get("val")
         one_of = classification.exclusive(train.y)
-        for share in config.shares:
-            for seed in config.seeds if share < 1 else config.seeds[:1]:  # with all labels, nothing is random
-                rows = draws.stratified(train.y, share, seed=seed)
+        of_encoder = [trial for trial in chosen if trial.encoder == name]
+        with progress.shown(len(of_encoder), f"linear probes, {modality}, {name} encoder") as tick:
+            for trial in of_encoder:
+                rows = draws.stratified(train.y, trial.share, seed=trial.seed)
                 few = linear_probe.Labelled(train.x[rows], train.y[rows])
-                scores = linear_probe.predict(few, test.x, val, one_of=one_of, seed=seed)
-                trial = Trial(name, share, seed)
+                scores = linear_probe.predict(few, test.x, val, one_of=one_of, seed=trial.seed)
                 scalars = classification.measure(scores, test.y, names, one_of=one_of, resamples=config.resamples)
                 table += results.of(scalars, **shared, cases=len(test.y), **trial._asdict())
                 LOG.info("%s, %s: done", modality, trial)
+                tick(1)
     return table
 
 
@@ -87,12 +101,18 @@ def _full(trained: Pretrained, dataset: RecordSet, modality: str, config: ProbeC
     """The whole network is trained, from the encoder's weights and a linear head of zeros."""
     task, names, table = FineTuning(trained, dataset, modality, config), dataset.contract["labels"], []
     labels, settings = task.labels["test"], {"one_of": task.one_of, "resamples": config.resamples}
-    shared = dict(task=TASKS["full"], data=dataset.name, modality=modality, cases=len(labels))
-    for trial in trials.trials(config):
+    slices = _slices(trained, modality, config)
+    shared = dict(task=TASKS["full"], data=dataset.name, modality=modality, cases=len(labels), ct_slices=slices)
+    for trial in trials.trials(config, len(task.cases["train"])):
         scores = task.probabilities("test", fit.train(task, trial))
         scalars = classification.measure(scores, labels, names, **settings)
         table += results.of(scalars, **shared, **trial._asdict())
     return table
+
+
+def _slices(trained: Pretrained, modality: str, config: ProbeConfig) -> bool | None:
+    """Whether CTs go in with their chosen slices; None for X-rays."""
+    return trained.use_slices(config.ct_slices) if modality == "ct" else None
 
 
 @dataclasses.dataclass(frozen=True)

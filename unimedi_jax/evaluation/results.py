@@ -1,5 +1,6 @@
 """One measured number a row: what all downstream jobs, their tables and the CSV are made of."""
 
+import contextlib
 import csv
 import io
 import math
@@ -10,7 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data import pages
+from data.errors import UserError
+from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.report import tables
+
+FILE = "results.csv"
+CHECKPOINT = "{checkpoint}"  # in the name of a --workdir
 
 
 class Result(NamedTuple):
@@ -27,6 +33,9 @@ class Result(NamedTuple):
     low: float = math.nan  # 95 % bootstrap interval over cases
     high: float = math.nan
     cases: int = 0  # behind the number
+    ct_slices: bool | None = None  # CTs went in with their chosen slices, or by the volume alone; None: X-rays
+    checkpoint: str = ""  # a run's folder or an export
+    step: int | None = None  # of the checkpoint
 
     @property
     def key(self) -> str:
@@ -50,14 +59,47 @@ def write_csv(path: pathlib.Path, rows: Iterable[Result]) -> None:
     writer = csv.writer(stream)
     writer.writerow(Result._fields)
     for row in rows:
-        writer.writerow("" if isinstance(value, float) and np.isnan(value) else value for value in row)
+        writer.writerow("" if value is None or value != value else value for value in row)
     pages.write(path, stream.getvalue())
 
 
-def publish(rows: Sequence[Result], metrics: Sequence[str], workdir: pathlib.Path) -> None:
-    """All rows as `results.csv` in the run's folder, `metrics` as a table on the terminal."""
-    path = workdir / "results.csv"
-    write_csv(path, rows)
+def folder(workdir: pathlib.Path, trained: Pretrained) -> pathlib.Path:
+    """The folder of a job's results: `workdir`, with CHECKPOINT in its name replaced by the checkpoint's own.
+
+    Raises:
+        UserError: it holds the results of another checkpoint.
+    """
+    place = pathlib.Path(str(workdir).replace(CHECKPOINT, _name(trained)))
+    path = place / FILE
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as stream:
+            others = {(row.get("checkpoint"), row.get("step")) for row in csv.DictReader(stream)}
+        if others - {(str(trained.path), str(trained.step))}:
+            checkpoint, step = next(iter(others))
+            raise UserError(
+                f"{path} holds numbers of {checkpoint or 'another checkpoint'}{f' at step {step}' if step else ''}: "
+                f"name another --workdir for {trained.path} at step {trained.step}, or remove it"
+            )
+    return place
+
+
+def _name(trained: Pretrained) -> str:
+    """The checkpoint's path under runs/ and its step, as one word."""
+    path = trained.path.resolve()
+    with contextlib.suppress(ValueError):  # it lies elsewhere
+        path = path.relative_to(pathlib.Path("runs").resolve())
+    return "-".join([*(part for part in path.parts if part != path.root), str(trained.step)])
+
+
+def of_checkpoint(rows: Iterable[Result], trained: Pretrained) -> list[Result]:
+    """The rows with the checkpoint that they were measured of."""
+    return [row._replace(checkpoint=str(trained.path), step=trained.step) for row in rows]
+
+
+def publish(rows: Sequence[Result], metrics: Sequence[str], workdir: pathlib.Path, trained: Pretrained) -> None:
+    """All rows as FILE in `workdir`, `metrics` as a table on the terminal."""
+    path = workdir / FILE
+    write_csv(path, of_checkpoint(rows, trained))
     print(f"{text(rows, metrics)}\nall numbers: {path}")
 
 

@@ -23,10 +23,12 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Everything of `configs/retrieve.py`; writes `results.csv` into `workdir`, prints a table and the warnings."""
     settings = typed(RetrieveConfig, config)
     trained = pretrained.load(settings.checkpoint, settings.network)
+    workdir = results.folder(workdir, trained)
     dataset = records.open_set(settings.data_dir, settings.data)
     prompts.check(settings.prompts, dataset.contract["labels"])
+    trials.check_leaks(trained, [dataset], settings)
     rows = evaluate(trained, dataset, settings)
-    results.publish(rows, METRICS, workdir)
+    results.publish(rows, METRICS, workdir, trained)
     for warning in inverted(rows):
         print(f"warning: {warning}")
 
@@ -61,6 +63,7 @@ def evaluate(
             if OTHER[modality] in parts:
                 scalars[ACROSS] = _across(part, parts[OTHER[modality]], config.resamples)
             shared = dict(data=dataset.name, modality=modality, encoder=encoder, cases=len(part.z))
+            shared["ct_slices"] = trained.use_slices(config.ct_slices) if modality == "ct" else None
             table += [row for task, values in scalars.items() for row in results.of(values, task=task, **shared)]
     return table
 

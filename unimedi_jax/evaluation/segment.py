@@ -12,6 +12,7 @@ import ml_collections
 import numpy as np
 from jax import numpy as jnp
 
+from data import progress
 from data.errors import UserError
 from unimedi_jax import patches, sharding
 from unimedi_jax.config.jobs import FitConfig, SegmentConfig
@@ -37,8 +38,11 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Trains and tests the decoders of `configs/segment.py`, writes `results.csv` into `workdir`, prints a table."""
     settings = typed(SegmentConfig, config)
     trained = pretrained.load(settings.checkpoint, settings.network)
-    rows = evaluate(trained, records.open_set(settings.data_dir, settings.data), settings)
-    results.publish(rows, METRICS, workdir)
+    workdir = results.folder(workdir, trained)
+    dataset = records.open_set(settings.data_dir, settings.data)
+    trials.check_leaks(trained, [dataset], settings)
+    rows = evaluate(trained, dataset, settings)
+    results.publish(rows, METRICS, workdir, trained)
 
 
 def evaluate(trained: Pretrained, dataset: records.RecordSet, config: SegmentConfig) -> list[results.Result]:
@@ -61,11 +65,12 @@ def evaluate(trained: Pretrained, dataset: records.RecordSet, config: SegmentCon
             continue
         for tune in tunes:
             task = Task(trained, dataset, modality, tune, cases, config)
-            for trial in trials.trials(config):
+            for trial in trials.trials(config, len(cases["train"])):
                 shared = dict(data=dataset.name, modality=modality, cases=len(cases["test"]), **trial._asdict())
+                shared["ct_slices"] = False if modality == "ct" else None
                 table += results.of(_trained_and_tested(task, trial), task=task_name(target, tune), **shared)
     if not table:
-        raise UserError(f"{place} has no annotated training and test cases for {target}")
+        raise UserError(f"{place} has no annotated test cases for {target}, or {trials.TOO_FEW}")
     return table
 
 
@@ -87,7 +92,8 @@ def annotated(dataset: records.RecordSet, modality: str, split: str, config: Seg
     if rows and config.target != "boxes":
         field = dense.TARGETS[config.target]
         masks = dataset.source(modality, split, (field,))
-        rows = [i for i in rows if not (masks[i][field] == dense.UNANNOTATED).all()]
+        with progress.shown(len(rows), f"masks of {split}") as tick:
+            rows = [i for i in rows if not tick(1) and not (masks[i][field] == dense.UNANNOTATED).all()]
     return rows[: config.limit] if config.limit else rows
 
 

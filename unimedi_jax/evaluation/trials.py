@@ -1,13 +1,20 @@
 """What a table of results compares: encoders, ways of tuning them, shares of the labels, seeds, modalities."""
 
 import itertools
+import logging
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
+from data import members
 from data.errors import UserError
-from unimedi_jax.input import pipeline, records
+from unimedi_jax.evaluation import draws
+from unimedi_jax.inference.pretrained import Pretrained
+from unimedi_jax.input import leaks, pipeline, records
 
+LOG = logging.getLogger(__name__)
 ENCODERS = ("trained", "untrained")
+FEWEST = 5  # training cases
+TOO_FEW = f"fewer than {FEWEST} training cases, or config.shares leave fewer: nothing was trained"
 
 
 class Trial(NamedTuple):
@@ -21,9 +28,28 @@ class Trial(NamedTuple):
         return f"{self.encoder} encoder, {self.share:.0%} of labels, seed {self.seed}"
 
 
-def trials(config: Any) -> list[Trial]:
-    """Every encoder with every share and seed of a job's config."""
-    return list(itertools.starmap(Trial, itertools.product(encoders(config), config.shares, config.seeds)))
+def trials(config: Any, cases: int) -> list[Trial]:
+    """Every encoder with every share of `cases` training cases and every seed of a job's config.
+
+    Shares of fewer than FEWEST cases are left out, and that is logged: nothing learnt from so few says anything.
+    """
+    shares = []
+    for share in config.shares:
+        count = draws.size(cases, share)
+        if count < FEWEST:
+            LOG.warning(
+                "%.3g %% of %d training cases are %d, fewer than %d: left out", 100 * share, cases, count, FEWEST
+            )
+        else:
+            shares.append(share)
+    return list(itertools.starmap(Trial, itertools.product(encoders(config), shares, config.seeds)))
+
+
+def check_leaks(trained: Pretrained, tested: Sequence[records.RecordSet], config: Any) -> None:
+    """Raises UserError where test records were learnt from, by the checkpoint or in the set's own training records."""
+    leaks.check(members.read(trained.path), tested, allowed=config.allow_leaks, where=str(trained.path))
+    for one in tested:
+        leaks.check(leaks.of_sets([one]), [one], allowed=config.allow_leaks, where=f"the set {one.name}")
 
 
 def encoders(config: Any) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from data import members
 from unimedi_jax.inference import pretrained
 from unimedi_jax.models import towers
 from unimedi_jax.report import tables
@@ -84,6 +85,8 @@ def markdown(
     lines.append("- `report/`: the report tower and its tokenizer, as transformers keeps a BERT")
     if onnx:
         lines.append("- `onnx/`: the encoders; inputs are records' X-rays and volumes, and token ids with their mask")
+    if (trained.path / members.FILE).is_file():
+        lines.append(f"- `{members.FILE}`: salted hashes of the patients and pictures it was trained on, to find leaks")
     lines += [f"- `parity.json`: {_agreement(parity)}", "", "## Configuration", "", "```json"]
     return "\n".join([*lines, *json.dumps(shareable(config), indent=2).splitlines(), "```", ""])
 
@@ -115,7 +118,7 @@ def _results(metrics: Sequence[Line]) -> list[str]:
 
 def _agreement(parity: Mapping[str, Any]) -> str:
     if not parity["checked"]:
-        return f"not compared with PyTorch ({parity['why']})"
+        return f"not compared with PyTorch ({parity['why']}). To check it: {parity['how']}"
     worst = max(parity["max_abs_difference"].values())
     return f"PyTorch against JAX layer by layer, at most {worst:.1e} apart"
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
+from data import members
 from data.errors import UserError
 from unimedi_jax import writers
 from unimedi_jax.convert import names
@@ -37,12 +38,20 @@ def run(config: Any, _: pathlib.Path | None = None) -> None:
     if not config.checkpoint or not config.out:
         raise UserError("config.checkpoint (a run's workdir or an export) and config.out (a new folder) are needed")
     trained = pretrained.load(config.checkpoint, config.network)
-    write(trained, pathlib.Path(config.out).expanduser(), rgb=config.rgb, onnx=config.onnx)
+    agreement = write(trained, pathlib.Path(config.out).expanduser(), rgb=config.rgb, onnx=config.onnx)
     print(f"exported: {config.out} (start with its README.md)")
+    if not agreement["checked"]:
+        how_to = parity.how_to(config.out, f"{config.out}-checked")
+        print(f"warning: not compared with PyTorch, as {agreement['why']}. To check it: {how_to}")
 
 
-def write(trained: pretrained.Pretrained, out: pathlib.Path, *, rgb: bool = False, onnx: bool = False) -> None:
-    """Exports a network into the new folder `out`; `rgb` adds a ViT of three channels, `onnx` the encoders as ONNX."""
+def write(
+    trained: pretrained.Pretrained, out: pathlib.Path, *, rgb: bool = False, onnx: bool = False
+) -> parity.Agreement:
+    """Exports a network into the new folder `out`; `rgb` adds a ViT of three channels, `onnx` the encoders as ONNX.
+
+    Returns what `parity.json` holds.
+    """
     if out.exists():
         raise UserError(f"config.out {out} exists: choose another folder, or remove it")
     staging = out.parent / f".{out.name}.exporting"
@@ -57,12 +66,16 @@ def write(trained: pretrained.Pretrained, out: pathlib.Path, *, rgb: bool = Fals
         (staging / "unimedi_torch.py").write_text(module.read_text(encoding="utf-8"), encoding="utf-8")
         agreement = parity.check(trained, staging, onnx=onnx)
         _json(agreement, staging / "parity.json")
-        _log(agreement)
+        if agreement["checked"]:
+            _log(agreement)
         text = card.markdown(trained, agreement, writers.read(trained.path), rgb=rgb, onnx=onnx)
+        if (known := members.read(trained.path)) is not None:
+            members.write(staging, known)
         (staging / "README.md").write_text(text, encoding="utf-8")
         staging.rename(out)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+    return agreement
 
 
 def architecture(trained: pretrained.Pretrained) -> dict[str, Any]:
@@ -169,10 +182,7 @@ def _bert(trained: pretrained.Pretrained) -> dict[str, Any]:
     }
 
 
-def _log(agreement: dict[str, Any]) -> None:
-    if not agreement["checked"]:
-        LOG.warning("not compared with PyTorch (%s): parity.json says so", agreement["why"])
-        return
+def _log(agreement: parity.Agreement) -> None:
     differences = agreement["max_abs_difference"]
     worst = max(differences, key=differences.get)
     LOG.info("PyTorch agrees with JAX: at most %.1e apart, at %s", differences[worst], worst)

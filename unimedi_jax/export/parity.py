@@ -17,6 +17,7 @@ from unimedi_jax.inference import preprocess, pretrained
 from unimedi_jax.models import text, vision
 from unimedi_jax.typing import Array, PyTree
 
+Agreement = dict[str, Any]  # what parity.json holds
 TOLERANCE = 1e-4  # float32, largest absolute difference
 REPORTS = (
     "No focal consolidation, pleural effusion or pneumothorax.",
@@ -24,6 +25,12 @@ REPORTS = (
     "Cardiomegaly.",
 )
 Arrays = dict[str, np.ndarray]
+
+
+def how_to(export: str = "THIS_FOLDER", checked: str = "NEW_FOLDER") -> str:
+    """How the export in a folder is compared later, being a checkpoint too."""
+    job = "python main.py --config=configs/export.py"
+    return f"pip install torch, then {job} --config.checkpoint={export} --config.out={checked}"
 
 
 def check(trained: pretrained.Pretrained, folder: pathlib.Path, *, onnx: bool = False) -> dict[str, Any]:
@@ -35,7 +42,7 @@ def check(trained: pretrained.Pretrained, folder: pathlib.Path, *, onnx: bool = 
     if importlib.util.find_spec("torch") is None:
         if onnx:
             raise UserError("config.onnx=True takes torch, onnxscript and onnxruntime: pip install them")
-        return {"checked": False, "why": "torch is not installed", "tolerance": TOLERANCE}
+        return {"checked": False, "why": "torch is not installed", "how": how_to(), "tolerance": TOLERANCE}
     films, volumes = fixed_inputs()
     ours = jax_outputs(trained, films, volumes, REPORTS)
     theirs = torch_outputs(folder, films, volumes, REPORTS)

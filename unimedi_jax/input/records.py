@@ -14,7 +14,7 @@ from data.errors import UserError
 
 LOG = logging.getLogger(__name__)
 VERSION = "1.0.0"
-TRAINED_ON = {"xray": ("id", "report", "image"), "ct": ("id", "report", "volume")}
+TRAINED_ON = {"xray": ("id", "patient", "report", "image"), "ct": ("id", "patient", "report", "volume")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +104,7 @@ def open_set(data_dir: str | pathlib.Path, name: str) -> RecordSet:
     Raises:
         UserError: there is none.
     """
-    folder = pathlib.Path(data_dir) / name
+    folder = pathlib.Path(data_dir).expanduser() / name
     contract = folder / contracts.FILE
     if not contract.exists():
         command = "python main.py --config=configs/build.py:manifest --config.source=YOUR.csv"

@@ -1,6 +1,7 @@
 """From a record to one sample of a batch. Augmentation moves and crops; it never mirrors: reports name sides."""
 
 import dataclasses
+import hashlib
 import math
 from typing import Any
 
@@ -65,9 +66,15 @@ def to_tokens(x: np.ndarray, size: tuple[int, ...], patch: tuple[int, ...]) -> n
     return patches.patchify(shrink(x, size)[None], patch)[0]
 
 
+def study(patient: str, report: str) -> np.int32:
+    """A number that the pictures of one patient under one report share; others share it once in four billion pairs."""
+    digest = hashlib.blake2b(f"{patient}\0{report}".encode(), digest_size=4).digest()
+    return np.frombuffer(digest, "<i4")[0]
+
+
 @dataclasses.dataclass(frozen=True)
 class ToSample:
-    """Record to sample: `tokens` (n, v), `text` (l,) int32, `text_mask` (l,) bool, `id`.
+    """Record to sample: `tokens` (n, v), `text` (l,) int32, `text_mask` (l,) bool, `id`, with `grouped` `study` int32.
 
     Called with a generator it augments, without one it takes the centre. `keep` names further fields of the record that
     travel along untouched (evaluation: labels, masks). `texts` are the token sequences of an augmented sample, each
@@ -90,6 +97,7 @@ class ToSample:
     sentences: float = 1.0  # share of a report's sentences that are read
     drop_technique: bool = False  # sentences that only name the examination are not read
     texts: tuple[str, ...] = ("text",)
+    grouped: bool = False  # tell which pictures belong together
     keep: tuple[str, ...] = ()
 
     @classmethod
@@ -126,6 +134,8 @@ class ToSample:
         for name, row, mask in zip(texts, ids, masks, strict=True):
             sample |= {name: row, f"{name}_mask": mask}
         sample["id"] = records.text(record["id"])
+        if self.grouped:
+            sample["study"] = study(records.text(record["patient"]), records.text(record["report"]))
         return sample | {name: record[name] for name in self.keep if name in record}
 
     def _augmented(self, report: str, rng: np.random.Generator) -> dict[str, str]:

@@ -25,11 +25,12 @@ def auc(
     val: Labelled | None = None,
     *,
     grid: Sequence[float] = GRID,
+    one_of: bool = False,
     resamples: int = 0,
     seed: int = 0,
 ) -> auroc.LabelAuc:
-    """Test AUC per finding of `predict`, fitted on training and validation rows together once C is chosen."""
-    scores = predict(train, test.x, val, grid=grid, refit=True, seed=seed)
+    """Test AUC per finding of `predict`."""
+    scores = predict(train, test.x, val, grid=grid, one_of=one_of, seed=seed)
     return auroc.per_label(scores, test.y, resamples=resamples, seed=seed)
 
 
@@ -40,20 +41,19 @@ def predict(
     *,
     grid: Sequence[float] = GRID,
     one_of: bool = False,
-    refit: bool = False,
     seed: int = 0,
 ) -> Float[np.ndarray, "m c"]:
     """Test probabilities of an L2 logistic regression on standardised features.
 
     C is chosen on the validation rows by AUROC, per finding (by its mean with `one_of`, a softmax over exclusive
-    classes), the stronger regularisation winning ties; with `refit` the classifier is then fitted again on training
-    and validation rows together. Without `val` a seeded fifth of the training rows validates, and takes part in the
-    last fit whatever `refit`. A finding without both classes among the known labels cannot be fitted: its column is
+    classes), the stronger regularisation winning ties. Without `val` a seeded fifth of the training rows validates, and
+    takes part in the last fit. A finding without both classes among the known labels cannot be fitted: its column is
     NaN (an exclusive class without cases is merely improbable). Mean and scale come from the training rows alone.
     """
-    if val is None:
+    refit = val is None
+    if refit:
         order = np.random.default_rng(seed).permutation(len(train.x))
-        cut, refit = round(VALIDATION_SHARE * len(order)), True
+        cut = round(VALIDATION_SHARE * len(order))
         val, train = (Labelled(train.x[rows], train.y[rows]) for rows in (order[:cut], order[cut:]))
     (train_x, train_y), (val_x, val_y), count = train, val, train.y.shape[1]
     if not len(train_x) or not count:

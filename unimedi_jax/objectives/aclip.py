@@ -80,7 +80,8 @@ class Objective(settings.ACLIP, base.Objective):
             between["simclr"][modality] = simclr(vectors[:, 0], vectors[:, 1], self.simclr_temperature)
             predicted = student.head["predictor"](student.head["projector"](cls[modality]))
             between["byol"][modality] = byol(heads.unit(predicted), target)
-        vl = self.report_loss(student, cls, student.encode_text(*common.reports(batch), True))
+        vectors = student.encode_text(*common.reports(batch), True)
+        vl = self.report_loss(student, cls, vectors, common.studies(batch))
         return base.LossTerms({"vl": common.by_modality(vl, batch), **between})
 
     def encode(
@@ -104,12 +105,16 @@ class Objective(settings.ACLIP, base.Objective):
         return selection.best_tokens(scores, self.mask_ratio, grid, self.mask_block)
 
     def report_loss(
-        self, student: UniMedI, cls: dict[str, Float[Array, "_ 2 d"]], reports: Float[Array, "b d"]
+        self,
+        student: UniMedI,
+        cls: dict[str, Float[Array, "_ 2 d"]],
+        reports: Float[Array, "b d"],
+        study: Int[Array, " b"] | None = None,
     ) -> Float[Array, " b"]:
         """L_vl of each sample, the mean of its two views; the projections' running statistics follow both."""
         temperature = 1 / student.head["scale"]() if self.learn_temperature else self.temperature
         each = []
         for view in range(2):
             z_image, z_text = student.project({modality: x[:, view] for modality, x in cls.items()}, reports, True)
-            each.append(losses.contrastive(z_image, z_text, temperature).mean(axis=0))
+            each.append(losses.contrastive(z_image, z_text, temperature, study).mean(axis=0))
         return (each[0] + each[1]) / 2

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import jax
 from jax import numpy as jnp
 
+from unimedi_jax import placement
 from unimedi_jax.models import text, vision
 from unimedi_jax.models.towers import UniMedI
-from unimedi_jax.typing import Array, Batch, Float, Key, TextIds, TextMask
+from unimedi_jax.typing import Array, Batch, Float, Int, Key, TextIds, TextMask
 
 
 def modalities(batch: Mapping[str, Any]) -> list[str]:
@@ -47,6 +48,12 @@ def reports(batch: Batch, which: str = "text") -> tuple[TextIds, TextMask]:
     fields = which, f"{which}_mask"
     ids, mask = (jnp.concatenate([batch[name][field] for name in modalities(batch)]) for field in fields)
     return ids, mask
+
+
+def studies(batch: Batch) -> Int[Array, " b"] | None:
+    """For each sample a number that pictures share which belong together; None where the batch does not say."""
+    numbers = [batch[name].get("study") for name in modalities(batch)]
+    return None if any(number is None for number in numbers) else placement.replicate(jnp.concatenate(numbers))
 
 
 def encode_reports(network: UniMedI, batch: Batch, which: str = "text") -> text.TextOutput:

@@ -27,6 +27,6 @@ class Objective(settings.Contrast, base.Objective):
         """Every image of the batch against every report."""
         pairs = common.encode_pairs(student, batch)
         temperature = 1 / student.head["scale"]() if self.learn_temperature else self.temperature
-        to_report, to_image = losses.contrastive(pairs.z_image, pairs.z_text, temperature)
+        to_report, to_image = losses.contrastive(pairs.z_image, pairs.z_text, temperature, common.studies(batch))
         each = self.image_weight * to_report + (1 - self.image_weight) * to_image
         return base.LossTerms({"vl": common.by_modality(each, batch)})

@@ -21,7 +21,7 @@ from unimedi_jax.config import objectives as settings
 from unimedi_jax.models import heads
 from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.objectives import base, common
-from unimedi_jax.typing import Array, Batch, Bool, Float, PyTree, Step
+from unimedi_jax.typing import Array, Batch, Bool, Float, Int, PyTree, Step
 
 
 class Objective(settings.GLoRIA, base.Objective):
@@ -40,8 +40,8 @@ class Objective(settings.GLoRIA, base.Objective):
         regions = [student.head["region"](image.patches) for image in pairs.images.values()]
         options = self.temp1, self.temp2, self.local_chunk
         similarities = jnp.concatenate([local_similarities(x, words, mask, *options) for x in regions])
-        each = losses.contrastive(pairs.z_image, pairs.z_text, 1 / self.temp3).mean(axis=0)
-        local = contrast(self.temp3 * similarities).mean(axis=0)
+        each = losses.contrastive(pairs.z_image, pairs.z_text, 1 / self.temp3, common.studies(batch)).mean(axis=0)
+        local = contrast(self.temp3 * similarities, common.studies(batch)).mean(axis=0)
         return base.LossTerms({"vl": common.by_modality(each, batch), "local": common.by_modality(local, batch)})
 
 
@@ -73,7 +73,13 @@ def local_similarities(
     return jax.lax.map(each, reports, batch_size=min(chunk, len(words))).T
 
 
-def contrast(logits: Float[Array, "b b"]) -> Float[Array, "2 b"]:
-    """Cross-entropy of each row and of each column to its place on the diagonal: image to report, report to image."""
+def contrast(logits: Float[Array, "b b"], study: Int[Array, " b"] | None = None) -> Float[Array, "2 b"]:
+    """Cross-entropy of each row and of each column to its place on the diagonal: image to report, report to image.
+
+    Samples with the same number in `study` are left out of each other's negatives.
+    """
     own = jnp.diagonal(logits)
-    return jnp.stack([jax.nn.logsumexp(logits, axis=axis) - own for axis in (1, 0)])
+    counted = None
+    if study is not None:
+        counted = (study[:, None] != study[None]) | jnp.eye(len(study), dtype=bool)
+    return jnp.stack([jax.nn.logsumexp(logits, axis=axis, where=counted) - own for axis in (1, 0)])

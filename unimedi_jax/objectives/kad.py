@@ -50,7 +50,7 @@ class Objective(settings.KAD, base.Objective):
 
         images = jnp.concatenate([ask(image.patches, "image") for image in pairs.images.values()])
         rows = {
-            "vl": losses.contrastive(pairs.z_image, pairs.z_text, self.temperature).mean(axis=0),
+            "vl": losses.contrastive(pairs.z_image, pairs.z_text, self.temperature, common.studies(batch)).mean(axis=0),
             "image": entities.presence(images, chosen),
             "report": entities.presence(ask(pairs.reports.vector[:, None], "report"), chosen),
         }

@@ -58,7 +58,7 @@ class Objective(settings.MedUniC, base.Objective):
         first, second = student.head["features"](one), student.head["features"](other)
         by_feature = jnp.mean(decorrelation(first.T, second.T, self.off_diagonal))
         rows = {
-            "vl": losses.contrastive(pairs.z_image, pairs.z_text, self.temperature).mean(axis=0),
+            "vl": losses.contrastive(pairs.z_image, pairs.z_text, self.temperature, common.studies(batch)).mean(axis=0),
             "vv": losses.contrastive(pairs.z_image, z_crop, self.temperature).mean(axis=0),
             "feature": jnp.full(len(first), by_feature),
             "instance": decorrelation(first, second, self.off_diagonal),

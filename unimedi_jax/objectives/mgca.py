@@ -37,7 +37,7 @@ class Objective(settings.MGCA, base.Objective):
     def forward(self, student: UniMedI, teacher: UniMedI, batch: Batch, state: PyTree, step: Step) -> base.LossTerms:
         """The three alignments of a batch."""
         pairs = common.encode_pairs(student, batch, scores=True)
-        whole = losses.contrastive(pairs.z_image, pairs.z_text, self.temperature).mean(axis=0)
+        whole = losses.contrastive(pairs.z_image, pairs.z_text, self.temperature, common.studies(batch)).mean(axis=0)
         words = heads.unit(student.head["word"](pairs.reports.words[:, 1:]))  # all but [CLS]
         words = common.by_modality(words, batch)
         masks = common.by_modality(common.reports(batch)[1][:, 1:], batch)

@@ -86,7 +86,9 @@ class Objective(settings.PRIOR, base.Objective):
     def forward(self, student: UniMedI, teacher: UniMedI, batch: Batch, state: PyTree, step: Step) -> base.LossTerms:
         """Image against report over the batch, then each sample's regions against its sentences."""
         pairs = common.encode_pairs(student, batch)
-        contrasted = losses.contrastive(pairs.z_image, pairs.z_text, 1 / student.head["scale"]()).mean(axis=0)
+        contrasted = losses.contrastive(
+            pairs.z_image, pairs.z_text, 1 / student.head["scale"](), common.studies(batch)
+        ).mean(axis=0)
         inner = token_runs.inner(common.reports(batch)[1])
         rows, real = token_runs.means(pairs.reports.words, inner, self.sentences)
         rows, present = common.by_modality(rows, batch), common.by_modality(real, batch)

@@ -34,7 +34,7 @@ class Objective(settings.SigLIP, base.Objective):
         """Every image of the batch with every report."""
         pairs = common.encode_pairs(student, batch)
         scale, bias = student.head["scale"](), student.head["bias"]()
-        each = sigmoid(pairs.z_image, pairs.z_text, scale, bias, self.contrastive_chunk)
+        each = sigmoid(pairs.z_image, pairs.z_text, scale, bias, self.contrastive_chunk, common.studies(batch))
         return base.LossTerms({"vl": common.by_modality(each, batch)})
 
 
@@ -49,14 +49,19 @@ class Bias(nn.Module):
 
 
 def sigmoid(
-    z_image: Float[Array, "b e"], z_text: Float[Array, "b e"], scale: Scalar, bias: Scalar, chunk: int = 0
+    z_image: Float[Array, "b e"],
+    z_text: Float[Array, "b e"],
+    scale: Scalar,
+    bias: Scalar,
+    chunk: int = 0,
+    study: Int[Array, " b"] | None = None,
 ) -> Float[Array, " b"]:
     """The logistic loss of the pairs of each image, summed over the reports: its own is to match, all others not.
 
     The embeddings are of unit length. At most `chunk` rows of the similarities exist at a time, forward and backward,
-    as in `losses.contrastive`; 0 is all of them.
+    as in `losses.contrastive`; 0 is all of them. Pictures with the same number in `study` match each other's reports.
     """
-    number = jnp.arange(len(z_image))
+    number = jnp.arange(len(z_image)) if study is None else study
 
     def one_chunk(rows: Float[Array, "c e"], own: Int[Array, " c"], others: Float[Array, "b e"]) -> Float[Array, " c"]:
         logits = scale * (rows @ others.T).astype(jnp.float32) + bias

@@ -227,7 +227,7 @@ class Objective(settings.UniMedI, base.Objective):
         if self.negation:
             text, turned = common.reports(batch)[0], common.reports(batch, "negated")[0]
             negated = losses.Negated(z["negated"], jnp.any(text != turned, axis=1))
-        same = losses.same_report(*common.reports(batch), chunk) if self.identical_reports else None
+        same = losses.same_report(*common.reports(batch), chunk) if self.identical_reports else common.studies(batch)
         soft = self.soft_targets, self.soft_temperature
 
         def contrast(one: Array, other: Array, opposite: losses.Negated | None = None) -> dict[str, Array]:

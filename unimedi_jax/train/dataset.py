@@ -10,11 +10,11 @@ from typing import Any
 import jax
 import joblib
 
-from data import contract
+from data import contract, members
 from data.errors import UserError
 from data.reports import tokenizer
 from unimedi_jax.config.pretraining import BatchConfig, PretrainConfig
-from unimedi_jax.input import pipeline, records, transforms
+from unimedi_jax.input import leaks, pipeline, records, transforms
 from unimedi_jax.models import towers
 from unimedi_jax.objectives import Objective
 
@@ -70,6 +70,24 @@ def share_rows(config: PretrainConfig, sets: Sets) -> BatchConfig:
     cts = min(max(round(rows * roots["ct"] / sum(roots.values())), 1), rows - 1)
     LOG.info("%d X-rays and %d CTs a device and step, for %d and %d records", rows - cts, cts, *counts.values())
     return BatchConfig(rows - cts, cts)
+
+
+def check_leaks(config: PretrainConfig, sets: Sets, workdir: pathlib.Path) -> None:
+    """Refuses sets whose test records are learnt from; `members.json` says in the workdir what the run learns from.
+
+    That is the training records of its sets, and those of the checkpoint that it starts from.
+    """
+    opened = [one for one, _ in sets]
+    trained = leaks.of_sets(opened)
+    leaks.check(trained, opened, allowed=config.allow_leaks)
+    if config.init.checkpoint:
+        earlier = members.read(pathlib.Path(config.init.checkpoint).expanduser())
+        leaks.check(
+            earlier, opened, allowed=config.allow_leaks, where=f"config.init.checkpoint={config.init.checkpoint}"
+        )
+        trained = (earlier or {}) | trained
+    if len(leaks.of_sets(opened)) == len(opened) and members.read(workdir) is None and not jax.process_index():
+        members.write(workdir, trained)
 
 
 def run_tokenizer(name: str, sets: Sets, workdir: pathlib.Path) -> Any:
@@ -138,17 +156,19 @@ def check_labels(objective: Any, sets: Sets) -> None:
 
 
 def samplers(
-    config: PretrainConfig, reports: Any, objective: Objective | None = None
+    config: PretrainConfig, reports: Any, objective: Objective | None = None, sets: Sets = ()
 ) -> dict[str, transforms.ToSample]:
-    """How each modality's records become samples, by the config of a run, with what its objective takes of them."""
-    texts = objective.texts if objective else ("text",)
-    keep = ("labels",) if objective and objective.uses_labels else ()
-    return {
-        name: dataclasses.replace(
-            transforms.ToSample.of(name, reports, config.input, config.model), keep=keep, texts=texts
-        )
-        for name in pipeline.MODALITIES
+    """How each modality's records become samples: by the config of a run, with what its objective takes of them.
+
+    `sets` say whether several of their pictures belong together.
+    """
+    changes: dict[str, Any] = {
+        "grouped": config.input.group_studies and any(one.contract.get(contract.SHARING) for one, _ in sets)
     }
+    if objective:
+        changes |= {"texts": objective.texts, "keep": ("labels",) if objective.uses_labels else ()}
+    made = {name: transforms.ToSample.of(name, reports, config.input, config.model) for name in pipeline.MODALITIES}
+    return {name: dataclasses.replace(sampler, **changes) for name, sampler in made.items()}
 
 
 def reader_processes(asked: int, batch: int) -> int:

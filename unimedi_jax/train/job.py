@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from data.errors import UserError
-from unimedi_jax import flops, hosts, objectives, optim, sharding
+from unimedi_jax import checkpoint, flops, hosts, machine, objectives, optim, sharding
 from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.evaluation import evaluator
 from unimedi_jax.inference import features, prompts, start
@@ -114,7 +114,7 @@ def build_train_step(config: PretrainConfig, vocab_size: int, mesh: Mesh) -> Tra
 
 
 def build_job(config: PretrainConfig, workdir: pathlib.Path) -> TrainingJob:
-    """Builds the run; writes `config.json` and `tokenizer/` into a new workdir, reads them from an old one.
+    """Builds the run; writes `config.json` and `tokenizer/` into a new workdir, reads them from that of a saved run.
 
     Raises:
         UserError: settings and data do not fit each other, or the run that the workdir holds.
@@ -123,11 +123,18 @@ def build_job(config: PretrainConfig, workdir: pathlib.Path) -> TrainingJob:
     config = dataclasses.replace(config, batch=dataset.share_rows(config, sets))
     mesh = sharding.make_mesh(**vars(config.mesh))
     plain = json.loads(json.dumps(dataclasses.asdict(config)))
+    plain["machine"] = here = machine.describe(mesh)
     plain["global_batch"] = {name: rows * mesh.size for name, rows in plain["batch"].items()}
     with hosts.primary_first("config.json is there"):
+        if jax.process_index() == 0 and not checkpoint.started(workdir):
+            checkpoint.check_idle(workdir)
+            saved_config.forget_start(workdir)
         plain = saved_config.keep(plain, workdir, force=config.resume.force)
+    machine.warn_of_another(plain.get("machine", {}), here)
     batch = plain["global_batch"]
     _check_batch(config, batch, mesh.size)
+    with hosts.primary_first("the list of members is there"):
+        dataset.check_leaks(config, sets, workdir)
     with hosts.primary_first("the tokenizer is there"):
         # A run that goes on has its own copy, and asks no hub for anything.
         known = config.tokenizer or (workdir / "tokenizer" / "tokenizer.json").exists()
@@ -137,7 +144,7 @@ def build_job(config: PretrainConfig, workdir: pathlib.Path) -> TrainingJob:
     dataset.check_labels(config.objective, sets)
     train_step = build_train_step(config, len(tokenizer), mesh)
     dataset.check_sets(sets, train_step.model, uses_reports=train_step.objective.uses_reports)
-    samplers = dataset.samplers(config, tokenizer, train_step.objective)
+    samplers = dataset.samplers(config, tokenizer, train_step.objective, sets)
     return TrainingJob(*vars(train_step).values(), sets, tokenizer, samplers, batch, plain)
 
 
@@ -207,7 +214,9 @@ def build_evaluator(job: TrainingJob) -> evaluator.Evaluator:
     own = prompts.of_set(evals.prompts, job.sets[0][0].contract)
     return evaluator.Evaluator(
         dataset=job.sets[0][0],
-        samplers={name: dataclasses.replace(sampler, keep=keep) for name, sampler in job.samplers.items()},
+        samplers={
+            name: dataclasses.replace(sampler, keep=keep, grouped=False) for name, sampler in job.samplers.items()
+        },
         embedder=features.Embedder.of(job.model, job.mesh, rows=evals.rows, ct_slices=evals.ct_slices),
         tokenizer=job.tokenizer,
         length=job.config.input.report_length,

@@ -21,7 +21,7 @@ from unimedi_jax.config.typed import typed
 from unimedi_jax.evaluation import evaluator
 from unimedi_jax.input import pipeline
 from unimedi_jax.train import job as jobs
-from unimedi_jax.train import run_report, signals
+from unimedi_jax.train import plan, run_report, signals
 from unimedi_jax.train import state as states
 from unimedi_jax.train.job import TrainingJob
 from unimedi_jax.train.loss_monitor import LossMonitor, LossSpike, StepResult, host_values, record_ids
@@ -60,6 +60,8 @@ def _run(config: PretrainConfig, workdir: pathlib.Path, stopping: signals.Signal
             print(f"nothing left to do: {workdir} is at step {first} of {config.steps}")
             return
         evaluate = jobs.build_evaluator(job)
+        _warn_of_missing_splits(evaluate)
+        plan.announce(job)
         with writers.Writer(workdir, resume_step=first, active=primary) as writer:
             running = _Running(job, batches, checkpoints, writer, evaluate, stopping)
             while True:
@@ -70,7 +72,8 @@ def _run(config: PretrainConfig, workdir: pathlib.Path, stopping: signals.Signal
                     state, first, monitor = _roll_back(job, checkpoints, monitor, workdir, last=spike.step)
                     writer.cut(first)
             checkpoints.wait()
-            LOG.info("evaluating on held-out patients, trained and untrained")
+            if evaluate.can_measure("test"):
+                LOG.info("evaluating on held-out patients, trained and untrained")
             with stopping.safe_to_exit():
                 trained = states.variables(state, config.evals.network)
                 untrained = states.variables(job.init(jax.random.key(config.seed)))
@@ -78,6 +81,17 @@ def _run(config: PretrainConfig, workdir: pathlib.Path, stopping: signals.Signal
     if primary:
         print(run_report.summary(workdir, labels))
         print(f"report page: {page}")
+
+
+def _warn_of_missing_splits(evaluate: evaluator.Evaluator) -> None:
+    """Once, before the first step: which evaluations there will not be."""
+    missing = {
+        "val": "nothing is validated while the run trains",
+        "test": "the page at its end shows losses alone, and no number of held-out patients",
+    }
+    for split, consequence in missing.items():
+        if not evaluate.can_measure(split):
+            LOG.warning("the set %s has no %s records: %s", evaluate.dataset.name, split, consequence)
 
 
 def _start(
@@ -154,8 +168,10 @@ def _train(running: _Running, state: states.TrainState, monitor: LossMonitor, *,
     lengths = (*config.input.report_buckets, config.input.report_length)
     work = {length: job.flops(job.batch, length) for length in lengths}
 
+    every = config.evals.every if running.evaluate.can_measure("val") else 0
+
     def due(step: int) -> bool:
-        return 0 < step < config.steps and step % config.evals.every == 0
+        return every > 0 and 0 < step < config.steps and step % every == 0
 
     if due(first) and first not in running.scores():
         running.validate(state, first)  # the run ended in there
@@ -177,7 +193,11 @@ def _train(running: _Running, state: states.TrainState, monitor: LossMonitor, *,
             jax.block_until_ready(metrics)
             LOG.info("first step after %.0f s, compilation included", time.perf_counter() - started)
             speed.restart(step)
+            compiled = time.perf_counter()
             stopping.mark_dirty()
+        if step == first + 1 + plan.MEASURED < config.steps:
+            jax.block_until_ready(metrics)
+            LOG.info("%s", plan.time_left(job, (time.perf_counter() - compiled) / plan.MEASURED, step))
         checkpoints.check()
         stop_now = stopping.requested(job.mesh)
         if due(step) or stop_now or step == config.steps or step % config.checkpoint.every == 0:

@@ -30,7 +30,9 @@ def final(
     workdir, step, show = writer.workdir, job.config.steps, job.config.show_reports
     scalars, embedded = evaluations(trained, "test", final=True, examples=EXAMPLES)
     before, _ = evaluations(untrained, "test", final=True)
-    line = {f"test/{name}": value for name, value in scalars.items()}
+    # Without test patients the count alone marks the run as finished.
+    line = {"test/cases": sum(len(part.z) for part in embedded.values())}
+    line |= {f"test/{name}": value for name, value in scalars.items()}
     line |= {f"untrained/{name}": value for name, value in before.items()}
     path = workdir / "report" / "index.html"
     metrics = [*writers.read(workdir), {"step": step, **line}]
@@ -146,6 +148,8 @@ class _Case:
 
 
 def _map(embedded: Mapping[str, features.EmbeddedSplit], labels: list[str]) -> content.EmbeddingMap | None:
+    if not embedded:
+        return None
     z, modality, finding = [], [], []
     names = [*labels, "normal" if labels else "", "several"]
     for key, part in embedded.items():

@@ -1,21 +1,41 @@
 """config.json of a run: a workdir goes on with the settings that it was started with."""
 
+import dataclasses
 import json
 import logging
 import pathlib
+import shutil
 from typing import Any
 
-from data import contract, pages
+from data import contract, members, pages
 from data.errors import UserError
+from unimedi_jax.config.pretraining import PretrainConfig
 
 LOG = logging.getLogger(__name__)
 # What may differ when a run goes on: how often it logs and saves, never what it computes.
-_RUN = ("log_every", "data_dir", "checkpoint", "evals", "show_reports", "guard", "resume", "compilations")
+_RUN = (
+    "allow_leaks",
+    "log_every",
+    "data_dir",
+    "checkpoint",
+    "evals",
+    "show_reports",
+    "guard",
+    "resume",
+    "compilations",
+)
 _DEVICES = ("mesh", "sharding", "distributed", "accumulate", "model.attention", "model.remat", "model.layers")
 _CHUNKS = ("objective.contrastive_chunk", "objective.local_chunk")
 _READING = ("input.report_buckets", "input.threads", "input.processes")
 # The run keeps the global batch that it began with on any number of devices.
-FREE = {*_RUN, *_DEVICES, *_CHUNKS, *_READING, "global_batch"}
+FREE = {*_RUN, *_DEVICES, *_CHUNKS, *_READING, "global_batch", "machine"}
+
+
+def forget_start(workdir: pathlib.Path) -> None:
+    """Removes what a start leaves that failed before it saved anything: it must not bind the corrected command."""
+    for name in ("config.json", "init.json", members.FILE):
+        (workdir / name).unlink(missing_ok=True)
+    shutil.rmtree(workdir / "tokenizer", ignore_errors=True)
 
 
 def keep(config: dict[str, Any], workdir: pathlib.Path, *, force: bool) -> dict[str, Any]:
@@ -32,7 +52,10 @@ def keep(config: dict[str, Any], workdir: pathlib.Path, *, force: bool) -> dict[
         before = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is damaged: bring back a copy of it, or name another --workdir") from error
-    old, new = contract.flat(before), contract.flat(config)
+    # What was no setting yet when the run began has done as its default does.
+    defaults = contract.flat(json.loads(json.dumps(dataclasses.asdict(PretrainConfig()))))
+    new = contract.flat(config)
+    old = {key: defaults[key] for key in new.keys() & defaults.keys()} | contract.flat(before)
     changed = [
         f"{key}: {old.get(key)!r} then, {new.get(key)!r} now"
         for key in sorted(old.keys() | new.keys())

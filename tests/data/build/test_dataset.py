@@ -186,8 +186,8 @@ def test_a_source_without_training_rows_makes_a_set_for_evaluation(tmp_path):
     built = make(rest, tmp_path)
     assert built.counts["xray"]["train"] == 0
     assert built.counts["xray"]["test"] > 0
-    assert "configs/evaluate.py" in job.summary(built, for_training=rest.for_training)
-    assert "configs/pretrain.py" in job.summary(built)
+    assert "configs/evaluate.py" in job.summary(built)
+    assert "configs/pretrain.py" in job.summary(make(source, tmp_path / "whole"))
 
 
 def test_a_split_or_modality_without_rows_is_absent(tmp_path):

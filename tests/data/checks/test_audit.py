@@ -1,6 +1,9 @@
+import bz2
+import collections
 import csv
 import gzip
 import json
+import lzma
 import shutil
 import types
 import zipfile
@@ -13,7 +16,7 @@ import pytest
 
 from configs import build as build_config
 from data import job
-from data.checks import audit
+from data.checks import audit, audit_files
 from data.errors import UserError
 from data.manifest import privacy
 from data.readers import dicom_tags
@@ -89,10 +92,52 @@ def findings(folder, raw):
     return list(audit.search(folder, names, runs))
 
 
+def settings(folder, raw, *, reports=False):
+    return types.SimpleNamespace(path=str(folder), source=str(raw / "films.csv"), reports=reports)
+
+
 def test_a_built_set_holds_no_name(built, raw, capsys):
     assert findings(built, raw) == []
-    audit.run(types.SimpleNamespace(path=str(built), source=str(raw / "films.csv")))
-    assert "nothing found" in capsys.readouterr().out
+    audit.run(settings(built, raw))
+    printed = capsys.readouterr().out
+    assert "nothing found in what was searched" in printed
+    assert "passed over: 3 report fields of records, but for identifiers: config.reports=True searches them" in printed
+    assert "passed over: 1 lists of rejected rows" in printed
+    assert "passed over: pixels and voxels" in printed
+
+
+def test_report_fields_are_searched_when_asked(built, raw, capsys):
+    with pytest.raises(UserError, match="3 findings"):
+        audit.run(settings(built, raw, reports=True))
+    printed = capsys.readouterr().out
+    assert "report fields of records" not in printed
+    assert printed.count("field report") == 3
+
+
+def test_what_is_passed_over_is_counted(raw, tmp_path, monkeypatch):
+    text = b"Beeblebrox Zaphod"
+    (tmp_path / "a.xz").write_bytes(lzma.compress(text))
+    (tmp_path / "a.bz2").write_bytes(bz2.compress(text))
+    (tmp_path / "deep").write_bytes(gzip.compress(gzip.compress(gzip.compress(text))))
+    (tmp_path / "a.zst").write_bytes(b"\x28\xb5\x2f\xfd" + text[::-1])
+    (tmp_path / "link").symlink_to(tmp_path / "a.xz")
+    (tmp_path / "cut.gz").write_bytes(gzip.compress(text)[:-9])
+    (tmp_path / "stray.array_record-00000-of-00001").write_bytes(b"records")
+    with zipfile.ZipFile(tmp_path / "big.zip", "w") as archive:
+        archive.writestr("big", bytes(2000))
+    monkeypatch.setattr(audit_files, "MAX_MEMBER", 1000)
+    names, runs, _ = audit.needles(raw / "films.csv")
+    passed = collections.Counter()
+    places = [place for place, _ in audit.search(tmp_path, names, runs, passed)]
+    assert places == ["a.bz2", "a.xz"]
+    assert passed == {
+        "archives inside archives inside archives": 1,
+        "files packed by Zstandard": 1,
+        "symbolic links, which are not followed": 1,
+        "packed files that are damaged": 1,
+        "files of records that belong to no built set": 1,
+        "members of archives, above 1 GiB": 1,
+    }
 
 
 def test_ids_that_were_kept_are_found(raw, tmp_path):
@@ -128,7 +173,7 @@ def test_a_planted_name_is_found_and_nothing_else(raw, tmp_path, kind):
         plant.write_bytes(b"\x89PNG")
     assert findings(folder, raw) == [(plant.name, "DICOM PatientName of row 1")]
     with pytest.raises(UserError, match="1 findings"):
-        audit.run(types.SimpleNamespace(path=str(folder), source=str(raw / "films.csv")))
+        audit.run(settings(folder, raw))
 
 
 def test_a_short_identifier_is_found_in_a_text_and_not_by_chance_in_numbers(tmp_path):

@@ -124,6 +124,8 @@ def test_bad_rows_are_named_and_stop_nothing(table, folder):
     ]
     source = table([row for row, _ in rows])
     assert codes(source.rejected) == [(n, code) for n, (_, code) in enumerate(rows, 1) if code]
+    advice = "copy the file in, or write its absolute path into the manifest"
+    assert all(advice in one.reason for one in source.rejected if one.code == "path_outside")
     assert [row.number for row in source.rows] == [n for n, (_, code) in enumerate(rows, 1) if not code]
 
 

@@ -1,0 +1,58 @@
+"""What a build prints last: the next command, which works as printed in the folder where the build ran."""
+
+import importlib.metadata
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+RUNS = Path("runs")  # where jobs put their folders unless --workdir names one
+DEMO = RUNS / "pretrain-demo"
+ACCELERATORS = ("jax-cuda13-plugin", "jax-cuda12-plugin", "jax-rocm7-plugin", "jax-rocm6-plugin", "libtpu")
+
+
+def lines(folder: Path, counts: Mapping[str, Mapping[str, int]], *, silent: bool, made: bool) -> Iterator[str]:
+    """The next command for the built set in `folder`, whose `counts` are records by modality and split.
+
+    A set to train on is trained on in a folder of its own, on a CPU by the small run, with one modality alone where it
+    has one. A `silent` set, without reports, or one without training records is for the evaluation of a run: the newest
+    one here, or else the demo, whose command then comes first. `made`: the set is new, and so is its run's folder.
+    """
+    trained = [modality for modality, splits in counts.items() if splits.get("train")]
+    data = {"config.data": folder.name, "config.data_dir": str(folder.parent)}
+    if trained and not silent:
+        only = f"{trained[0]}_only" if len(trained) == 1 else ""
+        preset = ",".join(filter(None, ("" if has_accelerator() else "demo", only)))
+        yield f"next: {command('pretrain', preset, **data, workdir=str(_run_folder(folder.name, made)))}"
+        return
+    run = newest_run()
+    if run is None:
+        yield f"next: {command('pretrain', 'demo')}"
+    word = "next" if run else "then"
+    yield f"{word}: {command('evaluate', '', **{'config.checkpoint': str(run or DEMO)}, **data)}"
+
+
+def command(job: str, preset: str = "", **settings: str) -> str:
+    """A command line for the shell, with main.py as this process was started with it."""
+    main = sys.argv[0] if Path(sys.argv[0]).name == "main.py" else "main.py"
+    config = f"configs/{job}.py" + (f":{preset}" if preset else "")
+    return shlex.join(["python", main, f"--config={config}", *(f"--{key}={value}" for key, value in settings.items())])
+
+
+def has_accelerator() -> bool:
+    """Whether JAX was installed for GPUs or TPUs; importing it to ask would take seconds."""
+    return any(list(importlib.metadata.distributions(name=name)) for name in ACCELERATORS)
+
+
+def newest_run() -> Path | None:
+    """The run under RUNS that saved a state last; None without any."""
+    saved = [state for state in RUNS.glob("*/checkpoints/*") if state.name.isdecimal()]
+    return max(saved, key=lambda state: state.stat().st_mtime).parents[1] if saved else None
+
+
+def _run_folder(name: str, new: bool) -> Path:
+    """The folder of a set's run; of a new set one that no earlier set of its name has used."""
+    folder, number = RUNS / name, 2
+    while new and folder.exists():
+        folder, number = RUNS / f"{name}-{number}", number + 1
+    return folder

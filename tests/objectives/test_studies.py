@@ -1,0 +1,64 @@
+"""Pictures of one patient under one report are no negatives of each other, in no contrast of images with reports."""
+
+import inspect
+
+import jax
+import numpy as np
+import pytest
+from jax import numpy as jnp
+
+from configs import pretrain
+from unimedi_jax import losses, sharding
+from unimedi_jax.config.pretraining import PretrainConfig
+from unimedi_jax.config.typed import typed
+from unimedi_jax.models import towers
+from unimedi_jax.objectives import gloria, siglip
+from unimedi_jax.train.job import build_train_step
+
+STUDY = np.array([7, 2, 7, -3, 2], np.int32)
+WITH_REPORTS = ("one_encoder", "convirt", "clip", "mgca", "gloria", "aclip", "kad", "med_unic", "prior")
+
+
+@pytest.mark.parametrize("name", WITH_REPORTS)
+def test_every_contrast_with_reports_gets_the_studies(name: str, monkeypatch) -> None:
+    config = pretrain.get_config(f"demo,{name}")
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    step = build_train_step(typed(PretrainConfig, config), 200, mesh)
+    where = jax.NamedSharding(mesh, jax.P(("data", "fsdp")))
+    batch = towers.example(step.model, dict(config.batch), 64, where)
+    for part in batch.values():
+        part["study"] = jax.ShapeDtypeStruct(part["text"].shape[:1], jnp.int32, sharding=where)
+    contrastive, studies = losses.contrastive, []
+
+    def recorded(*args, **kwargs):
+        studies.append(inspect.signature(contrastive).bind(*args, **kwargs).arguments.get("report"))
+        return contrastive(*args, **kwargs)
+
+    monkeypatch.setattr(losses, "contrastive", recorded)
+    jax.eval_shape(step.step, step.abstract, batch)
+    images_alone = 1 if name == "med_unic" else 0  # an image and its own crop
+    assert len(studies) > images_alone
+    assert sum(study is None for study in studies) == images_alone
+    assert all(study.shape == (64,) for study in studies if study is not None)
+
+
+def test_siglip_takes_pictures_of_a_study_for_matches() -> None:
+    z = np.random.default_rng(0).standard_normal((2, 5, 8)).astype(np.float32)
+    z /= np.linalg.norm(z, axis=-1, keepdims=True)
+    expected = np.zeros(5)
+    for i, x in enumerate(z[0]):
+        for j, y in enumerate(z[1]):
+            sign = 1 if STUDY[i] == STUDY[j] else -1
+            expected[i] += np.log1p(np.exp(-sign * (7.0 * np.float64(x @ y) - 3.0)))
+    actual = siglip.sigmoid(*map(jnp.asarray, z), 7.0, -3.0, study=jnp.asarray(STUDY))
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+def test_glorias_local_contrast_leaves_them_out() -> None:
+    logits = np.random.default_rng(0).standard_normal((5, 5)).astype(np.float32)
+    expected = np.zeros((2, 5))
+    for row, table in enumerate((logits, logits.T)):
+        for i in range(5):
+            counted = [j for j in range(5) if j == i or STUDY[j] != STUDY[i]]
+            expected[row, i] = np.log(np.exp(np.float64(table[i, counted])).sum()) - table[i, i]
+    np.testing.assert_allclose(gloria.contrast(jnp.asarray(logits), jnp.asarray(STUDY)), expected, rtol=1e-5)
