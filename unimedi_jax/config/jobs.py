@@ -27,7 +27,7 @@ class ExportConfig:
     """A checkpoint as files for timm, transformers and plain PyTorch."""
 
     job: str = "export"
-    checkpoint: str = ""  # a run's workdir, or an export
+    checkpoint: str = ""  # a run's workdir (its newest; RUN:best or RUN:600 for another checkpoint), or an export
     network: str = "student"  # or "teacher": its visual side
     out: str = ""  # a folder that does not exist yet
     rgb: bool = False  # also the ViT for three equal channels
@@ -39,7 +39,7 @@ class EmbedConfig:
     """Embeddings of files by a trained network."""
 
     job: str = "embed"
-    checkpoint: str = ""  # a run's workdir, or an export
+    checkpoint: str = ""  # a run's workdir (its newest; RUN:best or RUN:600 for another checkpoint), or an export
     network: str = "student"  # or "teacher": its visual side
     source: str = ""  # a file, a folder, a DICOM series, a manifest (.csv), or reports (.txt, one a line)
     out: str = ""  # .npz or .parquet
@@ -64,7 +64,7 @@ class FitConfig:
 class DownstreamConfig:
     """What the evaluations share."""
 
-    checkpoint: str = ""  # a run's workdir or an export
+    checkpoint: str = ""  # a run's workdir (its newest; RUN:best or RUN:600 for another checkpoint), or an export
     network: str = "student"  # or "teacher"
     data: str = "phantom"  # a built set
     data_dir: str = "records"
