@@ -27,7 +27,7 @@ LAYERS = (
     ("report",),
     ("evaluation",),
     ("train",),
-    ("export", "comparison", "aot", "bench"),
+    ("export", "comparison", "aot", "bench", "prediction"),
     ("cli",),
     ("main",),
 )

@@ -49,6 +49,20 @@ class EmbedConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class PredictConfig:
+    """Findings, masks or boxes of X-rays and CTs by a trained network."""
+
+    job: str = "predict"
+    checkpoint: str = ""  # a run's workdir (its newest; RUN:best or RUN:600 for another checkpoint), or an export
+    network: str = "student"  # or "teacher": its visual side
+    source: str = ""  # a file, a folder, a DICOM series, or a .csv with the columns path and modality
+    out: str = ""  # a .csv; masks and drawn boxes go into the folder of that name beside it
+    head: str = ""  # the workdir of probe, segment or detect, or a folder in its heads/; empty: zero-shot, by prompts
+    rows: int = 8  # a batch and device
+    ct_slices: bool | None = None  # zero-shot on CTs with their chosen slices; None: as in the run. A head has its own
+
+
+@dataclasses.dataclass(frozen=True)
 class FitConfig:
     """How a network is trained for a downstream task: AdamW, stopped early by the validation patients."""
 

@@ -15,16 +15,16 @@ from jax import numpy as jnp
 
 from data.errors import UserError
 from unimedi_jax.config.jobs import FitConfig, ProbeConfig
-from unimedi_jax.config.typed import typed
-from unimedi_jax.evaluation import draws, encoder, fit, results, trials
+from unimedi_jax.evaluation import classifiers, downstream, draws, fit, heads, results, trials
 from unimedi_jax.evaluation import network as networks
+from unimedi_jax.evaluation.downstream import Outputs
 from unimedi_jax.evaluation.network import Network
 from unimedi_jax.evaluation.trials import Trial
-from unimedi_jax.inference import features, pretrained
+from unimedi_jax.inference import features
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input import records, transforms
 from unimedi_jax.input.records import RecordSet
-from unimedi_jax.metrics import classification, linear_probe
+from unimedi_jax.metrics import classification, linear_probe, thresholds
 from unimedi_jax.typing import Array, Float, PyTree
 
 LOG = logging.getLogger(__name__)
@@ -34,35 +34,37 @@ SPLITS = ("train", "val", "test")
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Trains and tests the classifiers of `configs/probe.py`, writes `results.csv` into `workdir`, prints a table."""
-    settings = typed(ProbeConfig, config)
-    if settings.tune not in TASKS:
-        raise UserError(f"config.tune is one of {', '.join(TASKS)}, not {settings.tune!r}")
-    trained = pretrained.load(settings.checkpoint, settings.network)
-    rows = evaluate(trained, records.open_set(settings.data_dir, settings.data), settings)
-    results.publish(rows, METRICS, workdir)
+    """Trains and tests the classifiers of `configs/probe.py`."""
+    downstream.run(config, workdir, ProbeConfig, evaluate, METRICS)
 
 
-def evaluate(trained: Pretrained, dataset: RecordSet, config: ProbeConfig) -> list[results.Result]:
+def evaluate(
+    trained: Pretrained, dataset: RecordSet, config: ProbeConfig, outputs: Outputs | None = None
+) -> list[results.Result]:
     """All rows of a set: each modality it has, encoder, share of the training patients and seed.
 
+    `outputs` gets the probabilities of the test cases and the heads of `trials.main`.
+
     Raises:
-        UserError: the set has no labels, or no training or test records.
+        UserError: a setting is wrong, the set has no labels, or no training or test records.
     """
+    if config.tune not in TASKS:
+        raise UserError(f"config.tune is one of {', '.join(TASKS)}, not {config.tune!r}")
     if not dataset.contract["labels"]:
         raise UserError(f"the set {dataset.name} in {dataset.folder} has no labels: there is nothing to classify")
     modalities = trials.modalities(dataset, config.modality)
     trained.check(dataset, modalities)
     measure = _linear if config.tune == "linear" else _full
-    return [row for modality in modalities for row in measure(trained, dataset, modality, config)]
+    return [row for modality in modalities for row in measure(trained, dataset, modality, config, outputs)]
 
 
-def _linear(trained: Pretrained, dataset: RecordSet, modality: str, config: ProbeConfig) -> list[results.Result]:
+def _linear(
+    trained: Pretrained, dataset: RecordSet, modality: str, config: ProbeConfig, outputs: Outputs | None
+) -> list[results.Result]:
     """Every record through the network once; all shares and seeds are fitted on those features."""
     embedder = trained.embedder(rows=config.rows, ct_slices=config.ct_slices)
     sampler = trained.sampler(modality, keep=("report", "labels"))
-    names, table = dataset.contract["labels"], []
-    shared = dict(task=TASKS["linear"], data=dataset.name, modality=modality)
+    names, table, save = dataset.contract["labels"], [], None
     for name in trials.encoders(config):
         parts = {
             split: features.embed(embedder, trained.encoder(name), dataset, sampler, split).labelled
@@ -71,28 +73,88 @@ def _linear(trained: Pretrained, dataset: RecordSet, modality: str, config: Prob
         }
         train, test, val = parts["train"], parts["test"], parts.get("val")
         one_of = classification.exclusive(train.y)
+        if outputs is not None:
+            save = save or Saving(outputs, trained, dataset, modality, config, test.y, one_of)
         for share in config.shares:
             for seed in config.seeds if share < 1 else config.seeds[:1]:  # with all labels, nothing is random
                 rows = draws.stratified(train.y, share, seed=seed)
                 few = linear_probe.Labelled(train.x[rows], train.y[rows])
-                scores = linear_probe.predict(few, test.x, val, one_of=one_of, seed=seed)
-                trial = Trial(name, share, seed)
+                classifier = linear_probe.fit(few, val, one_of=one_of, seed=seed)
+                scores, trial = classifier.probabilities(test.x), Trial(name, share, seed)
                 scalars = classification.measure(scores, test.y, names, one_of=one_of, resamples=config.resamples)
-                table += results.of(scalars, **shared, cases=len(test.y), **trial._asdict())
+                shared = dict(task=TASKS["linear"], data=dataset.name, modality=modality, cases=len(test.y))
+                table += results.of(scalars, **shared, **trial._asdict())
+                if save:
+                    save.cases(trial, scores)
+                if save and trial == trials.main(config):
+                    arrays = {part: np.asarray(getattr(classifier, part)) for part in classifiers.LINEAR}
+                    on_val = (classifier.probabilities(val.x), val.y) if val else None
+                    save.head(trial, on_val, lambda head, arrays=arrays: dataclasses.replace(head, arrays=arrays))
                 LOG.info("%s, %s: done", modality, trial)
     return table
 
 
-def _full(trained: Pretrained, dataset: RecordSet, modality: str, config: ProbeConfig) -> list[results.Result]:
+def _full(
+    trained: Pretrained, dataset: RecordSet, modality: str, config: ProbeConfig, outputs: Outputs | None
+) -> list[results.Result]:
     """The whole network is trained, from the encoder's weights and a linear head of zeros."""
     task, names, table = FineTuning(trained, dataset, modality, config), dataset.contract["labels"], []
     labels, settings = task.labels["test"], {"one_of": task.one_of, "resamples": config.resamples}
     shared = dict(task=TASKS["full"], data=dataset.name, modality=modality, cases=len(labels))
+    save = None if outputs is None else Saving(outputs, trained, dataset, modality, config, labels, task.one_of)
     for trial in trials.trials(config):
-        scores = task.probabilities("test", fit.train(task, trial))
+        network = fit.train(task, trial)
+        scores = task.probabilities("test", network)
         scalars = classification.measure(scores, labels, names, **settings)
         table += results.of(scalars, **shared, **trial._asdict())
+        if save:
+            save.cases(trial, scores)
+        if save and trial == trials.main(config):
+            on_val = (task.probabilities("val", network), task.labels["val"]) if task.cases["val"] else None
+            save.head(trial, on_val, lambda head, network=network: heads.with_network(head, network))
     return table
+
+
+@dataclasses.dataclass(frozen=True)
+class Saving:
+    """Puts what a probe leaves of one modality into the outputs."""
+
+    outputs: Outputs
+    trained: Pretrained
+    dataset: RecordSet
+    modality: str
+    config: ProbeConfig
+    labels: Float[np.ndarray, "n c"]  # of the test cases
+    one_of: bool
+
+    @functools.cached_property
+    def ids(self) -> list[str]:
+        """Of the test cases."""
+        return downstream.ids(self.dataset, self.modality)
+
+    def cases(self, trial: Trial, scores: Float[np.ndarray, "n c"]) -> None:
+        """Probability and label of every test case."""
+        names = self.dataset.contract["labels"]
+        columns = {f"probability:{name}": column for name, column in zip(names, scores.T, strict=True)}
+        columns |= {f"label:{name}": column for name, column in zip(names, self.labels.T, strict=True)}
+        shared = dict(task=TASKS[self.config.tune], modality=self.modality, **trial._asdict())
+        self.outputs.add(self.ids, columns, **shared)
+
+    def head(
+        self, trial: Trial, on_val: tuple[np.ndarray, np.ndarray] | None, fill: Callable[[heads.Head], heads.Head]
+    ) -> None:
+        """The head that `fill` puts the arrays into, with thresholds from probabilities and labels of validation."""
+        names = self.dataset.contract["labels"]
+        scores, labels = on_val or (np.full((0, len(names)), np.nan),) * 2
+        chosen = [thresholds.youden(*columns) for columns in zip(scores.T, labels.T, strict=True)]
+        facts = dict(
+            names=names,
+            one_of=self.one_of,
+            ct_slices=self.trained.use_slices(self.config.ct_slices),
+            thresholds={name: one._asdict() for name, one in zip(names, chosen, strict=True)},
+        )
+        made = heads.make("probe", self.config.tune, self.trained, self.dataset, self.modality, trial, **facts)
+        self.outputs.heads.append(fill(made))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,10 +210,8 @@ class FineTuning:
 
     def logits(self, network: Network, tokens: Array) -> Float[Array, "b c"]:
         """Of every label or class."""
-        model, head = self.pretrained.model, network.params["decoder"]
         slices = self.pretrained.use_slices(self.config.ct_slices)
-        cls = encoder.cls(model, network.encoder, tokens, self.modality, ct_slices=slices)
-        return cls @ head["weights"] + head["bias"][None]
+        return classifiers.logits(self.pretrained, network, tokens, self.modality, ct_slices=slices)
 
     def loss(self, network: Network, batch: PyTree) -> tuple[Array, PyTree]:
         return losses(self.logits(network, batch["tokens"]), batch["labels"], self.one_of).mean(), network.stats
@@ -167,8 +227,7 @@ class FineTuning:
 
     def probabilities(self, split: str, network: Network) -> Float[np.ndarray, "n c"]:
         """Of the cases of a split."""
-        logits = np.stack(list(fit.predictions(self, split, network)))
-        return np.asarray(jax.nn.softmax(logits) if self.one_of else jax.nn.sigmoid(logits))
+        return classifiers.probabilities(np.stack(list(fit.predictions(self, split, network))), self.one_of)
 
 
 @dataclasses.dataclass(frozen=True)

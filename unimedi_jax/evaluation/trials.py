@@ -26,6 +26,11 @@ def trials(config: Any) -> list[Trial]:
     return list(itertools.starmap(Trial, itertools.product(encoders(config), config.shares, config.seeds)))
 
 
+def main(config: Any) -> Trial:
+    """The one whose head is saved: the trained encoder, the largest share, the first seed."""
+    return Trial(ENCODERS[0], max(config.shares), config.seeds[0])
+
+
 def encoders(config: Any) -> tuple[str, ...]:
     """The trained encoder, and beside it the untrained one if `config.untrained`."""
     return ENCODERS if config.untrained else ENCODERS[:1]
