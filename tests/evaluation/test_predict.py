@@ -15,6 +15,7 @@ import unimedi_jax
 from configs import predict as configs
 from configs import probe as probe_configs
 from data.errors import UserError
+from unimedi_jax import sharding
 from unimedi_jax.config.jobs import DetectConfig, FitConfig, ProbeConfig, SegmentConfig
 from unimedi_jax.convert import names
 from unimedi_jax.evaluation import detect, downstream, heads, probe, segment, trials
@@ -158,12 +159,12 @@ def test_boxes_are_those_of_the_job(pictures, trained, phantom, checkpoint_dir, 
 
 def test_a_head_refuses_another_encoder_and_damage(probed, trained, tmp_path):
     other = jax.tree.map(lambda x: x + 1e-3, trained.variables)
-    with pytest.raises(UserError, match="was trained on another encoder .*step 1.* name its own checkpoint"):
+    with pytest.raises(UserError, match=r"was trained on another encoder .*step 1.* name its own checkpoint"):
         heads.load(str(probed), dataclasses.replace(trained, variables=other))
     # An export stores the arrays by other names and turned: the encoder is the same.
     state = names.to_torch(trained.variables, trained.model)
     back, _ = names.from_torch(state, pretrained.variables_like(trained.model))
-    back = jax.device_put(back, trained.variables["params"]["vision"]["norm"]["scale"].sharding)
+    back = sharding.put_replicated(back, trained.mesh)
     assert heads.load(str(probed), dataclasses.replace(trained, variables=back)).keys() == {"xray", "ct"}
     content = bytearray((probed / "heads" / "linear" / "xray.safetensors").read_bytes())
     content[-9] ^= 1
@@ -177,7 +178,7 @@ def test_a_head_refuses_another_encoder_and_damage(probed, trained, tmp_path):
             heads.load(str(place / "none"), trained)
 
 
-def test_mistakes_are_one_line(pictures, checkpoint_dir, trained, tmp_path):
+def test_mistakes_are_one_line(pictures, checkpoint_dir, probed, tmp_path):
     (tmp_path / "reports.txt").write_text("No effusion.\n")
     for changes, words in (
         ({"out": ""}, r"config\.out is empty"),
@@ -185,6 +186,8 @@ def test_mistakes_are_one_line(pictures, checkpoint_dir, trained, tmp_path):
         ({"source": str(tmp_path / "reports.txt")}, "holds reports"),
         ({"source": str(pictures / "broken.png")}, "nothing could be predicted; the first of 1 reasons: truncated"),
         ({"head": str(tmp_path)}, "holds no heads"),
+        ({"head": str(probed), "ct_slices": True}, r"config\.ct_slices"),
+        ({"rows": 0}, r"config\.rows is at least 1"),
     ):
         config = config_of(checkpoint_dir, pictures, tmp_path / "out.csv")
         config.update(changes)

@@ -90,10 +90,10 @@ def test_other_formats_get_their_mask_in_the_same_place(tmp_path):
 def test_large_organs_come_back_to_99_per_cent(tmp_path):
     """At 1.5 x 1.5 x 2.0 mm; the sizes of a lung and of an adrenal gland."""
     shape, spacing = (200, 180, 130), np.array([1.5, 1.5, 2.0])
-    at = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1) * spacing
+    at = [n * size for n, size in zip(np.ogrid[tuple(map(slice, shape))], spacing, strict=True)]
     classes = np.zeros(shape, np.int16)
-    classes[(((at - [90, 130, 130]) / [60, 80, 110]) ** 2).sum(-1) < 1] = 1
-    classes[(((at - [230, 130, 60]) / [16, 9, 14]) ** 2).sum(-1) < 1] = 2
+    for number, centre, radii in ((1, (90, 130, 130), (60, 80, 110)), (2, (230, 130, 60), (16, 9, 14))):
+        classes[sum(((x - c) / r) ** 2 for x, c, r in zip(at, centre, radii, strict=True)) < 1] = number
     path, ras = tmp_path / "ct.nii", np.diag([*(-spacing[:2]), spacing[2], 1])
     nibabel.save(nibabel.Nifti1Image(np.where(classes, LUNG, TISSUE).astype(np.int16), ras), path)
     mask = np.asarray(own_grid.ct_mask(logits(classes, np.diag([*spacing, 1])), path).dataobj)

@@ -61,6 +61,10 @@ class PredictConfig:
     rows: int = 8  # a batch and device
     ct_slices: bool | None = None  # zero-shot on CTs with their chosen slices; None: as in the run. A head has its own
 
+    def __post_init__(self) -> None:
+        if self.rows < 1:
+            raise ValueError(f"config.rows is at least 1, not {self.rows}")
+
 
 @dataclasses.dataclass(frozen=True)
 class FitConfig:
