@@ -26,6 +26,11 @@ def probabilities(logits: Float[Array, "n c"], one_of: bool) -> Float[np.ndarray
     return np.asarray(jax.nn.softmax(logits) if one_of else jax.nn.sigmoid(logits))
 
 
+def linear_arrays(probe: linear_probe.Classifier) -> dict[str, np.ndarray]:
+    """The arrays of a linear probe, as a head holds them."""
+    return {name: np.asarray(getattr(probe, name)) for name in LINEAR}
+
+
 def linear(arrays: dict[str, np.ndarray], one_of: bool) -> linear_probe.Classifier:
     """The probe that a head's arrays hold."""
     return linear_probe.Classifier(*(arrays[name] for name in LINEAR), one_of)

@@ -79,7 +79,7 @@ def head(task: "Task", trial: Trial, network: Network) -> heads.Head:
     made = heads.make(
         "detect", task.tune, task.pretrained, task.dataset, "xray", trial, threshold=threshold, **settings
     )
-    return heads.with_network(made, network)
+    return dataclasses.replace(made, arrays=heads.network_arrays(network))
 
 
 @dataclasses.dataclass(frozen=True)

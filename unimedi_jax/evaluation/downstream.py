@@ -7,7 +7,8 @@ from typing import Any
 
 from unimedi_jax.config.jobs import DownstreamConfig
 from unimedi_jax.config.typed import typed
-from unimedi_jax.evaluation import heads, results
+from unimedi_jax.evaluation import results
+from unimedi_jax.evaluation.heads import Head, save
 from unimedi_jax.inference import pretrained
 from unimedi_jax.input import records
 from unimedi_jax.input.records import RecordSet
@@ -20,7 +21,7 @@ Evaluate = Callable[..., list[results.Result]]
 class Outputs:
     """What a job leaves beside its table; the evaluation fills it."""
 
-    heads: list[heads.Head] = dataclasses.field(default_factory=list)
+    heads: list[Head] = dataclasses.field(default_factory=list)
     cases: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # rows of predictions.csv
 
     def add(self, ids: Sequence[str], columns: Mapping[str, Sequence[Any]], **shared: Any) -> None:
@@ -31,7 +32,7 @@ class Outputs:
     def write(self, workdir: pathlib.Path) -> None:
         """Writes `heads/` and `predictions.csv`, and says so."""
         for head in self.heads:
-            print(f"head: {heads.save(head, workdir)}")
+            print(f"head: {save(head, workdir)}")
         if self.cases:
             results.write_cases(workdir / CASES, self.cases)
             print(f"test cases: {workdir / CASES}")

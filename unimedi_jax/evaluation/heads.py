@@ -73,11 +73,11 @@ def make(
     return Head(json.loads(json.dumps(shared | facts)), {})
 
 
-def with_network(head: Head, network: Network) -> Head:
-    """The head with a network's arrays; an encoder that was not trained stays with its checkpoint."""
+def network_arrays(network: Network) -> dict[str, np.ndarray]:
+    """The arrays of a network by their paths; an encoder that was not trained stays with its checkpoint."""
     stats = {name: part for name, part in network.stats.items() if name != "encoder"}
     flat = flax.traverse_util.flatten_dict({"params": network.params, "stats": stats}, sep="/")
-    return dataclasses.replace(head, arrays={name: np.asarray(x) for name, x in jax.device_get(flat).items()})
+    return {name: np.asarray(x) for name, x in jax.device_get(flat).items()}
 
 
 def encoder_fingerprint(trained: Pretrained) -> str:

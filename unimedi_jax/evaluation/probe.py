@@ -19,17 +19,17 @@ from unimedi_jax.evaluation import classifiers, downstream, draws, fit, heads, r
 from unimedi_jax.evaluation import network as networks
 from unimedi_jax.evaluation.downstream import Outputs
 from unimedi_jax.evaluation.network import Network
+from unimedi_jax.evaluation.probe_outputs import TASKS, ProbeOutputs
 from unimedi_jax.evaluation.trials import Trial
 from unimedi_jax.inference import features
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input import records, transforms
 from unimedi_jax.input.records import RecordSet
-from unimedi_jax.metrics import classification, linear_probe, thresholds
+from unimedi_jax.metrics import classification, linear_probe
 from unimedi_jax.typing import Array, Float, PyTree
 
 LOG = logging.getLogger(__name__)
 METRICS = ("auroc/macro", "auprc/macro", "accuracy/macro")
-TASKS = {"linear": "linear probe", "full": "full fine-tuning"}
 SPLITS = ("train", "val", "test")
 
 
@@ -64,7 +64,7 @@ def _linear(
     """Every record through the network once; all shares and seeds are fitted on those features."""
     embedder = trained.embedder(rows=config.rows, ct_slices=config.ct_slices)
     sampler = trained.sampler(modality, keep=("report", "labels"))
-    names, table, save = dataset.contract["labels"], [], None
+    names, table = dataset.contract["labels"], []
     for name in trials.encoders(config):
         parts = {
             split: features.embed(embedder, trained.encoder(name), dataset, sampler, split).labelled
@@ -73,8 +73,7 @@ def _linear(
         }
         train, test, val = parts["train"], parts["test"], parts.get("val")
         one_of = classification.exclusive(train.y)
-        if outputs is not None:
-            save = save or Saving(outputs, trained, dataset, modality, config, test.y, one_of)
+        saving = ProbeOutputs(outputs, trained, dataset, modality, config, test.y, one_of)
         for share in config.shares:
             for seed in config.seeds if share < 1 else config.seeds[:1]:  # with all labels, nothing is random
                 rows = draws.stratified(train.y, share, seed=seed)
@@ -84,12 +83,10 @@ def _linear(
                 scalars = classification.measure(scores, test.y, names, one_of=one_of, resamples=config.resamples)
                 shared = dict(task=TASKS["linear"], data=dataset.name, modality=modality, cases=len(test.y))
                 table += results.of(scalars, **shared, **trial._asdict())
-                if save:
-                    save.cases(trial, scores)
-                if save and trial == trials.main(config):
-                    arrays = {part: np.asarray(getattr(classifier, part)) for part in classifiers.LINEAR}
+                saving.cases(trial, scores)
+                if saving.saves_head(trial):
                     on_val = (classifier.probabilities(val.x), val.y) if val else None
-                    save.head(trial, on_val, lambda head, arrays=arrays: dataclasses.replace(head, arrays=arrays))
+                    saving.head(trial, on_val, classifiers.linear_arrays(classifier))
                 LOG.info("%s, %s: done", modality, trial)
     return table
 
@@ -101,60 +98,17 @@ def _full(
     task, names, table = FineTuning(trained, dataset, modality, config), dataset.contract["labels"], []
     labels, settings = task.labels["test"], {"one_of": task.one_of, "resamples": config.resamples}
     shared = dict(task=TASKS["full"], data=dataset.name, modality=modality, cases=len(labels))
-    save = None if outputs is None else Saving(outputs, trained, dataset, modality, config, labels, task.one_of)
+    saving = ProbeOutputs(outputs, trained, dataset, modality, config, labels, task.one_of)
     for trial in trials.trials(config):
         network = fit.train(task, trial)
         scores = task.probabilities("test", network)
         scalars = classification.measure(scores, labels, names, **settings)
         table += results.of(scalars, **shared, **trial._asdict())
-        if save:
-            save.cases(trial, scores)
-        if save and trial == trials.main(config):
+        saving.cases(trial, scores)
+        if saving.saves_head(trial):
             on_val = (task.probabilities("val", network), task.labels["val"]) if task.cases["val"] else None
-            save.head(trial, on_val, lambda head, network=network: heads.with_network(head, network))
+            saving.head(trial, on_val, heads.network_arrays(network))
     return table
-
-
-@dataclasses.dataclass(frozen=True)
-class Saving:
-    """Puts what a probe leaves of one modality into the outputs."""
-
-    outputs: Outputs
-    trained: Pretrained
-    dataset: RecordSet
-    modality: str
-    config: ProbeConfig
-    labels: Float[np.ndarray, "n c"]  # of the test cases
-    one_of: bool
-
-    @functools.cached_property
-    def ids(self) -> list[str]:
-        """Of the test cases."""
-        return downstream.ids(self.dataset, self.modality)
-
-    def cases(self, trial: Trial, scores: Float[np.ndarray, "n c"]) -> None:
-        """Probability and label of every test case."""
-        names = self.dataset.contract["labels"]
-        columns = {f"probability:{name}": column for name, column in zip(names, scores.T, strict=True)}
-        columns |= {f"label:{name}": column for name, column in zip(names, self.labels.T, strict=True)}
-        shared = dict(task=TASKS[self.config.tune], modality=self.modality, **trial._asdict())
-        self.outputs.add(self.ids, columns, **shared)
-
-    def head(
-        self, trial: Trial, on_val: tuple[np.ndarray, np.ndarray] | None, fill: Callable[[heads.Head], heads.Head]
-    ) -> None:
-        """The head that `fill` puts the arrays into, with thresholds from probabilities and labels of validation."""
-        names = self.dataset.contract["labels"]
-        scores, labels = on_val or (np.full((0, len(names)), np.nan),) * 2
-        chosen = [thresholds.youden(*columns) for columns in zip(scores.T, labels.T, strict=True)]
-        facts = dict(
-            names=names,
-            one_of=self.one_of,
-            ct_slices=self.trained.use_slices(self.config.ct_slices),
-            thresholds={name: one._asdict() for name, one in zip(names, chosen, strict=True)},
-        )
-        made = heads.make("probe", self.config.tune, self.trained, self.dataset, self.modality, trial, **facts)
-        self.outputs.heads.append(fill(made))
 
 
 @dataclasses.dataclass(frozen=True)

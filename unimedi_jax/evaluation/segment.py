@@ -209,4 +209,4 @@ def head(task: Task, trial: Trial, network: Network) -> heads.Head:
     }
     facts = dict(names=task.names, target=task.config.target, **settings)
     made = heads.make("segment", task.tune, task.pretrained, task.dataset, task.modality, trial, **facts)
-    return heads.with_network(made, network)
+    return dataclasses.replace(made, arrays=heads.network_arrays(network))

@@ -21,6 +21,10 @@ class Threshold(NamedTuple):
     positives: int = 0
     negatives: int = 0
 
+    def facts(self) -> dict[str, float | int | None]:
+        """As JSON, which has no not-a-number."""
+        return {name: None if np.isnan(value) else value for name, value in self._asdict().items()}
+
 
 def youden(scores: Float[np.ndarray, " n"], targets: Float[np.ndarray, " n"]) -> Threshold:
     """The threshold of the largest sensitivity + specificity (Youden's J, Cancer 1950), whatever the prevalence.
