@@ -81,7 +81,8 @@ def predict(
                     refused.append(sources.Rejected(index + 1, item.id, str(error)))
     for index, item in enumerate(items):
         if item.modality not in by_modality:
-            refused.append(sources.Rejected(index + 1, item.id, f"no_head: config.head has none for {item.modality}"))
+            known = " and ".join(NAMES[modality] for modality in by_modality)
+            refused.append(sources.Rejected(index + 1, item.id, f"other_modality: this predicts {known} alone"))
     return dict(sorted(rows.items()))
 
 

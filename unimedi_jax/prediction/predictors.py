@@ -50,7 +50,7 @@ class Place(NamedTuple):
 
 
 def zero_shot(trained: Pretrained, rows: int, ct_slices: bool | None) -> dict[str, Predictor]:
-    """Similarity to the sentences that assert a finding minus that to those that deny it, of both modalities.
+    """Similarity to the sentences that assert a finding minus that to those that deny it, of the run's modalities.
 
     Raises:
         UserError: the network has learnt no reports, or no set that it was trained on has prompts.
@@ -71,7 +71,7 @@ def zero_shot(trained: Pretrained, rows: int, ct_slices: bool | None) -> dict[st
 
         return Predictor(answers, lambda item, stem, scores: [_columns("score", pairs, scores)])
 
-    return {modality: predictor(modality) for modality in ("xray", "ct")}
+    return {modality: predictor(modality) for modality in ("xray", "ct") if trained.config["batch"][modality]}
 
 
 def prompts(trained: Pretrained) -> dict[str, Mapping[str, Sequence[str]]]:
