@@ -93,7 +93,7 @@ def save(head: Head, workdir: pathlib.Path) -> pathlib.Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     arrays = {name: np.ascontiguousarray(array) for name, array in head.arrays.items()}
-    facts = head.facts | {"sha256": _hash(arrays)}
+    facts = head.facts | {"sha256": _hash(arrays, head.facts)}
     partial.write_bytes(safetensors.numpy.save(arrays, {KEY: json.dumps(facts)}))
     return partial.replace(path)
 
@@ -148,7 +148,9 @@ def _read(path: pathlib.Path) -> Head:
         raise UserError(f"{path} is damaged or no head of this program: train it again") from error
     if version != FORMAT:
         raise UserError(f"{path} is a head of format {version}, this code reads {FORMAT}: train it again")
-    if facts.get("sha256") != _hash(arrays) or any(name not in facts for name in NEEDED.get(facts["kind"], (KEY,))):
+    if facts.pop("sha256", "") != _hash(arrays, facts) or any(
+        name not in facts for name in NEEDED.get(facts["kind"], (KEY,))
+    ):
         raise UserError(f"{path} is not what was saved: bring back a copy, or train it again")
     return Head(facts, arrays)
 
@@ -158,9 +160,9 @@ def settings(head: Head, *names: str) -> dict[str, Any]:
     return {name: tuple(x) if isinstance(x := head.facts[name], list) else x for name in names}
 
 
-def _hash(arrays: dict[str, np.ndarray]) -> str:
-    """SHA-256 of names, shapes and bytes: safetensors itself does not notice a flipped bit."""
-    digest = hashlib.sha256()
+def _hash(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> str:
+    """SHA-256 of facts, and of names, shapes and bytes of the arrays: safetensors does not notice a flipped bit."""
+    digest = hashlib.sha256(fingerprint.facts(facts).encode())
     for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype} {array.shape} ".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
