@@ -127,13 +127,14 @@ def _probe(head: Head, trained: Pretrained, rows: int, _: Place) -> Predictor:
 
 def _spoken(modality: str, cuts: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Each threshold and how it did on validation."""
-    lines = []
-    for name, cut in cuts.items():
-        cases = f"{cut['positives']} with, {cut['negatives']} without"
-        how = f"sensitivity {cut['sensitivity']:.2f}, specificity {cut['specificity']:.2f} in validation, {cases}"
-        chosen = cut["positives"] and cut["negatives"]
-        lines.append(f"{modality}, {name}: present from {cut['value']:.3f} ({how if chosen else 'not validated'})")
-    return lines
+    return [f"{modality}, {name}: present from {cut['value']:.3f} ({_how(cut)})" for name, cut in cuts.items()]
+
+
+def _how(cut: Mapping[str, Any]) -> str:
+    if not cut["positives"] or not cut["negatives"]:
+        return "not chosen: validation lacks cases with or without it"
+    cases = f"{cut['positives']} with, {cut['negatives']} without"
+    return f"sensitivity {cut['sensitivity']:.2f}, specificity {cut['specificity']:.2f} in validation, {cases}"
 
 
 def _segment(head: Head, trained: Pretrained, rows: int, place: Place) -> Predictor:
