@@ -90,7 +90,7 @@ def stems(items: Sequence[sources.Item]) -> list[str]:
     """A name for the files of each item: its path without folders, and a number where two would agree."""
     names: dict[str, None] = {}
     for item in items:
-        base = item.id.replace("/", "_").replace("\\", "_")[-LONGEST_STEM:]
+        base = item.id.strip("/").replace("/", "_").replace("\\", "_")[-LONGEST_STEM:]
         numbered = (f"{base}-{number}" for number in itertools.count(2))
         names[next(name for name in itertools.chain([base], numbered) if name not in names)] = None
     return list(names)
