@@ -36,7 +36,7 @@ LAYERS = (
     ("report",),
     ("evaluation",),
     ("train",),
-    ("export", "comparison", "aot", "bench"),
+    ("export", "comparison", "aot", "bench", "prediction"),
     ("cli",),
     ("main",),
 )

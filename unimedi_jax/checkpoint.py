@@ -233,16 +233,24 @@ def meta(workdir: pathlib.Path) -> Meta:
     return read(workdir, ())[2]
 
 
-def read(workdir: pathlib.Path, parts: tuple[str, ...]) -> tuple[int, dict[str, PyTree], Meta]:
-    """Step, the named parts of the state and the meta of a run's newest checkpoint that passes, on this host alone.
+def steps(workdir: pathlib.Path) -> list[int]:
+    """The steps of a run's complete checkpoints, in order."""
+    root = workdir / "checkpoints"
+    return [step for step in integrity.steps(root) if integrity.committed(root / str(step))]
+
+
+def read(workdir: pathlib.Path, parts: tuple[str, ...], step: int | None = None) -> tuple[int, dict[str, PyTree], Meta]:
+    """Step, the named parts of the state and the meta of one checkpoint of a run, on this host alone.
 
     For jobs that use a network and do not train it: it needs no configuration, works whatever devices the run had, and
-    changes nothing in the folder.
+    changes nothing in the folder. Without a `step` it is the newest checkpoint that passes.
 
     Raises:
-        UserError: the folder holds no checkpoint, or none that passes.
+        UserError: the folder holds no checkpoint, none of that step, or none that passes.
     """
     root = (workdir / "checkpoints").absolute()
+    if step is not None:
+        return _of_step(root, step, parts)
     newest = _newest(root, lambda step: (step, *_read(root / str(step), parts)), "bring back a copy of one")
     if newest is None:
         raise UserError(f"{workdir} holds no checkpoint: train first, or name another run")
@@ -261,6 +269,17 @@ def _newest(root: pathlib.Path, load: Callable[[int], T], advice: str) -> T | No
     if damaged:
         raise UserError(f"none of the checkpoints in {root} can be used ({'; '.join(damaged)}): {advice}")
     return None
+
+
+def _of_step(root: pathlib.Path, step: int, parts: tuple[str, ...]) -> tuple[int, dict[str, PyTree], Meta]:
+    others = ", ".join(str(other) for other in steps(root.parent) if other != step) or "none"
+    if not (root / str(step)).is_dir():
+        raise UserError(f"{root.parent} has no checkpoint of step {step}: it has those of {others}")
+    try:
+        return step, *_read(root / str(step), parts)
+    except integrity.DamagedError as error:
+        problem = f"the checkpoint of step {step} in {root} cannot be used ({error})"
+        raise UserError(f"{problem}: name another ({others}), or bring back a copy") from error
 
 
 def _read(folder: pathlib.Path, parts: tuple[str, ...]) -> tuple[dict[str, PyTree], Meta]:

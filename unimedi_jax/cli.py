@@ -37,6 +37,7 @@ JOBS = {
     "pretrain": "UniMedI pre-training.",
     "export": "A run as files for timm, transformers, plain PyTorch and ONNX.",
     "embed": "Embeddings of X-rays, CTs and reports.",
+    "predict": "Findings, masks or boxes of X-rays and CTs, by prompts or a saved head.",
     "inspect": "What a set, a run or an export holds, and its preprocessing contract.",
     "audit": "Whether names or report text of a raw source are in a folder.",
     "probe": "Classification with a trained encoder.",
@@ -66,6 +67,8 @@ def _module(name: str) -> Any:
             from unimedi_jax.export import export as job
         case "embed":
             from unimedi_jax.inference import embed as job
+        case "predict":
+            from unimedi_jax.prediction import predict as job
         case "inspect":
             from unimedi_jax.report import inspection as job
         case "audit":

@@ -76,7 +76,12 @@ def lines(workdir: pathlib.Path) -> Iterator[dict[str, float]]:
     if not path.exists():
         return
     with path.open(encoding="utf-8") as file:
-        yield from map(json.loads, file)
+        for line in file:
+            try:
+                values = json.loads(line)
+            except ValueError:
+                continue  # the torn last line of a killed process
+            yield values
 
 
 def read(workdir: pathlib.Path) -> list[dict[str, float]]:

@@ -13,6 +13,7 @@ from data.readers.files import LFS_MAGIC, BadInput
 from data.reports import prompts, sections, text
 from data.source import MODALITIES, SPLITS, Rejected, Row, Source
 
+PICTURES = ("path", "modality")  # the columns that pictures without a patient need
 LABEL_VALUES = {"1": 1.0, "0": 0.0, "": np.nan}
 
 CONTRACT = {
@@ -37,14 +38,9 @@ def read(manifest: Path, options: Options = DEFAULT, salt: str = "") -> Source:
     for number, fields in numbered:
         row = dict(zip(header, (field.strip() for field in fields), strict=False))
         try:
-            if len(fields) != len(header):
-                raise BadInput("wrong_fields", f"{len(fields)} fields, the header has {len(header)}")
+            _check_fields(fields, header)
             sample, split = _sample(row, names, manifest.parent, options)
-            earlier = first_row.setdefault(sample.file, row)
-            if earlier is not row and earlier == row:
-                raise BadInput("duplicate_row", "the row stands in the manifest already")
-            if earlier is not row:
-                raise BadInput("duplicate_path", "an earlier row names the same file with other content")
+            _check_new(row, first_row.setdefault(sample.file, row))
         except BadInput as error:
             rejected.append(Rejected(number, row.get("path", ""), str(error)))
             continue
@@ -80,18 +76,50 @@ def read(manifest: Path, options: Options = DEFAULT, salt: str = "") -> Source:
     )
 
 
+def read_pictures(manifest: Path) -> Source:
+    """The pictures that a CSV names, for a trained network: only `path` and `modality` are needed.
+
+    A row without a report has "" for it; patients, splits, labels and masks are not looked at. Raises UserError.
+    """
+    header, numbered = table.read(manifest, PICTURES)
+    rejected: list[Rejected] = []
+    rows: list[Row] = []
+    first_row: dict[Path, dict[str, str]] = {}
+    for number, fields in numbered:
+        row = dict(zip(header, (field.strip() for field in fields), strict=False))
+        try:
+            _check_fields(fields, header)
+            sample = _picture(row, manifest.parent)
+            _check_new(row, first_row.setdefault(sample.file, row))
+        except BadInput as error:
+            rejected.append(Rejected(number, row.get("path", ""), str(error)))
+            continue
+        rows.append(Row(row["path"], row["modality"].lower(), "", number, info=sample, path=row["path"]))
+    pixels = functools.partial(samples.pixels, rules=DEFAULT.scans)
+    return Source((), {}, rows, functools.partial(samples.convert, read=pixels), rejected=tuple(rejected))
+
+
+def _check_fields(fields: list[str], header: list[str]) -> None:
+    if len(fields) != len(header):
+        raise BadInput("wrong_fields", f"{len(fields)} fields, the header has {len(header)}")
+
+
+def _check_new(row: dict[str, str], first: dict[str, str]) -> None:
+    """Raises BadInput unless `first`, the first row that names the same file, is this one."""
+    if first is not row and first == row:
+        raise BadInput("duplicate_row", "the row stands in the manifest already")
+    if first is not row:
+        raise BadInput("duplicate_path", "an earlier row names the same file with other content")
+
+
 def _sample(row: dict[str, str], names: list[str], folder: Path, options: Options) -> tuple[samples.Sample, str]:
     """A row's checked content and the split it asks for ("" = none), without reading pixels. Raises BadInput."""
-    modality, split = row["modality"].lower(), row.get("split", "").lower()
-    if modality not in MODALITIES:
-        raise BadInput("bad_modality", f"modality must be {' or '.join(MODALITIES)}")
+    modality, split = _modality(row), row.get("split", "").lower()
     if split and split not in SPLITS:
         raise BadInput("bad_split", f"split must be {', '.join(SPLITS)} or blank")
     if not text.clean(row["patient"]):
         raise BadInput("no_patient", "splits go by patient: give every row one")
-    report = row["report"]
-    if report.encode(errors="replace").startswith(LFS_MAGIC):
-        raise BadInput("lfs_pointer", "the report is a Git LFS pointer")
+    report = _report(row)
     if text.is_empty(text.clean(report)):
         raise BadInput("empty_report", "the report has no words")
     report = sections.select(report, options.sections)
@@ -105,12 +133,41 @@ def _sample(row: dict[str, str], names: list[str], folder: Path, options: Option
         if value not in meanings:
             raise BadInput("bad_label", f"{LABEL}{name} must be 1, 0, -1 or blank")
         labels.append(meanings[value])
-    file = samples.locate(row["path"], folder, "missing_image", folder_allowed=modality == "ct")
+    file, sha256 = _file(row, folder, modality)
     mask = samples.locate(row["mask"], folder, "missing_mask", folder_allowed=False) if row.get("mask") else None
-    state, sha256 = samples.state(file, mask), row.get("sha256", "").lower()
+    patient, state = text.clean(row["patient"]), samples.state(file, mask)
+    return samples.Sample(file, mask, patient, report, tuple(labels), state, sha256), split
+
+
+def _picture(row: dict[str, str], folder: Path) -> samples.Sample:
+    """A row's file and, where it has one, its report. Raises BadInput."""
+    file, sha256 = _file(row, folder, _modality(row))
+    report = sections.select(_report(row), ())
+    words = "" if text.is_empty(text.clean(report)) else report
+    return samples.Sample(file, None, "", words, (), samples.state(file), sha256)
+
+
+def _modality(row: dict[str, str]) -> str:
+    modality = row["modality"].lower()
+    if modality not in MODALITIES:
+        raise BadInput("bad_modality", f"modality must be {' or '.join(MODALITIES)}")
+    return modality
+
+
+def _report(row: dict[str, str]) -> str:
+    report = row.get("report", "")
+    if report.encode(errors="replace").startswith(LFS_MAGIC):
+        raise BadInput("lfs_pointer", "the report is a Git LFS pointer")
+    return report
+
+
+def _file(row: dict[str, str], folder: Path, modality: str) -> tuple[Path, str]:
+    """The picture of a row and the sha256 that it must have ("" = any)."""
+    file = samples.locate(row["path"], folder, "missing_image", folder_allowed=modality == "ct")
+    sha256 = row.get("sha256", "").lower()
     if sha256 and (not re.fullmatch("[0-9a-f]{64}", sha256) or file.is_dir()):
         raise BadInput("bad_hash", "sha256 must be 64 hex digits, and of a file")
-    return samples.Sample(file, mask, text.clean(row["patient"]), report, tuple(labels), state, sha256), split
+    return file, sha256
 
 
 def _number(value: str) -> str:

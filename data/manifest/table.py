@@ -2,7 +2,7 @@
 
 import collections
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from data.errors import UserError
@@ -14,18 +14,19 @@ LABEL = "label:"
 LOG = logging.getLogger(__name__)
 
 
-def read(manifest: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+def read(manifest: Path, required: Sequence[str] = REQUIRED) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     """The header's columns and the data rows (number from 1, fields); blank lines are neither read nor counted.
 
     Raises UserError for a file that cannot be read, is no valid CSV or lacks a required column.
     """
     names, rows = table.read_spreadsheet(manifest)
     header = [_column(name) for name in names]
-    missing = [name for name in REQUIRED if name not in header]
+    missing = [name for name in required if name not in header]
     if missing:
+        others = ", ".join(name for name in (*REQUIRED, *OPTIONAL) if name not in required)
         raise UserError(
             f"{manifest} lacks the columns {', '.join(missing)} in its first line: it needs "
-            f"{', '.join(REQUIRED)}, and may have {', '.join(OPTIONAL)} and {LABEL}<name>"
+            f"{', '.join(required)}, and may have {others} and {LABEL}<name>"
         )
     twice = [name for name, count in collections.Counter(header).items() if count > 1 and name]
     if twice:

@@ -1,6 +1,7 @@
 """One geometry for everything: axes (z, y, x) growing to Superior, Posterior, Left, and exact separable resampling."""
 
 import dataclasses
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -22,6 +23,13 @@ class Scan:
     """A volume as it was read. `voxels` (i, j, k); `affine` (4, 4): index to millimetres toward L, P, S."""
 
     voxels: np.ndarray
+    affine: np.ndarray
+
+
+class Grid(NamedTuple):
+    """Where a volume's voxels lie: `shape` (i, j, k); `affine` (4, 4): index to millimetres toward L, P, S."""
+
+    shape: tuple[int, ...]
     affine: np.ndarray
 
 
@@ -48,23 +56,40 @@ def straighten(scan: Scan, *, order: int, outside: float) -> Scan:
     `order` 1 interpolates linearly, 0 takes the nearest voxel; what the scan does not reach becomes `outside`.
     Raises TiltError above MAX_TILT_DEGREES.
     """
-    tilt = tilt_degrees(scan.affine)
-    if tilt <= MIN_TILT_DEGREES:
+    grid = straight_grid(Grid(scan.voxels.shape, scan.affine))
+    if grid.affine is scan.affine:
         return scan
-    if tilt > MAX_TILT_DEGREES:
-        raise TiltError(f"the axes lie {tilt:.0f} degrees off the patient's, at most {MAX_TILT_DEGREES:.0f}")
-    last = np.array(scan.voxels.shape) - 1
-    corners = affines.apply_affine(scan.affine, np.array(list(np.ndindex(2, 2, 2))) * last)
-    spacing = affines.voxel_sizes(scan.affine)
-    low, high = corners.min(0), corners.max(0)
-    shape = np.floor((high - low) / spacing + 1e-6).astype(int) + 1
-    grid = affines.from_matvec(np.diag(spacing), low)
-    pull = np.linalg.inv(scan.affine) @ grid
+    pull = np.linalg.inv(scan.affine) @ grid.affine
     dtype = np.float32 if order else scan.voxels.dtype
-    voxels = ndimage.affine_transform(scan.voxels, pull[:3, :3], pull[:3, 3], tuple(shape), dtype, order, cval=outside)
+    voxels = ndimage.affine_transform(scan.voxels, pull[:3, :3], pull[:3, 3], grid.shape, dtype, order, cval=outside)
     if order and np.issubdtype(scan.voxels.dtype, np.integer):
         voxels = np.rint(voxels, out=voxels).astype(scan.voxels.dtype)
-    return Scan(voxels, grid)
+    return Scan(voxels, grid.affine)
+
+
+def straight_grid(grid: Grid) -> Grid:
+    """The grid along the patient's axes on which `straighten` lays a scan; the same one where it is not tilted.
+
+    Raises TiltError above MAX_TILT_DEGREES.
+    """
+    tilt = tilt_degrees(grid.affine)
+    if tilt <= MIN_TILT_DEGREES:
+        return grid
+    if tilt > MAX_TILT_DEGREES:
+        raise TiltError(f"the axes lie {tilt:.0f} degrees off the patient's, at most {MAX_TILT_DEGREES:.0f}")
+    last = np.array(grid.shape) - 1
+    corners = affines.apply_affine(grid.affine, np.array(list(np.ndindex(2, 2, 2))) * last)
+    spacing = affines.voxel_sizes(grid.affine)
+    low, high = corners.min(0), corners.max(0)
+    shape = np.floor((high - low) / spacing + 1e-6).astype(int) + 1
+    return Grid(tuple(int(n) for n in shape), affines.from_matvec(np.diag(spacing), low))
+
+
+def patient_grid(grid: Grid) -> Grid:
+    """The grid that `reorient` and `straighten` make of a file's own: axes (x, y, z) toward L, P, S."""
+    change = orientations.io_orientation(grid.affine)
+    shape = tuple(grid.shape[int(axis)] for axis in np.argsort(change[:, 0]))
+    return straight_grid(Grid(shape, grid.affine @ orientations.inv_ornt_aff(change, grid.shape)))
 
 
 def axis_weights(size: int, spacing: float, out_size: int, field: float) -> np.ndarray:
@@ -103,6 +128,14 @@ def canonical_weights(shape: tuple[int, ...], spacing: tuple[float, ...]) -> tup
     axes = zip(shape, spacing, VOLUME_SHAPE, field, strict=True)
     weights = tuple(axis_weights(*axis) for axis in axes)
     return weights, np.array([f / n for f, n in zip(field, VOLUME_SHAPE, strict=True)], np.float32)
+
+
+def scan_weights(shape: tuple[int, ...], spacing: tuple[float, ...]) -> Weights:
+    """The three matrices of the way back: from the canonical grid onto a (z, y, x) scan of `spacing` mm."""
+    extent = np.array(shape) * np.array(spacing)
+    field = (extent[0], max(extent[1:]), max(extent[1:]))
+    axes = zip(VOLUME_SHAPE, field, shape, extent, strict=True)
+    return tuple(axis_weights(cells, whole / cells, n, size) for cells, whole, n, size in axes)
 
 
 def resample(volume: np.ndarray, weights: Weights) -> np.ndarray:
@@ -163,6 +196,19 @@ def xray_points(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Where points (n, 2), (y, x) from an X-ray's upper left corner, lie on the image of `canonical_xray`."""
     size = np.array(_fitted(shape))
     return np.asarray(points, np.float64) * size / shape + (XRAY_SIZE - size) // 2
+
+
+def own_xray_points(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """The way back: where points (n, 2) of the canonical image lie on an X-ray of `shape`, none outside it."""
+    size = np.array(_fitted(shape))
+    own = (np.asarray(points, np.float64) - (XRAY_SIZE - size) // 2) * shape / size
+    return np.clip(own, 0, shape)
+
+
+def xray_region(shape: tuple[int, int]) -> tuple[slice, slice]:
+    """Where in the canonical image an X-ray of `shape` lies; the rest is padding."""
+    starts = (((XRAY_SIZE - n) // 2, n) for n in _fitted(shape))
+    return tuple(slice(start, start + n) for start, n in starts)
 
 
 def _fitted(shape: tuple[int, ...]) -> tuple[int, ...]:

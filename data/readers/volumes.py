@@ -66,6 +66,12 @@ def read_ct(path: Path, note: Note = ignore_note, rules: Rules = STRICT, rescale
     return _along_axes(scan, order=1, outside=AIR_HU)
 
 
+def own_grid(path: Path, rules: Rules = STRICT) -> geometry.Grid:
+    """The grid of a CT as its file has it, from the headers alone. Raises BadInput."""
+    opened = _open(path, rules)
+    return geometry.Grid(opened.shape, opened.affine)
+
+
 def read_volume_with_mask(
     path: Path, mask_path: Path, value: int | None, note: Note = ignore_note, rules: Rules = STRICT
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

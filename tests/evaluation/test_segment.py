@@ -41,7 +41,7 @@ def test_volumes_get_logits_for_every_voxel(trained, phantom):
     classes = len(task.names)
     assert sample["mask"].max() == classes
     network = task.start(trials.Trial("untrained"))
-    logits, _ = jax.jit(task.logits)(network, sample["tokens"][None])
+    logits, _ = jax.jit(task.segmenter.logits)(network, sample["tokens"][None])
     assert logits.shape == (1, *sample["mask"].shape, classes + 1)
     assert np.isfinite(logits).all()
 

@@ -69,6 +69,7 @@ def test_one_multi_frame_dicom_file_is_a_ct(tmp_path):
     for source in (path, tmp_path):
         ((item,), _) = sources.find(source)
         assert item.modality == "ct"
+        assert sources.series(item) == "1.2.3"
         np.testing.assert_array_equal(item.read(), volumes.read_volume(path)[0])
 
 

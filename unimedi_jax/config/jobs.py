@@ -28,7 +28,7 @@ class ExportConfig:
     """A checkpoint as files for timm, transformers and plain PyTorch."""
 
     job: str = "export"
-    checkpoint: str = ""  # a run's workdir, or an export
+    checkpoint: str = ""  # a run's workdir (its newest; RUN:best or RUN:600 for another checkpoint), or an export
     network: str = "student"  # or "teacher": its visual side
     out: str = ""  # a folder that does not exist yet
     rgb: bool = False  # also the ViT for three equal channels
@@ -40,13 +40,31 @@ class EmbedConfig:
     """Embeddings of files by a trained network."""
 
     job: str = "embed"
-    checkpoint: str = ""  # a run's workdir, or an export
+    checkpoint: str = ""  # a run's workdir (its newest; RUN:best or RUN:600 for another checkpoint), or an export
     network: str = "student"  # or "teacher": its visual side
     source: str = ""  # a file, a folder, a DICOM series, a manifest (.csv), or reports (.txt, one a line)
     out: str = ""  # .npz or .parquet
     maps: str = ""  # a folder for chosen slices and attention: PNG, and NIfTI on a CT's own voxels
     rows: int = 8  # a batch and device
     ct_slices: bool | None = None  # CTs with their chosen slices, or by the volume alone; None: as in the run
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictConfig:
+    """Findings, masks or boxes of X-rays and CTs by a trained network."""
+
+    job: str = "predict"
+    checkpoint: str = ""  # a run's workdir (its newest; RUN:best or RUN:600 for another checkpoint), or an export
+    network: str = "student"  # or "teacher": its visual side
+    source: str = ""  # a file, a folder, a DICOM series, or a .csv with the columns path and modality
+    out: str = ""  # a .csv; masks and drawn boxes go into the folder of that name beside it
+    head: str = ""  # the workdir of probe, segment or detect, or a folder in its heads/; empty: zero-shot, by prompts
+    rows: int = 8  # a batch and device
+    ct_slices: bool | None = None  # zero-shot on CTs with their chosen slices; None: as in the run. A head has its own
+
+    def __post_init__(self) -> None:
+        if self.rows < 1:
+            raise ValueError(f"config.rows is at least 1, not {self.rows}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +83,7 @@ class FitConfig:
 class DownstreamConfig:
     """What the evaluations share."""
 
-    checkpoint: str = ""  # a run's workdir or an export
+    checkpoint: str = ""  # a run's workdir (its newest; RUN:best or RUN:600 for another checkpoint), or an export
     network: str = "student"  # or "teacher"
     data: str = "phantom"  # a built set
     data_dir: str = "records"

@@ -27,7 +27,7 @@ def check_score(score: str) -> None:
 class InitConfig:
     """Weights to start from; empty: from the seed."""
 
-    checkpoint: str = ""  # a run or an export
+    checkpoint: str = ""  # a run (its newest; RUN:best or RUN:600 for another checkpoint) or an export
     vision: str = ""  # a ViT in timm's names: file, folder, hub id or timm name
     report: str = ""  # a BERT (folder or hub id), whose tokenizer is then the run's
 

@@ -3,46 +3,40 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import jax
 import ml_collections
 import numpy as np
-from jax import numpy as jnp
 
 from data.errors import UserError
-from unimedi_jax import patches
 from unimedi_jax.config.jobs import DetectConfig, FitConfig
-from unimedi_jax.config.typed import typed
-from unimedi_jax.evaluation import encoder, fit, results, trials, yolo
-from unimedi_jax.evaluation import network as networks
+from unimedi_jax.evaluation import downstream, fit, heads, results, trials, yolo
+from unimedi_jax.evaluation.box_finder import BoxFinder
+from unimedi_jax.evaluation.downstream import Outputs
 from unimedi_jax.evaluation.network import Network
 from unimedi_jax.evaluation.trials import Trial
-from unimedi_jax.inference import pretrained
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input import boxes, records
-from unimedi_jax.metrics import detection
-from unimedi_jax.models import detector
+from unimedi_jax.metrics import detection, thresholds
 from unimedi_jax.typing import Array, Float, PyTree
 
+CORNERS = ("y_min", "x_min", "y_max", "x_max")
 METRICS = ("map", "map_coco", "ap50", "map_mgca")
 TASKS = {"frozen": "detection, frozen encoder", "full": "detection, fine-tuned"}
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Trains and tests the detectors of `configs/detect.py`, writes `results.csv` into `workdir`, prints a table."""
-    settings = typed(DetectConfig, config)
-    trained = pretrained.load(settings.checkpoint, settings.network)
-    workdir = results.folder(workdir, trained)
-    dataset = records.open_set(settings.data_dir, settings.data)
-    trials.check_leaks(trained, [dataset], settings)
-    rows = evaluate(trained, dataset, settings)
-    results.publish(rows, METRICS, workdir, trained)
+    """Trains and tests the detectors of `configs/detect.py`."""
+    downstream.run(config, workdir, DetectConfig, evaluate, METRICS)
 
 
-def evaluate(trained: Pretrained, dataset: records.RecordSet, config: DetectConfig) -> list[results.Result]:
+def evaluate(
+    trained: Pretrained, dataset: records.RecordSet, config: DetectConfig, outputs: Outputs | None = None
+) -> list[results.Result]:
     """All rows of a set's X-rays: each way of tuning, encoder, share and seed.
+
+    `outputs` gets the boxes of the test cases and the heads of `trials.main`.
 
     Raises:
         UserError: the set has no boxes, or no test or too few training X-rays.
@@ -55,13 +49,39 @@ def evaluate(trained: Pretrained, dataset: records.RecordSet, config: DetectConf
     for tune in tunes:
         task = Task(trained, dataset, tune, config)
         for trial in trials.trials(config, len(task.cases["train"])):
-            cases = task.tested("test", fit.train(task, trial))
+            network = fit.train(task, trial)
+            cases = task.tested("test", network)
             scalars = detection.measure(cases, confidence=config.confidence, resamples=config.resamples)
             place = dict(task=TASKS[tune], data=dataset.name, modality="xray", cases=len(cases))
             table += results.of(scalars, **place, **trial._asdict())
+            if outputs is not None:
+                _save_cases(outputs, task, trial, cases)
+            if outputs is not None and trial == trials.main(config):
+                outputs.heads.append(head(task, trial, network))
     if not table:
         raise UserError(f"the set {dataset.name} in {dataset.folder} has {trials.TOO_FEW}")
     return table
+
+
+def _save_cases(outputs: Outputs, task: "Task", trial: Trial, cases: Sequence[detection.Case]) -> None:
+    """A row for every predicted and every true box, in the pixels of the record."""
+    for name, case in zip(downstream.ids(task.dataset, "xray"), cases, strict=False):  # of the first `config.limit`
+        for kind, places, scores in (
+            ("predicted", case.predicted, case.scores),
+            ("true", case.truth, np.full(len(case.truth), np.nan)),
+        ):
+            columns = {"box": [kind] * len(places), "score": scores} | dict(zip(CORNERS, places.T, strict=True))
+            outputs.add([name] * len(places), columns, task=TASKS[task.tune], modality="xray", **trial._asdict())
+
+
+def head(task: "Task", trial: Trial, network: Network) -> heads.Head:
+    """What is saved of a trained network, with the threshold of the best F1 on the validation cases."""
+    settings = {name: getattr(task.config, name) for name in ("widths", "lowest", "overlap")}
+    threshold = thresholds.best_f1(task.tested("val", network)) if task.cases["val"] else thresholds.UNDECIDED
+    made = heads.make(
+        "detect", task.tune, task.pretrained, task.dataset, "xray", trial, threshold=threshold, **settings
+    )
+    return dataclasses.replace(made, arrays=heads.network_arrays(network))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,10 +114,9 @@ class Task:
         return np.array([[float(len(boxes.truth(source[row])) > 0)] for row in self.cases["train"]])
 
     @functools.cached_property
-    def head(self) -> detector.Detector:
-        """On the encoder's map."""
-        grid = patches.grid(self.pretrained.size("xray"), self.pretrained.patch("xray"))
-        return detector.Detector(grid, self.config.widths)
+    def finder(self) -> BoxFinder:
+        """The network."""
+        return BoxFinder(self.pretrained, self.config.widths, self.config.lowest, self.config.overlap)
 
     @property
     def sampler(self) -> boxes.ToBoxes:
@@ -107,28 +126,15 @@ class Task:
         return self.dataset.source("xray", split, ("image", "boxes"))
 
     def start(self, trial: Trial) -> Network:
-        tokens = jnp.zeros((1, int(np.prod(self.head.grid)), self.pretrained.model.vision.width))
-        variables = jax.jit(self.head.init)(jax.random.key(trial.seed), tokens)
-        return networks.start(self.pretrained, trial.encoder, variables, frozen=self.tune == "frozen")
-
-    def answers(self, network: Network, tokens: Array, *, train: bool = False) -> tuple[list[Array], PyTree]:
-        """Raw answers of the three scales, and the new `stats`."""
-        encoded = encoder.states(self.pretrained.model, network.encoder, tokens, "xray")
-        return networks.decode(self.head, network, encoded.patches, train=train)
+        return self.finder.start(trial, frozen=self.tune == "frozen")
 
     def loss(self, network: Network, batch: PyTree) -> tuple[Array, PyTree]:
-        answers, stats = self.answers(network, batch["tokens"], train=True)
-        return yolo.loss(answers, batch["boxes"], batch["real"], self.head.grid), stats
+        answers, stats = self.finder.answers(network, batch["tokens"], train=True)
+        return yolo.loss(answers, batch["boxes"], batch["real"], self.finder.head.grid), stats
 
-    @functools.cached_property
-    def predict(self) -> Callable[[Network, Array], tuple[Array, Array]]:
-        """Places (centre and size in parts of the picture) and scores of all boxes."""
-
-        def run(network: Network, tokens: Array) -> tuple[Array, Array]:
-            answers = detector.decode(self.answers(network, tokens)[0], self.head.grid)
-            return answers.place, jax.nn.sigmoid(answers.objectness) * jax.nn.sigmoid(answers.finding)
-
-        return jax.jit(run)
+    def predict(self, network: Network, tokens: Array) -> tuple[Array, Array]:
+        """Places and scores of all boxes."""
+        return self.finder.apply(network, tokens)
 
     def tested(self, split: str, network: Network) -> list[detection.Case]:
         """Boxes and truth of every X-ray of a split."""
@@ -137,14 +143,7 @@ class Task:
 
     def case(self, record: dict[str, Any], places: np.ndarray, scores: np.ndarray) -> detection.Case:
         """The boxes that count, in the record's pixels, beside the true ones."""
-        # More than COCO's hundred never count, and suppression compares every pair.
-        best = np.argsort(-scores, kind="stable")[: 4 * detection.MOST]
-        best = best[scores[best] >= self.config.lowest]
-        shape = np.array(record["image"].shape, np.float32)
-        centre, half = places[best, :2] * shape, places[best, 2:] * shape / 2
-        corners = np.concatenate([np.clip(centre - half, 0, shape), np.clip(centre + half, 0, shape)], axis=1)
-        strongest = detection.suppress(corners, scores[best], above=self.config.overlap)
-        return detection.Case(*strongest, boxes.truth(record))
+        return detection.Case(*self.finder.boxes(places, scores, record["image"].shape), boxes.truth(record))
 
     def score(self, network: Network) -> float:
         """Mean average precision."""

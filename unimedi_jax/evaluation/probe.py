@@ -16,12 +16,13 @@ from jax import numpy as jnp
 from data import progress
 from data.errors import UserError
 from unimedi_jax.config.jobs import FitConfig, ProbeConfig
-from unimedi_jax.config.typed import typed
-from unimedi_jax.evaluation import draws, encoder, fit, results, trials
+from unimedi_jax.evaluation import classifiers, downstream, draws, fit, heads, results, trials
 from unimedi_jax.evaluation import network as networks
+from unimedi_jax.evaluation.downstream import Outputs
 from unimedi_jax.evaluation.network import Network
+from unimedi_jax.evaluation.probe_outputs import TASKS, ProbeOutputs
 from unimedi_jax.evaluation.trials import Trial
-from unimedi_jax.inference import features, pretrained
+from unimedi_jax.inference import features
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input import records, transforms
 from unimedi_jax.input.records import RecordSet
@@ -30,41 +31,40 @@ from unimedi_jax.typing import Array, Float, PyTree
 
 LOG = logging.getLogger(__name__)
 METRICS = ("auroc/macro", "auprc/macro", "accuracy/macro")
-TASKS = {"linear": "linear probe", "full": "full fine-tuning"}
 SPLITS = ("train", "val", "test")
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Trains and tests the classifiers of `configs/probe.py`, writes `results.csv` into `workdir`, prints a table."""
-    settings = typed(ProbeConfig, config)
-    if settings.tune not in TASKS:
-        raise UserError(f"config.tune is one of {', '.join(TASKS)}, not {settings.tune!r}")
-    trained = pretrained.load(settings.checkpoint, settings.network)
-    workdir = results.folder(workdir, trained)
-    dataset = records.open_set(settings.data_dir, settings.data)
-    trials.check_leaks(trained, [dataset], settings)
-    rows = evaluate(trained, dataset, settings)
-    results.publish(rows, METRICS, workdir, trained)
+    """Trains and tests the classifiers of `configs/probe.py`."""
+    downstream.run(config, workdir, ProbeConfig, evaluate, METRICS)
 
 
-def evaluate(trained: Pretrained, dataset: RecordSet, config: ProbeConfig) -> list[results.Result]:
+def evaluate(
+    trained: Pretrained, dataset: RecordSet, config: ProbeConfig, outputs: Outputs | None = None
+) -> list[results.Result]:
     """All rows of a set: each modality it has, encoder, share of the training patients and seed.
 
+    `outputs` gets the probabilities of the test cases and the heads of `trials.main`.
+
     Raises:
-        UserError: the set has no labels, or no test or too few training records.
+        UserError: a setting is wrong, the set has no labels, or no test or too few training records.
     """
+    if config.tune not in TASKS:
+        raise UserError(f"config.tune is one of {', '.join(TASKS)}, not {config.tune!r}")
     if not dataset.contract["labels"]:
         raise UserError(f"the set {dataset.name} in {dataset.folder} has no labels: there is nothing to classify")
     modalities = trials.modalities(dataset, config.modality)
     trained.check(dataset, modalities)
     measure = _linear if config.tune == "linear" else _full
-    rows = [row for modality in modalities for row in measure(trained, dataset, modality, config)]
+    rows = [row for modality in modalities for row in measure(trained, dataset, modality, config, outputs)]
     if not rows:
         raise UserError(f"the set {dataset.name} in {dataset.folder} has {trials.TOO_FEW}")
     return rows
 
 
-def _linear(trained: Pretrained, dataset: RecordSet, modality: str, config: ProbeConfig) -> list[results.Result]:
+def _linear(
+    trained: Pretrained, dataset: RecordSet, modality: str, config: ProbeConfig, outputs: Outputs | None
+) -> list[results.Result]:
     """Every record through the network once; all shares and seeds are fitted on those features."""
     # With all labels, nothing is random.
     chosen = [
@@ -84,29 +84,44 @@ def _linear(trained: Pretrained, dataset: RecordSet, modality: str, config: Prob
         }
         train, test, val = parts["train"], parts["test"], parts.get("val")
         one_of = classification.exclusive(train.y)
+        saving = ProbeOutputs(outputs, trained, dataset, modality, config, test.y, one_of)
         of_encoder = [trial for trial in chosen if trial.encoder == name]
         with progress.shown(len(of_encoder), f"linear probes, {modality}, {name} encoder") as tick:
             for trial in of_encoder:
                 rows = draws.stratified(train.y, trial.share, seed=trial.seed)
                 few = linear_probe.Labelled(train.x[rows], train.y[rows])
-                scores = linear_probe.predict(few, test.x, val, one_of=one_of, seed=trial.seed)
+                classifier = linear_probe.fit(few, val, one_of=one_of, seed=trial.seed)
+                scores = classifier.probabilities(test.x)
                 scalars = classification.measure(scores, test.y, names, one_of=one_of, resamples=config.resamples)
-                table += results.of(scalars, **shared, cases=len(test.y), **trial._asdict())
+                shared = dict(task=TASKS["linear"], data=dataset.name, modality=modality, cases=len(test.y))
+                table += results.of(scalars, **shared, **trial._asdict())
+                saving.cases(trial, scores)
+                if saving.saves_head(trial):
+                    on_val = (classifier.probabilities(val.x), val.y) if val else None
+                    saving.head(trial, on_val, classifiers.linear_arrays(classifier))
                 LOG.info("%s, %s: done", modality, trial)
                 tick(1)
     return table
 
 
-def _full(trained: Pretrained, dataset: RecordSet, modality: str, config: ProbeConfig) -> list[results.Result]:
+def _full(
+    trained: Pretrained, dataset: RecordSet, modality: str, config: ProbeConfig, outputs: Outputs | None
+) -> list[results.Result]:
     """The whole network is trained, from the encoder's weights and a linear head of zeros."""
     task, names, table = FineTuning(trained, dataset, modality, config), dataset.contract["labels"], []
     labels, settings = task.labels["test"], {"one_of": task.one_of, "resamples": config.resamples}
     slices = _slices(trained, modality, config)
     shared = dict(task=TASKS["full"], data=dataset.name, modality=modality, cases=len(labels), ct_slices=slices)
+    saving = ProbeOutputs(outputs, trained, dataset, modality, config, labels, task.one_of)
     for trial in trials.trials(config, len(task.cases["train"])):
-        scores = task.probabilities("test", fit.train(task, trial))
+        network = fit.train(task, trial)
+        scores = task.probabilities("test", network)
         scalars = classification.measure(scores, labels, names, **settings)
         table += results.of(scalars, **shared, **trial._asdict())
+        saving.cases(trial, scores)
+        if saving.saves_head(trial):
+            on_val = (task.probabilities("val", network), task.labels["val"]) if task.cases["val"] else None
+            saving.head(trial, on_val, heads.network_arrays(network))
     return table
 
 
@@ -168,11 +183,8 @@ class FineTuning:
 
     def logits(self, network: Network, tokens: Array) -> Float[Array, "b c"]:
         """Of every label or class."""
-        model, head = self.pretrained.model, network.params["decoder"]
         slices = self.pretrained.use_slices(self.config.ct_slices)
-        settings = {"ct_slices": slices, "stats": network.encoder_stats}
-        cls = encoder.cls(model, network.encoder, tokens, self.modality, **settings)
-        return cls @ head["weights"] + head["bias"][None]
+        return classifiers.logits(self.pretrained, network, tokens, self.modality, ct_slices=slices)
 
     def loss(self, network: Network, batch: PyTree) -> tuple[Array, PyTree]:
         return losses(self.logits(network, batch["tokens"]), batch["labels"], self.one_of).mean(), network.stats
@@ -188,8 +200,7 @@ class FineTuning:
 
     def probabilities(self, split: str, network: Network) -> Float[np.ndarray, "n c"]:
         """Of the cases of a split."""
-        logits = np.stack(list(fit.predictions(self, split, network)))
-        return np.asarray(jax.nn.softmax(logits) if self.one_of else jax.nn.sigmoid(logits))
+        return classifiers.probabilities(np.stack(list(fit.predictions(self, split, network))), self.one_of)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -55,12 +55,28 @@ def of(scalars: Mapping[str, float], **shared: Any) -> list[Result]:
 
 def write_csv(path: pathlib.Path, rows: Iterable[Result]) -> None:
     """All rows, one line each, appearing whole or not at all; not-a-number is left blank."""
+    write_table(path, Result._fields, rows)
+
+
+def write_table(path: pathlib.Path, columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
+    """The same of any rows."""
     stream = io.StringIO()
     writer = csv.writer(stream)
-    writer.writerow(Result._fields)
+    writer.writerow(columns)
     for row in rows:
         writer.writerow("" if value is None or value != value else value for value in row)
     pages.write(path, stream.getvalue())
+
+
+def write_cases(path: pathlib.Path, cases: Sequence[Mapping[str, Any]]) -> None:
+    """Cases as a CSV with every column that one of them has, in the order in which they come up."""
+    columns = list(dict.fromkeys(name for case in cases for name in case))
+    write_table(path, columns, ([_plain(case.get(name, "")) for name in columns] for case in cases))
+
+
+def _plain(value: Any) -> Any:
+    """Six digits of a number that is not whole."""
+    return round(float(value), 6) if isinstance(value, float | np.floating) else value
 
 
 def folder(workdir: pathlib.Path, trained: Pretrained) -> pathlib.Path:

@@ -2,13 +2,13 @@
 
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import ml_collections
 
 from unimedi_jax.config.jobs import EvaluateConfig, RetrieveConfig
-from unimedi_jax.config.typed import typed
-from unimedi_jax.evaluation import evaluator, results, trials
-from unimedi_jax.inference import features, pretrained, prompts
+from unimedi_jax.evaluation import downstream, evaluator, results, trials
+from unimedi_jax.inference import features, prompts
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input import records
 from unimedi_jax.metrics import auroc, classification, retrieval, zeroshot
@@ -21,20 +21,13 @@ OTHER = {"xray": "ct", "ct": "xray"}
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Everything of `configs/retrieve.py`; writes `results.csv` into `workdir`, prints a table and the warnings."""
-    settings = typed(RetrieveConfig, config)
-    trained = pretrained.load(settings.checkpoint, settings.network)
-    workdir = results.folder(workdir, trained)
-    dataset = records.open_set(settings.data_dir, settings.data)
-    prompts.check(settings.prompts, dataset.contract["labels"])
-    trials.check_leaks(trained, [dataset], settings)
-    rows = evaluate(trained, dataset, settings)
-    results.publish(rows, METRICS, workdir, trained)
+    rows = downstream.run(config, workdir, RetrieveConfig, evaluate, METRICS)
     for warning in inverted(rows):
         print(f"warning: {warning}")
 
 
 def evaluate(
-    trained: Pretrained, dataset: records.RecordSet, config: RetrieveConfig | EvaluateConfig
+    trained: Pretrained, dataset: records.RecordSet, config: RetrieveConfig | EvaluateConfig, _: Any = None
 ) -> list[results.Result]:
     """All rows of a set's test patients: report retrieval both ways, equal reports being right answers; X-ray to CT and
     back by finding; precision of reports by finding; zero-shot classification from the set's prompts."""

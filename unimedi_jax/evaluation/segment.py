@@ -14,39 +14,32 @@ from jax import numpy as jnp
 
 from data import progress
 from data.errors import UserError
-from unimedi_jax import patches, sharding
 from unimedi_jax.config.jobs import FitConfig, SegmentConfig
-from unimedi_jax.config.typed import typed
-from unimedi_jax.evaluation import dense_losses, encoder, fit, results, sliding, trials
-from unimedi_jax.evaluation import network as networks
+from unimedi_jax.evaluation import dense_losses, downstream, fit, heads, results, trials
+from unimedi_jax.evaluation.downstream import Outputs
 from unimedi_jax.evaluation.network import Network
+from unimedi_jax.evaluation.segmenter import Segmenter, decide
 from unimedi_jax.evaluation.trials import Trial
-from unimedi_jax.inference import pretrained
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input import dense, records
 from unimedi_jax.metrics import segmentation
-from unimedi_jax.models import setr, unetr
-from unimedi_jax.typing import Array, Float, PyTree, UInt8
+from unimedi_jax.typing import Array, Bool, Float, PyTree
 
 METRICS = ("dice/mean", "hd95/mean", "nsd/mean")
 TUNES = {"frozen": "frozen encoder", "full": "fine-tuned"}
-Logits = Float[Array, "b *space c"]
-QUARTERS = (0.25, 0.5, 0.75)  # of the depth: the hidden states UNETR taps, blocks 3, 6 and 9 of ViT-B
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Trains and tests the decoders of `configs/segment.py`, writes `results.csv` into `workdir`, prints a table."""
-    settings = typed(SegmentConfig, config)
-    trained = pretrained.load(settings.checkpoint, settings.network)
-    workdir = results.folder(workdir, trained)
-    dataset = records.open_set(settings.data_dir, settings.data)
-    trials.check_leaks(trained, [dataset], settings)
-    rows = evaluate(trained, dataset, settings)
-    results.publish(rows, METRICS, workdir, trained)
+    """Trains and tests the decoders of `configs/segment.py`."""
+    downstream.run(config, workdir, SegmentConfig, evaluate, METRICS)
 
 
-def evaluate(trained: Pretrained, dataset: records.RecordSet, config: SegmentConfig) -> list[results.Result]:
+def evaluate(
+    trained: Pretrained, dataset: records.RecordSet, config: SegmentConfig, outputs: Outputs | None = None
+) -> list[results.Result]:
     """All rows of a set: each modality that has the target, way of tuning, encoder, share and seed.
+
+    `outputs` gets the metrics of every test case and the heads of `trials.main`.
 
     Raises:
         UserError: a setting is wrong, or the set has no annotated cases.
@@ -68,7 +61,14 @@ def evaluate(trained: Pretrained, dataset: records.RecordSet, config: SegmentCon
             for trial in trials.trials(config, len(cases["train"])):
                 shared = dict(data=dataset.name, modality=modality, cases=len(cases["test"]), **trial._asdict())
                 shared["ct_slices"] = False if modality == "ct" else None
-                table += results.of(_trained_and_tested(task, trial), task=task_name(target, tune), **shared)
+                network = fit.train(task, trial)
+                values, present = _tested(task, network)
+                scalars = segmentation.summarise(values, present, task.names, resamples=config.resamples)
+                table += results.of(scalars, task=task_name(target, tune), **shared)
+                if outputs is not None:
+                    _save_cases(outputs, task, trial, values)
+                if outputs is not None and trial == trials.main(config):
+                    outputs.heads.append(head(task, trial, network))
     if not table:
         raise UserError(f"{place} has no annotated test cases for {target}, or {trials.TOO_FEW}")
     return table
@@ -127,14 +127,11 @@ class Task:
         return organs(self.dataset.contract) if target == "organs" else [target.removesuffix("s").removesuffix("e")]
 
     @functools.cached_property
-    def decoder(self) -> setr.SetrPup | unetr.Unetr:
-        """Logits of the classes, one of which is the background; of a single structure that of its presence alone."""
+    def segmenter(self) -> Segmenter:
+        """The network."""
         classes = len(self.names) + 1 if self.config.target == "organs" else 1
-        patch = self.pretrained.patch(self.modality)
-        grid = patches.grid(self.pretrained.size(self.modality), patch)
-        if self.modality == "xray":
-            return setr.SetrPup(classes, grid, patch, self.config.setr_channels)
-        return unetr.Unetr(classes, grid, patch, self.config.unetr_features)
+        sizes = self.config.setr_channels, self.config.unetr_features
+        return Segmenter(self.pretrained, self.modality, classes, *sizes, self.windows)
 
     @property
     def windows(self) -> bool:
@@ -152,29 +149,10 @@ class Task:
 
     def start(self, trial: Trial) -> Network:
         """Raises UserError where the decoder does not fit the encoder."""
-        size = self.pretrained.size(self.modality)
-        count = int(np.prod(patches.grid(size, self.pretrained.patch(self.modality))))
-        tokens = jnp.zeros((1, count, self.pretrained.model.vision.width))
-        inputs = (tokens,) if self.modality == "xray" else (jnp.zeros((1, *size)), [tokens] * len(QUARTERS), tokens)
-        try:
-            variables = jax.jit(self.decoder.init)(jax.random.key(trial.seed), *inputs)
-        except ValueError as error:
-            raise UserError(f"the {self.modality} decoder does not fit this checkpoint: {error}") from error
-        return networks.start(self.pretrained, trial.encoder, variables, frozen=self.tune == "frozen")
-
-    def logits(self, network: Network, tokens: Array, *, train: bool = False) -> tuple[Logits, PyTree]:
-        """Logits of every pixel or voxel at the network's resolution, and the new `stats`."""
-        model, ct = self.pretrained.model, self.modality == "ct"
-        encoded = encoder.states(model, network.encoder, tokens, self.modality, hidden=ct)
-        inputs = (encoded.patches,)
-        if ct:
-            depth = len(encoded.hidden)
-            taps = [encoded.hidden[max(1, round(share * depth)) - 1] for share in QUARTERS]
-            inputs = (encoder.voxels(model, tokens), taps, encoded.patches)
-        return networks.decode(self.decoder, network, *inputs, train=train)
+        return self.segmenter.start(trial, frozen=self.tune == "frozen")
 
     def loss(self, network: Network, batch: PyTree) -> tuple[Array, PyTree]:
-        logits, stats = self.logits(network, batch["tokens"], train=True)
+        logits, stats = self.segmenter.logits(network, batch["tokens"], train=True)
         if logits.shape[-1] == 1:
             return dense_losses.binary(logits[..., 0], batch["mask"].astype(jnp.float32)), stats
         return dense_losses.exclusive(logits, batch["mask"]), stats
@@ -186,21 +164,15 @@ class Task:
 
     @functools.cached_property
     def predict(self) -> Callable[[Network, Array], Array]:
-        """Classes on the record's grid, so that no metric depends on the network's resolution; of windows, logits."""
-
-        def run(network: Network, tokens: Array) -> Array:
-            logits, _ = self.logits(network, tokens)
-            if self.windows:
-                return logits
-            return decide(jax.image.resize(logits, (len(logits), *self.shape, logits.shape[-1]), "linear"))
-
-        return jax.jit(run)
+        """Classes on the record's grid, so that no metric depends on the network's resolution."""
+        return jax.jit(lambda network, tokens: decide(self.segmenter.on_record(network, tokens, self.shape)))
 
     def masks(self, split: str, network: Network) -> Iterator[tuple[np.ndarray, np.ndarray, Sequence[float]]]:
         """Truth, predicted classes and spacing of each case of a split, on the record's own grid."""
         source, rows = self.source(split), self.cases[split]
         if self.windows:
-            predicted = (self._in_windows(source[row]["volume"], network) for row in rows)
+            volumes, batch = (source[row]["volume"] for row in rows), self.recipe.batch
+            predicted = (decide(self.segmenter.in_windows(network, volume, batch)) for volume in volumes)
         else:
             predicted = fit.predictions(self, split, network)
         for row, mask in zip(rows, predicted, strict=True):
@@ -212,24 +184,32 @@ class Task:
         classes, cases = range(1, len(self.names) + 1), self.masks("val", network)
         return float(np.mean([segmentation.dice(truth == c, mask == c) for truth, mask, _ in cases for c in classes]))
 
-    def _in_windows(self, volume: np.ndarray, network: Network) -> np.ndarray:
-        size, patch, mesh = self.pretrained.size("ct"), self.pretrained.patch("ct"), self.pretrained.mesh
 
-        def logits(windows: np.ndarray) -> np.ndarray:
-            return np.asarray(self.predict(network, sharding.put_batch(patches.patchify(windows, patch), mesh)))
-
-        return np.asarray(decide(sliding.predict(volume, size, logits, rows=self.recipe.batch)))
-
-
-def decide(logits: Float[Array, "*space c"]) -> UInt8[Array, "*space"]:
-    """The most probable class; of a single logit whether it is positive."""
-    if logits.shape[-1] == 1:
-        return (logits[..., 0] > 0).astype(jnp.uint8)
-    return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
-
-
-def _trained_and_tested(task: Task, trial: Trial) -> dict[str, float]:
-    count, tolerance, cases = len(task.names), task.config.tolerance, task.masks("test", fit.train(task, trial))
+def _tested(task: Task, network: Network) -> tuple[Float[np.ndarray, "n c 3"], Bool[np.ndarray, "n c"]]:
+    """Dice, HD95 and NSD of every test case and structure, and which structures it has."""
+    count, tolerance = len(task.names), task.config.tolerance
+    cases = task.masks("test", network)
     measured = [segmentation.case(truth, mask, count, spacing, tolerance=tolerance) for truth, mask, spacing in cases]
     values, present = (np.stack(part) for part in zip(*measured, strict=True))
-    return segmentation.summarise(values, present, task.names, resamples=task.config.resamples)
+    return values, present
+
+
+def _save_cases(outputs: Outputs, task: Task, trial: Trial, values: Float[np.ndarray, "n c 3"]) -> None:
+    every = downstream.ids(task.dataset, task.modality)
+    columns = {
+        f"{kind}:{name}": values[:, number, index]
+        for number, name in enumerate(task.names)
+        for index, kind in enumerate(segmentation.KINDS)
+    }
+    shared = dict(task=task_name(task.config.target, task.tune), modality=task.modality, **trial._asdict())
+    outputs.add([every[row] for row in task.cases["test"]], columns, **shared)
+
+
+def head(task: Task, trial: Trial, network: Network) -> heads.Head:
+    """What is saved of a trained network."""
+    settings = {
+        name: getattr(task.segmenter, name) for name in ("classes", "setr_channels", "unetr_features", "windows")
+    }
+    facts = dict(names=task.names, target=task.config.target, **settings)
+    made = heads.make("segment", task.tune, task.pretrained, task.dataset, task.modality, trial, **facts)
+    return dataclasses.replace(made, arrays=heads.network_arrays(network))

@@ -52,6 +52,11 @@ def check_leaks(trained: Pretrained, tested: Sequence[records.RecordSet], config
         leaks.check(leaks.of_sets([one]), [one], allowed=config.allow_leaks, where=f"the set {one.name}")
 
 
+def main(config: Any) -> Trial:
+    """The one whose head is saved: the trained encoder, the largest share, the first seed."""
+    return Trial(ENCODERS[0], max(config.shares), config.seeds[0])
+
+
 def encoders(config: Any) -> tuple[str, ...]:
     """The trained encoder, and beside it the untrained one if `config.untrained`."""
     return ENCODERS if config.untrained else ENCODERS[:1]

@@ -2,9 +2,8 @@
 
 import dataclasses
 import itertools
-import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -68,7 +67,7 @@ class Model:
         folder = None if maps_to is None else pathlib.Path(maps_to).expanduser()
         rows = _Rows(self, items, folder)
         for modality in ("xray", "ct", "report"):
-            readable = _read(items, modality, refused)
+            readable = sources.read(items, modality, refused)
             while batch := list(itertools.islice(readable, self.embedder.rows)):
                 rows.add(modality, batch)
         return rows.done(refused)
@@ -110,31 +109,10 @@ def run(config: Any, _: pathlib.Path | None = None) -> None:
     model = load(config.checkpoint, config.network, rows=config.rows, ct_slices=config.ct_slices)
     embeddings = model.embed(config.source, maps_to=config.maps or None)
     embeddings.save(out)
-    ledger = out.with_name(f"{out.name}.rejected.jsonl")
-    ledger.unlink(missing_ok=True)
     rejected, modality = embeddings.rejected, embeddings.modality
-    if rejected:
-        lines = [json.dumps(dataclasses.asdict(one), ensure_ascii=False) + "\n" for one in rejected]
-        ledger.write_text("".join(lines), encoding="utf-8")
+    ledger = sources.write_ledger(out, rejected)
     kinds = ", ".join(f"{np.sum(modality == kind)} {kind}" for kind in np.unique(modality))
     print(f"embedded: {kinds} in {out}" + (f"; {len(rejected)} left out, see {ledger}" if rejected else ""))
-
-
-def _read(
-    items: Sequence[sources.Item], modality: str, refused: list[sources.Rejected]
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Index and pixels (nothing for a report) of the items of a modality; those that cannot be read go to `refused`."""
-    for index, item in enumerate(items):
-        if item.modality != modality:
-            continue
-        try:
-            pixels = item.read() if item.read else np.zeros(0)
-        except sources.BadInput as error:
-            refused.append(sources.Rejected(index + 1, item.id, str(error)))
-        except Exception as error:  # damage that no reader knows must not lose the others
-            refused.append(sources.Rejected(index + 1, item.id, f"unreadable: {type(error).__name__}"))
-        else:
-            yield index, pixels
 
 
 class _Rows:

@@ -26,8 +26,8 @@ def write(folder: pathlib.Path, item: sources.Item, pixels: np.ndarray, features
         attention = volume_attention(features.scores, trained)
         picture = slices_picture(pixels, attention, chosen_slices(features.layers, trained), trained.model.window_hu)
         image = on_own_voxels(attention, item.path)
-        _aside(stem.with_name(f"{stem.name}.attention.nii.gz"), lambda path: nibabel.save(image, path))
-    _aside(stem.with_name(f"{stem.name}.attention.png"), lambda path: cv2.imwrite(str(path), picture))
+        write_whole(stem.with_name(f"{stem.name}.attention.nii.gz"), lambda path: nibabel.save(image, path))
+    write_whole(stem.with_name(f"{stem.name}.attention.png"), lambda path: cv2.imwrite(str(path), picture))
 
 
 def film_attention(scores: np.ndarray, trained: Pretrained) -> np.ndarray:
@@ -104,7 +104,8 @@ def _large(picture: np.ndarray) -> np.ndarray:
     return cv2.resize(picture, None, fx=SCALE, fy=SCALE, interpolation=cv2.INTER_NEAREST)
 
 
-def _aside(path: pathlib.Path, save: Any) -> None:
+def write_whole(path: pathlib.Path, save: Any) -> None:
+    """Lets `save(path)` write a file that appears whole or not at all."""
     partial = path.with_name(f".partial.{path.name}")
     save(partial)
     partial.replace(path)

@@ -17,7 +17,7 @@ from unimedi_jax import checkpoint, objectives, sharding
 from unimedi_jax.config.pretraining import InputConfig, ModelConfig
 from unimedi_jax.config.typed import typed
 from unimedi_jax.convert import names, weights
-from unimedi_jax.inference import features
+from unimedi_jax.inference import address, features
 from unimedi_jax.input import records, transforms
 from unimedi_jax.models import towers
 from unimedi_jax.train import state as states
@@ -121,19 +121,24 @@ def _part(whole: dict[str, Any], modality: str) -> dict[str, Any]:
 def load(path: str | pathlib.Path, network: str = "student") -> Pretrained:
     """The network of a run's workdir or of an export; `network` names the run's student or teacher (visual side).
 
+    `path` may name one of the run's checkpoints, as `address.parse` has it.
+
     Raises:
-        UserError: no run and no export, a damaged one, or an export of the other network.
+        UserError: no run and no export, a damaged one, no such checkpoint, or an export of the other network.
     """
-    if not str(path):
-        raise UserError("config.checkpoint is empty: name a run's folder, as in --config.checkpoint=runs/pretrain-demo")
-    place = pathlib.Path(path).expanduser()
+    named = address.parse(path)
+    place = named.place
     if network not in ("student", "teacher"):
         raise UserError(f"config.network is student or teacher, not {network!r}")
-    if (place / FACTS).is_file():
-        return _export(place, network)
-    if not place.is_dir():
+    exported = (place / FACTS).is_file()
+    if exported and named.which:
+        raise UserError(f"{place} is an export, which holds one checkpoint: name it without :{named.which}")
+    if not exported and not place.is_dir():
         raise UserError(f"no run and no export at {place}: name a run's workdir or an exported folder")
-    return _run(place, network)
+    choice = address.Choice(None, "as exported") if exported else address.choose(named)
+    trained = _export(place, network) if exported else _run(place, network, choice.step)
+    address.log(named, trained.step, trained.config["steps"], choice.reason)
+    return trained
 
 
 def build(config: dict[str, Any], vocab_size: int) -> towers.UniMedI:
@@ -156,8 +161,8 @@ def variables_like(model: towers.UniMedI) -> PyTree:
     return {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
 
 
-def _run(place: pathlib.Path, network: str) -> Pretrained:
-    step, state, meta = checkpoint.read(place, ("params", "teacher", "stats"))
+def _run(place: pathlib.Path, network: str, step: int | None) -> Pretrained:
+    step, state, meta = checkpoint.read(place, ("params", "teacher", "stats"), step)
     if network == "teacher" and not state["teacher"]:
         name = meta["config"]["objective"]["name"]
         raise UserError(f"{place} has no teacher: its objective, {name}, needs none with these settings")

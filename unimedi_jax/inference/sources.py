@@ -1,9 +1,11 @@
-"""Files, folders, DICOM series and manifests as a list of things to embed, read by the rules of the build job."""
+"""Files, folders, DICOM series and manifests as a list of pictures and reports, read by the rules of the build job."""
 
+import collections
 import dataclasses
 import functools
+import json
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from data.build import contracts
 from data.errors import UserError
 from data.manifest import source as manifest
 from data.readers import volumes, xrays
-from data.readers.files import BadInput
+from data.readers.files import BadInput, is_dicom
 from data.reports import text
 from data.source import Rejected
 from unimedi_jax.inference import pretrained
@@ -37,8 +39,8 @@ class Item:
 def find(source: pathlib.Path) -> tuple[list[Item], list[Rejected]]:
     """All items of a source, in a fixed order, and the rows that the check of a manifest rejected.
 
-    A .csv is a manifest of the build job, and a .txt holds one report a line. A folder is searched with its subfolders;
-    one with a DICOM CT series is one CT.
+    A .csv is a manifest of the build job, of which only path and modality are needed, and a .txt holds one report a
+    line. A folder is searched with its subfolders; one with a DICOM CT series is one CT.
 
     Raises:
         UserError: the source does not exist, or holds nothing that can be read.
@@ -57,8 +59,45 @@ def find(source: pathlib.Path) -> tuple[list[Item], list[Rejected]]:
         items = [item] if (item := _file(source, source.parent)) else []
     if not items and not rejected:
         known = ", ".join((*PICTURES, ".dcm", *volumes.SUFFIXES))
-        raise UserError(f"config.source {source} holds nothing to embed: {known}, a DICOM series, a .csv or a .txt")
+        raise UserError(
+            f"config.source {source} holds nothing to embed or predict: {known}, a DICOM series, a .csv or a .txt"
+        )
     return items, rejected
+
+
+def read(items: Sequence[Item], modality: str, refused: list[Rejected]) -> Iterator[tuple[int, np.ndarray]]:
+    """Index and pixels (nothing for a report) of the items of a modality; those that cannot be read go to `refused`."""
+    for index, item in enumerate(items):
+        if item.modality != modality:
+            continue
+        try:
+            pixels = item.read() if item.read else np.zeros(0)
+        except BadInput as error:
+            refused.append(Rejected(index + 1, item.id, str(error)))
+        except Exception as error:  # damage that no reader knows must not lose the others
+            refused.append(Rejected(index + 1, item.id, f"unreadable: {type(error).__name__}"))
+        else:
+            yield index, pixels
+
+
+def write_ledger(out: pathlib.Path, refused: Sequence[Rejected]) -> pathlib.Path:
+    """`<out>.rejected.jsonl`: what could not be read, one a line; an older one is removed where there is nothing."""
+    ledger = out.with_name(f"{out.name}.rejected.jsonl")
+    ledger.unlink(missing_ok=True)
+    if refused:
+        lines = [json.dumps(dataclasses.asdict(one), ensure_ascii=False) + "\n" for one in refused]
+        ledger.write_text("".join(lines), encoding="utf-8")
+    return ledger
+
+
+def series(item: Item) -> str:
+    """The SeriesInstanceUID of a DICOM file or series; "" for other files."""
+    path = item.path
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    dicoms = [header for file in files if file.suffix.lower() in DICOM and (header := _header(file))]
+    # Localisers lie beside a series, never more of them than of its slices.
+    uids = collections.Counter(str(header.get("SeriesInstanceUID", "")) for header in dicoms)
+    return uids.most_common(1)[0][0] if uids else ""
 
 
 def check(trained: pretrained.Pretrained) -> None:
@@ -67,9 +106,13 @@ def check(trained: pretrained.Pretrained) -> None:
     Raises:
         UserError: the fields of the contract that differ.
     """
-    here = {"format": contracts.FORMAT, "records": contracts.rules(), "libraries": contracts.libraries()}
     for then in trained.contracts.values():
-        contract.check(then, here, where="reading files by the rules of this version")
+        contract.check(then, rules(), where="reading files by the rules of this version")
+
+
+def rules() -> dict[str, Any]:
+    """The contract of what is read here."""
+    return {"format": contracts.FORMAT, "records": contracts.rules(), "libraries": contracts.libraries()}
 
 
 def _folder(folder: pathlib.Path, root: pathlib.Path) -> Iterator[Item]:
@@ -103,18 +146,22 @@ def _name(path: pathlib.Path, root: pathlib.Path) -> str:
 
 def _modality(path: pathlib.Path) -> str | None:
     """The modality of a DICOM file; None for another file, "" for a damaged one."""
+    header = _header(path)
+    return None if header is None else str(header.get("Modality", ""))
+
+
+def _header(path: pathlib.Path) -> pydicom.Dataset | None:
+    """Modality and series of a DICOM file, nothing of a damaged one; None for another file."""
     try:
-        with path.open("rb") as stream:
-            if stream.read(132)[128:] != b"DICM":
-                return None
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality"])
-        return str(header.get("Modality", ""))
+        if not path.is_file() or not is_dicom(path):
+            return None
+        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality", "SeriesInstanceUID"])
     except Exception:  # pydicom raises whatever the damage leads to; the reader will say what is wrong
-        return ""
+        return pydicom.Dataset()
 
 
 def _manifest(path: pathlib.Path) -> tuple[list[Item], list[Rejected]]:
-    source = manifest.read(path)
+    source = manifest.read_pictures(path)
 
     def pixels(row: Any) -> np.ndarray:
         record = source.convert(row)

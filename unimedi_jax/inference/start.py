@@ -9,7 +9,7 @@ from typing import Any
 from data import contract
 from data.errors import UserError
 from unimedi_jax.convert import bert, names, vit, weights
-from unimedi_jax.inference import pretrained
+from unimedi_jax.inference import address, pretrained
 from unimedi_jax.models import towers
 from unimedi_jax.typing import PyTree
 
@@ -91,7 +91,7 @@ def tokenizer(*, checkpoint: str = "", vision: str = "", report: str = "") -> st
         return str(weights.folder(report, bert.FILES))
     if not checkpoint:
         return ""
-    place = pathlib.Path(checkpoint).expanduser()
+    place = address.parse(checkpoint).place
     return str(place / (pretrained.REPORT if (place / pretrained.FACTS).is_file() else "tokenizer"))
 
 

@@ -3,11 +3,11 @@
 import dataclasses
 from typing import Any
 
-import cv2
 import numpy as np
 from jaxtyping import Float
 
 from unimedi_jax import patches
+from unimedi_jax.input import dense
 
 
 def truth(record: dict[str, Any]) -> Float[np.ndarray, "n 4"]:
@@ -30,7 +30,7 @@ class ToBoxes:
         boxes = boxes[np.argsort(-boxes[:, 2:].prod(axis=1), kind="stable")][: self.most]
         filled = np.zeros((self.most, 4), np.float32)
         filled[: len(boxes)] = boxes
-        pixels = cv2.resize(image, self.size[::-1], interpolation=cv2.INTER_AREA)
+        pixels = dense.whole(image, self.size)
         return {
             "tokens": np.ascontiguousarray(patches.patchify(pixels[None], self.patch)[0]),
             "boxes": filled,

@@ -52,7 +52,7 @@ class ToMask:
             image = record["image"]
             if rng is not None and rng.random() < SHARE:
                 image, mask = rotate_and_scale(image, mask, rng)
-            pixels = cv2.resize(image, self.size[::-1], interpolation=cv2.INTER_AREA)
+            pixels = whole(image, self.size)
             mask = cv2.resize(mask, self.size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         elif self.window:
             spare = np.subtract(record["volume"].shape, self.size)
@@ -62,11 +62,18 @@ class ToMask:
             box = tuple(slice(a, a + n) for a, n in zip(at, self.size, strict=True))
             pixels, mask = record["volume"][box], mask[box]
         else:
-            pixels = transforms.shrink(record["volume"], self.size)
+            pixels = whole(record["volume"], self.size)
             steps = [old // new for old, new in zip(mask.shape, self.size, strict=True)]
             mask = mask[tuple(slice(step // 2, None, step) for step in steps)]
         tokens = patches.patchify(pixels[None], self.patch)[0]
         return {"tokens": np.ascontiguousarray(tokens), "mask": mask.astype(np.int32)}
+
+
+def whole(pixels: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """The whole of a record's X-ray (y, x) or volume (z, y, x) at the network's size."""
+    if pixels.ndim == 3:
+        return transforms.shrink(pixels, size)
+    return cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_AREA)
 
 
 def rotate_and_scale(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from unimedi_jax.metrics import auroc, logistic, vectors
 
@@ -34,6 +34,24 @@ def auc(
     return auroc.per_label(scores, test.y, resamples=resamples, seed=seed)
 
 
+class Classifier(NamedTuple):
+    """A fitted probe: features are standardised, then weighted."""
+
+    weights: Float[np.ndarray, "d c"]
+    bias: Float[np.ndarray, " c"]
+    mean: Float[np.ndarray, " d"]
+    scale: Float[np.ndarray, " d"]
+    fitted: Bool[np.ndarray, " c"]  # False: a finding without both classes among the known labels
+    one_of: bool = False
+
+    def probabilities(self, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n c"]:
+        """Of every finding; NaN where nothing could be fitted."""
+        probabilities = logistic.probabilities(
+            (x - self.mean) / self.scale, self.weights, self.bias, one_of=self.one_of
+        )
+        return np.where(self.fitted[None], probabilities, np.nan)
+
+
 def predict(
     train: Labelled,
     test_x: Float[np.ndarray, "m d"],
@@ -43,12 +61,19 @@ def predict(
     one_of: bool = False,
     seed: int = 0,
 ) -> Float[np.ndarray, "m c"]:
-    """Test probabilities of an L2 logistic regression on standardised features.
+    """Test probabilities of `fit`; a finding that cannot be fitted is a column of NaN."""
+    return fit(train, val, grid=grid, one_of=one_of, seed=seed).probabilities(test_x)
+
+
+def fit(
+    train: Labelled, val: Labelled | None = None, *, grid: Sequence[float] = GRID, one_of: bool = False, seed: int = 0
+) -> Classifier:
+    """An L2 logistic regression on standardised features.
 
     C is chosen on the validation rows by AUROC, per finding (by its mean with `one_of`, a softmax over exclusive
     classes), the stronger regularisation winning ties. Without `val` a seeded fifth of the training rows validates, and
-    takes part in the last fit. A finding without both classes among the known labels cannot be fitted: its column is
-    NaN (an exclusive class without cases is merely improbable). Mean and scale come from the training rows alone.
+    takes part in the last fit. A finding without both classes among the known labels cannot be fitted (an exclusive
+    class without cases is merely improbable). Mean and scale come from the training rows alone.
     """
     refit = val is None
     if refit:
@@ -57,9 +82,11 @@ def predict(
         val, train = (Labelled(train.x[rows], train.y[rows]) for rows in (order[:cut], order[cut:]))
     (train_x, train_y), (val_x, val_y), count = train, val, train.y.shape[1]
     if not len(train_x) or not count:
-        return np.full((len(test_x), count), np.nan)
+        width = train_x.shape[1]
+        nothing = np.zeros((width, count)), np.zeros(count), np.zeros(width), np.ones(width)
+        return Classifier(*nothing, np.zeros(count, bool), one_of)
     mean, scale = _standard(train_x)
-    train_x, val_x, test_x = ((x - mean) / scale for x in (train_x, val_x, test_x))
+    train_x, val_x = ((x - mean) / scale for x in (train_x, val_x))
     strengths = np.repeat(np.asarray(grid, np.float64)[:, None], count, axis=1)
     weights, bias = logistic.fit(train_x, train_y, strengths, one_of=one_of)
     best = _best(weights, bias, val_x, val_y, one_of)
@@ -69,7 +96,7 @@ def predict(
         best = np.zeros(count, int)
     chosen = weights[best, :, range(count)].T, bias[best, range(count)]
     fitted = np.array([one_of or {0.0, 1.0} <= set(column) for column in train_y.T])
-    return np.where(fitted[None], logistic.probabilities(test_x, *chosen, one_of=one_of), np.nan)
+    return Classifier(*chosen, mean, scale, fitted, one_of)
 
 
 def _standard(x: Float[np.ndarray, "n d"]) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:

@@ -329,3 +329,35 @@ def _check_chest(volume):
     inner = volume[12:20, 20:108]
     assert (inner[..., 20:60] < -600).any()
     assert (inner[..., 68:108] < -600).any()
+
+
+def test_pictures_alone_need_no_patient_and_no_report(folder):
+    path = folder / "pictures.csv"
+    path.write_text(
+        "modality,path,report,label:x,sha256\n"
+        "xray,f0.png,,maybe,\n"
+        "CT,ct.nii.gz,  A nodule. ,7,\n"
+        "xray,f0.png,,maybe,\n"
+        "mri,f1.png,,,\n"
+        "xray,f2.png,,,12\n"
+        "xray,../f3.png,,,\n"
+        "xray,f4.png\n"
+    )
+    source = manifest.read_pictures(path)
+    assert [(row.path, row.modality, row.info.report) for row in source.rows] == [
+        ("f0.png", "xray", ""),
+        ("ct.nii.gz", "ct", "A nodule."),
+    ]
+    image, volume = (source.convert(row) for row in source.rows)
+    assert image["image"].shape == (256, 256)
+    assert volume["volume"].shape == (32, 128, 128)
+    assert codes(source.rejected) == [
+        (3, "duplicate_row"),
+        (4, "bad_modality"),
+        (5, "bad_hash"),
+        (6, "missing_image"),
+        (7, "wrong_fields"),
+    ]
+    path.write_text("path\nf0.png\n")
+    with pytest.raises(UserError, match="lacks the columns modality in its first line: it needs path, modality, and"):
+        manifest.read_pictures(path)

@@ -1,0 +1,96 @@
+"""The predict job: pictures in, a CSV out, with masks and drawn boxes beside it where a head makes them."""
+
+import collections
+import itertools
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from data.errors import UserError
+from data.readers.files import BadInput
+from unimedi_jax.config.jobs import PredictConfig
+from unimedi_jax.config.typed import typed
+from unimedi_jax.evaluation import heads, results
+from unimedi_jax.inference import pretrained, sources
+from unimedi_jax.prediction import predictors
+from unimedi_jax.prediction.predictors import Predictor, Row
+
+NAMES = {"xray": "X-rays", "ct": "CTs"}
+LONGEST_STEM = 200  # of a file's name, which file systems limit to 255 bytes
+
+
+def run(config: Mapping[str, Any], _: pathlib.Path | None = None) -> None:
+    """Writes `config.out`, a row a picture (of boxes, a row a box); what cannot be read goes to its ledger.
+
+    Raises:
+        UserError: a setting is missing, nothing could be predicted, or the head belongs to another encoder.
+    """
+    settings = typed(PredictConfig, config)
+    missing = [name for name in ("checkpoint", "source", "out") if not getattr(settings, name)]
+    if missing:
+        raise UserError(f"config.{missing[0]} is empty: checkpoint (run or export), source and out are needed")
+    out = pathlib.Path(settings.out).expanduser()
+    if out.suffix != ".csv":
+        raise UserError(f"config.out {out} does not end in .csv")
+    if settings.head and settings.ct_slices is not None:
+        raise UserError("config.ct_slices stands in the head as it was trained: leave it out beside config.head")
+    items, refused = sources.find(pathlib.Path(settings.source).expanduser())
+    if items and all(item.modality == "report" for item in items):
+        raise UserError(f"config.source {settings.source} holds reports: name X-rays or CTs")
+    trained = pretrained.load(settings.checkpoint, settings.network)
+    sources.check(trained)
+    by_modality = _predictors(settings, trained, out)
+    rows = predict(items, refused, by_modality, batch=settings.rows * trained.mesh.size)
+    if not rows:
+        reason = f"; the first of {len(refused)} reasons: {refused[0].reason}" if refused else ""
+        raise UserError(f"nothing could be predicted{reason}")
+    results.write_cases(out, list(itertools.chain.from_iterable(rows.values())))
+    ledger = sources.write_ledger(out, refused)
+    kinds = collections.Counter(items[index].modality for index in rows)
+    for note in itertools.chain.from_iterable(by_modality[kind].notes for kind in kinds):
+        print(note)
+    counted = ", ".join(f"{count} {NAMES[kind]}" for kind, count in sorted(kinds.items()))
+    print(f"predicted: {counted} in {out}" + (f"; {len(refused)} left out, see {ledger}" if refused else ""))
+
+
+def _predictors(settings: PredictConfig, trained: pretrained.Pretrained, out: pathlib.Path) -> dict[str, Predictor]:
+    if not settings.head:
+        return predictors.zero_shot(trained, settings.rows, settings.ct_slices)
+    place = predictors.Place(out.with_suffix(""), out)
+    return predictors.of_heads(heads.load(settings.head, trained), trained, settings.rows, place)
+
+
+def predict(
+    items: Sequence[sources.Item], refused: list[sources.Rejected], by_modality: Mapping[str, Predictor], *, batch: int
+) -> dict[int, list[Row]]:
+    """Rows of the items that can be read, by index and in order; the others go to `refused`."""
+    rows: dict[int, list[Row]] = {}
+    names = stems(items)
+    for modality, predictor in by_modality.items():
+        readable = sources.read(items, modality, refused)
+        while some := list(itertools.islice(readable, batch)):
+            answers = predictor.answers(np.stack([pixels for _, pixels in some]))
+            for (index, _), answer in zip(some, answers, strict=True):
+                item = items[index]
+                shared = {"file": item.id, "series": sources.series(item), "modality": modality}
+                try:
+                    rows[index] = [shared | row for row in predictor.rows(item, names[index], answer)]
+                except BadInput as error:  # it was read a second time, for its own size
+                    refused.append(sources.Rejected(index + 1, item.id, str(error)))
+    for index, item in enumerate(items):
+        if item.modality not in by_modality:
+            known = " and ".join(NAMES[modality] for modality in by_modality)
+            refused.append(sources.Rejected(index + 1, item.id, f"other_modality: this predicts {known} alone"))
+    return dict(sorted(rows.items()))
+
+
+def stems(items: Sequence[sources.Item]) -> list[str]:
+    """A name for the files of each item: its path without folders, and a number where two would agree."""
+    names: dict[str, None] = {}
+    for item in items:
+        base = item.id.strip("/").replace("/", "_").replace("\\", "_")[-LONGEST_STEM:]
+        numbered = (f"{base}-{number}" for number in itertools.count(2))
+        names[next(name for name in itertools.chain([base], numbered) if name not in names)] = None
+    return list(names)
