@@ -104,7 +104,15 @@ def test_zero_shot_is_by_the_prompts_of_the_training_set(pictures, checkpoint_di
     model = unimedi_jax.load(checkpoint_dir, rows=2)
     z = model.embed(film).z
     sides = ([model.embed_reports(prompts[label][side]) for label in labels] for side in ("positive", "negative"))
-    np.testing.assert_allclose(numbers([row], "score:"), zeroshot.scores(z, *sides), atol=1e-5)
+    np.testing.assert_allclose(numbers([row], "score:"), zeroshot.scores(z, *sides, "sum"), atol=1e-5)
+    own = tmp_path / "prompts.json"
+    own.write_text(json.dumps({"mass": ["There is a mass."], "effusion": ["Pleural effusion."]}))
+    predict.run(config_of(checkpoint_dir, film, tmp_path / "own.csv", prompts=str(own)))
+    (row,) = table(tmp_path / "own.csv")
+    mass, effusion = (model.embed_reports([text]) for text in ("There is a mass.", "Pleural effusion."))
+    expected = (z @ (mass - effusion).T).item()
+    assert float(row["score:mass"]) == pytest.approx(expected, abs=1e-5)
+    assert float(row["score:effusion"]) == pytest.approx(-expected, abs=1e-5)
 
 
 def test_a_fine_tuned_head_brings_its_encoder(pictures, trained, phantom, checkpoint_dir, tmp_path):

@@ -61,8 +61,11 @@ class PredictConfig:
     head: str = ""  # the workdir of probe, segment or detect, or a folder in its heads/; empty: zero-shot, by prompts
     rows: int = 8  # a batch and device
     ct_slices: bool | None = None  # zero-shot on CTs with their chosen slices; None: as in the run. A head has its own
+    prompts: str = ""  # of zero-shot: a .json or .csv, "ct_clip" or "chexzero"; empty: those of the run's sets
+    score: str = "sum"  # zero-shot: minus denials ("difference"), minus other findings ("others"), or both
 
     def __post_init__(self) -> None:
+        check_score(self.score)
         if self.rows < 1:
             raise ValueError(f"config.rows is at least 1, not {self.rows}")
 

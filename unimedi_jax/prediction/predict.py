@@ -57,7 +57,7 @@ def run(config: Mapping[str, Any], _: pathlib.Path | None = None) -> None:
 
 def _predictors(settings: PredictConfig, trained: pretrained.Pretrained, out: pathlib.Path) -> dict[str, Predictor]:
     if not settings.head:
-        return predictors.zero_shot(trained, settings.rows, settings.ct_slices)
+        return predictors.zero_shot(trained, settings)
     place = predictors.Place(out.with_suffix(""), out)
     return predictors.of_heads(heads.load(settings.head, trained), trained, settings.rows, place)
 

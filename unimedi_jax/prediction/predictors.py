@@ -13,12 +13,13 @@ import numpy as np
 from data.errors import UserError
 from data.readers import xrays
 from unimedi_jax import objectives, patches
+from unimedi_jax.config.jobs import PredictConfig
 from unimedi_jax.evaluation import classifiers
 from unimedi_jax.evaluation import heads as saved
 from unimedi_jax.evaluation.box_finder import BoxFinder
 from unimedi_jax.evaluation.heads import Head
 from unimedi_jax.evaluation.segmenter import Segmenter, batched
-from unimedi_jax.inference import embed, features, maps, preprocess, sources
+from unimedi_jax.inference import embed, features, maps, preprocess, prompts, sources
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input import dense
 from unimedi_jax.metrics import detection, zeroshot
@@ -49,8 +50,8 @@ class Place(NamedTuple):
         return (self.folder / name).relative_to(self.out.parent).as_posix()
 
 
-def zero_shot(trained: Pretrained, rows: int, ct_slices: bool | None) -> dict[str, Predictor]:
-    """Similarity to the sentences that assert a finding minus that to those that deny it, of the run's modalities.
+def zero_shot(trained: Pretrained, config: PredictConfig) -> dict[str, Predictor]:
+    """Zero-shot scores of every finding with prompts (`metrics/zeroshot.py`), for the run's modalities.
 
     Raises:
         UserError: the network has learnt no reports, or no set that it was trained on has prompts.
@@ -58,8 +59,8 @@ def zero_shot(trained: Pretrained, rows: int, ct_slices: bool | None) -> dict[st
     name = trained.config["objective"]["name"]
     if not objectives.make(**trained.config["objective"]).has_joint_space:
         raise UserError(f"{trained.path} has learnt no reports ({name}): name a head that was trained, config.head=")
-    pairs = prompts(trained)
-    model = embed.Model(trained, trained.embedder(rows=rows, ct_slices=ct_slices))
+    pairs = prompts.read(config.prompts) if config.prompts else own_prompts(trained)
+    model = embed.Model(trained, trained.embedder(rows=config.rows, ct_slices=config.ct_slices))
     contract = {"labels": list(pairs), "prompts": pairs}
     embedded = features.embed_prompts(
         model.embedder, trained.variables, trained.tokenizer, contract, trained.report_length
@@ -67,14 +68,14 @@ def zero_shot(trained: Pretrained, rows: int, ct_slices: bool | None) -> dict[st
 
     def predictor(modality: str) -> Predictor:
         def answers(pixels: np.ndarray) -> np.ndarray:
-            return zeroshot.scores(model.features(modality, pixels).z, *embedded)
+            return zeroshot.scores(model.features(modality, pixels).z, *embedded, config.score)
 
         return Predictor(answers, lambda item, stem, scores: [_columns("score", pairs, scores)])
 
     return {modality: predictor(modality) for modality in ("xray", "ct") if trained.config["batch"][modality]}
 
 
-def prompts(trained: Pretrained) -> dict[str, Mapping[str, Sequence[str]]]:
+def own_prompts(trained: Pretrained) -> dict[str, Mapping[str, Sequence[str]]]:
     """The prompts by label: {"positive": [...], "negative": [...]}, of all sets that the network was trained on.
 
     Raises:
@@ -86,7 +87,9 @@ def prompts(trained: Pretrained) -> dict[str, Mapping[str, Sequence[str]]]:
         pairs |= {label: of_set[label] for label in contract["labels"] if of_set.get(label) and label not in pairs}
     if not pairs:
         names = ", ".join(trained.contracts) or "its set"
-        raise UserError(f"{trained.path}: {names} has no labels with prompts: name a trained head, config.head=")
+        raise UserError(
+            f"{trained.path}: {names} has no labels with prompts: give config.prompts, or a trained head with config.head"
+        )
     return pairs
 
 

@@ -14,6 +14,7 @@ from data import contract, members
 from data.errors import UserError
 from data.reports import tokenizer
 from unimedi_jax.config.pretraining import BatchConfig, PretrainConfig
+from unimedi_jax.inference import address
 from unimedi_jax.input import leaks, pipeline, records, transforms
 from unimedi_jax.models import towers
 from unimedi_jax.objectives import Objective
@@ -81,7 +82,7 @@ def check_leaks(config: PretrainConfig, sets: Sets, workdir: pathlib.Path) -> No
     trained = leaks.of_sets(opened)
     leaks.check(trained, opened, allowed=config.allow_leaks)
     if config.init.checkpoint:
-        earlier = members.read(pathlib.Path(config.init.checkpoint).expanduser())
+        earlier = members.read(address.parse(config.init.checkpoint).place)
         leaks.check(
             earlier, opened, allowed=config.allow_leaks, where=f"config.init.checkpoint={config.init.checkpoint}"
         )
