@@ -140,7 +140,7 @@ def test_an_unknown_failure_is_a_reject_too(table, monkeypatch):
     def fail(path, note):
         raise KeyError("0x7f at John Smith")
 
-    monkeypatch.setattr(samples.xrays, "read_full_xray", fail)
+    monkeypatch.setattr(samples.xrays, "read_film", fail)
     assert source.convert(source.rows[0]).reason == "unreadable: the reader failed with KeyError"
 
 
