@@ -139,7 +139,8 @@ def _shows(shown: np.ndarray, ends: tuple[float, float], used: tuple[float, floa
 def _dense_is_dark(dataset: pydicom.Dataset, note: Note) -> bool:
     """Whether the picture must be inverted for what is dense to be bright."""
     dark = dataset.get("PhotometricInterpretation") == "MONOCHROME1"
-    if not dark and dataset.get("PresentationLUTShape") == "INVERSE":  # C.11.6; under MONOCHROME1 it says the same again
+    # C.11.6; under MONOCHROME1 the shape says the same again.
+    if not dark and dataset.get("PresentationLUTShape") == "INVERSE":
         note("shape_inverse")
         dark = True
     if dataset.get("PresentationIntentType") == "FOR PROCESSING":

@@ -67,7 +67,7 @@ def _check_stream(dataset: pydicom.Dataset, syntax: uid.UID, frame: int) -> int:
     if facts.height and (facts.height, facts.width) != (dataset.Rows, dataset.Columns):
         raise BadInput("dicom_pixels", "the compressed picture has another size than its header")
     if facts.signed and not dataset.PixelRepresentation:
-        raise BadInput("bits_conflict", "the compressed samples have a sign, PixelRepresentation says that they have none")
+        raise BadInput("bits_conflict", "the compressed samples have a sign, by PixelRepresentation they have none")
     if facts.precision > dataset.BitsAllocated:
         raise BadInput("bits_conflict", "the compressed samples are wider than BitsAllocated")
     # Other codings may write a black border as zeros; JPEG 2000 has none to write.

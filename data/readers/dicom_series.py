@@ -22,6 +22,7 @@ MAX_SHIFT = 0.5  # of a pixel, by which a slice may lie beside the line through 
 UNIT = 0.01  # by which directions may miss unit length and a right angle: headers round them
 HOUNSFIELD = {"HU", "HU_MOD", "US", ""}  # RescaleType; "US" is unspecified, as older scanners have it
 MAX_FILES = 10_000
+PLANE_BYTES = 16  # of a pixel while its slice is decoded and converted
 MAX_VOXELS = 1 << 31
 
 
@@ -222,6 +223,7 @@ def _planes(images: list[Image]) -> Iterator[np.ndarray]:
         dataset = dicom_tags.read(path, pixels=True)
         if "PixelData" not in dataset:
             raise BadInput("no_pixels", "a slice holds no picture")
+        memory.check(2 * path.stat().st_size + int(dataset.Rows) * int(dataset.Columns) * PLANE_BYTES)
         for image in of_file:
             yield _hounsfield(image, dataset).T[..., None]
 

@@ -61,10 +61,7 @@ class Film:
 def hung(pixels: np.ndarray, *, aspect: float = 1.0, turn: Turn = UPRIGHT) -> Film:
     """The film of stored grey values, uint8 (y, x), whose pixels are `aspect` times as high as wide."""
     stored = pixels.shape
-    if aspect > 1:
-        size = (stored[1], round(stored[0] * aspect))
-    else:
-        size = (round(stored[1] / aspect), stored[0])
+    size = (round(stored[1] * max(1, 1 / aspect)), round(stored[0] * max(1, aspect)))
     if size != stored[::-1]:
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR)
     return Film(np.ascontiguousarray(turn.apply(pixels)), stored, turn)

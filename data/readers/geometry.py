@@ -53,18 +53,28 @@ def straighten(scan: Scan, *, order: int, outside: float) -> Scan:
         return scan
     if tilt > MAX_TILT_DEGREES:
         raise TiltError(f"the axes lie {tilt:.0f} degrees off the patient's, at most {MAX_TILT_DEGREES:.0f}")
-    last = np.array(scan.voxels.shape) - 1
-    corners = affines.apply_affine(scan.affine, np.array(list(np.ndindex(2, 2, 2))) * last)
-    spacing = affines.voxel_sizes(scan.affine)
-    low, high = corners.min(0), corners.max(0)
-    shape = np.floor((high - low) / spacing + 1e-6).astype(int) + 1
-    grid = affines.from_matvec(np.diag(spacing), low)
+    shape, grid = _straight_grid(scan)
     pull = np.linalg.inv(scan.affine) @ grid
     dtype = np.float32 if order else scan.voxels.dtype
     voxels = ndimage.affine_transform(scan.voxels, pull[:3, :3], pull[:3, 3], tuple(shape), dtype, order, cval=outside)
     if order and np.issubdtype(scan.voxels.dtype, np.integer):
         voxels = np.rint(voxels, out=voxels).astype(scan.voxels.dtype)
     return Scan(voxels, grid)
+
+
+def straight_shape(scan: Scan) -> tuple[int, ...]:
+    """The shape of the grid on which `straighten` lays a reoriented scan; empty where it leaves the scan's own."""
+    tilt = tilt_degrees(scan.affine)
+    return tuple(_straight_grid(scan)[0].tolist()) if MIN_TILT_DEGREES < tilt <= MAX_TILT_DEGREES else ()
+
+
+def _straight_grid(scan: Scan) -> tuple[np.ndarray, np.ndarray]:
+    """Shape and affine of the grid along the patient's axes that holds the whole scan, with its spacing."""
+    last = np.array(scan.voxels.shape) - 1
+    corners = affines.apply_affine(scan.affine, np.array(list(np.ndindex(2, 2, 2))) * last)
+    spacing = affines.voxel_sizes(scan.affine)
+    low, high = corners.min(0), corners.max(0)
+    return np.floor((high - low) / spacing + 1e-6).astype(int) + 1, affines.from_matvec(np.diag(spacing), low)
 
 
 def axis_weights(size: int, spacing: float, out_size: int, field: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Reads the markers of a JPEG, JPEG-LS or JPEG 2000 stream: its size, the type of its samples, whether it has an end."""
+"""Reads the markers of a JPEG, JPEG-LS or JPEG 2000 stream: its size, its samples, whether it has an end."""
 
 import dataclasses
 

@@ -32,7 +32,7 @@ COLOURED, MOST_COLOURED = 0.1, 0.2
 
 
 def read(data: bytes, suffix: str, note: Note) -> film.Film:
-    """The X-ray of a picture file with the suffix that its name has; `note` gets what was tolerated. Raises BadInput."""
+    """The X-ray of a picture file, `suffix` that of its name; `note` gets what was tolerated. Raises BadInput."""
     pixels, kind, turn, aspect = decode(data)
     if suffix not in SUFFIXES.get(kind, JPEG_SUFFIXES):
         note("wrong_extension")
