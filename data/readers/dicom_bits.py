@@ -17,6 +17,7 @@ def values(words: np.ndarray, header: pydicom.Dataset, precision: int = 0) -> np
     Raises BadInput where the other bits of the words are neither zero, nor copies of the sign, nor an overlay that the
     header names: then BitsStored or HighBit is wrong, and both ways to read the words would be a guess.
     """
+    words = words.astype(words.dtype.newbyteorder("="), copy=False)
     allocated = 8 * words.dtype.itemsize
     stored = int(header.BitsStored)
     # A high bit below its own value's width names no bits at all: readers take the lowest.

@@ -73,17 +73,17 @@ def _fields(path: Path) -> tuple[dict[str, str], int]:
         while line := stream.readline(MAX_HEADER):
             if stream.tell() > MAX_HEADER:
                 raise BadInput("bad_header", "the header does not end")
-            text = line.decode("latin-1").strip()
+            text = line.decode("latin-1").rstrip()
             if not text:
                 break
             if text.startswith("#"):
                 continue
             name, mark, value = text.partition(":")
-            name = name.strip().lower().replace(" ", "")
             if value.startswith("="):
                 continue
-            if not mark or (value and not value.startswith(" ")):
+            if not mark or name != name.strip() or (value and not value.startswith(" ")):
                 raise BadInput("bad_header", "a line that is no field of an NRRD header")
+            name = name.lower().replace(" ", "")
             if name in fields:
                 raise BadInput("bad_header", "a field is in the header twice")
             fields[name] = value.strip()

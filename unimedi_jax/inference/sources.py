@@ -20,7 +20,7 @@ from data.source import Rejected
 from unimedi_jax.inference import pretrained
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-DICOM = (".dcm", ".dicom", ".ima", "")  # scanners often give no suffix
+DICOM = (".dcm", ".dicom", ".ima", "")  # of damaged files; whole ones are known by what they begin with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,12 +74,10 @@ def check(trained: pretrained.Pretrained) -> None:
 
 def _folder(folder: pathlib.Path, root: pathlib.Path) -> Iterator[Item]:
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    files = [entry for entry in entries if entry.is_file()]
-    series = [file for file in files if file.suffix.lower() in DICOM and _modality(file) == "CT"]
-    if series:
+    files = {entry: _modality(entry) for entry in entries if entry.is_file()}
+    if "CT" in files.values():
         yield Item(_name(folder, root), "ct", lambda: volumes.read_volume(folder)[0], path=folder)
-    others = [file for file in files if not series or file.suffix.lower() not in DICOM]
-    yield from filter(None, (_file(file, root) for file in others))
+    yield from filter(None, (_file(file, root) for file, modality in files.items() if modality != "CT"))
     for entry in entries:
         if entry.is_dir() and not entry.is_symlink():  # a link may lead in a circle
             yield from _folder(entry, root)
@@ -88,7 +86,7 @@ def _folder(folder: pathlib.Path, root: pathlib.Path) -> Iterator[Item]:
 def _file(path: pathlib.Path, root: pathlib.Path) -> Item | None:
     """An X-ray or CT by the file's name; None for what is neither."""
     name = path.name.lower()
-    kind = _modality(path) if path.suffix.lower() in DICOM else None
+    kind = _modality(path)
     if name.endswith(volumes.SUFFIXES) or kind == "CT":
         return Item(_name(path, root), "ct", lambda: volumes.read_volume(path)[0], path=path)
     if path.suffix.lower() in PICTURES or kind is not None:
@@ -102,13 +100,17 @@ def _name(path: pathlib.Path, root: pathlib.Path) -> str:
 
 
 def _modality(path: pathlib.Path) -> str | None:
-    """The modality of a DICOM file; None for another file, "" for a damaged one."""
+    """The modality of a DICOM file, whatever its name; None for another file, "" for a damaged one."""
+    if path.name.lower().endswith((*PICTURES, *volumes.SUFFIXES)):
+        return None
     try:
         with path.open("rb") as stream:
             if stream.read(132)[128:] != b"DICM":
                 return None
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality"])
         return str(header.get("Modality", ""))
+    except OSError:
+        return "" if path.suffix.lower() in DICOM else None
     except Exception:  # pydicom raises whatever the damage leads to; the reader will say what is wrong
         return ""
 
