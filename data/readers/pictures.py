@@ -77,7 +77,7 @@ def decode(data: bytes) -> tuple[np.ndarray, str, int, float]:
         raise BadInput("unsupported_colour", "CMYK")
     if size[0] * size[1] > greys.MAX_PIXELS:
         raise BadInput("too_large", f"{size[0]} x {size[1]} pixels")
-    memory.check(len(data) + size[0] * size[1] * _bytes_a_pixel(data, kind, mode))
+    memory.check(len(data) + size[0] * size[1] * bytes_a_pixel(data, kind, mode))
     if kind in ("JPEG", "MPO") and not jpeg.stream_facts(data).ended:
         raise BadInput("jpeg_truncated", "the JPEG ends before its end marker")
     try:
@@ -105,7 +105,7 @@ def _density(info: dict) -> tuple[float, float] | None:
     return (across, down) if 0 < across < np.inf and 0 < down < np.inf else None
 
 
-def _bytes_a_pixel(data: bytes, kind: str, mode: str) -> int:
+def bytes_a_pixel(data: bytes, kind: str, mode: str) -> int:
     """What decoding and converting one pixel takes at most (tests/data/test_memory.py measures it)."""
     channels = CHANNELS.get(mode, 4)
     deep = 2 if kind == "PNG" and data[24:25] == b"\x10" else 1
