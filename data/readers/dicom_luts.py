@@ -15,7 +15,7 @@ BIG_ENDIAN = pydicom.uid.ExplicitVRBigEndian
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """`entries` (n,) int64 of the pixel values from `first` on; `white` is the largest number of their bits."""
+    """`entries` (n,) int32 of the pixel values from `first` on; `white` is the largest number of their bits."""
 
     first: int
     entries: np.ndarray
@@ -29,8 +29,8 @@ class Table:
 
     def look_up(self, values: np.ndarray) -> np.ndarray:
         """The entries of pixel values; those before the first or behind the last entry get the nearest one's."""
-        index = np.clip(values.astype(np.int64) - self.first, 0, len(self.entries) - 1)
-        return self.entries[index]
+        inside = np.clip(values, self.first, self.first + len(self.entries) - 1)
+        return self.entries[inside.astype(np.int32) - self.first]
 
 
 def table(item: pydicom.Dataset, values: np.ndarray, dataset: pydicom.Dataset) -> Table:
@@ -52,9 +52,9 @@ def table(item: pydicom.Dataset, values: np.ndarray, dataset: pydicom.Dataset) -
 def _entries(data: object, count: int, bits: int, *, big_endian: bool) -> np.ndarray:
     """LUTData as numbers: one in a word, or two of 8 bits in a word, the first in its low byte. Raises ValueError."""
     if isinstance(data, bytes):
-        words = np.frombuffer(data + b"\0" * (len(data) % 2), ">u2" if big_endian else "<u2").astype(np.int64)
+        words = np.frombuffer(data + b"\0" * (len(data) % 2), ">u2" if big_endian else "<u2").astype(np.int32)
     else:
-        words = np.atleast_1d(np.array(data, np.int64)) & 0xFFFF
+        words = np.atleast_1d(np.array(data, np.int32)) & 0xFFFF
     if len(words) == count:
         return words
     if bits <= 8 and len(words) == (count + 1) // 2:

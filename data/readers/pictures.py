@@ -112,7 +112,7 @@ def bytes_a_pixel(data: bytes, kind: str, mode: str) -> int:
     if kind == "TIFF":
         deep = 8
     # Decoded; in the order of its channels; upright. A progressive JPEG has all its coefficients in memory, too.
-    return 3 * channels * deep + (4 * channels if kind in ("JPEG", "MPO") else 0) + 6 * deep
+    return 3 * channels * deep + (2 * channels if kind in ("JPEG", "MPO") else 0) + 6 * deep
 
 
 def grey_values(pixels: np.ndarray) -> np.ndarray:

@@ -56,7 +56,7 @@ def packed_forms(data):
     ("damage", "code"),
     [
         (lambda body: body[: len(body) // 2], "gzip_truncated"),
-        (lambda body: body[:-6] + bytes(6), "gzip_crc"),
+        (lambda body: body[:-4] + bytes(4), "gzip_crc"),
         (lambda body: body[:10] + b"\xff" * 40 + body[50:], "gzip_crc"),
         (lambda body: b"", "gzip_truncated"),
     ],
