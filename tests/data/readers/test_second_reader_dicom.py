@@ -144,6 +144,8 @@ def films(draw):
         elements["WindowWidth"] = round(max(2, draw(st.floats(0.3, 1.5)) * full * slope), 1)
         elements["VOILUTFunction"] = {"window": "LINEAR", "exact": "LINEAR_EXACT", "sigmoid": "SIGMOID"}[kind]
     syntax = draw(st.sampled_from(("", pydicom.uid.RLELossless, pydicom.uid.JPEG2000Lossless)))
+    if stored == 8:  # pydicom's own encoder leaves half of each word out
+        syntax = ""
     return pixels, elements, kind, syntax
 
 
