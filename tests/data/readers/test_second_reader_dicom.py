@@ -228,7 +228,7 @@ def test_pictures(case):
             hypothesis.event(error.code)
             return
     with PIL.Image.open(io.BytesIO(data)) as picture:
-        across, down = picture.info.get("dpi", (1, 1))
+        across, down = map(float, picture.info.get("dpi", (1, 1)))
         upright = PIL.ImageOps.exif_transpose(picture)
         turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     aspect = (across / down) ** (-1 if turned else 1)
