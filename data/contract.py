@@ -41,7 +41,8 @@ def check(trained: Mapping[str, Any], current: Mapping[str, Any], *, where: str,
             f"build it with the code and settings of the training set, or train anew{remedy}"
         )
     before, after = (contract.get("libraries", {}) for contract in (trained, current))
-    others = [f"{n} {before.get(n)} then, {after.get(n)} now" for n in before if before.get(n) != after.get(n)]
+    # A library that no longer has a part in it is no difference.
+    others = [f"{n} {before[n]} then, {after[n]} now" for n in before.keys() & after.keys() if before[n] != after[n]]
     if others:
         LOG.warning("%s was made with other libraries than the training set: %s", where, "; ".join(others))
 

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import os
 import shutil
 from pathlib import Path
@@ -15,13 +16,14 @@ from data.manifest import options, privacy, table
 from data.manifest import source as manifest
 from data.phantom import options as phantom_options
 from data.phantom import source as phantom
-from data.readers import volumes
+from data.readers import memory, volumes
 from data.reports import sections
 from data.sets import dataset_index, translate
 from data.sets import source as public
 from data.source import SPLITS, Source
 
 PHANTOM_NAME = "phantom"
+LEAST_MEMORY_GB = 0.5  # libraries, and one slab
 TRANSLATED = ".translations"  # the folder of sentences that have been translated
 
 
@@ -33,12 +35,13 @@ def run(config: Any, workdir: Path) -> None:
     """
     data_dir = Path(config.data_dir).expanduser()
     budget = 0.0 if config.strict else config.max_rejected
+    _check_memory(config.worker_memory_gb)
     beam = executors.options(config.runner, config.beam)
     if config.dry_run:
         _examine(config, workdir, budget, beam)
         return
     dataset.make_folder(data_dir)
-    source = _source(config, data_dir, workdir)
+    source = _limited(_source(config, data_dir, workdir), config.worker_memory_gb)
     built = dataset.build(source, data_dir, config.name, max_rejected=budget, workers=config.workers, beam=beam)
     print(summary(built, silent=source.contract.get("reports", True) is None))
 
@@ -53,7 +56,7 @@ def ensure_phantom(data_dir: str | Path) -> None:
 
 
 def _examine(config: Any, workdir: Path, budget: float, beam: str | None) -> None:
-    source = _source(config, None, workdir)
+    source = _limited(_source(config, None, workdir), config.worker_memory_gb)
     scratch = workdir / "beam"
     shutil.rmtree(scratch, ignore_errors=True)  # left by an interrupted run, perhaps with another source
     converting = executors.converter(source, config.workers, beam, scratch)
@@ -65,6 +68,16 @@ def _examine(config: Any, workdir: Path, budget: float, beam: str | None) -> Non
         raise UserError(f"{len(rows)} rows belong to patients in two splits: give each patient one, see {page}")
     if reason := dataset.over_budget(examined["rejected"], examined["rows"], budget):
         raise OverBudgetError(reason)
+
+
+def _check_memory(gigabytes: float) -> None:
+    if not LEAST_MEMORY_GB <= gigabytes < float("inf"):
+        raise UserError(f"config.worker_memory_gb is {gigabytes:g}: at least {LEAST_MEMORY_GB:g}")
+
+
+def _limited(source: Source, gigabytes: float) -> Source:
+    """The source, whose rows are read under a limit of memory."""
+    return dataclasses.replace(source, convert=functools.partial(memory.limited, source.convert, gigabytes))
 
 
 def _folder(config: Any) -> Path | None:

@@ -40,6 +40,7 @@ from tests import dicoms
 
 SECONDS = 20  # of processor time for one case; of the clock ten times as many, on a machine that others use too
 MEMORY = 6 << 30  # of address space beyond which an allocation fails
+RESIDENT = 2 << 30  # what a case may take in fact: the default of config.worker_memory_gb
 INTERESTING = (0, 1, 2, 127, 128, 255, 256, 32767, 32768, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1)
 
 
@@ -255,6 +256,10 @@ def work(numbers: range, keep: Path | None, report: Callable[[int, str, str], No
                     (keep / f"{number}.txt").write_text(traceback.format_exc())
             finally:
                 signal.setitimer(signal.ITIMER_PROF, 0)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+            if peak > RESIDENT:
+                report(number, name, f"FAILED: {peak / 2**30:.1f} GB of memory")
+                return  # the peak of this process stays: a new one goes on behind the case
             report(number, name, verdict)
 
 
@@ -311,7 +316,7 @@ def main() -> None:
     for (name, verdict), count in sorted(verdicts.items()):
         print(f"{name:<16}{verdict:<24}{count:>6}")
     for one in failures:
-        print(f"case {one.case}, {one.kind}: {one.what}")
+        print(f"case {one.sample}, {one.kind}: {one.what}")
     print(f"{sum(verdicts.values())} cases in {time.monotonic() - started:.0f} s, {len(failures)} failures")
     raise SystemExit(bool(failures))
 

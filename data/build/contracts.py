@@ -15,7 +15,7 @@ from data.source import ORGANS, Source
 FILE = contract.FILE
 FORMAT = 1  # increases when a change of this code changes records
 PIXEL_LIBRARIES = (
-    "numpy scipy opencv-python-headless pillow nibabel pydicom pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg simpleitk"
+    "numpy scipy opencv-python-headless pillow nibabel pydicom pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
 )
 
 

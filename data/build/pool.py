@@ -90,9 +90,7 @@ def _executor(count: int) -> concurrent.futures.ProcessPoolExecutor:
 def _one_thread() -> None:
     """There is one process per core already: more threads would only compete."""
     import cv2
-    import SimpleITK
     import threadpoolctl
 
     cv2.setNumThreads(1)
-    SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     threadpoolctl.threadpool_limits(1)

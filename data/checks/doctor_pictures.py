@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import PIL.Image
 
-from data.readers import dicom_pixels, dicom_tags
+from data.readers import dicom_pixels, dicom_tags, memory
 from data.readers.files import is_dicom
 from data.source import Example
 
@@ -58,7 +58,11 @@ def _pixels(path: Path) -> np.ndarray:
             raise ValueError("too large for a thumbnail")
         return np.asarray(image.dataobj[..., image.shape[2] // 2], np.float32).squeeze().T[::-1]
     if is_dicom(path):
-        return dicom_pixels.decode(dicom_tags.read(path, pixels=True)).astype(np.float32)
+        memory.check(2 * path.stat().st_size)
+        dataset = dicom_tags.read(path, pixels=True)
+        if int(dataset.Rows) * int(dataset.Columns) > MOST_PIXELS:
+            raise ValueError("too large for a thumbnail")
+        return dicom_pixels.decode(dataset).astype(np.float32)
     with PIL.Image.open(path) as picture:
         picture.draft("L", (SIDE, SIDE))
         if picture.size[0] * picture.size[1] > MOST_PIXELS:

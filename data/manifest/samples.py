@@ -84,10 +84,10 @@ def pixels(sample: Sample, modality: str, note: Note, *, masks: bool = False, ru
 
 
 def _xray(sample: Sample, note: Note, rules: volumes.Rules) -> Example:
-    full = xrays.read_full_xray(sample.file, note)
-    fields = {"image": geometry.canonical_xray(full)}
+    film = xrays.read_film(sample.file, note)
+    fields = {"image": geometry.canonical_xray(film.pixels)}
     if sample.mask:
-        mask = xrays.read_xray_mask(sample.mask, full.shape)
+        mask = xrays.read_xray_mask(sample.mask, film)
         fields["lesion_mask"] = geometry.canonical_xray_mask(mask, LESION_OF_ANY_KIND)
     return fields
 

@@ -8,7 +8,7 @@ from pydicom import encaps, uid
 from pydicom.pixels import get_decoder, pixel_array
 from pydicom.pixels.utils import get_expected_length
 
-from data.readers import jpeg
+from data.readers import dicom_bits, jpeg
 from data.readers.files import BadInput
 
 HOLE = bytes(1024)
@@ -18,14 +18,17 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 def decode(dataset: pydicom.Dataset, frame: int | None = None) -> np.ndarray:
     """Pixel values as stored: (y, x), or (y, x, 3) as RGB; `frame` counts from 0. Raises BadInput."""
+    precision = 0
     syntax = uid.UID(dataset.file_meta.get("TransferSyntaxUID") or "")
     try:
         if syntax.is_transfer_syntax and syntax.is_encapsulated:
             _check_decoder(syntax)
-            _check_stream(dataset, syntax, frame or 0)
+            precision = _check_stream(dataset, syntax, frame or 0)
         elif len(dataset.PixelData) < get_expected_length(dataset):
             raise BadInput("dicom_truncated", "the file holds fewer pixels than its header says")
-        return dataset.pixel_array if frame is None else pixel_array(dataset, index=frame)
+        # Whole words: decoders cut the values out of them without a look at HighBit or at the other bits.
+        words = pixel_array(dataset, index=frame, correct_unused_bits=False)
+        return dicom_bits.values(words, dataset, precision)
     except BadInput:
         raise
     except Exception as error:  # each decoder raises its own
@@ -45,10 +48,13 @@ def _check_decoder(syntax: uid.UID) -> None:
         raise BadInput("plugin_missing", f"{syntax.name} needs a plugin: {plugins}")
 
 
-def _check_stream(dataset: pydicom.Dataset, syntax: uid.UID, frame: int) -> None:
-    """Refuses compressed pixels without their end, of another size, or with a hole: OpenJPEG fills what is missing."""
+def _check_stream(dataset: pydicom.Dataset, syntax: uid.UID, frame: int) -> int:
+    """The bits of a compressed sample, 0 where the coding has none of its own.
+
+    Refuses pixels without their end, of another size or sign, or with a hole: OpenJPEG fills what is missing.
+    """
     if "JPEG" not in syntax.name:
-        return
+        return 0
     try:
         count = int(dataset.get("NumberOfFrames") or 1)
         stream = encaps.get_frame(dataset.PixelData, frame, number_of_frames=count)
@@ -60,6 +66,11 @@ def _check_stream(dataset: pydicom.Dataset, syntax: uid.UID, frame: int) -> None
     # A decoder allocates the size in the stream; only that of the header has been checked.
     if facts.height and (facts.height, facts.width) != (dataset.Rows, dataset.Columns):
         raise BadInput("dicom_pixels", "the compressed picture has another size than its header")
+    if facts.signed and not dataset.PixelRepresentation:
+        raise BadInput("bits_conflict", "the compressed samples have a sign, by PixelRepresentation they have none")
+    if facts.precision > dataset.BitsAllocated:
+        raise BadInput("bits_conflict", "the compressed samples are wider than BitsAllocated")
     # Other codings may write a black border as zeros; JPEG 2000 has none to write.
     if "JPEG 2000" in syntax.name and HOLE in stream:
         raise BadInput("dicom_pixels", "the compressed pixels have a hole of zeros")
+    return facts.precision

@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 from nibabel import affines
 
-from data.readers import dicom_frames, dicom_pixels, dicom_tags, hounsfield
+from data.readers import dicom_bits, dicom_frames, dicom_pixels, dicom_tags, hounsfield, memory
 from data.readers.files import BadInput, Note, check_file, ignore_note
 from data.readers.geometry import AIR_HU
 from data.readers.hounsfield import VolumeStream
@@ -17,8 +17,12 @@ from data.readers.hounsfield import VolumeStream
 UNRELATED = (".xml", ".txt", ".json", ".csv", ".md", ".html", ".pdf", ".jpg", ".png")
 MIN_SERIES = 4  # fewer images are no volume: a scout, a dose page
 MAX_UNEVEN = 0.1
+SAME_PLACE_MM = 0.01
+MAX_SHIFT = 0.5  # of a pixel, by which a slice may lie beside the line through the first and the last
+UNIT = 0.01  # by which directions may miss unit length and a right angle: headers round them
 HOUNSFIELD = {"HU", "HU_MOD", "US", ""}  # RescaleType; "US" is unspecified, as older scanners have it
 MAX_FILES = 10_000
+PLANE_BYTES = 16  # of a pixel while its slice is decoded and converted
 MAX_VOXELS = 1 << 31
 
 
@@ -52,14 +56,11 @@ def read(path: Path, note: Note = ignore_note, min_slices: int = MIN_SERIES) -> 
     normal = np.cross(along_row, along_column)
     positions = [_numbers(image.header, "ImagePositionPatient", 3) for image in images]
     slices = [Slice(image, at, float(at @ normal)) for image, at in zip(images, positions, strict=True)]
-    slices = _evenly_sorted(slices, min_slices)
-    if len(slices) < len(images):
-        if any(image.frame is not None for image in images):
-            raise BadInput("enhanced_unsupported", "several frames at one place: stacks, times or energies")
-        note("duplicate_slices")
     if len(slices) * int(first.Rows) * int(first.Columns) > MAX_VOXELS:
         raise BadInput("too_large", f"{len(slices)} slices of {first.Rows} x {first.Columns} pixels")
+    slices = _evenly_sorted(_one_a_place(slices, note), min_slices)
     between_rows, between_columns = _numbers(first, "PixelSpacing", 2)
+    _check_line(slices, MAX_SHIFT * min(between_rows, between_columns))
     # Not the normal times the gap: a tilted gantry shifts the slices against each other.
     step = (slices[-1].position - slices[0].position) / (len(slices) - 1)
     axes = np.stack([along_row * between_columns, along_column * between_rows, step], axis=1)
@@ -135,6 +136,8 @@ def _check_alike(headers: list[pydicom.Dataset]) -> None:
         )
     if not {str(header.get("RescaleType") or "") for header in headers} <= HOUNSFIELD:
         raise BadInput("not_hu", "RescaleType says that the numbers are no Hounsfield units")
+    if any(header.get("ModalityLUTSequence") for header in headers):
+        raise BadInput("no_rescale", "a table instead of RescaleSlope and RescaleIntercept")
     for header in headers:
         if (header.get("Rows"), header.get("Columns")) != (first.get("Rows"), first.get("Columns")):
             raise BadInput("mixed_size", "the slices differ in rows or columns")
@@ -143,6 +146,10 @@ def _check_alike(headers: list[pydicom.Dataset]) -> None:
         directions = (_numbers(h, "ImageOrientationPatient", 6) for h in (header, first))
         if not np.allclose(*directions, atol=1e-3):
             raise BadInput("mixed_orientation", "the slices differ in direction")
+    along_row, along_column = np.split(_numbers(first, "ImageOrientationPatient", 6), 2)
+    lengths = np.linalg.norm([along_row, along_column], axis=1)
+    if (np.abs(lengths - 1) > UNIT).any() or abs(along_row @ along_column) > UNIT:
+        raise BadInput("bad_affine", "the directions of rows and columns are no unit vectors at a right angle")
 
 
 def _numbers(header: pydicom.Dataset, name: str, count: int) -> np.ndarray:
@@ -159,13 +166,41 @@ def _numbers(header: pydicom.Dataset, name: str, count: int) -> np.ndarray:
     return values
 
 
-def _evenly_sorted(slices: list[Slice], min_slices: int) -> list[Slice]:
-    """By position along the normal, one slice a position; refuses gaps that differ by more than MAX_UNEVEN."""
+def _one_a_place(slices: list[Slice], note: Note) -> list[Slice]:
+    """By position along the normal; of copies of one slice the first, and of different slices at one place none."""
     slices = sorted(slices, key=lambda one: (one.depth, _instance_number(one.image.header), one.image.path.name))
-    # A position within a hundredth of a millimetre of the last one is the same: the earlier instance stays.
-    distinct = slices[:1] + [b for a, b in itertools.pairwise(slices) if b.depth - a.depth > 0.01]
+    distinct = slices[:1]
+    for one in slices[1:]:
+        if one.depth - distinct[-1].depth > SAME_PLACE_MM:
+            distinct.append(one)
+            continue
+        if one.image.frame is not None:
+            raise BadInput("enhanced_unsupported", "several frames at one place: stacks, times or energies")
+        away = float(np.abs(one.position - distinct[-1].position).max())
+        if away > SAME_PLACE_MM or not np.array_equal(*(_alone(copy.image) for copy in (distinct[-1], one))):
+            raise BadInput("slices_at_one_place", "different slices at one position: phases, times or energies")
+        note("duplicate_slices")
+    return distinct
+
+
+def _alone(image: Image) -> np.ndarray:
+    return next(_planes([image]))
+
+
+def _check_line(slices: list[Slice], most_mm: float) -> None:
+    """Refuses slices that are shifted in their plane: one step from slice to slice would shear the whole scan."""
+    places = np.array([one.position for one in slices])
+    depths = np.array([one.depth for one in slices])
+    share = (depths - depths[0]) / (depths[-1] - depths[0])
+    beside = np.linalg.norm(places - places[0] - share[:, None] * (places[-1] - places[0]), axis=1).max()
+    if beside > most_mm:
+        raise BadInput("shifted_slices", f"a slice lies {beside:.1f} mm beside the line of the others")
+
+
+def _evenly_sorted(distinct: list[Slice], min_slices: int) -> list[Slice]:
+    """The same; refuses gaps that differ by more than MAX_UNEVEN."""
     if len(distinct) < min_slices:
-        raise BadInput("too_few_slices", f"{len(distinct)} positions in {len(slices)} slices, at least {min_slices}")
+        raise BadInput("too_few_slices", f"slices at {len(distinct)} positions, at least {min_slices}")
     gaps = np.diff([one.depth for one in distinct])
     middle = float(np.median(gaps))
     worst = float(gaps[np.abs(gaps - middle).argmax()])
@@ -184,9 +219,11 @@ def _instance_number(header: pydicom.Dataset) -> int:
 def _planes(images: list[Image]) -> Iterator[np.ndarray]:
     """The HU of one image after the other, float32 (column, row, 1)."""
     for path, of_file in itertools.groupby(images, key=lambda image: image.path):
+        memory.check(2 * path.stat().st_size)
         dataset = dicom_tags.read(path, pixels=True)
         if "PixelData" not in dataset:
             raise BadInput("no_pixels", "a slice holds no picture")
+        memory.check(2 * path.stat().st_size + int(dataset.Rows) * int(dataset.Columns) * PLANE_BYTES)
         for image in of_file:
             yield _hounsfield(image, dataset).T[..., None]
 
@@ -196,6 +233,8 @@ def _hounsfield(image: Image, dataset: pydicom.Dataset) -> np.ndarray:
     stored = dicom_pixels.decode(dataset, image.frame)
     if stored.ndim != 2:
         raise BadInput("not_scalar", "a slice in colours")
+    if not str(dataset.get("PhotometricInterpretation", "")).startswith("MONOCHROME"):
+        raise BadInput("not_scalar", "the numbers of a slice stand for colours")
     try:
         rescale = (image.header.get("RescaleSlope"), image.header.get("RescaleIntercept"))
         slope, intercept = (1.0, 0.0) if rescale == (None, None) else map(float, rescale)
@@ -204,11 +243,7 @@ def _hounsfield(image: Image, dataset: pydicom.Dataset) -> np.ndarray:
     if not np.isfinite([slope, intercept]).all() or slope == 0:
         raise BadInput("no_rescale", f"slope {slope:g} and intercept {intercept:g}")
     hu = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
-    padding = dataset.get("PixelPaddingValue")
-    if isinstance(padding, int):
-        limit = dataset.get("PixelPaddingRangeLimit")
-        limits = sorted((padding, limit if isinstance(limit, int) else padding))
-        hu[(stored >= limits[0]) & (stored <= limits[1])] = AIR_HU
+    hu[dicom_bits.padding(stored, dataset)] = AIR_HU
     return hu
 
 

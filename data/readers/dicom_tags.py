@@ -6,11 +6,12 @@ from pathlib import Path
 import pydicom
 from pydicom.datadict import tag_for_keyword
 
+from data.readers.dicom_bits import OVERLAYS
 from data.readers.files import BadInput
 
 GEOMETRY = (
     "Modality SeriesInstanceUID ImageType NumberOfFrames Rows Columns PixelSpacing ImageOrientationPatient "
-    "ImagePositionPatient InstanceNumber RescaleSlope RescaleIntercept RescaleType"
+    "ImagePositionPatient InstanceNumber RescaleSlope RescaleIntercept RescaleType ModalityLUTSequence"
 )
 GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 OF_FRAMES = {  # what is read of the groups: the others hold times and references
@@ -22,11 +23,14 @@ OF_FRAMES = {  # what is read of the groups: the others hold times and reference
 }
 PIXELS = (
     "PixelData BitsAllocated BitsStored HighBit PixelRepresentation SamplesPerPixel PlanarConfiguration "
-    "PhotometricInterpretation PixelPaddingValue PixelPaddingRangeLimit ModalityLUTSequence VOILUTSequence "
+    "PhotometricInterpretation PixelPaddingValue PixelPaddingRangeLimit VOILUTSequence "
     "VOILUTFunction WindowCenter WindowWidth ExtendedOffsetTable ExtendedOffsetTableLengths BurnedInAnnotation "
-    "ViewPosition"
+    "ViewPosition PatientOrientation ImagerPixelSpacing NominalScannedPixelSpacing PixelAspectRatio "
+    "PresentationLUTShape PresentationIntentType PixelIntensityRelationshipSign"
 )
 ALLOWED = (*GEOMETRY.split(), *PIXELS.split())
+OF_HEADERS = [tag_for_keyword(name) for name in (*GEOMETRY.split(), *GROUPS)]
+OF_FILES = [*map(tag_for_keyword, ALLOWED), *OVERLAYS]
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 META = 4096  # bytes that are sure to hold the transfer syntax
 
@@ -39,7 +43,7 @@ def read(source: Path | bytes, *, pixels: bool) -> pydicom.Dataset:
             if DEFLATED in stream.read(META):
                 raise BadInput("unsupported_format", "deflated DICOM: store it in another transfer syntax")
             stream.seek(0)
-            tags = [tag_for_keyword(name) for name in (ALLOWED if pixels else (*GEOMETRY.split(), *GROUPS))]
+            tags = OF_FILES if pixels else OF_HEADERS
             dataset = pydicom.dcmread(stream, stop_before_pixels=not pixels, specific_tags=tags)
             for name in GROUPS:
                 for groups in dataset.get(name) or []:

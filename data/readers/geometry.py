@@ -92,6 +92,14 @@ def patient_grid(grid: Grid) -> Grid:
     return straight_grid(Grid(shape, grid.affine @ orientations.inv_ornt_aff(change, grid.shape)))
 
 
+def straight_shape(scan: Scan) -> tuple[int, ...]:
+    """The shape of the grid on which `straighten` lays a reoriented scan; empty where it leaves the scan's own."""
+    own = Grid(scan.voxels.shape, scan.affine)
+    if tilt_degrees(scan.affine) > MAX_TILT_DEGREES or (grid := straight_grid(own)) is own:
+        return ()
+    return grid.shape
+
+
 def axis_weights(size: int, spacing: float, out_size: int, field: float) -> np.ndarray:
     """The matrix (out_size, size) that resamples one axis onto a field of `field` mm with the same centre.
 

@@ -27,6 +27,7 @@ class VolumeStream:
     shape: tuple[int, int, int]
     affine: np.ndarray
     slabs: Iterator[np.ndarray]
+    itemsize: int = 4  # bytes of a number in a slab
 
 
 def to_hu(volume: VolumeStream, note: Note = ignore_note) -> Scan:

@@ -1,4 +1,4 @@
-"""Reads the markers of a JPEG, JPEG-LS or JPEG 2000 stream: its size, and whether it has an end."""
+"""Reads the markers of a JPEG, JPEG-LS or JPEG 2000 stream: its size, its samples, whether it has an end."""
 
 import dataclasses
 
@@ -16,6 +16,8 @@ class Stream:
     height: int
     width: int
     ended: bool
+    precision: int = 0  # bits of a sample
+    signed: bool = False
 
 
 def stream_facts(data: bytes) -> Stream:
@@ -23,8 +25,9 @@ def stream_facts(data: bytes) -> Stream:
     if data.startswith(J2K_START):
         # SIZ: length, capabilities, then the sizes and the offsets of the image on its grid.
         width, height, left, top = (int.from_bytes(data[at : at + 4]) for at in (8, 12, 16, 20))
-        return Stream(height - top, width - left, data.rstrip(b"\0").endswith(END_OF_IMAGE))
-    height = width = 0
+        ended, depth = data.rstrip(b"\0").endswith(END_OF_IMAGE), int.from_bytes(data[42:43])
+        return Stream(height - top, width - left, ended, (depth & 0x7F) + 1, depth > 0x7F)
+    height = width = precision = 0
     at = 2
     while at + 9 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
@@ -32,9 +35,9 @@ def stream_facts(data: bytes) -> Stream:
             at += 1
             continue
         if marker in FRAMES:
-            height, width = (int.from_bytes(data[at + n : at + n + 2]) for n in (5, 7))
+            precision, height, width = data[at + 4], *(int.from_bytes(data[at + n : at + n + 2]) for n in (5, 7))
         if marker == START_OF_SCAN:
             # Within a scan this pair of bytes has no other meaning; thumbnails are in the segments before it.
-            return Stream(height, width, data.find(END_OF_IMAGE, at) > 0)
+            return Stream(height, width, data.find(END_OF_IMAGE, at) > 0, precision)
         at += 2 + int.from_bytes(data[at + 2 : at + 4])
-    return Stream(height, width, False)
+    return Stream(height, width, False, precision)

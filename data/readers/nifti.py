@@ -8,7 +8,6 @@ import functools
 import gzip
 import io
 import math
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -16,26 +15,27 @@ from typing import BinaryIO
 import nibabel
 import numpy as np
 
-from data.readers import headers
+from data.readers import nifti_affine, payload
 from data.readers.files import BadInput, check_file
-from data.readers.hounsfield import SLAB_BYTES, VolumeStream
+from data.readers.hounsfield import VolumeStream
 
-MAX_VOXELS = 1 << 31
 MAX_BYTES = 1 << 32  # of voxels as stored: twice the largest chest that scanners make, 1,500 slices as float32
+MAX_START = 1 << 26  # of bytes before the voxels: the header and its extensions
 DEFLATE_RATIO = 1032  # deflate packs no tighter: a header that claims more is wrong
 
 Opener = Callable[[], BinaryIO]
 
 
 def read(path: Path, assume: str) -> VolumeStream:
-    """The volume of a `.nii` or `.nii.gz`; `assume` as in `headers.nifti_affine`. Raises BadInput."""
+    """The volume of a `.nii` or `.nii.gz`; `assume` as in `nifti_affine.of_header`. Raises BadInput."""
     packed = path.name.lower().endswith(".gz")
     if packed:
         _check_gzip(path)
     opened = functools.partial(gzip.open if packed else open, path, "rb")
-    with _refusals(), opened() as stream:
+    with payload.refusals(), opened() as stream:
         header = _header(stream.read(544), b"n+")
-    return _stack(header, opened, path.stat().st_size * (DEFLATE_RATIO if packed else 1), assume)
+    room = path.stat().st_size * (DEFLATE_RATIO if packed else 1)
+    return _stack(header, opened, room, assume, packed=packed)
 
 
 def read_pair(path: Path, assume: str) -> VolumeStream:
@@ -43,31 +43,36 @@ def read_pair(path: Path, assume: str) -> VolumeStream:
     head, body = path.with_suffix(".hdr"), path.with_suffix(".img")
     check_file(head)
     check_file(body)
-    with _refusals(), head.open("rb") as stream:
+    with payload.refusals(), head.open("rb") as stream:
         header = _header(stream.read(544), b"ni")
-    return _stack(header, functools.partial(open, body, "rb"), body.stat().st_size, assume)
+    return _stack(header, functools.partial(open, body, "rb"), body.stat().st_size, assume, packed=False)
 
 
-def _stack(header: nibabel.Nifti1Header, opened: Opener, room: int, assume: str) -> VolumeStream:
-    shape = _shape(header)
-    _check_length(header, shape, room)
-    return VolumeStream(shape, headers.nifti_affine(header, assume), _slabs(header, shape, opened))
-
-
-def _slabs(header: nibabel.Nifti1Header, shape: tuple[int, int, int], opened: Opener) -> Iterator[np.ndarray]:
+def _stack(header: nibabel.Nifti1Header, opened: Opener, room: int, assume: str, *, packed: bool) -> VolumeStream:
+    shape, start = _shape(header), _start(header)
     dtype = header.get_data_dtype()
-    plane = shape[0] * shape[1] * dtype.itemsize
-    thickness = max(1, SLAB_BYTES // plane)
-    with _refusals(), opened() as stream:
-        stream.seek(int(header["vox_offset"]))
-        for start in range(0, shape[2], thickness):
-            length = plane * min(thickness, shape[2] - start)
-            data = stream.read(length)
-            if len(data) < length:
-                raise BadInput("nifti_short", f"the voxels end after {start * plane + len(data)} bytes")
-            yield _scaled(np.frombuffer(data, dtype).reshape((*shape[:2], -1), order="F"), header)
-        while stream.read(1 << 20):  # the checksum comes after whatever follows
-            pass
+    _check_length(math.prod(shape) * dtype.itemsize, start, room)
+
+    @contextlib.contextmanager
+    def at_voxels() -> Iterator[BinaryIO]:
+        with opened() as stream:
+            stream.seek(start)
+            yield stream
+
+    # Only a compressed stream has a checksum behind what may follow the voxels.
+    slabs = payload.read_slabs(at_voxels, dtype, shape, "nifti_short", checksum=packed)
+    scaled = (_scaled(slab, header) for slab in slabs)
+    return VolumeStream(shape, nifti_affine.of_header(header, assume), scaled, dtype.itemsize)
+
+
+def _start(header: nibabel.Nifti1Header) -> int:
+    """Where the voxels begin. Raises BadInput for a place within the header, or none at all."""
+    offset = float(header["vox_offset"])
+    single = bytes(header["magic"].item())[:2] == b"n+"
+    first = int(header["sizeof_hdr"]) + 4 if single else 0  # four bytes announce extensions
+    if not first <= offset <= MAX_START or offset != int(offset):
+        raise BadInput("nifti_header", f"vox_offset is {offset:g}, voxels begin at {first} or behind")
+    return int(offset)
 
 
 def _scaled(voxels: np.ndarray, header: nibabel.Nifti1Header) -> np.ndarray:
@@ -76,20 +81,7 @@ def _scaled(voxels: np.ndarray, header: nibabel.Nifti1Header) -> np.ndarray:
         if not np.isfinite(intercept):
             raise BadInput("nifti_header", "the slope is a number, the intercept is none")
         return voxels.astype(np.float32) * np.float32(slope) + np.float32(intercept)
-    return voxels if voxels.dtype.isnative else voxels.astype(voxels.dtype.newbyteorder("="))
-
-
-@contextlib.contextmanager
-def _refusals() -> Iterator[None]:
-    """Turns the errors of a stream into the ledger's words."""
-    try:
-        yield
-    except EOFError as error:
-        raise BadInput("gzip_truncated", "the compressed stream ends early") from error
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise BadInput("gzip_crc", "the compressed stream is damaged") from error
-    except OSError as error:
-        raise BadInput("io_error", f"the file cannot be read ({type(error).__name__})") from error
+    return voxels
 
 
 def _check_gzip(path: Path) -> None:
@@ -98,11 +90,10 @@ def _check_gzip(path: Path) -> None:
             raise BadInput("not_gzip", "the name ends in .gz, the bytes are no gzip stream")
 
 
-def _check_length(header: nibabel.Nifti1Header, shape: tuple[int, ...], room: int) -> None:
+def _check_length(voxels: int, start: int, room: int) -> None:
     """Refuses, before anything is allocated, a header that claims more than the file has `room` for."""
-    start, voxels = int(header["vox_offset"]), math.prod(shape) * header.get_data_dtype().itemsize
-    if start < 0 or voxels > MAX_BYTES:
-        raise BadInput("too_large", f"the header claims {voxels} bytes of voxels from {start} on, at most {MAX_BYTES}")
+    if voxels > MAX_BYTES:
+        raise BadInput("too_large", f"the header claims {voxels} bytes of voxels, at most {MAX_BYTES}")
     if start + voxels > room:
         raise BadInput("nifti_short", f"at most {room} bytes, the header says {start + voxels}")
 
@@ -130,6 +121,5 @@ def _shape(header: nibabel.Nifti1Header) -> tuple[int, int, int]:
         raise BadInput("not_scalar", "one number a voxel is wanted, not colours or complex numbers")
     if len(shape) < 3 or any(n != 1 for n in shape[3:]):
         raise BadInput("not_3d", f"the image has the shape {tuple(shape)}")
-    if min(shape) < 1 or math.prod(shape) > MAX_VOXELS:
-        raise BadInput("too_large", f"the header claims the shape {tuple(shape)}")
+    payload.check_shape(shape)
     return tuple(int(n) for n in shape[:3])

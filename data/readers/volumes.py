@@ -1,14 +1,13 @@
 """Reads one CT of any format to Hounsfield units on the canonical grid (DICOM: readers/dicom_series.py)."""
 
 import dataclasses
-from collections.abc import Iterator
+import math
 from pathlib import Path
 
 import numpy as np
-import SimpleITK
 from nibabel import affines
 
-from data.readers import dicom_series, geometry, headers, hounsfield, nifti
+from data.readers import dicom_series, geometry, hounsfield, metaimage, nifti, nrrd, payload
 from data.readers.files import BadInput, Note, check_file, ignore_note, is_dicom
 from data.readers.geometry import AIR_HU, HIGHEST_HU, Scan
 from data.readers.hounsfield import VolumeStream
@@ -25,7 +24,8 @@ RULES = {
 MIN_SLICES = 4
 SPACING_MM = (0.05, 30.0)
 NOTED_TILT_DEGREES = 15.0
-SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)  # its warnings go to the terminal and hold file names
+STRAIGHT_BYTES = 6  # for each voxel of the straight grid around a tilted scan: as floats, and rounded
+MASK_BYTES = 3  # for each voxel of a mask: itself, one of its objects, and what the scan beside it takes
 SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img", ".mha", ".mhd", ".nrrd", ".nhdr")
 
 
@@ -53,12 +53,13 @@ def read_ct(path: Path, note: Note = ignore_note, rules: Rules = STRICT, rescale
 
     `note` gets what was tolerated. `rescale` is the slope and intercept that a table holds for the scan, applied only
     where that brings air to its Hounsfield units and the file's own numbers do not have it there. Peak memory: 2 bytes
-    a voxel and 100 MB, plus the voxels as stored for MetaImage, NRRD and with `rescale`, plus 6 bytes for each voxel of
-    the straight grid around a tilted scan.
+    a voxel and 100 MB, plus the voxels as stored with `rescale`, plus 6 bytes for each voxel of the straight grid
+    around a tilted scan.
     """
     opened = _open(path, rules, note)
     _check_geometry(opened, rules)
     if rescale:
+        payload.check_memory(opened.shape, opened.itemsize, more=math.prod(opened.shape) * opened.itemsize)
         opened = hounsfield.rescaled(opened, rescale, note)
     scan = hounsfield.to_hu(opened, note)
     if geometry.tilt_degrees(geometry.reorient(scan).affine) > NOTED_TILT_DEGREES:
@@ -82,6 +83,7 @@ def read_volume_with_mask(
     scan = read_ct(path, note, rules)
     opened = _open(mask_path, rules)
     _check_geometry(opened, rules)
+    payload.check_memory(opened.shape, opened.itemsize, more=math.prod(opened.shape) * MASK_BYTES)
     mask = _along_axes(hounsfield.to_objects(opened, own_numbers=value is None), order=0, outside=0)
     if mask.voxels.shape != scan.voxels.shape:
         raise BadInput("mask_geometry", f"the mask is {mask.voxels.shape}, its scan {scan.voxels.shape}")
@@ -104,7 +106,10 @@ def to_zyx(scan: Scan) -> tuple[np.ndarray, tuple[float, float, float]]:
 
 def _along_axes(scan: Scan, *, order: int, outside: float) -> Scan:
     try:
-        return geometry.straighten(geometry.reorient(scan), order=order, outside=outside)
+        turned = geometry.reorient(scan)
+        straight = geometry.straight_shape(turned)
+        payload.check_memory(scan.voxels.shape, more=math.prod(straight) * STRAIGHT_BYTES if straight else 0)
+        return geometry.straighten(turned, order=order, outside=outside)
     except geometry.TiltError as error:
         raise BadInput("oblique", str(error)) from error
 
@@ -118,35 +123,13 @@ def _open(path: Path, rules: Rules, note: Note = ignore_note) -> VolumeStream:
         return nifti.read(path, rules.assume)
     if name.endswith((".hdr", ".img")):
         return nifti.read_pair(path, rules.assume)
-    if name.endswith((".mha", ".mhd", ".nrrd", ".nhdr")):
-        return _open_itk(path)
+    if name.endswith((".mha", ".mhd")):
+        return metaimage.read(path)
+    if name.endswith((".nrrd", ".nhdr")):
+        return nrrd.read(path)
     if is_dicom(path):
         return dicom_series.read(path, note, rules.min_slices)
     raise BadInput("unsupported_format", f"no DICOM and none of {', '.join(SUFFIXES)}")
-
-
-def _open_itk(path: Path) -> VolumeStream:
-    """MetaImage and NRRD. SimpleITK fills missing voxels with zeros, so the length is checked first."""
-    headers.check_payload(path)
-    try:
-        image = SimpleITK.ReadImage(str(path))
-    except RuntimeError as error:  # its text holds memory addresses
-        raise BadInput("unreadable", "SimpleITK cannot read the file (a sheared or unknown header?)") from error
-    if image.GetNumberOfComponentsPerPixel() != 1:
-        raise BadInput("not_scalar", "one number a voxel is wanted")
-    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
-        image = image[..., 0]
-    if image.GetDimension() != 3:
-        raise BadInput("not_3d", f"the image has {image.GetDimension()} dimensions")
-    directions = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
-    return VolumeStream(image.GetSize(), affines.from_matvec(directions, image.GetOrigin()), _itk_slabs(image))
-
-
-def _itk_slabs(image: SimpleITK.Image) -> Iterator[np.ndarray]:
-    voxels = SimpleITK.GetArrayViewFromImage(image)  # (z, y, x); a copy would double the memory
-    thickness = max(1, hounsfield.SLAB_BYTES // voxels[0].nbytes)
-    for start in range(0, len(voxels), thickness):
-        yield voxels[start : start + thickness].transpose(2, 1, 0)
 
 
 def _check_geometry(scan: VolumeStream, rules: Rules) -> None:
@@ -160,3 +143,4 @@ def _check_geometry(scan: VolumeStream, rules: Rules) -> None:
         raise BadInput("bad_affine", "the axes of the scan do not span a space")
     if min(scan.shape) < rules.min_slices:
         raise BadInput("too_few_slices", f"the shape {scan.shape}; at least {rules.min_slices} along each axis")
+    payload.check_memory(scan.shape, scan.itemsize)

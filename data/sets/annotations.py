@@ -14,19 +14,20 @@ from data.source import Example
 def xray_with_boxes(sample: Sample, modality: str, note: Note) -> Example:
     """An X-ray and its `boxes` (n, 5): label, y0, x0, y1, x1 on the record.
 
-    `sample.annotation` holds x0, y0, x1, y1 on the full X-ray. Raises BadInput.
+    `sample.annotation` holds x0, y0, x1, y1 on the pixels of the file. Raises BadInput.
     """
-    full = xrays.read_full_xray(sample.file, note)
-    height, width = full.shape
+    film = xrays.read_film(sample.file, note)
+    height, width = film.stored
     boxes = np.zeros((len(sample.annotation), 5), np.float32)
     for box, (x0, y0, x1, y1) in zip(boxes, sample.annotation, strict=True):
-        corners = np.clip([[y0, x0], [y1, x1]], 0, full.shape)
+        corners = np.clip([[y0, x0], [y1, x1]], 0, film.stored)
         if (corners != [[y0, x0], [y1, x1]]).any():
             note("boxes_clipped")
         if (corners[0] >= corners[1]).any():
             raise BadInput("mask_geometry", f"a box without area on its film of {width} x {height} pixels")
-        box[1:] = geometry.xray_points(corners, full.shape).ravel()
-    return {"image": geometry.canonical_xray(full), "boxes": boxes}
+        placed = np.sort(film.points(corners), axis=0)  # a turn may exchange the corners
+        box[1:] = geometry.xray_points(placed, film.pixels.shape).ravel()
+    return {"image": geometry.canonical_xray(film.pixels), "boxes": boxes}
 
 
 def relative_runs(text: str, shape: tuple[int, int]) -> np.ndarray:

@@ -45,12 +45,12 @@ def read(root: Path, *, split: str) -> DatasetIndex:
 
 def xray_with_runs(sample: Sample, modality: str, note: Note) -> Example:
     """An X-ray and its mask, 1 where any of its runs lies. Raises BadInput."""
-    full = xrays.read_full_xray(sample.file, note)
-    mask = np.zeros(full.shape, bool)
+    film = xrays.read_film(sample.file, note)
+    mask = np.zeros(film.stored, bool)
     for run in sample.annotation:
-        mask |= annotations.relative_runs(run, full.shape)
-    small = geometry.canonical_xray_mask(mask.astype(np.uint8), 1)
-    return {"image": geometry.canonical_xray(full), "lesion_mask": small}
+        mask |= annotations.relative_runs(run, film.stored)
+    small = geometry.canonical_xray_mask(film.hang(mask.astype(np.uint8)), 1)
+    return {"image": geometry.canonical_xray(film.pixels), "lesion_mask": small}
 
 
 def _mgca(rows: list[dict[str, str]]) -> list[str | None]:

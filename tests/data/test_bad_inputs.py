@@ -213,7 +213,14 @@ case("20 extreme aspect", "ok")(lambda f: png(f, cv2.resize(film(), (200, 3000))
 case("20 lateral", "ok", "lateral_view")(lambda f: xray(f, ViewPosition="LL"))
 case("21 burned-in text", "ok", "burned_in")(lambda f: xray(f, BurnedInAnnotation="YES"))
 
+
 # CTs
+def at_the_22nd(brighter: int = 0) -> dict:
+    """What makes a slice a copy of the 22nd, or another one at its place."""
+    pixels = np.ascontiguousarray((chest()[:, :, 22].T + 1024 + brighter).astype(np.int16))
+    return {"ImagePositionPatient": [0, 0, 2.5 * 22], "pixels": pixels}
+
+
 NO_RESCALE = {"RescaleSlope": None, "RescaleIntercept": None}
 case("22 no rescale", "no_rescale")(lambda f: series(f, lambda i: dict(NO_RESCALE)))
 case("22 no rescale, but HU", "ok", "no_rescale_but_hu")(lambda f: series(f, lambda i: dict(NO_RESCALE), chest()))
@@ -260,8 +267,12 @@ case("33 missing slice", "uneven_slices")(lambda f: series(f, lambda i: None if 
 case("33 localiser", "ok")(
     lambda f: series(f, lambda i: {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]} if i == 23 else {})
 )
-case("33 duplicate slice", "ok", "duplicate_slices")(
-    lambda f: series(f, lambda i: {"ImagePositionPatient": [0, 0, 2.5 * 22]} if i == 23 else {})
+case("33 duplicate slice", "ok", "duplicate_slices")(lambda f: series(f, lambda i: at_the_22nd() if i == 23 else {}))
+case("33 another slice at the same place", "slices_at_one_place")(
+    lambda f: series(f, lambda i: at_the_22nd(1) if i == 23 else {})
+)
+case("33 slices that jump in their plane", "shifted_slices")(
+    lambda f: series(f, lambda i: {"ImagePositionPatient": [40 * (i > 12), 0, 2.5 * i]})
 )
 case("33 two series", "mixed_series")(lambda f: series(f, lambda i: {"SeriesInstanceUID": f"1.2.{3 + i % 2}"}))
 case("34 odd order", "ok")(lambda f: series(f, lambda i: {"InstanceNumber": (7 * i) % 24}))
@@ -638,6 +649,7 @@ def test_every_code_has_its_line_in_the_documented_table():
         "duplicate_path",
         "leak_patient",
         "no_translation",
+        "unreadable",
     }  # passed on as names
     noted |= set(image_statistics.suspicions({"film/corners_over_middle": 255.0, "ct/lung_share": 0.0}))
     assert used == set(reasons.REJECTED)

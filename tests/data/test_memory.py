@@ -4,11 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import nibabel
 import numpy as np
+import PIL.Image
 import pytest
 import SimpleITK
 
+from data.readers import dicom_film, payload, pictures
 from tests import dicoms
 
 SHAPE = (512, 512, 128)
@@ -16,13 +19,16 @@ VOXELS = 512 * 512 * 128
 SLACK = 100 << 20
 PEAK = """
 import pathlib, sys
-from data.readers import volumes
+from data.readers import memory, volumes, xrays
+memory.LIMIT.set(100)
 peak = lambda: next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) << 10
-volumes.read_volume(pathlib.Path(sys.argv[1]))  # a small scan: what every scan loads once is no scan's
+{read}(pathlib.Path(sys.argv[1]))  # a small one: what is loaded once belongs to none of them
 before = peak()
-volumes.read_volume(pathlib.Path(sys.argv[2]))
+{read}(pathlib.Path(sys.argv[2]))
 print(peak() - before)
+assert before < memory.LIBRARIES, before
 """
+SIDES = (3000, 2500)  # of a large film
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux's /proc")
 
@@ -64,8 +70,43 @@ def save(name: str, path: Path, planes: int) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("name", "bytes_a_voxel"), [(".nii.gz", 2), (".nii", 2), ("dicom", 2), (".nrrd", 2 + 2)])
-def test_peak_memory_of_a_large_ct(tmp_path, name, bytes_a_voxel):
+def peak(read: str, *paths: Path) -> int:
+    """Bytes that reading the second file takes, in a process of its own that has read the first."""
+    command = [sys.executable, "-c", PEAK.format(read=read), *map(str, paths)]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+@pytest.mark.parametrize("name", [".nii.gz", ".nii", "dicom", ".nrrd"])
+def test_peak_memory_of_a_large_ct(tmp_path, name):
     paths = [save(name, tmp_path / size, planes) for size, planes in (("small", 5), ("large", SHAPE[2]))]
-    done = subprocess.run([sys.executable, "-c", PEAK, *paths], check=True, capture_output=True, text=True)
-    assert VOXELS < int(done.stdout) < bytes_a_voxel * VOXELS + SLACK
+    used = peak("volumes.read_volume", *paths)
+    assert VOXELS < used < 2 * VOXELS + SLACK
+    assert used < payload.volume_bytes(SHAPE)  # by which a scan is refused before it is read
+
+
+def film(name: str, path: Path, shape: tuple[int, int]) -> Path:
+    """A picture of a kind that takes much memory for its size."""
+    grey = (np.add.outer(np.arange(shape[0]) * 3, np.arange(shape[1]) * 2) % 251).astype(np.uint8)
+    if name == "film.dcm":
+        rescale = {"RescaleSlope": 1, "RescaleIntercept": 0, "PixelPaddingValue": 7}
+        window = {"WindowCenter": 20000, "WindowWidth": 40000, "VOILUTFunction": "SIGMOID"}
+        data = dicoms.dataset(grey.astype(np.uint16) * 200, Modality="DX", **rescale, **window)
+        data.save_as(path / name, enforce_file_format=True)
+    elif name == "film.jpg":
+        PIL.Image.fromarray(np.dstack([grey, grey, grey // 2 + 60])).save(path / name, progressive=True)
+    else:
+        cv2.imwrite(str(path / name), np.dstack([grey, grey, grey // 2 + 60]).astype(np.uint16) * 200)
+    return path / name
+
+
+@pytest.mark.parametrize("name", ["film.dcm", "film.jpg", "film.png"])
+def test_peak_memory_of_a_large_film(tmp_path, name):
+    paths = []
+    for folder, shape in (("small", (64, 64)), ("large", SIDES)):
+        (tmp_path / folder).mkdir()
+        paths.append(film(name, tmp_path / folder, shape))
+    used, pixels = peak("xrays.read_xray", *paths), SIDES[0] * SIDES[1]
+    data = paths[1].read_bytes()
+    kind = {"film.png": "PNG", "film.jpg": "JPEG"}.get(name)
+    most = pictures.bytes_a_pixel(data, kind, "RGB") if kind else dicom_film.BYTES_A_PIXEL
+    assert used < len(data) * 2 + pixels * most  # by which a film is refused before it is decoded

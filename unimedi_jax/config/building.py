@@ -17,6 +17,7 @@ class BuildConfig:
     dry_run: bool = False  # the doctor: examine everything, write a page about it to the workdir and no records
     report_length: int = 112  # tokens, as pre-training cuts reports: the doctor counts longer ones
     workers: int = 0  # processes that read files; 0 = one for each core that this one may use
+    worker_memory_gb: float = 2.0  # of each of them: a file that would take more is refused by its size
     runner: str = "pool"  # of these processes; or "beam", an Apache Beam pipeline (requirements-beam.txt)
     beam: str = ""  # its options, such as "--runner=FlinkRunner --flink_master=host:8081"; empty: on this machine
 

@@ -47,6 +47,7 @@ class EmbedConfig:
     maps: str = ""  # a folder for chosen slices and attention: PNG, and NIfTI on a CT's own voxels
     rows: int = 8  # a batch and device
     ct_slices: bool | None = None  # CTs with their chosen slices, or by the volume alone; None: as in the run
+    worker_memory_gb: float = 2.0  # a file that would take more to read is refused by its size
 
 
 @dataclasses.dataclass(frozen=True)

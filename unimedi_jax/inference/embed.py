@@ -1,6 +1,7 @@
 """Embeddings of anything: the embed job, and `unimedi_jax.load(path).embed(source)`."""
 
 import dataclasses
+import functools
 import itertools
 import pathlib
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 
 from data.errors import UserError
+from data.readers import memory
 from unimedi_jax.inference import features, maps, preprocess, pretrained, sources
 
 FORMATS = (".npz", ".parquet")
@@ -107,7 +109,8 @@ def run(config: Any, _: pathlib.Path | None = None) -> None:
     out = pathlib.Path(config.out).expanduser()
     _check_out(out)
     model = load(config.checkpoint, config.network, rows=config.rows, ct_slices=config.ct_slices)
-    embeddings = model.embed(config.source, maps_to=config.maps or None)
+    embed = functools.partial(model.embed, maps_to=config.maps or None)
+    embeddings = memory.limited(embed, config.worker_memory_gb, config.source)
     embeddings.save(out)
     rejected, modality = embeddings.rejected, embeddings.modality
     ledger = sources.write_ledger(out, rejected)

@@ -16,13 +16,13 @@ from data.build import contracts
 from data.errors import UserError
 from data.manifest import source as manifest
 from data.readers import volumes, xrays
-from data.readers.files import BadInput, is_dicom
+from data.readers.files import BadInput
 from data.reports import text
 from data.source import Rejected
 from unimedi_jax.inference import pretrained
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-DICOM = (".dcm", ".dicom", ".ima", "")  # scanners often give no suffix
+DICOM = (".dcm", ".dicom", ".ima", "")  # of damaged files; whole ones are known by what they begin with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +94,7 @@ def series(item: Item) -> str:
     """The SeriesInstanceUID of a DICOM file or series; "" for other files."""
     path = item.path
     files = sorted(path.iterdir()) if path.is_dir() else [path]
-    dicoms = [header for file in files if file.suffix.lower() in DICOM and (header := _header(file))]
+    dicoms = [header for file in files if file.is_file() and (header := _header(file))]
     # Localisers lie beside a series, never more of them than of its slices.
     uids = collections.Counter(str(header.get("SeriesInstanceUID", "")) for header in dicoms)
     return uids.most_common(1)[0][0] if uids else ""
@@ -117,12 +117,10 @@ def rules() -> dict[str, Any]:
 
 def _folder(folder: pathlib.Path, root: pathlib.Path) -> Iterator[Item]:
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    files = [entry for entry in entries if entry.is_file()]
-    series = [file for file in files if file.suffix.lower() in DICOM and _modality(file) == "CT"]
-    if series:
+    files = {entry: _modality(entry) for entry in entries if entry.is_file()}
+    if "CT" in files.values():
         yield Item(_name(folder, root), "ct", lambda: volumes.read_volume(folder)[0], path=folder)
-    others = [file for file in files if not series or file.suffix.lower() not in DICOM]
-    yield from filter(None, (_file(file, root) for file in others))
+    yield from filter(None, (_file(file, root) for file, modality in files.items() if modality != "CT"))
     for entry in entries:
         if entry.is_dir() and not entry.is_symlink():  # a link may lead in a circle
             yield from _folder(entry, root)
@@ -131,7 +129,7 @@ def _folder(folder: pathlib.Path, root: pathlib.Path) -> Iterator[Item]:
 def _file(path: pathlib.Path, root: pathlib.Path) -> Item | None:
     """An X-ray or CT by the file's name; None for what is neither."""
     name = path.name.lower()
-    kind = _modality(path) if path.suffix.lower() in DICOM else None
+    kind = _modality(path)
     if name.endswith(volumes.SUFFIXES) or kind == "CT":
         return Item(_name(path, root), "ct", lambda: volumes.read_volume(path)[0], path=path)
     if path.suffix.lower() in PICTURES or kind is not None:
@@ -145,17 +143,22 @@ def _name(path: pathlib.Path, root: pathlib.Path) -> str:
 
 
 def _modality(path: pathlib.Path) -> str | None:
-    """The modality of a DICOM file; None for another file, "" for a damaged one."""
+    """The modality of a DICOM file, whatever its name; None for another file, "" for a damaged one."""
     header = _header(path)
     return None if header is None else str(header.get("Modality", ""))
 
 
 def _header(path: pathlib.Path) -> pydicom.Dataset | None:
     """Modality and series of a DICOM file, nothing of a damaged one; None for another file."""
+    if path.name.lower().endswith((*PICTURES, *volumes.SUFFIXES)):
+        return None
     try:
-        if not path.is_file() or not is_dicom(path):
-            return None
+        with path.open("rb") as stream:
+            if stream.read(132)[128:] != b"DICM":
+                return None
         return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality", "SeriesInstanceUID"])
+    except OSError:
+        return pydicom.Dataset() if path.suffix.lower() in DICOM else None
     except Exception:  # pydicom raises whatever the damage leads to; the reader will say what is wrong
         return pydicom.Dataset()
 

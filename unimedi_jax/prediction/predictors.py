@@ -88,7 +88,8 @@ def own_prompts(trained: Pretrained) -> dict[str, Mapping[str, Sequence[str]]]:
     if not pairs:
         names = ", ".join(trained.contracts) or "its set"
         raise UserError(
-            f"{trained.path}: {names} has no labels with prompts: give config.prompts, or a trained head with config.head"
+            f"{trained.path}: {names} has no labels with prompts: give config.prompts, or name a trained head, "
+            "config.head="
         )
     return pairs
 

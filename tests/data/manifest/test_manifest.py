@@ -142,7 +142,7 @@ def test_an_unknown_failure_is_a_reject_too(table, monkeypatch):
     def fail(path, note):
         raise KeyError("0x7f at John Smith")
 
-    monkeypatch.setattr(samples.xrays, "read_full_xray", fail)
+    monkeypatch.setattr(samples.xrays, "read_film", fail)
     assert source.convert(source.rows[0]).reason == "unreadable: the reader failed with KeyError"
 
 
@@ -285,6 +285,21 @@ def test_a_table_of_test_rows_makes_a_set_for_evaluation(table, folder, capsys):
 def test_a_job_without_a_table_says_so(tmp_path):
     with pytest.raises(UserError, match=r"config\.source is empty"):
         job.run(build_config.get_config("manifest"), tmp_path)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_refuses_what_would_take_more_memory_than_the_job_allows(table, folder, workers):
+    table([film(n) for n in range(3)])
+    cv2.imwrite(str(folder / "f1.png"), np.zeros((6000, 6000, 3), np.uint8))
+    config = build_config.get_config("manifest")
+    config.source, config.data_dir = str(folder / "films.csv"), str(folder / "out")
+    config.workers, config.worker_memory_gb = workers, 0.5
+    job.run(config, folder / "run")
+    (line,) = (folder / "out" / "manifest" / "rejected.jsonl").read_text().splitlines()
+    assert json.loads(line)["reason"].startswith("too_large: reading it would take 0.8 GB of memory, config.worker_")
+    config.worker_memory_gb = 0.1
+    with pytest.raises(UserError, match=r"config\.worker_memory_gb is 0\.1: at least 0\.5"):
+        job.run(config, folder / "run")
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="no real data beside the project (../shared/data)")

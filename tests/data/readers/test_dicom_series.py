@@ -147,7 +147,7 @@ def test_no_rescale(series, missing):
         (lambda i: {"ImageOrientationPatient": CORONAL} if i == 4 else {}, "mixed_orientation"),
         (lambda i: {"pixels": np.zeros((36, 41), np.int16)} if i == 4 else {}, "mixed_size"),
         (lambda i: {} if i < 3 else None, "too_few_slices"),
-        (lambda i: {"ImagePositionPatient": [0, 0, 0]}, "too_few_slices"),
+        (lambda i: {"ImagePositionPatient": [0, 0, 0]}, "slices_at_one_place"),
         (lambda i: {"RescaleIntercept": 0}, "not_hu"),
     ],
 )

@@ -176,9 +176,10 @@ def test_a_window_beside_the_film_is_passed_over(dicom, twelve_bits):
 
 def test_a_mask_must_fit_its_film(grey, tmp_path):
     path = write(tmp_path / "mask.png", (grey > 128).astype(np.uint8))
-    np.testing.assert_array_equal(xrays.read_xray_mask(path, grey.shape), grey > 128)
+    film = xrays.read_film(write(tmp_path / "film.png", grey))
+    np.testing.assert_array_equal(xrays.read_xray_mask(path, film), grey > 128)
     with pytest.raises(BadInput, match="mask_geometry"):
-        xrays.read_xray_mask(path, (HEIGHT + 1, WIDTH))
+        xrays.read_xray_mask(path, xrays.read_film(write(tmp_path / "film.png", grey[1:])))
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])

@@ -1,0 +1,39 @@
+"""What a folder holds: every DICOM file in it is embedded or is in the ledger, whatever its name."""
+
+import numpy as np
+import pytest
+
+from tests import dicoms
+from unimedi_jax.inference import sources
+
+FILM = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
+
+
+def save(path, modality, **elements):
+    path.parent.mkdir(exist_ok=True)
+    dicoms.dataset(FILM, Modality=modality, **elements).save_as(path, enforce_file_format=True)
+
+
+def named(folder):
+    return {(item.id, item.modality) for item in sources.find(folder)[0]}
+
+
+@pytest.mark.parametrize("name", ["CT.1.2.840.{}", "1.2.840.{}", "IM{:04d}", "{}.IMA", "{}.DCM"])
+def test_a_series_is_known_by_its_files_not_by_their_names(tmp_path, name):
+    for index in range(4):
+        save(tmp_path / "scan" / name.format(index), "CT")
+    assert named(tmp_path) == {("scan", "ct")}
+
+
+def test_an_xray_beside_a_series_is_an_item_of_its_own(tmp_path):
+    for index in range(4):
+        save(tmp_path / "study" / f"IM{index}", "CT")
+    save(tmp_path / "study" / "DX.1.2.3", "DX")
+    save(tmp_path / "study" / "dose.dcm", "SR")  # no X-ray: the reader refuses it by name
+    (tmp_path / "study" / "notes.1").write_text("no DICOM")
+    assert named(tmp_path) == {("study", "ct"), ("study/DX.1.2.3", "xray"), ("study/dose.dcm", "xray")}
+
+
+def test_one_file_whose_name_is_a_uid(tmp_path):
+    save(tmp_path / "1.2.840.113619.7", "CR")
+    assert named(tmp_path / "1.2.840.113619.7") == {("1.2.840.113619.7", "xray")}
