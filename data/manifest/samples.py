@@ -112,8 +112,11 @@ def locate(path: str, folder: Path, missing: str, *, folder_allowed: bool, links
         base = folder.resolve()
         target = (base / path).resolve(strict=True)
         named = Path(os.path.normpath(base / path)) if links else target
-        if not Path(path).is_absolute() and not named.is_relative_to(base):
-            raise BadInput("path_outside", "the path leads out of the manifest's folder; absolute paths may")
+        if not Path(path).is_absolute():
+            if not named.is_relative_to(base):
+                raise BadInput("path_outside", "the path leads out of the manifest's folder; absolute paths may")
+            if not links and target.is_dir() and not _stays_inside(target, base):
+                raise BadInput("path_outside", "a link in the folder leads out of the manifest's; absolute paths may")
         if target.is_dir() and not folder_allowed:
             raise BadInput("io_error", "a folder, where a file is wanted")
     except FileNotFoundError as error:
@@ -121,6 +124,13 @@ def locate(path: str, folder: Path, missing: str, *, folder_allowed: bool, links
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL or too long a name
         raise BadInput("io_error", f"the path cannot be followed ({type(error).__name__})") from error
     return target
+
+
+def _stays_inside(folder: Path, base: Path) -> bool:
+    """Whether every link in a folder, as of each slice in a clone of git-annex, ends below `base`."""
+    with os.scandir(folder) as entries:
+        linked = [folder / entry.name for entry in entries if entry.is_symlink()]
+    return all(link.resolve().is_relative_to(base) for link in linked)
 
 
 def state(*paths: Path | None) -> str:

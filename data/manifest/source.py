@@ -10,9 +10,12 @@ from data.manifest import privacy, samples, table
 from data.manifest.options import DEFAULT, UNCERTAIN, Options
 from data.manifest.table import LABEL
 from data.readers.files import LFS_MAGIC, BadInput
+from data.readers.table import is_damaged, readable
 from data.reports import sections, text
 from data.source import MODALITIES, SPLITS, Rejected, Row, Source
 
+SPLIT_NAMES = {"training": "train", "validation": "val", "valid": "val", "testing": "test"}  # others' names of SPLITS
+ROUNDED = re.compile(r"[+-]?\d+([.,]\d+)?[eE]\+?\d+")  # and a long one: 1.23E+11
 LABEL_VALUES = {"1": 1.0, "0": 0.0, "": np.nan}
 
 CONTRACT = {
@@ -37,6 +40,8 @@ def read(manifest: Path, options: Options = DEFAULT, salt: str = "") -> Source:
     for number, fields in numbered:
         row = dict(zip(header, (field.strip() for field in fields), strict=False))
         try:
+            if any(map(is_damaged, fields)):
+                raise BadInput("bad_encoding", "bytes that are not UTF-8, in a file that is otherwise")
             if len(fields) != len(header):
                 raise BadInput("wrong_fields", f"{len(fields)} fields, the header has {len(header)}")
             sample, split = _sample(row, names, manifest.parent, options)
@@ -46,10 +51,10 @@ def read(manifest: Path, options: Options = DEFAULT, salt: str = "") -> Source:
             if earlier is not row:
                 raise BadInput("duplicate_path", "an earlier row names the same file with other content")
         except BadInput as error:
-            rejected.append(Rejected(number, row.get("path", ""), str(error)))
+            rejected.append(Rejected(number, readable(row.get("path", "")), str(error)))
             continue
         for name in names:
-            uncertain[name] += _number(row[LABEL + name]) == "-1"
+            uncertain[name] += table.whole(row[LABEL + name]) == "-1"
         key = privacy.pseudonym(row["path"], salt)
         rows.append(Row(key, row["modality"].lower(), split, number, info=sample, path=row["path"]))
     rows, leaked = samples.split_by_patient(rows)
@@ -82,12 +87,16 @@ def read(manifest: Path, options: Options = DEFAULT, salt: str = "") -> Source:
 def _sample(row: dict[str, str], names: list[str], folder: Path, options: Options) -> tuple[samples.Sample, str]:
     """A row's checked content and the split it asks for ("" = none), without reading pixels. Raises BadInput."""
     modality, split = row["modality"].lower(), row.get("split", "").lower()
+    split = SPLIT_NAMES.get(split, split)
     if modality not in MODALITIES:
         raise BadInput("bad_modality", f"modality must be {' or '.join(MODALITIES)}")
     if split and split not in SPLITS:
         raise BadInput("bad_split", f"split must be {', '.join(SPLITS)} or blank")
-    if not text.clean(row["patient"]):
+    patient = table.whole(text.clean(row["patient"]))
+    if not patient:
         raise BadInput("no_patient", "splits go by patient: give every row one")
+    if ROUNDED.fullmatch(patient):
+        raise BadInput("rounded_patient", "a spreadsheet has rounded the patient's number: several may be one now")
     report = row["report"]
     if report.encode(errors="replace").startswith(LFS_MAGIC):
         raise BadInput("lfs_pointer", "the report is a Git LFS pointer")
@@ -100,7 +109,7 @@ def _sample(row: dict[str, str], names: list[str], folder: Path, options: Option
     meanings = {**LABEL_VALUES, "-1": UNCERTAIN[options.uncertain]}
     labels = []
     for name in names:
-        value = _number(row[LABEL + name])
+        value = table.whole(row[LABEL + name])
         if value not in meanings:
             raise BadInput("bad_label", f"{LABEL}{name} must be 1, 0, -1 or blank")
         labels.append(meanings[value])
@@ -109,9 +118,4 @@ def _sample(row: dict[str, str], names: list[str], folder: Path, options: Option
     state, sha256 = samples.state(file, mask), row.get("sha256", "").lower()
     if sha256 and (not re.fullmatch("[0-9a-f]{64}", sha256) or file.is_dir()):
         raise BadInput("bad_hash", "sha256 must be 64 hex digits, and of a file")
-    return samples.Sample(file, mask, text.clean(row["patient"]), report, tuple(labels), state, sha256), split
-
-
-def _number(value: str) -> str:
-    """1.0 as 1: spreadsheets and pandas write labels as fractions."""
-    return value.removesuffix(".0")
+    return samples.Sample(file, mask, patient, report, tuple(labels), state, sha256), split

@@ -53,8 +53,12 @@ def test_tables_are_read_strictly(tmp_path):
     path = tmp_path / "t.csv"
     path.write_bytes('\ufeffa , b\n1, "x\ny"\n'.encode())
     assert table.read_published(path, ("a", "b"))[0]["a"] == "1"
-    path.write_bytes(b"a,b\n1,caf\xe9\n")
-    assert table.read_published(path, ("b",)) == [{"b": "caf\ufffd"}]
+    path.write_bytes(b"a,b\n1,caf\xe9\n,\n")
+    assert table.read_published(path, ("b",)) == [{"b": "café"}], "Windows-1252, without its blank last row"
+    path.write_bytes(b"a,b\n\xc3\xa9,caf\xe9\n")
+    assert table.read_published(path, ("a", "b")) == [{"a": "é", "b": "caf\ufffd"}], "UTF-8 with one wrong byte"
+    path.write_bytes(b"a,b\n1," + b"x" * 200_000)
+    assert len(table.read_published(path, ("b",))[0]["b"]) == 200_000
     path.write_bytes(b"a,b\n1\n")
     with pytest.raises(UserError, match="too few fields in line 2"):
         table.read_published(path, ("b",))
