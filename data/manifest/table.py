@@ -41,7 +41,7 @@ def read(manifest: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
 
 
 def whole(value: str) -> str:
-    """1.0 and 1,0 as 1: what spreadsheets and pandas make of whole numbers, labels and patients alike; else as it is."""
+    """1.0 and 1,0 as 1, as spreadsheets and pandas write the whole numbers of labels and patients; else as it is."""
     match = WHOLE.fullmatch(value)
     return match[1] if match else value
 

@@ -65,6 +65,12 @@ def find(root: Path, *names: str) -> Path:
     raise UserError(f"{root} has no {' or '.join(names)}{hint}: data/README.md shows the tree that this set must have")
 
 
+def folders(root: Path, *patterns: str) -> list[Path]:
+    """The folders below `root` that match any of the glob patterns, by pattern and name, none twice."""
+    matches = (path for pattern in patterns for path in sorted(root.glob(pattern)))
+    return list(dict.fromkeys(path for path in matches if path.is_dir()))
+
+
 def table(root: Path, names: str | Iterable[str], columns: Sequence[str], delimiter: str = ",") -> list[dict[str, str]]:
     """The `columns` of the first of these tables below `root`. Raises UserError."""
     path = find(root, *([names] if isinstance(names, str) else names))

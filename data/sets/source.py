@@ -62,6 +62,8 @@ def source(
             f"a table or list of {name} in {root} is not of its published form ({type(error).__name__}): "
             "data/README.md shows the tree that this set must have"
         ) from error
+    if not index.items and not index.rejected:
+        raise UserError(_nothing(name, root, index.left_out))
     rejected = list(index.rejected)
     counts: collections.Counter = collections.Counter()
     captions = dict.fromkeys(range(len(index.items)), "")
@@ -107,8 +109,17 @@ def source(
             "organs": list(index.organs),
         },
         rejected=tuple(sorted(rejected, key=lambda one: one.row)),
-        for_training=index.for_training,
+        for_training=index.for_training and any(item.split in ("", "train") for item in index.items),
         organs=index.organs or ORGANS,
+    )
+
+
+def _nothing(name: str, root: Path, left_out: Mapping[str, int]) -> str:
+    """Why a set has no film and no CT: what was looked for and where, and what was left out."""
+    gone = "; ".join(f"{count} {what}" for what, count in left_out.items() if count)
+    return (
+        f"{root} has nothing to build of {name}: looked below it for {sets.SETS[name].LAYOUT}"
+        f"{f' (left out: {gone})' if gone else ''}. data/README.md shows the trees that are read"
     )
 
 

@@ -105,13 +105,14 @@ class BimcvCovid19:
 
     modality: str = "ct"  # "xray", "ct,xray"
     labels: str = ""  # names of findings to keep
+    series: str = "all"  # of a session: also "first", "largest", one of each modality
 
 
 @dataclasses.dataclass(frozen=True)
 class CtRate:
     """Of CT-RATE."""
 
-    reconstructions: str = "all"  # "first": one a scan
+    reconstructions: str = "all"  # "first": one series a scan
     val_share: float = 0.02  # of the training patients
 
 
@@ -146,7 +147,7 @@ class Rsna:
 class Covidx:
     """Of COVIDx CXR."""
 
-    version: str = "9A"  # "9B" has two classes
+    version: str = "9A"  # "9B" and "CXR-4" have two classes
     split: str = "clean"  # or "mgca"
 
 

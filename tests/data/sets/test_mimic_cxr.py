@@ -163,3 +163,31 @@ def test_the_exceptions_are_of_the_form_of_study_ids():
     assert len(mimic_cxr.BETWEEN) == 31
     assert sum(one == (0, 0) for one in mimic_cxr.BETWEEN.values()) == 8
     assert all(len(study) == 9 and study.startswith("s5") for study in (*mimic_cxr.UNDER, *mimic_cxr.BETWEEN))
+
+
+@pytest.mark.parametrize(("folder", "suffix"), [("files", "jpg"), ("images", "png"), ("", "jpg"), (None, "jpg")])
+def test_flattened_copies(tree, build, folder, suffix):
+    """All films in one folder, or the tree without its `files/`."""
+    root, texts = tree
+    if folder is None:
+        (root / "files/p10").rename(root / "p10")
+        expected = path("a1").removeprefix("files/")
+    else:
+        for number, (_, _, name, *_) in enumerate(STUDIES):
+            (root / path(name)).unlink()
+            film(root / folder / f"{name}.{suffix}", number)
+        expected = f"{folder}/a1.{suffix}".lstrip("/")
+    made = build("mimic_cxr", root, reports=str(texts))
+    assert made.record(expected, "train")["patient"] == "p10000032"
+    assert made.splits() == (
+        {"train": 4, "val": 1, "test": 1} if folder is not None else {"train": 3, "val": 1, "test": 1}
+    )
+
+
+def test_a_tree_without_films_says_where_it_looked(tree, build):
+    root, texts = tree
+    for film_path in root.rglob("*.jpg"):
+        film_path.unlink()
+    (root / "files").rename(root / "films")
+    with pytest.raises(UserError, match=r"has no films: looked below it for files/p10/.*README"):
+        build("mimic_cxr", root, reports=str(texts))

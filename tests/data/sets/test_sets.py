@@ -28,6 +28,7 @@ def test_a_set_has_its_settings_its_counts_and_its_line_in_the_docs(name):
     module = sets.SETS[name]
     assert list(inspect.signature(module.read).parameters)[1:] == list(vars(building.OPTIONS[name]))
     assert module.EXPECTED
+    assert module.LAYOUT
     assert (name in building.REPORTS) == (name in ("mimic_cxr", "bimcv_covid19", "ct_rate", "open_i"))
     docs = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
     assert f"configs/build.py:{name} " in docs
@@ -47,6 +48,15 @@ def test_a_source_that_is_none_is_one_line(name, tmp_path):
     with pytest.raises(UserError, match=r"data/README\.md shows the tree") as caught:
         job.run(config, tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_an_empty_table_says_what_was_looked_for_and_where(tmp_path, build):
+    rows(tmp_path / "stage_2_train_labels.csv", "patientId,x,y,width,height,Target")
+    (tmp_path / "stage_2_train_images").mkdir()
+    with pytest.raises(
+        UserError, match=r"has nothing to build of rsna: looked below it for stage_2_train_labels\.csv and"
+    ):
+        build("rsna", tmp_path)
 
 
 def test_tables_are_read_strictly(tmp_path):
