@@ -5,10 +5,10 @@ import logging
 import numpy as np
 import pydicom
 from pydicom import encaps, uid
-from pydicom.pixels import get_decoder, pixel_array
+from pydicom.pixels import pixel_array
 from pydicom.pixels.utils import get_expected_length
 
-from data.readers import jpeg
+from data.readers import dicom_decoders, jpeg
 from data.readers.files import BadInput
 
 HOLE = bytes(1024)
@@ -21,28 +21,18 @@ def decode(dataset: pydicom.Dataset, frame: int | None = None) -> np.ndarray:
     syntax = uid.UID(dataset.file_meta.get("TransferSyntaxUID") or "")
     try:
         if syntax.is_transfer_syntax and syntax.is_encapsulated:
-            _check_decoder(syntax)
+            dicom_decoders.check(syntax)
             _check_stream(dataset, syntax, frame or 0)
-        elif len(dataset.PixelData) < get_expected_length(dataset):
+            return dicom_decoders.pixels(dataset, syntax, frame)
+        if len(dataset.PixelData) < get_expected_length(dataset):
             raise BadInput("dicom_truncated", "the file holds fewer pixels than its header says")
-        return dataset.pixel_array if frame is None else pixel_array(dataset, index=frame)
+        return pixel_array(dataset, index=frame)
     except BadInput:
         raise
     except Exception as error:  # each decoder raises its own
         raise BadInput(
             "dicom_pixels", f"the pixels are damaged or in an unknown coding ({type(error).__name__})"
         ) from error
-
-
-def _check_decoder(syntax: uid.UID) -> None:
-    """Refuses a coding without an installed decoder, and names the plugin that it needs."""
-    try:
-        decoder = get_decoder(syntax)
-    except NotImplementedError as error:
-        raise BadInput("plugin_missing", f"no plugin decodes {syntax.name}: convert the file") from error
-    if not decoder.is_available:
-        plugins = "; ".join(decoder.missing_dependencies)
-        raise BadInput("plugin_missing", f"{syntax.name} needs a plugin: {plugins}")
 
 
 def _check_stream(dataset: pydicom.Dataset, syntax: uid.UID, frame: int) -> None:
