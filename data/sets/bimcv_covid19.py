@@ -1,6 +1,5 @@
 """BIMCV-COVID19 (positive and negative cohorts): chest CTs, or X-rays, with Spanish reports."""
 
-import ast
 import collections
 import re
 from pathlib import Path
@@ -20,7 +19,6 @@ DEPTHS = ("", "*/", "*/*/")  # where archives unpack to: all into one folder, or
 SERIES = ("all", "first", "largest")
 NAME = re.compile(r"(?P<patient>sub-[^_]+)_(?P<session>ses-[^_]+)_")
 FRONTAL = re.compile(r"_vp-(pa|ap)")
-CARRIED_OVER = "unchanged"  # the label for "as in the study before"
 EXPECTED = {"sessions with a chest CT": "7,918 CT studies in iterations 1 to 3"}
 
 
@@ -64,8 +62,7 @@ def read(root: Path, *, modality: str, labels: str, series: str) -> DatasetIndex
             left_out["pictures of sessions without a report"] += 1
             continue
         used.add((patient, session))
-        findings = _labels(row["Labels"]) if names else set()
-        values = tuple(float("nan") if CARRIED_OVER in findings else float(name.lower() in findings) for name in names)
+        values = dataset_index.named(row["Labels"], names) if names else ()
         report = {"findings": row["Report"]}
         items.append(Item(str(path.relative_to(root)), kind, patient, "", report, session, values))
     items, left_out["further pictures of a session"] = _of_sessions(root, items, series)
@@ -93,13 +90,3 @@ def _of_sessions(root: Path, items: list[Item], series: str) -> tuple[list[Item]
     size = (lambda item: (root / item.path).stat().st_size) if series == "largest" else lambda item: 0
     chosen = [max(of_session, key=size) for of_session in by_session.values()]  # of equals the first
     return chosen, len(items) - len(chosen)
-
-
-def _labels(cell: str) -> set[str]:
-    """The names in a cell that holds a Python list or, in some releases, names separated by tabs."""
-    try:
-        labels = ast.literal_eval(cell)
-    except (ValueError, SyntaxError):
-        labels = re.split(r"[\t,;]", cell.strip("[]"))
-    names = labels if isinstance(labels, (list, tuple, set)) else [labels]
-    return {str(name).strip(" '\"").lower() for name in names}

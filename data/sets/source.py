@@ -72,15 +72,17 @@ def source(
     rows, times = [], collections.Counter()
     for at, caption in captions.items():
         item = index.items[at]
-        times[item.path, item.split] += 1
+        place = (item.path, item.member, item.split)
+        times[place] += 1
         try:
-            if times[item.path, item.split] > 1:
+            if times[place] > 1:
                 raise BadInput("duplicate_row", "the set's tables name the film or CT twice")
             sample = _sample(item, root, caption)
         except BadInput as error:
             rejected.append(Rejected(at + 1, item.path, str(error)))
             continue
-        key = privacy.pseudonym(item.path + (f" {item.split}" if index.leaks else ""), salt)
+        name = item.path + (f" {item.member}" if item.member else "") + (f" {item.split}" if index.leaks else "")
+        key = privacy.pseudonym(name, salt)
         rows.append(Row(key, item.modality, item.split, at + 1, info=sample, path=item.path))
     both = 0
     if index.leaks:

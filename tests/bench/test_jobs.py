@@ -9,8 +9,8 @@ import pytest
 from configs import bench as config_file
 from data.build import dataset
 from data.errors import UserError
-from data.readers import dicom_pixels
 from data.phantom import source as phantom
+from data.readers import dicom_pixels
 from unimedi_jax import cli
 from unimedi_jax.bench import decoding, job, measure, overheads, reading
 from unimedi_jax.bench.process import from_json, to_json

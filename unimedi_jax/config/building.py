@@ -182,6 +182,63 @@ class Luna16:
     smallest_mm: float = 0.0  # nodules of at most so many mm are left out
 
 
+@dataclasses.dataclass(frozen=True)
+class CheXpertPlus:
+    """Of CheXpert Plus."""
+
+    views: str = "Frontal"
+    labeler: str = "report"  # what CheXbert read; also "findings", "impression"; empty: no labels
+    uncertain: str = "ignore"  # the label -1 becomes unknown; or "zeros", "ones"
+    val_share: float = 0.02  # of the training patients
+
+
+@dataclasses.dataclass(frozen=True)
+class ReXGradient:
+    """Of ReXGradient-160K."""
+
+    views: str = "PA,AP"
+
+
+@dataclasses.dataclass(frozen=True)
+class PadChest:
+    """Of PadChest."""
+
+    views: str = "PA,AP,AP_horizontal"  # projections; also "L", "COSTAL"
+    labels: str = ""  # names of findings to keep
+    children: bool = False  # take their films, too
+
+
+@dataclasses.dataclass(frozen=True)
+class NihChestXray14:
+    """Of NIH ChestX-ray14."""
+
+    views: str = "PA,AP"
+    val_share: float = 0.1  # of the patients of train_val_list.txt
+
+
+@dataclasses.dataclass(frozen=True)
+class VinDrCxr:
+    """Of VinDr-CXR."""
+
+    vote: str = "majority"  # of a training film's three readers; or "any", "all"
+    val_share: float = 0.1  # of the training films
+
+
+@dataclasses.dataclass(frozen=True)
+class Luna25:
+    """Of LUNA25."""
+
+    diameter_mm: float = 0.0  # of the balls that mark nodules, whose size the table lacks; 0: no mask
+
+
+@dataclasses.dataclass(frozen=True)
+class MedMnist3d:
+    """Of MedMNIST's 3D sets."""
+
+    part: str = "organmnist3d"  # or nodulemnist3d, adrenalmnist3d, fracturemnist3d, vesselmnist3d, synapsemnist3d
+    size: int = 28  # voxels a side; or 64
+
+
 OPTIONS: dict[str, Any] = {
     "mimic_cxr": MimicCxr(),
     "bimcv_covid19": BimcvCovid19(),
@@ -197,12 +254,24 @@ OPTIONS: dict[str, Any] = {
     "luna16": Luna16(),
     "btcv": NoOptions(),
     "amos22": NoOptions(),
+    "chexpert_plus": CheXpertPlus(),
+    "rexgradient": ReXGradient(),
+    "padchest": PadChest(),
+    "nih_chestxray14": NihChestXray14(),
+    "vindr_cxr": VinDrCxr(),
+    "luna25": Luna25(),
+    "flare22": NoOptions(),
+    "rad_chestct": NoOptions(),
+    "medmnist3d": MedMnist3d(),
 }
 REPORTS = {
     "mimic_cxr": ReportConfig(style="mgca", language="en"),
     "bimcv_covid19": ReportConfig(language="es"),
     "ct_rate": ReportConfig(language="en"),
     "open_i": ReportConfig(language="en"),
+    "chexpert_plus": ReportConfig(language="en"),
+    "rexgradient": ReportConfig(language="en"),
+    "padchest": ReportConfig(language="es"),
 }
 SOURCES = ("manifest", "phantom", *OPTIONS)
 
