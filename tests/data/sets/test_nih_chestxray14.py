@@ -6,7 +6,7 @@ from data.errors import UserError
 from data.sets.nih_chestxray14 import LABELS
 from tests.data.sets.conftest import film, rows
 
-HEADER = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Sex,View Position,OriginalImage[Width,Height]"
+HEADER = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Sex,View Position,OriginalImage[Width"
 FILMS = (
     ("00000001_000.png", "Cardiomegaly|Emphysema", "1", "PA"),
     ("00000001_001.png", "No Finding", "1", "AP"),
@@ -20,7 +20,7 @@ FILMS = (
 def tree(tmp_path):
     for number, (name, *_) in enumerate(FILMS):
         film(tmp_path / "images" / name, number)
-    lines = [f"{name},{findings},0,{patient},58,M,{view},2682,2749" for name, findings, patient, view in FILMS]
+    lines = [f"{name},{findings},0,{patient},58,M,{view},2682" for name, findings, patient, view in FILMS]
     rows(tmp_path / "Data_Entry_2017_v2020.csv", HEADER, *lines)
     rows(tmp_path / "train_val_list.txt", *(name for name, *_ in FILMS[:3]))
     rows(tmp_path / "test_list.txt", FILMS[3][0])

@@ -26,7 +26,8 @@ def tree(tmp_path):
     for number, (patient, projection, child, report, labels) in enumerate(FILMS):
         film(tmp_path / str(number % 3) / f"{number}_x.png", number)
         lines.append(
-            f'{number},{number}_x.png,{number % 3},s{patient},{patient},{projection},{child},r{patient},"{report}","{labels}"'
+            f"{number},{number}_x.png,{number % 3},s{patient},{patient},{projection},{child},r{patient},"
+            f'"{report}","{labels}"'
         )
     rows(tmp_path / "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv", HEADER, *lines)
     return tmp_path
