@@ -81,8 +81,8 @@ def source(
         except BadInput as error:
             rejected.append(Rejected(at + 1, item.path, str(error)))
             continue
-        name = item.path + (f" {item.member}" if item.member else "") + (f" {item.split}" if index.leaks else "")
-        key = privacy.pseudonym(name, salt)
+        identity = " ".join(filter(None, (item.path, item.member, item.split if index.leaks else "")))
+        key = privacy.pseudonym(identity, salt)
         rows.append(Row(key, item.modality, item.split, at + 1, info=sample, path=item.path))
     both = 0
     if index.leaks:
