@@ -282,6 +282,14 @@ def test_a_series_of_links_as_in_a_clone_of_git_annex(folder, tmp_path):
         assert rejected == ([] if "annex" in str(place) else [(1, "path_outside")])
 
 
+def test_a_header_without_rows_says_so(folder, tmp_path):
+    (folder / "films.csv").write_text("path,modality,report,patient\n,,,\n")
+    config = build_config.get_config("manifest")
+    config.source, config.data_dir = str(folder / "films.csv"), str(tmp_path / "records")
+    with pytest.raises(UserError, match=r"films\.csv has nothing to build: looked for rows below its first line"):
+        job.run(config, tmp_path / "run")
+
+
 def test_a_missing_table(tmp_path):
     with pytest.raises(UserError, match="cannot read the manifest"):
         manifest.read(tmp_path / "none.csv")
