@@ -113,8 +113,7 @@ def test_archives_in_folders_of_their_own(tree, build, merged):
 
 def test_one_series_a_session(tree, build):
     """The session has a thick and a thin series: 12 and 24 slices."""
-    fine = np.repeat(chest(0), 2, axis=2)
-    ct(tree / SCANS[0], 0, fine)
+    ct(tree / SCANS[0], 0, chest(0, (24, 24, 24)))
     spacing = {}
     for series, count in (("all", 3), ("first", 2), ("largest", 2)):
         made = build("bimcv_covid19", tree, series=series)

@@ -142,7 +142,7 @@ def test_not_given_is_no_caption(tree, build):
     made = build("ct_rate", root, val_share=0.0)
     one = made.record(volume_path("train_1_a_2", "train_fixed"), "train")
     assert one["report"] == FINDINGS.format("train_1_a_2")
-    assert made.counted("with impression 0") or not made.counted("with impression 3")
+    assert "with impression" not in made.printed
 
 
 def test_a_tree_without_volumes_says_where_it_looked(tree, build):
