@@ -147,6 +147,8 @@ def _state(path: Path) -> str:
         if len(facts) == 1:
             return "{1}/{2}".format(*facts[0])
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+    except FileNotFoundError as error:
+        raise BadInput("missing_file", "a link leads nowhere: fetch the content, as by `git annex get`") from error
     except OSError as error:
         raise BadInput("io_error", f"the file cannot be read ({type(error).__name__})") from error
 

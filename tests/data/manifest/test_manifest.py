@@ -282,6 +282,13 @@ def test_a_series_of_links_as_in_a_clone_of_git_annex(folder, tmp_path):
         assert rejected == ([] if "annex" in str(place) else [(1, "path_outside")])
 
 
+def test_a_link_whose_content_was_not_fetched(folder):
+    (folder / "series").mkdir()
+    (folder / "series/1.dcm").symlink_to(folder / ".git/annex/object")
+    _, rejected = written(folder, b"path,modality,report,patient\nseries,ct,x,1\n")
+    assert rejected == [(1, "missing_file")]
+
+
 def test_a_header_without_rows_says_so(folder, tmp_path):
     (folder / "films.csv").write_text("path,modality,report,patient\n,,,\n")
     config = build_config.get_config("manifest")
