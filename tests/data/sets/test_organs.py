@@ -1,5 +1,7 @@
 """BTCV and AMOS22 on trees of their layouts: organ masks by number, MR left out, splits."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -94,6 +96,7 @@ def test_btcv_s_other_trees(abdomen, build, layout):
     else:
         for name, folder in (("Training/img", "imagesTr"), ("Training/label", "labelsTr"), ("Testing/img", "imagesTs")):
             (abdomen / "RawData" / name).rename(abdomen / folder)
+        shutil.rmtree(abdomen / "RawData")
         (abdomen / "dataset_0.json").write_text("{}")
         path = "imagesTr/img0035.nii.gz"
     made = build("btcv", abdomen)
