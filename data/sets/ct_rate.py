@@ -71,9 +71,10 @@ def read(root: Path, *, reconstructions: str, val_share: float) -> DatasetIndex:
                 side = "val" if split == "train" and samples.share_of(patient) < val_share else split
                 report = {"findings": row["Findings_EN"], "impression": row["Impressions_EN"]}
                 known = labels.get(name, (float("nan"),) * len(LABELS))
-                path = str(path.relative_to(root))
-                items.append(Item(path, "ct", patient, side, report, scan, known, annotation=rescale.get(name)))
-    counts = {"patients": len(patients), "scans": len(scans), "volumes": count, **of_folder}
+                place = str(path.relative_to(root))
+                items.append(Item(place, "ct", patient, side, report, scan, known, annotation=rescale.get(name)))
+    counts = {"patients": len(patients), "scans": len(scans), "volumes": count}
+    counts |= of_folder if len(of_folder) > len(places) else {}  # a part comes from two folders
     return DatasetIndex(items, LABELS, counts, left_out, read=volume)
 
 
