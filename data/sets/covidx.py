@@ -25,6 +25,7 @@ EXPECTED = {
     "test normal": 100,
     "test pneumonia": 100,
     "test COVID-19": 200,
+    "CXR-4 films": 84_818,
 }
 
 
@@ -46,7 +47,8 @@ def read(root: Path, *, version: str, split: str) -> DatasetIndex:
             patient, name, kind, _ = fields
             if kind not in classes:
                 raise UserError(f"{path}: the class {kind!r} is not of {version} ({', '.join(classes)})")
-            counts[f"{side} {kind}"] += 1
+            counts[f"{side} {kind}" if version != "CXR-4" else f"CXR-4 {side} {kind}"] += 1
+            counts.update({"CXR-4 films": 1} if version == "CXR-4" else {})
             labels = tuple(float(kind == known) for known in classes)
             items.append(Item(f"{side}/{name}", "xray", patient, side, labels=labels))
     train, val, test = ([item for item in items if item.split == side] for side in ("train", "val", "test"))

@@ -77,7 +77,8 @@ def test_the_lists_of_recent_copies(newer, build):
     assert names == {"train": ["p0", "p4", "p5", "p6", "p7", "p8"], "val": ["p1", "q1"], "test": ["p2", "p3"]}
     assert made.record("val/b1.png", "val")["labels"].tolist() == [0, 1]
     for line in (
-        "train negative 5 -",
+        "CXR-4 train negative 5 -",
+        "CXR-4 films 14 84,818 DIFFERS",
         "training films of test patients 2",
         "val films of test patients 1",
         "training films of val patients 1",
