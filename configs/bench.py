@@ -1,4 +1,4 @@
-"""How fast it is, on this machine: configs/bench.py:step, :input, :checkpoint, :compile, :build, :all, or :step+input.
+"""How fast it is, here: configs/bench.py:step, :input, :checkpoint, :compile, :build, :decode, :all, or :step+input.
 
 Further words are presets of configs/pretrain.py: `:step,demo` measures the demo's step instead of ViT-B's.
 """

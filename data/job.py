@@ -104,7 +104,11 @@ def _source(config: Any, data_dir: Path | None, workdir: Path) -> Source:
         )
     order, scans = dataset_index.words(config.sections), volumes.Rules(config.assume, config.min_slices)
     chosen = options.Options(config.uncertain, config.language, order, config.keep_ids, scans)
-    return manifest.read(Path(config.source).expanduser(), chosen, salt)
+    path = Path(config.source).expanduser()
+    source = manifest.read(path, chosen, salt)
+    if not source.rows and not source.rejected:
+        raise UserError(f"{path} has nothing to build: looked for rows below its first line, which names the columns")
+    return source
 
 
 def _public(config: Any, salt: str, workdir: Path) -> Source:

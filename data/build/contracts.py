@@ -8,14 +8,15 @@ from typing import Any
 
 from data import contract
 from data.build.build_statistics import BuildStatistics
-from data.readers import geometry, volumes, xrays
+from data.readers import dicom_decoders, geometry, volumes, xrays
 from data.reports import text
 from data.source import ORGANS, Source
 
 FILE = contract.FILE
 FORMAT = 1  # increases when a change of this code changes records
 PIXEL_LIBRARIES = (
-    "numpy scipy opencv-python-headless pillow nibabel pydicom pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
+    "numpy scipy opencv-python-headless pillow nibabel pydicom python-gdcm pyjpegls pylibjpeg pylibjpeg-libjpeg "
+    "pylibjpeg-openjpeg"
 )
 
 
@@ -71,8 +72,8 @@ def rules(organs: Sequence[str] = ORGANS) -> dict[str, Any]:
 
 
 def libraries() -> dict[str, str]:
-    """Versions of what turns files into pixels; `absent` for a plugin that is not installed."""
-    return {library: _version(library) for library in PIXEL_LIBRARIES.split()}
+    """Versions of what turns files into pixels, and the decoder of each coding; `absent` for what is not installed."""
+    return {library: _version(library) for library in PIXEL_LIBRARIES.split()} | dicom_decoders.plugins()
 
 
 def _version(library: str) -> str:

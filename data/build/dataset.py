@@ -203,5 +203,5 @@ def _write_ledger(path: Path, rejected: Iterable[Rejected]) -> None:
 def _why_not(statistics: BuildStatistics) -> str:
     """The commonest reasons, in one line."""
     codes = collections.Counter(one.code for one in statistics.rejected)
-    reasons = ", ".join(f"{count} {code}" for code, count in codes.most_common(5)) or "the source is empty"
+    reasons = ", ".join(f"{count} {code}" for code, count in codes.most_common(5)) or "none"
     return f"Accepted for other splits: {statistics.total()}; rejected: {reasons}. config.dry_run=True lists the rows"

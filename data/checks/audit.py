@@ -61,8 +61,9 @@ def needles(source: Path) -> tuple[Needles, Needles, int]:
     short = set()
     for number, fields in rows:
         row = dict(zip(header, fields, strict=False))
+        patients = {row.get("patient", ""), table.whole(row.get("patient", ""))}  # as written, and as a set stores it
         of_file = audit_names.of_file(source.parent, row.get("path", ""))
-        for kind, value in (("the patient", row.get("patient", "")), *of_file):
+        for kind, value in (*(("the patient", name) for name in patients), *of_file):
             words = fold(value)
             if audit_names.is_identifying(" ".join(words)):
                 names.setdefault(words, f"{kind} of row {number}")

@@ -112,12 +112,13 @@ def locate(path: str, folder: Path, missing: str, *, folder_allowed: bool, links
         base = folder.resolve()
         target = (base / path).resolve(strict=True)
         named = Path(os.path.normpath(base / path)) if links else target
-        if not Path(path).is_absolute() and not named.is_relative_to(base):
-            raise BadInput(
-                "path_outside",
-                "the path, or the link that it is, leads out of the manifest's folder: copy the file in, or write its "
-                "absolute path into the manifest",
-            )
+        if not Path(path).is_absolute():
+            advice = "copy the file in, or write its absolute path into the manifest"
+            if not named.is_relative_to(base):
+                problem = "the path, or the link that it is, leads out of the manifest's folder"
+                raise BadInput("path_outside", f"{problem}: {advice}")
+            if not links and target.is_dir() and not _stays_inside(target, base):
+                raise BadInput("path_outside", f"a link in the folder leads out of the manifest's: {advice}")
         if target.is_dir() and not folder_allowed:
             raise BadInput("io_error", "a folder, where a file is wanted")
     except FileNotFoundError as error:
@@ -125,6 +126,13 @@ def locate(path: str, folder: Path, missing: str, *, folder_allowed: bool, links
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL or too long a name
         raise BadInput("io_error", f"the path cannot be followed ({type(error).__name__})") from error
     return target
+
+
+def _stays_inside(folder: Path, base: Path) -> bool:
+    """Whether every link in a folder, as of each slice in a clone of git-annex, ends below `base`."""
+    with os.scandir(folder) as entries:
+        linked = [folder / entry.name for entry in entries if entry.is_symlink()]
+    return all(link.resolve().is_relative_to(base) for link in linked)
 
 
 def state(*paths: Path | None) -> str:
@@ -141,6 +149,8 @@ def _state(path: Path) -> str:
         if len(facts) == 1:
             return "{1}/{2}".format(*facts[0])
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+    except FileNotFoundError as error:
+        raise BadInput("missing_file", "a link leads nowhere: fetch the content, as by `git annex get`") from error
     except OSError as error:
         raise BadInput("io_error", f"the file cannot be read ({type(error).__name__})") from error
 

@@ -10,10 +10,13 @@ from data.manifest import privacy, samples, table
 from data.manifest.options import DEFAULT, UNCERTAIN, Options
 from data.manifest.table import LABEL
 from data.readers.files import LFS_MAGIC, BadInput
+from data.readers.table import is_damaged, readable
 from data.reports import prompts, sections, text
 from data.source import MODALITIES, SPLITS, Rejected, Row, Source
 
 PICTURES = ("path", "modality")  # the columns that pictures without a patient need
+SPLIT_NAMES = {"training": "train", "validation": "val", "valid": "val", "testing": "test"}  # others' names of SPLITS
+ROUNDED = re.compile(r"[+-]?\d+([.,]\d+)?[eE]\+?\d+")  # and a long one: 1.23E+11
 LABEL_VALUES = {"1": 1.0, "0": 0.0, "": np.nan}
 
 CONTRACT = {
@@ -42,10 +45,10 @@ def read(manifest: Path, options: Options = DEFAULT, salt: str = "") -> Source:
             sample, split = _sample(row, names, manifest.parent, options)
             _check_new(row, first_row.setdefault(sample.file, row))
         except BadInput as error:
-            rejected.append(Rejected(number, row.get("path", ""), str(error)))
+            rejected.append(Rejected(number, readable(row.get("path", "")), str(error)))
             continue
         for name in names:
-            uncertain[name] += _number(row[LABEL + name]) == "-1"
+            uncertain[name] += table.whole(row[LABEL + name]) == "-1"
         key = privacy.pseudonym(row["path"], salt)
         rows.append(Row(key, row["modality"].lower(), split, number, info=sample, path=row["path"]))
     rows, leaked = samples.split_by_patient(rows)
@@ -92,7 +95,7 @@ def read_pictures(manifest: Path) -> Source:
             sample = _picture(row, manifest.parent)
             _check_new(row, first_row.setdefault(sample.file, row))
         except BadInput as error:
-            rejected.append(Rejected(number, row.get("path", ""), str(error)))
+            rejected.append(Rejected(number, readable(row.get("path", "")), str(error)))
             continue
         rows.append(Row(row["path"], row["modality"].lower(), "", number, info=sample, path=row["path"]))
     pixels = functools.partial(samples.pixels, rules=DEFAULT.scans)
@@ -100,6 +103,8 @@ def read_pictures(manifest: Path) -> Source:
 
 
 def _check_fields(fields: list[str], header: list[str]) -> None:
+    if any(map(is_damaged, fields)):
+        raise BadInput("bad_encoding", "bytes that are not UTF-8, in a file that is otherwise")
     if len(fields) != len(header):
         raise BadInput("wrong_fields", f"{len(fields)} fields, the header has {len(header)}")
 
@@ -115,10 +120,14 @@ def _check_new(row: dict[str, str], first: dict[str, str]) -> None:
 def _sample(row: dict[str, str], names: list[str], folder: Path, options: Options) -> tuple[samples.Sample, str]:
     """A row's checked content and the split it asks for ("" = none), without reading pixels. Raises BadInput."""
     modality, split = _modality(row), row.get("split", "").lower()
+    split = SPLIT_NAMES.get(split, split)
     if split and split not in SPLITS:
         raise BadInput("bad_split", f"split must be {', '.join(SPLITS)} or blank")
-    if not text.clean(row["patient"]):
+    patient = table.whole(text.clean(row["patient"]))
+    if not patient:
         raise BadInput("no_patient", "splits go by patient: give every row one")
+    if ROUNDED.fullmatch(patient):
+        raise BadInput("rounded_patient", "a spreadsheet has rounded the patient's number: several may be one now")
     report = _report(row)
     if text.is_empty(text.clean(report)):
         raise BadInput("empty_report", "the report has no words")
@@ -129,14 +138,13 @@ def _sample(row: dict[str, str], names: list[str], folder: Path, options: Option
     meanings = {**LABEL_VALUES, "-1": UNCERTAIN[options.uncertain]}
     labels = []
     for name in names:
-        value = _number(row[LABEL + name])
+        value = table.whole(row[LABEL + name])
         if value not in meanings:
             raise BadInput("bad_label", f"{LABEL}{name} must be 1, 0, -1 or blank")
         labels.append(meanings[value])
     file, sha256 = _file(row, folder, modality)
     mask = samples.locate(row["mask"], folder, "missing_mask", folder_allowed=False) if row.get("mask") else None
-    patient, state = text.clean(row["patient"]), samples.state(file, mask)
-    return samples.Sample(file, mask, patient, report, tuple(labels), state, sha256), split
+    return samples.Sample(file, mask, patient, report, tuple(labels), samples.state(file, mask), sha256), split
 
 
 def _picture(row: dict[str, str], folder: Path) -> samples.Sample:
@@ -168,8 +176,3 @@ def _file(row: dict[str, str], folder: Path, modality: str) -> tuple[Path, str]:
     if sha256 and (not re.fullmatch("[0-9a-f]{64}", sha256) or file.is_dir()):
         raise BadInput("bad_hash", "sha256 must be 64 hex digits, and of a file")
     return file, sha256
-
-
-def _number(value: str) -> str:
-    """1.0 as 1: spreadsheets and pandas write labels as fractions."""
-    return value.removesuffix(".0")

@@ -2,6 +2,7 @@
 
 import collections
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from data.readers import table
 REQUIRED = ("path", "modality", "report", "patient")
 OPTIONAL = ("split", "mask", "sha256")
 LABEL = "label:"
+WHOLE = re.compile(r"([+-]?\d+)[.,]0+")
 LOG = logging.getLogger(__name__)
 
 
@@ -37,6 +39,12 @@ def read(manifest: Path, required: Sequence[str] = REQUIRED) -> tuple[list[str],
     if unused:
         LOG.warning("columns of %s that are not used: %s", manifest, ", ".join(unused))
     return header, enumerate(rows, start=1)
+
+
+def whole(value: str) -> str:
+    """1.0 and 1,0 as 1, as spreadsheets and pandas write the whole numbers of labels and patients; else as it is."""
+    match = WHOLE.fullmatch(value)
+    return match[1] if match else value
 
 
 def _column(name: str) -> str:

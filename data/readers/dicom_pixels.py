@@ -5,10 +5,10 @@ import logging
 import numpy as np
 import pydicom
 from pydicom import encaps, uid
-from pydicom.pixels import get_decoder, pixel_array
+from pydicom.pixels import pixel_array
 from pydicom.pixels.utils import get_expected_length
 
-from data.readers import dicom_bits, jpeg
+from data.readers import dicom_bits, dicom_decoders, jpeg
 from data.readers.files import BadInput
 
 HOLE = bytes(1024)
@@ -22,12 +22,14 @@ def decode(dataset: pydicom.Dataset, frame: int | None = None) -> np.ndarray:
     syntax = uid.UID(dataset.file_meta.get("TransferSyntaxUID") or "")
     try:
         if syntax.is_transfer_syntax and syntax.is_encapsulated:
-            _check_decoder(syntax)
+            dicom_decoders.check(syntax)
             precision = _check_stream(dataset, syntax, frame or 0)
+            # Whole words: decoders cut the values out of them without a look at HighBit or at the other bits.
+            words = dicom_decoders.pixels(dataset, syntax, frame, correct_unused_bits=False)
         elif len(dataset.PixelData) < get_expected_length(dataset):
             raise BadInput("dicom_truncated", "the file holds fewer pixels than its header says")
-        # Whole words: decoders cut the values out of them without a look at HighBit or at the other bits.
-        words = pixel_array(dataset, index=frame, correct_unused_bits=False)
+        else:
+            words = pixel_array(dataset, index=frame, correct_unused_bits=False)
         return dicom_bits.values(words, dataset, precision)
     except BadInput:
         raise
@@ -35,17 +37,6 @@ def decode(dataset: pydicom.Dataset, frame: int | None = None) -> np.ndarray:
         raise BadInput(
             "dicom_pixels", f"the pixels are damaged or in an unknown coding ({type(error).__name__})"
         ) from error
-
-
-def _check_decoder(syntax: uid.UID) -> None:
-    """Refuses a coding without an installed decoder, and names the plugin that it needs."""
-    try:
-        decoder = get_decoder(syntax)
-    except NotImplementedError as error:
-        raise BadInput("plugin_missing", f"no plugin decodes {syntax.name}: convert the file") from error
-    if not decoder.is_available:
-        plugins = "; ".join(decoder.missing_dependencies)
-        raise BadInput("plugin_missing", f"{syntax.name} needs a plugin: {plugins}")
 
 
 def _check_stream(dataset: pydicom.Dataset, syntax: uid.UID, frame: int) -> int:

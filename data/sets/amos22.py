@@ -13,6 +13,7 @@ ORGANS = dataset_index.words(
 PARTS = {"Tr": "train", "Va": "val", "Ts": "test"}
 LAST_CT = 500  # 501 to 600 are MR
 PUBLISHED = {"train": 200, "val": 100, "test": 200}
+LAYOUT = "[amos22/]{imagesTr,labelsTr,imagesVa,labelsVa}/amos_0001.nii.gz"
 EXPECTED = {"CTs of Tr": 200, "CTs of Va": 100, "CTs of Ts": 200}
 
 

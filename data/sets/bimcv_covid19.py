@@ -1,6 +1,5 @@
 """BIMCV-COVID19 (positive and negative cohorts): chest CTs, or X-rays, with Spanish reports."""
 
-import ast
 import collections
 import re
 from pathlib import Path
@@ -15,30 +14,37 @@ TABLES = (
     "Labels_covid_NEG_JAN21.tsv",
     "labels_SARS-cov-2_nega.tsv",
 )
+LAYOUT = "sub-S03044/ses-E06147/mod-ct/sub-S03044_ses-E06147_run-1_bp-chest_ct.nii.gz, in the folder or up to two below"
+DEPTHS = ("", "*/", "*/*/")  # where archives unpack to: all into one folder, or each into its own, in one of its cohort
+SERIES = ("all", "first", "largest")
 NAME = re.compile(r"(?P<patient>sub-[^_]+)_(?P<session>ses-[^_]+)_")
 FRONTAL = re.compile(r"_vp-(pa|ap)")
-CARRIED_OVER = "unchanged"  # the label for "as in the study before"
 EXPECTED = {"sessions with a chest CT": "7,918 CT studies in iterations 1 to 3"}
 
 
-def read(root: Path, *, modality: str, labels: str) -> DatasetIndex:
+def read(root: Path, *, modality: str, labels: str, series: str) -> DatasetIndex:
     """CTs (`modality` "ct"), frontal X-rays ("xray") or both whose session has a report; splits by patient.
 
     `labels` names findings of the labels table to store, comma-separated: 1 where the table names it, else 0, and
-    unknown where the label is "unchanged".
+    unknown where the label is "unchanged". `series` is what a session with several pictures of a modality gives: "all",
+    the "first" by name or the "largest" file, which has the most slices.
     """
+    dataset_index.check_option("series", series, SERIES)
     kinds = set(dataset_index.words(modality))
     if not kinds or not kinds <= {"ct", "xray"}:
         raise UserError(f"config.options.modality is {modality!r}: ct, xray or ct,xray")
     names = dataset_index.words(labels)
-    tables = [f"derivatives/labels/{name}" for name in TABLES]
+    tables = _tables(root)
     columns = ("PatientID", "ReportID", "Report", *(["Labels"] if names else []))
     reports: dict[tuple[str, str], dict[str, str]] = {}
-    for name in [name for name in tables if (root / name).exists()] or [tables]:
+    for name in tables:
         for row in dataset_index.table(root, name, columns, "\t"):
             reports.setdefault((row["PatientID"], row["ReportID"]), row)
     items, left_out, used, scanned = [], collections.Counter(), set(), set()
-    for path in sorted(root.glob("sub-*/ses-*/mod-*/*")):
+    files = {}
+    for path in sorted(path for depth in DEPTHS for path in root.glob(f"{depth}sub-*/ses-*/mod-*/*")):
+        files.setdefault(path.name, path)  # a picture that two archives hold, or links to, is one
+    for path in files.values():
         kind = "ct" if path.name.endswith(".nii.gz") else "xray" if path.suffix == ".png" else ""
         place = NAME.match(path.name)
         if kind not in kinds or not place:
@@ -56,20 +62,31 @@ def read(root: Path, *, modality: str, labels: str) -> DatasetIndex:
             left_out["pictures of sessions without a report"] += 1
             continue
         used.add((patient, session))
-        findings = _labels(row["Labels"]) if names else set()
-        values = tuple(float("nan") if CARRIED_OVER in findings else float(name.lower() in findings) for name in names)
+        values = dataset_index.named(row["Labels"], names) if names else ()
         report = {"findings": row["Report"]}
         items.append(Item(str(path.relative_to(root)), kind, patient, "", report, session, values))
+    items, left_out["further pictures of a session"] = _of_sessions(root, items, series)
     left_out["reports without a picture"] = len(reports.keys() - used)
     counts = {"reports": len(reports), "sessions with a chest CT": len(scanned), "pictures with a report": len(items)}
     return DatasetIndex(items, names, counts, left_out)
 
 
-def _labels(cell: str) -> set[str]:
-    """The names in a cell that holds a Python list or, in some releases, names separated by tabs."""
-    try:
-        labels = ast.literal_eval(cell)
-    except (ValueError, SyntaxError):
-        labels = re.split(r"[\t,;]", cell.strip("[]"))
-    names = labels if isinstance(labels, (list, tuple, set)) else [labels]
-    return {str(name).strip(" '\"").lower() for name in names}
+def _tables(root: Path) -> list[str]:
+    """The labels tables below `root`, one a cohort, whichever folder its archive was unpacked into."""
+    names = [f"derivatives/labels/{name}" for name in TABLES]
+    places = [path for depth in DEPTHS for name in names for path in sorted(root.glob(depth + name))]
+    if not places:
+        dataset_index.find(root, *names)  # raises, and names what is there
+    return [str(path.relative_to(root)) for path in places]
+
+
+def _of_sessions(root: Path, items: list[Item], series: str) -> tuple[list[Item], int]:
+    """The items that `series` takes, and how many it leaves out."""
+    if series == "all":
+        return items, 0
+    by_session: dict[tuple[str, str, str], list[Item]] = collections.defaultdict(list)
+    for item in items:
+        by_session[item.patient, item.report_id, item.modality].append(item)
+    size = (lambda item: (root / item.path).stat().st_size) if series == "largest" else lambda item: 0
+    chosen = [max(of_session, key=size) for of_session in by_session.values()]  # of equals the first
+    return chosen, len(items) - len(chosen)

@@ -21,6 +21,7 @@ MIN_SLICES = 4
 RANGE_HU = (-1000, 1000)  # what the greys 0 and 255 become; nominal, for the slices hold no Hounsfield units
 LISTS = {"train": "ct_train.json", "test": "ct_test.json"}
 PUBLISHED = {"train": 3_195, "test": 798}
+LAYOUT = "<CP|NCP|Normal>/<patient>/<scan>/0000.png, or the scans of config.options.lists"
 EXPECTED = {
     "train scans of CP": 1_210,
     "train scans of NCP": 1_213,

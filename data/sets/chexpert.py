@@ -1,4 +1,4 @@
-"""CheXpert-v1.0 or -small: five findings, official test X-rays, and the 5x200 X-rays for retrieval."""
+"""CheXpert-v1.0, in batches or merged, or -small: five findings, test X-rays, and the 5x200 X-rays for retrieval."""
 
 import collections
 import functools
@@ -29,6 +29,10 @@ EXPECTED = {
     "frontal films of valid.csv": 202,
     "films of 5x200": 1_000,
 }
+LAYOUT = (
+    "train.csv and valid.csv, in the folder or in 'CheXpert-v1.0 batch 1 (validate & csv)', and the films they name"
+)
+BATCHES = "CheXpert-v1.0 batch *"  # as downloaded: tables and valid/ in the first, the training patients in the others
 Row = Mapping[str, str]
 
 
@@ -42,11 +46,12 @@ def read(root: Path, *, part: str, split: str, views: str, uncertain: str, each:
     dataset_index.check_option("split", split, ("clean", "mgca"))
     dataset_index.check_option("uncertain", uncertain, ("mgca", *UNCERTAIN))
     needed = ("Path", "Frontal/Lateral", *LABELS)
-    train, test = (dataset_index.table(root, name, needed) for name in ("train.csv", "valid.csv"))
+    tables = next((batch for batch in dataset_index.folders(root, BATCHES) if (batch / "train.csv").exists()), root)
+    train, test = (dataset_index.table(tables, name, needed) for name in ("train.csv", "valid.csv"))
     chosen = few(train, each)
     counts = _counts(train, test) | {"films of 5x200": len(chosen)}
     left_out: collections.Counter = collections.Counter()
-    item = functools.partial(_item, uncertain=uncertain)
+    item = functools.partial(_item, uncertain=uncertain, batch_of=_batches(root))
     if part == "5x200":
         return DatasetIndex([item(train[at], "test") for at in chosen], TASKS, counts)
     if split == "mgca":
@@ -95,10 +100,20 @@ def mgca(count: int, chosen: Sequence[int], val: int) -> list[tuple[int, str]]:
     return [(at, "train") for at in left if at not in dropped] + [(left[at], "val") for at in drawn]
 
 
-def _item(row: Row, split: str, *, uncertain: str) -> Item:
+def _batches(root: Path) -> dict[str, str]:
+    """The folder below `root` that holds each patient's, where the set lies in batches; else empty."""
+    batches = dataset_index.folders(root, BATCHES, f"{BATCHES}/valid", f"{BATCHES}/train", f"{BATCHES}/{BATCHES}")
+    places = [(path, batch) for batch in batches for path in batch.iterdir() if path.name.startswith("patient")]
+    return {path.name: str(batch.relative_to(root)) for path, batch in places}
+
+
+def _item(row: Row, split: str, *, uncertain: str, batch_of: Mapping[str, str]) -> Item:
     blank, meaning = ("0", MGCA) if uncertain == "mgca" else ("", dict.fromkeys(TASKS, UNCERTAIN[uncertain]))
     labels = tuple(label(row[task] or blank, meaning[task]) for task in TASKS)
-    return Item(row["Path"].partition("/")[2], "xray", _patient(row), split, labels=labels)
+    patient, path = _patient(row), row["Path"].partition("/")[2]
+    if batch := batch_of.get(patient):
+        path = f"{batch}/{path.partition('/')[2]}"
+    return Item(path, "xray", patient, split, labels=labels)
 
 
 def _patient(row: Row) -> str:

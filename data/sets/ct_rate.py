@@ -3,6 +3,7 @@
 import collections
 from pathlib import Path
 
+from data.errors import UserError
 from data.manifest import samples
 from data.manifest.samples import Sample
 from data.readers import volumes
@@ -19,30 +20,41 @@ LABELS = dataset_index.words(
 )
 # Folder of the volumes -> names that its tables use ("validation" or "valid"), our split.
 PARTS = {"train": (("train",), "train"), "valid": (("validation", "valid"), "test")}
+FIXED = "_fixed"  # the release whose volumes hold Hounsfield units
+LAYOUT = (
+    "[dataset/]train_fixed/train_1/train_1_a/train_1_a_1.nii.gz, the same in train/, valid_fixed/ and valid/, or all "
+    "volumes in one of these folders or beside the tables' folders"
+)
 EXPECTED = {"patients": 21_304, "scans": 25_692, "volumes": 50_188}
 
 
 def read(root: Path, *, reconstructions: str, val_share: float) -> DatasetIndex:
-    """Volumes of both parts that are in the tree; "valid" is the test split, val a share of the training patients.
+    """Volumes of the parts that are in the tree; "valid" is the test split, val a share of the training patients.
+
+    One part is enough, whole or not. A volume that lies in `train_fixed` and in `train` is taken from the former.
 
     `reconstructions` "first" takes one volume a scan, "all" every kernel, with the same report.
     """
     dataset_index.check_option("reconstructions", reconstructions, ("all", "first"))
     base = dataset_index.inner(root, "dataset")
-    items, left_out = [], collections.Counter()
+    items, left_out, of_folder = [], collections.Counter(), collections.Counter()
     scans, patients, count = set(), set(), 0
-    for part, (tables, split) in PARTS.items():
+    places = {part: volumes_of for part in PARTS if (volumes_of := _places(base, part))}
+    if not places:
+        raise UserError(
+            f"{root} has no volumes: looked below it for {LAYOUT}. data/README.md shows the trees that are read"
+        )
+    for part, volume_at in places.items():
+        tables, split = PARTS[part]
         names = (f"radiology_text_reports/{name}_reports.csv" for name in tables)
         reports = dataset_index.table(base, names, ("VolumeName", "Findings_EN", "Impressions_EN"))
         labels = _labels(base, part)
-        rescale = _rescale(base, tables)
+        rescale = _rescale(base, tables, needed=any(folder != part + FIXED for folder, _ in volume_at.values()))
         no_chest = _no_chest(base, part)
-        folder = dataset_index.find(base, f"{part}_fixed", part)
         taken = set()  # scans with a volume in the set
         for row in sorted(reports, key=lambda row: row["VolumeName"]):
             name = row["VolumeName"]
             patient, scan = name.rsplit("_", 2)[0], name.rsplit("_", 1)[0]
-            path = f"{folder.relative_to(root)}/{patient}/{scan}/{name}"
             count, first = count + 1, scan not in taken
             patients.add(patient)
             scans.add(scan)
@@ -50,15 +62,19 @@ def read(root: Path, *, reconstructions: str, val_share: float) -> DatasetIndex:
                 left_out["volumes of other parts of the body (no_chest)"] += 1
             elif reconstructions == "first" and not first:
                 left_out["further reconstructions"] += 1
-            elif not (root / path).exists():
+            elif name not in volume_at:
                 left_out["volumes that are not in the tree"] += 1
             else:
                 taken.add(scan)
+                folder, path = volume_at[name]
+                of_folder[f"volumes taken from {folder}"] += 1
                 side = "val" if split == "train" and samples.share_of(patient) < val_share else split
                 report = {"findings": row["Findings_EN"], "impression": row["Impressions_EN"]}
                 known = labels.get(name, (float("nan"),) * len(LABELS))
-                items.append(Item(path, "ct", patient, side, report, scan, known, annotation=rescale.get(name)))
+                place = str(path.relative_to(root))
+                items.append(Item(place, "ct", patient, side, report, scan, known, annotation=rescale.get(name)))
     counts = {"patients": len(patients), "scans": len(scans), "volumes": count}
+    counts |= of_folder if len(of_folder) > len(places) else {}  # a part comes from two folders
     return DatasetIndex(items, LABELS, counts, left_out, read=volume)
 
 
@@ -76,8 +92,22 @@ def _labels(root: Path, part: str) -> dict[str, tuple[float, ...]]:
     return {row["VolumeName"]: tuple(dataset_index.label(row[name], float("nan")) for name in LABELS) for row in rows}
 
 
-def _rescale(root: Path, tables: tuple[str, ...]) -> dict[str, tuple[float, float]]:
-    names = (f"metadata/{name}_metadata.csv" for name in tables)
+def _places(base: Path, part: str) -> dict[str, tuple[str, Path]]:
+    """By its name every volume of a part, with the folder that it is counted under and its path."""
+    places: dict[str, tuple[str, Path]] = {}
+    for folder in (part + FIXED, part):
+        for path in sorted((base / folder).rglob("*.nii.gz")):
+            places.setdefault(path.name, (folder, path))
+    for path in sorted(base.glob(f"{part}_*.nii.gz")):
+        places.setdefault(path.name, (base.name, path))
+    return places
+
+
+def _rescale(root: Path, tables: tuple[str, ...], *, needed: bool) -> dict[str, tuple[float, float]]:
+    """Slope and intercept by the volume's name; the table may lack where all volumes hold Hounsfield units."""
+    names = [f"metadata/{name}_metadata.csv" for name in tables]
+    if not needed and not any((root / name).exists() for name in names):
+        return {}
     rows = dataset_index.table(root, names, ("VolumeName", "RescaleSlope", "RescaleIntercept"))
     return {
         row["VolumeName"]: (float(row["RescaleSlope"]), float(row["RescaleIntercept"]))

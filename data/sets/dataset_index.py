@@ -1,8 +1,10 @@
 """What the module of a public set returns: its X-rays and CTs by its tables and folders, without reading pixels."""
 
+import ast
 import dataclasses
 import difflib
 import functools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from data.readers import volumes
 from data.source import Rejected
 
 SHOWN = 3
+CARRIED_OVER = "unchanged"  # BIMCV's label for "as in the study before"
 PLAIN = functools.partial(samples.pixels, rules=volumes.STRICT)
 
 
@@ -29,6 +32,7 @@ class Item:
     report_id: str = ""  # its key in a table of translations
     labels: tuple[float, ...] = ()
     mask: str = ""  # a file, like `path`
+    member: str = ""  # which of a file's pictures it is, where one file holds several
     annotation: Any = None  # of the image, by the set's tables: goes to `DatasetIndex.read` with the sample
 
 
@@ -64,6 +68,12 @@ def find(root: Path, *names: str) -> Path:
     raise UserError(f"{root} has no {' or '.join(names)}{hint}: data/README.md shows the tree that this set must have")
 
 
+def folders(root: Path, *patterns: str) -> list[Path]:
+    """The folders below `root` that match any of the glob patterns, by pattern and name, none twice."""
+    matches = (path for pattern in patterns for path in sorted(root.glob(pattern)))
+    return list(dict.fromkeys(path for path in matches if path.is_dir()))
+
+
 def table(root: Path, names: str | Iterable[str], columns: Sequence[str], delimiter: str = ",") -> list[dict[str, str]]:
     """The `columns` of the first of these tables below `root`. Raises UserError."""
     path = find(root, *([names] if isinstance(names, str) else names))
@@ -97,6 +107,20 @@ def split_in_three(items: Sequence[Any], test_size: float) -> dict[Any, str]:
     train, rest = drawn(items, test_size=test_size)
     test, val = drawn(rest, test_size=0.5)
     return {item: split for split, part in (("train", train), ("val", val), ("test", test)) for item in part}
+
+
+def named(cell: str, names: Sequence[str]) -> tuple[float, ...]:
+    """1 for each of `names` that a cell of BIMCV's tables holds, else 0; NaN where it says "unchanged".
+
+    The cell holds a Python list or, in some releases, names separated by tabs.
+    """
+    try:
+        listed = ast.literal_eval(cell)
+    except (ValueError, SyntaxError):
+        listed = re.split(r"[\t,;]", cell.strip("[]"))
+    listed = listed if isinstance(listed, (list, tuple, set)) else [listed]
+    findings = {str(name).strip(" '\"").lower() for name in listed}
+    return tuple(float("nan") if CARRIED_OVER in findings else float(name.lower() in findings) for name in names)
 
 
 def label(value: str, uncertain: float) -> float:

@@ -8,6 +8,7 @@ from data.sets import annotations, dataset_index
 from data.sets.dataset_index import DatasetIndex, Item
 
 SUBSETS = 10
+LAYOUT = "subset0/<seriesuid>.mhd ... subset9/, or subset0/subset0/..."
 EXPECTED = {"CTs": 888, "CTs of subset0": 89}
 
 
@@ -18,7 +19,8 @@ def read(root: Path, *, test: int, val: int, smallest_mm: float) -> DatasetIndex
     """
     if test == val or not {test, val} <= set(range(SUBSETS)):
         raise UserError(f"config.options.test={test} and val={val} are two different subsets, 0 to {SUBSETS - 1}")
-    rows = dataset_index.table(root, "annotations.csv", ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"))
+    tables = ("annotations.csv", "CSVFILES/annotations.csv", "annotations/annotations.csv")
+    rows = dataset_index.table(root, tables, ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"))
     nodules: dict[str, list[tuple[float, ...]]] = collections.defaultdict(list)
     for row in rows:
         place = tuple(float(row[name]) for name in ("coordX", "coordY", "coordZ", "diameter_mm"))
@@ -26,12 +28,13 @@ def read(root: Path, *, test: int, val: int, smallest_mm: float) -> DatasetIndex
     items, counts = [], collections.Counter({"CTs": 0, "nodules listed": len(rows)})
     dataset_index.find(root, f"subset{test}")  # without it there is nothing to test on: a wrong path
     for number in range(SUBSETS):
-        for path in sorted((root / f"subset{number}").glob("*.mhd")):
+        folder = dataset_index.inner(root / f"subset{number}", f"subset{number}")
+        for path in sorted(folder.glob("*.mhd")):
             split = {test: "test", val: "val"}.get(number, "train")
             inside = tuple(nodules.get(path.stem, ()))
             counts.update({"CTs": 1, f"CTs of subset{number}": 1, "CTs with a nodule": int(bool(inside))})
             labels = (float(bool(inside)),)
-            items.append(Item(f"subset{number}/{path.name}", "ct", path.stem, split, labels=labels, annotation=inside))
+            items.append(Item(str(path.relative_to(root)), "ct", path.stem, split, labels=labels, annotation=inside))
     counts["nodules on these CTs"] = sum(len(item.annotation) for item in items)
     read = annotations.volume_with_nodules
     return DatasetIndex(items, ("Nodule",), counts, read=read, annotations=("boxes", "lesion_mask"))

@@ -14,6 +14,9 @@ from data.sets.dataset_index import DatasetIndex, Item
 VERSION = "mimic-cxr-2.0.0"
 SPLITS = {"official": {"train": "train", "validate": "val", "test": "test"}}
 SPLITS["mgca"] = {"train": "train", "validate": "val", "test": "val"}
+LAYOUT = "files/p10/p10000032/s50414267/<dicom_id>.jpg, p10/..., or all films in files/, images/ or the folder itself"
+FLAT = ("files", "images", ".")  # where copies keep all films in one folder
+SUFFIXES = ("jpg", "png")
 EXPECTED = {"films in the split table": 377_110, "films of these views with a report": "about 217,000, by the authors"}
 
 # Studies whose findings are under another heading, as in MIT-LCP's section files.
@@ -52,6 +55,7 @@ def read(root: Path, *, reports: str, views: str, split: str, labeler: str, unce
     view_of = {row["dicom_id"]: row["ViewPosition"].upper() for row in metadata}
     label_of = _labels(root, labeler, UNCERTAIN[uncertain]) if labeler else {}
     report_of = _reports(Path(reports).expanduser() if reports else root)
+    place = _place(root)
     items, left_out = [], collections.Counter()
     rows = dataset_index.table(root, f"{VERSION}-split.csv", ("dicom_id", "study_id", "subject_id", "split"))
     for row in rows:
@@ -63,11 +67,23 @@ def read(root: Path, *, reports: str, views: str, split: str, labeler: str, unce
         if report is None:
             left_out["films of studies without a report"] += 1
             continue
-        path = f"files/{subject[:3]}/{subject}/{study}/{row['dicom_id']}.jpg"
+        path = place(subject, study, row["dicom_id"])
         labels = label_of.get(study, (float("nan"),) * len(LABELS)) if labeler else ()
         items.append(Item(path, "xray", subject, SPLITS[split].get(row["split"], ""), report, study, labels))
     counts = {"films in the split table": len(rows), "films of these views with a report": len(items)}
     return DatasetIndex(items, LABELS if labeler else (), counts, left_out)
+
+
+def _place(root: Path) -> Callable[[str, str, str], str]:
+    """A function that gives the path of a film, by how the copy is laid out: as published, or flattened."""
+    for folder in ("files/", ""):
+        if any(root.glob(f"{folder}p1[0-9]")):
+            return lambda subject, study, film: f"{folder}{subject[:3]}/{subject}/{study}/{film}.jpg"
+    for folder in FLAT:
+        for suffix in SUFFIXES:
+            if any((root / folder).glob(f"*.{suffix}")):
+                return lambda subject, study, film: str(Path(folder, f"{film}.{suffix}"))
+    raise UserError(f"{root} has no films: looked below it for {LAYOUT}. data/README.md shows the trees that are read")
 
 
 def _labels(root: Path, labeler: str, uncertain: float) -> Mapping[str, tuple[float, ...]]:

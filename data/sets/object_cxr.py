@@ -8,6 +8,7 @@ from data.sets.dataset_index import DatasetIndex, Item
 from data.source import Rejected
 
 SHAPES = ("0", "1", "2")  # rectangle, ellipse, polygon
+LAYOUT = "train.csv, dev.csv and the films they name in train/ and dev/"
 EXPECTED = {"films of train.csv": "8,000, by G2D, in 6,400 and 1,600", "films of dev.csv": 1_000}
 
 

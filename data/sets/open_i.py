@@ -11,6 +11,7 @@ from data.source import Rejected
 
 VIEWS = ("frontal", "lateral", "unknown")
 PICTURES = {"NLM": ("NLMCXR_png", "images"), "Kaggle": ("images/images_normalized", "images")}
+LAYOUT = "ecgen-radiology/*.xml and NLMCXR_png/, or indiana_reports.csv, indiana_projections.csv and images/"
 EXPECTED = {"reports": "3,955 in NLM's release"}
 
 

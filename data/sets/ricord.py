@@ -9,7 +9,8 @@ from data.sets import dataset_index
 from data.sets.dataset_index import DatasetIndex, Item
 
 COHORTS = {"MIDRC-RICORD-1A": 1.0, "MIDRC-RICORD-1B": 0.0}
-LISTS = ("train", "val", "test")  # UniMiSS: lines "relative/path.nii.gz label"
+LISTS = ("train", "val", "test")  # UniMiSS: lines "relative/path.nii.gz label", in train.txt or RICORD_train.txt
+LAYOUT = "manifest-*/MIDRC-RICORD-1A/<patient>/<study>/<series>/*.dcm and the same of 1B, in one manifest-* or two"
 EXPECTED = {
     "patients of MIDRC-RICORD-1A": "120 studies",
     "series of MIDRC-RICORD-1A": "155, as amid counts",
@@ -22,20 +23,22 @@ EXPECTED = {
 def read(root: Path, *, lists: str) -> DatasetIndex:
     """Every CT series of the DICOM download, split by patient; with `lists` the NIfTI scans of UniMiSS's three lists.
 
-    `lists` is a folder with train.txt, val.txt and test.txt. They split by scan: a patient may be in two splits.
+    `lists` is a folder with [RICORD_]train.txt, val.txt and test.txt. They split by scan: a patient may be in two.
     """
     if lists:
         return _listed(Path(lists).expanduser())
     items, counts, left_out = [], collections.Counter(), collections.Counter()
-    base = next((path for path in sorted(root.glob("manifest-*")) if path.is_dir()), root)
+    bases = [root, *dataset_index.folders(root, "manifest-*")]  # TCIA gives each download a manifest of its own
     for cohort, value in COHORTS.items():
         patients = set()
-        for folder in sorted(dataset_index.find(base, cohort).glob("*/*/*")):
+        places = [path / cohort for path in bases if (path / cohort).is_dir()]
+        places = places or [dataset_index.find(bases[-1], cohort)]
+        for folder in (folder for place in places for folder in sorted(place.glob("*/*/*"))):
             slices = sum(path.suffix == ".dcm" for path in folder.iterdir()) if folder.is_dir() else 0
             if slices < volumes.MIN_SLICES:
                 left_out[f"series of fewer than {volumes.MIN_SLICES} slices"] += 1
                 continue
-            patient = folder.relative_to(base).parts[1]
+            patient = folder.parts[-3]
             patients.add(patient)
             counts[f"series of {cohort}"] += 1
             items.append(Item(str(folder.relative_to(root)), "ct", patient, labels=(value,)))
@@ -46,7 +49,7 @@ def read(root: Path, *, lists: str) -> DatasetIndex:
 def _listed(folder: Path) -> DatasetIndex:
     items, counts = [], {}
     for split in LISTS:
-        path = dataset_index.find(folder, f"{split}.txt")
+        path = dataset_index.find(folder, f"{split}.txt", f"RICORD_{split}.txt")
         lines = [line.rsplit(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         if any(len(line) != 2 or line[1] not in ("0", "1") for line in lines):
             raise UserError(f"{path} has lines that are not `relative/path label`, the label 0 or 1")

@@ -6,6 +6,7 @@ from pathlib import Path
 from data.sets import annotations, dataset_index
 from data.sets.dataset_index import DatasetIndex, Item
 
+LAYOUT = "stage_2_train_labels.csv and stage_2_train_images/<patientId>.dcm"
 EXPECTED = {"patients": 26_684, "with pneumonia": 6_012, "without": 20_672, "rows": 30_227, "boxes": 9_555}
 SPLITS = {"detection": 5337 * 2, "classification": 0.3}  # what is not for training
 PUBLISHED = {

@@ -1,9 +1,10 @@
-"""SIIM-ACR Pneumothorax (stage 1): pneumothorax and its mask from run lengths."""
+"""SIIM-ACR Pneumothorax (stage 1 or 2): pneumothorax and its mask from run lengths."""
 
 import collections
 from pathlib import Path
 
 import numpy as np
+import pydicom
 
 from data.manifest.samples import Sample
 from data.readers import geometry, xrays
@@ -13,6 +14,11 @@ from data.sets.dataset_index import DatasetIndex, Item
 from data.source import Example
 
 NONE = "-1"
+TABLES = ("train-rle.csv", "stage_2_train.csv")
+FOLDERS = ("dicom-images-train", "dicom-images-test", "stage_2_images", "train", "test")
+LAYOUT = (
+    "train-rle.csv or stage_2_train.csv, and dicom-images-train/[<study>/<series>/]<ImageId>.dcm or stage_2_images/"
+)
 EXPECTED = {"rows": 12_954, "films": 12_047, "with pneumothorax": 2_669, "rows without": 9_378}
 SEED = 42  # of the negatives that MGCA's training keeps
 
@@ -23,9 +29,11 @@ def read(root: Path, *, split: str) -> DatasetIndex:
     MGCA's split puts rows of one X-ray into two splits, each with its part of the mask; it is reproduced here.
     """
     dataset_index.check_option("split", split, ("clean", "mgca"))
-    rows = dataset_index.table(root, "train-rle.csv", ("ImageId", "EncodedPixels"))
-    folder = dataset_index.find(root, "dicom-images-train")
-    files = {path.stem: path.relative_to(root) for path in sorted(folder.glob("*/*/*.dcm"))}
+    rows = dataset_index.table(root, TABLES, ("ImageId", "EncodedPixels"))
+    rows = [row | {"ImageId": row["ImageId"].removesuffix(".dcm")} for row in rows]
+    first = dataset_index.find(root, *FOLDERS)
+    folders = [first, *(root / name for name in FOLDERS if name != first.name)]
+    files = {path.stem: path for folder in folders[::-1] for path in sorted(folder.rglob("*.dcm"))}
     sides = _mgca(rows) if split == "mgca" else [""] * len(rows)
     runs: dict[tuple[str, str], list[str]] = collections.defaultdict(list)
     for row, side in zip(rows, sides, strict=True):
@@ -33,14 +41,30 @@ def read(root: Path, *, split: str) -> DatasetIndex:
             runs[row["ImageId"], side] += [row["EncodedPixels"]] if row["EncodedPixels"] != NONE else []
     items = []
     for (image, side), of in runs.items():
-        path = files.get(image, Path(folder.name) / f"{image}.dcm")
-        items.append(Item(str(path), "xray", path.parts[1], side, labels=(float(bool(of)),), annotation=tuple(of)))
+        path = files.get(image, first / f"{image}.dcm")
+        place, labels = str(path.relative_to(root)), (float(bool(of)),)
+        items.append(Item(place, "xray", _study(path, root), side, labels=labels, annotation=tuple(of)))
     positive = {row["ImageId"] for row in rows if row["EncodedPixels"] != NONE}
     counts = {"rows": len(rows), "films": len({row["ImageId"] for row in rows}), "with pneumothorax": len(positive)}
     counts["rows without"] = sum(row["EncodedPixels"] == NONE for row in rows)
     left_out = {"films without pneumothorax, to balance": len({row["ImageId"] for row in rows} - {i for i, _ in runs})}
     leaks = split == "mgca"
     return DatasetIndex(items, ("Pneumothorax",), counts, left_out, {}, xray_with_runs, ("lesion_mask",), leaks=leaks)
+
+
+def _study(path: Path, root: Path) -> str:
+    """The study of a film: the folder that Kaggle's archive keeps it in, or, in a flattened copy, as its header says.
+
+    The film's own name where it has neither. Films of one study belong to one patient.
+    """
+    places = path.relative_to(root).parts
+    if len(places) > 3:
+        return places[1]
+    try:
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["StudyInstanceUID"])
+        return str(header.get("StudyInstanceUID") or path.stem)
+    except Exception:  # missing or damaged: the reader says why when it comes to the pixels
+        return path.stem
 
 
 def xray_with_runs(sample: Sample, modality: str, note: Note) -> Example:

@@ -62,6 +62,8 @@ def source(
             f"a table or list of {name} in {root} is not of its published form ({type(error).__name__}): "
             "data/README.md shows the tree that this set must have"
         ) from error
+    if not index.items and not index.rejected:
+        raise UserError(_nothing(name, root, index.left_out))
     rejected = list(index.rejected)
     counts: collections.Counter = collections.Counter()
     captions = dict.fromkeys(range(len(index.items)), "")
@@ -70,15 +72,17 @@ def source(
     rows, times = [], collections.Counter()
     for at, caption in captions.items():
         item = index.items[at]
-        times[item.path, item.split] += 1
+        place = (item.path, item.member, item.split)
+        times[place] += 1
         try:
-            if times[item.path, item.split] > 1:
+            if times[place] > 1:
                 raise BadInput("duplicate_row", "the set's tables name the film or CT twice")
             sample = _sample(item, root, caption)
         except BadInput as error:
             rejected.append(Rejected(at + 1, item.path, str(error)))
             continue
-        key = privacy.pseudonym(item.path + (f" {item.split}" if index.leaks else ""), salt)
+        identity = " ".join(filter(None, (item.path, item.member, item.split if index.leaks else "")))
+        key = privacy.pseudonym(identity, salt)
         rows.append(Row(key, item.modality, item.split, at + 1, info=sample, path=item.path))
     both = 0
     if index.leaks:
@@ -109,6 +113,15 @@ def source(
         rejected=tuple(sorted(rejected, key=lambda one: one.row)),
         salt=salt,
         organs=index.organs or ORGANS,
+    )
+
+
+def _nothing(name: str, root: Path, left_out: Mapping[str, int]) -> str:
+    """Why a set has no film and no CT: what was looked for and where, and what was left out."""
+    gone = "; ".join(f"{count} {what}" for what, count in left_out.items() if count)
+    return (
+        f"{root} has nothing to build of {name}: looked below it for {sets.SETS[name].LAYOUT}"
+        f"{f' (left out: {gone})' if gone else ''}. data/README.md shows the trees that are read"
     )
 
 

@@ -3,14 +3,16 @@
 import json
 import pathlib
 
+import numpy as np
 import pytest
 
 from configs import bench as config_file
 from data.build import dataset
 from data.errors import UserError
 from data.phantom import source as phantom
+from data.readers import dicom_pixels
 from unimedi_jax import cli
-from unimedi_jax.bench import job, measure, overheads, reading
+from unimedi_jax.bench import decoding, job, measure, overheads, reading
 from unimedi_jax.bench.process import from_json, to_json
 
 
@@ -44,6 +46,20 @@ def test_input_and_build(config, tmp_path: pathlib.Path) -> None:
     assert rows["CTs: built over get_fdata + zoom"]["rounds"] == 2
     pixels, rate = rows["CTs from records, one core, cached, pixels"], rows["CTs from records, one core, cached"]
     assert pixels["median"] == pytest.approx(rate["median"] * 2**20 / 1e6)
+
+
+def test_decode(config, tmp_path: pathlib.Path, monkeypatch) -> None:
+    """Every coding is read by the decoder of the readers; lossless ones hold the pixels that were written."""
+    monkeypatch.setattr(decoding, "FILM", (96, 64))
+    films = decoding.films(decoding.FILM)
+    lossless = [dicom_pixels.decode(films[coding]) for coding in ("JPEG Lossless", "JPEG-LS", "JPEG 2000")]
+    assert all(np.array_equal(one, lossless[0]) for one in lossless)
+    assert np.abs(dicom_pixels.decode(films["JPEG"]) / 255 - lossless[0] / 4095).max() < 0.05
+    decoding.run(config, tmp_path)
+    rows = measured(tmp_path)
+    assert rows["JPEG by Pillow"]["rounds"] == 2
+    assert rows["JPEG Lossless by GDCM"]["median"] > 0
+    assert rows["JPEG 2000: ours over Pillow"]["unit"] == "x"
 
 
 def test_checkpoint(config, tmp_path: pathlib.Path) -> None:

@@ -7,7 +7,7 @@ import ml_collections
 import psutil
 
 from data.errors import UserError
-from unimedi_jax.bench import measure, overheads, reading, step
+from unimedi_jax.bench import decoding, measure, overheads, reading, step
 
 LOG = logging.getLogger(__name__)
 IDLE = 10  # per cent of the processors' time that others may take
@@ -18,6 +18,7 @@ BENCHES = {
     "checkpoint": overheads.checkpoints,
     "compile": overheads.compiling,
     "build": reading.build,
+    "decode": decoding.run,
 }
 
 

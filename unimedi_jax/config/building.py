@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+from unimedi_jax.config.public_sets import OPTIONS
+
 
 @dataclasses.dataclass(frozen=True)
 class BuildConfig:
@@ -90,125 +92,14 @@ class ReportedBuild(ImageBuild):
     report: ReportConfig = ReportConfig()
 
 
-@dataclasses.dataclass(frozen=True)
-class NoOptions:
-    """A set without options."""
-
-
-@dataclasses.dataclass(frozen=True)
-class MimicCxr:
-    """Of MIMIC-CXR."""
-
-    reports: str = ""  # folder that holds files/p10/.../s5....txt, or mimic_cxr_sectioned.csv; empty: the source
-    views: str = "PA,AP"
-    split: str = "official"  # "mgca": validate and test are one
-    labeler: str = "chexpert"  # "negbio"; empty: no labels
-    uncertain: str = "ignore"  # the label -1 becomes unknown; or "zeros", "ones"
-
-
-@dataclasses.dataclass(frozen=True)
-class BimcvCovid19:
-    """Of BIMCV-COVID19."""
-
-    modality: str = "ct"  # "xray", "ct,xray"
-    labels: str = ""  # names of findings to keep
-
-
-@dataclasses.dataclass(frozen=True)
-class CtRate:
-    """Of CT-RATE."""
-
-    reconstructions: str = "all"  # "first": one a scan
-    val_share: float = 0.02  # of the training patients
-
-
-@dataclasses.dataclass(frozen=True)
-class OpenI:
-    """Of Open-i (Indiana)."""
-
-    views: str = "frontal"  # "unknown" for NLM's XML
-    labels: str = ""  # MeSH terms to keep
-
-
-@dataclasses.dataclass(frozen=True)
-class CheXpert:
-    """Of CheXpert."""
-
-    part: str = "main"  # or "5x200", to evaluate on
-    split: str = "clean"  # or "mgca"
-    views: str = "Frontal"
-    uncertain: str = "mgca"  # blank 0, -1 by task; or "ignore", "zeros", "ones"
-    each: int = 200  # X-rays a task of 5x200
-    val: int = 5000  # X-rays of mgca's val
-
-
-@dataclasses.dataclass(frozen=True)
-class Rsna:
-    """Of RSNA Pneumonia."""
-
-    split: str = "detection"  # and segmentation; or "classification"
-
-
-@dataclasses.dataclass(frozen=True)
-class Covidx:
-    """Of COVIDx CXR."""
-
-    version: str = "9A"  # "9B" has two classes
-    split: str = "clean"  # or "mgca"
-
-
-@dataclasses.dataclass(frozen=True)
-class Siim:
-    """Of SIIM-ACR Pneumothorax."""
-
-    split: str = "clean"  # or "mgca"
-
-
-@dataclasses.dataclass(frozen=True)
-class CcCcii:
-    """Of CC-CCII."""
-
-    lists: str = ""  # folder of ct_train.json, ct_test.json
-    first_slice: str = "superior"  # or "inferior"
-
-
-@dataclasses.dataclass(frozen=True)
-class Ricord:
-    """Of RICORD."""
-
-    lists: str = ""  # folder of UniMiSS's train.txt, val.txt, test.txt
-
-
-@dataclasses.dataclass(frozen=True)
-class Luna16:
-    """Of LUNA16."""
-
-    test: int = 0  # the subset for testing
-    val: int = 1  # and the one for validation
-    smallest_mm: float = 0.0  # nodules of at most so many mm are left out
-
-
-OPTIONS: dict[str, Any] = {
-    "mimic_cxr": MimicCxr(),
-    "bimcv_covid19": BimcvCovid19(),
-    "ct_rate": CtRate(),
-    "open_i": OpenI(),
-    "chexpert": CheXpert(),
-    "rsna": Rsna(),
-    "covidx": Covidx(),
-    "siim": Siim(),
-    "object_cxr": NoOptions(),
-    "cc_ccii": CcCcii(),
-    "ricord": Ricord(),
-    "luna16": Luna16(),
-    "btcv": NoOptions(),
-    "amos22": NoOptions(),
-}
 REPORTS = {
     "mimic_cxr": ReportConfig(style="mgca", language="en"),
     "bimcv_covid19": ReportConfig(language="es"),
     "ct_rate": ReportConfig(language="en"),
     "open_i": ReportConfig(language="en"),
+    "chexpert_plus": ReportConfig(language="en"),
+    "rexgradient": ReportConfig(language="en"),
+    "padchest": ReportConfig(language="es"),
 }
 SOURCES = ("manifest", "phantom", *OPTIONS)
 

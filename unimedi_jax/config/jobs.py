@@ -264,10 +264,10 @@ class CompileConfig:
 
 @dataclasses.dataclass(frozen=True)
 class BenchConfig:
-    """How fast step, input, checkpoint, compile and build are on this machine."""
+    """How fast step, input, checkpoint, compile, build and decode are on this machine."""
 
     job: str = "bench"
-    what: str = "all"  # or step, input, checkpoint, compile, build, joined by a plus
+    what: str = "all"  # or step, input, checkpoint, compile, build, decode, joined by a plus
     rounds: int = 5  # whose median and spread are reported
     vocab_size: int = 28996
     bfloat16: bool = True  # the time of the PyTorch twin in bfloat16 beside it

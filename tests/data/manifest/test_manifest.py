@@ -189,6 +189,116 @@ def test_tables_that_are_none(folder, content, message):
     assert "\n" not in str(caught.value)
 
 
+def written(folder, content):
+    """The source of a manifest of these bytes, and the rejected rows by code."""
+    (folder / "films.csv").write_bytes(content)
+    source = manifest.read(folder / "films.csv")
+    return source, codes(source.rejected)
+
+
+def test_one_wrong_byte_costs_its_row_and_no_accent_of_the_others(folder):
+    """Two rows are UTF-8, one was pasted in from Windows-1252; its path is named in the ledger all the same."""
+    head, good = "path,modality,report,patient\n", "f{}.png,xray,Sin derrame en el pulmón. Año {}.,{}\n"
+    bad = "f2.png,xray,pulmón,3\nfé.png,xray,x,4\n".encode("cp1252")
+    source, rejected = written(folder, (head + good.format(0, 1, 1) + good.format(1, 2, 2)).encode() + bad)
+    assert rejected == [(3, "bad_encoding"), (4, "bad_encoding")]
+    assert [one.path for one in source.rejected] == ["f2.png", "f\ufffd.png"]
+    assert source.rows[0].info.report == "Sin derrame en el pulmón. Año 1."
+    with pytest.raises(UserError, match="bytes in its first line"):
+        written(folder, b"path,modality,report,patient,label:n\xf3\n" + good.format(0, 1, 1).encode())
+
+
+def test_cells_of_any_length_are_read(folder):
+    """The csv module alone refuses the whole table for one cell above 131,072 characters."""
+    long = "No effusion. " * 20_000
+    source, rejected = written(
+        folder, f"path,modality,report,patient,note\nf0.png,xray,{long},1,\nf1.png,xray,x,2,{long}\n".encode()
+    )
+    assert rejected == []
+    assert len(source.rows[0].info.report) == len(long) - 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"sep=;\npath;modality;report;patient\nf0.png;xray;x, y, z;1\n",
+        b'"sep=;"\r\npath;modality;report;patient\r\nf0.png;xray;x, y, z;1\r\n;;;\r\n ; ;;\r\n',
+        b"\xef\xbb\xbfsep=|\npath|modality|report|patient\nf0.png|xray|x, y, z|1\n|||\n",
+        b"path|modality|report|patient\n|||\nf0.png|xray|x, y, z|1\n",
+        "sep=\t\npath\tmodality\treport\tpatient\nf0.png\txray\tx, y, z\t1\n".encode("utf-16"),
+    ],
+)
+def test_what_spreadsheets_write(folder, content):
+    source, rejected = written(folder, content)
+    assert rejected == []
+    assert [(row.number, row.info.report) for row in source.rows] == [(1, "x, y, z")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("path,modality,report,patient\n".encode("utf-16-le"), "UTF-16 without a byte-order mark"),
+        ("path,modality,report,patient\n".encode("utf-16")[:-1], "UTF-16 that is cut short"),
+    ],
+)
+def test_utf_16_that_is_none(folder, content, message):
+    with pytest.raises(UserError, match=message):
+        written(folder, content)
+
+
+def test_splits_by_other_names_and_numbers_with_a_decimal_comma(folder):
+    lines = (
+        "path;modality;report;patient;split;label:nodule",
+        "f0.png;xray;x;1234;Validation;1,0",
+        "f1.png;xray;x;1234,0;;-1,00",
+        "f2.png;xray;x;1234.0;valid;0,0",
+        "f3.png;xray;x;5;training;0",
+        "f4.png;xray;x;6;testing;0,5",
+        "f5.png;xray;x;1,2E+11;;0",
+        "f6.png;xray;x;123E4A;;0",
+    )
+    source, rejected = written(folder, "\n".join(lines).encode())
+    assert rejected == [(5, "bad_label"), (6, "rounded_patient")]
+    assert {row.info.patient for row in source.rows if row.split == "val"} == {source.rows[0].info.patient}
+    assert [row.split for row in source.rows][:4] == ["val", "val", "val", "train"], "one person has one split"
+    np.testing.assert_array_equal([row.info.labels for row in source.rows][:3], [[1], [np.nan], [0]])
+
+
+def test_one_person_in_two_spellings_is_not_in_two_splits(table):
+    rows = [film(0, patient="1234", split="train"), film(1, patient="1234.0", split="test")]
+    assert codes(table(rows).rejected) == [(1, "leak_patient"), (2, "leak_patient")]
+
+
+def test_a_series_of_links_as_in_a_clone_of_git_annex(folder, tmp_path):
+    """Each slice links to an object of the clone: inside the manifest's folder it is read, outside it is not."""
+    (folder / "series").mkdir()
+    for place in (folder / ".git/annex", tmp_path.parent / f"{tmp_path.name}-elsewhere"):
+        place.mkdir(parents=True)
+        (place / "object").write_bytes(b"x")
+        link = folder / "series" / "1.dcm"
+        link.unlink(missing_ok=True)
+        link.symlink_to(place / "object")
+        line = "series,ct,x,1\n" if "annex" in str(place) else f"series,ct,x,1\n{folder / 'series'},ct,y,1\n"
+        source, rejected = written(folder, f"path,modality,report,patient\n{line}".encode())
+        assert len(source.rows) == 1, "an absolute path may lead anywhere"
+        assert rejected == ([] if "annex" in str(place) else [(1, "path_outside")])
+
+
+def test_a_link_whose_content_was_not_fetched(folder):
+    (folder / "series").mkdir()
+    (folder / "series/1.dcm").symlink_to(folder / ".git/annex/object")
+    _, rejected = written(folder, b"path,modality,report,patient\nseries,ct,x,1\n")
+    assert rejected == [(1, "missing_file")]
+
+
+def test_a_header_without_rows_says_so(folder, tmp_path):
+    (folder / "films.csv").write_text("path,modality,report,patient\n,,,\n")
+    config = build_config.get_config("manifest")
+    config.source, config.data_dir = str(folder / "films.csv"), str(tmp_path / "records")
+    with pytest.raises(UserError, match=r"films\.csv has nothing to build: looked for rows below its first line"):
+        job.run(config, tmp_path / "run")
+
+
 def test_a_missing_table(tmp_path):
     with pytest.raises(UserError, match="cannot read the manifest"):
         manifest.read(tmp_path / "none.csv")

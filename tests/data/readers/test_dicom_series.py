@@ -176,11 +176,23 @@ def test_a_slice_cut_short(series):
     assert code_of(folder) == "dicom_truncated"
 
 
-def test_a_link_out_of_the_folder(series, tmp_path):
+def test_slices_may_be_links(series, tmp_path):
+    """Where they may lead to is the manifest's matter."""
     folder = series()
+    plain = voxels(folder)
     (folder / "4.dcm").rename(tmp_path / "4.dcm")
     (folder / "4.dcm").symlink_to(tmp_path / "4.dcm")
-    assert code_of(folder) == "path_outside"
+    np.testing.assert_array_equal(voxels(folder), plain)
+
+
+@pytest.mark.parametrize(
+    "name", ["Thumbs.db", "desktop.ini", "DICOMDIR", "dicomdir", "VERSION", "LOCKFILE", "AUTORUN.INF", ".DS_Store"]
+)
+def test_what_systems_and_viewers_put_beside_slices(series, name):
+    folder = series()
+    plain = voxels(folder)
+    (folder / name).write_bytes(b"no slice")
+    np.testing.assert_array_equal(voxels(folder), plain)
 
 
 def test_an_empty_folder(tmp_path):

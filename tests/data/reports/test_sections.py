@@ -98,7 +98,20 @@ def test_the_last_paragraph_stands_in_where_asked():
     assert (whole, counts) == ("The lungs are clear.", {"whole stands in": 1})
 
 
-@pytest.mark.parametrize("report", ["", " \n", "___", "FINDINGS: ___.\nIMPRESSION: .\n", {"findings": "nan"}])
+@pytest.mark.parametrize(
+    "report",
+    [
+        "Not given.",
+        "not given",
+        "N/A.",
+        "No disponible.",
+        "",
+        " \n",
+        "___",
+        "FINDINGS: ___.\nIMPRESSION: .\n",
+        {"findings": "nan"},
+    ],
+)
 @pytest.mark.parametrize("empty", ["drop", "last_paragraph"])
 def test_a_report_without_words_is_dropped_whatever_stands_in(report, empty):
     with pytest.raises(BadInput, match="empty_report"):

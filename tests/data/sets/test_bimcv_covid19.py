@@ -92,3 +92,38 @@ def test_the_other_names_of_the_table(tree, build):
         build("bimcv_covid19", tree)
     with pytest.raises(UserError, match=r"config\.options\.modality is 'mr'"):
         build("bimcv_covid19", tree, modality="mr")
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_archives_in_folders_of_their_own(tree, build, merged):
+    """The head in one folder; subjects each in its archive's folder, or all in the cohort's."""
+    whole = build("bimcv_covid19", tree)
+    cohort = tree / "covid19_posi"
+    head = cohort if merged else tree / "bimcv_covid19_posi_head_iter1"
+    head.mkdir()
+    (tree / "derivatives").rename(head / "derivatives")
+    for number, subject in enumerate(sorted(tree.glob("sub-*"))):
+        place = cohort if merged else cohort / f"bimcv_covid19_posi_subjects_{number % 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        subject.rename(place / subject.name)
+    made = build("bimcv_covid19", tree)
+    assert made.splits() == whole.splits()
+    assert [one["reason"] for one in made.rejected] == [one["reason"] for one in whole.rejected]
+
+
+def test_one_series_a_session(tree, build):
+    """The session has a thick and a thin series: 12 and 24 slices."""
+    ct(tree / SCANS[0], 0, chest(0, (24, 24, 24)))
+    spacing = {}
+    for series, count in (("all", 3), ("first", 2), ("largest", 2)):
+        made = build("bimcv_covid19", tree, series=series)
+        every = [one for part in made.records.values() for one in part.values() if one["patient"] == "sub-S03044"]
+        spacing[series] = sorted(float(one["spacing_mm"][0]) for one in every)
+        assert sum(made.splits().values()) == count
+        assert made.counted("further pictures of a session 1") == (series != "all")
+    thick, thin = spacing["all"]  # of the record: the scan's length over 32
+    assert thin == 2 * thick
+    assert spacing["first"] == [thick], "acq-2 comes before run-1"
+    assert spacing["largest"] == [thin]
+    with pytest.raises(UserError, match=r"config\.options\.series is 'some'"):
+        build("bimcv_covid19", tree, series="some")

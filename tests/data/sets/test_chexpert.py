@@ -101,3 +101,26 @@ def test_mgca_s_split_overlaps_as_its_code_does(tree, build):
     assert made.contract["source"]["patients_in_two_splits"] > 0
     assert "patients are in more than one split" in made.printed
     assert set(made.records["train"]).isdisjoint(made.records["val"]), "a film in both is two records"
+
+
+def test_the_four_batches_as_downloaded(tree, build):
+    """Tables and valid/ in the first, patients of train.csv in the others; one is nested, as some unpackers do."""
+    whole = build("chexpert", tree, each=1)
+    root = tree.parent / "batches"
+    first = root / "CheXpert-v1.0 batch 1 (validate & csv)"
+    first.mkdir(parents=True)
+    for name in ("train.csv", "valid.csv", "valid"):
+        (tree / name).rename(first / name)
+    others = [root / f"CheXpert-v1.0 batch {n} (train {n - 1})" for n in (2, 3, 4)]
+    others[2] = others[2] / others[2].name
+    for number, patient in enumerate(sorted((tree / "train").iterdir())):
+        place = others[number // 14]
+        place.mkdir(parents=True, exist_ok=True)
+        patient.rename(place / patient.name)
+    made = build("chexpert", root, each=1)
+    assert made.splits() == whole.splits()
+    assert made.rejected == []
+    key = f"{others[1].relative_to(root)}/{path(20).partition('/')[2]}"
+    assert (made.record(key, "train")["image"] == whole.record(path(20), "train")["image"]).all()
+    key = f"{first.name}/{path(64541, 'valid')}"
+    assert made.record(key, "test")["labels"].tolist() == [0, 0, 0, 1, 0]

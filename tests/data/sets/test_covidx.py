@@ -55,3 +55,37 @@ def test_lines_of_another_form(tree, build):
     (tree / "train_COVIDx9A.txt").write_text("1 a b.png normal x\n")
     with pytest.raises(UserError, match="5 fields in a line"):
         build("covidx", tree)
+
+
+@pytest.fixture
+def newer(tmp_path):
+    """CXR-4: three lists; p1 is in train and val, p2 in train and test, p3 in val and test."""
+    lists = {
+        "train": [f"p{n} a{n}.png {('negative', 'positive')[n % 2]} ricord" for n in range(9)],
+        "val": ["p1 b1.png positive bimcv", "p3 b3.png negative bimcv", "q1 b4.png negative stoic"],
+        "test": ["p2 c2.png positive sirm", "p3 c3.png negative sirm"],
+    }
+    for side, lines in lists.items():
+        (tmp_path / f"{side}.txt").write_text("\n".join(lines) + "\n")
+        for number, line in enumerate(lines):
+            film(tmp_path / side / line.split()[1], number + 20 * len(side))
+    return tmp_path
+
+
+def test_the_lists_of_recent_copies(newer, build):
+    made = build("covidx", newer, version="CXR-4")
+    names = {split: sorted(one["patient"] for one in part.values()) for split, part in made.records.items()}
+    assert names == {"train": ["p0", "p4", "p5", "p6", "p7", "p8"], "val": ["p1", "q1"], "test": ["p2", "p3"]}
+    assert made.record("val/b1.png", "val")["labels"].tolist() == [0, 1]
+    for line in (
+        "CXR-4 train negative 5 -",
+        "CXR-4 films 14 84,818 DIFFERS",
+        "training films of test patients 2",
+        "val films of test patients 1",
+        "training films of val patients 1",
+    ):
+        assert made.counted(line), line
+    with pytest.raises(UserError, match=r"the lists of CXR-4: set config\.options\.version=CXR-4"):
+        build("covidx", newer)
+    with pytest.raises(UserError, match=r"config\.options\.split is 'mgca'"):
+        build("covidx", newer, version="CXR-4", split="mgca")

@@ -1,5 +1,7 @@
 """CT-RATE on a tree of its layout: both reports, labels, reconstructions, and numbers rescaled once at most."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -92,4 +94,60 @@ def test_a_tree_without_metadata(tree, build):
     root = tree()
     (root / "dataset/metadata/train_metadata.csv").unlink()
     with pytest.raises(UserError, match=r"has no metadata/train_metadata\.csv"):
+        build("ct_rate", root)
+
+
+def test_the_valid_part_alone(tree, build):
+    """As downloaded for zero-shot evaluation: neither the other part's volumes and tables nor metadata."""
+    root = tree("_fixed")
+    shutil.rmtree(root / "dataset/train_fixed")
+    shutil.rmtree(root / "dataset/metadata")
+    for table in root.rglob("train_*.csv"):
+        table.unlink()
+    made = build("ct_rate", root)
+    assert made.splits() == {"test": 1}
+    assert made.record(volume_path("valid_1_a_1", "valid_fixed"), "test")["labels"].tolist()[2] == 1
+
+
+def test_volumes_in_one_flat_folder(tree, build):
+    root = tree("_fixed")
+    for volume in sorted(root.rglob("*.nii.gz")):
+        volume.rename(
+            root / "dataset" / volume.name if "valid" in volume.name else root / "dataset/train_fixed" / volume.name
+        )
+    made = build("ct_rate", root, val_share=0.0)
+    assert made.splits() == {"train": 4, "test": 1}
+    assert made.record("dataset/train_fixed/train_2_a_1.nii.gz", "train")["patient"] == "train_2"
+    assert made.record("dataset/valid_1_a_1.nii.gz", "test")["patient"] == "valid_1"
+
+
+def test_a_part_of_the_later_release_beside_the_whole_first_one(tree, build):
+    """One volume was fetched again; the others still come from `train`, and the counts say how many from each."""
+    hu = chest(3)
+    root = tree(voxels={name: (hu + 1024).astype(np.int16) for name in VOLUMES})
+    ct(root / volume_path("train_2_a_1", "train_fixed"), 0, hu)
+    made = build("ct_rate", root, val_share=0.0)
+    assert made.splits() == {"train": 4, "test": 1}
+    again = made.record(volume_path("train_2_a_1", "train_fixed"), "train")
+    np.testing.assert_array_equal(again["volume"], made.record(volume_path("train_1_a_1", "train"), "train")["volume"])
+    assert made.contract["notes"]["rescaled_by_table"] == 4
+    for line in ("volumes taken from train_fixed 1 -", "volumes taken from train 3 -", "volumes taken from valid 1 -"):
+        assert made.counted(line), line
+
+
+def test_not_given_is_no_caption(tree, build):
+    root = tree("_fixed")
+    table = root / "dataset/radiology_text_reports/train_reports.csv"
+    table.write_text(table.read_text().replace("Normal CT of the chest.", "Not given."))
+    made = build("ct_rate", root, val_share=0.0)
+    one = made.record(volume_path("train_1_a_2", "train_fixed"), "train")
+    assert one["report"] == FINDINGS.format("train_1_a_2")
+    assert "with impression" not in made.printed
+
+
+def test_a_tree_without_volumes_says_where_it_looked(tree, build):
+    root = tree("_fixed")
+    for part in ("train", "valid"):
+        (root / f"dataset/{part}_fixed").rename(root / f"dataset/{part}_preprocessed")
+    with pytest.raises(UserError, match=r"has no volumes: looked below it for .*train_fixed/train_1"):
         build("ct_rate", root)

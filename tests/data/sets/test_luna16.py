@@ -1,5 +1,7 @@
 """LUNA16 on a tree of its layout: world coordinates through any header, balls and boxes, subsets as splits."""
 
+import shutil
+
 import numpy as np
 import pytest
 import SimpleITK
@@ -88,3 +90,34 @@ def test_balls_at_the_rim_and_outside():
     with pytest.raises(BadInput, match="outside its scan"):
         annotations.balls([(0.0, 0.0, 500.0, 5.0)], affine, SHAPE, SPACING)
     assert mask.shape == geometry.VOLUME_SHAPE
+
+
+def test_nested_subsets_and_tables_in_their_folder(tree, build):
+    whole = build("luna16", tree)
+    for subset in range(4):
+        (tree / f"subset{subset}").rename(tree / "moved")
+        (tree / f"subset{subset}").mkdir()
+        (tree / "moved").rename(tree / f"subset{subset}/subset{subset}")
+    (tree / "CSVFILES").mkdir()
+    (tree / "annotations.csv").rename(tree / "CSVFILES/annotations.csv")
+    made = build("luna16", tree)
+    assert made.splits() == whole.splits()
+    nested = made.record("subset0/subset0/1.3.6.1.mhd", "test")
+    np.testing.assert_array_equal(nested["boxes"], whole.record("subset0/1.3.6.1.mhd", "test")["boxes"])
+
+
+def test_subset0_alone_is_a_set_to_evaluate_on(tree, build):
+    """The paper's check of slices needs no more."""
+    for subset in (1, 2, 3):
+        shutil.rmtree(tree / f"subset{subset}")
+    assert build("luna16", tree).splits() == {"test": 2}
+
+
+def test_an_empty_subset_says_what_was_looked_for(tree, build):
+    for subset in range(4):
+        shutil.rmtree(tree / f"subset{subset}")
+    (tree / "subset0").mkdir()
+    with pytest.raises(
+        UserError, match=r"has nothing to build of luna16: looked below it for subset0/<seriesuid>\.mhd"
+    ):
+        build("luna16", tree)

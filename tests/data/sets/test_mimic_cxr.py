@@ -1,6 +1,7 @@
 """MIMIC-CXR on a tree of its layout: views, official split, sections, MIT-LCP's exceptions, MGCA's switch."""
 
 import math
+import shutil
 
 import pytest
 
@@ -163,3 +164,30 @@ def test_the_exceptions_are_of_the_form_of_study_ids():
     assert len(mimic_cxr.BETWEEN) == 31
     assert sum(one == (0, 0) for one in mimic_cxr.BETWEEN.values()) == 8
     assert all(len(study) == 9 and study.startswith("s5") for study in (*mimic_cxr.UNDER, *mimic_cxr.BETWEEN))
+
+
+@pytest.mark.parametrize(("folder", "suffix"), [("files", "jpg"), ("images", "png"), ("", "jpg"), (None, "jpg")])
+def test_flattened_copies(tree, build, folder, suffix):
+    """All films in one folder, or the tree without its `files/`."""
+    root, texts = tree
+    if folder is None:
+        for subjects in (root / "files").iterdir():
+            subjects.rename(root / subjects.name)
+        expected = path("a1").removeprefix("files/")
+    else:
+        shutil.rmtree(root / "files")
+        for number, (_, _, name, *_) in enumerate(STUDIES):
+            film(root / folder / f"{name}.{suffix}", number)
+        expected = f"{folder}/a1.{suffix}".lstrip("/")
+    made = build("mimic_cxr", root, reports=str(texts))
+    assert made.record(expected, "train")["patient"] == "p10000032"
+    assert made.splits() == {"train": 4, "val": 1, "test": 1}
+
+
+def test_a_tree_without_films_says_where_it_looked(tree, build):
+    root, texts = tree
+    for film_path in root.rglob("*.jpg"):
+        film_path.unlink()
+    (root / "files").rename(root / "films")
+    with pytest.raises(UserError, match=r"has no films: looked below it for files/p10/.*README"):
+        build("mimic_cxr", root, reports=str(texts))

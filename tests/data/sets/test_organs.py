@@ -1,5 +1,7 @@
 """BTCV and AMOS22 on trees of their layouts: organ masks by number, MR left out, splits."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -82,3 +84,23 @@ def test_amos22_without_labels_of_the_test_part(multi, build):
     assert made.splits() == {"train": 2, "test": 1}
     assert made.contract["source"]["test"].startswith("imagesVa")
     assert made.counted("unlabelled CTs 1")
+
+
+@pytest.mark.parametrize("layout", ["Abdomen", "MONAI"])
+def test_btcv_s_other_trees(abdomen, build, layout):
+    whole = build("btcv", abdomen)
+    if layout == "Abdomen":
+        (abdomen / "Abdomen").mkdir()
+        (abdomen / "RawData").rename(abdomen / "Abdomen/RawData")
+        path = "Abdomen/RawData/Training/img/img0035.nii.gz"
+    else:
+        for name, folder in (("Training/img", "imagesTr"), ("Training/label", "labelsTr"), ("Testing/img", "imagesTs")):
+            (abdomen / "RawData" / name).rename(abdomen / folder)
+        shutil.rmtree(abdomen / "RawData")
+        (abdomen / "dataset_0.json").write_text("{}")
+        path = "imagesTr/img0035.nii.gz"
+    made = build("btcv", abdomen)
+    assert made.splits() == whole.splits()
+    assert made.counted("unlabelled CTs 1 20 DIFFERS")
+    plain = whole.record("RawData/Training/img/img0035.nii.gz", "test")["organ_mask"]
+    np.testing.assert_array_equal(made.record(path, "test")["organ_mask"], plain)

@@ -96,3 +96,33 @@ def test_a_cohort_that_is_not_there(tree, build):
 
 def test_the_slices_are_real_dicom(tree):
     assert pydicom.dcmread(next(tree.rglob("*.dcm"))).Modality == "CT"
+
+
+def test_two_downloads_of_tcia_and_slices_that_are_links(tree, build):
+    """1A and 1B each under a manifest of its own; in a clone of git-annex each slice is a link."""
+    whole = build("ricord", tree)
+    manifest = tree / "manifest-1608266677008"
+    (tree / "manifest-1612365584013").mkdir()
+    (manifest / "MIDRC-RICORD-1B").rename(tree / "manifest-1612365584013/MIDRC-RICORD-1B")
+    objects = tree / ".git/annex/objects"
+    objects.mkdir(parents=True)
+    for number, path in enumerate(sorted(tree.glob("manifest-*/*/*/*/*/*.dcm"))):
+        path.rename(objects / f"{number}.dcm")
+        path.symlink_to(objects / f"{number}.dcm")
+    made = build("ricord", tree)
+    assert made.rejected == []
+    assert made.splits() == whole.splits()
+    patients = [
+        sorted(one["patient"] for part in one_set.records.values() for one in part.values())
+        for one_set in (made, whole)
+    ]
+    assert patients[0] == patients[1]
+
+
+def test_unimiss_s_names_of_its_lists(tmp_path, build):
+    for number in range(3):
+        ct(tmp_path / f"RICORD_nii/ID419639-00000{number}_date.nii.gz", number)
+    for number, split in enumerate(("train", "val", "test")):
+        (tmp_path / f"RICORD_{split}.txt").write_text(f"RICORD_nii/ID419639-00000{number}_date.nii.gz {number % 2}\n")
+    made = build("ricord", tmp_path, lists=str(tmp_path))
+    assert made.splits() == {"train": 1, "val": 1, "test": 1}

@@ -21,6 +21,7 @@ from unimedi_jax.input import pipeline, records
 from unimedi_jax.train import dataset
 
 ROOT = Path(__file__).parents[3]
+REPORTED = ("mimic_cxr", "bimcv_covid19", "ct_rate", "open_i", "chexpert_plus", "rexgradient", "padchest")
 
 
 @pytest.mark.parametrize("name", sets.SETS)
@@ -28,7 +29,8 @@ def test_a_set_has_its_settings_its_counts_and_its_line_in_the_docs(name):
     module = sets.SETS[name]
     assert list(inspect.signature(module.read).parameters)[1:] == list(vars(building.OPTIONS[name]))
     assert module.EXPECTED
-    assert (name in building.REPORTS) == (name in ("mimic_cxr", "bimcv_covid19", "ct_rate", "open_i"))
+    assert module.LAYOUT
+    assert (name in building.REPORTS) == (name in REPORTED)
     docs = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
     assert f"configs/build.py:{name} " in docs
     for option in vars(building.OPTIONS[name]):
@@ -49,12 +51,25 @@ def test_a_source_that_is_none_is_one_line(name, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_an_empty_table_says_what_was_looked_for_and_where(tmp_path, build):
+    rows(tmp_path / "stage_2_train_labels.csv", "patientId,x,y,width,height,Target")
+    (tmp_path / "stage_2_train_images").mkdir()
+    with pytest.raises(
+        UserError, match=r"has nothing to build of rsna: looked below it for stage_2_train_labels\.csv and"
+    ):
+        build("rsna", tmp_path)
+
+
 def test_tables_are_read_strictly(tmp_path):
     path = tmp_path / "t.csv"
     path.write_bytes('\ufeffa , b\n1, "x\ny"\n'.encode())
     assert table.read_published(path, ("a", "b"))[0]["a"] == "1"
-    path.write_bytes(b"a,b\n1,caf\xe9\n")
-    assert table.read_published(path, ("b",)) == [{"b": "caf\ufffd"}]
+    path.write_bytes(b"a,b\n1,caf\xe9\n,\n")
+    assert table.read_published(path, ("b",)) == [{"b": "café"}], "Windows-1252, without its blank last row"
+    path.write_bytes(b"a,b\n\xc3\xa9,caf\xe9\n")
+    assert table.read_published(path, ("a", "b")) == [{"a": "é", "b": "caf\ufffd"}], "UTF-8 with one wrong byte"
+    path.write_bytes(b"a,b\n1," + b"x" * 200_000)
+    assert len(table.read_published(path, ("b",))[0]["b"]) == 200_000
     path.write_bytes(b"a,b\n1\n")
     with pytest.raises(UserError, match="too few fields in line 2"):
         table.read_published(path, ("b",))

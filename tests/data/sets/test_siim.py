@@ -1,6 +1,9 @@
 """SIIM-ACR on a tree of its layout: the header's blank, relative runs down the columns, several rows a film."""
 
+import shutil
+
 import numpy as np
+import pydicom
 import pytest
 
 from data.readers.files import BadInput
@@ -76,3 +79,25 @@ def test_a_film_that_is_not_there_is_a_reject(tree, build):
     (tree / path(5)).unlink()
     made = build("siim", tree)
     assert [one["reason"].partition(":")[0] for one in made.rejected] == ["missing_image"]
+
+
+def test_names_of_stage_2_and_flattened_films(tree, build):
+    """A flattened copy's studies come from its headers: two films of one study stay in one split."""
+    whole = build("siim", tree)
+    (tree / "stage_2_images").mkdir()
+    for number in range(24):
+        header = pydicom.dcmread(tree / path(number))
+        header.StudyInstanceUID = f"1.2.{number // 2}"
+        header.save_as(tree / f"stage_2_images/1.4.{number}.dcm")
+    shutil.rmtree(tree / "dicom-images-train")
+    table = (tree / "train-rle.csv").read_text().replace(",", ".dcm,").replace("ImageId.dcm", "ImageId")
+    (tree / "train-rle.csv").unlink()
+    (tree / "stage_2_train.csv").write_text(table)
+    made = build("siim", tree)
+    assert made.rejected == []
+    every = [(split, one) for split, part in made.records.items() for one in part.values()]
+    assert len(every) == 24
+    assert len({one["patient"] for _, one in every}) == 12 == len({(split, one["patient"]) for split, one in every})
+    film_of = {one["image"].tobytes(): one for part in whole.records.values() for one in part.values()}
+    for _, one in every:
+        np.testing.assert_array_equal(one["lesion_mask"], film_of[one["image"].tobytes()]["lesion_mask"])
