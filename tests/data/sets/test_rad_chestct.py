@@ -56,7 +56,7 @@ def test_patients_of_the_table_of_headers(tree, build):
         "tst00001,PT2",
     )
     made = build("rad_chestct", tree)
-    assert made.splits() == {"test": 1}
+    assert made.splits() == {"train": 1}
     assert {one["reason"].partition(":")[0] for one in made.rejected} == {"leak_patient"}
 
 
