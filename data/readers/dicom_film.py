@@ -54,7 +54,7 @@ def _dataset(data: bytes) -> pydicom.Dataset:
     if frames > 1:
         raise BadInput("multi_frame", f"{frames} frames in one film")
     greys.check_size(rows, columns)
-    memory.check(2 * len(data) + rows * columns * BYTES_A_PIXEL)
+    memory.check(2 * len(data) + rows * columns * BYTES_A_PIXEL + greys.WORK)
     return dataset
 
 

@@ -10,6 +10,7 @@ MIN_SIDE = 32
 MAX_PIXELS = 80_000_000
 PERCENTILES = (0.5, 99.5)
 BLOCK = 1 << 21  # pixels that are worked on at once: floats of a whole picture would take ten times its size
+WORK = 50 * BLOCK  # bytes that a block takes
 
 
 def blocks(pixels: np.ndarray) -> Iterator[slice]:

@@ -77,7 +77,7 @@ def decode(data: bytes) -> tuple[np.ndarray, str, int, float]:
         raise BadInput("unsupported_colour", "CMYK")
     if size[0] * size[1] > greys.MAX_PIXELS:
         raise BadInput("too_large", f"{size[0]} x {size[1]} pixels")
-    memory.check(len(data) + size[0] * size[1] * bytes_a_pixel(data, kind, mode))
+    memory.check(len(data) + size[0] * size[1] * bytes_a_pixel(data, kind, mode) + greys.WORK)
     if kind in ("JPEG", "MPO") and not jpeg.stream_facts(data).ended:
         raise BadInput("jpeg_truncated", "the JPEG ends before its end marker")
     try:

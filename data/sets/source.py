@@ -55,6 +55,8 @@ def source(
 
     Raises UserError for a tree that lacks what the set must have, or for unknown options.
     """
+    if not root.is_dir():
+        raise UserError(f"config.source {root} is no folder: name the root of the download")
     try:
         index = sets.SETS[name].read(root, **options)
     except (ValueError, KeyError, AttributeError) as error:  # a word for a number, a list for a table

@@ -406,7 +406,7 @@ def test_a_worker_refuses_what_would_take_more_memory_than_the_job_allows(table,
     config.workers, config.worker_memory_gb = workers, 0.5
     job.run(config, folder / "run")
     (line,) = (folder / "out" / "manifest" / "rejected.jsonl").read_text().splitlines()
-    assert json.loads(line)["reason"].startswith("too_large: reading it would take 0.8 GB of memory, config.worker_")
+    assert json.loads(line)["reason"].startswith("too_large: reading it would take 0.9 GB of memory, config.worker_")
     config.worker_memory_gb = 0.1
     with pytest.raises(UserError, match=r"config\.worker_memory_gb is 0\.1: at least 0\.5"):
         job.run(config, folder / "run")

@@ -54,7 +54,7 @@ def test_btcv_without_a_mask(abdomen, build):
         ("Training/img/img0002.nii.gz", "missing_mask")
     ]
     (abdomen / "RawData/Training/img").rename(abdomen / "RawData/Training/images")
-    with pytest.raises(UserError, match=r"has no Training/img \(there is images"):
+    with pytest.raises(UserError, match=r"has no Training/img or imagesTr \(there is images"):
         build("btcv", abdomen)
 
 

@@ -52,11 +52,11 @@ def test_patients_of_the_table_of_headers(tree, build):
         tree / "CT_Scan_Metadata_Complete_35747.csv",
         "NoteAcc_DEID,MRN_DEID",
         "trn00001,PT1",
-        "val00001,PT1",
+        "val00001,PT2",
         "tst00001,PT2",
     )
     made = build("rad_chestct", tree)
-    assert made.splits() == {"test": 1}
+    assert made.splits() == {"train": 1}
     assert {one["reason"].partition(":")[0] for one in made.rejected} == {"leak_patient"}
 
 

@@ -52,12 +52,10 @@ def test_a_source_that_is_none_is_one_line(name, tmp_path):
 
 
 def test_an_empty_table_says_what_was_looked_for_and_where(tmp_path, build):
-    rows(tmp_path / "stage_2_train_labels.csv", "patientId,x,y,width,height,Target")
-    (tmp_path / "stage_2_train_images").mkdir()
-    with pytest.raises(
-        UserError, match=r"has nothing to build of rsna: looked below it for stage_2_train_labels\.csv and"
-    ):
-        build("rsna", tmp_path)
+    header = "PatientID,SeriesInstanceUID,CoordX,CoordY,CoordZ,label"
+    rows(tmp_path / "LUNA25_Public_Training_Development_Data.csv", header)
+    with pytest.raises(UserError, match=r"has nothing to build of luna25: looked below it for LUNA25_Public"):
+        build("luna25", tmp_path)
 
 
 def test_tables_are_read_strictly(tmp_path):
