@@ -185,11 +185,15 @@ def publish(
 
 
 def _table(merged: Sequence[results.Result], title: str, note: str) -> Table:
-    """A line for each preset, in the order of the rows."""
+    """A line for each preset, in the order of the rows, and a column for each metric that one of them has."""
     place = {row.encoder: f"{row.encoder}/{row.key.removesuffix(row.metric)}" for row in merged}
-    digits = {metric: digits for metric, (_, digits) in SHOWN.items()}
-    lines = [Row(name, [Cell(start + key, digits=digits[key]) for key in SHOWN]) for name, start in place.items()]
-    return Table(title, ("", *(column for column, _ in SHOWN.values())), lines, note)
+    measured = {row.metric for row in merged}
+    shown = {metric: form for metric, form in SHOWN.items() if metric in measured}
+    lines = [
+        Row(name, [Cell(start + metric, digits=digits) for metric, (_, digits) in shown.items()])
+        for name, start in place.items()
+    ]
+    return Table(title, ("", *(column for column, _ in shown.values())), lines, note)
 
 
 def _note(rows: Sequence[results.Result]) -> str:
