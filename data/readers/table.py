@@ -111,7 +111,8 @@ def _decoded(content: bytes, path: Path) -> str:
             return content.decode("utf-16")
         except UnicodeDecodeError as error:
             raise UserError(f"{path} is UTF-16 that is cut short or damaged: save it as CSV in UTF-8") from error
-    if b"\0" in content[:200]:
+    start = content[:200]
+    if 4 * start.count(0) > len(start):  # a stray NUL is a matter of its cell
         raise UserError(f"{path} looks like UTF-16 without a byte-order mark, or is no text: save it as CSV in UTF-8")
     try:
         return content.decode("utf-8-sig")

@@ -199,5 +199,5 @@ def save(path: pathlib.Path, scores: Scores) -> None:
 
 def load(path: pathlib.Path) -> dict[str, Any]:
     """The arrays of a file of scores."""
-    with np.load(path) as arrays:
+    with np.load(path, allow_pickle=False) as arrays:
         return dict(arrays)

@@ -72,15 +72,14 @@ def test_every_sentence_of_the_grammar_about_a_finding_is_turned(language: str) 
     slots = dict(zip(("side", "level", "size", "rim"), (words["side"]["right"], "x", "y", "z"), strict=True))
     slots |= {name.capitalize(): value.capitalize() for name, value in slots.items()}
     slots |= {"side_c": slots["Side"], "mm": "9", "cm": "1.2", "share": "20", "ratio": "0.61"}
-    kinds = {"nodules": "nodule"}
     asserted, denied = [], []
     for kind in (*LABELS, "nodules"):
         options = words["present"][kind]
         asserted += [x.format(**slots) for x in (*options["any"], *options.get("xray", []), *options.get("ct", []))]
         asserted += [x.format(**slots) for x in words["conclude"][kind]]
-        asserted += words["prompts"][kinds.get(kind, kind)]["positive"]
-        denied += words["prompts"][kinds.get(kind, kind)]["negative"]
-    for label in LABELS:
+    for label, pair in grammar.prompts(language).items():
+        asserted += pair["positive"]
+        denied += pair["negative"]
         denied += [form.format(list=name) for form in words["deny"] for name in words["absent"][label]]
         denied += words["fine"][label]
     denied += words["clean"][:1]

@@ -153,6 +153,8 @@ def test_workers_give_the_same_set(tmp_path):
 class Ids:
     """A sampler that passes ids on."""
 
+    keep = ()
+
     def __init__(self, modality):
         self.modality = modality
 
