@@ -6,7 +6,7 @@ import pytest
 
 from configs import build, pretrain
 from data.errors import UserError
-from unimedi_jax.config import building, jobs, numbers, objectives, pretraining, reference
+from unimedi_jax.config import building, jobs, numbers, objectives, pretraining, public_sets, reference
 from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.config.typed import typed
 
@@ -14,7 +14,11 @@ from unimedi_jax.config.typed import typed
 def test_every_bound_is_one_of_a_field() -> None:
     for key in (*numbers.LEAST, *numbers.MOST):
         name, _, field = key.partition(".")
-        owners = [vars(module)[name] for module in (jobs, objectives, pretraining, building) if name in vars(module)]
+        owners = [
+            vars(module)[name]
+            for module in (jobs, objectives, pretraining, building, public_sets)
+            if name in vars(module)
+        ]
         assert owners, key
         assert all(field in {one.name for one in dataclasses.fields(owner)} for owner in owners), key
 

@@ -36,6 +36,8 @@ class Set:
 class Sampler:
     """Passes the id on, with a number drawn from the sample's own generator."""
 
+    keep = ()
+
     def __init__(self, modality: str) -> None:
         self.modality = modality
 

@@ -96,7 +96,7 @@ def test_an_xray_becomes_tokens_and_ids():
 
 def test_an_augmented_sample_may_have_the_report_that_says_the_opposite():
     record = {"id": b"a", "report": b"No edema.", "image": np.zeros((256, 256), np.uint8)}
-    negating = sampler("xray", negate=True, length=10)
+    negating = sampler("xray", texts=("text", "negated"), length=10)
     sample = negating(record, np.random.default_rng(0))
     spelt = "".join(chr(code) for code in sample["negated"][sample["negated_mask"]])
     assert spelt == "Edema."
