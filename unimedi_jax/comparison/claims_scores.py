@@ -95,12 +95,13 @@ class Network:
         words, length = self.trained.tokenizer, self.trained.report_length
         prompts = features.embed_prompts(self.embedder, self.trained.variables, words, contract, length)
         vectors = {"zeroshot": part.z, "prompts": part.z_report}
-        return {name: zeroshot.scores(z, *prompts) for name, z in vectors.items()}
+        score = self.trained.config["evals"]["score"]
+        return {name: zeroshot.scores(z, *prompts, score) for name, z in vectors.items()}
 
     def probe(self, own: records.RecordSet, modality: str, part: EmbeddedSplit) -> np.ndarray:
-        """Probabilities by a linear probe on all training and validation patients of the run's own set."""
+        """Probabilities by a linear probe on all training patients of the run's own set, regularised by validation."""
         train, val = (self.embed(own, modality, split, images_alone=True).labelled for split in ("train", "val"))
-        return linear_probe.predict(train, part.cls, val, refit=True)
+        return linear_probe.predict(train, part.cls, val)
 
     def losses(self, own: records.RecordSet, split: str) -> np.ndarray:
         """L_vl of batches like those of training, on all splits without augmentation, masking and dropout."""
