@@ -31,7 +31,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
         (["--config=configs/nothere.py"], "no config file 'configs/nothere.py'"),
         (["--config=configs/pretrain.py:dmo"], "the presets are"),
         (["--config=configs/pretrain.py", "--config.stpes=3"], "no setting 'stpes': did you mean steps?"),
-        (["--config=configs/pretrain.py", "--config.model.slces=3"], "did you mean model.slices?"),
+        (["--config=configs/pretrain.py", "--config.model.slces=3"], "did you mean model.slices, model.scores?"),
         (["--config=configs/pretrain.py", "--config.optim.lr=3"], "did you mean optim.peak_lr"),
         (["--config", "configs/pretrain.py", "--config.batch_size", "3"], "did you mean batch.xray, batch.ct?"),
         (["--config=configs/pretrain.py", "--config.data.name=real"], "config.data is a value ('phantom')"),
@@ -87,7 +87,7 @@ def test_a_tilde_is_the_home_in_every_path(tmp_path, monkeypatch):
     (tmp_path / "records" / "phantom" / "contract.json").write_text("{}")
     assert evaluate.sets("~/records") == ["phantom"]
     building.ensure_phantom("~/records")  # it is there: nothing is built
-    (tmp_path / "rows.csv").write_text("path,modality,report,patient\n")
+    (tmp_path / "rows.csv").write_text("path,modality,report,patient\nnothing.png,xray,no nodule,p\n")
     arguments = ["--config=configs/build.py:manifest", "--config.source=~/rows.csv", "--config.dry_run=True"]
     command = [sys.executable, str(ROOT / "main.py"), *arguments, "--workdir=~/look"]
     subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)

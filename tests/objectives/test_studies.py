@@ -25,7 +25,8 @@ def test_every_contrast_with_reports_gets_the_studies(name: str, monkeypatch) ->
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     step = build_train_step(typed(PretrainConfig, config), 200, mesh)
     where = jax.NamedSharding(mesh, jax.P(("data", "fsdp")))
-    batch = towers.example(step.model, dict(config.batch), 64, where)
+    one = jax.eval_shape(lambda: step.objective.example_batch(step.model, 64))
+    batch = towers.example(one, dict(config.batch), where)
     for part in batch.values():
         part["study"] = jax.ShapeDtypeStruct(part["text"].shape[:1], jnp.int32, sharding=where)
     contrastive, studies = losses.contrastive, []
