@@ -93,8 +93,7 @@ def _linear(
                 classifier = linear_probe.fit(few, val, one_of=one_of, seed=trial.seed)
                 scores = classifier.probabilities(test.x)
                 scalars = classification.measure(scores, test.y, names, one_of=one_of, resamples=config.resamples)
-                shared = dict(task=TASKS["linear"], data=dataset.name, modality=modality, cases=len(test.y))
-                table += results.of(scalars, **shared, **trial._asdict())
+                table += results.of(scalars, **shared, cases=len(test.y), **trial._asdict())
                 saving.cases(trial, scores)
                 if saving.saves_head(trial):
                     on_val = (classifier.probabilities(val.x), val.y) if val else None
