@@ -242,8 +242,11 @@ def test_out_and_in_again_changes_no_bit(trained, exported, tmp_path):
     assert same_bits(back.variables, trained.variables)
     assert back.config == card.shareable(trained.config)
     assert (back.contracts, back.step) == (trained.contracts, trained.step)
-    assert members.read(exported) == members.read(trained.path) is not None
-    export.write(back, tmp_path / "again")
+    assert members.read(exported) is None, "whoever trained it did not list them"
+    learnt = {"phantom": {"salt": "0" * 8, "train": {"patients": ["1" * 16], "pictures": ["2" * 16]}}}
+    members.write(tmp_path, learnt)
+    export.write(dataclasses.replace(back, path=tmp_path), tmp_path / "again")
+    assert members.read(tmp_path / "again") == learnt
     for name in ("unimedi.safetensors", "vision_2d.safetensors", "report/model.safetensors", "unimedi.json"):
         assert (tmp_path / "again" / name).read_bytes() == (exported / name).read_bytes()
     fresh = jax.jit(lambda: base.init_variables(trained.model, objectives.make(), jax.random.key(1)))()

@@ -158,7 +158,7 @@ def test_another_vit_is_refused_in_one_line(tiny, tiny_variables, make_vit, tmp_
 def test_a_file_says_what_model_it_needs(make_vit, tmp_path, monkeypatch):
     monkeypatch.setitem(sizes.VISION, "tiny", TINY)
     path = pathlib.Path(save(make_vit(patch_size=8).state_dict(), tmp_path / "vit.safetensors"))
-    assert vit.settings(path) == {"vision_size": "tiny", "image_patch": (8, 8)}
+    assert vit.settings(path) == {"vision_size": "tiny", "image_patch": (8, 8), "registers": 0}
     wide = pathlib.Path(save(make_vit(embed_dim=48).state_dict(), tmp_path / "wide.safetensors"))
     with pytest.raises(UserError, match="width 48, depth 2, MLP 96: none of Mu, Ti"):
         vit.settings(wide)
