@@ -32,7 +32,9 @@ def test_an_export_starts_a_run(config, tmp_path, monkeypatch):
         "student",
         3,
     )
-    monkeypatch.setattr("unimedi_jax.export.parity.check", lambda *_, **__: {"checked": False, "why": "a test", "how": "by hand"})
+    monkeypatch.setattr(
+        "unimedi_jax.export.parity.check", lambda *_, **__: {"checked": False, "why": "a test", "how": "by hand"}
+    )
     export.write(trained, tmp_path / "export")
 
     config.init.checkpoint = str(tmp_path / "export")
