@@ -13,9 +13,9 @@ def test_images_on_the_prompts_are_told_apart() -> None:
     positive, negative = axes[:2], axes[2:]
     labels = rng.integers(0, 2, (40, 2)).astype(float)
     direction = np.where(labels[..., None] == 1, positive.mean(1), negative.mean(1))
-    auc = zeroshot.auc(direction.sum(axis=1), positive, negative, labels)
+    auc = zeroshot.auc(direction.sum(axis=1), positive, negative, labels, score="difference")
     assert auc.per_label.tolist() == [1.0, 1.0]
-    swapped = zeroshot.auc(direction.sum(axis=1), negative, positive, labels)
+    swapped = zeroshot.auc(direction.sum(axis=1), negative, positive, labels, score="difference")
     assert swapped.macro == pytest.approx(1 - auc.macro, abs=1e-12)
     assert (swapped.per_label < auroc.INVERTED_BELOW).all()
 
@@ -29,20 +29,20 @@ def test_score_is_the_difference_of_cosines_to_the_ensembles() -> None:
         return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
     expected = unit(z) @ (unit(unit(positive[0]).mean(0)) - unit(unit(negative[0]).mean(0)))
-    difference = zeroshot.scores(z, positive, negative)
+    difference = zeroshot.scores(z, positive, negative, "difference")
     np.testing.assert_allclose(difference[:, 0], expected, atol=1e-12)
     labels = rng.integers(0, 2, (30, 1)).astype(float)
     theirs = roc_auc_score(labels[:, 0], expected)
-    assert zeroshot.auc(z, positive, negative, labels).macro == pytest.approx(theirs, abs=1e-12)
+    assert zeroshot.auc(z, positive, negative, labels, score="difference").macro == pytest.approx(theirs, abs=1e-12)
 
 
 def test_a_finding_needs_prompts() -> None:
     with pytest.raises(ValueError, match="prompt"):
-        zeroshot.scores(np.ones((2, 3)), [np.ones((0, 3))], [np.ones((1, 3))])
+        zeroshot.scores(np.ones((2, 3)), [np.ones((0, 3))], [np.ones((1, 3))], "difference")
 
 
 def test_no_images() -> None:
-    auc = zeroshot.auc(np.zeros((0, 3)), np.ones((1, 1, 3)), -np.ones((1, 1, 3)), np.zeros((0, 1)))
+    auc = zeroshot.auc(np.zeros((0, 3)), np.ones((1, 1, 3)), -np.ones((1, 1, 3)), np.zeros((0, 1)), score="difference")
     assert np.isnan(auc.macro)
     assert auc.undefined == 1
 
@@ -73,11 +73,12 @@ def test_a_score_against_the_other_findings_is_written_out() -> None:
 def test_a_single_finding_has_no_others() -> None:
     rng = np.random.default_rng(3)
     z, positive, negative = rng.normal(size=(9, 4)), [rng.normal(size=(2, 4))], [rng.normal(size=(2, 4))]
-    difference = zeroshot.scores(z, positive, negative)
+    difference = zeroshot.scores(z, positive, negative, "difference")
     for score in ("others", "sum"):
         np.testing.assert_array_equal(zeroshot.scores(z, positive, negative, score), difference)
     alone = zeroshot.scores(z, positive, [np.zeros((0, 4))], "sum")
-    assert np.argsort(alone[:, 0]).tolist() == np.argsort(zeroshot.scores(z, positive, [-positive[0]])[:, 0]).tolist()
+    opposite = zeroshot.scores(z, positive, [-positive[0]], "difference")
+    assert np.argsort(alone[:, 0]).tolist() == np.argsort(opposite[:, 0]).tolist()
 
 
 def test_no_other_score() -> None:

@@ -28,12 +28,12 @@ from unimedi_jax.bench import measure
 from unimedi_jax.config.pretraining import InputConfig, PretrainConfig
 from unimedi_jax.config.typed import typed
 from unimedi_jax.input import pipeline
+from unimedi_jax.input.pipeline import NAMES
 from unimedi_jax.train import dataset
 
 RECORD = {"xray": 256 * 256, "ct": 32 * 128 * 128 * 2}  # bytes of pixels
 RECORDS = {"xray": 2048, "ct": 256}  # read in a round
 ROWS = {"xray": 32, "ct": 8}
-NAMES = {"xray": "X-rays", "ct": "CTs"}
 XRAY = (3056, 2544)  # pixels of MIMIC-CXR-JPG
 CT = (512, 512, 300)  # voxels x, y, z
 SPACING = (0.7, 0.7, 1.0)  # mm

@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -22,7 +23,6 @@ CT_ONLY, XRAY_ONLY, ONE, TWO, UNIMEDI = "ct_only", "xray_only", "one_encoder", "
 MODELS = (CT_ONLY, XRAY_ONLY, ONE, UNIMEDI)
 STEPS, FLOPS = "steps", "flops"  # what a model has as much of as UniMedI
 TRAINING_SEED = 0  # of the phantom's training patients, those of the embedded set
-EIGHTH = 8  # of ten patients, so many train
 
 
 class Planned(NamedTuple):
@@ -61,7 +61,8 @@ def build_sets(config: ml_collections.ConfigDict) -> None:
     """Builds the training sets that are not there yet. They share their X-rays, and all but the CTs that train."""
     names = set_names(config)
     numbers = [int(name) for name in names if name.isdecimal()]
-    pool = 10 * -(-max(config.xrays, config.plenty, *numbers) // EIGHTH)
+    tenth = max(config.xrays, config.plenty, *numbers) / phantom.SPLIT_OF_TEN.count("train")
+    pool = len(phantom.SPLIT_OF_TEN) * math.ceil(tenth)
     for name in names:
         if name == building.PHANTOM_NAME:
             building.ensure_phantom(config.data_dir)

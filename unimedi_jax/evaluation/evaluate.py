@@ -54,13 +54,13 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     prompts.check(settings.prompts, itertools.chain(*(one.contract["labels"] for one in opened)))
     trials.check_leaks(trained, opened, settings)
     rows: list[results.Result] = []
-    for name in names:
+    for dataset in opened:
         for number, task in enumerate(tasks, start=1):
-            LOG.info("%s: %s, task %d of %d", name, task, number, len(tasks))
+            LOG.info("%s: %s, task %d of %d", dataset.name, task, number, len(tasks))
             try:
-                rows += TASKS[task](trained, records.open_set(settings.data_dir, name), settings)
+                rows += TASKS[task](trained, dataset, settings)
             except UserError as error:  # what one set lacks must not cost the others their numbers
-                LOG.info("%s, %s: left out: %s", name, task, error)
+                LOG.info("%s, %s: left out: %s", dataset.name, task, error)
     if not rows:
         raise UserError(f"nothing could be evaluated on {', '.join(names)} in {settings.data_dir}: see the lines above")
     results.write_csv(workdir / results.FILE, results.of_checkpoint(rows, trained))

@@ -16,6 +16,7 @@ from unimedi_jax.input import records, transforms, workers
 
 HostBatch = dict[str, dict[str, np.ndarray]]
 MODALITIES = ("xray", "ct")
+NAMES = {"xray": "X-rays", "ct": "CTs"}  # for messages
 TEXTS = ("text", "other", "negated")  # token sequences that a sample may have
 AHEAD = 8  # batches that are read before they are asked for
 THREADS = InputConfig(processes=0)
@@ -155,8 +156,7 @@ def evaluation(
     """
     dataset = grain.MapDataset.source(record_set.source(sampler.modality, split))[: limit or None].map(sampler)
     reader = iter(dataset.to_iter_dataset(grain.ReadOptions(THREADS.threads, prefetch_buffer_size=2 * rows)))
-    names = {"xray": "X-rays", "ct": "CTs"}[sampler.modality]
-    with contextlib.closing(reader), progress.shown(len(dataset), f"{names} of {split}") as tick:
+    with contextlib.closing(reader), progress.shown(len(dataset), f"{NAMES[sampler.modality]} of {split}") as tick:
         while samples := list(itertools.islice(reader, rows)):
             real = len(samples)
             samples += [samples[-1]] * (rows - real)

@@ -12,8 +12,8 @@ import re
 
 import numpy as np
 
-# "12.1 cm" holds no end of a sentence: no blank follows its dot.
-END = re.compile(r"(?<=[.!?])\s+(?=\S)")
+from data.reports import sections
+
 HEADING = re.compile(r"^\s*([^\W\d_][^\W\d_ ]*(?: [^\W\d_]+){0,3}):")
 WORD = re.compile(r"[^\W\d_]+")
 TECHNIQUE_HEADING = re.compile(r"technique|protocol|procedure|técnica|protocolo", re.IGNORECASE)
@@ -59,7 +59,7 @@ DONE, SHOWN = frozenset(ACQUIRED.split()), frozenset(STATED.split())
 
 def split(report: str) -> list[str]:
     """The sentences of a report, each with its punctuation; the dot of "12.1 cm" ends none."""
-    return END.split(report.strip())
+    return sections.SENTENCE.split(report.strip())
 
 
 def shuffle(report: str, rng: np.random.Generator) -> str:

@@ -13,9 +13,7 @@ Prompts = Sequence[Float[np.ndarray, "p e"]]  # an ensemble for each finding
 LARGEST = 4.0  # no score lies further from 0: "sum" adds two differences of cosines
 
 
-def scores(
-    z_image: Images, z_positive: Prompts, z_negative: Prompts, score: str = "difference"
-) -> Float[np.ndarray, "n c"]:
+def scores(z_image: Images, z_positive: Prompts, z_negative: Prompts, score: str) -> Float[np.ndarray, "n c"]:
     """How much an image looks like the prompts that assert a finding, one column per finding; 0 is undecided.
 
     The similarity to the finding's positive ensemble, minus
@@ -58,7 +56,7 @@ def auc(
     z_negative: Prompts,
     labels: Float[np.ndarray, "n c"],
     *,
-    score: str = "difference",
+    score: str,
     resamples: int = 0,
     seed: int = 0,
 ) -> auroc.LabelAuc:

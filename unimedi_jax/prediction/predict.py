@@ -14,10 +14,10 @@ from unimedi_jax.config.jobs import PredictConfig
 from unimedi_jax.config.typed import typed
 from unimedi_jax.evaluation import heads, results
 from unimedi_jax.inference import pretrained, sources
+from unimedi_jax.input.pipeline import NAMES
 from unimedi_jax.prediction import predictors
 from unimedi_jax.prediction.predictors import Predictor, Row
 
-NAMES = {"xray": "X-rays", "ct": "CTs"}
 LONGEST_STEM = 200  # of a file's name, which file systems limit to 255 bytes
 
 

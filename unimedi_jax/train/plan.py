@@ -4,13 +4,13 @@ import logging
 import math
 
 from unimedi_jax.input import pipeline
+from unimedi_jax.input.pipeline import NAMES
 from unimedi_jax.train.job import TrainingJob
 
 LOG = logging.getLogger(__name__)
 MEASURED = 2  # steps after the first, which compiles
 FULL_SIZES = ("S", "B", "L")  # of the ViT; smaller ones are made for CPUs
 DEMO = "configs/pretrain.py:demo is the small run, made for CPUs"
-NAMES = {"xray": "X-rays", "ct": "CTs"}
 
 
 def announce(job: TrainingJob) -> None:
