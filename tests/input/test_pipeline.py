@@ -87,6 +87,7 @@ def test_the_place_can_be_saved_and_found_again(processes):
         sets, rows = [(Set("a", 30, 9), 1.0)], {"xray": 4, "ct": 2}
         return pipeline.train(sets, SAMPLERS, rows, InputConfig(processes=processes), seed=0)
 
+    before = set(multiprocessing.active_children())  # another test's decoder may still wait for work
     with contextlib.closing(begin(0)) as one, contextlib.closing(begin(processes)) as again:
         for _ in range(3):
             next(one)
@@ -97,14 +98,15 @@ def test_the_place_can_be_saved_and_found_again(processes):
             assert a["xray"]["id"].tolist() == b["xray"]["id"].tolist()
             np.testing.assert_array_equal(a["ct"]["drawn"], b["ct"]["drawn"])
         assert again.get_state() == one.get_state()
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= before
 
 
 def test_a_reader_that_is_killed_is_one_line():
     sets, rows = [(Set("a", 30, 9), 1.0)], {"xray": 4, "ct": 2}
+    before = set(multiprocessing.active_children())
     with contextlib.closing(pipeline.train(sets, SAMPLERS, rows, InputConfig(processes=1), seed=0)) as batches:
         next(batches)
-        for child in multiprocessing.active_children():
+        for child in set(multiprocessing.active_children()) - before:
             child.kill()
         with pytest.raises(UserError, match=r"was killed.*config.input.processes=0"):
             list(itertools.islice(batches, 100))
