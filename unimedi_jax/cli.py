@@ -143,9 +143,11 @@ def _run(argv: Sequence[str]) -> None:
     config = _CONFIG.value
     if config.get("job") not in JOBS:
         raise UserError(f"the config's job is {config.get('job')!r}: one of {', '.join(JOBS)}")
-    from unimedi_jax.config import numbers, reference
+    from unimedi_jax.config import numbers, paths, reference
 
     numbers.check_all(config.to_dict(), reference.defaults(config.to_dict()))
+    paths.check_all(config.to_dict())
+    paths.check(_WORKDIR.value or "", "--workdir")
     _log_only_our_lines()
     threading.excepthook, sys.unraisablehook = _briefly(threading.excepthook), _briefly(sys.unraisablehook)
     _ensure_phantom(config)
