@@ -1,8 +1,9 @@
 """Pre-training. No argument: ViT-B/16 with the paper's recipe (docs/method.md), from the seed; `:paper`: the report
 tower starts from Bio_ClinicalBERT as in the paper; `:demo`: the small run.
 
-An ablation is a further word: `:no_slices` of the paper's recipe, `:demo,no_slices` of the small run. So is another
-system: `:clip`, `:demo,mae`, `:demo,mae,ct_only` (docs/systems.md).
+`:unimedi_plus` adds to the paper's method what made it better (docs/method.md). An ablation is a further word, too:
+`:no_slices` of the paper's recipe, `:demo,no_slices` of the small run; and another system: `:clip`, `:demo,mae`,
+`:demo,mae,ct_only` (docs/systems.md).
 
 The embedded phantom is trained on until `config.data` names built sets, such as "mine" or "mine,phantom:0.5".
 The settings and their meaning: docs/configuration.md.
@@ -14,7 +15,15 @@ from configs import systems
 from unimedi_jax.config import presets, typed
 from unimedi_jax.config.pretraining import SHARES, PretrainConfig
 
+# UniMedI and, beyond the paper: two halves of a report in its place, which are contrasted with each other, registers,
+# and eq. 1 over the last two layers alone.
+PLUS = {
+    "input": {"report_buckets": (48,)},  # half a report is short
+    "model": {"registers": 4, "score_layers": 2},
+    "objective": {"report_halves": True},
+}
 ABLATIONS = {
+    "unimedi_plus": PLUS,
     # Image-report contrast alone on both modalities; with xray_only and ct_only the models of the paper's figure 2.
     "one_encoder": {"model": {"slices": 0}, "objective": {"weight_icl": 0.0, "weight_pcl": 0.0, "mask_ratio": 0.0}},
     "xray_only": {"batch": {"ct": 0}},
@@ -38,6 +47,7 @@ DEMO = {
         "report_size": "Mu",
         "image_size": 112,
         "volume_size": (32, 64, 64),
+        "tokenizer": "nonlinear",  # a nodule is smaller than a patch
         "window_hu": (-1000.0, 200.0),  # lung and fluid; the phantom's findings are not in the bones
         "slice_size": 112,
         "position_init": "sincos",
@@ -55,7 +65,14 @@ DEMO = {
     },
     # Everything starts from scratch here, on two thousand X-rays: the reports have to teach first, and attention that
     # is not learnt yet must not hide half of the image.
-    "objective": {"weight_icl": 0.1, "weight_pcl": 0.1, "mask_ratio": 0.1},
+    # With one centre for both modalities, or without BatchNorm in the heads, L_icl's targets all become the same.
+    "objective": {
+        "weight_icl": 0.1,
+        "weight_pcl": 0.1,
+        "mask_ratio": 0.1,
+        "head_norm": True,
+        "centre_by_modality": True,
+    },
     "optim": {"peak_lr": 1e-3, "warmup_steps": 30},
     "ema": {"base": 0.99},  # 0.996 averages over more steps than this run can spare
     "freeze_last_layer_steps": 0,
