@@ -7,6 +7,8 @@ cosines = embedded.z @ model.embed_reports(["There is a pleural effusion."]).T  
 
 from typing import TYPE_CHECKING
 
+__version__ = "0.1.0"
+
 if TYPE_CHECKING:
     from unimedi_jax.inference.embed import Model
 
