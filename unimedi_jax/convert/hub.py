@@ -1,7 +1,7 @@
 """The Hugging Face hub: a model's files by its id, in huggingface_hub's cache. They are read as data, never run.
 
-The hub's client finds its token, its cache, another endpoint and the offline mode by its own settings (HF_TOKEN, HF_HOME,
-HF_ENDPOINT, HF_HUB_OFFLINE).
+The hub's client finds its token, its cache, another endpoint and the offline mode by its own settings (HF_TOKEN,
+HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE).
 """
 
 import hashlib
@@ -124,18 +124,15 @@ def _reason(error: Exception, revision: str) -> str:
     if isinstance(error, errors.OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set, and the Hugging Face cache does not have it: unset it, or fetch it first"
     if isinstance(error, errors.GatedRepoError):
-        return (
-            "the Hugging Face hub shows it to those alone who accept its terms: do so on its page, then hf auth login"
-        )
+        return "the Hugging Face hub asks to accept its terms first: do so on its page, then hf auth login"
     if isinstance(error, errors.RepositoryNotFoundError):
         return "the Hugging Face hub has no such model, or a private one: correct the name, or hf auth login"
     if isinstance(error, errors.RevisionNotFoundError):
         return f"the Hugging Face hub has it, but no revision {revision!r} of it"
     if isinstance(error, errors.HFValidationError):
         return "the Hugging Face hub knows no such names"
-    if isinstance(error, errors.EntryNotFoundError | errors.HfHubHTTPError | ConnectionError) or "Connect" in repr(
-        error
-    ):
+    away = errors.EntryNotFoundError | errors.HfHubHTTPError | ConnectionError
+    if isinstance(error, away) or "Connect" in type(error).__name__:
         return (
             f"the Hugging Face hub cannot be reached ({type(error).__name__}), and its cache does not have it: see to "
             "the network, then the same command goes on"

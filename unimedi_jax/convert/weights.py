@@ -21,7 +21,7 @@ NESTS = ("model", "state_dict", "teacher")  # DeiT and MAE; many trainers; DINO
 
 
 def folder(name: str, needed: str) -> pathlib.Path:
-    """The local folder of a model: `name` itself, or what the Hugging Face hub (or its cache) has under this id or id@revision.
+    """The local folder of a model: `name`, or what the Hugging Face hub (or its cache) has under this id (@revision).
 
     Raises:
         UserError: neither; the message says which files (`needed`) to put where.
