@@ -12,6 +12,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from os import PathLike
 
+    import numpy as np
+
     from unimedi_jax.inference.embed import Model
 
 
@@ -20,3 +22,11 @@ def load(path: "str | PathLike[str]", network: str = "student", **settings: int 
     from unimedi_jax.inference import embed
 
     return embed.load(path, network, **settings)
+
+
+def attention(path: "str | PathLike[str]", model: "Model | str | PathLike[str]") -> "np.ndarray":
+    """Where a network attends in one X-ray or CT, on its own grid, see `unimedi_jax.inference.embed.Model.attention`.
+
+    `model` is what `load` returns, or what it takes.
+    """
+    return (model if hasattr(model, "attention") else load(model)).attention(path)

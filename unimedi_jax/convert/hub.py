@@ -62,9 +62,9 @@ def sizes(name: str) -> dict[str, int]:
     identifier, _, revision = name.partition("@")
     try:
         options = dict(revision=revision or None, files_metadata=True, timeout=PATIENCE)
-        listed = huggingface_hub.model_info(identifier, **options).siblings or ()
+        listed = huggingface_hub.HfApi().model_info(identifier, **options).siblings or ()
     except Exception as error:  # the hub's client raises a dozen unrelated types
-        raise HubError(_reason(error, revision)) from error
+        raise HubError(reason(error, revision)) from error
     return {file.rfilename: file.size or 0 for file in listed}
 
 
@@ -94,7 +94,7 @@ def snapshot(name: str, patterns: Sequence[str]) -> pathlib.Path:
     except Exception as error:
         if isinstance(error, OSError) and error.errno:
             raise  # of the disk, not of the hub
-        raise HubError(_reason(error, revision)) from error
+        raise HubError(reason(error, revision)) from error
     return _checked(folder)
 
 
@@ -117,7 +117,7 @@ def _is_intact(path: pathlib.Path) -> bool:
     return True  # a cache without links, as on some file systems: it does not name what it holds
 
 
-def _reason(error: Exception, revision: str) -> str:
+def reason(error: Exception, revision: str = "") -> str:
     """What went wrong and what to do; the client's own messages run over several lines."""
     from huggingface_hub import errors
 
@@ -131,6 +131,8 @@ def _reason(error: Exception, revision: str) -> str:
         return f"the Hugging Face hub has it, but no revision {revision!r} of it"
     if isinstance(error, errors.HFValidationError):
         return "the Hugging Face hub knows no such names"
+    if isinstance(error, errors.HfHubHTTPError) and error.response.status_code in (401, 403):
+        return "the Hugging Face hub does not allow it: hf auth login, or HF_TOKEN, with the right to do it"
     away = errors.EntryNotFoundError | errors.HfHubHTTPError | ConnectionError
     if isinstance(error, away) or "Connect" in type(error).__name__:
         return (
