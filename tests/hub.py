@@ -93,12 +93,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if path == "/api/validate-yaml":
             return self._json({"errors": [], "warnings": []})
         if path == "/api/repos/create":
-            wish = json.loads(body)
-            name = f"{wish['organization']}/{wish['name']}"
+            asked = json.loads(body)
+            name = f"{asked['organization']}/{asked['name']}"
             if name in self.content.models:
                 return self._json({"error": "You already created this model repo"}, 409)
             self.content.models[name] = {}
-            if wish["private"]:
+            if asked["private"]:
                 self.content.private.add(name)
             return self._json({"url": f"{self.content.address}/{name}"})
         if path.endswith("/objects/batch"):

@@ -125,9 +125,7 @@ def test_what_cannot_start_is_one_line(tmp_path, monkeypatch):
     def refuse(**_):
         raise RuntimeError("api_key not configured\n(no-tty)")
 
-    fake = types.SimpleNamespace(
-        util=types.SimpleNamespace(generate_id=lambda: "x"), Settings=lambda **_: None, init=refuse
-    )
+    fake = types.SimpleNamespace(Settings=lambda **_: None, init=refuse)
     monkeypatch.setitem(sys.modules, "wandb", fake)
     monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda _: True)
     with pytest.raises(UserError, match=r"track=wandb does not start \(api_key not configured \(no-tty\)\): wandb"):

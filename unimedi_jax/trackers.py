@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import re
+import secrets
 import time
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -69,7 +70,7 @@ class Wandb:
         import wandb
 
         self._wandb = wandb
-        known = _known(workdir, self.name) or wandb.util.generate_id()
+        known = _known(workdir, self.name) or secrets.token_hex(4)
         # Our own lines alone: no copy of the terminal, of the code or of the repository's state.
         quiet = wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True)
         self._run = wandb.init(

@@ -37,7 +37,7 @@ def run(config: Any, _: pathlib.Path | None = None) -> None:
             JAX's, or what `push.push` refuses.
     """
     if config.push:
-        push.check_wish(config.push, config.source)
+        push.check_settings(config.push, config.source)
     out = pathlib.Path(config.out or config.checkpoint).expanduser()
     if not config.checkpoint or not (config.out or (config.push and (out / pretrained.FACTS).is_file())):
         raise UserError(

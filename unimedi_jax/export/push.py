@@ -14,7 +14,7 @@ from unimedi_jax.inference import pretrained
 UNSEARCHED = "none"
 
 
-def check_wish(name: str, source: str) -> None:
+def check_settings(name: str, source: str) -> None:
     """Whether a name can be a model of the hub, and the source is there. Raises UserError."""
     if not hub.ID.fullmatch(name) or "@" in name:
         raise UserError(f"config.push={name} is no name on the hub: it has the form org/name")
