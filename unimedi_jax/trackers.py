@@ -19,6 +19,10 @@ from data.errors import UserError
 
 FILE = "track.json"  # in the workdir: which run it is there
 PACKAGES = {"wandb": "wandb", "mlflow": "mlflow-skinny"}
+ADVICE = {
+    "wandb": "wandb login, or WANDB_MODE=offline",
+    "mlflow": "name a server or sqlite:///mlflow.db as MLFLOW_TRACKING_URI",
+}
 PROJECT = "unimedi_jax"
 LONGEST, MOST = 500, 100  # characters of a parameter, and numbers at once, that every store of MLflow takes
 
@@ -55,9 +59,8 @@ def start(names: str, workdir: pathlib.Path, config: Mapping[str, Any]) -> list[
         except Exception as error:  # each raises types of its own
             for tracker in trackers:
                 tracker.close(whole=False)
-            advice = {"wandb": "wandb login, or WANDB_MODE=offline", "mlflow": "see MLFLOW_TRACKING_URI"}[name]
             reason = " ".join(str(error).split())[:200]
-            raise UserError(f"config.track={name} does not start ({reason}): {advice}") from error
+            raise UserError(f"config.track={name} does not start ({reason}): {ADVICE[name]}") from error
     return trackers
 
 
@@ -101,7 +104,7 @@ class Wandb:
 
 
 class Mlflow:
-    """A run of MLflow, at MLFLOW_TRACKING_URI, or in `mlruns/` of the workdir."""
+    """A run of MLflow, where MLFLOW_TRACKING_URI says, or else where MLflow keeps its runs by itself."""
 
     name = "mlflow"
 
@@ -109,8 +112,7 @@ class Mlflow:
         import mlflow
         from mlflow.entities import Param
 
-        place = os.environ.get("MLFLOW_TRACKING_URI") or (workdir / "mlruns").absolute().as_uri()
-        self._client = mlflow.MlflowClient(tracking_uri=place)
+        self._client = mlflow.MlflowClient()
         self._id = _known(workdir, self.name)
         if self._id:
             self._client.update_run(self._id, status="RUNNING")
