@@ -71,9 +71,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self._note()
-        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+?)(?:/(revision|tree)/(.+))?", path):
-            name, kind, revision = match.groups()
-            if self._shown(name, revision):
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+?)(?:/(revision|tree)/([^/]+)(?:/(.+))?)?", path):
+            name, kind, revision, folder = match.groups()
+            if not self._shown(name, revision):
+                return
+            if folder:  # none here has one
+                self._json({"error": "Entry not found"}, 404, {"X-Error-Code": "EntryNotFound"})
+            else:
                 self._json(self._tree(name) if kind == "tree" else self._info(name))
         elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             name, revision, file = match.groups()
@@ -95,12 +99,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if path == "/api/repos/create":
             asked = json.loads(body)
             name = f"{asked['organization']}/{asked['name']}"
+            place = {"url": f"{self.content.address}/{name}"}
             if name in self.content.models:
-                return self._json({"error": "You already created this model repo"}, 409)
+                return self._json({"error": "You already created this model repo", **place}, 409)
             self.content.models[name] = {}
-            if asked["private"]:
+            if asked.get("visibility") == "private" or asked.get("private"):  # newer clients, and older ones
                 self.content.private.add(name)
-            return self._json({"url": f"{self.content.address}/{name}"})
+            return self._json(place)
         if path.endswith("/objects/batch"):
             objects = [{**one, "actions": self._actions(one["oid"])} for one in json.loads(body)["objects"]]
             return self._json({"transfer": "basic", "objects": objects})

@@ -74,8 +74,9 @@ class Wandb:
 
         self._wandb = wandb
         known = _known(workdir, self.name) or secrets.token_hex(4)
-        # Our own lines alone: no copy of the terminal, of the code or of the repository's state.
-        quiet = wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True)
+        # Our own numbers alone: no copy of the terminal, the command line, the code or the state of a repository.
+        off = ("disable_git", "disable_code", "x_disable_meta", "x_disable_machine_info")
+        quiet = wandb.Settings(silent=True, console="off", **dict.fromkeys(off, True))
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             id=known,

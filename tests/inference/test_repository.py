@@ -199,7 +199,7 @@ def test_the_readmes_own_lines_load_it_from_the_hub_in_another_folder(installed,
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     lines = [line.strip() for line in re.search(r"( {4}import unimedi_jax\n(?: {4}.+\n)+)", text)[1].splitlines()]
     code = "\n".join([*lines, "print(cosines.tolist())"]).replace("runs/pretrain-demo", "org/name")
-    assert code.count("org/name") == 1
+    assert code.count('load("org/name")') == 1
     with loopback.serve() as server:
         server.put("org/name", light)
         environment = os.environ | server.environment(tmp_path / "cache") | {"PYTHONPATH": str(installed)}

@@ -12,7 +12,6 @@ import cv2
 import huggingface_hub
 import numpy as np
 
-import unimedi_jax
 from data.phantom import source as phantom
 from unimedi_jax.inference import pretrained
 from unimedi_jax.report import tables
@@ -36,7 +35,7 @@ def header(trained: pretrained.Pretrained, metrics: Sequence[Line], *, licence: 
     """The card's front matter, YAML between dashes: licence, tags, the results on test patients as a model index."""
     data = huggingface_hub.ModelCardData(
         license=licence or default_licence(trained.contracts),
-        library_name=unimedi_jax.__name__,
+        library_name="unimedi_jax",
         pipeline_tag="zero-shot-image-classification",
         tags=TAGS,
         model_name="UniMedI",
