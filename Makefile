@@ -39,4 +39,4 @@ aot: .venv-aot/aot.txt
 	cp requirements-aot.txt $@
 
 clean:
-	rm -rf .venv .venv-aot .pytest_cache .ruff_cache
+	rm -rf .venv .venv-aot .pytest_cache .ruff_cache build dist *.egg-info

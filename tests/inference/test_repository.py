@@ -109,7 +109,8 @@ def test_the_list_names_every_file(exported):
 
 
 def test_a_dry_run_lists_and_sends_nothing(light, server, capsys):
-    send(light, dry_run=True)
+    settings = ExportConfig(checkpoint=str(light), push="org/name", source="none", dry_run=True)
+    export.run(settings)
     printed = capsys.readouterr().out
     assert "would upload to org/name, private" in printed
     assert re.search(r"left here  patients\.csv: not in SHA256SUMS", printed)

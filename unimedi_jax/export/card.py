@@ -17,7 +17,7 @@ from unimedi_jax.train.saved_config import shareable
 ROUTES = """
 ## Loading it
 
-unimedi_jax (`pip install unimedi-jax`; a folder, or `org/name` on the hub):
+unimedi_jax, from inside this folder (or with `org/name` of the hub):
 
     model = unimedi_jax.load(".")
     embedded = model.embed("example.png")                          # embedded.z: unit vectors (n, {embedding})

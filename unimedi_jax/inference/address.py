@@ -3,6 +3,7 @@
 An export is a folder, or a model of the Hugging Face hub: org/name, org/name@revision.
 """
 
+import functools
 import logging
 import math
 import pathlib
@@ -57,6 +58,7 @@ def parse(text: str | pathlib.Path) -> Address:
     return Address(whole)
 
 
+@functools.cache  # weights, tokenizer and members of one process are of one commit
 def _fetch(name: str) -> pathlib.Path:
     try:
         place = hub.snapshot(name, EXPORTED)
