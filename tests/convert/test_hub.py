@@ -68,7 +68,7 @@ def test_a_broken_transfer_goes_on_where_it_broke(server, fetch):
 
 def test_a_file_cut_short_is_refused(server, fetch):
     server.short.add("model.safetensors")
-    assert "ended early (OSError): the same command tries again" in fetch("org/name")
+    assert "broke off (OSError): the same command tries again" in fetch("org/name")
     server.short.clear()
     assert fetch("org/name").startswith("/")
 

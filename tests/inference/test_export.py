@@ -74,7 +74,7 @@ def test_timm_loads_the_vision_tower_strictly_and_sees_the_same(trained, exporte
     by_name = timm.create_model(f"local-dir:{exported}", pretrained=True).eval()
     with torch.inference_mode():
         np.testing.assert_allclose(by_name(pixels[:, None]).numpy(), ours, atol=1e-4)
-    assert by_name.pretrained_cfg["mean"] == by_name.pretrained_cfg["std"] == (0.5,)
+    assert [*by_name.pretrained_cfg["mean"], *by_name.pretrained_cfg["std"]] == [0.5, 0.5]
 
 
 def test_transformers_loads_the_report_tower_and_reads_the_same(trained, exported):

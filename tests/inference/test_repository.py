@@ -118,6 +118,7 @@ def test_a_dry_run_lists_and_sends_nothing(light, server, capsys):
     assert not server.requests
 
 
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # between the client and its own HTTP library
 def test_it_goes_up_private_and_whole(light, server, capsys):
     send(light)
     assert "org/name" in server.private

@@ -139,4 +139,4 @@ def reason(error: Exception, revision: str = "") -> str:
             f"the Hugging Face hub cannot be reached ({type(error).__name__}), and its cache does not have it: see to "
             "the network, then the same command goes on"
         )
-    return f"fetching it from the Hugging Face hub ended early ({type(error).__name__}): the same command tries again"
+    return f"the transfer with the Hugging Face hub broke off ({type(error).__name__}): the same command tries again"
