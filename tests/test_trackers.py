@@ -34,7 +34,7 @@ def write(workdir: pathlib.Path, names: str, page: pathlib.Path, *, steps: tuple
         writer.page(page)
 
 
-def test_mlflow_has_the_same_numbers_settings_and_page(tmp_path, page, monkeypatch):
+def test_mlflow_has_the_same_numbers_settings_and_page(tmp_path, page, monkeypatch, caplog):
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())  # files, as no server is here
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
@@ -42,6 +42,7 @@ def test_mlflow_has_the_same_numbers_settings_and_page(tmp_path, page, monkeypat
     workdir.mkdir()
     write(workdir, "mlflow", page, steps=(1, 2))
     write(workdir, " mlflow,", page, steps=(3,))
+    assert not [one for one in caplog.records if one.name == writers.__name__], "nothing failed on the way"
     client = mlflow.MlflowClient()
     (run,) = client.search_runs([client.get_experiment_by_name("unimedi_jax").experiment_id])
     losses = [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "loss")]
@@ -72,7 +73,7 @@ def records(data: bytes, block: int = 32768) -> Iterator[bytes]:
             whole = b""
 
 
-def test_wandb_has_the_same_numbers_settings_and_page(tmp_path, page, monkeypatch):
+def test_wandb_has_the_same_numbers_settings_and_page(tmp_path, page, monkeypatch, caplog):
     pytest.importorskip("wandb")
     from wandb.proto import wandb_internal_pb2
 
@@ -84,6 +85,7 @@ def test_wandb_has_the_same_numbers_settings_and_page(tmp_path, page, monkeypatc
     workdir.mkdir()
     write(workdir, "wandb", page, steps=(1, 2))
     write(workdir, "wandb", page, steps=(3,))
+    assert not [one for one in caplog.records if one.name == writers.__name__], "nothing failed on the way"
     files = sorted(workdir.glob("wandb/offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime_ns)
     known = json.loads((workdir / trackers.FILE).read_text())["wandb"]
     assert [path.name for path in files] == [f"run-{known}.wandb"] * 2, "both are the same run"
