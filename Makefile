@@ -26,7 +26,8 @@ aot: .venv-aot/aot.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	cp requirements.txt $@
 
-.venv/dev.txt: requirements.txt requirements-beam.txt requirements-dev.txt requirements-judges.txt
+.venv/dev.txt: requirements.txt requirements-beam.txt requirements-wandb.txt requirements-mlflow.txt \
+		requirements-dev.txt requirements-judges.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-judges.txt
@@ -38,4 +39,4 @@ aot: .venv-aot/aot.txt
 	cp requirements-aot.txt $@
 
 clean:
-	rm -rf .venv .venv-aot .pytest_cache .ruff_cache
+	rm -rf .venv .venv-aot .pytest_cache .ruff_cache build dist *.egg-info

@@ -33,10 +33,13 @@ def lines(folder: Path, counts: Mapping[str, Mapping[str, int]], *, silent: bool
 
 
 def command(job: str, preset: str = "", **settings: str) -> str:
-    """A command line for the shell, with main.py as this process was started with it."""
-    main = sys.argv[0] if Path(sys.argv[0]).name == "main.py" else "main.py"
-    config = f"configs/{job}.py" + (f":{preset}" if preset else "")
-    return shlex.join(["python", main, f"--config={config}", *(f"--{key}={value}" for key, value in settings.items())])
+    """A command line for the shell: main.py as this process was started with it, or the installed `unimedi`."""
+    started, argument = Path(sys.argv[0]).name, f":{preset}" if preset else ""
+    if started == "unimedi" or not (Path(__file__).parents[1] / "main.py").is_file():
+        words = ["unimedi", f"--config={job}{argument}"]
+    else:
+        words = ["python", sys.argv[0] if started == "main.py" else "main.py", f"--config=configs/{job}.py{argument}"]
+    return shlex.join([*words, *(f"--{key}={value}" for key, value in settings.items())])
 
 
 def has_accelerator() -> bool:

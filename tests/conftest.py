@@ -5,6 +5,8 @@ import gc
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from importlib import metadata
@@ -59,6 +61,7 @@ flags.FLAGS(["pytest"])
 hypothesis.settings.register_profile("proof", database=None, deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("proof")
 
+ROOT = pathlib.Path(__file__).parent.parent
 OBJECTIVE = Objective()
 TINY = sizes.Size(width=32, depth=2, heads=4, mlp_width=64)
 SETTINGS = dict(
@@ -121,6 +124,31 @@ def records_dir() -> pathlib.Path:
     """A small phantom."""
     source = phantom.source(xrays=40, cts=20, seed=7)
     return once("records", lambda folder: dataset.build(source, data_dir=folder, name="phantom", workers=2))
+
+
+@pytest.fixture(scope="session")
+def wheel() -> pathlib.Path:
+    """The project's wheel, built from a copy of what a clone holds."""
+
+    def build(folder: pathlib.Path) -> None:
+        clone = folder / "clone"
+        for name in ("unimedi_jax", "data", "configs"):
+            shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for pattern in ("*.py", "*.toml", "*.md", "*.in", "*.txt", "LICENSE"):
+            for path in ROOT.glob(pattern):
+                shutil.copy(path, clone)
+        code = f"from setuptools import build_meta; build_meta.build_wheel({str(folder)!r})"
+        subprocess.run([sys.executable, "-c", code], cwd=clone, check=True, capture_output=True)
+        shutil.rmtree(clone)
+
+    return next(once("wheel", build).glob("*.whl"))
+
+
+@pytest.fixture(scope="session")
+def installed(wheel) -> pathlib.Path:
+    """A folder for PYTHONPATH with the installed wheel, and its command in `bin/`."""
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", "--no-deps"]
+    return once("installed", lambda folder: subprocess.run([*pip, "--target", folder, wheel], check=True))
 
 
 @pytest.fixture(scope="session")

@@ -67,6 +67,10 @@ def test_another_working_directory_has_the_same_config_files(tmp_path):
     command = [sys.executable, str(ROOT / "main.py"), "--config=configs/inspect.py", "--config.path=nothere"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert "nothere is no built set" in done.stderr
+    (tmp_path / "inspect").mkdir()
+    short = [sys.executable, str(ROOT / "main.py"), "--config=inspect", "--config.path=inspect"]
+    done = subprocess.run(short, cwd=tmp_path, capture_output=True, text=True)
+    assert "inspect is no built set" in done.stderr, "a folder is no config, and other settings stay as they are"
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "inspect.py").write_text("def get_config():\n    raise ValueError('my own file')\n")
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

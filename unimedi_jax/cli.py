@@ -1,6 +1,7 @@
 """One command for every job: python main.py --config=configs/<job>.py[:arg] [--config.key=value ...] [--workdir=DIR].
 
-With --config and --help: the settings of that job and preset, their values and their meaning.
+The command of the installed package: unimedi --config=<job>[:arg] ... With --config and --help: the settings of that
+job and preset, their values and their meaning.
 """
 
 import errno
@@ -22,7 +23,8 @@ from data.errors import RESUMABLE, StoppedError, UserError
 
 # What a person mends outside the program: no room, no quota, no right to write.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-ROOT = pathlib.Path(__file__).resolve().parent.parent  # of main.py and configs/
+HOUSE = pathlib.Path(__file__).resolve().parent
+CONFIGS = next(folder for folder in (HOUSE / "configs", HOUSE.parent / "configs") if folder.is_dir())
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Job and settings: configs/<job>.py, with :arg where the job takes one."
 )
@@ -202,7 +204,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
     except BrokenPipeError:
         raise
     except OSError:
-        _refuse(f"no config file {_config_file(argv)!r}: see configs/")
+        _refuse(f"no config file {_config_file(argv)!r}: a path, or one of {', '.join(JOBS)}")
     except (AttributeError, KeyError, flags.Error, TypeError, ValueError) as error:
         # A config file that raises arrives as a whole traceback; its last line is the message.
         _refuse(_unknown_setting(argv) or str(error).strip().splitlines()[-1].removeprefix("ValueError: "))
@@ -213,12 +215,19 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 
 def _config_of_the_project(argv: Sequence[str]) -> list[str]:
-    """The command line; a config file that is beside main.py and not in the working directory is named in full."""
+    """The command line, with a config of the project named in full: `pretrain:demo`, or `configs/pretrain.py:demo`.
+
+    A file of that name in the working directory comes first.
+    """
     name = _config_file(argv)
-    path = name.partition(":")[0]
-    if not path or pathlib.Path(path).exists() or not (ROOT / path).is_file():
+    path, colon, preset = name.partition(":")
+    job = path.removeprefix("configs/").removesuffix(".py")
+    if not job or "/" in job or pathlib.Path(path).is_file() or not (CONFIGS / f"{job}.py").is_file():
         return list(argv)
-    return [argument[: -len(name)] + str(ROOT / name) if argument.endswith(name) else argument for argument in argv]
+    place = next(i for i, argument in enumerate(argv) if argument.lstrip("-").partition("=")[0] == "config")
+    place += "=" not in argv[place]
+    full = f"{CONFIGS / job}.py{colon}{preset}"
+    return [*argv[:place], argv[place].removesuffix(name) + full, *argv[place + 1 :]]
 
 
 def _unknown_setting(argv: Sequence[str]) -> str:

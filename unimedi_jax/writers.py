@@ -1,28 +1,37 @@
-"""Where scalars go: `metrics.jsonl`, TensorBoard event files, and the log."""
+"""Where scalars go: `metrics.jsonl`, TensorBoard event files, and the trackers of `config.track`."""
 
 import json
+import logging
 import math
 import os
 import pathlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from unimedi_jax.trackers import Tracker
+
+LOG = logging.getLogger(__name__)
+
 
 class Writer:
     """Appends scalars to `workdir/metrics.jsonl` and `workdir/tensorboard/`.
 
     After a resume at step s, lines of later steps are cut off first: the file reads as if the run had never stopped.
-    Only the first process of a run writes; the others get a writer that does nothing (`active=False`).
+    Only the first process of a run writes; the others get a writer that does nothing (`active=False`). The numbers go
+    to the trackers too; one that fails is left behind, and the run goes on.
     """
 
-    def __init__(self, workdir: pathlib.Path, *, resume_step: int, active: bool = True) -> None:
+    def __init__(
+        self, workdir: pathlib.Path, *, resume_step: int, active: bool = True, trackers: Sequence[Tracker] = ()
+    ) -> None:
         self.workdir = workdir
         self._active = active
+        self._trackers = list(trackers)
         if active:
             self._open(resume_step)
 
@@ -51,8 +60,21 @@ class Writer:
         finite = {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
         self._lines.write(json.dumps({"step": step, "time": round(time.time(), 3)} | finite) + "\n")
         self._lines.flush()
-        values = [Summary.Value(tag=name, simple_value=value) for name, value in finite.items() if value is not None]
-        self._event(step, summary=Summary(value=values))
+        known = {name: value for name, value in finite.items() if value is not None}
+        self._event(step, summary=Summary(value=[Summary.Value(tag=tag, simple_value=x) for tag, x in known.items()]))
+        self._each(lambda tracker: tracker.scalars(step, known))
+
+    def page(self, path: pathlib.Path) -> None:
+        """The run's report page, for the trackers."""
+        self._each(lambda tracker: tracker.page(path))
+
+    def _each(self, act: Callable[[Tracker], None]) -> None:
+        for tracker in list(self._trackers):
+            try:
+                act(tracker)
+            except Exception as error:  # a server of somebody else's, or the way to it
+                self._trackers.remove(tracker)
+                LOG.warning("%s takes no more (%s): the run goes on without it", tracker.name, type(error).__name__)
 
     def _event(self, step: int, **content: Any) -> None:
         self._events.add_event(Event(wall_time=time.time(), step=step, **content))
@@ -65,7 +87,8 @@ class Writer:
     def __enter__(self) -> "Writer":
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        self._each(lambda tracker: tracker.close(whole=kind is None))
         if self._active:
             self._close()
 

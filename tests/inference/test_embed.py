@@ -11,6 +11,11 @@ import nibabel
 import numpy as np
 import pytest
 from pyarrow import parquet
+from tensorboard.backend.event_processing import data_provider
+from tensorboard.backend.event_processing import plugin_event_multiplexer as event_multiplexer
+from tensorboard.plugins import base_plugin
+from tensorboard.plugins.projector import projector_plugin
+from werkzeug import test
 
 import unimedi_jax
 from configs import embed as embed_config
@@ -146,6 +151,52 @@ def test_cells_reach_the_place_they_were_cut_from(folder):
         assert data[tuple(voxel)] == index[tuple(expected)]
 
 
+def test_attention_in_a_notebook_is_an_array_on_the_pictures_own_grid(model, embedded, folder, tmp_path):
+    _, maps_to = embedded
+    scan = unimedi_jax.attention(folder / "deep" / "scan.nii.gz", model)
+    written = nibabel.load(maps_to / "deep_scan.nii.gz.attention.nii.gz").get_fdata(dtype=np.float32)
+    np.testing.assert_allclose(scan, written / written.sum(), rtol=1e-4)
+    film = cv2.imread(str(folder / "film.png"), cv2.IMREAD_GRAYSCALE)
+    small = unimedi_jax.attention(folder / "film.png", model)
+    assert small.shape == film.shape == (256, 256)
+    assert small.dtype == np.float32
+    np.testing.assert_allclose(small.sum(), 1, atol=1e-5)
+    cv2.imwrite(str(tmp_path / "large.png"), np.kron(film[:, 64:192], np.ones((3, 3), np.uint8)))
+    large = unimedi_jax.attention(tmp_path / "large.png", model)
+    assert large.shape == (768, 384)
+    # The record of the large one is its block mean, padded at both sides, of which the tokens see the middle.
+    side = 16  # pixels of the record that the crop leaves out, three of the picture's for one
+    assert not large[: 3 * side - 1].any()
+    assert large[3 * side].all()
+    record = large.reshape(256, 3, 128, 3).sum((1, 3))
+    features = model.features("xray", np.pad(film[:, 64:192], ((0, 0), (64, 64)))[None])
+    expected = maps.film_attention(features.scores[0], model.pretrained)[:, 64:192]
+    # In the middle of the cells: between two of them the larger grid is interpolated.
+    np.testing.assert_allclose(record[20::8, 4::8], (expected / expected.sum())[20::8, 4::8], rtol=0.02)
+    for path, words in (
+        (folder, "holds 4 pictures"),
+        (folder / "reports.txt", "holds 0 pictures"),
+        (folder / "deep" / "broken.png", "cannot be read: "),
+    ):
+        with pytest.raises(UserError, match=words):
+            model.attention(path)
+
+
+def test_the_projector_of_tensorboard_serves_the_vectors(embedded, tmp_path):
+    got, _ = embedded
+    odd = embed.dataclasses.replace(got, ids=np.array(["a\tb", "c\nd", "e"]))
+    odd.to_projector(tmp_path)
+    multiplexer = event_multiplexer.EventMultiplexer()
+    provider = data_provider.MultiplexerDataProvider(multiplexer, str(tmp_path))
+    context = base_plugin.TBContext(logdir=str(tmp_path), multiplexer=multiplexer, data_provider=provider)
+    apps = projector_plugin.ProjectorPlugin(context).get_plugin_apps()
+    tensor, metadata = (
+        test.Client(apps[f"/{name}"]).get(f"/{name}?run=.&name=embeddings").data for name in ("tensor", "metadata")
+    )
+    np.testing.assert_array_equal(np.frombuffer(tensor, np.float32).reshape(3, -1), got.z)
+    assert metadata.decode().splitlines() == ["id\tmodality", "a b\txray", "c d\txray", "e\tct"]
+
+
 def test_a_dicom_series_is_one_ct(model, folder):
     place = ROOT.parent / "shared" / "data" / "real_ct" / "cip-ct64"
     if not place.exists():
@@ -160,7 +211,7 @@ def test_a_dicom_series_is_one_ct(model, folder):
 def test_both_formats_hold_the_same_rows(embedded, tmp_path):
     got, _ = embedded
     got.save(tmp_path / "new" / "a.npz")
-    got.save(tmp_path / "a.parquet")
+    got.to_parquet(tmp_path / "a.parquet")
     table = parquet.read_table(tmp_path / "a.parquet")
     with np.load(tmp_path / "new" / "a.npz", allow_pickle=False) as saved:
         assert set(saved) == set(table.column_names)
@@ -192,6 +243,8 @@ def test_mistakes_are_one_line(model, folder, tmp_path):
             model.embed(source)
     with pytest.raises(UserError, match=r"\.npz nor \.parquet"):
         embed.Embeddings(*[np.zeros(0)] * 7).save(tmp_path / "x.csv")
+    with pytest.raises(UserError, match=r"does not end in \.parquet"):
+        embed.Embeddings(*[np.zeros(0)] * 7).to_parquet(tmp_path / "x.npz")
     contracts = {"mine": {**model.pretrained.contracts["mine"], "format": 0}}
     other = embed.Model(embed.dataclasses.replace(model.pretrained, contracts=contracts), model.embedder)
     with pytest.raises(UserError, match="format was 0 in training"):

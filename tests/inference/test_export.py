@@ -7,7 +7,6 @@ import pathlib
 import shutil
 import subprocess
 import sys
-import types
 
 import jax
 import numpy as np
@@ -19,9 +18,11 @@ from data import members
 from data.errors import UserError
 from data.readers import volumes, xrays
 from unimedi_jax import objectives, patches, trees
-from unimedi_jax.export import card, export, parity
+from unimedi_jax.config.jobs import ExportConfig
+from unimedi_jax.export import export, parity
 from unimedi_jax.inference import preprocess, pretrained, start
 from unimedi_jax.objectives import base
+from unimedi_jax.train import saved_config
 
 torch = pytest.importorskip("torch")
 REAL = pathlib.Path(__file__).parents[3] / "shared" / "data"
@@ -70,6 +71,10 @@ def test_timm_loads_the_vision_tower_strictly_and_sees_the_same(trained, exporte
         with torch.inference_mode():
             theirs = vit.forward_features(pixels[:, None].expand(-1, channels, -1, -1))[:, 0]
         np.testing.assert_allclose(theirs.numpy(), ours, atol=1e-4)
+    by_name = timm.create_model(f"local-dir:{exported}", pretrained=True).eval()
+    with torch.inference_mode():
+        np.testing.assert_allclose(by_name(pixels[:, None]).numpy(), ours, atol=1e-4)
+    assert [*by_name.pretrained_cfg["mean"], *by_name.pretrained_cfg["std"]] == [0.5, 0.5]
 
 
 def test_transformers_loads_the_report_tower_and_reads_the_same(trained, exported):
@@ -171,10 +176,9 @@ def test_every_switch_of_the_model_reaches_pytorch(make_trained, tmp_path, setti
 def test_registers_are_timms(make_trained, film, tmp_path, timm):
     trained = make_trained(registers=2, slices=0)
     export.write(trained, tmp_path / "export")
-    code = (tmp_path / "export" / "README.md").read_text().split("vit = ")[1].split("\n    vit.load")[0]
-    assert "reg_tokens=2" in code
-    vit = eval(code, {"timm": timm}).eval()
-    vit.load_state_dict(safetensors.torch.load_file(tmp_path / "export" / "vision_2d.safetensors"), strict=True)
+    code = (tmp_path / "export" / "README.md").read_text().split("vit = ")[1].split(" #")[0]
+    vit = eval(code.replace("local-dir:.", f"local-dir:{tmp_path / 'export'}"), {"timm": timm}).eval()
+    assert vit.num_reg_tokens == 2
     tokens = preprocess.film_tokens(trained, film)
     pixels = patches.unpatchify(tokens, trained.model.vision.image_grid, (16, 16)) / np.float32(127.5) - 1
     with torch.inference_mode():
@@ -229,7 +233,7 @@ def test_without_torch_it_says_that_it_did_not_check(trained, tmp_path, monkeypa
     assert "To check it: pip install torch, then python main.py" in card_text
     monkeypatch.setattr(pretrained, "load", lambda *_: trained)
     out = str(tmp_path / "again")
-    export.run(types.SimpleNamespace(checkpoint="runs/mine", network="student", out=out, rgb=False, onnx=False))
+    export.run(ExportConfig(checkpoint="runs/mine", out=out))
     printed = capsys.readouterr().out
     assert "warning: not compared with PyTorch, as torch is not installed. To check it: pip install torch" in printed
     assert f"--config.checkpoint={out} --config.out={out}-checked" in printed
@@ -240,7 +244,7 @@ def test_without_torch_it_says_that_it_did_not_check(trained, tmp_path, monkeypa
 def test_out_and_in_again_changes_no_bit(trained, exported, tmp_path):
     back = pretrained.load(exported)
     assert same_bits(back.variables, trained.variables)
-    assert back.config == card.shareable(trained.config)
+    assert back.config == saved_config.shareable(trained.config)
     assert (back.contracts, back.step) == (trained.contracts, trained.step)
     assert members.read(exported) is None, "whoever trained it did not list them"
     learnt = {"phantom": {"salt": "0" * 8, "train": {"patients": ["1" * 16], "pictures": ["2" * 16]}}}
@@ -274,7 +278,11 @@ def test_bad_checkpoints_are_one_line(trained, exported, workdir, tmp_path):
     def copy(source: pathlib.Path, name: str) -> pathlib.Path:
         return shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns("onnx"))
 
+    changed = copy(exported, "changed")
+    (changed / "report" / "tokenizer.json").write_text("{}")
     short, torn, odd, future = (copy(exported, name) for name in ("short", "torn", "odd", "future"))
+    for folder in (short, torn, odd, future):
+        (folder / "SHA256SUMS").unlink()  # as of an export of an earlier version
     weights = short / "unimedi.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     (torn / "unimedi.json").write_text('{"format": 1')
@@ -285,6 +293,7 @@ def test_bad_checkpoints_are_one_line(trained, exported, workdir, tmp_path):
     (run / "checkpoints" / "7" / "state" / "_METADATA").write_text("{")
     (tmp_path / "empty").mkdir()
     cases = {
+        changed: "tokenizer.json is damaged or was changed",
         short: "cut short",
         torn: "damaged",
         odd: "does not fit",

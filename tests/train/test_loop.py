@@ -11,7 +11,7 @@ from orbax import checkpoint as ocp
 
 from data.errors import UserError
 from tests.faults import config as toy
-from unimedi_jax import checkpoint, writers
+from unimedi_jax import checkpoint, trackers, writers
 from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.config.typed import typed
 from unimedi_jax.report import tables
@@ -37,12 +37,38 @@ def lines(workdir: pathlib.Path) -> list[dict]:
     ]
 
 
+class Recorder:
+    """A tracker that remembers."""
+
+    name = "recorder"
+
+    def __init__(self) -> None:
+        self.lines, self.pages, self.ends = [], [], []
+
+    def scalars(self, step, values):
+        self.lines.append((step, dict(values)))
+
+    def page(self, path):
+        self.pages.append(path.read_text())
+
+    def close(self, *, whole):
+        self.ends.append(whole)
+
+
 @pytest.fixture(scope="module")
-def undisturbed(records_dir, tmp_path_factory):
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(records_dir, tmp_path_factory, recorder):
     """A finished run, its workdir and config."""
     workdir = tmp_path_factory.mktemp("runs") / "undisturbed"
     config = toy.short(records_dir)
-    loop.run(config, workdir)
+    config.profile = "2:2"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trackers, "start", lambda *_: [recorder])
+        loop.run(config, workdir)
     return workdir, config
 
 
@@ -59,6 +85,19 @@ def test_run_folder_has_what_the_contract_says(undisturbed):
     meta = checkpoint.meta(workdir)
     assert meta["contracts"]["phantom"]["labels"]
     assert meta["versions"]["jax"] == jax.__version__
+
+
+def test_a_tracker_has_every_number_of_the_metrics_and_the_page(undisturbed, recorder):
+    workdir, _ = undisturbed
+    written = [
+        (line["step"], {k: v for k, v in line.items() if k not in ("step", "time") and v is not None})
+        for line in writers.read(workdir)
+    ]
+    assert recorder.lines == written
+    assert recorder.pages == [(workdir / "report" / "index.html").read_text()]
+    assert recorder.ends == [True]
+    (trace,) = workdir.glob("profile/plugins/profile/*/*.xplane.pb")
+    assert trace.stat().st_size > 1000
 
 
 def test_every_loss_is_there_for_every_modality(undisturbed):

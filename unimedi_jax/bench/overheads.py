@@ -53,7 +53,7 @@ def checkpoints(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Non
 def compiling(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """`--help`, compiling the step of `config.pretrain`, and compiling it again: each in a process of its own."""
     settings = to_json(config)
-    command = [sys.executable, "main.py", "--help"]
+    command = [sys.executable, "-c", "from unimedi_jax import cli; cli.main()", "--help"]
     show = functools.partial(subprocess.run, command, cwd=ROOT, stdout=subprocess.DEVNULL)
     helps = tuple(measure.seconds(show) for _ in range(config.rounds))
     cache = workdir / "compilations"

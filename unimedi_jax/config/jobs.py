@@ -33,6 +33,11 @@ class ExportConfig:
     out: str = ""  # a folder that does not exist yet
     rgb: bool = False  # also the ViT for three equal channels
     onnx: bool = False  # also the encoders as ONNX
+    licence: str = ""  # of the weights, by its name on the hub; empty: apache-2.0 of the phantom's, unknown of others
+    push: str = ""  # org/name: upload the export to the Hugging Face hub; without `out`, the export `checkpoint` names
+    public: bool = False  # of push: for everybody to see
+    dry_run: bool = False  # of push: print what would go up, send nothing
+    source: str = ""  # of push: the CSV of the set, whose identifiers are searched for first; "none": not searched
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Settings of pre-training: `config` of configs/pretrain.py, field for field."""
 
 import dataclasses
+import re
 from typing import Any
 
 from unimedi_jax.config import objectives
@@ -15,6 +16,7 @@ SHARES = {
 # Zero-shot: similarity to a finding's prompts minus that to the prompts that deny it ("difference"), minus the mean of
 # those to the other findings' prompts ("others"), or the "sum" of both; `metrics/zeroshot.py`.
 SCORES = ("difference", "others", "sum")
+TRACKERS = ("wandb", "mlflow")
 
 
 def check_score(score: str) -> None:
@@ -278,6 +280,16 @@ def _objective() -> objectives.UniMedI:
     return objectives.UniMedI(temperature_warmup_steps=int(STEPS * SHARES["objective.temperature_warmup_steps"]))
 
 
+def profile_steps(text: str) -> range:
+    """The steps of "100:105", both ends included; none of "". Raises ValueError."""
+    if not text:
+        return range(0)
+    match = re.fullmatch(r"(\d+):(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise ValueError(f"config.profile={text}: the first and the last step, as in 100:105")
+    return range(int(match[1]), int(match[2]) + 1)
+
+
 @dataclasses.dataclass(frozen=True)
 class PretrainConfig:
     """A whole run."""
@@ -311,6 +323,9 @@ class PretrainConfig:
     # Train though patients or pictures that are learnt from are among those tested on.
     allow_leaks: bool = False
     show_reports: str = "auto"  # report texts on the page: "yes", "no", "auto" = the phantom's alone
+    # Scalars, settings and the page also to "wandb", "mlflow" or "wandb,mlflow"; their own variables say where.
+    track: str = ""
+    profile: str = ""  # "100:105": a trace of these steps in the workdir's profile/, which TensorBoard and xprof open
 
     def __post_init__(self) -> None:
         if self.accumulate > 1 and self.objective.name != "unimedi":
@@ -339,6 +354,9 @@ class PretrainConfig:
             )
         if self.steps < 1 or self.log_every < 1 or self.checkpoint.every < 1:
             raise ValueError("config.steps, config.log_every and config.checkpoint.every are at least 1")
+        profile_steps(self.profile)
+        if unknown := {name.strip() for name in self.track.split(",")} - {"", *TRACKERS}:
+            raise ValueError(f"config.track={self.track}: {min(unknown)!r} is none of {', '.join(TRACKERS)}")
         length, buckets, crop = self.input.report_length, self.input.report_buckets, self.input.crop
         if length > self.model.report_positions:
             raise ValueError(

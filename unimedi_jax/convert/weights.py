@@ -1,6 +1,5 @@
 """Weight files of others as plain float32 arrays. A pickle is read by PyTorch's `weights_only` or not at all."""
 
-import functools
 import json
 import pathlib
 from collections.abc import Mapping
@@ -12,15 +11,17 @@ import safetensors
 import safetensors.numpy
 
 from data.errors import UserError
+from unimedi_jax.convert import hub
 
 SAFE = ("model.safetensors", "open_clip_model.safetensors")
 FLAX = ("flax_model.msgpack",)
 PICKLED = ("pytorch_model.bin", "pytorch_model.pth")
+KINDS = (SAFE, FLAX, PICKLED)
 NESTS = ("model", "state_dict", "teacher")  # DeiT and MAE; many trainers; DINO
 
 
 def folder(name: str, needed: str) -> pathlib.Path:
-    """The local folder of a model: `name` itself, or what the Hugging Face hub (or its cache) has under this id.
+    """The local folder of a model: `name`, or what the Hugging Face hub (or its cache) has under this id (@revision).
 
     Raises:
         UserError: neither; the message says which files (`needed`) to put where.
@@ -28,31 +29,22 @@ def folder(name: str, needed: str) -> pathlib.Path:
     path = pathlib.Path(name).expanduser()
     if path.is_dir():
         return path
-    import huggingface_hub
-
     ours = f"put {needed} into a folder and name that folder, or leave the setting of config.init empty"
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+    if "/" in name and not hub.is_id(name):
         raise UserError(f"no weights at {name}: no such file or folder; {ours}")
     small = ["config.json", "vocab.txt", "tokenizer*.json", "special_tokens_map.json"]
-    download = functools.partial(huggingface_hub.snapshot_download, name)
+    for files in KINDS:
+        place = hub.cached(name, [*small, *files])
+        if place is not None and any((place / file).exists() for file in files):
+            return place
     try:
-        for files in (SAFE, FLAX, PICKLED):
-            try:
-                cached = pathlib.Path(download(allow_patterns=[*small, *files], local_files_only=True))
-            except huggingface_hub.errors.LocalEntryNotFoundError:
-                break
-            if any((cached / file).exists() for file in files):
-                return cached
-        # One request that fails at once; then the best kind of file alone, for models may come in all of them.
-        listed = {sibling.rfilename for sibling in huggingface_hub.model_info(name, timeout=10).siblings or ()}
-        files = next((kind for kind in (SAFE, FLAX, PICKLED) if listed & set(kind)), ())
+        # The best kind of file alone, for models may come in all of them.
+        listed = hub.sizes(name)
+        files = next((kind for kind in KINDS if listed.keys() & set(kind)), ())
         if files:
-            return pathlib.Path(download(allow_patterns=[*small, *files]))
-    except Exception as error:  # the hub's client raises a dozen unrelated types
-        raise UserError(
-            f"no weights '{name}': no such file or folder, and the Hugging Face hub and its cache do not have it or "
-            f"cannot be reached ({type(error).__name__}); {ours}"
-        ) from error
+            return hub.snapshot(name, [*small, *files])
+    except hub.HubError as error:
+        raise UserError(f"no weights '{name}': no such file or folder, and {error}; {ours}") from error
     raise UserError(f"the hub's '{name}' has none of {', '.join((*SAFE, *FLAX, *PICKLED))}: choose another model")
 
 

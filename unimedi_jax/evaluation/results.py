@@ -12,6 +12,7 @@ import numpy as np
 
 from data import pages
 from data.errors import UserError
+from unimedi_jax.convert import hub
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.report import tables
 
@@ -100,8 +101,8 @@ def folder(workdir: pathlib.Path, trained: Pretrained) -> pathlib.Path:
 
 
 def _name(trained: Pretrained) -> str:
-    """The checkpoint's path under runs/ and its step, as one word."""
-    path = trained.path.resolve()
+    """The checkpoint's path under runs/, or its name on the hub, and its step, as one word."""
+    path = pathlib.Path(hub.label(trained.path)) if hub.label(trained.path) else trained.path.resolve()
     with contextlib.suppress(ValueError):  # it lies elsewhere
         path = path.relative_to(pathlib.Path("runs").resolve())
     return "-".join([*(part for part in path.parts if part != path.root), str(trained.step)])

@@ -6,19 +6,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data import members
+from unimedi_jax.convert import checksums
+from unimedi_jax.export.repository import RESULTS
 from unimedi_jax.inference import pretrained
 from unimedi_jax.models import towers
 from unimedi_jax.report import tables
 from unimedi_jax.report.tables import Line
+from unimedi_jax.train.saved_config import shareable
 
-RESULTS = {
-    "zeroshot/macro": "zero-shot AUC, macro",
-    "probe/macro": "linear probe AUC, macro",
-    "retrieval/i2t_r5": "image to report R@5",
-    "slices/any/hit_rate": "slice hit rate",
-}
 ROUTES = """
 ## Loading it
+
+unimedi_jax, from inside this folder (or with `org/name` of the hub):
+
+    model = unimedi_jax.load(".")
+    embedded = model.embed("example.png")                          # embedded.z: unit vectors (n, {embedding})
+    embedded.z @ model.embed_reports(["Pneumothorax."]).T          # cosines
+
+`--config.init.checkpoint=` takes the same names, to train on from here. `example.png` is a patient of the phantom; the
+report:
+
+{report}
 
 Plain PyTorch, from inside this folder (`unimedi_torch.py` needs torch, numpy, safetensors and tokenizers):
 
@@ -32,30 +40,31 @@ Plain PyTorch, from inside this folder (`unimedi_torch.py` needs torch, numpy, s
 
 transformers (the report tower; its pooler is not part of UniMedI):
 
-    AutoModel.from_pretrained("report", add_pooling_layer=False), AutoTokenizer.from_pretrained("report")
-
-unimedi_jax: `unimedi_jax.load("this/folder")`, or `--config.init.checkpoint=this/folder` to train on from here.
+    AutoModel.from_pretrained(".", subfolder="report", add_pooling_layer=False)      # or org/name instead of the folder
+    AutoTokenizer.from_pretrained("report")                                          # or "org/name", subfolder="report"
 """
-TIMM = """timm (X-rays and slices; one channel):
+TIMM = """timm (X-rays and slices: float (b, 1, {image}, {image}) in -1..1):
 
-    vit = timm.models.vision_transformer.VisionTransformer(
-        img_size={image}, patch_size={patch}, in_chans=1, num_classes=0,
-        embed_dim={width}, depth={depth}, num_heads={heads}, mlp_ratio={ratio:g}{registers})
-    vit.load_state_dict(safetensors.torch.load_file("vision_2d.safetensors"))"""
+    vit = timm.create_model("local-dir:.", pretrained=True)        # or "hf-hub:org/name"
+    vit(pixels)                                                    # CLS (b, {width})"""
 NO_TIMM = """timm: no file. This network's tokenizer is non-linear (`config.model.tokenizer`).
 A ViT of timm has room for a linear one alone and would compute something else."""
 
 
 def markdown(
-    trained: pretrained.Pretrained, parity: Mapping[str, Any], metrics: Sequence[Line], *, rgb: bool, onnx: bool
+    trained: pretrained.Pretrained,
+    parity: Mapping[str, Any],
+    metrics: Sequence[Line],
+    report: str,
+    *,
+    rgb: bool,
+    onnx: bool,
 ) -> str:
-    """The card's text."""
+    """The card's text; `report` is that of the example."""
     model, config = trained.model, trained.config
     tower = model.vision
-    sizes = {"width": tower.width, "depth": tower.depth, "heads": tower.heads, "ratio": tower.mlp_width / tower.width}
-    registers = f", reg_tokens={tower.registers}" if tower.registers else ""
-    sizes |= {"image": config["model"]["image_size"], "patch": model.image_patch[0], "registers": registers}
-    timm = TIMM.format(**sizes) if fits_timm(model) else NO_TIMM
+    timm = TIMM.format(image=config["model"]["image_size"], width=tower.width) if fits_timm(model) else NO_TIMM
+    quoted = "\n".join(f"> {line}".rstrip() for line in report.splitlines())
     lines = [
         "# UniMedI: chest X-rays, CTs and reports in one space",
         "",
@@ -72,7 +81,7 @@ def markdown(
         "## Results on held-out test patients",
         "",
         *_results(metrics),
-        *ROUTES.format(embedding=config["model"]["embedding"], timm=timm).splitlines(),
+        *ROUTES.format(embedding=config["model"]["embedding"], timm=timm, report=quoted).splitlines(),
         "",
         "## Files",
         "",
@@ -80,6 +89,7 @@ def markdown(
     ]
     if fits_timm(model):
         lines.append("- `vision_2d.safetensors`: T_2D and the ViT in timm's names; inputs lie in -1..1")
+        lines.append("- `model.safetensors`, `config.json`: the same by the name that timm looks for, and its sizes")
     if rgb:
         lines.append("- `vision_2d_rgb.safetensors`: the same for grey X-rays in three equal channels")
     lines.append("- `report/`: the report tower and its tokenizer, as transformers keeps a BERT")
@@ -87,7 +97,15 @@ def markdown(
         lines.append("- `onnx/`: the encoders; inputs are records' X-rays and volumes, and token ids with their mask")
     if (trained.path / members.FILE).is_file():
         lines.append(f"- `{members.FILE}`: salted hashes of the patients and pictures it was trained on, to find leaks")
-    lines += [f"- `parity.json`: {_agreement(parity)}", "", "## Configuration", "", "```json"]
+    lines += [
+        "- `example.png`: an X-ray of the phantom, of a seed of its own",
+        f"- `{checksums.FILE}`: `sha256sum -c` of all of it",
+        f"- `parity.json`: {_agreement(parity)}",
+        "",
+        "## Configuration",
+        "",
+        "```json",
+    ]
     return "\n".join([*lines, *json.dumps(shareable(config), indent=2).splitlines(), "```", ""])
 
 
@@ -108,7 +126,7 @@ def _results(metrics: Sequence[Line]) -> list[str]:
     if final is None:
         return ["The run was not evaluated on test patients when this was exported."]
     rows = ["| | X-ray | CT |", "|---|---|---|"]
-    for key, title in RESULTS.items():
+    for key, (_, _, title) in RESULTS.items():
         values = [final.get(f"test/{modality}/{key}") for modality in ("xray", "ct")]
         if any(value is not None for value in values):
             cells = ("-" if value is None or math.isnan(value) else f"{value:.3f}" for value in values)
@@ -121,8 +139,3 @@ def _agreement(parity: Mapping[str, Any]) -> str:
         return f"not compared with PyTorch ({parity['why']}). To check it: {parity['how']}"
     worst = max(parity["max_abs_difference"].values())
     return f"PyTorch against JAX layer by layer, at most {worst:.1e} apart"
-
-
-def shareable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's configuration without paths and addresses of the machines it ran on."""
-    return {key: value for key, value in config.items() if key not in ("data_dir", "tokenizer", "init", "distributed")}

@@ -13,9 +13,10 @@ import safetensors.numpy
 from data import members
 from data.errors import UserError
 from unimedi_jax import writers
-from unimedi_jax.convert import names
-from unimedi_jax.export import card, parity
+from unimedi_jax.convert import checksums, names
+from unimedi_jax.export import card, parity, push, repository
 from unimedi_jax.inference import pretrained
+from unimedi_jax.train import saved_config
 
 LOG = logging.getLogger(__name__)
 OWN = ("patch_embed_3d.", "pos_embed_3d", "mask_token", "type_2d", "type_3d", "depth_of_slice")  # timm has none
@@ -29,16 +30,29 @@ JOINT_SPACE = ("embedding", "projection", "projection_hidden", "norm_by_modality
 
 
 def run(config: Any, _: pathlib.Path | None = None) -> None:
-    """Writes `config.out` from `config.checkpoint`, whole or not at all.
+    """Writes `config.out` from `config.checkpoint`, whole or not at all, and uploads it where `config.push` asks.
 
     Raises:
-        UserError: no such checkpoint, a folder that exists, or PyTorch's numbers further than `parity.TOLERANCE` from
-            JAX's.
+        UserError: no such checkpoint, a folder that exists, PyTorch's numbers further than `parity.TOLERANCE` from
+            JAX's, or what `push.push` refuses.
     """
-    if not config.checkpoint or not config.out:
-        raise UserError("config.checkpoint (a run's workdir or an export) and config.out (a new folder) are needed")
+    if config.push:
+        push.check_settings(config.push, config.source)
+    out = pathlib.Path(config.out or config.checkpoint).expanduser()
+    if not config.checkpoint or not (config.out or (config.push and (out / pretrained.FACTS).is_file())):
+        raise UserError(
+            "config.checkpoint (a run's workdir or an export) and config.out (a new folder) are needed; of config.push "
+            "an export alone, as config.checkpoint"
+        )
+    if config.out:
+        _export(config, out)
+    if config.push:
+        push.push(out, config.push, source=config.source, public=config.public, dry_run=config.dry_run)
+
+
+def _export(config: Any, out: pathlib.Path) -> None:
     trained = pretrained.load(config.checkpoint, config.network)
-    agreement = write(trained, pathlib.Path(config.out).expanduser(), rgb=config.rgb, onnx=config.onnx)
+    agreement = write(trained, out, rgb=config.rgb, onnx=config.onnx, licence=config.licence)
     print(f"exported: {config.out} (start with its README.md)")
     if not agreement["checked"]:
         how_to = parity.how_to(config.out, f"{config.out}-checked")
@@ -46,10 +60,11 @@ def run(config: Any, _: pathlib.Path | None = None) -> None:
 
 
 def write(
-    trained: pretrained.Pretrained, out: pathlib.Path, *, rgb: bool = False, onnx: bool = False
+    trained: pretrained.Pretrained, out: pathlib.Path, *, rgb: bool = False, onnx: bool = False, licence: str = ""
 ) -> parity.Agreement:
     """Exports a network into the new folder `out`; `rgb` adds a ViT of three channels, `onnx` the encoders as ONNX.
 
+    The folder can be uploaded to the Hugging Face hub as it is; `licence` is that of the weights, by its name there.
     Returns what `parity.json` holds.
     """
     if out.exists():
@@ -68,10 +83,13 @@ def write(
         _json(agreement, staging / "parity.json")
         if agreement["checked"]:
             _log(agreement)
-        text = card.markdown(trained, agreement, writers.read(trained.path), rgb=rgb, onnx=onnx)
+        metrics = writers.read(trained.path)
+        text = repository.header(trained, metrics, licence=licence)
+        text += card.markdown(trained, agreement, metrics, repository.write_example(staging), rgb=rgb, onnx=onnx)
         if (known := members.read(trained.path)) is not None:
             members.write(staging, known)
         (staging / "README.md").write_text(text, encoding="utf-8")
+        checksums.write(staging)
         staging.rename(out)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -133,12 +151,14 @@ def _weights(trained: pretrained.Pretrained, folder: pathlib.Path, *, rgb: bool)
     state = names.to_torch(trained.variables, trained.model)
     _save(state, folder / pretrained.WEIGHTS)
     facts = {"format": pretrained.FORMAT, "network": trained.network, "step": trained.step}
-    facts |= {"architecture": architecture(trained), "config": card.shareable(trained.config)}
+    facts |= {"architecture": architecture(trained), "config": saved_config.shareable(trained.config)}
     facts |= {"contracts": trained.contracts, "versions": trained.versions}
     _json(facts, folder / pretrained.FACTS)
     _json(contract(trained), folder / "contract.json")
     if card.fits_timm(trained.model):
         _timm(_part(state, "vision."), folder, rgb=rgb)
+        repository.link_weights(folder)
+        _json(repository.timm_config(trained), folder / "config.json")
     elif rgb:
         raise UserError(
             "config.rgb writes a ViT for timm, whose tokenizer is linear, and this network's is not "
@@ -152,7 +172,7 @@ def _weights(trained: pretrained.Pretrained, folder: pathlib.Path, *, rgb: bool)
 
 def _timm(state: names.State, folder: pathlib.Path, *, rgb: bool) -> None:
     vision = {name: array for name, array in state.items() if not name.startswith(OWN)}
-    _save(vision, folder / "vision_2d.safetensors")
+    _save(vision, folder / repository.VISION)
     if rgb:  # a third for each channel: replicated grey gives what one channel gives
         kernel = np.repeat(vision["patch_embed.proj.weight"] / np.float32(3), 3, axis=1)
         _save(vision | {"patch_embed.proj.weight": kernel}, folder / "vision_2d_rgb.safetensors")

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
+from data import next_step
 from data.errors import UserError
 from unimedi_jax.inference import preprocess, pretrained
 from unimedi_jax.models import text, vision
@@ -29,8 +30,8 @@ Arrays = dict[str, np.ndarray]
 
 def how_to(export: str = "THIS_FOLDER", checked: str = "NEW_FOLDER") -> str:
     """How the export in a folder is compared later, being a checkpoint too."""
-    job = "python main.py --config=configs/export.py"
-    return f"pip install torch, then {job} --config.checkpoint={export} --config.out={checked}"
+    settings = {"config.checkpoint": export, "config.out": checked}
+    return f"pip install torch, then {next_step.command('export', **settings)}"
 
 
 def check(trained: pretrained.Pretrained, folder: pathlib.Path, *, onnx: bool = False) -> dict[str, Any]:

@@ -1,15 +1,24 @@
-"""Which checkpoint: RUN is a run's newest, RUN:best its best in validation, RUN:600 that of step 600; or an export."""
+"""Which checkpoint: RUN is a run's newest, RUN:best its best in validation, RUN:600 that of step 600; or an export.
 
+An export is a folder, or a model of the Hugging Face hub: org/name, org/name@revision.
+"""
+
+import functools
 import logging
 import math
 import pathlib
 from typing import NamedTuple
 
+from data import members
 from data.errors import UserError
 from unimedi_jax import checkpoint, writers
+from unimedi_jax.convert import checksums, hub
 
 LOG = logging.getLogger(__name__)
 BEST = "best"
+# What is read of an export. Of its other files, PyTorch's module among them, nothing is fetched.
+FACTS, WEIGHTS, REPORT = "unimedi.json", "unimedi.safetensors", "report"
+EXPORTED = (FACTS, WEIGHTS, f"{REPORT}/*", "contract.json", members.FILE, checksums.FILE)
 
 
 class Address(NamedTuple):
@@ -27,14 +36,17 @@ class Choice(NamedTuple):
 
 
 def parse(text: str | pathlib.Path) -> Address:
-    """The parts of what a user writes. A folder that has a colon in its own name is taken as it is.
+    """The parts of what a user writes; a model of the hub is fetched. A folder's own colon is part of its name.
 
     Raises:
-        UserError: nothing is named, or what stands behind the colon is neither "best" nor a step.
+        UserError: nothing is named, what stands behind the colon is neither "best" nor a step, or the hub does not have
+            or show what is named.
     """
     if not str(text):
         raise UserError("config.checkpoint is empty: name a run's folder, as in --config.checkpoint=runs/pretrain-demo")
     whole = pathlib.Path(text).expanduser()
+    if not whole.exists() and hub.is_id(str(text)):
+        return Address(_fetch(str(text)))
     front, colon, which = str(text).rpartition(":")
     if not colon or whole.exists():
         return Address(whole)
@@ -44,6 +56,17 @@ def parse(text: str | pathlib.Path) -> Address:
     if place.is_dir():
         raise UserError(f"config.checkpoint {text}: behind the colon stands best or a step, as in {front}:600")
     return Address(whole)
+
+
+@functools.cache  # weights, tokenizer and members of one process are of one commit
+def _fetch(name: str) -> pathlib.Path:
+    try:
+        place = hub.snapshot(name, EXPORTED)
+    except hub.HubError as error:
+        raise UserError(f"no run and no export at {name}, and {error}") from error
+    if not (place / FACTS).is_file():
+        raise UserError(f"the hub's {name} is no export of this project, which has a {FACTS}: choose another model")
+    return place
 
 
 def choose(address: Address) -> Choice:
@@ -75,4 +98,4 @@ def _is_number(value: float | None) -> bool:
 
 def log(address: Address, step: int, steps: int, reason: str) -> None:
     """One line that says what was taken."""
-    LOG.info("%s: step %d of %d, %s", address.place, step, steps, reason)
+    LOG.info("%s: step %d of %d, %s", hub.label(address.place) or address.place, step, steps, reason)

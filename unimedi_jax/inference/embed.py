@@ -12,7 +12,7 @@ import numpy as np
 
 from data.errors import UserError
 from data.readers import memory
-from unimedi_jax.inference import features, maps, preprocess, pretrained, sources
+from unimedi_jax.inference import features, maps, preprocess, pretrained, projector, sources
 
 FORMATS = (".npz", ".parquet")
 
@@ -32,6 +32,16 @@ class Embeddings:
     slice_scores: np.ndarray  # (n, layers) float32: attention on each depth layer (eq. 2), CTs alone
     layers: np.ndarray  # (n, k) int32: the depth layers it chose, CTs alone
     rejected: tuple[sources.Rejected, ...] = ()  # files that could not be read, with the reason
+
+    def to_parquet(self, path: str | pathlib.Path) -> None:
+        """Writes a .parquet: one row an item, vectors as lists."""
+        if pathlib.Path(path).suffix != ".parquet":
+            raise UserError(f"{path} does not end in .parquet")
+        self.save(path)
+
+    def to_projector(self, folder: str | pathlib.Path) -> None:
+        """Writes `z` for the projector of TensorBoard, with ids and modalities: `tensorboard --logdir=<folder>`."""
+        projector.write(pathlib.Path(folder), self.z, {"id": self.ids, "modality": self.modality})
 
     def save(self, path: str | pathlib.Path) -> None:
         """Writes .npz or .parquet (one row an item, vectors as lists), whole or not at all."""
@@ -73,6 +83,27 @@ class Model:
             while batch := list(itertools.islice(readable, self.embedder.rows)):
                 rows.add(modality, batch)
         return rows.done(refused)
+
+    def attention(self, path: str | pathlib.Path) -> np.ndarray:
+        """Where the network attends in one X-ray or CT, a file or a DICOM series: float32 on its own grid, sum 1.
+
+        Rows and columns of an X-ray as it is read, upright; voxels of a CT in the order of a NIfTI's own axes, of other
+        formats (x, y, z) toward the patient's left, back and head. It is the mean attention of CLS (eq. 1).
+
+        Raises:
+            UserError: not one picture, or one that cannot be read.
+        """
+        sources.check(self.pretrained)
+        items, refused = sources.find(pathlib.Path(path).expanduser())
+        pictures = [item for item in items if item.modality != "report"]
+        if len(pictures) != 1:
+            raise UserError(f"{path} holds {len(pictures)} pictures: attention is that of one")
+        modality = pictures[0].modality
+        pixels = [x for _, x in sources.read(pictures, modality, refused)]
+        if not pixels:
+            raise UserError(f"{path} cannot be read: {refused[0].reason}")
+        scores = self.features(modality, np.stack(pixels)).scores[0]
+        return maps.on_own_grid(scores, pictures[0], self.pretrained)
 
     def embed_reports(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors float32 (n, e) of texts, in the space of the images."""

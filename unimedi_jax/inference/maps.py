@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 from nibabel import affines, orientations
 
-from data.readers import geometry, volumes
+from data.readers import geometry, volumes, xrays
 from unimedi_jax.inference import sources
 from unimedi_jax.inference.pretrained import Pretrained
 
@@ -76,6 +76,22 @@ def on_own_voxels(attention: np.ndarray, path: pathlib.Path) -> nibabel.Nifti1Im
         if np.allclose(turned, own.affine, atol=0.01 * affines.voxel_sizes(affine).min()):
             spread, affine = orientations.apply_orientation(spread, turn), own.affine
     return nibabel.Nifti1Image(np.ascontiguousarray(spread), affine)
+
+
+def on_own_grid(scores: np.ndarray, item: sources.Item, trained: Pretrained) -> np.ndarray:
+    """Scores of a picture's tokens (n,) on the grid of its file, float32, sum 1."""
+    if item.modality == "xray":
+        field = on_own_pixels(film_attention(scores, trained), xrays.read_full_xray(item.path).shape)
+    else:
+        field = np.asarray(on_own_voxels(volume_attention(scores, trained), item.path).dataobj, np.float32)
+    return field / field.sum(dtype=np.float64).astype(np.float32)
+
+
+def on_own_pixels(attention: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Attention on the record's pixels as float32 on those of the X-ray of `shape` that it was made of."""
+    region = np.ascontiguousarray(attention[geometry.xray_region(shape)], np.float32)
+    method = cv2.INTER_LINEAR if max(shape) > geometry.XRAY_SIZE else cv2.INTER_AREA
+    return cv2.resize(region, shape[::-1], interpolation=method)
 
 
 def film_picture(film: np.ndarray, attention: np.ndarray) -> np.ndarray:

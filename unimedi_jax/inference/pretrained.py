@@ -16,7 +16,7 @@ from data.reports import tokenizer
 from unimedi_jax import checkpoint, objectives, sharding
 from unimedi_jax.config.pretraining import InputConfig, ModelConfig
 from unimedi_jax.config.typed import typed
-from unimedi_jax.convert import names, weights
+from unimedi_jax.convert import checksums, names, weights
 from unimedi_jax.inference import address, features
 from unimedi_jax.input import records, transforms
 from unimedi_jax.models import towers
@@ -24,7 +24,7 @@ from unimedi_jax.train import state as states
 from unimedi_jax.typing import PyTree
 
 LOG = logging.getLogger(__name__)
-FACTS, WEIGHTS, REPORT = "unimedi.json", "unimedi.safetensors", "report"
+FACTS, WEIGHTS, REPORT = address.FACTS, address.WEIGHTS, address.REPORT
 FORMAT = 1
 META = ("config", "contracts", "versions", "network", "step")
 
@@ -121,7 +121,7 @@ def _part(whole: dict[str, Any], modality: str) -> dict[str, Any]:
 def load(path: str | pathlib.Path, network: str = "student") -> Pretrained:
     """The network of a run's workdir or of an export; `network` names the run's student or teacher (visual side).
 
-    `path` may name one of the run's checkpoints, as `address.parse` has it.
+    `path` may name one of the run's checkpoints, or an export on the Hugging Face hub, as `address.parse` has it.
 
     Raises:
         UserError: no run and no export, a damaged one, no such checkpoint, or an export of the other network.
@@ -176,6 +176,7 @@ def _run(place: pathlib.Path, network: str, step: int | None) -> Pretrained:
 
 
 def _export(place: pathlib.Path, network: str) -> Pretrained:
+    checksums.check(place, [path for name in address.EXPORTED for path in place.glob(name) if path.is_file()])
     try:
         facts = json.loads((place / FACTS).read_text(encoding="utf-8"))
         version, facts = facts["format"], {key: facts[key] for key in META}

@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from data import contract as contracts
+from data import next_step
 from data.errors import UserError
 
 LOG = logging.getLogger(__name__)
@@ -107,8 +108,8 @@ def open_set(data_dir: str | pathlib.Path, name: str) -> RecordSet:
     folder = pathlib.Path(data_dir).expanduser() / name
     contract = folder / contracts.FILE
     if not contract.exists():
-        command = "python main.py --config=configs/build.py:manifest --config.source=YOUR.csv"
-        example = f"{command} --config.data_dir={data_dir} --config.name={name}"
+        settings = {"config.source": "YOUR.csv", "config.data_dir": str(data_dir), "config.name": name}
+        example = next_step.command("build", "manifest", **settings)
         raise UserError(f"no built set named {name} in {folder.parent}: build it first, for example {example}")
     return RecordSet(name, folder, json.loads(contract.read_text(encoding="utf-8")))
 

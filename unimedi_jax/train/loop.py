@@ -15,13 +15,13 @@ import numpy as np
 
 from data import contract
 from data.errors import StoppedError
-from unimedi_jax import checkpoint, compile_cache, hosts, sharding, trees, writers
+from unimedi_jax import checkpoint, compile_cache, hosts, sharding, trackers, trees, writers
 from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.config.typed import typed
 from unimedi_jax.evaluation import evaluator
 from unimedi_jax.input import pipeline
 from unimedi_jax.train import job as jobs
-from unimedi_jax.train import plan, run_report, signals
+from unimedi_jax.train import plan, profiling, run_report, saved_config, signals
 from unimedi_jax.train import state as states
 from unimedi_jax.train.job import TrainingJob
 from unimedi_jax.train.loss_monitor import LossMonitor, LossSpike, StepResult, host_values, record_ids
@@ -62,8 +62,12 @@ def _run(config: PretrainConfig, workdir: pathlib.Path, stopping: signals.Signal
         evaluate = jobs.build_evaluator(job)
         _warn_of_missing_splits(evaluate)
         plan.announce(job)
-        with writers.Writer(workdir, resume_step=first, active=primary) as writer:
-            running = _Running(job, batches, checkpoints, writer, evaluate, stopping)
+        shown = trackers.start(config.track, workdir, saved_config.shareable(job.saved_config)) if primary else ()
+        with (
+            writers.Writer(workdir, resume_step=first, active=primary, trackers=shown) as writer,
+            profiling.Profiler(config.profile, workdir / "profile") as profiler,
+        ):
+            running = _Running(job, batches, checkpoints, writer, evaluate, stopping, profiler)
             while True:
                 try:
                     state = _train(running, state, monitor, first=first)
@@ -78,6 +82,7 @@ def _run(config: PretrainConfig, workdir: pathlib.Path, stopping: signals.Signal
                 trained = states.variables(state, config.evals.network)
                 untrained = states.variables(job.init(jax.random.key(config.seed)))
                 page = run_report.final(evaluate, writer, job, trained, untrained)
+            writer.page(page)
     if primary:
         print(run_report.summary(workdir, labels))
         print(f"report page: {page}")
@@ -136,6 +141,7 @@ class _Running:
     writer: writers.Writer
     evaluate: evaluator.Evaluator
     stopping: signals.SignalHandler
+    profiler: profiling.Profiler
 
     def validate(self, state: states.TrainState, step: int) -> None:
         """Evaluates on the validation patients and writes the line, after the save before it."""
@@ -185,7 +191,9 @@ def _train(running: _Running, state: states.TrainState, monitor: LossMonitor, *,
         batch = sharding.put_batch(_arrays(pipeline.trimmed(host_batch, length)), job.mesh)
         speed.waited(time.perf_counter() - started)
         speed.worked(work[length])
+        running.profiler.before(step)
         state, metrics = job.step(state, batch)
+        running.profiler.after(step, metrics)
         # The step before is looked at while this one runs: the device never waits for the log.
         _log(before, running, speed, monitor)
         before = StepResult(step, metrics, record_ids(host_batch))

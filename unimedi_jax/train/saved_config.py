@@ -5,6 +5,7 @@ import json
 import logging
 import pathlib
 import shutil
+from collections.abc import Mapping
 from typing import Any
 
 from data import contract, members, pages
@@ -23,12 +24,19 @@ _RUN = (
     "guard",
     "resume",
     "compilations",
+    "track",
+    "profile",
 )
 _DEVICES = ("mesh", "sharding", "distributed", "accumulate", "model.attention", "model.remat", "model.layers")
 _CHUNKS = ("objective.contrastive_chunk", "objective.local_chunk")
 _READING = ("input.report_buckets", "input.threads", "input.processes")
 # The run keeps the global batch that it began with on any number of devices.
 FREE = {*_RUN, *_DEVICES, *_CHUNKS, *_READING, "global_batch", "machine"}
+
+
+def shareable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's configuration without paths and addresses of the machines it ran on."""
+    return {key: value for key, value in config.items() if key not in ("data_dir", "tokenizer", "init", "distributed")}
 
 
 def forget_start(workdir: pathlib.Path) -> None:
