@@ -40,7 +40,9 @@ class EmbedConfig:
     """Embeddings of files by a trained network."""
 
     job: str = "embed"
-    checkpoint: str = ""  # a run's workdir (its newest; RUN:best or RUN:600 for another checkpoint), or an export
+    # A run's workdir (its newest; RUN:best or RUN:600 for another checkpoint), an export, or a released encoder:
+    # timm:FILE or hf:FOLDER_OR_ID (docs/encoders.md).
+    checkpoint: str = ""
     network: str = "student"  # or "teacher": its visual side
     source: str = ""  # a file, a folder, a DICOM series, a manifest (.csv), or reports (.txt, one a line)
     out: str = ""  # .npz or .parquet
@@ -55,7 +57,9 @@ class PredictConfig:
     """Findings, masks or boxes of X-rays and CTs by a trained network."""
 
     job: str = "predict"
-    checkpoint: str = ""  # a run's workdir (its newest; RUN:best or RUN:600 for another checkpoint), or an export
+    # A run's workdir (its newest; RUN:best or RUN:600 for another checkpoint), an export, or a released encoder:
+    # timm:FILE or hf:FOLDER_OR_ID (docs/encoders.md).
+    checkpoint: str = ""
     network: str = "student"  # or "teacher": its visual side
     source: str = ""  # a file, a folder, a DICOM series, or a .csv with the columns path and modality
     out: str = ""  # a .csv; masks and drawn boxes go into the folder of that name beside it
@@ -87,7 +91,9 @@ class FitConfig:
 class DownstreamConfig:
     """What the evaluations share."""
 
-    checkpoint: str = ""  # a run's workdir (its newest; RUN:best or RUN:600 for another checkpoint), or an export
+    # A run's workdir (its newest; RUN:best or RUN:600 for another checkpoint), an export, or a released encoder:
+    # timm:FILE or hf:FOLDER_OR_ID (docs/encoders.md).
+    checkpoint: str = ""
     network: str = "student"  # or "teacher"
     data: str = "phantom"  # a built set
     data_dir: str = "records"

@@ -15,7 +15,7 @@ from data.errors import UserError
 
 SAFE = ("model.safetensors", "open_clip_model.safetensors")
 FLAX = ("flax_model.msgpack",)
-PICKLED = ("pytorch_model.bin", "pytorch_model.pth")
+PICKLED = ("pytorch_model.bin", "pytorch_model.pth", "open_clip_pytorch_model.bin")
 NESTS = ("model", "state_dict", "teacher")  # DeiT and MAE; many trainers; DINO
 
 
@@ -75,9 +75,11 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     """
     if not path.is_file():
         raise UserError(f"no weight file {path}")
-    readers = {".safetensors": _safetensors, ".msgpack": _msgpack} | dict.fromkeys((".bin", ".pth", ".pt"), _pickled)
+    readers = {".safetensors": _safetensors, ".msgpack": _msgpack} | dict.fromkeys(
+        (".bin", ".pth", ".pt", ".ckpt"), _pickled
+    )
     if path.suffix not in readers:
-        raise UserError(f"{path} is no weight file that is read here: .safetensors, .msgpack, .pth, .pt or .bin")
+        raise UserError(f"{path} is no weight file that is read here: .safetensors, .msgpack, .pth, .pt, .ckpt or .bin")
     arrays = {name: np.asarray(value).astype(np.float32) for name, value in readers[path.suffix](path).items()}
     if bad := [name for name, value in arrays.items() if not np.isfinite(value).all()]:
         raise UserError(f"{path}: {bad[0]} has NaN or infinite numbers: fetch the file again")

@@ -44,7 +44,7 @@ def evaluate(
     tunes = trials.tunes(config.tune, TASKS)
     if "boxes" not in dataset.contract["truth"]:
         raise UserError(f"the set {dataset.name} in {dataset.folder} has no boxes: there is nothing to detect")
-    trained.check(dataset, trials.modalities(dataset, "xray"))
+    trained.check(dataset, trials.modalities(trained, dataset, "xray"))
     table = []
     for tune in tunes:
         task = Task(trained, dataset, tune, config)

@@ -53,7 +53,7 @@ def evaluate(
         raise UserError(f"config.tune is one of {', '.join(TASKS)}, not {config.tune!r}")
     if not dataset.contract["labels"]:
         raise UserError(f"the set {dataset.name} in {dataset.folder} has no labels: there is nothing to classify")
-    modalities = trials.modalities(dataset, config.modality)
+    modalities = trials.modalities(trained, dataset, config.modality)
     trained.check(dataset, modalities)
     measure = _linear if config.tune == "linear" else _full
     rows = [row for modality in modalities for row in measure(trained, dataset, modality, config, outputs)]
@@ -77,8 +77,9 @@ def _linear(
     names, table, slices = dataset.contract["labels"], [], _slices(trained, modality, config)
     shared = dict(task=TASKS["linear"], data=dataset.name, modality=modality, ct_slices=slices)
     for name in dict.fromkeys(trial.encoder for trial in chosen):
+        variables = trained.encoder(name)
         parts = {
-            split: features.embed(embedder, trained.encoder(name), dataset, sampler, split).labelled
+            split: features.embed(embedder, variables, dataset, sampler, split, images_alone=True).labelled
             for split in SPLITS
             if dataset.size(modality, split)
         }

@@ -31,7 +31,8 @@ def evaluate(
 ) -> list[results.Result]:
     """All rows of a set's test patients: report retrieval both ways, equal reports being right answers; X-ray to CT and
     back by finding; precision of reports by finding; zero-shot classification from the set's prompts."""
-    modalities = trials.modalities(dataset, splits=("test",))
+    trained.check_reports()
+    modalities = trials.modalities(trained, dataset, splits=("test",))
     trained.check(dataset, modalities)
     embedder = trained.embedder(rows=config.rows, ct_slices=config.ct_slices)
     samplers = {modality: trained.sampler(modality, keep=("report", "labels")) for modality in modalities}

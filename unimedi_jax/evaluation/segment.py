@@ -51,7 +51,7 @@ def evaluate(
     if field not in dataset.contract["truth"]:
         raise UserError(f"{place} has no {field}: choose another config.target")
     table = []
-    for modality in trials.modalities(dataset, config.modality):
+    for modality in trials.modalities(trained, dataset, config.modality):
         trained.check(dataset, (modality,))
         cases = {split: annotated(dataset, modality, split, config) for split in ("train", "val", "test")}
         if not cases["train"] or not cases["test"]:

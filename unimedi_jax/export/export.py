@@ -38,6 +38,8 @@ def run(config: Any, _: pathlib.Path | None = None) -> None:
     if not config.checkpoint or not config.out:
         raise UserError("config.checkpoint (a run's workdir or an export) and config.out (a new folder) are needed")
     trained = pretrained.load(config.checkpoint, config.network)
+    if trained.files is not None:
+        raise UserError(f"{config.checkpoint} is in files of PyTorch's already: there is nothing to export")
     agreement = write(trained, pathlib.Path(config.out).expanduser(), rgb=config.rgb, onnx=config.onnx)
     print(f"exported: {config.out} (start with its README.md)")
     if not agreement["checked"]:
