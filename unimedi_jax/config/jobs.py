@@ -223,10 +223,9 @@ class CompareConfig(AblateConfig):
 
     job: str = "compare"
     seeds: tuple[int, ...] = (0,)
-    # Files of released ViTs in timm's names, comma-separated, each with the mean and deviation of the grey levels in
-    # [0, 1] that it was trained with: "mgca.safetensors,rad_dino.safetensors:0.53:0.26". Without: 0.5 and 0.5.
+    # Released encoders, comma-separated, each timm:FILE or hf:FOLDER_OR_ID (docs/encoders.md); with presets empty they
+    # are compared alone, on any set with labels: "hf:microsoft/rad-dino,timm:mgca.pth:mean=0.5:deviation=0.5".
     encoders: str = ""
-    encoder_size: int = 224  # pixels of their input; position tables are interpolated to it
 
 
 @dataclasses.dataclass(frozen=True)

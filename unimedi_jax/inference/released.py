@@ -90,9 +90,9 @@ def read(text: str) -> Opened:
     """
     address = parse(text)
     path = _file(address)
-    said = _said(path.parent)
+    stated = _stated(path.parent)
     state = weights.read(path)
-    reading = _reading(address, said, state)
+    reading = _reading(address, stated, state)
     vit = released.read(state, reading, text)
     words, pair = _report_tower(address, path.parent, state)
     parts = () if pair is None else (pair.report, pair.project_image, pair.project_report)
@@ -117,7 +117,7 @@ def _file(address: Address) -> pathlib.Path:
     return weights.find(hub.snapshot(name, revision or None))
 
 
-def _said(folder: pathlib.Path) -> dict[str, Any]:
+def _stated(folder: pathlib.Path) -> dict[str, Any]:
     """What the JSON files beside the weights say: settings of the network, `mean`, `deviation` and `size`."""
     settings, preprocessing, clip = (
         _json(folder / name) for name in ("config.json", PREPROCESSING, "open_clip_config.json")
@@ -149,16 +149,16 @@ def _json(path: pathlib.Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _reading(address: Address, said: Mapping[str, Any], state: names.State) -> released.Reading:
+def _reading(address: Address, stated: Mapping[str, Any], state: names.State) -> released.Reading:
     options = address.options
     grey = {}
     for name in ("mean", "deviation"):
-        own = _floats(options[name], name) if name in options else tuple(said[name] or (0.5,))
+        own = _floats(options[name], name) if name in options else tuple(stated[name] or (0.5,))
         if len(own) not in (1, 3) or (name == "deviation" and min(own) <= 0):
             raise UserError(f"{name} of {address.place} is one number or three with slashes, above 0 for a deviation")
         grey[name] = own
-    size = _whole(options, "size") or said["size"] or position_pixels(state) or MGCA_SIZE
-    rest = {"heads": _whole(options, "heads"), "pool": options.get("pool", ""), "settings": said["settings"]}
+    size = _whole(options, "size") or stated["size"] or position_pixels(state) or MGCA_SIZE
+    rest = {"heads": _whole(options, "heads"), "pool": options.get("pool", ""), "settings": stated["settings"]}
     return released.Reading(size, **grey, **rest)
 
 
