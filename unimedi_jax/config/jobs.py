@@ -75,6 +75,15 @@ class PredictConfig:
             raise ValueError(f"config.rows is at least 1, not {self.rows}")
 
 
+PROTOCOLS = ("ours", "mgca")  # of evaluations; docs/protocols.md
+
+
+def check_protocol(protocol: str) -> None:
+    """Raises ValueError for a protocol that is none of PROTOCOLS."""
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol is one of {', '.join(PROTOCOLS)}, not {protocol!r}")
+
+
 @dataclasses.dataclass(frozen=True)
 class FitConfig:
     """How a network is trained for a downstream task: AdamW, stopped early by the validation patients."""
@@ -115,6 +124,12 @@ class ProbeConfig(DownstreamConfig):
     rows: int = 32  # a device, when embedding
     # MGCA's recipe for its linear classifier, where the encoder learns ten times slower (our choice).
     full: FitConfig = FitConfig(batch=48)
+    # "mgca": its linear classifier by its own solver, augmentation and draws, in rows of their own (docs/protocols.md).
+    protocol: str = "ours"
+    mgca: FitConfig = FitConfig(batch=48)  # of that protocol, whose encoder is frozen
+
+    def __post_init__(self) -> None:
+        check_protocol(self.protocol)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +171,12 @@ class SegmentConfig(SegmentTask, DownstreamConfig):
     target: str = "organs"  # "lesions": one class whatever the finding; "boxes": their union, as RSNA's
     seeds: tuple[int, ...] = (0,)
     windows: bool = False  # CTs at the record's resolution in sliding windows; False: the whole, shrunk
+    # "mgca": X-rays by MGCA's draws, best epoch by the validation loss, Dice by picture on the network's grid.
+    protocol: str = "ours"
+    mgca: FitConfig = FitConfig(weight_decay=0.05)  # of that protocol, as for RSNA; SIIM's batch is 8
+
+    def __post_init__(self) -> None:
+        check_protocol(self.protocol)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,6 +200,11 @@ class DetectConfig(DetectTask, DownstreamConfig):
 
     job: str = "detect"
     seeds: tuple[int, ...] = (0,)
+    # "mgca": MGCA's loss to the letter, its draws, objectness alone as the score, best epoch by its mAP.
+    protocol: str = "ours"
+
+    def __post_init__(self) -> None:
+        check_protocol(self.protocol)
 
 
 @dataclasses.dataclass(frozen=True)

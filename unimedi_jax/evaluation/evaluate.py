@@ -140,10 +140,12 @@ def _table(task: str, metrics: Sequence[str], rows: Sequence[results.Result], kn
         seeds, cases = len({row.seed for row in group}), max(row.cases for row in group)
         labels = "" if task in WITHOUT_LABELS else f"{share:.0%} of labels"
         words = [data, modality, labels, f"{cases} cases", f"{seeds} seeds" if seeds > 1 else ""]
+        words.append(published.mark(data, task, share))  # of the published protocol: C, c or N
         lines.append(Row(", ".join(filter(None, words)), [_cell(start, metric, known) for metric in metrics]))
     note = (
         "Small figures under a number: 95 % bootstrap interval over cases, where one seed was run. Numbers of several "
-        "seeds are means."
+        "seeds are means. C, c, N at the end of a row: the published protocol of this set is comparable, close or not "
+        "comparable (docs/protocols.md)."
     )
     return Table(task, ("", *metrics), lines, note)
 

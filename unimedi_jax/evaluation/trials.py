@@ -13,6 +13,7 @@ from unimedi_jax.input import leaks, pipeline, records
 LOG = logging.getLogger(__name__)
 ENCODERS = ("trained", "untrained")
 FEWEST = 5  # training cases
+PUBLISHED = {"ours": "", "mgca": ", MGCA's protocol"}  # ends of a task's name: rows of two protocols are never mixed
 KINDS = {"xray": "X-ray", "ct": "CT"}
 TOO_FEW = f"fewer than {FEWEST} training cases, or config.shares leave fewer: nothing was trained"
 

@@ -170,7 +170,8 @@ def _sizes(unit: str, mask: np.ndarray, names: Sequence[str], each: float) -> Ro
 
 
 def _detect(head: Head, trained: Pretrained, rows: int, place: Place) -> Predictor:
-    finder = BoxFinder(trained, **saved.settings(head, "widths", "lowest", "overlap"))
+    settings = saved.settings(head, "widths", "lowest", "overlap")
+    finder = BoxFinder(trained, **settings, published=head.facts.get("published", False))
     network, threshold = head.network(trained), head.facts["threshold"]
     size, patch = trained.size("xray"), trained.patch("xray")
 
