@@ -27,6 +27,7 @@ SHOWN = {
     probe.TASKS["linear"]: probe.METRICS,
     retrieve.ZEROSHOT: ("auroc/macro", "auprc/macro"),
     retrieve.PROMPTS: ("auroc/macro",),
+    retrieve.ONE_OF: ("accuracy/macro", "accuracy/chance"),
     retrieve.REPORTS: ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10"),
     retrieve.ACROSS: ("p5", "p10", "hit5"),
     retrieve.PRECISION: ("p5", "p10", "p100"),
@@ -35,7 +36,14 @@ SHOWN = {
     **dict.fromkeys(detect.TASKS.values(), detect.METRICS),
 }
 # Nothing is trained for these, so they have no share of labels.
-BY_EMBEDDINGS = (retrieve.ZEROSHOT, retrieve.PROMPTS, retrieve.REPORTS, retrieve.ACROSS, retrieve.PRECISION)
+BY_EMBEDDINGS = (
+    retrieve.ZEROSHOT,
+    retrieve.ONE_OF,
+    retrieve.PROMPTS,
+    retrieve.REPORTS,
+    retrieve.ACROSS,
+    retrieve.PRECISION,
+)
 WITHOUT_LABELS = (*BY_EMBEDDINGS, hit_rates.TASK)
 BLIND = ("/random_rate", "/fixed_rate")  # of slices chosen blindly: the same for every network
 CHANCE = {"i2t_r": "chance_r", "t2i_r": "chance_r", "p": "chance_p", "hit": "chance_hit"}
