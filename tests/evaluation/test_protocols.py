@@ -10,8 +10,8 @@ import pytest
 
 from configs import probe as configs
 from data.errors import UserError
-from unimedi_jax.config.jobs import FitConfig, ProbeConfig
-from unimedi_jax.evaluation import draws, fine_tuning, mgca_probe, probe, trials
+from unimedi_jax.config.jobs import DetectConfig, FitConfig, ProbeConfig, SegmentConfig
+from unimedi_jax.evaluation import detect, draws, fine_tuning, mgca_probe, probe, segment, trials
 from unimedi_jax.input import mgca_augmentation
 
 torch = pytest.importorskip("torch")
@@ -108,6 +108,37 @@ def test_the_encoder_stands_still_and_the_layer_starts_as_in_torch(trained, phan
     assert not task.sampler.jittered
     chexpert = dataclasses.replace(phantom, contract={**phantom.contract, "source": {"kind": "chexpert"}})
     assert mgca_probe.Linear(trained, chexpert, "xray", ProbeConfig()).sampler.jittered
+
+
+def test_detection_and_segmentation_run_by_it(trained, phantom):
+    recipe, shared = FitConfig(2, epochs=1), dict(protocol="mgca", tune="frozen", untrained=False, resamples=0, limit=6)
+    config = DetectConfig(widths=(4, 4, 4), recipe=recipe, **shared)
+    rows = detect.evaluate(trained, phantom, config)
+    assert {(row.task, row.seed) for row in rows} == {("detection, frozen encoder, MGCA's protocol", 42)}
+    assert {"map_mgca", "map"} <= {row.metric for row in rows}
+    config = SegmentConfig(target="lesions", setr_channels=(4, 4, 4), mgca=recipe, **shared)
+    rows = segment.evaluate(trained, phantom, config)
+    places = {(row.task, row.modality, row.seed) for row in rows}
+    assert places == {("segmentation of lesions, frozen encoder, MGCA's protocol", "xray", 42)}
+    with pytest.raises(UserError, match="segments one structure"):
+        segment.evaluate(trained, phantom, dataclasses.replace(config, target="organs"))
+
+
+def test_masks_are_measured_on_the_networks_grid_by_it(trained, phantom):
+    cases = {
+        split: segment.annotated(phantom, "xray", split, SegmentConfig(target="lesions")) for split in ("val", "test")
+    }
+    shapes = {}
+    for protocol in ("ours", "mgca"):
+        config = SegmentConfig(target="lesions", setr_channels=(4, 4, 4), protocol=protocol)
+        task = segment.Task(trained, phantom, "xray", "frozen", cases, config)
+        network = task.start(trials.Trial("trained"))
+        (truth, mask, _), *_ = task.masks("test", network)
+        assert truth.shape == mask.shape
+        shapes[protocol] = mask.shape
+        if protocol == "mgca":
+            assert task.score(network) < 0, "minus the loss of the validation cases"
+    assert shapes == {"ours": (256, 256), "mgca": trained.size("xray")}
 
 
 def test_a_protocol_that_there_is_not_is_named():

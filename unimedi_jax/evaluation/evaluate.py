@@ -25,7 +25,7 @@ SEGMENTATIONS = tuple(itertools.product(dense.TARGETS, segment.TUNES))
 # What the page shows of each task; the CSV has all.
 SHOWN = {
     probe.TASKS["linear"]: probe.METRICS,
-    retrieve.ZEROSHOT: ("auroc/macro", "auprc/macro"),
+    retrieve.ZEROSHOT: ("auroc/macro", "auprc/macro", "point/accuracy", "point/f1_weighted", "point/precision"),
     retrieve.PROMPTS: ("auroc/macro",),
     retrieve.ONE_OF: ("accuracy/macro", "accuracy/chance"),
     retrieve.REPORTS: ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10"),

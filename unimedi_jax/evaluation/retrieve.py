@@ -11,7 +11,7 @@ from unimedi_jax.evaluation import downstream, evaluator, results, trials
 from unimedi_jax.inference import features, prompts
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input import records
-from unimedi_jax.metrics import auroc, classification, retrieval, zeroshot
+from unimedi_jax.metrics import auroc, classification, operating_point, retrieval, zeroshot
 
 METRICS = ("i2t_r5", "t2i_r5", "chance_r5", "p5", "chance_p5", "auroc/macro")
 REPORTS, ACROSS, PRECISION, ZEROSHOT = "report retrieval", "retrieval by finding", "precision by finding", "zero-shot"
@@ -55,6 +55,8 @@ def evaluate(
                     scores = zeroshot.scores(z, *embedded, config.score) / (2 * zeroshot.LARGEST) + 0.5
                     names = contract["labels"]
                     scalars[task] = classification.measure(scores, part.labels, names, resamples=config.resamples)
+                    if config.prompts == "ct_clip":
+                        scalars[task] |= operating_point.measure(scores, part.labels)
             if embedded and classification.exclusive(part.labels):
                 scalars[ONE_OF] = _one_of(part, embedded, contract["labels"], config.resamples)
             if OTHER[modality] in parts:
