@@ -399,5 +399,5 @@ def test_an_exported_encoder_is_held_against_what_it_was_trained_on(toy, vit, tm
     listed = members.read(pathlib.Path(config.data_dir) / "phantom")
     members.write(path.parent, {"phantom": {"salt": listed["salt"], "train": listed["test"]}})
     config.encoders, config.presets = f"timm:{path}:heads=4", ""
-    with pytest.raises(UserError, match=r"vision_2d.safetensors: 6 patients and 6 pixel-equal pictures of"):
+    with pytest.raises(UserError, match=r"vision_2d.safetensors:heads=4: 6 patients and 6 pixel-equal pictures of"):
         compare.run(config, tmp_path / "compare")

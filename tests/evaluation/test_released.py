@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -108,6 +109,29 @@ def test_a_wrong_address_is_one_line(rad_dino, text, words):
     with pytest.raises(UserError) as error:
         pretrained.load(text.format(rad_dino))
     assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", {"model_type": "dinov2", "num_attention_heads": "many"}),
+        ("config.json", {"model_type": "dinov2", "layer_norm_eps": []}),
+        ("config.json", {"model_type": "dinov2", "vision_config": 3}),
+        ("config.json", {"pretrained_cfg": "timm"}),
+        ("preprocessor_config.json", {"image_mean": "grey", "crop_size": 56}),
+        ("preprocessor_config.json", {"image_std": [0, 0, 0]}),
+        ("preprocessor_config.json", {"image_mean": {"a": 1}, "crop_size": True}),
+        ("config.json", None),
+    ],
+    ids=str,
+)
+def test_settings_of_strangers_are_data(rad_dino, tmp_path, file, content):
+    folder = tmp_path / "theirs"
+    shutil.copytree(rad_dino, folder)
+    (folder / file).write_text("{" if content is None else json.dumps(content))
+    with pytest.raises(UserError) as error:
+        pretrained.load(f"hf:{folder}")
     assert "\n" not in str(error.value)
 
 

@@ -78,6 +78,7 @@ def measure(encoder: Encoder, config: ml_collections.ConfigDict) -> dict[str, fl
     line = tables.final(writers.read(encoder.folder)) if path.is_file() else None
     if line is None or json.loads(path.read_text(encoding="utf-8")) != facts:
         scalars = _scalars(encoder, one, config)
+        encoder.folder.mkdir(parents=True, exist_ok=True)
         with writers.Writer(encoder.folder, resume_step=-1) as writer:
             writer.scalars(0, {f"test/{name}": value for name, value in scalars.items()})
         pages.write(path, json.dumps(facts, indent=2) + "\n")

@@ -61,7 +61,9 @@ def find(place: pathlib.Path) -> pathlib.Path:
     for file in (*SAFE, *FLAX, *PICKLED):
         if (place / file).is_file():
             return place / file
-    several = sorted(p for p in place.iterdir() if p.suffix in (".safetensors", ".msgpack", ".bin", ".pth", ".pt"))
+    several = sorted(
+        p for p in place.iterdir() if p.suffix in (".safetensors", ".msgpack", ".bin", ".pth", ".pt", ".ckpt")
+    )
     if len(several) == 1:
         return several[0]
     raise UserError(f"{place} holds none of {', '.join((*SAFE, *FLAX, *PICKLED))}: name the weight file itself")

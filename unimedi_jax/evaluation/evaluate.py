@@ -1,10 +1,11 @@
 """Everything that a data folder allows to measure of one checkpoint: one page, one CSV."""
 
+import dataclasses
 import itertools
 import json
 import logging
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ml_collections
@@ -35,6 +36,8 @@ SHOWN = {
     **dict.fromkeys(itertools.starmap(segment.task_name, SEGMENTATIONS), (*segment.METRICS, "dice_present/mean")),
     **dict.fromkeys(detect.TASKS.values(), detect.METRICS),
 }
+_TRAINED = (probe.TASKS["linear"], *itertools.starmap(segment.task_name, SEGMENTATIONS), *detect.TASKS.values())
+SHOWN |= {f"{task}{published.MGCA}": SHOWN[task] for task in _TRAINED}
 # Nothing is trained for these, so they have no share of labels.
 BY_EMBEDDINGS = (
     retrieve.ZEROSHOT,
@@ -85,7 +88,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
 def _probe(trained: Pretrained, dataset: records.RecordSet, config: EvaluateConfig) -> list[results.Result]:
     shared = {name: getattr(config, name) for name in ("shares", "seeds", "ct_slices", "rows", *SHARED)}
-    return probe.evaluate(trained, dataset, ProbeConfig(**shared))
+    return _by_protocol(config, lambda name: probe.evaluate(trained, dataset, ProbeConfig(protocol=name, **shared)))
 
 
 def _segment(trained: Pretrained, dataset: records.RecordSet, config: EvaluateConfig) -> list[results.Result]:
@@ -93,12 +96,31 @@ def _segment(trained: Pretrained, dataset: records.RecordSet, config: EvaluateCo
     for target, field in dense.TARGETS.items():
         # The boxes are the target only where there are no lesion masks, as in RSNA.
         if field in known and not (target == "boxes" and dense.TARGETS["lesions"] in known):
-            table += segment.evaluate(trained, dataset, SegmentConfig(target=target, **_section(config, "segment")))
+            settings = SegmentConfig(target=target, **_section(config, "segment"))
+            table += _by_protocol(config, lambda name, x=settings: segment.evaluate(trained, dataset, _with(x, name)))
     return table
 
 
 def _detect(trained: Pretrained, dataset: records.RecordSet, config: EvaluateConfig) -> list[results.Result]:
-    return detect.evaluate(trained, dataset, DetectConfig(**_section(config, "detect")))
+    settings = DetectConfig(**_section(config, "detect"))
+    return _by_protocol(config, lambda name: detect.evaluate(trained, dataset, _with(settings, name)))
+
+
+def _with(settings: Any, protocol: str) -> Any:
+    return dataclasses.replace(settings, protocol=protocol)
+
+
+def _by_protocol(config: EvaluateConfig, run: Callable[[str], list[results.Result]]) -> list[results.Result]:
+    """The rows of every protocol; one that a set does not fit costs the rows of the others nothing."""
+    rows: list[results.Result] = []
+    for name in config.protocols:
+        try:
+            rows += run(name)
+        except UserError as error:
+            if name == config.protocols[-1] and not rows:
+                raise
+            LOG.info("protocol %s: left out: %s", name, error)
+    return rows
 
 
 def _section(config: EvaluateConfig, name: str) -> dict[str, Any]:

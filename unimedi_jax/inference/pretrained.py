@@ -86,6 +86,8 @@ class Pretrained:
 
     def use_slices(self, setting: bool | None) -> bool:
         """What a job's `ct_slices` comes to: None is `self.ct_slices`. One line of the log for each answer."""
+        if "ct" not in self.reads:
+            return False
         used = self.ct_slices if setting is None else setting and self.model.slices > 0
         _log_ct_input(self.path, used, self.ct_slices)
         return used

@@ -90,8 +90,17 @@ def read(text: str) -> Opened:
     """
     address = parse(text)
     path = _file(address)
-    stated = _stated(path.parent)
     state = weights.read(path)
+    try:
+        return _opened(text, address, path, state)
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:  # files are strangers' data
+        raise UserError(
+            f"{text}: settings or arrays in {path.parent} are not of their published form ({type(error).__name__})"
+        ) from error
+
+
+def _opened(text: str, address: Address, path: pathlib.Path, state: names.State) -> Opened:
+    stated = _stated(path.parent)
     reading = _reading(address, stated, state)
     vit = released.read(state, reading, text)
     words, pair = _report_tower(address, path.parent, state)

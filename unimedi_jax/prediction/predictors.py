@@ -56,6 +56,7 @@ def zero_shot(trained: Pretrained, config: PredictConfig) -> dict[str, Predictor
     Raises:
         UserError: the network has learnt no reports, or no set that it was trained on has prompts.
     """
+    trained.check_reports()
     name = trained.config["objective"]["name"]
     if not objectives.make(**trained.config["objective"]).has_joint_space:
         raise UserError(f"{trained.path} has learnt no reports ({name}): name a head that was trained, config.head=")
