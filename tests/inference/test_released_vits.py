@@ -10,7 +10,7 @@ from data.errors import UserError
 from unimedi_jax import patches
 from unimedi_jax.convert import released
 from unimedi_jax.convert.released import Reading
-from unimedi_jax.models.released import ReleasedVit
+from unimedi_jax.models.released_vit import ReleasedVit
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

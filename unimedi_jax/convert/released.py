@@ -1,4 +1,4 @@
-"""Released ViTs as arrays of `models/released.py`: one grey channel in [-1, 1], and positions of the size asked for."""
+"""Released ViTs as arrays of `models/released_vit.py`: one grey channel in [-1, 1], positions of the size asked for."""
 
 import types
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from unimedi_jax.convert import released_names
 from unimedi_jax.convert.names import State
 from unimedi_jax.convert.vit import split_table
 from unimedi_jax.models import sizes
-from unimedi_jax.models.released import POOLS, Architecture
+from unimedi_jax.models.released_vit import POOLS, Architecture
 
 MODULES = {"norm1": "norm1", "qkv": "attn.qkv", "out": "attn.proj", "norm2": "norm2"}  # of a block; its MLP is apart
 ACTIVATIONS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}

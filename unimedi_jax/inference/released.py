@@ -27,7 +27,8 @@ from unimedi_jax.convert import names, pairs, released, weights
 from unimedi_jax.convert.released_names import position_pixels
 from unimedi_jax.inference import hub
 from unimedi_jax.models import towers
-from unimedi_jax.models.released import Released, ReleasedVit
+from unimedi_jax.models.released import Released
+from unimedi_jax.models.released_vit import Architecture, ReleasedVit
 from unimedi_jax.typing import PyTree
 
 LOG = logging.getLogger(__name__)
@@ -222,7 +223,7 @@ def _check(own: PyTree, arrays: PyTree, where: str) -> None:
 
 
 def _config(
-    shape: released.Architecture, reading: released.Reading, address: Address, pair: pairs.Pair | None
+    shape: Architecture, reading: released.Reading, address: Address, pair: pairs.Pair | None
 ) -> dict[str, Any]:
     """Settings as a run's `config.json` has them, of what evaluations read there."""
     config = dataclasses.asdict(PretrainConfig())
