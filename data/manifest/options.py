@@ -9,6 +9,7 @@ from data.errors import UserError, check_choice
 from data.readers import volumes
 from data.reports import text
 
+BLANK = ("unknown", "negative")  # what a label that a set leaves blank means: not mentioned, or absent
 UNCERTAIN = {"ignore": np.nan, "zeros": 0.0, "ones": 1.0}  # what the label -1 becomes
 SECTIONS = ("findings", "impression")
 AXES = re.compile("(?=.*[LR])(?=.*[PA])(?=.*[SI])[LRPASI]{3}")

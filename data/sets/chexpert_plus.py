@@ -7,10 +7,10 @@ from pathlib import Path
 
 from data.errors import UserError
 from data.manifest import samples
-from data.manifest.options import UNCERTAIN
+from data.manifest.options import BLANK, UNCERTAIN
 from data.readers.files import BadInput, read_bytes
 from data.sets import dataset_index
-from data.sets.chexpert import LABELS
+from data.sets.chexpert import LABELS, TASKS
 from data.sets.dataset_index import DatasetIndex, Item
 
 TABLE = "df_chexpert_plus_240401.csv"
@@ -22,15 +22,23 @@ LAYOUT = f"{TABLE}, chexbert_labels/report_fixed.json and PNG/train/patient00001
 EXPECTED = {"films": 223_228, "studies": 187_711, "patients": 64_725}
 
 
-def read(root: Path, *, views: str, labeler: str, uncertain: str, val_share: float) -> DatasetIndex:
+def read(
+    root: Path, *, views: str, labeler: str, uncertain: str, blank: str, lists: str, val_share: float
+) -> DatasetIndex:
     """X-rays of `views` (Frontal, Lateral) with a report; part "valid" is the test split, val a share of the others.
 
-    `labeler` names the text that CheXbert read: report, findings or impression; empty: no labels.
+    `labeler` names the text that CheXbert read: report, findings or impression; empty: no labels. With `lists`, a CSV
+    of X-rays by `Path` and the five tasks (CheXpert 5x200), there are these alone, all to test on, with its labels.
     """
+    dataset_index.check_option("blank", blank, BLANK)
     dataset_index.check_option("labeler", labeler, LABELERS)
     dataset_index.check_option("uncertain", uncertain, UNCERTAIN)
     shown = {view.lower() for view in dataset_index.words(views)}
-    label_of = _labels(root, labeler, UNCERTAIN[uncertain]) if labeler else {}
+    names, listed = LABELS, _listed(Path(lists).expanduser()) if lists else None
+    if listed is not None:
+        names, label_of = TASKS, listed
+    else:
+        label_of = _labels(root, labeler, UNCERTAIN[uncertain], blank) if labeler else {}
     rows = dataset_index.table(root, TABLE, COLUMNS)
     items, left_out, studies = [], collections.Counter(), set()
     folder, suffix = _place(root, rows)
@@ -40,14 +48,28 @@ def read(root: Path, *, views: str, labeler: str, uncertain: str, val_share: flo
         if row["frontal_lateral"].lower() not in shown:
             left_out[f"films that are not {views}"] += 1
             continue
+        if listed is not None and row["path_to_image"] not in listed:
+            left_out["films that are not in the list"] += 1
+            continue
         path = str(Path(folder, row["path_to_image"]).with_suffix(suffix))
         split = {"valid": "test", "test": "test"}.get(row["split"].lower() or part, "train")
+        split = "test" if listed is not None else split
         side = "val" if split == "train" and samples.share_of(patient) < val_share else split
         report = {"findings": row["section_findings"], "impression": row["section_impression"]}
-        labels = label_of.get(row["path_to_image"], (float("nan"),) * len(LABELS)) if labeler else ()
+        labels = label_of.get(row["path_to_image"], (float("nan"),) * len(names)) if label_of or labeler else ()
         items.append(Item(path, "xray", patient, side, report, f"{patient}/{study}", labels))
     counts = {"films": len(rows), "studies": len(studies), "patients": len({patient for patient, _ in studies})}
-    return DatasetIndex(items, LABELS if labeler else (), counts, left_out)
+    if listed is not None:
+        left_out["listed films that the table lacks"] = len(listed.keys() - {row["path_to_image"] for row in rows})
+    return DatasetIndex(items, names if label_of or labeler else (), counts, left_out)
+
+
+def _listed(path: Path) -> Mapping[str, tuple[float, ...]]:
+    """The five tasks of each X-ray of a list, by its path below CheXpert's folder; a blank is 0."""
+    rows = dataset_index.table(path.parent, path.name, ("Path", *TASKS))
+    places = (row["Path"].partition("/")[2] if row["Path"].startswith("CheXpert") else row["Path"] for row in rows)
+    labels = (tuple(dataset_index.label(row[task], 0.0, "negative") for task in TASKS) for row in rows)
+    return dict(zip(places, labels, strict=True))
 
 
 def _place(root: Path, rows: list[dict[str, str]]) -> tuple[str, str]:
@@ -60,7 +82,7 @@ def _place(root: Path, rows: list[dict[str, str]]) -> tuple[str, str]:
     raise UserError(f"{root} has no films: looked below it for {LAYOUT}. data/README.md shows the trees that are read")
 
 
-def _labels(root: Path, labeler: str, uncertain: float) -> Mapping[str, tuple[float, ...]]:
+def _labels(root: Path, labeler: str, uncertain: float, blank: str) -> Mapping[str, tuple[float, ...]]:
     """Labels by the film's path, of CheXbert's file: one JSON object a line, or a list of them."""
     path = dataset_index.find(root, f"chexbert_labels/{labeler}_fixed.json", f"{labeler}_fixed.json")
     try:
@@ -70,10 +92,12 @@ def _labels(root: Path, labeler: str, uncertain: float) -> Mapping[str, tuple[fl
             if content.lstrip().startswith("[")
             else map(json.loads, filter(None, content.splitlines()))
         )
-        return {row["path_to_image"]: tuple(_value(row[name], uncertain) for name in LABELS) for row in rows}
+        return {row["path_to_image"]: tuple(_value(row[name], uncertain, blank) for name in LABELS) for row in rows}
     except BadInput as error:
         raise UserError(f"{path} cannot be read ({error})") from error
 
 
-def _value(value: float | None, uncertain: float) -> float:
-    return float("nan") if value is None else uncertain if value == -1 else float(value)
+def _value(value: float | None, uncertain: float, blank: str) -> float:
+    if value is None:
+        return float("nan") if blank == "unknown" else 0.0
+    return uncertain if value == -1 else float(value)

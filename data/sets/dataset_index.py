@@ -123,7 +123,7 @@ def named(cell: str, names: Sequence[str]) -> tuple[float, ...]:
     return tuple(float("nan") if CARRIED_OVER in findings else float(name.lower() in findings) for name in names)
 
 
-def label(value: str, uncertain: float) -> float:
-    """1, 0 or blank (unknown), as CheXpert's tables write them; -1 becomes `uncertain`."""
+def label(value: str, uncertain: float, blank: str = "unknown") -> float:
+    """1, 0 or blank, as CheXpert's tables write them; -1 becomes `uncertain`, a blank unknown or 0 ("negative")."""
     value = value.removesuffix(".0")
-    return uncertain if value == "-1" else float(value or "nan")
+    return uncertain if value == "-1" else float(value or ("nan" if blank == "unknown" else "0"))

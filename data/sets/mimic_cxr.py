@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from data.errors import UserError
-from data.manifest.options import UNCERTAIN
+from data.manifest.options import BLANK, UNCERTAIN
 from data.reports import sections
 from data.sets import dataset_index
 from data.sets.chexpert import LABELS
@@ -42,7 +42,7 @@ BETWEEN = {study: (int(start), int(end)) for study, start, end in map(str.split,
 BETWEEN |= dict.fromkeys(NOWHERE.split(), (0, 0))
 
 
-def read(root: Path, *, reports: str, views: str, split: str, labeler: str, uncertain: str) -> DatasetIndex:
+def read(root: Path, *, reports: str, views: str, split: str, labeler: str, uncertain: str, blank: str) -> DatasetIndex:
     """X-rays of these `views` whose study has a report.
 
     `reports` is the folder that holds `files/p10/...` with the texts, or MIT-LCP's `mimic_cxr_sectioned.csv`; empty:
@@ -50,10 +50,11 @@ def read(root: Path, *, reports: str, views: str, split: str, labeler: str, unce
     """
     dataset_index.check_option("split", split, SPLITS)
     dataset_index.check_option("uncertain", uncertain, UNCERTAIN)
+    dataset_index.check_option("blank", blank, BLANK)
     view_names = dataset_index.words(views.upper())
     metadata = dataset_index.table(root, f"{VERSION}-metadata.csv", ("dicom_id", "ViewPosition"))
     view_of = {row["dicom_id"]: row["ViewPosition"].upper() for row in metadata}
-    label_of = _labels(root, labeler, UNCERTAIN[uncertain]) if labeler else {}
+    label_of = _labels(root, labeler, UNCERTAIN[uncertain], blank) if labeler else {}
     report_of = _reports(Path(reports).expanduser() if reports else root)
     place = _place(root)
     items, left_out = [], collections.Counter()
@@ -86,9 +87,12 @@ def _place(root: Path) -> Callable[[str, str, str], str]:
     raise UserError(f"{root} has no films: looked below it for {LAYOUT}. data/README.md shows the trees that are read")
 
 
-def _labels(root: Path, labeler: str, uncertain: float) -> Mapping[str, tuple[float, ...]]:
+def _labels(root: Path, labeler: str, uncertain: float, blank: str) -> Mapping[str, tuple[float, ...]]:
     rows = dataset_index.table(root, f"{VERSION}-{labeler}.csv", ("study_id", *LABELS))
-    return {f"s{row['study_id']}": tuple(dataset_index.label(row[name], uncertain) for name in LABELS) for row in rows}
+    return {
+        f"s{row['study_id']}": tuple(dataset_index.label(row[name], uncertain, blank) for name in LABELS)
+        for row in rows
+    }
 
 
 def _reports(place: Path) -> Callable[[str, str], str | Mapping[str, str] | None]:

@@ -16,6 +16,8 @@ from data.sets import dataset_index
 from data.source import ORGANS, SPLITS, Rejected, Row, Source
 
 FOREIGN = ("error", "keep", "translate")
+# Options of later versions at their defaults: a set that was built before stays the same.
+UNNAMED = {"blank": "unknown"}
 PLACES = ("reports", "lists")  # options that name a path on this machine: the contract holds only the name
 Translate = Callable[[Sequence[tuple[str, str]]], Sequence[str]]  # (id, text) of reports to English
 
@@ -102,7 +104,7 @@ def source(
         annotations=frozenset(index.annotations),
         contract={
             "kind": name,
-            "options": {key: Path(one).name if key in PLACES else one for key, one in options.items()},
+            "options": {key: Path(one).name if key in PLACES else one for key, one in _named(options).items()},
             **index.facts,
             "reports": _rules(reports, counts),
             "patient": "as the set gives it" if keep_ids else "hashed",
@@ -208,3 +210,9 @@ def _rules(reports: Reports | None, counts: collections.Counter) -> dict[str, An
         "counts": dict(sorted(counts.items())),
         "translation": getattr(reports.translate, "facts", None),
     }
+
+
+def _named(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a contract names."""
+    unnamed = UNNAMED | ({"lists": ""} if "labeler" in options else {})  # of CheXpert Plus
+    return {key: value for key, value in options.items() if not (key in unnamed and unnamed[key] == value)}

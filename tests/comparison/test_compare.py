@@ -7,7 +7,6 @@ import re
 import shutil
 
 import jax
-import numpy as np
 import pytest
 import safetensors.torch
 from jax.experimental.compilation_cache import compilation_cache
@@ -94,7 +93,7 @@ def done(toy, vit, patch, tmp_path_factory):
     Compiled programs are cached: counting a step's arithmetic compiles nothing that training has not.
     """
     config = toy()
-    config.encoders, config.encoder_size = f"{vit[0]}:0.4:0.25", 112
+    config.encoders = f"timm:{vit[0]}:size=112:heads=4:mean=0.4:deviation=0.25"
     config.base.compilations = str(tmp_path_factory.mktemp("compiled"))
     workdir = tmp_path_factory.mktemp("compare")
     patch.setattr(run_report, "_map", lambda *_: None)  # t-SNE and pictures of the runs' own pages
@@ -187,20 +186,19 @@ def test_a_released_encoder_is_probed_on_films_alone(done):
     assert set(rows) & set(runs.SHOWN) == {"xray/probe/macro"}
     logged = final(workdir / "encoder-somebody")["xray/probe/macro"]
     assert float(rows["xray/probe/macro"]["value"]) == logged
-    (summary,) = json.loads((workdir / "encoder-somebody" / "init.json").read_text())
-    assert any("interpolated from (4, 4) to (7, 7)" in change for change in summary["changed"])
+    assert json.loads((workdir / "encoder-somebody" / released.FACTS).read_text())["checkpoint"].endswith(
+        "deviation=0.25"
+    )
 
 
-def test_a_released_encoder_sees_the_grey_levels_that_it_was_trained_with(tiny, tiny_variables, vit):
-    path, model = vit
-    grey = np.random.default_rng(0).integers(0, 256, (2, 64, 64)).astype(np.uint8)
-    variables, _ = released.weights(tiny_variables, tiny, str(path), mean=0.3, deviation=0.2)
-    tokens = jax.numpy.asarray(grey.reshape(2, 4, 16, 4, 16).swapaxes(2, 3).reshape(2, 16, 256))
-    cls = jax.jit(lambda variables: tiny.apply(variables, tokens, method="xray_features").cls)(variables)
-    with torch.no_grad():
-        film = torch.from_numpy((grey / 255 - 0.3) / 0.2).float()[:, None].expand(-1, 3, -1, -1)
-        theirs = model.forward_features(film)[:, 0].numpy()
-    np.testing.assert_allclose(np.asarray(cls), theirs, atol=1e-3)
+def test_released_encoders_alone_need_neither_presets_nor_reports(toy, vit, tmp_path, monkeypatch):
+    config = toy()
+    config.presets, config.encoders = "", f"timm:{vit[0]}:heads=4"
+    monkeypatch.setattr(runs, "train", None)
+    compare.run(config, tmp_path)
+    rows = read(tmp_path)
+    assert {encoder for encoder, _ in rows} == {"somebody"}
+    assert float(rows["somebody", "xray/probe/macro"]["value"]) > 0
 
 
 @pytest.mark.parametrize("name", ["", *pretrain.ABLATIONS, *systems.SYSTEMS])
@@ -234,14 +232,14 @@ def test_overrides_reach_every_preset_and_an_objective_its_own():
     ("settings", "words"),
     [
         (dict(presets="clip,clop"), "'clip,clop'"),
-        (dict(presets=""), "config.presets is a list of unimedi, "),
         (dict(seeds=()), "for one seed or more"),
         (dict(presets="clip+random_mask"), "clip+random_mask does not fit"),
-        (dict(encoders="nowhere.safetensors"), "'nowhere.safetensors' is no file"),
-        (dict(encoders="{vit}:0.5"), "mean and deviation"),
-        (dict(encoders="{vit}:0.5:0"), "mean and deviation"),
-        (dict(encoders="{vit},{vit}"), "somebody is the name of two rows"),
-        (dict(encoders="{text}"), "text.safetensors"),
+        (dict(encoders="timm:nowhere.safetensors"), "no file or folder nowhere.safetensors"),
+        (dict(encoders="{vit}:0.5:0.5"), "is no timm:FILE or hf:FOLDER_OR_ID"),
+        (dict(encoders="timm:{vit}:deviation=0"), "above 0"),
+        (dict(encoders="timm:{vit},timm:{vit}"), "somebody is the name of two rows"),
+        (dict(encoders="timm:{text}"), "text.safetensors"),
+        (dict(presets="", seeds=(0,)), "name what to compare"),
     ],
     ids=str,
 )
@@ -400,6 +398,6 @@ def test_an_exported_encoder_is_held_against_what_it_was_trained_on(toy, vit, tm
     shutil.copy(vit[0], path)
     listed = members.read(pathlib.Path(config.data_dir) / "phantom")
     members.write(path.parent, {"phantom": {"salt": listed["salt"], "train": listed["test"]}})
-    config.encoders, config.encoder_size, config.presets = str(path), 112, "clip"
-    with pytest.raises(UserError, match=r"vision_2d.safetensors: 6 patients and 6 pixel-equal pictures of"):
+    config.encoders, config.presets = f"timm:{path}:heads=4", ""
+    with pytest.raises(UserError, match=r"vision_2d.safetensors:heads=4: 6 patients and 6 pixel-equal pictures of"):
         compare.run(config, tmp_path / "compare")

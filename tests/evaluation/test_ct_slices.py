@@ -13,7 +13,7 @@ from tests.conftest import once
 from tests.evaluation.conftest import save_run, small_job
 from unimedi_jax.comparison import ablate
 from unimedi_jax.config.jobs import EvaluateConfig, ProbeConfig, RetrieveConfig
-from unimedi_jax.evaluation import evaluate, network, probe, retrieve
+from unimedi_jax.evaluation import evaluate, fine_tuning, network, probe, retrieve
 from unimedi_jax.inference import embed, features, pretrained
 from unimedi_jax.train.job import build_evaluator
 
@@ -84,7 +84,7 @@ def test_so_does_the_embedding_of_files(contrast_dir, expected, phantom):
 
 
 def test_so_does_fine_tuning(contrast, expected, phantom):
-    tuning = probe.FineTuning(contrast, phantom, "ct", ProbeConfig(tune="full"))
+    tuning = fine_tuning.FineTuning(contrast, phantom, "ct", ProbeConfig(tune="full"))
     width = contrast.model.vision.width
     head = {"weights": jnp.eye(width), "bias": jnp.zeros(width)}
     sampler = contrast.sampler("ct")

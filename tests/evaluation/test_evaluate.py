@@ -14,7 +14,7 @@ from data.errors import UserError
 from data.phantom import source as phantom
 from data.phantom.options import Options
 from unimedi_jax import cli
-from unimedi_jax.evaluation import evaluate, results
+from unimedi_jax.evaluation import detect, evaluate, probe, results, segment
 from unimedi_jax.input import records
 from unimedi_jax.report import published
 
@@ -72,15 +72,45 @@ def test_a_set_for_testing_alone_is_evaluated_but_for_what_it_needs_to_be_traine
     assert "no X-ray or CT records for train" in line
 
 
-def test_a_measured_number_stands_beside_a_published_one_of_the_same_set_alone():
-    def scalars(data):
-        row = results.Result("linear probe", data, "xray", "trained", "auroc/macro", 0.5)
-        return published.table({f"trained/{row.key}": row.value})[1]
+def published_beside(task, data, modality="xray", metric="auroc/macro", share=1.0):
+    """(names of rows that say something of ours, our numbers), of one measured number of 0.5."""
+    row = results.Result(task, data, modality, "trained", metric, 0.5, share=share)
+    table, scalars = published.table({f"trained/{row.key}": row.value})
+    ours = {name: value for name, value in scalars.items() if name.endswith("/ours")}
+    return [row.name for row in table.rows if "; " in row.name], ours
 
-    ours = [name for name in scalars("covidx") if name.endswith("/ours")]
-    assert [name.split("/")[1:4] for name in ours] == [["covidx", "linear, AUC", "1"]]
-    assert not [name for name in scalars("phantom") if name.endswith("/ours")]
-    assert np.isclose(scalars("covidx")[ours[0]], 50)
+
+def test_a_measured_number_stands_beside_a_published_one_of_the_same_set_alone():
+    names, ours = published_beside("linear probe", "covidx")
+    assert names == ["covidx, linear, AUC, 100% (MGCA, ViT-B); c: linear probe"]
+    assert np.isclose([*ours.values()], 50)
+    assert published_beside("linear probe", "phantom") == ([], {})
+
+
+def test_what_is_not_comparable_has_no_number_beside_a_published_one():
+    for data in ("btcv", "amos22"):
+        names, ours = published_beside("segmentation of organs, fine-tuned", data, "ct", "dice/mean")
+        assert not ours
+        assert len(names) == 1
+        assert names[0].endswith("; N: ours is not the published protocol")
+    names, ours = published_beside("linear probe", "covidx", share=0.01)
+    assert not ours
+    assert names[0].endswith("not the published protocol")
+    names, ours = published_beside("linear probe, MGCA's protocol", "covidx", share=0.01)
+    assert names == ["covidx, linear, AUC, 1% (MGCA, ViT-B); c: linear probe, MGCA's protocol"]
+    assert len(ours) == 1
+
+
+def test_every_mark_is_one_of_three_and_every_task_one_that_a_job_writes():
+    written = {probe.TASKS["linear"], detect.task_name("frozen"), segment.task_name("boxes", "frozen")}
+    written |= {f"{task}{published.MGCA}" for task in written} | {segment.task_name("organs", "full")}
+    for entry in published.TABLE:
+        assert {way.task for way in entry.ways} <= written
+        for way in entry.ways:
+            assert set(way.marks) <= {"C", "c", "N"}
+            assert {published.mark(entry.data, way.task, share) for share in entry.shares} <= set(way.marks)
+    assert published.mark("phantom", "linear probe", 1.0) == ""
+    assert published.mark("covidx", "linear probe", 0.1) == "N"
 
 
 def test_without_more_words_nothing_is_trained_for_hours():

@@ -11,7 +11,7 @@ from jax import numpy as jnp
 from configs import probe as configs
 from data.errors import UserError
 from unimedi_jax.config.jobs import FitConfig, ProbeConfig
-from unimedi_jax.evaluation import encoder, probe
+from unimedi_jax.evaluation import encoder, fine_tuning, probe
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_cls_is_what_the_evaluations_embed(trained, phantom, modality):
 def test_no_gradient_through_unknown_labels():
     labels = np.array([[1.0, np.nan], [np.nan, np.nan]])
     logits = np.array([[0.3, 5.0], [1.0, 2.0]])
-    grad = jax.grad(lambda x: probe.losses(x, labels, False).sum())(logits)
+    grad = jax.grad(lambda x: fine_tuning.losses(x, labels, False).sum())(logits)
     assert np.isfinite(grad).all()
     assert (np.asarray(grad)[[0, 1, 1], [1, 0, 1]] == 0).all()
     assert grad[0, 0] == pytest.approx(1 / (1 + np.exp(-0.3)) - 1, abs=1e-6)

@@ -58,13 +58,13 @@ def test_records_made_by_other_rules_are_refused(records_dir, trained, tmp_path)
         trained.check(other, ("xray", "ct"))
 
 
-def test_modalities_that_a_set_has(phantom):
-    assert trials.modalities(phantom) == ("xray", "ct")
-    assert trials.modalities(phantom, "ct") == ("ct",)
+def test_modalities_that_a_set_has(trained, phantom):
+    assert trials.modalities(trained, phantom) == ("xray", "ct")
+    assert trials.modalities(trained, phantom, "ct") == ("ct",)
     with pytest.raises(UserError, match="mri"):
-        trials.modalities(phantom, "mri")
+        trials.modalities(trained, phantom, "mri")
     with pytest.raises(UserError, match="no X-ray or CT records"):
-        trials.modalities(phantom, splits=("holdout",))
+        trials.modalities(trained, phantom, splits=("holdout",))
 
 
 @pytest.mark.parametrize("names", ["", "half", "frozen,half"])

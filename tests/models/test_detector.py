@@ -102,3 +102,40 @@ def test_no_boxes_is_a_finite_loss_and_gradient():
     assert np.isfinite(value)
     assert all(np.isfinite(g).all() for g in grads)
     assert all((np.asarray(g)[..., :4] == 0).all() for g in grads)
+
+
+def test_the_published_loss_is_mgcas_box_by_box():
+    """Against a slow version of its arithmetic in torch: BCELoss and MSELoss of masked maps, anchors one by one."""
+    rng = np.random.default_rng(0)
+    grid, strides = (4, 6), (2.0, 1.0, 0.5)
+    answers = [rng.standard_normal((2, *shape, 3, 6)).astype(np.float32) for shape in ((2, 3), (4, 6), (8, 12))]
+    boxes = np.array([[[0.3, 0.4, 0.2, 0.3], [0.8, 0.9, 0.05, 0.04]], [[0.6, 0.1, 0.9, 0.8], [0, 0, 0, 0]]], np.float32)
+    real = np.array([[True, True], [True, False]])
+    bce, mse, expected = torch.nn.BCELoss(), torch.nn.MSELoss(), 0.0
+    for scale, answer in enumerate(answers):
+        cell = strides[scale] / np.array(grid)
+        anchors = detector.anchors(scale) / cell  # heights and widths in cells
+        shape = answer.shape[:-1]
+        mask, empty, target = np.zeros(shape), np.ones(shape), np.zeros((*shape, 4))
+        for case in range(2):
+            for box in boxes[case][real[case]]:
+                at, size = box[:2] / cell, box[2:] / cell
+                place = (case, *at.astype(int))
+                both = (np.minimum(size, anchors) + 1).prod(axis=1)
+                overlap = both / ((size + 1).prod() + (anchors + 1).prod(axis=1) - both)
+                empty[(*place, overlap > 0.5)] = 0
+                chosen = (*place, overlap.argmax())
+                mask[chosen] = 1
+                target[chosen] = [*(at - at.astype(int)), *np.log(size / anchors[overlap.argmax()])]
+        maps = (answer, mask, empty, target)
+        x, mask, empty, target = (torch.tensor(np.asarray(part), dtype=torch.float64) for part in maps)
+        sure, found = torch.sigmoid(x[..., 4]), torch.sigmoid(x[..., 5])
+        for axis in range(2):
+            expected += 2.5 * bce(torch.sigmoid(x[..., axis]) * mask, target[..., axis] * mask)
+            expected += 2.5 * mse(x[..., 2 + axis] * mask, target[..., 2 + axis] * mask)
+        expected += bce(sure * mask, mask) + 0.5 * bce(sure * empty, empty * 0)
+        expected += bce(found * mask, mask)
+    actual = jax.jit(lambda *x: yolo.loss(*x, grid, published=True))(answers, boxes, real)
+    ours = jax.jit(lambda *x: yolo.loss(*x, grid))(answers, boxes, real)
+    assert float(actual) == pytest.approx(float(expected), rel=1e-5)
+    assert float(ours) != pytest.approx(float(expected), rel=1e-2)

@@ -45,7 +45,9 @@ class EmbedConfig:
     """Embeddings of files by a trained network."""
 
     job: str = "embed"
-    checkpoint: str = ""  # a run's workdir (its newest; RUN:best or RUN:600 for another checkpoint), or an export
+    # A run's workdir (its newest; RUN:best or RUN:600 for another checkpoint), an export, or a released encoder:
+    # timm:FILE or hf:FOLDER_OR_ID (docs/encoders.md).
+    checkpoint: str = ""
     network: str = "student"  # or "teacher": its visual side
     source: str = ""  # a file, a folder, a DICOM series, a manifest (.csv), or reports (.txt, one a line)
     out: str = ""  # .npz or .parquet
@@ -60,7 +62,9 @@ class PredictConfig:
     """Findings, masks or boxes of X-rays and CTs by a trained network."""
 
     job: str = "predict"
-    checkpoint: str = ""  # a run's workdir (its newest; RUN:best or RUN:600 for another checkpoint), or an export
+    # A run's workdir (its newest; RUN:best or RUN:600 for another checkpoint), an export, or a released encoder:
+    # timm:FILE or hf:FOLDER_OR_ID (docs/encoders.md).
+    checkpoint: str = ""
     network: str = "student"  # or "teacher": its visual side
     source: str = ""  # a file, a folder, a DICOM series, or a .csv with the columns path and modality
     out: str = ""  # a .csv; masks and drawn boxes go into the folder of that name beside it
@@ -74,6 +78,15 @@ class PredictConfig:
         check_score(self.score)
         if self.rows < 1:
             raise ValueError(f"config.rows is at least 1, not {self.rows}")
+
+
+PROTOCOLS = ("ours", "mgca")  # of evaluations; docs/protocols.md
+
+
+def check_protocol(protocol: str) -> None:
+    """Raises ValueError for a protocol that is none of PROTOCOLS."""
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol is one of {', '.join(PROTOCOLS)}, not {protocol!r}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +105,9 @@ class FitConfig:
 class DownstreamConfig:
     """What the evaluations share."""
 
-    checkpoint: str = ""  # a run's workdir (its newest; RUN:best or RUN:600 for another checkpoint), or an export
+    # A run's workdir (its newest; RUN:best or RUN:600 for another checkpoint), an export, or a released encoder:
+    # timm:FILE or hf:FOLDER_OR_ID (docs/encoders.md).
+    checkpoint: str = ""
     network: str = "student"  # or "teacher"
     data: str = "phantom"  # a built set
     data_dir: str = "records"
@@ -114,6 +129,12 @@ class ProbeConfig(DownstreamConfig):
     rows: int = 32  # a device, when embedding
     # MGCA's recipe for its linear classifier, where the encoder learns ten times slower (our choice).
     full: FitConfig = FitConfig(batch=48)
+    # "mgca": its linear classifier by its own solver, augmentation and draws, in rows of their own (docs/protocols.md).
+    protocol: str = "ours"
+    mgca: FitConfig = FitConfig(batch=48)  # of that protocol, whose encoder is frozen
+
+    def __post_init__(self) -> None:
+        check_protocol(self.protocol)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +176,12 @@ class SegmentConfig(SegmentTask, DownstreamConfig):
     target: str = "organs"  # "lesions": one class whatever the finding; "boxes": their union, as RSNA's
     seeds: tuple[int, ...] = (0,)
     windows: bool = False  # CTs at the record's resolution in sliding windows; False: the whole, shrunk
+    # "mgca": X-rays by MGCA's draws, best epoch by the validation loss, Dice by picture on the network's grid.
+    protocol: str = "ours"
+    mgca: FitConfig = FitConfig(weight_decay=0.05)  # of that protocol, as for RSNA; SIIM's batch is 8
+
+    def __post_init__(self) -> None:
+        check_protocol(self.protocol)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,6 +205,11 @@ class DetectConfig(DetectTask, DownstreamConfig):
 
     job: str = "detect"
     seeds: tuple[int, ...] = (0,)
+    # "mgca": MGCA's loss to the letter, its draws, objectness alone as the score, best epoch by its mAP.
+    protocol: str = "ours"
+
+    def __post_init__(self) -> None:
+        check_protocol(self.protocol)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,8 +229,17 @@ class EvaluateConfig(DownstreamConfig):
     prompts: str = ""  # of zero-shot: a .json or .csv, "ct_clip" or "chexzero"; empty: the set's own
     score: str = "sum"  # zero-shot: minus denials ("difference"), minus other findings ("others"), or both
 
+    protocol: str = "ours"  # of probe, segment and detect; "mgca", or "ours,mgca": rows of both
+
     def __post_init__(self) -> None:
         check_score(self.score)
+        for name in self.protocols:
+            check_protocol(name)
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """The names in `protocol`."""
+        return tuple(self.protocol.split(","))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,10 +263,9 @@ class CompareConfig(AblateConfig):
 
     job: str = "compare"
     seeds: tuple[int, ...] = (0,)
-    # Files of released ViTs in timm's names, comma-separated, each with the mean and deviation of the grey levels in
-    # [0, 1] that it was trained with: "mgca.safetensors,rad_dino.safetensors:0.53:0.26". Without: 0.5 and 0.5.
+    # Released encoders, comma-separated, each timm:FILE or hf:FOLDER_OR_ID (docs/encoders.md); with presets empty they
+    # are compared alone, on any set with labels: "hf:microsoft/rad-dino,timm:mgca.pth:mean=0.5:deviation=0.5".
     encoders: str = ""
-    encoder_size: int = 224  # pixels of their input; position tables are interpolated to it
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,7 @@ LEAST: dict[str, float] = {
     **dict.fromkeys((f"{job}Config.rows" for job in ("Evals", "Embed", "Probe", "Retrieve", "Evaluate")), 1),
     **dict.fromkeys(("FitConfig.batch", "FitConfig.epochs", "RetrieveConfig.each", "EvaluateConfig.each"), 1),
     **dict.fromkeys(("SegmentTask.setr_channels", "SegmentTask.unetr_features"), 1),
-    **dict.fromkeys(("DetectTask.most", "DetectTask.widths", "CompareConfig.encoder_size", "BenchConfig.rounds"), 1),
+    **dict.fromkeys(("DetectTask.most", "DetectTask.widths", "BenchConfig.rounds"), 1),
     **dict.fromkeys(("BuildConfig.report_length", "InputConfig.report_length"), 3),  # its marks and a word
 }
 # Shares and momenta are at most 1.

@@ -18,6 +18,7 @@ class MimicCxr:
     split: str = "official"  # "mgca": validate and test are one
     labeler: str = "chexpert"  # "negbio"; empty: no labels
     uncertain: str = "ignore"  # the label -1 becomes unknown; or "zeros", "ones"
+    blank: str = "unknown"  # what is not mentioned; "negative": absent, as retrieval by finding needs it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +111,8 @@ class CheXpertPlus:
     views: str = "Frontal"
     labeler: str = "report"  # what CheXbert read; also "findings", "impression"; empty: no labels
     uncertain: str = "ignore"  # the label -1 becomes unknown; or "zeros", "ones"
+    blank: str = "unknown"  # what is not mentioned; "negative": absent
+    lists: str = ""  # a CSV with Path and the five tasks, such as chexpert_5x200.csv: these X-rays alone, to test on
     val_share: float = 0.02  # of the training patients
 
 

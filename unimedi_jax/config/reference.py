@@ -21,7 +21,7 @@ JOBS: dict[str, type] = {
     cls.job: cls for cls in (building.BuildConfig, pretraining.PretrainConfig, *_USE, *_EVALUATE, *_STUDY)
 }
 # Keys of older versions and their names now, both in full: "optim.lr": "optim.peak_lr".
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {"encoder_size": "encoders=timm:FILE:size=224"}
 SUGGESTED, CLOSE = 0.7, 0.25  # the least score of a suggestion, and how far it may be below the best one
 
 

@@ -9,7 +9,9 @@ from data.errors import UserError
 from unimedi_jax.convert import vit, weights
 from unimedi_jax.models import sizes, towers
 
-SKIPPED = re.compile(r"(pooler|cls|classifier|qa_outputs)\.|embeddings\.position_ids$")
+# Behind the last layer, or no weights: poolers, heads, the projection of CXR-BERT.
+SKIPPED = re.compile(r"(pooler|cls|cls_projection_head|classifier|qa_outputs)\.|embeddings\.position_ids$")
+KINDS = ("bert", "cxr-bert")  # of config.json's model_type: what computes as BERT does
 FILES = "config.json, vocab.txt or tokenizer.json, and model.safetensors, flax_model.msgpack or pytorch_model.bin"
 
 
@@ -21,7 +23,7 @@ def read(name: str, model: towers.UniMedI) -> vit.Weights:
     """
     place = weights.folder(name, FILES)
     _check(weights.config(place), model, place)
-    state = {_plain(key): value for key, value in weights.read(weights.find(place)).items()}
+    state = {plain(key): value for key, value in weights.read(weights.find(place)).items()}
     skipped = [key for key in state if SKIPPED.match(key)]
     state = {f"report.{key}": value for key, value in state.items() if key not in skipped}
     changed = []
@@ -32,14 +34,14 @@ def read(name: str, model: towers.UniMedI) -> vit.Weights:
     return vit.Weights(state, tuple(changed), tuple(skipped))
 
 
-def _plain(key: str) -> str:
+def plain(key: str) -> str:
     """A name without the outer model's, and with LayerNorm's parameters as they are called today."""
     key = key.removeprefix("module.").removeprefix("bert.")
     return key.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
 def _check(config: dict, model: towers.UniMedI, place: pathlib.Path) -> None:
-    if config.get("model_type") != "bert":
+    if config.get("model_type") not in KINDS:
         raise UserError(f"{place} is a {config.get('model_type')!r} model: the report tower takes BERT's architecture")
     fixed = {"hidden_act": "gelu", "position_embedding_type": "absolute", "type_vocab_size": 2}
     if other := [key for key, value in fixed.items() if config.get(key, value) != value]:

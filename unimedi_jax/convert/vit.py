@@ -54,7 +54,7 @@ def read(name: str, model: towers.UniMedI) -> Weights:
     state["patch_embed.proj.weight"] = _one_channel(state["patch_embed.proj.weight"], changed)
     own = {key: state.pop(key) for key in ("patch_embed_3d.proj.weight", "patch_embed_3d.proj.bias") if key in state}
     registers = state.get(REGISTERS, np.zeros((1, 0, model.vision.width), np.float32))
-    prefix, grid = _positions(state.pop("pos_embed"), registers.shape[1], path)
+    prefix, grid = split_table(state.pop("pos_embed"), registers.shape[1], str(path))
     target = model.vision.image_grid
     if grid.shape[:2] != target:
         changed.append(f"positions interpolated from {grid.shape[:2]} to {target}")
@@ -147,15 +147,19 @@ def _one_channel(kernel: np.ndarray, changed: list[str]) -> np.ndarray:
     return kernel.sum(axis=1, keepdims=True, dtype=np.float64).astype(np.float32)
 
 
-def _positions(table: np.ndarray, registers: int, path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    """The table of CLS and registers (zeros where it has none) and that of a square grid (y, x, d)."""
+def split_table(table: np.ndarray, registers: int, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """The table of CLS and registers (zeros where it has none) and that of a square grid (y, x, d).
+
+    Raises:
+        UserError: what is left is no square.
+    """
     count, width = table.shape[-2:]
     for first in dict.fromkeys((1 + registers, 1, 0)):
         side = math.isqrt(max(count - first, 0))
         if side and side * side == count - first:
             prefix = np.pad(table[:, :first], ((0, 0), (0, 1 + registers - first), (0, 0)))
             return prefix, table[0, first:].reshape(side, side, width)
-    raise UserError(f"{path}: pos_embed has {count} rows, which is no square grid, with or without CLS")
+    raise UserError(f"{where}: pos_embed has {count} rows, which is no square grid, with or without CLS")
 
 
 def _resize(grid: np.ndarray, target: tuple[int, int]) -> np.ndarray:

@@ -15,8 +15,9 @@ from unimedi_jax.convert import hub
 
 SAFE = ("model.safetensors", "open_clip_model.safetensors")
 FLAX = ("flax_model.msgpack",)
-PICKLED = ("pytorch_model.bin", "pytorch_model.pth")
+PICKLED = ("pytorch_model.bin", "pytorch_model.pth", "open_clip_pytorch_model.bin")
 KINDS = (SAFE, FLAX, PICKLED)
+BESIDE = ("*.json", "vocab.txt", "merges.txt")  # settings, preprocessing, words
 NESTS = ("model", "state_dict", "teacher")  # DeiT and MAE; many trainers; DINO
 
 
@@ -32,19 +33,27 @@ def folder(name: str, needed: str) -> pathlib.Path:
     ours = f"put {needed} into a folder and name that folder, or leave the setting of config.init empty"
     if "/" in name and not hub.is_id(name):
         raise UserError(f"no weights at {name}: no such file or folder; {ours}")
-    small = ["config.json", "vocab.txt", "tokenizer*.json", "special_tokens_map.json"]
-    for files in KINDS:
-        place = hub.cached(name, [*small, *files])
-        if place is not None and any((place / file).exists() for file in files):
-            return place
     try:
-        # The best kind of file alone, for models may come in all of them.
-        listed = hub.sizes(name)
-        files = next((kind for kind in KINDS if listed.keys() & set(kind)), ())
-        if files:
-            return hub.snapshot(name, [*small, *files])
+        return fetch(name)
     except hub.HubError as error:
         raise UserError(f"no weights '{name}': no such file or folder, and {error}; {ours}") from error
+
+
+def fetch(name: str) -> pathlib.Path:
+    """What the Hugging Face hub, or its cache, has under this id (@revision), with weights of the safest kind alone.
+
+    Raises:
+        HubError: the hub cannot be reached or has no such model, and the cache does not have it.
+        UserError: it has no weights of a kind that is read.
+    """
+    for files in KINDS:  # models may come in all of them
+        place = hub.cached(name, [*BESIDE, *files])
+        if place is not None and any((place / file).exists() for file in files):
+            return place
+    listed = hub.sizes(name)
+    files = next((kind for kind in KINDS if listed.keys() & set(kind)), ())
+    if files:
+        return hub.snapshot(name, [*BESIDE, *files])
     raise UserError(f"the hub's '{name}' has none of {', '.join((*SAFE, *FLAX, *PICKLED))}: choose another model")
 
 
@@ -53,7 +62,9 @@ def find(place: pathlib.Path) -> pathlib.Path:
     for file in (*SAFE, *FLAX, *PICKLED):
         if (place / file).is_file():
             return place / file
-    several = sorted(p for p in place.iterdir() if p.suffix in (".safetensors", ".msgpack", ".bin", ".pth", ".pt"))
+    several = sorted(
+        p for p in place.iterdir() if p.suffix in (".safetensors", ".msgpack", ".bin", ".pth", ".pt", ".ckpt")
+    )
     if len(several) == 1:
         return several[0]
     raise UserError(f"{place} holds none of {', '.join((*SAFE, *FLAX, *PICKLED))}: name the weight file itself")
@@ -67,9 +78,11 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     """
     if not path.is_file():
         raise UserError(f"no weight file {path}")
-    readers = {".safetensors": _safetensors, ".msgpack": _msgpack} | dict.fromkeys((".bin", ".pth", ".pt"), _pickled)
+    readers = {".safetensors": _safetensors, ".msgpack": _msgpack} | dict.fromkeys(
+        (".bin", ".pth", ".pt", ".ckpt"), _pickled
+    )
     if path.suffix not in readers:
-        raise UserError(f"{path} is no weight file that is read here: .safetensors, .msgpack, .pth, .pt or .bin")
+        raise UserError(f"{path} is no weight file that is read here: .safetensors, .msgpack, .pth, .pt, .ckpt or .bin")
     arrays = {name: np.asarray(value).astype(np.float32) for name, value in readers[path.suffix](path).items()}
     if bad := [name for name, value in arrays.items() if not np.isfinite(value).all()]:
         raise UserError(f"{path}: {bad[0]} has NaN or infinite numbers: fetch the file again")

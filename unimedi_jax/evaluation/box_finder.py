@@ -27,6 +27,7 @@ class BoxFinder:
     widths: tuple[int, ...]
     lowest: float  # score below which a box is not counted
     overlap: float  # above it the weaker of two boxes goes
+    published: bool = False  # MGCA's score: objectness alone
 
     @functools.cached_property
     def head(self) -> detector.Detector:
@@ -51,7 +52,8 @@ class BoxFinder:
 
         def run(network: Network, tokens: Array) -> tuple[Array, Array]:
             answers = detector.decode(self.answers(network, tokens)[0], self.head.grid)
-            return answers.place, jax.nn.sigmoid(answers.objectness) * jax.nn.sigmoid(answers.finding)
+            sure = jax.nn.sigmoid(answers.objectness)
+            return answers.place, sure if self.published else sure * jax.nn.sigmoid(answers.finding)
 
         return jax.jit(run)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from data.errors import UserError
 from unimedi_jax.config.jobs import DetectConfig, FitConfig
-from unimedi_jax.evaluation import downstream, fit, heads, results, trials, yolo
+from unimedi_jax.evaluation import downstream, draws, fit, heads, results, trials, yolo
 from unimedi_jax.evaluation.box_finder import BoxFinder
 from unimedi_jax.evaluation.downstream import Outputs
 from unimedi_jax.evaluation.network import Network
@@ -24,6 +24,11 @@ from unimedi_jax.typing import Array, Float, PyTree
 CORNERS = ("y_min", "x_min", "y_max", "x_max")
 METRICS = ("map", "map_coco", "ap50", "map_mgca")
 TASKS = {"frozen": "detection, frozen encoder", "full": "detection, fine-tuned"}
+
+
+def task_name(tune: str, protocol: str = "ours") -> str:
+    """The task of the results by a way of tuning and a protocol."""
+    return TASKS[tune] + trials.PUBLISHED[protocol]
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -44,15 +49,18 @@ def evaluate(
     tunes = trials.tunes(config.tune, TASKS)
     if "boxes" not in dataset.contract["truth"]:
         raise UserError(f"the set {dataset.name} in {dataset.folder} has no boxes: there is nothing to detect")
-    trained.check(dataset, trials.modalities(dataset, "xray"))
-    table = []
+    trained.check(dataset, trials.modalities(trained, dataset, "xray"))
+    table, draw = [], draws.stratified
+    if config.protocol == "mgca":
+        config = dataclasses.replace(config, seeds=(draws.PUBLISHED_SEED,))
+        draw = functools.partial(draws.published, rounded=False)
     for tune in tunes:
         task = Task(trained, dataset, tune, config)
         for trial in trials.trials(config, len(task.cases["train"])):
-            network = fit.train(task, trial)
+            network = fit.train(task, trial, draw)
             cases = task.tested("test", network)
             scalars = detection.measure(cases, confidence=config.confidence, resamples=config.resamples)
-            place = dict(task=TASKS[tune], data=dataset.name, modality="xray", cases=len(cases))
+            place = dict(task=task_name(tune, config.protocol), data=dataset.name, modality="xray", cases=len(cases))
             table += results.of(scalars, **place, **trial._asdict())
             if outputs is not None:
                 _save_cases(outputs, task, trial, cases)
@@ -65,18 +73,20 @@ def evaluate(
 
 def _save_cases(outputs: Outputs, task: "Task", trial: Trial, cases: Sequence[detection.Case]) -> None:
     """A row for every predicted and every true box, in the pixels of the record."""
+    shared = dict(task=task_name(task.tune, task.config.protocol), modality="xray", **trial._asdict())
     for name, case in zip(downstream.ids(task.dataset, "xray"), cases, strict=False):  # of the first `config.limit`
         for kind, places, scores in (
             ("predicted", case.predicted, case.scores),
             ("true", case.truth, np.full(len(case.truth), np.nan)),
         ):
             columns = {"box": [kind] * len(places), "score": scores} | dict(zip(CORNERS, places.T, strict=True))
-            outputs.add([name] * len(places), columns, task=TASKS[task.tune], modality="xray", **trial._asdict())
+            outputs.add([name] * len(places), columns, **shared)
 
 
 def head(task: "Task", trial: Trial, network: Network) -> heads.Head:
     """What is saved of a trained network, with the threshold of the best F1 on the validation cases."""
     settings = {name: getattr(task.config, name) for name in ("widths", "lowest", "overlap")}
+    settings["published"] = task.published
     threshold = thresholds.best_f1(task.tested("val", network)) if task.cases["val"] else thresholds.UNDECIDED
     made = heads.make(
         "detect", task.tune, task.pretrained, task.dataset, "xray", trial, threshold=threshold, **settings
@@ -98,6 +108,11 @@ class Task:
         return self.tune
 
     @property
+    def published(self) -> bool:
+        """Whether this is MGCA's protocol."""
+        return self.config.protocol == "mgca"
+
+    @property
     def recipe(self) -> FitConfig:
         return self.config.recipe
 
@@ -116,7 +131,8 @@ class Task:
     @functools.cached_property
     def finder(self) -> BoxFinder:
         """The network."""
-        return BoxFinder(self.pretrained, self.config.widths, self.config.lowest, self.config.overlap)
+        counted = self.config.widths, self.config.lowest, self.config.overlap
+        return BoxFinder(self.pretrained, *counted, published=self.published)
 
     @property
     def sampler(self) -> boxes.ToBoxes:
@@ -130,7 +146,8 @@ class Task:
 
     def loss(self, network: Network, batch: PyTree) -> tuple[Array, PyTree]:
         answers, stats = self.finder.answers(network, batch["tokens"], train=True)
-        return yolo.loss(answers, batch["boxes"], batch["real"], self.finder.head.grid), stats
+        grid = self.finder.head.grid
+        return yolo.loss(answers, batch["boxes"], batch["real"], grid, published=self.published), stats
 
     def predict(self, network: Network, tokens: Array) -> tuple[Array, Array]:
         """Places and scores of all boxes."""
@@ -146,5 +163,6 @@ class Task:
         return detection.Case(*self.finder.boxes(places, scores, record["image"].shape), boxes.truth(record))
 
     def score(self, network: Network) -> float:
-        """Mean average precision."""
-        return detection.measure(self.tested("val", network))["map"]
+        """Mean average precision; by MGCA's protocol its own, 0 while no box is sure enough to count."""
+        scalars = detection.measure(self.tested("val", network), confidence=self.config.confidence)
+        return np.nan_to_num(scalars["map_mgca"]) if self.published else scalars["map"]

@@ -4,6 +4,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 SMALLEST = 2  # rows: fewer hold no two classes
+PUBLISHED_SEED = 42  # of MGCA's draws and trainings
 
 
 def stratified(labels: Float[np.ndarray, "n c"], share: float, *, seed: int) -> Int[np.ndarray, " m"]:
@@ -25,6 +26,19 @@ def stratified(labels: Float[np.ndarray, "n c"], share: float, *, seed: int) -> 
         place[rows] = (rng.permutation(len(rows)) + rng.random()) / len(rows)
     order = np.lexsort((tie, place))
     return np.sort(order[: size(len(labels), share)])
+
+
+def published(labels: Float[np.ndarray, "n c"], share: float, *, seed: int, rounded: bool) -> Int[np.ndarray, " m"]:
+    """Rows that MGCA's code draws, whatever their labels, in the order of its draw; at a share of 1 all, in order.
+
+    Its classification has `DataFrame.sample(frac=share, random_state=seed)`, which rounds the number of rows; its
+    segmentation and detection `np.random.choice(n, int(share * n), replace=False)`, which is not `rounded`.
+    """
+    count = len(labels)
+    if share == 1:
+        return np.arange(count)
+    drawn = round(share * count) if rounded else int(share * count)
+    return np.random.RandomState(seed).choice(count, drawn, replace=False)
 
 
 def size(cases: int, share: float) -> int:

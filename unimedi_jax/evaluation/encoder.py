@@ -42,7 +42,7 @@ def states(
 
     def run(bound: towers.UniMedI) -> vision.Encoded:
         if modality == "xray":
-            return bound.vision.encode(bound.vision.embed_image(inputs.image(tokens)), hidden=hidden)
+            return bound.vision.encode(bound.embed_xray(tokens), hidden=hidden)
         return bound.vision.encode(bound.embed_volume(tokens), hidden=hidden)
 
     return model.apply({"params": encoder}, method=run)

@@ -1,10 +1,11 @@
 """Everything that a data folder allows to measure of one checkpoint: one page, one CSV."""
 
+import dataclasses
 import itertools
 import json
 import logging
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ml_collections
@@ -25,8 +26,9 @@ SEGMENTATIONS = tuple(itertools.product(dense.TARGETS, segment.TUNES))
 # What the page shows of each task; the CSV has all.
 SHOWN = {
     probe.TASKS["linear"]: probe.METRICS,
-    retrieve.ZEROSHOT: ("auroc/macro", "auprc/macro"),
+    retrieve.ZEROSHOT: ("auroc/macro", "auprc/macro", "point/accuracy", "point/f1_weighted", "point/precision"),
     retrieve.PROMPTS: ("auroc/macro",),
+    retrieve.ONE_OF: ("accuracy/macro", "accuracy/chance"),
     retrieve.REPORTS: ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10"),
     retrieve.ACROSS: ("p5", "p10", "hit5"),
     retrieve.PRECISION: ("p5", "p10", "p100"),
@@ -34,8 +36,17 @@ SHOWN = {
     **dict.fromkeys(itertools.starmap(segment.task_name, SEGMENTATIONS), (*segment.METRICS, "dice_present/mean")),
     **dict.fromkeys(detect.TASKS.values(), detect.METRICS),
 }
+_TRAINED = (probe.TASKS["linear"], *itertools.starmap(segment.task_name, SEGMENTATIONS), *detect.TASKS.values())
+SHOWN |= {f"{task}{published.MGCA}": SHOWN[task] for task in _TRAINED}
 # Nothing is trained for these, so they have no share of labels.
-BY_EMBEDDINGS = (retrieve.ZEROSHOT, retrieve.PROMPTS, retrieve.REPORTS, retrieve.ACROSS, retrieve.PRECISION)
+BY_EMBEDDINGS = (
+    retrieve.ZEROSHOT,
+    retrieve.ONE_OF,
+    retrieve.PROMPTS,
+    retrieve.REPORTS,
+    retrieve.ACROSS,
+    retrieve.PRECISION,
+)
 WITHOUT_LABELS = (*BY_EMBEDDINGS, hit_rates.TASK)
 BLIND = ("/random_rate", "/fixed_rate")  # of slices chosen blindly: the same for every network
 CHANCE = {"i2t_r": "chance_r", "t2i_r": "chance_r", "p": "chance_p", "hit": "chance_hit"}
@@ -77,7 +88,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
 def _probe(trained: Pretrained, dataset: records.RecordSet, config: EvaluateConfig) -> list[results.Result]:
     shared = {name: getattr(config, name) for name in ("shares", "seeds", "ct_slices", "rows", *SHARED)}
-    return probe.evaluate(trained, dataset, ProbeConfig(**shared))
+    return _by_protocol(config, lambda name: probe.evaluate(trained, dataset, ProbeConfig(protocol=name, **shared)))
 
 
 def _segment(trained: Pretrained, dataset: records.RecordSet, config: EvaluateConfig) -> list[results.Result]:
@@ -85,12 +96,31 @@ def _segment(trained: Pretrained, dataset: records.RecordSet, config: EvaluateCo
     for target, field in dense.TARGETS.items():
         # The boxes are the target only where there are no lesion masks, as in RSNA.
         if field in known and not (target == "boxes" and dense.TARGETS["lesions"] in known):
-            table += segment.evaluate(trained, dataset, SegmentConfig(target=target, **_section(config, "segment")))
+            settings = SegmentConfig(target=target, **_section(config, "segment"))
+            table += _by_protocol(config, lambda name, x=settings: segment.evaluate(trained, dataset, _with(x, name)))
     return table
 
 
 def _detect(trained: Pretrained, dataset: records.RecordSet, config: EvaluateConfig) -> list[results.Result]:
-    return detect.evaluate(trained, dataset, DetectConfig(**_section(config, "detect")))
+    settings = DetectConfig(**_section(config, "detect"))
+    return _by_protocol(config, lambda name: detect.evaluate(trained, dataset, _with(settings, name)))
+
+
+def _with(settings: Any, protocol: str) -> Any:
+    return dataclasses.replace(settings, protocol=protocol)
+
+
+def _by_protocol(config: EvaluateConfig, run: Callable[[str], list[results.Result]]) -> list[results.Result]:
+    """The rows of every protocol; one that a set does not fit costs the rows of the others nothing."""
+    rows: list[results.Result] = []
+    for name in config.protocols:
+        try:
+            rows += run(name)
+        except UserError as error:
+            if name == config.protocols[-1] and not rows:
+                raise
+            LOG.info("protocol %s: left out: %s", name, error)
+    return rows
 
 
 def _section(config: EvaluateConfig, name: str) -> dict[str, Any]:
@@ -140,10 +170,12 @@ def _table(task: str, metrics: Sequence[str], rows: Sequence[results.Result], kn
         seeds, cases = len({row.seed for row in group}), max(row.cases for row in group)
         labels = "" if task in WITHOUT_LABELS else f"{share:.0%} of labels"
         words = [data, modality, labels, f"{cases} cases", f"{seeds} seeds" if seeds > 1 else ""]
+        words.append(published.mark(data, task, share))  # of the published protocol: C, c or N
         lines.append(Row(", ".join(filter(None, words)), [_cell(start, metric, known) for metric in metrics]))
     note = (
         "Small figures under a number: 95 % bootstrap interval over cases, where one seed was run. Numbers of several "
-        "seeds are means."
+        "seeds are means. C, c, N at the end of a row: the published protocol of this set is comparable, close or not "
+        "comparable (docs/protocols.md)."
     )
     return Table(task, ("", *metrics), lines, note)
 

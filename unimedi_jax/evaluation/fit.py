@@ -62,10 +62,13 @@ class Fitted(NamedTuple):
     epoch: int
 
 
-def train(task: Task, trial: Trial) -> Network:
-    """The network of a task, trained on a share of its training cases."""
+Draw = Callable[..., np.ndarray]  # (labels, share, seed=): rows of the training cases
+
+
+def train(task: Task, trial: Trial, draw: Draw = draws.stratified) -> Network:
+    """The network of a task, trained on a share of its training cases, which `draw` draws."""
     mesh, batch = task.pretrained.mesh, check_batch(task.recipe.batch, task.pretrained.mesh)
-    cases = [task.cases["train"][i] for i in draws.stratified(task.strata, trial.share, seed=trial.seed)]
+    cases = [task.cases["train"][i] for i in draw(task.strata, trial.share, seed=trial.seed)]
     batches = supervised.training(task.source("train"), task.sampler, cases, batch, seed=trial.seed)
     score = task.score if task.cases["val"] else None
     settings = dict(steps=max(1, len(cases) // batch), mesh=mesh, name=f"{task.name}, {trial}")

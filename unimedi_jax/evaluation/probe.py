@@ -1,37 +1,25 @@
 """Classification of findings: a linear probe on frozen features, or full fine-tuning, with few labels or all."""
 
 import dataclasses
-import functools
 import logging
 import pathlib
-from collections.abc import Callable
-from typing import Any
 
-import jax
 import ml_collections
-import numpy as np
-import optax
-from jax import numpy as jnp
 
 from data import progress
 from data.errors import UserError
-from unimedi_jax.config.jobs import FitConfig, ProbeConfig
-from unimedi_jax.evaluation import classifiers, downstream, draws, fit, heads, results, trials
-from unimedi_jax.evaluation import network as networks
+from unimedi_jax.config.jobs import ProbeConfig
+from unimedi_jax.evaluation import classifiers, downstream, draws, fit, heads, mgca_probe, results, trials
 from unimedi_jax.evaluation.downstream import Outputs
-from unimedi_jax.evaluation.network import Network
-from unimedi_jax.evaluation.probe_outputs import TASKS, ProbeOutputs
-from unimedi_jax.evaluation.trials import Trial
+from unimedi_jax.evaluation.fine_tuning import SPLITS, FineTuning
+from unimedi_jax.evaluation.probe_outputs import TASKS, ProbeOutputs, task_name
 from unimedi_jax.inference import features
 from unimedi_jax.inference.pretrained import Pretrained
-from unimedi_jax.input import records, transforms
 from unimedi_jax.input.records import RecordSet
 from unimedi_jax.metrics import classification, linear_probe
-from unimedi_jax.typing import Array, Float, PyTree
 
 LOG = logging.getLogger(__name__)
 METRICS = ("auroc/macro", "auprc/macro", "accuracy/macro")
-SPLITS = ("train", "val", "test")
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -53,9 +41,12 @@ def evaluate(
         raise UserError(f"config.tune is one of {', '.join(TASKS)}, not {config.tune!r}")
     if not dataset.contract["labels"]:
         raise UserError(f"the set {dataset.name} in {dataset.folder} has no labels: there is nothing to classify")
-    modalities = trials.modalities(dataset, config.modality)
+    if config.protocol != "ours" and config.tune != "linear":
+        raise UserError(f"config.protocol={config.protocol} is that of a linear classifier: set config.tune=linear")
+    asked = config.modality if config.protocol == "ours" else "xray"
+    modalities = trials.modalities(trained, dataset, asked)
     trained.check(dataset, modalities)
-    measure = _linear if config.tune == "linear" else _full
+    measure = {"ours": _linear if config.tune == "linear" else _full, "mgca": _published}[config.protocol]
     rows = [row for modality in modalities for row in measure(trained, dataset, modality, config, outputs)]
     if not rows:
         raise UserError(f"the set {dataset.name} in {dataset.folder} has {trials.TOO_FEW}")
@@ -77,8 +68,9 @@ def _linear(
     names, table, slices = dataset.contract["labels"], [], _slices(trained, modality, config)
     shared = dict(task=TASKS["linear"], data=dataset.name, modality=modality, ct_slices=slices)
     for name in dict.fromkeys(trial.encoder for trial in chosen):
+        variables = trained.encoder(name)
         parts = {
-            split: features.embed(embedder, trained.encoder(name), dataset, sampler, split).labelled
+            split: features.embed(embedder, variables, dataset, sampler, split, images_alone=True).labelled
             for split in SPLITS
             if dataset.size(modality, split)
         }
@@ -124,100 +116,27 @@ def _full(
     return table
 
 
+def _published(
+    trained: Pretrained, dataset: RecordSet, modality: str, config: ProbeConfig, outputs: Outputs | None
+) -> list[results.Result]:
+    """MGCA's linear classifier: every step with its own augmentation, one seed of its own."""
+    config = dataclasses.replace(config, seeds=(draws.PUBLISHED_SEED,))
+    task, names, table = mgca_probe.Linear(trained, dataset, modality, config), dataset.contract["labels"], []
+    labels = task.labels["test"]
+    shared = dict(task=task_name(config), data=dataset.name, modality=modality, cases=len(labels))
+    saving = ProbeOutputs(outputs, trained, dataset, modality, config, labels, task.one_of)
+    for trial in trials.trials(config, len(task.cases["train"])):
+        network = fit.train(task, trial, mgca_probe.draw)
+        scores = task.probabilities("test", network)
+        scalars = classification.measure(scores, labels, names, one_of=task.one_of, resamples=config.resamples)
+        table += results.of(scalars, **shared, **trial._asdict())
+        saving.cases(trial, scores)
+        if saving.saves_head(trial):
+            on_val = (task.probabilities("val", network), task.labels["val"]) if task.cases["val"] else None
+            saving.head(trial, on_val, mgca_probe.linear_arrays(network))
+    return table
+
+
 def _slices(trained: Pretrained, modality: str, config: ProbeConfig) -> bool | None:
     """Whether CTs go in with their chosen slices; None for X-rays."""
     return trained.use_slices(config.ct_slices) if modality == "ct" else None
-
-
-@dataclasses.dataclass(frozen=True)
-class FineTuning:
-    """Classifiers of one set and modality, for `fit.train`."""
-
-    pretrained: Pretrained
-    dataset: RecordSet
-    modality: str
-    config: ProbeConfig
-
-    @property
-    def name(self) -> str:
-        return self.modality
-
-    @property
-    def recipe(self) -> FitConfig:
-        return self.config.full
-
-    @functools.cached_property
-    def labels(self) -> dict[str, Float[np.ndarray, "n c"]]:
-        """Of the records of each split."""
-        return {
-            split: np.stack([record["labels"] for record in self.dataset.source(self.modality, split, ("labels",))])
-            for split in SPLITS
-            if self.dataset.size(self.modality, split)
-        }
-
-    @property
-    def cases(self) -> dict[str, range]:
-        return {split: range(len(self.labels.get(split, ()))) for split in SPLITS}
-
-    @property
-    def strata(self) -> Float[np.ndarray, "n c"]:
-        return self.labels["train"]
-
-    @functools.cached_property
-    def one_of(self) -> bool:
-        """Whether the labels are exclusive classes."""
-        return classification.exclusive(self.labels["train"])
-
-    @property
-    def sampler(self) -> Callable[..., dict[str, np.ndarray]]:
-        return Labelled(self.pretrained.sampler(self.modality, keep=("labels",)))
-
-    def source(self, split: str) -> Any:
-        return self.dataset.source(self.modality, split, (*records.TRAINED_ON[self.modality], "labels"))
-
-    def start(self, trial: Trial) -> Network:
-        count = len(self.dataset.contract["labels"])
-        head = {"weights": jnp.zeros((self.pretrained.model.vision.width, count)), "bias": jnp.zeros(count)}
-        return networks.start(self.pretrained, trial.encoder, {"params": head}, frozen=False)
-
-    def logits(self, network: Network, tokens: Array) -> Float[Array, "b c"]:
-        """Of every label or class."""
-        slices = self.pretrained.use_slices(self.config.ct_slices)
-        return classifiers.logits(self.pretrained, network, tokens, self.modality, ct_slices=slices)
-
-    def loss(self, network: Network, batch: PyTree) -> tuple[Array, PyTree]:
-        return losses(self.logits(network, batch["tokens"]), batch["labels"], self.one_of).mean(), network.stats
-
-    @functools.cached_property
-    def predict(self) -> Callable[[Network, Array], Array]:
-        return jax.jit(self.logits)
-
-    def score(self, network: Network) -> float:
-        """MGCA stops by the validation loss."""
-        logits = np.stack(list(fit.predictions(self, "val", network)))
-        return -float(jnp.mean(losses(logits, self.labels["val"], self.one_of)))
-
-    def probabilities(self, split: str, network: Network) -> Float[np.ndarray, "n c"]:
-        """Of the cases of a split."""
-        return classifiers.probabilities(np.stack(list(fit.predictions(self, split, network))), self.one_of)
-
-
-@dataclasses.dataclass(frozen=True)
-class Labelled:
-    """Tokens and labels of a record, without its report."""
-
-    sampler: transforms.ToSample
-
-    def __call__(self, record: dict[str, Any], rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
-        sample = self.sampler(record, rng)
-        return {"tokens": sample["tokens"], "labels": sample["labels"]}
-
-
-def losses(logits: Float[Array, "b c"], labels: Float[Array, "b c"], one_of: bool) -> Float[Array, " b"]:
-    """Loss of every case: cross-entropy over exclusive classes, else the mean over its known labels."""
-    known = ~jnp.isnan(labels)
-    targets = jnp.nan_to_num(labels)
-    if one_of:
-        return optax.softmax_cross_entropy(logits, targets) * known.all(axis=1)
-    each = optax.sigmoid_binary_cross_entropy(logits, targets) * known
-    return each.sum(axis=1) / jnp.maximum(known.sum(axis=1), 1)

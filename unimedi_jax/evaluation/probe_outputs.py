@@ -18,6 +18,11 @@ TASKS = {"linear": "linear probe", "full": "full fine-tuning"}
 Table = Float[np.ndarray, "n c"]  # n cases, c labels or classes
 
 
+def task_name(config: ProbeConfig) -> str:
+    """The task of the results by a way of tuning and a protocol."""
+    return TASKS[config.tune] + trials.PUBLISHED[config.protocol]
+
+
 @dataclasses.dataclass(frozen=True)
 class ProbeOutputs:
     """Fills the outputs from the probes of one modality; does nothing where there are none to fill."""
@@ -49,7 +54,7 @@ class ProbeOutputs:
             for kind, table in (("probability", probabilities), ("label", self.labels))
             for name, column in zip(self.names, table.T, strict=True)
         }
-        shared = dict(task=TASKS[self.config.tune], modality=self.modality, **trial._asdict())
+        shared = dict(task=task_name(self.config), modality=self.modality, **trial._asdict())
         self.outputs.add(self.ids, columns, **shared)
 
     def saves_head(self, trial: Trial) -> bool:

@@ -5,6 +5,7 @@ import csv
 import io
 import math
 import pathlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -102,6 +103,8 @@ def folder(workdir: pathlib.Path, trained: Pretrained) -> pathlib.Path:
 
 def _name(trained: Pretrained) -> str:
     """The checkpoint's path under runs/, or its name on the hub, and its step, as one word."""
+    if trained.files is not None:
+        return re.sub(r"[^\w.=-]+", "-", str(trained.path))
     path = pathlib.Path(hub.label(trained.path)) if hub.label(trained.path) else trained.path.resolve()
     with contextlib.suppress(ValueError):  # it lies elsewhere
         path = path.relative_to(pathlib.Path("runs").resolve())

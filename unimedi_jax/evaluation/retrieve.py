@@ -11,10 +11,11 @@ from unimedi_jax.evaluation import downstream, evaluator, results, trials
 from unimedi_jax.inference import features, prompts
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input import records
-from unimedi_jax.metrics import auroc, classification, retrieval, zeroshot
+from unimedi_jax.metrics import auroc, classification, operating_point, retrieval, zeroshot
 
 METRICS = ("i2t_r5", "t2i_r5", "chance_r5", "p5", "chance_p5", "auroc/macro")
 REPORTS, ACROSS, PRECISION, ZEROSHOT = "report retrieval", "retrieval by finding", "precision by finding", "zero-shot"
+ONE_OF = "zero-shot, one of the classes"  # CheXpert 5x200's five-way accuracy
 PROMPTS = "prompts on reports"  # zero-shot classification of the reports themselves: what the prompts can give at best
 OTHER = {"xray": "ct", "ct": "xray"}
 
@@ -31,7 +32,8 @@ def evaluate(
 ) -> list[results.Result]:
     """All rows of a set's test patients: report retrieval both ways, equal reports being right answers; X-ray to CT and
     back by finding; precision of reports by finding; zero-shot classification from the set's prompts."""
-    modalities = trials.modalities(dataset, splits=("test",))
+    trained.check_reports()
+    modalities = trials.modalities(trained, dataset, splits=("test",))
     trained.check(dataset, modalities)
     embedder = trained.embedder(rows=config.rows, ct_slices=config.ct_slices)
     samplers = {modality: trained.sampler(modality, keep=("report", "labels")) for modality in modalities}
@@ -53,6 +55,10 @@ def evaluate(
                     scores = zeroshot.scores(z, *embedded, config.score) / (2 * zeroshot.LARGEST) + 0.5
                     names = contract["labels"]
                     scalars[task] = classification.measure(scores, part.labels, names, resamples=config.resamples)
+                    if config.prompts == "ct_clip":
+                        scalars[task] |= operating_point.measure(scores, part.labels)
+            if embedded and classification.exclusive(part.labels):
+                scalars[ONE_OF] = _one_of(part, embedded, contract["labels"], config.resamples)
             if OTHER[modality] in parts:
                 scalars[ACROSS] = _across(part, parts[OTHER[modality]], config.resamples)
             shared = dict(data=dataset.name, modality=modality, encoder=encoder, cases=len(part.z))
@@ -87,3 +93,15 @@ def _precision(part: features.EmbeddedSplit, each: int, resamples: int) -> dict[
     finding[finding == part.labels.shape[1]] = -1  # 5x200 holds no normal X-rays
     rows = retrieval.balanced(finding, each)
     return retrieval.by_finding(part.z[rows], part.z_report[rows], finding[rows], finding[rows], resamples=resamples)
+
+
+def _one_of(
+    part: features.EmbeddedSplit, prompts: tuple[list, list], names: Sequence[str], resamples: int
+) -> dict[str, float]:
+    """Accuracy of the class whose prompts are most similar, where every case has exactly one."""
+    similarity = zeroshot.scores(part.z, *prompts, "others")  # ranks the classes of a case as the similarities do
+    scores = similarity / (2 * zeroshot.LARGEST) + 0.5
+    measured = classification.measure(scores, part.labels, names, one_of=True, resamples=resamples)
+    return {name: value for name, value in measured.items() if name.startswith("accuracy/macro")} | {
+        "accuracy/chance": 1 / len(names)
+    }

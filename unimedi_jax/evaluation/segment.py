@@ -14,14 +14,15 @@ from jax import numpy as jnp
 
 from data import progress
 from data.errors import UserError
+from unimedi_jax import sharding
 from unimedi_jax.config.jobs import FitConfig, SegmentConfig
-from unimedi_jax.evaluation import dense_losses, downstream, fit, heads, results, trials
+from unimedi_jax.evaluation import dense_losses, downstream, draws, fit, heads, results, trials
 from unimedi_jax.evaluation.downstream import Outputs
 from unimedi_jax.evaluation.network import Network
 from unimedi_jax.evaluation.segmenter import Segmenter, decide
 from unimedi_jax.evaluation.trials import Trial
 from unimedi_jax.inference.pretrained import Pretrained
-from unimedi_jax.input import dense, records
+from unimedi_jax.input import dense, records, supervised
 from unimedi_jax.metrics import segmentation
 from unimedi_jax.typing import Array, Bool, Float, PyTree
 
@@ -48,10 +49,15 @@ def evaluate(
     if target not in dense.TARGETS:
         raise UserError(f"config.target is one of {', '.join(dense.TARGETS)}, not {target!r}")
     field, place = dense.TARGETS[target], f"the set {dataset.name} in {dataset.folder}"
+    if config.protocol == "mgca" and target == "organs":
+        raise UserError("config.protocol=mgca segments one structure: set config.target=boxes (RSNA) or lesions (SIIM)")
     if field not in dataset.contract["truth"]:
         raise UserError(f"{place} has no {field}: choose another config.target")
-    table = []
-    for modality in trials.modalities(dataset, config.modality):
+    table, draw = [], draws.stratified
+    if config.protocol == "mgca":
+        config = dataclasses.replace(config, modality="xray", seeds=(draws.PUBLISHED_SEED,))
+        draw = functools.partial(draws.published, rounded=False)
+    for modality in trials.modalities(trained, dataset, config.modality):
         trained.check(dataset, (modality,))
         cases = {split: annotated(dataset, modality, split, config) for split in ("train", "val", "test")}
         if not cases["train"] or not cases["test"]:
@@ -61,10 +67,10 @@ def evaluate(
             for trial in trials.trials(config, len(cases["train"])):
                 shared = dict(data=dataset.name, modality=modality, cases=len(cases["test"]), **trial._asdict())
                 shared["ct_slices"] = False if modality == "ct" else None
-                network = fit.train(task, trial)
+                network = fit.train(task, trial, draw)
                 values, present = _tested(task, network)
                 scalars = segmentation.summarise(values, present, task.names, resamples=config.resamples)
-                table += results.of(scalars, task=task_name(target, tune), **shared)
+                table += results.of(scalars, task=task.title, **shared)
                 if outputs is not None:
                     _save_cases(outputs, task, trial, values)
                 if outputs is not None and trial == trials.main(config):
@@ -74,9 +80,9 @@ def evaluate(
     return table
 
 
-def task_name(target: str, tune: str) -> str:
-    """The task of the results for a target and a way of tuning."""
-    return f"segmentation of {target}, {TUNES[tune]}"
+def task_name(target: str, tune: str, protocol: str = "ours") -> str:
+    """The task of the results for a target, a way of tuning and a protocol."""
+    return f"segmentation of {target}, {TUNES[tune]}{trials.PUBLISHED[protocol]}"
 
 
 def organs(contract: Mapping[str, Any]) -> list[str]:
@@ -113,7 +119,19 @@ class Task:
         return f"{self.modality}, {self.tune}"
 
     @property
+    def title(self) -> str:
+        """The task of the results."""
+        return task_name(self.config.target, self.tune, self.config.protocol)
+
+    @property
+    def published(self) -> bool:
+        """Whether this is MGCA's protocol."""
+        return self.config.protocol == "mgca"
+
+    @property
     def recipe(self) -> FitConfig:
+        if self.published:
+            return self.config.mgca
         return {"xray": self.config.xray, "ct": self.config.ct}[self.modality]
 
     @property
@@ -164,7 +182,9 @@ class Task:
 
     @functools.cached_property
     def predict(self) -> Callable[[Network, Array], Array]:
-        """Classes on the record's grid, so that no metric depends on the network's resolution."""
+        """Classes on the record's grid, so that no metric depends on the network's; by MGCA's protocol on that one."""
+        if self.published:
+            return jax.jit(lambda network, tokens: decide(self.segmenter.logits(network, tokens)[0]))
         return jax.jit(lambda network, tokens: decide(self.segmenter.on_record(network, tokens, self.shape)))
 
     def masks(self, split: str, network: Network) -> Iterator[tuple[np.ndarray, np.ndarray, Sequence[float]]]:
@@ -177,12 +197,30 @@ class Task:
             predicted = fit.predictions(self, split, network)
         for row, mask in zip(rows, predicted, strict=True):
             record = source[row]
-            yield dense.truth(record, self.config.target), mask, record.get("spacing_mm", (1.0, 1.0))
+            truth = self.sampler(record)["mask"] if self.published else dense.truth(record, self.config.target)
+            yield truth, mask, record.get("spacing_mm", (1.0, 1.0))
 
     def score(self, network: Network) -> float:
-        """Mean Dice."""
+        """Mean Dice; by MGCA's protocol minus the loss."""
+        if self.published:
+            return -self._loss_of_val(network)
         classes, cases = range(1, len(self.names) + 1), self.masks("val", network)
         return float(np.mean([segmentation.dice(truth == c, mask == c) for truth, mask, _ in cases for c in classes]))
+
+    def _loss_of_val(self, network: Network) -> float:
+        """The mean loss of whole batches, as MGCA's; one that is not full counts only where there is no other."""
+        mesh, batch, rows = self.pretrained.mesh, self.recipe.batch, self.cases["val"]
+        batches = list(supervised.evaluation(self.source("val"), self.sampler, batch, rows))
+        whole = [part for part, real in batches if real == batch] or [part for part, _ in batches]
+        return float(np.mean([self._loss_of_batch(network, sharding.put_batch(part, mesh)) for part in whole]))
+
+    @functools.cached_property
+    def _loss_of_batch(self) -> Callable[[Network, PyTree], Array]:
+        def loss(network: Network, batch: PyTree) -> Array:
+            logits, _ = self.segmenter.logits(network, batch["tokens"])
+            return dense_losses.binary(logits[..., 0], batch["mask"].astype(jnp.float32))
+
+        return jax.jit(loss)
 
 
 def _tested(task: Task, network: Network) -> tuple[Float[np.ndarray, "n c 3"], Bool[np.ndarray, "n c"]]:
@@ -201,7 +239,7 @@ def _save_cases(outputs: Outputs, task: Task, trial: Trial, values: Float[np.nda
         for number, name in enumerate(task.names)
         for index, kind in enumerate(segmentation.KINDS)
     }
-    shared = dict(task=task_name(task.config.target, task.tune), modality=task.modality, **trial._asdict())
+    shared = dict(task=task.title, modality=task.modality, **trial._asdict())
     outputs.add([every[row] for row in task.cases["test"]], columns, **shared)
 
 

@@ -5,7 +5,6 @@ import logging
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
-from data import members
 from data.errors import UserError
 from unimedi_jax.evaluation import draws
 from unimedi_jax.inference.pretrained import Pretrained
@@ -14,6 +13,8 @@ from unimedi_jax.input import leaks, pipeline, records
 LOG = logging.getLogger(__name__)
 ENCODERS = ("trained", "untrained")
 FEWEST = 5  # training cases
+PUBLISHED = {"ours": "", "mgca": ", MGCA's protocol"}  # ends of a task's name: rows of two protocols are never mixed
+KINDS = {"xray": "X-ray", "ct": "CT"}
 TOO_FEW = f"fewer than {FEWEST} training cases, or config.shares leave fewer: nothing was trained"
 
 
@@ -47,7 +48,7 @@ def trials(config: Any, cases: int) -> list[Trial]:
 
 def check_leaks(trained: Pretrained, tested: Sequence[records.RecordSet], config: Any) -> None:
     """Raises UserError where test records were learnt from, by the checkpoint or in the set's own training records."""
-    leaks.check(members.read(trained.path), tested, allowed=config.allow_leaks, where=str(trained.path))
+    leaks.check(trained.members, tested, allowed=config.allow_leaks, where=str(trained.path))
     for one in tested:
         leaks.check(leaks.of_sets([one]), [one], allowed=config.allow_leaks, where=f"the set {one.name}")
 
@@ -75,19 +76,21 @@ def tunes(names: str, known: Collection[str]) -> tuple[str, ...]:
 
 
 def modalities(
-    dataset: records.RecordSet, asked: str = "", *, splits: Sequence[str] = ("train", "test")
+    trained: Pretrained, dataset: records.RecordSet, asked: str = "", *, splits: Sequence[str] = ("train", "test")
 ) -> tuple[str, ...]:
-    """Modalities of a set that have records in all `splits`; `asked` narrows them to one.
+    """Modalities that a network reads and of which a set has records in all `splits`; `asked` narrows them to one.
 
     Raises:
         UserError: none is left.
     """
     if asked and asked not in pipeline.MODALITIES:
         raise UserError(f"config.modality is xray, ct or empty for both, not {asked!r}")
-    names = (asked,) if asked else pipeline.MODALITIES
+    if asked and asked not in trained.reads:
+        raise UserError(f"config.modality={asked}: {trained.path} reads {' and '.join(trained.reads)} alone")
+    names = (asked,) if asked else trained.reads
     left = tuple(name for name in names if all(dataset.size(name, split) for split in splits))
     if not left:
-        kind, where = asked or "X-ray or CT", f"{dataset.name} in {dataset.folder}"
+        kind, where = asked or " or ".join(KINDS[name] for name in names), f"{dataset.name} in {dataset.folder}"
         missing = [split for split in splits if not any(dataset.size(name, split) for name in names)]
         need = " and ".join(missing or splits)
         raise UserError(

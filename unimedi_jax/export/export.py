@@ -52,6 +52,8 @@ def run(config: Any, _: pathlib.Path | None = None) -> None:
 
 def _export(config: Any, out: pathlib.Path) -> None:
     trained = pretrained.load(config.checkpoint, config.network)
+    if trained.files is not None:
+        raise UserError(f"{config.checkpoint} is in files of PyTorch's already: there is nothing to export")
     agreement = write(trained, out, rgb=config.rgb, onnx=config.onnx, licence=config.licence)
     print(f"exported: {config.out} (start with its README.md)")
     if not agreement["checked"]:

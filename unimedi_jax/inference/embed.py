@@ -21,7 +21,8 @@ FORMATS = (".npz", ".parquet")
 class Embeddings:
     """Rows in the order of the source; what a row does not have is NaN (-1 in `layers`).
 
-    `z` and `z_report` are unit vectors of one space: their inner product is the cosine of image and report.
+    `z` and `z_report` are unit vectors of one space: their inner product is the cosine of image and report. Of a
+    released encoder without a report tower `z` is the unit vector of `cls`.
     """
 
     ids: np.ndarray  # (n,) paths relative to the source; of a .txt the numbers of its lines
@@ -78,10 +79,15 @@ class Model:
         items, refused = sources.find(pathlib.Path(source).expanduser())
         folder = None if maps_to is None else pathlib.Path(maps_to).expanduser()
         rows = _Rows(self, items, folder)
-        for modality in ("xray", "ct", "report"):
+        reads = (*self.pretrained.reads, *(() if self.pretrained.tokenizer is None else ("report",)))
+        for modality in reads:
             readable = sources.read(items, modality, refused)
             while batch := list(itertools.islice(readable, self.embedder.rows)):
                 rows.add(modality, batch)
+        for index, item in enumerate(items):
+            if item.modality not in reads:
+                reason = f"other_modality: this encoder reads {' and '.join(reads)} alone"
+                refused.append(sources.Rejected(index + 1, item.id, reason))
         return rows.done(refused)
 
     def attention(self, path: str | pathlib.Path) -> np.ndarray:
@@ -106,8 +112,9 @@ class Model:
         return maps.on_own_grid(scores, pictures[0], self.pretrained)
 
     def embed_reports(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors float32 (n, e) of texts, in the space of the images."""
+        """Unit vectors float32 (n, e) of texts, in the space of the images. Raises UserError without a report tower."""
         trained = self.pretrained
+        trained.check_reports()
         return features.embed_reports(self.embedder, trained.variables, trained.tokenizer, texts, trained.report_length)
 
     def features(self, modality: str, pixels: np.ndarray) -> Any:
@@ -121,7 +128,7 @@ class Model:
 
 
 def load(path: str | pathlib.Path, network: str = "student", *, rows: int = 8, ct_slices: bool | None = None) -> Model:
-    """The network of a run's workdir or of an export, for `rows` a batch and device.
+    """The network of a run's workdir, an export or a released encoder, for `rows` a batch and device.
 
     CTs are embedded as the run trained them; `ct_slices` True: with their chosen slices, False: by the volume alone.
 
@@ -164,7 +171,8 @@ class _Rows:
         """One batch of one modality: indices of items, and their pixels."""
         index = [i for i, _ in batch]
         self.filled[index] = True
-        with_report = [i for i in index if self.items[i].report]
+        reports = self.model.pretrained.tokenizer is not None
+        with_report = [i for i in index if reports and self.items[i].report]
         if with_report:
             self.arrays["z_report"][with_report] = self.model.embed_reports([self.items[i].report for i in with_report])
         if modality == "report":
@@ -200,6 +208,8 @@ def _parquet(arrays: dict[str, np.ndarray], stream: Any) -> None:
 
     columns = {}
     for name, array in arrays.items():
+        if array.ndim > 1 and not array.shape[1]:
+            continue  # what the network has none of
         flat = pyarrow.array(array.reshape(-1))
         columns[name] = flat if array.ndim == 1 else pyarrow.FixedSizeListArray.from_arrays(flat, array.shape[1])
     parquet.write_table(pyarrow.table(columns), stream)

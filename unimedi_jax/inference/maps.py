@@ -33,7 +33,7 @@ def write(folder: pathlib.Path, item: sources.Item, pixels: np.ndarray, features
 def film_attention(scores: np.ndarray, trained: Pretrained) -> np.ndarray:
     """Scores of an X-ray's tokens (n,) on the record's pixels, float32 (256, 256), sum 1; 0 outside the centre crop."""
     grid, crop = trained.model.vision.image_grid, trained.config["input"]["crop"]
-    cells = np.kron(scores.reshape(grid), np.ones((crop // grid[0], crop // grid[1]), np.float32))
+    cells = cv2.resize(scores.reshape(grid).astype(np.float32), (crop, crop), interpolation=cv2.INTER_NEAREST_EXACT)
     spare = geometry.XRAY_SIZE - crop
     full = np.pad(cells, ((spare // 2, spare - spare // 2),) * 2)
     return full / full.sum()

@@ -12,8 +12,9 @@ from unimedi_jax.input import transforms
 
 def film_tokens(trained: Pretrained, films: np.ndarray) -> np.ndarray:
     """X-rays uint8 (b, 256, 256) to tokens uint8 (b, n, v): the centre, as in evaluation."""
-    cut = (transforms.crop(film, trained.config["input"]["crop"], 0, None) for film in films)
-    return np.stack([transforms.to_tokens(film, trained.size("xray"), trained.patch("xray")) for film in cut])
+    size, patch, crop = trained.size("xray"), trained.patch("xray"), trained.config["input"]["crop"]
+    cut = (transforms.film(transforms.crop(film, crop, 0, None), size) for film in films)
+    return np.stack([transforms.to_tokens(film, size, patch) for film in cut])
 
 
 def volume_tokens(trained: Pretrained, volumes: np.ndarray) -> np.ndarray:

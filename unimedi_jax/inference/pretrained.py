@@ -1,4 +1,4 @@
-"""A trained UniMedI by its path, a run's workdir or an export: its weights, and how records become its input."""
+"""A trained network by its path, a run's workdir, an export or files of others, and how records become its input."""
 
 import dataclasses
 import functools
@@ -10,16 +10,17 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from data import contract
+from data import contract, members
 from data.errors import UserError
 from data.reports import tokenizer
 from unimedi_jax import checkpoint, objectives, sharding
 from unimedi_jax.config.pretraining import InputConfig, ModelConfig
 from unimedi_jax.config.typed import typed
 from unimedi_jax.convert import checksums, names, weights
-from unimedi_jax.inference import address, features
-from unimedi_jax.input import records, transforms
+from unimedi_jax.inference import address, features, released
+from unimedi_jax.input import pipeline, records, transforms
 from unimedi_jax.models import towers
+from unimedi_jax.models.released import Released
 from unimedi_jax.train import state as states
 from unimedi_jax.typing import PyTree
 
@@ -33,16 +34,17 @@ META = ("config", "contracts", "versions", "network", "step")
 class Pretrained:
     """A network with everything that belongs to it; all that evaluations and exports know of a training run."""
 
-    path: pathlib.Path
-    model: towers.UniMedI  # float32, whatever the run computed in
+    path: pathlib.Path  # of a released encoder its address as it was written
+    model: towers.UniMedI | Released  # float32, whatever the run computed in
     variables: PyTree  # {"params", "batch_stats"}, on all devices of `mesh`
     mesh: Mesh
-    tokenizer: Any
+    tokenizer: Any  # None where it reads no reports
     config: dict[str, Any]  # the run's
     contracts: dict[str, Any]  # preprocessing, by name of the set
     versions: dict[str, str]
     network: str  # "student" or "teacher"
     step: int
+    files: pathlib.Path | None = None  # of a released encoder: the folder of its weights
 
     @functools.cached_property
     def untrained(self) -> PyTree:
@@ -53,6 +55,24 @@ class Pretrained:
     def encoder(self, name: str) -> PyTree:
         """Variables by name: "trained" or "untrained"."""
         return {"trained": lambda: self.variables, "untrained": lambda: self.untrained}[name]()
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The modalities that it takes: released encoders X-rays alone."""
+        return ("xray",) if isinstance(self.model, Released) else pipeline.MODALITIES
+
+    @property
+    def members(self) -> dict[str, Any] | None:
+        """Who it was trained on, by name of the set; None where that is not known."""
+        return members.read(self.files or self.path)
+
+    def check_reports(self) -> None:
+        """Raises UserError where it has no report tower, or none that shares a space with its images."""
+        if self.tokenizer is None:
+            raise UserError(
+                f"{self.path} reads no reports: probe, segment, detect and embed take it; for reports name an encoder "
+                "that was released with a report tower and projections, and its tokenizer (docs/encoders.md)"
+            )
 
     @property
     def report_length(self) -> int:
@@ -66,6 +86,8 @@ class Pretrained:
 
     def use_slices(self, setting: bool | None) -> bool:
         """What a job's `ct_slices` comes to: None is `self.ct_slices`. One line of the log for each answer."""
+        if "ct" not in self.reads:
+            return False
         used = self.ct_slices if setting is None else setting and self.model.slices > 0
         _log_ct_input(self.path, used, self.ct_slices)
         return used
@@ -121,15 +143,18 @@ def _part(whole: dict[str, Any], modality: str) -> dict[str, Any]:
 def load(path: str | pathlib.Path, network: str = "student") -> Pretrained:
     """The network of a run's workdir or of an export; `network` names the run's student or teacher (visual side).
 
-    `path` may name one of the run's checkpoints, or an export on the Hugging Face hub, as `address.parse` has it.
+    `path` may name one of the run's checkpoints, or an export on the Hugging Face hub, as `address.parse` has it, or an
+    encoder that others have released, as `released.parse` has it: `timm:FILE`, `hf:FOLDER_OR_ID`.
 
     Raises:
         UserError: no run and no export, a damaged one, no such checkpoint, or an export of the other network.
     """
-    named = address.parse(path)
-    place = named.place
     if network not in ("student", "teacher"):
         raise UserError(f"config.network is student or teacher, not {network!r}")
+    if released.is_address(str(path)):
+        return _released(str(path), network)
+    named = address.parse(path)
+    place = named.place
     exported = (place / FACTS).is_file()
     if exported and named.which:
         raise UserError(f"{place} is an export, which holds one checkpoint: name it without :{named.which}")
@@ -198,7 +223,19 @@ def _export(place: pathlib.Path, network: str) -> Pretrained:
     return _placed(place, model, variables, words, facts)
 
 
-def _placed(place: pathlib.Path, model: towers.UniMedI, variables: PyTree, words: Any, meta: Any) -> Pretrained:
+def _released(text: str, network: str) -> Pretrained:
+    if network != "student":
+        raise UserError(f"{text} is one network: leave config.network as it is")
+    opened = released.read(text)
+    LOG.info("%s: %s", text, released.summary(opened))
+    meta = {"config": opened.config, "contracts": {}, "versions": {}, "network": network, "step": 0}
+    placed = _placed(pathlib.Path(text), opened.model, opened.variables, opened.tokenizer, meta)
+    return dataclasses.replace(placed, files=opened.folder)
+
+
+def _placed(
+    place: pathlib.Path, model: towers.UniMedI | Released, variables: PyTree, words: Any, meta: Any
+) -> Pretrained:
     mesh = sharding.make_mesh()
     variables = sharding.put_replicated(variables, mesh)
     return Pretrained(place, model, variables, mesh, words, **{key: meta[key] for key in META})

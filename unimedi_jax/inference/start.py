@@ -11,6 +11,7 @@ from data.errors import UserError
 from unimedi_jax.convert import bert, names, vit, weights
 from unimedi_jax.inference import address, pretrained
 from unimedi_jax.models import towers
+from unimedi_jax.models.released import Released
 from unimedi_jax.typing import PyTree
 
 # What published weights do not have and may start from the seed; any other gap is refused.
@@ -70,6 +71,10 @@ def fill(
     summaries = []
     if checkpoint:
         trained = pretrained.load(checkpoint)
+        if isinstance(trained.model, Released):
+            raise UserError(
+                f"config.init.checkpoint {checkpoint} is an encoder alone: name its file in config.init.vision"
+            )
         for then in trained.contracts.values():
             for name, now in sets.items():
                 contract.check(then, now, where=f"the set {name}")

@@ -73,7 +73,7 @@ def whole(pixels: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     """The whole of a record's X-ray (y, x) or volume (z, y, x) at the network's size."""
     if pixels.ndim == 3:
         return transforms.shrink(pixels, size)
-    return cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_AREA)
+    return transforms.resample(pixels, size)
 
 
 def rotate_and_scale(

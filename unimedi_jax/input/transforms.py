@@ -5,6 +5,7 @@ import hashlib
 import math
 from typing import Any
 
+import cv2
 import numpy as np
 from jaxtyping import Int16, UInt8
 
@@ -61,6 +62,19 @@ def shrink(x: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     return np.rint(total / np.float32(cells)).astype(x.dtype)
 
 
+def film(image: UInt8[np.ndarray, "y x"], size: tuple[int, ...]) -> UInt8[np.ndarray, "size size"]:
+    """An X-ray brought to `size`: by block means where it is a multiple, else resampled, as for released encoders."""
+    if not any(old % new for old, new in zip(image.shape, size, strict=True)):
+        return shrink(image, size)
+    return resample(image, size)
+
+
+def resample(image: UInt8[np.ndarray, "y x"], size: tuple[int, ...]) -> UInt8[np.ndarray, "size size"]:
+    """An X-ray of any size: means of areas where it shrinks, cubic where it grows."""
+    method = cv2.INTER_CUBIC if size[0] > image.shape[0] else cv2.INTER_AREA
+    return cv2.resize(image, size[::-1], interpolation=method)
+
+
 def to_tokens(x: np.ndarray, size: tuple[int, ...], patch: tuple[int, ...]) -> np.ndarray:
     """An X-ray or volume brought to `size` and cut into patches: (n, v) in raster order, in the dtype of `x`."""
     return patches.patchify(shrink(x, size)[None], patch)[0]
@@ -83,7 +97,7 @@ class ToSample:
     """
 
     modality: str
-    reports: Any  # a tokenizer of transformers
+    reports: Any  # a tokenizer of transformers; None: no report is read
     length: int
     crop: int  # X-rays: pixels cut out of 256
     image_size: int
@@ -119,7 +133,8 @@ class ToSample:
     def __call__(self, record: dict[str, Any], rng: np.random.Generator | None = None) -> Sample:
         if self.modality == "xray":
             pixels = crop(record["image"], self.crop, self.crop_shift, rng)
-            tokens = to_tokens(pixels, (self.image_size,) * 2, self.image_patch)
+            size = (self.image_size,) * 2
+            tokens = to_tokens(film(pixels, size), size, self.image_patch)
         else:
             voxels = record["volume"]
             if rng is not None and any(self.shift):
@@ -127,16 +142,19 @@ class ToSample:
             if rng is not None:
                 voxels = augmentation.augment(voxels, self.ct, rng)
             tokens = to_tokens(voxels, self.volume_size, self.volume_patch)
-        report = records.text(record["report"])
-        texts = {"text": report} if rng is None else self._augmented(report, rng)
-        ids, masks = tokenizer.encode(self.reports, list(texts.values()), self.length)
         sample = {"tokens": np.ascontiguousarray(tokens)}
-        for name, row, mask in zip(texts, ids, masks, strict=True):
-            sample |= {name: row, f"{name}_mask": mask}
+        if self.reports is not None:
+            sample |= self._texts(records.text(record["report"]), rng)
         sample["id"] = records.text(record["id"])
         if self.grouped:
             sample["study"] = study(records.text(record["patient"]), records.text(record["report"]))
         return sample | {name: record[name] for name in self.keep if name in record}
+
+    def _texts(self, report: str, rng: np.random.Generator | None) -> Sample:
+        texts = {"text": report} if rng is None else self._augmented(report, rng)
+        ids, masks = tokenizer.encode(self.reports, list(texts.values()), self.length)
+        rows = zip(texts, ids, masks, strict=True)
+        return {key: x for name, row, mask in rows for key, x in ((name, row), (f"{name}_mask", mask))}
 
     def _augmented(self, report: str, rng: np.random.Generator) -> dict[str, str]:
         if self.drop_technique:

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import flax.linen as nn
+import jax
 import numpy as np
 from jax import numpy as jnp
 
@@ -11,7 +12,10 @@ from unimedi_jax.typing import Array, Float
 
 
 class SetrPup(nn.Module):
-    """Patch tokens to logits at pixel resolution: Dense, then conv, BatchNorm, ReLU and x2 for every factor of 2."""
+    """Patch tokens to logits at pixel resolution: Dense, then conv, BatchNorm, ReLU and x2 for every factor of 2.
+
+    Patches of another size, such as DINOv2's of 14, are doubled beyond it and the logits shrunk to their pixels.
+    """
 
     classes: int
     grid: tuple[int, int]
@@ -21,17 +25,23 @@ class SetrPup(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Float[Array, "b n d"], train: bool = False) -> Float[Array, "b y x c"]:
-        stages = [max(1, int(math.log2(p))) for p in self.patch]
-        if stages[0] != stages[1] or 2 ** stages[0] != self.patch[0] or stages[0] > len(self.channels):
-            raise ValueError(f"SETR-PUP needs square patches of 2, 4, 8 or 16 pixels, not {self.patch}")
+        stages = math.ceil(math.log2(self.patch[0]))
+        if self.patch[0] != self.patch[1] or not 1 <= stages <= len(self.channels):
+            raise ValueError(
+                f"SETR-PUP needs square patches of 2 to {2 ** len(self.channels)} pixels, not {self.patch}"
+            )
         norm = dict(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=jnp.float32)
         batch, _, width = tokens.shape
         x = nn.Dense(width, dtype=self.dtype, name="project")(tokens)
         x = x.reshape(batch, *self.grid, width)
-        for stage, channels in enumerate(self.channels[-stages[0] :]):
+        for stage, channels in enumerate(self.channels[-stages:]):
             x = nn.Conv(channels, (3, 3), dtype=self.dtype, name=f"conv{stage}")(x)
             x = double(nn.relu(nn.BatchNorm(name=f"norm{stage}", **norm)(x)))
-        return nn.Conv(self.classes, (3, 3), dtype=jnp.float32, name="logits")(x)
+        logits = nn.Conv(self.classes, (3, 3), dtype=jnp.float32, name="logits")(x)
+        size = [cells * pixels for cells, pixels in zip(self.grid, self.patch, strict=True)]
+        if 2**stages == self.patch[0]:
+            return logits
+        return jax.image.resize(logits, (batch, *size, self.classes), "linear")
 
 
 def double(x: Float[Array, "b y x c"]) -> Float[Array, "b y2 x2 c"]:

@@ -239,7 +239,7 @@ def _size(known: Mapping[str, sizes.Size], setting: str, name: str) -> sizes.Siz
     return known[name]
 
 
-def example_batch(model: UniMedI, length: int = 8, texts: tuple[str, ...] = ("text",)) -> dict[str, dict[str, Any]]:
+def example_batch(model: nn.Module, length: int = 8, texts: tuple[str, ...] = ("text",)) -> dict[str, dict[str, Any]]:
     """One X-ray and one CT of zeros in the batch's format, for `init` and for shapes; `texts`: its token sequences."""
 
     def part(n: int, patch: tuple[int, ...], dtype: Any) -> dict[str, Any]:
@@ -268,6 +268,9 @@ def example(
     }
 
 
-def init(model: UniMedI, key: jax.Array) -> dict[str, Any]:
-    """Fresh variables of the towers: {"params": ..., "batch_stats": ...} (no batch_stats with linear projections)."""
+def init(model: nn.Module, key: jax.Array) -> dict[str, Any]:
+    """Fresh variables of the towers, of UniMedI or of a released model: {"params": ..., "batch_stats": ...}.
+
+    Linear projections have no batch_stats.
+    """
     return model.init(key, example_batch(model), method="run_towers")

@@ -56,6 +56,7 @@ def zero_shot(trained: Pretrained, config: PredictConfig) -> dict[str, Predictor
     Raises:
         UserError: the network has learnt no reports, or no set that it was trained on has prompts.
     """
+    trained.check_reports()
     name = trained.config["objective"]["name"]
     if not objectives.make(**trained.config["objective"]).has_joint_space:
         raise UserError(f"{trained.path} has learnt no reports ({name}): name a head that was trained, config.head=")
@@ -170,7 +171,8 @@ def _sizes(unit: str, mask: np.ndarray, names: Sequence[str], each: float) -> Ro
 
 
 def _detect(head: Head, trained: Pretrained, rows: int, place: Place) -> Predictor:
-    finder = BoxFinder(trained, **saved.settings(head, "widths", "lowest", "overlap"))
+    settings = saved.settings(head, "widths", "lowest", "overlap")
+    finder = BoxFinder(trained, **settings, published=head.facts.get("published", False))
     network, threshold = head.network(trained), head.facts["threshold"]
     size, patch = trained.size("xray"), trained.patch("xray")
 

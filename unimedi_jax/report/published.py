@@ -11,59 +11,127 @@ from unimedi_jax.report.content import Cell, Row, Table
 
 VIT, DICE = "MGCA, ViT-B", "segmentation, Dice"
 FEW = (0.01, 0.1, 1.0)  # of the labels
-LINEAR = ("linear probe", "xray")
-BOXES = ("segmentation of boxes, frozen encoder", "xray")
-DETECTION = ("detection, frozen encoder", "xray")
-ORGANS = ("segmentation of organs, fine-tuned", "ct")
+# How a row compares with the published one: C comparable; c close, with a difference that is named; N not comparable.
+COMPARABLE, CLOSE, NOT = "C", "c", "N"
+MGCA = ", MGCA's protocol"  # how the names of tasks end that follow it
+
+
+class Way(NamedTuple):
+    """A task of ours that states the same number, and how it differs from the published protocol."""
+
+    task: str
+    marks: Sequence[str]  # by share, of COMPARABLE, CLOSE, NOT
+    difference: str
+
+
+LINEAR = (
+    Way("linear probe", (NOT, NOT, CLOSE), "the optimum of a regularised classifier on features computed once; draws"),
+    Way(f"linear probe{MGCA}", (CLOSE,) * 3, "which X-rays the 1 and 10 % are; rounding of grey levels of DICOM files"),
+)
+BOXES = (
+    Way("segmentation of boxes, frozen encoder", (CLOSE,) * 3, "best epoch by Dice; Dice at 256 pixels; draws"),
+    Way(f"segmentation of boxes, frozen encoder{MGCA}", (CLOSE,) * 3, "which X-rays the 1 and 10 % are; 256 pixels"),
+)
+DETECTION = (
+    Way("detection, frozen encoder", (CLOSE,) * 3, "loss, score and best epoch of ours; draws"),
+    Way(f"detection, frozen encoder{MGCA}", (CLOSE,) * 3, "which X-rays the 1 and 10 % are; a pyramid of a ViT's map"),
+)
+ORGANS = (
+    Way("segmentation of organs, fine-tuned", (NOT,) * 3, "whole scans on a coarse grid, few steps, no augmentation"),
+)
 
 
 class Published(NamedTuple):
-    """Figures on one set for some shares of its labels; `job` and `metric` name our number that states the same."""
+    """Figures on one set for some shares of its labels; `ways` and `metric` name our numbers that state the same."""
 
     data: str
     what: str
-    job: tuple[str, str]  # task and modality
+    ways: Sequence[Way]
+    modality: str
     metric: str
     shares: Sequence[float]
     unimedi: Sequence[float]
     baseline: Sequence[float]
     baseline_name: str
 
+    def mark(self, way: Way, share: float) -> str:
+        """How a way of ours compares at a share of the labels."""
+        return way.marks[-1] if share == 1 else way.marks[min(self.shares.index(share), len(way.marks) - 1)]
 
+
+X, CT = "xray", "ct"
 TABLE = (
-    Published("covidx", "linear, accuracy", LINEAR, "accuracy/macro", FEW, (80.3, 92.4, 94.6), (74.8, 84.8, 92.3), VIT),
-    Published("covidx", "linear, AUC", LINEAR, "auroc/macro", FEW, (93.5, 98.1, 98.1), (89.0, 97.0, 97.9), VIT),
-    Published("chexpert", "linear, AUC", LINEAR, "auroc/macro", (1.0,), (90.5,), (84.9,), "MoCo v2"),
-    Published("rsna", DICE, BOXES, "dice/mean", FEW, (67.8, 73.1, 75.3), (66.2, 71.3, 73.6), "MGCA"),
-    Published("rsna", "detection, mAP", DETECTION, "map_mgca", FEW, (15.5, 19.2, 26.6), (14.7, 18.4, 25.8), VIT),
-    Published("amos22", DICE, ORGANS, "dice/mean", (0.2, 0.4, 1.0), (78.8, 82.9, 86.4), (79.5, 82.3, 85.8), "UniMiSS"),
-    Published("btcv", DICE, ORGANS, "dice/mean", (1.0,), (85.4,), (82.61,), "DINO"),
+    Published(
+        "covidx", "linear, accuracy", LINEAR, X, "accuracy/macro", FEW, (80.3, 92.4, 94.6), (74.8, 84.8, 92.3), VIT
+    ),
+    Published("covidx", "linear, AUC", LINEAR, X, "auroc/macro", FEW, (93.5, 98.1, 98.1), (89.0, 97.0, 97.9), VIT),
+    Published("chexpert", "linear, AUC", LINEAR, X, "auroc/macro", (1.0,), (90.5,), (84.9,), "MoCo v2"),
+    Published("rsna", DICE, BOXES, X, "dice/mean", FEW, (67.8, 73.1, 75.3), (66.2, 71.3, 73.6), "MGCA"),
+    Published("rsna", "detection, mAP", DETECTION, X, "map_mgca", FEW, (15.5, 19.2, 26.6), (14.7, 18.4, 25.8), VIT),
+    Published(
+        "amos22", DICE, ORGANS, CT, "dice/mean", (0.2, 0.4, 1.0), (78.8, 82.9, 86.4), (79.5, 82.3, 85.8), "UniMiSS"
+    ),
+    Published("btcv", DICE, ORGANS, CT, "dice/mean", (1.0,), (85.4,), (82.61,), "DINO"),
 )
+
+
+def mark(data: str, task: str, share: float) -> str:
+    """How rows of a task on a set compare with what is published of it; "" where nothing is."""
+    marks = [
+        entry.mark(way, share)
+        for entry in TABLE
+        for way in entry.ways
+        if (entry.data, way.task) == (data, task) and share in entry.shares
+    ]
+    return marks[0] if marks else ""
 
 
 def table(measured: Mapping[str, float]) -> tuple[Table, dict[str, float]]:
     """The published table and the scalars it looks up; `measured` are our numbers by their keys, shares in [0, 1].
 
-    Our column stands for sets of the same name alone: a phantom's number says nothing beside a patient's.
+    Our column stands for sets of the same name alone, since a phantom's number says nothing beside a patient's, and
+    only where the protocol is comparable or close: every such way has a row of its own.
     """
-    scalars, rows = {}, []
+    scalars, rows, ways = {}, [], {}
     for entry in TABLE:
-        task, modality = entry.job
         for share, unimedi, baseline in zip(entry.shares, entry.unimedi, entry.baseline, strict=True):
             start = f"published/{entry.data}/{entry.what}/{share:g}"
             scalars |= {f"{start}/unimedi": unimedi, f"{start}/baseline": baseline}
-            ours = f"trained/{task}/{entry.data}/{modality}/{share:g}/{entry.metric}"
-            if ours in measured:
-                scalars[f"{start}/ours"] = 100 * measured[ours]
-            cells = [Cell(f"{start}/{column}", digits=1) for column in ("unimedi", "baseline", "ours")]
-            rows.append(Row(f"{entry.data}, {entry.what}, {share:.0%} ({entry.baseline_name})", cells))
+            name = f"{entry.data}, {entry.what}, {share:.0%} ({entry.baseline_name})"
+            theirs = [Cell(f"{start}/{column}", digits=1) for column in ("unimedi", "baseline")]
+            beside = _beside(entry, share, measured)
+            for way, value in beside.items():
+                scalars[f"{start}/{way.task}/ours"] = 100 * value
+                ways[way.task] = way
+                cells = [*theirs, Cell(f"{start}/{way.task}/ours", digits=1)]
+                rows.append(Row(f"{name}; {entry.mark(way, share)}: {way.task}", cells))
+            if not beside:
+                rows.append(Row(name + _not_comparable(entry, share, measured), [*theirs, None]))
     columns = ("", "UniMedI, published", "Other, published", "Ours, measured")
+    differences = "; ".join(f"{way.task}: {way.difference}" for way in ways.values())
     note = (
         "Published by their authors on real patients and not measured here, in per cent; the method of the second "
         "column is named in brackets. The last column is our own measurement, where a built set of that name was "
-        "evaluated."
+        "evaluated by a protocol that is comparable (C) or close (c); what is not (N) has no number there. "
+        "docs/protocols.md compares them row by row." + (f" What differs: {differences}." if differences else "")
     )
     return Table("Published figures", columns, rows, note), scalars
+
+
+def _key(entry: Published, way: Way, share: float) -> str:
+    return f"trained/{way.task}/{entry.data}/{entry.modality}/{share:g}/{entry.metric}"
+
+
+def _beside(entry: Published, share: float, measured: Mapping[str, float]) -> dict[Way, float]:
+    """What may stand beside a published figure."""
+    keys = {way: _key(entry, way, share) for way in entry.ways if entry.mark(way, share) != NOT}
+    return {way: measured[key] for way, key in keys.items() if key in measured}
+
+
+def _not_comparable(entry: Published, share: float, measured: Mapping[str, float]) -> str:
+    """Says so where we have a number, but not by the published protocol."""
+    has = any(_key(entry, way, share) in measured for way in entry.ways)
+    return f"; {NOT}: ours is not the published protocol" if has else ""
 
 
 class Elsewhere(NamedTuple):

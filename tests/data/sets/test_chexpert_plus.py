@@ -6,7 +6,7 @@ import math
 import pytest
 
 from data.errors import UserError
-from data.sets.chexpert import LABELS
+from data.sets.chexpert import LABELS, TASKS
 from tests.data.sets.conftest import film, rows
 
 HEADER = (
@@ -76,3 +76,29 @@ def test_a_table_without_films_says_where_it_looked(tree, build):
     (tree / "PNG").rename(tree / "pictures")
     with pytest.raises(UserError, match=r"has no films: looked below it for df_chexpert_plus.*PNG/train"):
         build("chexpert_plus", tree)
+
+
+def test_what_is_not_mentioned_may_be_absent(tree, build):
+    made = build("chexpert_plus", tree, blank="negative", val_share=0.0)
+    one = made.record(f"PNG/PNG/{path(2)}".replace(".jpg", ".png"), "train")
+    of = dict(zip(made.contract["labels"], one["labels"].tolist(), strict=True))
+    assert (of["Edema"], of["Fracture"], of["Cardiomegaly"]) == (1, 0, 0)
+    assert math.isnan(of["Pneumonia"]), "-1 is uncertain, not blank"
+    assert made.contract["source"]["options"]["blank"] == "negative"
+
+
+def test_a_list_of_5x200_is_tested_on_with_its_five_labels(tree, build, tmp_path):
+    lines = [f"CheXpert-v1.0/{path(n)},{','.join('1.0' if at == n - 1 else '' for at in range(5))}" for n in (1, 2, 4)]
+    rows(tmp_path / "chexpert_5x200.csv", f"Path,{','.join(TASKS)}", *lines, f"CheXpert-v1.0/{path(9)},1,0,0,0,0")
+    made = build("chexpert_plus", tree, lists=str(tmp_path / "chexpert_5x200.csv"))
+    assert made.splits() == {"test": 3}
+    assert made.contract["labels"] == list(TASKS)
+    one = made.record(f"PNG/PNG/{path(2)}".replace(".jpg", ".png"), "test")
+    assert one["labels"].tolist() == [0, 1, 0, 0, 0]
+    assert "patient 2 are clear" in one["report"]
+    assert made.counted("listed films that the table lacks 1")
+
+
+def test_options_of_later_versions_leave_a_default_contract_as_it_was(tree, build):
+    options = build("chexpert_plus", tree, val_share=0.0).contract["source"]["options"]
+    assert set(options) == {"views", "labeler", "uncertain", "val_share"}

@@ -191,3 +191,13 @@ def test_a_tree_without_films_says_where_it_looked(tree, build):
     (root / "files").rename(root / "films")
     with pytest.raises(UserError, match=r"has no films: looked below it for files/p10/.*README"):
         build("mimic_cxr", root, reports=str(texts))
+
+
+def test_what_a_report_does_not_mention_is_unknown_or_absent(tree, build):
+    root, texts = tree
+    for blank, isnan in (("unknown", True), ("negative", False)):
+        made = build("mimic_cxr", root, reports=str(texts), blank=blank)
+        labels = made.record(path("a1"), "train")["labels"]
+        assert labels[:2].tolist() == [1, 0]
+        assert math.isnan(labels[2]), "-1 stays what `uncertain` says"
+        assert math.isnan(labels[3]) is isnan
