@@ -5,6 +5,7 @@ import logging
 import pathlib
 import struct
 import sys
+import time
 import types
 from collections.abc import Iterator
 
@@ -77,6 +78,9 @@ def test_wandb_has_the_same_numbers_settings_and_page(tmp_path, page, monkeypatc
     pytest.importorskip("wandb")
     from wandb.proto import wandb_internal_pb2
 
+    def parse(path: pathlib.Path) -> list[wandb_internal_pb2.Record]:
+        return [wandb_internal_pb2.Record.FromString(data) for data in records(path.read_bytes())]
+
     for name, value in {"MODE": "offline", "SILENT": "true", "CACHE_DIR": str(tmp_path / "cache")}.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
     for name in ("DATA_DIR", "CONFIG_DIR", "ARTIFACT_DIR"):
@@ -90,9 +94,12 @@ def test_wandb_has_the_same_numbers_settings_and_page(tmp_path, page, monkeypatc
     known = json.loads((workdir / trackers.FILE).read_text())["wandb"]
     assert [path.name for path in files] == [f"run-{known}.wandb"] * 2, "both are the same run"
     history, settings, artifacts = [], {}, []
-    for data in (data for path in files for data in records(path.read_bytes())):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
+    # A process of its own writes the files; `finish` does not wait for their last block.
+    deadline = time.monotonic() + 60
+    while not all(parse(path)[-1].HasField("exit") for path in files) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for record in (record for path in files for record in parse(path)):
+        data = record.SerializeToString()
         if record.WhichOneof("record_type") == "history":
             items = {"/".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
             history.append({key: json.loads(value) for key, value in items.items() if not key.startswith("_")})
