@@ -21,7 +21,7 @@ from tests.conftest import TINY
 from tests.evaluation.conftest import checkpoint_dir  # noqa: F401
 from tests.inference.conftest import make_vit, timm  # noqa: F401
 from unimedi_jax import flops, sharding, writers
-from unimedi_jax.comparison import ablate, compare, released, runs
+from unimedi_jax.comparison import ablate, compare, released, runs, runs_page
 from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.config.typed import typed
 from unimedi_jax.evaluation import evaluator, results
@@ -130,7 +130,7 @@ def test_table_and_csv_hold_what_the_runs_said(done, name):
         assert float(row["value"]) == logged[metric]
         assert (row["low"] and float(row["low"])) == logged.get(f"{metric}/low", "")
         assert (row["data"], row["seed"], row["task"]) == ("phantom", "3", "comparison")
-    for metric in set(runs.SHOWN) & set(own):
+    for metric in set(runs_page.SHOWN) & set(own):
         key = f"{name}/comparison/phantom/1/{metric}"
         assert re.search(f'data-key="{key}" data-value="{re.escape(json.dumps(logged[metric]))}"', page)
     assert {"xray/zeroshot/macro", "ct/slices/any/hit_rate", "gap/xray_ct/distance"} <= set(own)
@@ -184,7 +184,7 @@ def test_a_second_call_trains_nothing(done, monkeypatch, capsys):
 def test_a_released_encoder_is_probed_on_films_alone(done):
     _, workdir = done
     rows = {metric: row for (encoder, metric), row in read(workdir).items() if encoder == "somebody"}
-    assert set(rows) & set(runs.SHOWN) == {"xray/probe/macro"}
+    assert set(rows) & set(runs_page.SHOWN) == {"xray/probe/macro"}
     logged = final(workdir / "encoder-somebody")["xray/probe/macro"]
     assert float(rows["xray/probe/macro"]["value"]) == logged
     (summary,) = json.loads((workdir / "encoder-somebody" / "init.json").read_text())
@@ -352,7 +352,7 @@ def test_ablations_add_two_encoders_and_their_map(checkpoint_dir, records_dir, t
     for name in ("xray_only", "ct_only"):
         (tmp_path / f"{name}-0").symlink_to(checkpoint_dir)
     monkeypatch.setattr(loop, "run", lambda settings, folder: None)
-    monkeypatch.setattr(runs, "costs", lambda *_: [])
+    monkeypatch.setattr(runs, "costs", lambda *_, **__: [])
     monkeypatch.setattr(
         runs, "measured", lambda run, task: [results.Result(task, "phantom", "", run.name, "xray/probe/macro", 0.5)]
     )

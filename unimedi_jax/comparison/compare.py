@@ -4,7 +4,7 @@ import pathlib
 
 import ml_collections
 
-from unimedi_jax.comparison import released, runs
+from unimedi_jax.comparison import released, runs, runs_page
 from unimedi_jax.report import published
 
 TASK = "comparison"
@@ -17,13 +17,13 @@ RELEASED = (
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Trains what is not trained yet, then writes `results.csv` and `index.html` into `workdir`."""
     planned = runs.planned(config, workdir)
+    runs.check_sets(config)
     # First, as a file may be refused: a typing error must not wait for hours of training.
     encoders = released.planned(config, workdir, taken={one.name for one in planned})
     for encoder in encoders:
         released.measure(encoder)
-    runs.train(planned)
-    rows = [row for one in [*planned, *(encoder.run for encoder in encoders)] for row in runs.measured(one, TASK)]
+    measured = [row for encoder in encoders for row in runs.measured(encoder.run, TASK)]
+    rows = runs.train(planned, TASK, workdir, beside=measured)
     others, figures = published.others()
-    rows += runs.costs(planned, TASK)
     beside = dict(tables_beside=[others], scalars_beside=figures)
-    runs.publish(rows, workdir, config, title="Comparison", note=RELEASED if encoders else "", **beside)
+    runs_page.publish(rows, workdir, config, title="Comparison", note=RELEASED if encoders else "", **beside)

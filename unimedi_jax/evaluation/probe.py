@@ -18,7 +18,7 @@ from data.errors import UserError
 from unimedi_jax.config.jobs import FitConfig, ProbeConfig
 from unimedi_jax.evaluation import classifiers, downstream, draws, fit, heads, results, trials
 from unimedi_jax.evaluation import network as networks
-from unimedi_jax.evaluation.downstream import Outputs
+from unimedi_jax.evaluation.downstream import Outputs, Part
 from unimedi_jax.evaluation.network import Network
 from unimedi_jax.evaluation.probe_outputs import TASKS, ProbeOutputs
 from unimedi_jax.evaluation.trials import Trial
@@ -30,7 +30,7 @@ from unimedi_jax.metrics import classification, linear_probe
 from unimedi_jax.typing import Array, Float, PyTree
 
 LOG = logging.getLogger(__name__)
-METRICS = ("auroc/macro", "auprc/macro", "accuracy/macro")
+METRICS = ("auroc/macro10", "auprc/macro10", "accuracy/macro")
 SPLITS = ("train", "val", "test")
 
 
@@ -44,7 +44,7 @@ def evaluate(
 ) -> list[results.Result]:
     """All rows of a set: each modality it has, encoder, share of the training patients and seed.
 
-    `outputs` gets the probabilities of the test cases and the heads of `trials.main`.
+    Each of these trials is a part of `outputs`, with the probabilities of the test cases and the head of `trials.main`.
 
     Raises:
         UserError: a setting is wrong, the set has no labels, or no test or too few training records.
@@ -55,7 +55,7 @@ def evaluate(
         raise UserError(f"the set {dataset.name} in {dataset.folder} has no labels: there is nothing to classify")
     modalities = trials.modalities(dataset, config.modality)
     trained.check(dataset, modalities)
-    measure = _linear if config.tune == "linear" else _full
+    measure, outputs = _linear if config.tune == "linear" else _full, outputs or Outputs()
     rows = [row for modality in modalities for row in measure(trained, dataset, modality, config, outputs)]
     if not rows:
         raise UserError(f"the set {dataset.name} in {dataset.folder} has {trials.TOO_FEW}")
@@ -63,7 +63,7 @@ def evaluate(
 
 
 def _linear(
-    trained: Pretrained, dataset: RecordSet, modality: str, config: ProbeConfig, outputs: Outputs | None
+    trained: Pretrained, dataset: RecordSet, modality: str, config: ProbeConfig, outputs: Outputs
 ) -> list[results.Result]:
     """Every record through the network once; all shares and seeds are fitted on those features."""
     # With all labels, nothing is random.
@@ -72,61 +72,73 @@ def _linear(
         for trial in trials.trials(config, dataset.size(modality, "train"))
         if trial.share < 1 or trial.seed == config.seeds[0]
     ]
-    embedder = trained.embedder(rows=config.rows, ct_slices=config.ct_slices)
-    sampler = trained.sampler(modality, keep=("report", "labels"))
-    names, table, slices = dataset.contract["labels"], [], _slices(trained, modality, config)
-    shared = dict(task=TASKS["linear"], data=dataset.name, modality=modality, ct_slices=slices)
+    embedder, table = trained.embedder(rows=config.rows, ct_slices=config.ct_slices), []
     for name in dict.fromkeys(trial.encoder for trial in chosen):
-        parts = {
-            split: features.embed(embedder, trained.encoder(name), dataset, sampler, split).labelled
-            for split in SPLITS
-            if dataset.size(modality, split)
-        }
-        train, test, val = parts["train"], parts["test"], parts.get("val")
-        one_of = classification.exclusive(train.y)
-        saving = ProbeOutputs(outputs, trained, dataset, modality, config, test.y, one_of)
+        probes = LinearProbes(trained, dataset, modality, config, embedder, name)
         of_encoder = [trial for trial in chosen if trial.encoder == name]
         with progress.shown(len(of_encoder), f"linear probes, {modality}, {name} encoder") as tick:
             for trial in of_encoder:
-                rows = draws.stratified(train.y, trial.share, seed=trial.seed)
-                few = linear_probe.Labelled(train.x[rows], train.y[rows])
-                classifier = linear_probe.fit(few, val, one_of=one_of, seed=trial.seed)
-                scores = classifier.probabilities(test.x)
-                scalars = classification.measure(scores, test.y, names, one_of=one_of, resamples=config.resamples)
-                table += results.of(scalars, **shared, cases=len(test.y), **trial._asdict())
-                saving.cases(trial, scores)
-                if saving.saves_head(trial):
-                    on_val = (classifier.probabilities(val.x), val.y) if val else None
-                    saving.head(trial, on_val, classifiers.linear_arrays(classifier))
-                LOG.info("%s, %s: done", modality, trial)
+                table += _part(outputs, probes, trial)
                 tick(1)
     return table
 
 
 def _full(
-    trained: Pretrained, dataset: RecordSet, modality: str, config: ProbeConfig, outputs: Outputs | None
+    trained: Pretrained, dataset: RecordSet, modality: str, config: ProbeConfig, outputs: Outputs
 ) -> list[results.Result]:
     """The whole network is trained, from the encoder's weights and a linear head of zeros."""
-    task, names, table = FineTuning(trained, dataset, modality, config), dataset.contract["labels"], []
-    labels, settings = task.labels["test"], {"one_of": task.one_of, "resamples": config.resamples}
-    slices = _slices(trained, modality, config)
-    shared = dict(task=TASKS["full"], data=dataset.name, modality=modality, cases=len(labels), ct_slices=slices)
-    saving = ProbeOutputs(outputs, trained, dataset, modality, config, labels, task.one_of)
-    for trial in trials.trials(config, len(task.cases["train"])):
-        network = fit.train(task, trial)
-        scores = task.probabilities("test", network)
-        scalars = classification.measure(scores, labels, names, **settings)
-        table += results.of(scalars, **shared, **trial._asdict())
-        saving.cases(trial, scores)
-        if saving.saves_head(trial):
-            on_val = (task.probabilities("val", network), task.labels["val"]) if task.cases["val"] else None
-            saving.head(trial, on_val, heads.network_arrays(network))
-    return table
+    task = FineTuning(trained, dataset, modality, config)
+    chosen = trials.trials(config, len(task.cases["train"]))
+    return [row for trial in chosen for row in _part(outputs, task, trial)]
 
 
-def _slices(trained: Pretrained, modality: str, config: ProbeConfig) -> bool | None:
-    """Whether CTs go in with their chosen slices; None for X-rays."""
-    return trained.use_slices(config.ct_slices) if modality == "ct" else None
+def _part(outputs: Outputs, task: "LinearProbes | FineTuning", trial: Trial) -> list[results.Result]:
+    """A trial as a part of the job."""
+    facts = dict(task=TASKS[task.config.tune], modality=task.modality, head=trial == trials.main(task.config))
+    fill = functools.partial(task.measure, trial)
+    return outputs.part(fill, task.config, [task.dataset], **facts, **trial._asdict())
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearProbes:
+    """Linear probes of one set, modality and encoder, on features that are computed for the first of them."""
+
+    pretrained: Pretrained
+    dataset: RecordSet
+    modality: str
+    config: ProbeConfig
+    embedder: features.Embedder
+    encoder: str
+
+    @functools.cached_property
+    def labelled(self) -> dict[str, linear_probe.Labelled]:
+        """CLS and labels of the records of each split."""
+        sampler = self.pretrained.sampler(self.modality, keep=("report", "labels"))
+        variables = self.pretrained.encoder(self.encoder)
+        return {
+            split: features.embed(self.embedder, variables, self.dataset, sampler, split).labelled
+            for split in SPLITS
+            if self.dataset.size(self.modality, split)
+        }
+
+    @functools.cached_property
+    def saving(self) -> ProbeOutputs:
+        """What becomes of the probabilities and the head of a trial."""
+        one_of = classification.exclusive(self.labelled["train"].y)
+        labels = self.labelled["test"].y
+        return ProbeOutputs(self.pretrained, self.dataset, self.modality, self.config, labels, one_of)
+
+    def measure(self, trial: Trial, part: Part) -> None:
+        """Fits and tests one of them."""
+        train, test, val = self.labelled["train"], self.labelled["test"], self.labelled.get("val")
+        rows = draws.stratified(train.y, trial.share, seed=trial.seed)
+        few = linear_probe.Labelled(train.x[rows], train.y[rows])
+        classifier = linear_probe.fit(few, val, one_of=self.saving.one_of, seed=trial.seed)
+        self.saving.measured(part, trial, classifier.probabilities(test.x))
+        if self.saving.saves_head(part, trial):
+            on_val = (classifier.probabilities(val.x), val.y) if val else None
+            self.saving.head(part, trial, on_val, classifiers.linear_arrays(classifier))
+        LOG.info("%s, %s: done", self.modality, trial)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +180,12 @@ class FineTuning:
         """Whether the labels are exclusive classes."""
         return classification.exclusive(self.labels["train"])
 
+    @functools.cached_property
+    def saving(self) -> ProbeOutputs:
+        """What becomes of the probabilities and the head of a trial."""
+        labels = self.labels["test"]
+        return ProbeOutputs(self.pretrained, self.dataset, self.modality, self.config, labels, self.one_of)
+
     @property
     def sampler(self) -> Callable[..., dict[str, np.ndarray]]:
         return Labelled(self.pretrained.sampler(self.modality, keep=("labels",)))
@@ -196,6 +214,14 @@ class FineTuning:
         """MGCA stops by the validation loss."""
         logits = np.stack(list(fit.predictions(self, "val", network)))
         return -float(jnp.mean(losses(logits, self.labels["val"], self.one_of)))
+
+    def measure(self, trial: Trial, part: Part) -> None:
+        """Trains and tests the network of a trial."""
+        network = fit.train(self, trial)
+        self.saving.measured(part, trial, self.probabilities("test", network))
+        if self.saving.saves_head(part, trial):
+            on_val = (self.probabilities("val", network), self.labels["val"]) if self.cases["val"] else None
+            self.saving.head(part, trial, on_val, heads.network_arrays(network))
 
     def probabilities(self, split: str, network: Network) -> Float[np.ndarray, "n c"]:
         """Of the cases of a split."""

@@ -16,7 +16,7 @@ from data import progress
 from data.errors import UserError
 from unimedi_jax.config.jobs import FitConfig, SegmentConfig
 from unimedi_jax.evaluation import dense_losses, downstream, fit, heads, results, trials
-from unimedi_jax.evaluation.downstream import Outputs
+from unimedi_jax.evaluation.downstream import Outputs, Part
 from unimedi_jax.evaluation.network import Network
 from unimedi_jax.evaluation.segmenter import Segmenter, decide
 from unimedi_jax.evaluation.trials import Trial
@@ -39,7 +39,7 @@ def evaluate(
 ) -> list[results.Result]:
     """All rows of a set: each modality that has the target, way of tuning, encoder, share and seed.
 
-    `outputs` gets the metrics of every test case and the heads of `trials.main`.
+    Each of these trials is a part of `outputs`, with the metrics of every test case and the head of `trials.main`.
 
     Raises:
         UserError: a setting is wrong, or the set has no annotated cases.
@@ -50,7 +50,7 @@ def evaluate(
     field, place = dense.TARGETS[target], f"the set {dataset.name} in {dataset.folder}"
     if field not in dataset.contract["truth"]:
         raise UserError(f"{place} has no {field}: choose another config.target")
-    table = []
+    table, outputs = [], outputs or Outputs()
     for modality in trials.modalities(dataset, config.modality):
         trained.check(dataset, (modality,))
         cases = {split: annotated(dataset, modality, split, config) for split in ("train", "val", "test")}
@@ -59,19 +59,26 @@ def evaluate(
         for tune in tunes:
             task = Task(trained, dataset, modality, tune, cases, config)
             for trial in trials.trials(config, len(cases["train"])):
-                shared = dict(data=dataset.name, modality=modality, cases=len(cases["test"]), **trial._asdict())
-                shared["ct_slices"] = False if modality == "ct" else None
-                network = fit.train(task, trial)
-                values, present = _tested(task, network)
-                scalars = segmentation.summarise(values, present, task.names, resamples=config.resamples)
-                table += results.of(scalars, task=task_name(target, tune), **shared)
-                if outputs is not None:
-                    _save_cases(outputs, task, trial, values)
-                if outputs is not None and trial == trials.main(config):
-                    outputs.heads.append(head(task, trial, network))
+                facts = dict(task=task_name(target, tune), modality=modality, head=trial == trials.main(config))
+                fill = functools.partial(_measure, task, trial)
+                table += outputs.part(fill, config, [dataset], **facts, **trial._asdict())
     if not table:
         raise UserError(f"{place} has no annotated test cases for {target}, or {trials.TOO_FEW}")
     return table
+
+
+def _measure(task: "Task", trial: Trial, part: Part) -> None:
+    """Trains and tests the decoder of a trial."""
+    config, network = task.config, fit.train(task, trial)
+    values, present = _tested(task, network)
+    scalars = segmentation.summarise(values, present, task.names, resamples=config.resamples)
+    shared = dict(task=task_name(config.target, task.tune), modality=task.modality, **trial._asdict())
+    slices = False if task.modality == "ct" else None
+    part.rows += results.of(scalars, data=task.dataset.name, cases=len(task.cases["test"]), ct_slices=slices, **shared)
+    if part.detailed:
+        _add_cases(part, task, values, shared)
+    if part.detailed and trial == trials.main(config):
+        part.heads.append(head(task, trial, network))
 
 
 def task_name(target: str, tune: str) -> str:
@@ -194,15 +201,14 @@ def _tested(task: Task, network: Network) -> tuple[Float[np.ndarray, "n c 3"], B
     return values, present
 
 
-def _save_cases(outputs: Outputs, task: Task, trial: Trial, values: Float[np.ndarray, "n c 3"]) -> None:
+def _add_cases(part: Part, task: Task, values: Float[np.ndarray, "n c 3"], shared: Mapping[str, Any]) -> None:
     every = downstream.ids(task.dataset, task.modality)
     columns = {
         f"{kind}:{name}": values[:, number, index]
         for number, name in enumerate(task.names)
         for index, kind in enumerate(segmentation.KINDS)
     }
-    shared = dict(task=task_name(task.config.target, task.tune), modality=task.modality, **trial._asdict())
-    outputs.add([every[row] for row in task.cases["test"]], columns, **shared)
+    part.add([every[row] for row in task.cases["test"]], columns, **shared)
 
 
 def head(task: Task, trial: Trial, network: Network) -> heads.Head:

@@ -12,8 +12,8 @@ from unimedi_jax.report import tables
 from unimedi_jax.report.tables import Line
 
 RESULTS = {
-    "zeroshot/macro": "zero-shot AUC, macro",
-    "probe/macro": "linear probe AUC, macro",
+    "zeroshot/macro10": "zero-shot AUC, mean over findings with 10 positive and negative cases or more",
+    "probe/macro10": "linear probe AUC, the same",
     "retrieval/i2t_r5": "image to report R@5",
     "slices/any/hit_rate": "slice hit rate",
 }
