@@ -52,7 +52,7 @@ def _embedded(of_modality: Mapping[str, pathlib.Path], config: ml_collections.Co
     embedders = {name: trained.embedder(rows=config.base.evals.rows) for name, trained in networks.items()}
     parts = []
     for place in places.of_sets(sets):
-        if not place.dataset.size(place.modality, "test"):
+        if place.modality not in networks or not place.dataset.size(place.modality, "test"):
             continue
         trained, embedder = networks[place.modality], embedders[place.modality]
         trained.check(place.dataset, (place.modality,))

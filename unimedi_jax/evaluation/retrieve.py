@@ -108,7 +108,8 @@ class Retrieval:
                 part.rows += self._rows(task, values, dataset.name, modality, own)
         silent = [modality for modality, own in embedded.items() if not any(own.reports)]
         embedded |= {modality: dataclasses.replace(embedded[modality], z_report=None) for modality in silent}
-        part.rows += self._rows(GAP, evaluator.gaps(embedded), dataset.name, "", *embedded.values())
+        if len(embedded) > len(silent) or len(embedded) > 1:  # two clouds at least
+            part.rows += self._rows(GAP, evaluator.gaps(embedded), dataset.name, "", *embedded.values())
 
     def of_pair(self, xrays: RecordSet, cts: RecordSet, part: Part) -> None:
         """X-rays of one set and CTs of another."""
