@@ -1,10 +1,10 @@
 """Retrieval and zero-shot: reports for images and images for reports, CTs for X-rays, findings from prompts."""
 
 import collections
-import contextlib
 import dataclasses
 import functools
 import itertools
+import logging
 import pathlib
 from collections.abc import Sequence
 
@@ -21,6 +21,7 @@ from unimedi_jax.input import places, records
 from unimedi_jax.input.records import RecordSet
 from unimedi_jax.metrics import auroc, classification, findings, retrieval, zeroshot
 
+LOG = logging.getLogger(__name__)
 METRICS = ("i2t_r5", "t2i_r5", "chance_r5", "p5", "chance_p5", "auroc/macro10")
 REPORTS, ACROSS, PRECISION, ZEROSHOT = "report retrieval", "retrieval by finding", "precision by finding", "zero-shot"
 PROMPTS = "prompts on reports"  # zero-shot classification of the reports themselves: what the prompts can give at best
@@ -34,6 +35,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     trained = pretrained.load(chosen.checkpoint, chosen.network)
     outputs = Outputs(trained, results.folder(workdir, trained))
     sets = [records.open_set(chosen.data_dir, name) for name in places.set_names(chosen.data)]
+    if not sets:
+        raise UserError("config.data names no set: give built sets, comma-separated")
     trials.check_leaks(trained, sets, chosen)
     rows = evaluate(trained, sets, chosen, outputs)
     results.publish(rows, METRICS, outputs.workdir, trained)
@@ -58,20 +61,23 @@ def evaluate(
         UserError: no set has test records that can be measured.
     """
     outputs, before = outputs or Outputs(), len(outputs.rows) if outputs else 0
-    embedder = trained.embedder(rows=config.rows, ct_slices=config.ct_slices)
+    embedder, left = trained.embedder(rows=config.rows, ct_slices=config.ct_slices), list(sets)
     for encoder in trials.encoders(config):
-        task = Retrieval(trained, config, embedder, encoder)
-        for one in sets:
-            with trials.left_out(one.name, "retrieve") if len(sets) > 1 else contextlib.nullcontext():
+        task, facts = Retrieval(trained, config, embedder, encoder), {"task": "retrieve", "encoder": encoder}
+        for one in tuple(left):
+            try:
                 asked = prompts.of_set(config.prompts, one.contract)
-                facts = {"task": "retrieve", "encoder": encoder, "prompts": asked}
-                outputs.part(functools.partial(task.of_set, one), config, [one], **facts)
-        for xrays, cts in itertools.permutations(sets, 2):
+                outputs.part(functools.partial(task.of_set, one), config, [one], **facts, prompts=asked)
+            except UserError as error:
+                if len(sets) == 1:
+                    raise
+                LOG.warning("%s, retrieve: left out: %s", one.name, error)
+                left.remove(one)
+        for xrays, cts in itertools.permutations(left, 2):
             if xrays.size("xray", "test") and cts.size("ct", "test"):
-                with trials.left_out(f"{xrays.name} and {cts.name}", "retrieve"):
-                    facts = {"task": "retrieve", "encoder": encoder, "xrays": xrays.name}
-                    outputs.part(functools.partial(task.of_pair, xrays, cts), config, [xrays, cts], **facts)
-    if len(outputs.rows) == before:
+                fill = functools.partial(task.of_pair, xrays, cts)
+                outputs.part(fill, config, [xrays, cts], **facts, xrays=xrays.name)
+    if not left:
         raise UserError(f"nothing could be measured on {', '.join(one.name for one in sets)}: see the lines above")
     return outputs.rows[before:]
 
