@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 
+from unimedi_jax.export import card
 from unimedi_jax.input import places
 from unimedi_jax.input.records import RecordSet
 from unimedi_jax.metrics import auroc, gap, retrieval, slices
@@ -121,3 +122,11 @@ def test_further_sets_have_rows_and_tables_of_their_own() -> None:
     assert "X-ray, other, report to image" in [row.name for row in shown["Report retrieval"].rows]
     gaps = [row.name for row in shown["Modality gap"].rows]
     assert {"X-ray, other and CT, mine images", "X-ray, other and CT, mine images, CLS"} <= set(gaps)
+
+
+def test_the_card_of_an_export_has_a_column_for_every_set() -> None:
+    final = {"step": 3, "test/xray/probe/macro10": 0.75, "test/xray:other/probe/macro10": 0.5, "test/ct/cases": 1.0}
+    rows = card._results([final])
+    assert rows[:2] == ["| | X-ray | CT | X-ray, other |", "|---|---|---|---|"]
+    assert rows[2].endswith("| 0.750 | - | 0.500 |")
+    assert len(rows) == 3

@@ -7,6 +7,7 @@ from typing import Any
 
 from data import members
 from unimedi_jax.inference import pretrained
+from unimedi_jax.input.places import SINGULAR
 from unimedi_jax.models import towers
 from unimedi_jax.report import tables
 from unimedi_jax.report.tables import Line
@@ -17,6 +18,7 @@ RESULTS = {
     "retrieval/i2t_r5": "image to report R@5",
     "slices/any/hit_rate": "slice hit rate",
 }
+FURTHER = ("test/xray:", "test/ct:")  # keys of further sets (input/places.py)
 ROUTES = """
 ## Loading it
 
@@ -107,9 +109,12 @@ def _results(metrics: Sequence[Line]) -> list[str]:
     final = tables.final(metrics)
     if final is None:
         return ["The run was not evaluated on test patients when this was exported."]
-    rows = ["| | X-ray | CT |", "|---|---|---|"]
+    measured = dict.fromkeys(["xray", "ct", *(key.split("/")[1] for key in final if key.startswith(FURTHER))])
+    parts = (name.partition(":") for name in measured)
+    heads = (", ".join(filter(None, (SINGULAR[modality], name))) for modality, _, name in parts)
+    rows = [f"| | {' | '.join(heads)} |", "|---" * (1 + len(measured)) + "|"]
     for key, title in RESULTS.items():
-        values = [final.get(f"test/{modality}/{key}") for modality in ("xray", "ct")]
+        values = [final.get(f"test/{place}/{key}") for place in measured]
         if any(value is not None for value in values):
             cells = ("-" if value is None or math.isnan(value) else f"{value:.3f}" for value in values)
             rows.append(f"| {title} | {' | '.join(cells)} |")
