@@ -86,7 +86,8 @@ def measure(encoder: Encoder) -> None:
     job = jobs.build_job(typed(PretrainConfig, run.settings), run.folder)
     known = members.read(pathlib.Path(run.settings.init.vision).parent)  # of an export, beside its files
     if known is not None:
-        leaks.check(known, [job.sets[0][0]], allowed=run.settings.allow_leaks, where=run.settings.init.vision)
+        tested = [record_set for record_set, _ in job.sets]
+        leaks.check(known, tested, allowed=run.settings.allow_leaks, where=run.settings.init.vision)
     with jax.set_mesh(job.mesh):
         fresh = jax.jit(lambda key: states.init_variables(job.model, key)[0])(jax.random.key(run.seed))
         variables, summary = weights({"batch_stats": {}, **fresh}, job.model, run.settings.init.vision, **grey)
