@@ -20,7 +20,7 @@ from tests.conftest import TINY
 from tests.evaluation.conftest import checkpoint_dir  # noqa: F401
 from tests.inference.conftest import make_vit, timm  # noqa: F401
 from unimedi_jax import flops, sharding, writers
-from unimedi_jax.comparison import ablate, compare, released, runs
+from unimedi_jax.comparison import ablate, compare, released, runs, runs_page
 from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.config.typed import typed
 from unimedi_jax.evaluation import evaluator, results
@@ -129,7 +129,7 @@ def test_table_and_csv_hold_what_the_runs_said(done, name):
         assert float(row["value"]) == logged[metric]
         assert (row["low"] and float(row["low"])) == logged.get(f"{metric}/low", "")
         assert (row["data"], row["seed"], row["task"]) == ("phantom", "3", "comparison")
-    for metric in set(runs.SHOWN) & set(own):
+    for metric in set(runs_page.SHOWN) & set(own):
         key = f"{name}/comparison/phantom/1/{metric}"
         assert re.search(f'data-key="{key}" data-value="{re.escape(json.dumps(logged[metric]))}"', page)
     assert {"xray/zeroshot/macro", "ct/slices/any/hit_rate", "gap/xray_ct/distance"} <= set(own)
@@ -183,7 +183,7 @@ def test_a_second_call_trains_nothing(done, monkeypatch, capsys):
 def test_a_released_encoder_is_probed_on_films_alone(done):
     _, workdir = done
     rows = {metric: row for (encoder, metric), row in read(workdir).items() if encoder == "somebody"}
-    assert set(rows) & set(runs.SHOWN) == {"xray/probe/macro"}
+    assert set(rows) & set(runs_page.SHOWN) == set(), "four test patients: no finding has ten cases of both kinds"
     logged = final(workdir / "encoder-somebody")["xray/probe/macro"]
     assert float(rows["xray/probe/macro"]["value"]) == logged
     assert json.loads((workdir / "encoder-somebody" / released.FACTS).read_text())["checkpoint"].endswith(
@@ -297,7 +297,7 @@ def test_seeds_are_averaged_and_their_spread_is_told(records_dir, tmp_path, monk
     monkeypatch.setattr(loop, "run", lambda settings, folder: None)
     monkeypatch.setattr(runs, "gflop", lambda run: 12.34)
     for seed, value in ((0, 0.6), (1, 0.9)):
-        both = interval("xray/zeroshot/macro", value) | interval("ct/probe/macro", value - 0.2)
+        both = interval("xray/zeroshot/macro10", value) | interval("ct/probe/macro10", value - 0.2)
         gap = {"gap/xray_ct/distance": value, "gap/images/separation": float("nan")}
         finished_run(tmp_path / f"unimedi-{seed}", both | gap, seconds=1.0 + seed)
         finished_run(tmp_path / f"xray_only-{seed}", both | gap)
@@ -313,7 +313,7 @@ def test_seeds_are_averaged_and_their_spread_is_told(records_dir, tmp_path, monk
     page = (tmp_path / "index.html").read_text()
     assert "means over 2 seeds, small figures under them the smallest and the largest" in page
     with (tmp_path / "results.csv").open() as stream:
-        rows = [row for row in csv.DictReader(stream) if row["metric"] == "xray/zeroshot/macro"]
+        rows = [row for row in csv.DictReader(stream) if row["metric"] == "xray/zeroshot/macro10"]
     assert [(r["encoder"], r["seed"], r["value"], r["low"]) for r in rows[:2]] == [
         ("unimedi", "0", "0.6", "0.5"),
         ("xray_only", "0", "0.6", "0.5"),
@@ -326,11 +326,48 @@ def test_one_seed_keeps_its_bootstrap_and_a_system_without_reports_a_dash(record
     config.presets = "unimedi"
     monkeypatch.setattr(loop, "run", lambda settings, folder: None)
     monkeypatch.setattr(runs, "gflop", lambda run: 1.0)
-    finished_run(tmp_path / "unimedi-0", interval("xray/probe/macro", 0.5))
+    finished_run(tmp_path / "unimedi-0", interval("xray/probe/macro10", 0.5))
     compare.run(config, tmp_path)
     row = table(tmp_path, capsys)["unimedi"]
     assert row["X-ray probe AUC"] == "0.500 [0.400, 0.600]"
     assert row["X-ray zero-shot AUC"] == row["X-ray R@5"] == "-"
+
+
+def test_a_preset_that_fails_costs_its_own_rows_and_the_others_are_there_at_once(
+    records_dir, tmp_path, monkeypatch, capsys, caplog
+):
+    """And X-rays of a second set have a table of their own."""
+    config = configs.get_config()
+    config.data_dir, config.presets = str(records_dir), "clip,unimedi,convirt"
+    monkeypatch.setattr(runs, "gflop", lambda run: 1.0)
+    scalars = interval("xray/zeroshot/macro10", 0.4) | {"xray:mine/zeroshot/macro10": 0.8, "ct:mine/probe/macro10": 0.3}
+    scalars |= {
+        "xray:mine/retrieval/i2t_r5": 0.1,
+        "xray:mine/retrieval/chance_r5": 0.2,
+        "gap/xray:mine_ct/distance": 0.5,
+    }
+    done = []
+
+    def train(settings, folder):
+        name = folder.name.partition("-")[0]
+        if done:
+            assert {encoder for encoder, _ in read(tmp_path)} == set(done)
+        if name == "unimedi":
+            raise UserError("the loss is not finite")
+        finished_run(folder, scalars)
+        done.append(name)
+
+    monkeypatch.setattr(loop, "run", train)
+    compare.run(config, tmp_path)
+    assert "preset unimedi, seed 0, left out: the loss is not finite" in caplog.messages
+    assert {encoder for encoder, _ in read(tmp_path)} == {"clip", "convirt"}
+    first, _, second = capsys.readouterr().out.partition("Comparison: mine")
+    assert "0.400 [0.300, 0.500] (below chance)" in first
+    lines = second.splitlines()
+    columns = ["X-ray zero-shot AUC", "CT probe AUC", "X-ray R@5", "gap, centroids, its X-rays"]
+    assert re.split(r" {2,}", lines[1].strip()) == columns
+    cells = ["clip", "0.800", "0.300 (below chance)", "0.100 (below chance)", "0.500"]
+    assert re.split(r" {2,}", lines[2].strip()) == cells
 
 
 def test_a_run_without_its_last_line_is_said(records_dir, tmp_path, monkeypatch):
@@ -350,9 +387,9 @@ def test_ablations_add_two_encoders_and_their_map(checkpoint_dir, records_dir, t
     for name in ("xray_only", "ct_only"):
         (tmp_path / f"{name}-0").symlink_to(checkpoint_dir)
     monkeypatch.setattr(loop, "run", lambda settings, folder: None)
-    monkeypatch.setattr(runs, "costs", lambda *_: [])
+    monkeypatch.setattr(runs, "costs", lambda *_, **__: [])
     monkeypatch.setattr(
-        runs, "measured", lambda run, task: [results.Result(task, "phantom", "", run.name, "xray/probe/macro", 0.5)]
+        runs, "measured", lambda run, task: [results.Result(task, "phantom", "", run.name, "xray/probe/macro10", 0.5)]
     )
     ablate.run(config, tmp_path)
     cells = table(tmp_path, capsys)

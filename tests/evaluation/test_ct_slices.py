@@ -13,7 +13,7 @@ from tests.conftest import once
 from tests.evaluation.conftest import save_run, small_job
 from unimedi_jax.comparison import ablate
 from unimedi_jax.config.jobs import EvaluateConfig, ProbeConfig, RetrieveConfig
-from unimedi_jax.evaluation import evaluate, fine_tuning, network, probe, retrieve
+from unimedi_jax.evaluation import downstream, evaluate, fine_tuning, network, probe, retrieve
 from unimedi_jax.inference import embed, features, pretrained
 from unimedi_jax.train.job import build_evaluator
 
@@ -44,7 +44,7 @@ def by_probe(trained, dataset):
 
 
 def by_retrieve(trained, dataset):
-    retrieve.evaluate(trained, dataset, RetrieveConfig(**SMALL))
+    retrieve.evaluate(trained, [dataset], RetrieveConfig(**SMALL))
 
 
 def by_ablate(trained, dataset):
@@ -55,8 +55,8 @@ def by_ablate(trained, dataset):
 
 def by_evaluate(trained, dataset):
     settings = EvaluateConfig(shares=(1.0,), seeds=(0,), **SMALL)
-    for task in ("probe", "retrieve"):
-        evaluate.TASKS[task](trained, dataset, settings)
+    evaluate.TASKS["probe"](trained, dataset, settings, downstream.Outputs())
+    evaluate.TASKS["retrieve"](trained, [dataset], settings, downstream.Outputs())
 
 
 @pytest.mark.parametrize("job", [by_probe, by_retrieve, by_ablate, by_evaluate])

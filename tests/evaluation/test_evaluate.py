@@ -3,6 +3,8 @@
 import csv
 import dataclasses
 import pathlib
+import shutil
+import sys
 import types
 
 import numpy as np
@@ -14,7 +16,7 @@ from data.errors import UserError
 from data.phantom import source as phantom
 from data.phantom.options import Options
 from unimedi_jax import cli
-from unimedi_jax.evaluation import detect, evaluate, probe, results, segment
+from unimedi_jax.evaluation import detect, evaluate, probe, results, retrieve, segment
 from unimedi_jax.input import records
 from unimedi_jax.report import published
 
@@ -139,3 +141,59 @@ def test_the_default_folder_of_a_job_is_named_after_the_checkpoint(monkeypatch):
         monkeypatch.setattr(cli.config_flags, "get_config_filename", lambda _, job=job: f"configs/{job}.py:phantom")
         monkeypatch.setattr(cli.flags, "FLAGS", {"config": None})
         assert cli._workdir() == pathlib.Path("runs") / f"{job}-phantom-{results.CHECKPOINT}"
+
+
+@pytest.fixture(scope="module")
+def films_and_scans(tmp_path_factory) -> pathlib.Path:
+    """Two sets, one of X-rays and one of CTs, and two that were damaged after they were built."""
+    folder = tmp_path_factory.mktemp("sets")
+    for name, counts in {"films": (12, 1), "scans": (1, 12), "torn": (1, 1), "cut": (4, 1)}.items():
+        source = phantom.source(xrays=counts[0], cts=counts[1], seed=len(name), options=Options(split="test"))
+        dataset.build(source, folder, name, workers=1)
+    for part in ("films/ct", "cut/ct", "scans/xray"):
+        shutil.rmtree(folder / part)
+    (folder / "torn" / "contract.json").write_text("{")
+    (shard,) = (folder / "cut" / "xray").rglob("*.array_record*")
+    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+    return folder
+
+
+def test_films_of_one_set_and_scans_of_another_fill_both_halves_and_damage_costs_its_own_rows(
+    config, films_and_scans, tmp_path, caplog, monkeypatch
+):
+    config.data, config.data_dir, config.tasks = "films,cut,scans,torn", str(films_and_scans), "retrieve,slices"
+    monkeypatch.setattr(evaluate.hit_rates.HitRates, "measure", lambda *_: sys.exit("killed"))
+    with pytest.raises(SystemExit):
+        evaluate.run(config, tmp_path)
+    rows = _rows(tmp_path)
+    assert {row["data"] for row in rows} >= {"films", "scans", "films+scans"}, "on the disk before the next task ends"
+    assert not (tmp_path / "index.html").exists()
+    monkeypatch.undo()
+    monkeypatch.setattr(retrieve.Retrieval, "of_set", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(retrieve.Retrieval, "of_pair", lambda *_: pytest.fail("measured again"))
+    caplog.clear()
+    # What is damaged cannot be taken over: it is tried again, and costs its line.
+    monkeypatch.setattr(evaluate, "_open", _without("cut", evaluate._open))
+    evaluate.run(config, tmp_path)
+    again = _rows(tmp_path)
+    assert [row for row in again if row["task"] != "slices"] == rows
+    assert {row["data"] for row in again if row["task"] == "slices"} == {"scans"}
+    assert sum("torn, all tasks: left out" in line for line in caplog.messages) == 1
+    page = (tmp_path / "index.html").read_text()
+    for place in ("films, xray", "scans, ct", "films+scans"):
+        assert place in page
+
+
+def _rows(workdir: pathlib.Path) -> list[dict[str, str]]:
+    with (workdir / "results.csv").open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def _without(name, opening):
+    return lambda settings: [one for one in opening(settings) if one.name != name]
+
+
+def test_a_set_that_is_named_and_not_there_is_an_error_and_not_a_line(config, tmp_path):
+    config.data = "phantom,fantom"
+    with pytest.raises(UserError, match="no built set named fantom"):
+        evaluate.run(config, tmp_path)

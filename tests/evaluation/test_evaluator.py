@@ -1,14 +1,17 @@
 """What embeddings alone allow to measure, and under which names."""
 
 import dataclasses
+import pathlib
 
 import numpy as np
 import pytest
 
+from data.errors import UserError
 from tests.evaluation.conftest import small_job
 from unimedi_jax.config.jobs import ProbeConfig
 from unimedi_jax.evaluation import evaluator, probe
 from unimedi_jax.inference import features
+from unimedi_jax.input import places, records
 from unimedi_jax.metrics import gap, slices
 from unimedi_jax.train.job import build_evaluator
 
@@ -16,7 +19,7 @@ from unimedi_jax.train.job import build_evaluator
 def split(cls: np.ndarray, z: np.ndarray) -> features.EmbeddedSplit:
     """Cases with no finding and the only one in turn."""
     labels = (np.arange(len(z)) % 2).astype(np.float32)[:, None]
-    return features.EmbeddedSplit(cls, z, None, labels, ("",) * len(z))
+    return features.EmbeddedSplit(cls, z, None, labels, ("",) * len(z), names=("nodule",))
 
 
 @pytest.fixture
@@ -63,6 +66,108 @@ def test_a_run_measures_how_its_slices_are_chosen(checkpoint_dir, records_dir, t
     assert scalars["ct/slices/any/random_rate"] == by_hand.random
     # The probe of a run is that of the probe job, under all labels.
     config = ProbeConfig(modality="ct", shares=(1.0,), seeds=(0,), untrained=False, rows=4, resamples=0)
-    job = {row.metric: row.value for row in probe.evaluate(trained, measure.dataset, config)}
-    for label in (*measure.dataset.contract["labels"], "macro"):
+    (place,) = [place for place in measure.places if place.name == "ct"]
+    job = {row.metric: row.value for row in probe.evaluate(trained, place.dataset, config)}
+    for label in (*place.labels, "macro"):
         assert scalars[f"ct/probe/{label}"] == pytest.approx(job[f"auroc/{label}"], abs=1e-6, nan_ok=True)
+
+
+# ---- several sets, with made-up embeddings ----
+
+
+class Made(records.RecordSet):
+    """A set of so many records of each modality and split, of which nothing is on the disk."""
+
+    def size(self, modality: str, split: str) -> int:
+        return self.contract["splits"].get(modality, {}).get(split, 0)
+
+
+def made(name: str, labels: tuple[str, ...], **splits: dict[str, int]) -> Made:
+    prompts = {label: {"positive": [label], "negative": [f"no {label}"]} for label in labels}
+    return Made(name, pathlib.Path(name), {"labels": list(labels), "prompts": prompts, "splits": splits})
+
+
+@pytest.fixture
+def measure(monkeypatch) -> evaluator.Evaluator:
+    """Films of two sets and scans of two more, one of which can be damaged by its name."""
+    count = {"train": 30, "val": 20, "test": 24}
+    sets = [
+        made("films", ("nodule", "mass"), xray=count),
+        made("scans", ("mass", "nodule", "edema"), ct=count),
+        made("more", ("mass",), xray={"test": 12}),
+        made("damaged", ("mass",), ct={"test": 12}),
+        made("unlabelled", (), xray={"train": 9}),
+    ]
+
+    def embed(_, __, dataset, sampler, split, *, examples=0, images_alone=False, **___) -> features.EmbeddedSplit:
+        if dataset.name == "damaged":
+            raise UserError("record 3 of damaged cannot be read")
+        labels, n = dataset.contract["labels"], dataset.size(sampler, split)
+        rng = np.random.default_rng([len(labels), n])
+        z = rng.normal(size=(n, 6)).astype(np.float32)
+        findings = (np.arange(n)[:, None] % (len(labels) + 1) == np.arange(len(labels))).astype(np.float32)
+        reports = tuple(f"report {row}" for row in range(n))
+        about = {"names": tuple(labels), "z_report": None if images_alone else z[::-1]}
+        return features.EmbeddedSplit(z, z, labels=findings, reports=reports, **about)
+
+    def embed_prompts(*arguments) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        count, rng = len(arguments[3]["labels"]), np.random.default_rng(1)
+        return tuple([rng.normal(size=(1, 6)) for _ in range(count)] for _ in range(2))
+
+    monkeypatch.setattr(evaluator, "RESAMPLES", 0)
+    monkeypatch.setattr(features, "embed", embed)
+    monkeypatch.setattr(features, "embed_prompts", embed_prompts)
+    return evaluator.Evaluator(
+        places=places.of_sets(sets),
+        samplers={"xray": "xray", "ct": "ct"},
+        embedder=None,
+        tokenizer=None,
+        length=8,
+        limit=0,
+        slices=0,
+        prompts={one.name: one.contract["prompts"] for one in sets},
+        score="sum",
+    )
+
+
+def test_every_set_is_measured_under_its_name(measure, caplog) -> None:
+    assert [place.name for place in measure.places] == ["xray", "xray:more", "ct", "ct:damaged"]
+    assert [place.title for place in measure.places][:2] == ["X-ray, films", "X-ray, more"]
+    scalars, embedded = measure({}, "test", final=True)
+    assert list(embedded) == ["xray", "xray:more", "ct"], "what cannot be read costs its own numbers"
+    (line,) = [message for message in caplog.messages if "damaged" in message]
+    assert line == "CTs of damaged left out: record 3 of damaged cannot be read"
+    for place, labels in (("xray", ("nodule", "mass")), ("xray:more", ("mass",)), ("ct", ("mass", "nodule", "edema"))):
+        assert f"{place}/retrieval/i2t_r5" in scalars
+        assert all(f"{place}/zeroshot/{label}" in scalars for label in (*labels, "macro", "macro10"))
+    assert "xray/probe/macro" in scalars
+    assert "xray:more/probe/macro" not in scalars, "a set for testing alone has nothing to fit a probe on"
+    assert not any("damaged" in name for name in scalars)
+    gaps = {name.split("/")[1] for name in scalars if name.startswith("gap/") and name.endswith("/accuracy")}
+    reports = {f"{place}_{place}_report" for place in embedded}
+    assert gaps == reports | {f"{xray}_ct{end}" for xray in ("xray", "xray:more") for end in ("", "_cls")}
+    # By hand: "mass" is all that every set knows, in another column of each; none of a set's own labels is no finding.
+    rows = []
+    for name, part in embedded.items():
+        index = {"xray": 1, "xray:more": 0, "ct": 0}[name]
+        rows += [0 if row[index] == 1 else 1 if not row.any() else -1 for row in part.labels]
+    z = np.concatenate([part.z for part in embedded.values()])
+    assert scalars["gap/images/separation"] == pytest.approx(gap.class_separation(z, np.array(rows)))
+
+
+def test_a_run_whose_every_set_is_damaged_ends_with_the_reason(measure) -> None:
+    alone = dataclasses.replace(measure, places=[place for place in measure.places if place.name == "ct:damaged"])
+    with pytest.raises(UserError, match="record 3 of damaged"):
+        alone({}, "test")
+
+
+def test_the_first_set_that_is_measured_has_the_plain_name(measure) -> None:
+    assert measure.can_measure("val")
+    assert {place.name for place in measure.measured("val")} == {"xray", "ct"}
+    only = made("trained", ("mass",), xray={"train": 9})
+    later = made("tested", ("mass",), xray={"test": 9})
+    assert [place.name for place in places.of_sets([only, later])] == ["xray"]
+
+
+def test_weights_mean_nothing_to_an_evaluation() -> None:
+    assert places.set_names(" mine, phantom:0.5,") == ["mine", "phantom"]

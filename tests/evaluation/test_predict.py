@@ -117,9 +117,9 @@ def test_zero_shot_is_by_the_prompts_of_the_training_set(pictures, checkpoint_di
 
 def test_a_fine_tuned_head_brings_its_encoder(pictures, trained, phantom, checkpoint_dir, tmp_path):
     config = ProbeConfig(modality="xray", tune="full", full=QUICK, **ONE)
-    outputs = downstream.Outputs()
+    outputs = downstream.Outputs(trained, tmp_path, detailed=True)
     probe.evaluate(trained, phantom, config, outputs)
-    outputs.write(tmp_path)
+    outputs.finish()
     predict.run(config_of(checkpoint_dir, pictures, tmp_path / "out.csv", head=str(tmp_path / "heads" / "full")))
     rows = table(tmp_path / "out.csv")
     again = {row["id"]: row for row in table(tmp_path / downstream.CASES)}

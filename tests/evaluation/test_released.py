@@ -169,6 +169,8 @@ def test_files_are_embedded_and_what_it_does_not_read_is_named(rad_dino, tmp_pat
 
 
 def test_offline_the_hub_says_so_in_one_line():
-    with pytest.raises(UserError, match=r"^config\.checkpoint nobody/nothing-of-that-name@main: .* Hugging Face") as error:
+    with pytest.raises(
+        UserError, match=r"^config\.checkpoint nobody/nothing-of-that-name@main: .* Hugging Face"
+    ) as error:
         released.read("hf:nobody/nothing-of-that-name@main")
     assert "\n" not in str(error.value)

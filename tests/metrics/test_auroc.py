@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from unimedi_jax.metrics import auroc
+from unimedi_jax.metrics import auroc, classification
 
 
 @pytest.mark.parametrize("levels", [3, 10, 10**9])  # few levels: many ties
@@ -69,3 +69,23 @@ def test_interval_holds_the_truth_about_as_often_as_it_says() -> None:
         assert auc.low[0] == auc.macro_low <= auc.macro <= auc.macro_high == auc.high[0]
         held += auc.low[0] <= 0.7602 <= auc.high[0]
     assert held >= 34
+
+
+def test_findings_of_few_cases_are_not_in_the_mean_of_headlines() -> None:
+    """Ten positives and ten negatives count; nine do not, however good their AUC looks."""
+    rng = np.random.default_rng(0)
+    targets = np.zeros((60, 3))
+    targets[:10, 0] = targets[:9, 1] = targets[:51, 2] = 1  # the last has nine negatives
+    scores = rng.normal(size=(60, 3)) + 3 * targets * [0, 1, 1]
+    auc = auroc.per_label(scores, targets, resamples=50)
+    assert auc.macro10 == auc.per_label[0] == pytest.approx(roc_auc_score(targets[:, 0], scores[:, 0]))
+    assert auc.macro10_low == auc.low[0]
+    scalars = auc.scalars(["a", "b", "c"])
+    assert (scalars["macro10"], scalars["macro10/findings"]) == (auc.macro10, 1)
+    values = classification.measure(1 / (1 + np.exp(-scores)), targets, ["a", "b", "c"], resamples=50)
+    assert values["auroc/macro10"] == pytest.approx(auc.macro10)
+    assert values["auprc/macro10"] == values["auprc/a"]
+    assert values["auroc/macro10/low"] == pytest.approx(auc.macro10_low)
+    none = auroc.per_label(scores[:, 1:], targets[:, 1:], resamples=5).scalars(["b", "c"])
+    assert np.isnan(none["macro10"])
+    assert "macro10/low" not in none

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from tests.pages import HOSTILE, Parsed, assert_loads_and_runs_nothing, assert_same_page_but_for_texts
+from unimedi_jax.input.places import Place
+from unimedi_jax.input.records import RecordSet
 from unimedi_jax.report import content, figures, page, tables
 
 SECRET = "Nodule <script>alert(1)</script> of Mrs. Doe & son"
@@ -45,23 +47,25 @@ def filled() -> content.PageContent:
     lesion = np.zeros((8, 16, 16), bool)
     lesion[3, 4:8, 4:8] = True
     metrics = _metrics()
+    contract = {"labels": ["nodule", "a<b"], "splits": {"xray": {"train": 12, "test": 3}, "ct": {"train": 4}}}
+    mine = RecordSet("mine", Path("mine"), contract)
     return content.PageContent(
         name="run <1>",
         config={"seed": 0, "data": {"name": "a&b", "path": "https://example.org/x"}},
-        contract={"labels": ["nodule", "a<b"], "splits": {"xray": {"train": 12, "test": 3}, "ct": {"train": 4}}},
+        contracts={"mine": contract},
         metrics=metrics,
-        tables=tables.result_tables(metrics, ["nodule", "a<b"]),
+        tables=tables.result_tables(metrics, [Place(name, name, mine) for name in ("xray", "ct")]),
         embedding=content.EmbeddingMap(
             rng.normal(size=(12, 2)), ["X-ray", "CT"] * 6, ["nodule", "normal", "normal"] * 4
         ),
-        attention=[content.AttentionExample(image, rng.random((2, 2)), ["a<b"], SECRET)],
+        attention=[content.AttentionExample(image, rng.random((2, 2)), "a<b", SECRET)],
         slices=[
             content.SliceExample(
                 volume=rng.integers(-1000, 400, (8, 16, 16)).astype(np.int16),
                 scores=rng.random(4),
                 chosen_layers=np.array([1, 2]),
                 chosen_slices=np.array([3, 5]),
-                findings=["nodule"],
+                findings="nodule",
                 report=SECRET,
                 lesion=lesion,
             )
@@ -71,7 +75,7 @@ def filled() -> content.PageContent:
                 "X-ray",
                 image,
                 SECRET,
-                [content.Retrieved(SECRET, 0.9, True), content.Retrieved("Clear lungs.", 0.4, False)],
+                [content.Retrieved(SECRET, 0.9, True), content.Retrieved("Clear lungs.", 0.4, None)],
             )
         ],
         notes=["X-ray, a<b: the prompt pair may be inverted."],
@@ -122,12 +126,14 @@ def test_links_and_pictures_are_whole(shown: str) -> None:
         assert picture["alt"]
 
 
-def test_information_has_curves_of_its_own() -> None:
-    """It is no loss: on their axis it would bend their curves."""
-    names = ["loss", "xray/icl", "ct/icl", "xray/icl_information", "ct/pcl_information"]
-    lines = [{"step": step, **dict.fromkeys(names, 0.5 * step)} for step in (1, 2)]
+def test_what_is_no_loss_has_curves_of_its_own() -> None:
+    """On the axis of the losses it would bend their curves."""
+    losses = ["loss", "loss/icl", "loss/pcl", "xray/icl", "ct/icl"]
+    others = ["xray/icl_information", "ct/pcl_information", "xray/icl_prototypes", "ct/icl_prototypes"]
+    lines = [{"step": step, **dict.fromkeys([*losses, *others], 0.5 * step)} for step in (1, 2)]
     panels = dict(page._panels(lines))
-    assert panels["Information of the targets, in nats"] == names[3:]
+    assert panels["Information of the targets, in nats"] == others[:2]
+    assert panels["Prototypes"] == others[2:], "a count is no loss either, and no nats"
     assert (panels["X-rays"], panels["CTs"]) == (["xray/icl"], ["ct/icl"])
 
 
@@ -137,8 +143,8 @@ def test_reports_are_hidden_unless_asked_for(filled: content.PageContent, shown:
     for word in ("Doe", "Clear lungs", "alert"):
         assert word not in text
     assert text.count("hidden") == 5 + 1  # every report, and the note that says how to show them
-    assert "show_reports=True" in text
-    assert "show_reports=True" not in shown
+    assert "--config.show_reports=yes" in text
+    assert "--config.show_reports" not in shown
 
 
 def test_texts_are_escaped(shown: str) -> None:
@@ -160,10 +166,13 @@ def _of_texts(text: Callable[[str], str]) -> content.PageContent:
         name=text("name"),
         kind=text("kind"),
         config={text("setting"): {text("inner setting"): text("set to")}},
-        contract={
-            "labels": [text("label")],
-            "splits": {text("modality"): {text("split"): text("count")}},
-            text("rule"): [text("ruled")],
+        contracts={
+            text("set"): {
+                "labels": [text("label")],
+                "splits": {text("modality"): {text("split"): text("count")}},
+                text("rule"): [text("ruled")],
+            },
+            text("other set"): {},
         },
         metrics=[{"step": 1, text("key"): 0.5, text("beside key"): 0.25} | ends],
         tables=[
@@ -172,15 +181,10 @@ def _of_texts(text: Callable[[str], str]) -> content.PageContent:
             )
         ],
         embedding=None,
-        attention=[content.AttentionExample(image, np.ones((2, 2)), [text("finding")], text("X-ray report"))],
+        attention=[content.AttentionExample(image, np.ones((2, 2)), text("finding"), text("X-ray report"))],
         slices=[
             content.SliceExample(
-                lesion.astype(np.int16),
-                np.ones(2),
-                np.array([1]),
-                np.array([4]),
-                [text("CT finding")],
-                text("CT report"),
+                lesion.astype(np.int16), np.ones(2), np.array([1]), np.array([4]), text("CT finding"), text("CT report")
             )
         ],
         retrieval=[content.RetrievalExample(text("retrieval modality"), image, text("true report"), [retrieved])],
@@ -200,7 +204,7 @@ def test_hostile_texts_stay_texts_wherever_they_come_from() -> None:
     assert_loads_and_runs_nothing(hostile_page)
     assert_same_page_but_for_texts(hostile_page, page.render(_of_texts(str), show_reports=True))
     assert "<script" not in hostile_page
-    assert len(set(places)) == 27
+    assert len(set(places)) == 29
     shown = Parsed(hostile_page).shown
     for place in places:
         as_is = f"{place}: {HOSTILE}"
@@ -214,7 +218,7 @@ def test_counts_of_the_data_set(shown: str) -> None:
 
 
 def test_empty_run_still_gives_a_page() -> None:
-    empty = content.PageContent("empty", config={}, contract={}, metrics=[], tables=[])
+    empty = content.PageContent("empty", config={}, contracts={}, metrics=[], tables=[])
     parsed = Parsed(page.render(empty))
     assert not [tag for tag, _ in parsed.tags if tag in ("section", "img", "table")]
 
@@ -234,3 +238,28 @@ def test_write_makes_folders_and_leaves_nothing_half(
     with pytest.raises(RuntimeError, match="no picture"):
         page.write(path, filled)
     assert path.read_text(encoding="utf-8") == before
+
+
+def test_marks_of_a_number_are_words_and_carry_their_counts() -> None:
+    line = {"auc": 0.31, "auc/positives": 3.0, "auc/negatives": 41.0, "r5": 0.02, "chance": 0.05, "fair": 0.7}
+    line |= {"fair/positives": 10.0, "fair/negatives": 10.0}
+    cells = [
+        content.Cell("auc", chance=0.5, counts="auc"),
+        content.Cell("fair", chance=0.5, counts="fair"),
+        content.Cell("r5", "chance", "chance", chance="chance"),
+    ]
+    table = content.Table("marks", ("", "few", "enough", "r5"), [content.Row("row", cells)])
+    html = page.render(content.PageContent("marks", {}, {}, [{"step": 0, **line}], [table]))
+    text = "|".join(Parsed(html).text)
+    assert "0.310|▼ below chance|few cases:|3|with,|41|without|0.700|0.020|▼ below chance|chance|0.050" in text
+    assert "few cases" not in text.partition("0.700")[2], "ten of both are enough"
+    assert '<span class="few">' in html
+    words = tables.text(table, [line])
+    assert "0.310 (below chance, few cases)" in words
+    assert "0.020 (below chance, chance 0.050)" in words
+
+
+def test_open_is_neither_right_nor_wrong(shown: str) -> None:
+    text = Parsed(shown).text
+    verdicts = [word for word in text if word in ("right", "wrong", "open")]
+    assert verdicts == ["right", "open"]

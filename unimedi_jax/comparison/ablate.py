@@ -1,14 +1,16 @@
 """Ablations of pre-training: presets on the same data with the same steps and seeds, one table, maps side by side."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import ml_collections
 import numpy as np
 
-from unimedi_jax.comparison import runs
+from unimedi_jax.comparison import runs, runs_page
 from unimedi_jax.evaluation import evaluator, results
 from unimedi_jax.inference import features, pretrained
+from unimedi_jax.input import places
+from unimedi_jax.input.places import Place
 from unimedi_jax.report import figures
 from unimedi_jax.train import dataset
 
@@ -16,17 +18,18 @@ TASK = "ablation"
 ONE, PAIR, TWO = "one_encoder", ("xray_only", "ct_only"), "two_encoders"
 # The encoders of X-rays and of CTs of each map.
 MAPS = {TWO: PAIR, ONE: (ONE, ONE), runs.UNIMEDI: (runs.UNIMEDI, runs.UNIMEDI)}
-MAPPED = 400  # points of a modality on a map
-Parts = Mapping[str, features.EmbeddedSplit]  # by modality
+MAPPED = 400  # points of a modality of a set on a map
+Parts = Sequence[tuple[Place, features.EmbeddedSplit]]
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Trains what is not trained yet, then writes `results.csv` and `index.html` into `workdir`."""
     planned = runs.planned(config, workdir)
-    runs.train(planned)
-    rows = [row for one in planned for row in runs.measured(one, TASK)]
+    runs.check_sets(config)
+    rows = runs.train(planned, TASK, workdir)
     pictures = []
-    folders = {(one.name, one.seed): one.folder for one in planned}
+    trained = {(row.encoder, row.seed) for row in rows}
+    folders = {(one.name, one.seed): one.folder for one in planned if (one.name, one.seed) in trained}
     for seed in dict.fromkeys(config.seeds):
         for title, pair in MAPS.items():
             encoders = [folders.get((name, seed)) for name in pair]
@@ -38,29 +41,34 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
                 pictures.append((title, _map(parts, title)))
             if title == TWO:
                 rows += results.of(_joint(parts), task=TASK, data=config.data, modality="", encoder=TWO, seed=seed)
-    runs.publish([*rows, *runs.costs(planned, TASK)], workdir, config, title="Ablations", pictures=pictures)
+                results.write_csv(workdir / results.FILE, rows)
+    runs_page.publish(rows, workdir, config, title="Ablations", pictures=pictures)
 
 
 def _embedded(of_modality: Mapping[str, pathlib.Path], config: ml_collections.ConfigDict) -> Parts:
-    """The test patients of each modality through its encoder."""
-    record_set, _ = dataset.open_sets(config.data, config.data_dir)[0]
-    parts = {}
-    for modality, folder in of_modality.items():
-        trained = pretrained.load(folder)
-        trained.check(record_set, (modality,))
-        embedder = trained.embedder(rows=config.base.evals.rows)
-        sampler = trained.sampler(modality, keep=("report", "labels"))
-        parts[modality] = features.embed(embedder, trained.variables, record_set, sampler, "test")
+    """The test patients of every set and modality through the encoder of the modality."""
+    sets = [record_set for record_set, _ in dataset.open_sets(config.data, config.data_dir)]
+    networks = {modality: pretrained.load(folder) for modality, folder in of_modality.items()}
+    embedders = {name: trained.embedder(rows=config.base.evals.rows) for name, trained in networks.items()}
+    parts = []
+    for place in places.of_sets(sets):
+        if place.modality not in networks or not place.dataset.size(place.modality, "test"):
+            continue
+        trained, embedder = networks[place.modality], embedders[place.modality]
+        trained.check(place.dataset, (place.modality,))
+        sampler = trained.sampler(place.modality, keep=("report", "labels"))
+        parts.append((place, features.embed(embedder, trained.variables, place.dataset, sampler, "test")))
     return parts
 
 
 def _joint(parts: Parts) -> dict[str, float]:
     """Gap and separation of two encoders' embeddings taken together."""
-    return {f"gap/{name}": value for name, value in evaluator.image_gaps(parts).items()}
+    by_name = {place.name: part for place, part in parts}
+    return {f"gap/{name}": value for name, value in evaluator.image_gaps(by_name).items()}
 
 
 def _map(parts: Parts, title: str) -> bytes:
-    shown = {modality: figures.tsne_rows(len(part.z), limit=MAPPED) for modality, part in parts.items()}
-    points = figures.tsne(np.concatenate([parts[modality].z[rows] for modality, rows in shown.items()]))
-    modality = [name for name, rows in shown.items() for _ in rows]
-    return figures.embedding_map(points, modality, modality, title)
+    shown = [(place.title, part.z[figures.tsne_rows(len(part.z), limit=MAPPED)]) for place, part in parts]
+    points = figures.tsne(np.concatenate([z for _, z in shown]))
+    names = [name for name, z in shown for _ in z]
+    return figures.embedding_map(points, names, names, title)

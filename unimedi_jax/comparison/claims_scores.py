@@ -22,13 +22,13 @@ import jax
 import numpy as np
 
 from unimedi_jax import losses, writers
-from unimedi_jax.evaluation import evaluator, hit_rates
+from unimedi_jax.evaluation import hit_rates
 from unimedi_jax.inference import features, pretrained
 from unimedi_jax.inference.features import EmbeddedSplit
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input import records
 from unimedi_jax.input.pipeline import MODALITIES
-from unimedi_jax.metrics import linear_probe, shared_space, slices, zeroshot
+from unimedi_jax.metrics import findings, linear_probe, shared_space, slices, zeroshot
 
 Scores = Mapping[str, np.ndarray]
 NEAREST = 5  # k of the retrievals
@@ -146,7 +146,7 @@ def of_space(parts: Mapping[str, EmbeddedSplit], patients: Patients) -> dict[str
     """How the X-rays and CTs of one network, or each of its own, lie together."""
     xrays, cts = (parts[m].z[rows] for m, rows in zip(MODALITIES, patients.twice.T, strict=True))
     alone = {modality: take(parts[modality], rows) for modality, rows in patients.once.items()}
-    finding = {modality: evaluator.single_finding(part.labels) for modality, part in alone.items()}
+    finding = {modality: findings.single(part.labels) for modality, part in alone.items()}
     scores = {"own_hit": shared_space.own_hits(xrays, cts, NEAREST)}
     for modality, part in alone.items():
         own = (part.z, part.z, finding[modality], finding[modality], NEAREST)

@@ -5,7 +5,7 @@ import pathlib
 import ml_collections
 
 from data.errors import UserError
-from unimedi_jax.comparison import released, runs
+from unimedi_jax.comparison import released, runs, runs_page
 from unimedi_jax.evaluation import results
 from unimedi_jax.report import published
 
@@ -24,15 +24,16 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     if not (config.presets or config.encoders):
         raise UserError("config.presets and config.encoders are empty: name what to compare")
     trained = runs.planned(config, workdir) if config.presets else []
+    runs.check_sets(config)
     # First, as a file may be refused: a typing error must not wait for hours of training.
     encoders = released.planned(config, workdir, taken={one.name for one in trained})
-    measured = {encoder.name: released.measure(encoder, config) for encoder in encoders}
-    if trained:
-        runs.train(trained)
-    rows = [row for one in trained for row in runs.measured(one, TASK)]
     shared = {"task": TASK, "data": config.data, "modality": "", "seed": config.seeds[0]}
-    rows += [row for name, scalars in measured.items() for row in results.of(scalars, encoder=name, **shared)]
+    beside = [
+        row
+        for encoder in encoders
+        for row in results.of(released.measure(encoder, config), encoder=encoder.name, **shared)
+    ]
+    rows = runs.train(trained, TASK, workdir, beside=beside)
     others, figures = published.others()
-    rows += runs.costs(trained, TASK)
     beside = dict(tables_beside=[others], scalars_beside=figures)
-    runs.publish(rows, workdir, config, title="Comparison", note=RELEASED if encoders else "", **beside)
+    runs_page.publish(rows, workdir, config, title="Comparison", note=RELEASED if encoders else "", **beside)

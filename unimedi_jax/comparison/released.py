@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import pathlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ from unimedi_jax import writers
 from unimedi_jax.evaluation import trials
 from unimedi_jax.evaluation.evaluator import Evaluator
 from unimedi_jax.inference import pretrained, prompts, released
-from unimedi_jax.input import records
+from unimedi_jax.input import places, records
 from unimedi_jax.report import tables
 from unimedi_jax.train import dataset
 
@@ -72,12 +73,13 @@ def measure(encoder: Encoder, config: ml_collections.ConfigDict) -> dict[str, fl
     Raises:
         UserError: the set does not fit.
     """
-    one, _ = dataset.open_sets(config.data, config.data_dir)[0]
-    facts = {"checkpoint": encoder.checkpoint, "set": one.name, "content": one.contract["content_sha256"]}
+    sets = [one for one, _ in dataset.open_sets(config.data, config.data_dir)]
+    contents = {one.name: one.contract["content_sha256"] for one in sets}
+    facts = {"checkpoint": encoder.checkpoint, "sets": contents}
     path = encoder.folder / FACTS
     line = tables.final(writers.read(encoder.folder)) if path.is_file() else None
     if line is None or json.loads(path.read_text(encoding="utf-8")) != facts:
-        scalars = _scalars(encoder, one, config)
+        scalars = _scalars(encoder, sets, config)
         encoder.folder.mkdir(parents=True, exist_ok=True)
         with writers.Writer(encoder.folder, resume_step=-1) as writer:
             writer.scalars(0, {f"test/{name}": value for name, value in scalars.items()})
@@ -87,23 +89,25 @@ def measure(encoder: Encoder, config: ml_collections.ConfigDict) -> dict[str, fl
     return {key.removeprefix("test/"): x for key, x in line.items() if key.startswith("test/") and x is not None}
 
 
-def _scalars(encoder: Encoder, one: records.RecordSet, config: ml_collections.ConfigDict) -> dict[str, float]:
+def _scalars(
+    encoder: Encoder, sets: Sequence[records.RecordSet], config: ml_collections.ConfigDict
+) -> dict[str, float]:
     trained = pretrained.load(encoder.checkpoint)
-    trials.check_leaks(trained, [one], _Leaks(config.base.allow_leaks))
+    trials.check_leaks(trained, sets, _Leaks(config.base.allow_leaks))
     evals = config.base.evals
     evaluate = Evaluator(
-        dataset=one,
+        places=places.of_sets(sets),
         samplers={"xray": trained.sampler("xray", keep=("report", "labels"))},
         embedder=trained.embedder(rows=evals.rows),
         tokenizer=trained.tokenizer,
         length=trained.report_length,
         limit=0,  # all X-rays
         slices=0,
-        prompts=prompts.of_set(evals.prompts, one.contract),
+        prompts={one.name: prompts.of_set(evals.prompts, one.contract) for one in sets},
         score=evals.score,
         has_joint_space=trained.tokenizer is not None,
     )
-    LOG.info("%s: probing it on the X-rays of %s", encoder.checkpoint, one.name)
+    LOG.info("%s: probing it on the X-rays of %s", encoder.checkpoint, ", ".join(one.name for one in sets))
     with jax.set_mesh(trained.mesh):
         scalars, _ = evaluate(trained.variables, "test", final=True)
     return scalars

@@ -1,4 +1,4 @@
-"""Several pre-training runs side by side: trained on the same data with the same steps and seeds, and their table."""
+"""Several pre-training runs side by side: trained on the same data with the same steps and seeds, and their rows."""
 
 import copy
 import itertools
@@ -6,10 +6,9 @@ import json
 import logging
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
-import jax
 import ml_collections
 import numpy as np
 
@@ -19,35 +18,15 @@ from unimedi_jax.config import presets
 from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.config.typed import typed
 from unimedi_jax.evaluation import results
-from unimedi_jax.input import pipeline
-from unimedi_jax.report import page, tables
-from unimedi_jax.report.content import Cell, PageContent, Row, Table
+from unimedi_jax.input import pipeline, places
+from unimedi_jax.report import tables
 from unimedi_jax.train import dataset, loop
 from unimedi_jax.train.job import build_job
 
 LOG = logging.getLogger(__name__)
 UNIMEDI = "unimedi"  # the preset that changes nothing
 GFLOP, SECONDS = "cost/gflop", "cost/seconds"
-# Metrics of a table with their columns and digits.
-SHOWN = {
-    "xray/zeroshot/macro": ("X-ray zero-shot AUC", 3),
-    "ct/zeroshot/macro": ("CT zero-shot AUC", 3),
-    "xray/probe/macro": ("X-ray probe AUC", 3),
-    "ct/probe/macro": ("CT probe AUC", 3),
-    "xray/supervised/macro": ("X-ray supervised AUC", 3),
-    "ct/supervised/macro": ("CT supervised AUC", 3),
-    "xray/retrieval/i2t_r5": ("X-ray R@5", 3),
-    "ct/retrieval/i2t_r5": ("CT R@5", 3),
-    "ct/slices/any/hit_rate": ("slice hit rate", 3),
-    "ct/slices/any/layer_share": ("slice scores due to the layer", 3),
-    "gap/xray_ct/distance": ("gap, centroids", 3),
-    "gap/xray_ct/accuracy": ("modality classification accuracy", 3),
-    "gap/xray_ct_cls/accuracy": ("the same on CLS", 3),
-    "gap/images/separation": ("class separation", 3),
-    GFLOP: ("GFLOP a step", 1),
-    SECONDS: ("s a step", 2),
-}
-CEILINGS = ("xray/supervised/macro", "ct/supervised/macro")  # of networks that were trained on the labels
+FILE = results.FILE
 
 
 class Run(NamedTuple):
@@ -100,19 +79,40 @@ def settings_of(config: ml_collections.ConfigDict, name: str, seed: int, data: s
     return settings
 
 
-def train(runs: Sequence[Run]) -> None:
-    """Trains what is not trained yet; an interrupted run resumes.
+def check_sets(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError where the sets have no test records, which the table is made of."""
+    sets = [record_set for record_set, _ in dataset.open_sets(config.data, config.data_dir)]
+    if not places.of_sets(sets, ("test",)):
+        names = " and ".join(one.name for one in sets)
+        raise UserError(f"the set {names} has no test records: there is nothing to compare the presets on")
+
+
+def train(
+    runs: Sequence[Run], task: str, workdir: pathlib.Path, *, beside: Sequence[results.Result] = ()
+) -> list[results.Result]:
+    """Trains what is not trained yet, an interrupted run going on, and returns all rows, those of `beside` last.
+
+    The rows of each run are in results.csv as soon as it has ended. A run that fails costs its own rows and a line.
 
     Raises:
-        UserError: the set has no test records, which the table is made of.
+        UserError: all of them fail.
     """
-    settings = runs[0].settings
-    measured_on, _ = dataset.open_sets(settings.data, settings.data_dir)[0]
-    if not any(measured_on.size(modality, "test") for modality in pipeline.MODALITIES):
-        raise UserError(f"the set {measured_on.name} has no test records: there is nothing to compare the presets on")
+    rows: list[results.Result] = []
+    failures = []
     for run in runs:
         LOG.info("preset %s, seed %d", run.name, run.seed)
-        loop.run(run.settings, run.folder)
+        try:
+            loop.run(run.settings, run.folder)
+            own = measured(run, task) + costs(run, task, counts=not any(row.encoder == run.name for row in rows))
+        except UserError as error:
+            failures.append(error)
+            LOG.warning("preset %s, seed %d, left out: %s", run.name, run.seed, error)
+            continue
+        rows += own
+        results.write_csv(workdir / FILE, [*rows, *beside])
+    if failures and not rows:
+        raise failures[0]
+    return [*rows, *beside]
 
 
 def measured(run: Run, task: str) -> list[results.Result]:
@@ -124,7 +124,7 @@ def measured(run: Run, task: str) -> list[results.Result]:
     final = tables.final(writers.read(run.folder))
     if final is None:
         raise UserError(f"{run.folder} holds no finished run: remove it, or run the same command again")
-    hidden = tuple(f"test/{place}/" for place in (*run.untrained, *(("gap",) if run.untrained else ())))
+    hidden = tuple(f"test/{name}{end}" for name in run.untrained for end in "/:") + ("test/gap/",) * bool(run.untrained)
     scalars = {
         key.removeprefix("test/"): value
         for key, value in final.items()
@@ -133,13 +133,10 @@ def measured(run: Run, task: str) -> list[results.Result]:
     return _rows(run, task, scalars)
 
 
-def costs(runs: Sequence[Run], task: str) -> list[results.Result]:
-    """Seconds a step of every run, and for each preset the arithmetic of its compiled step of the whole batch."""
-    rows, first = [], {run.name: run for run in reversed(runs)}
-    for run in runs:
-        scalars = {SECONDS: _seconds(run)} | ({GFLOP: gflop(run)} if run is first[run.name] else {})
-        rows += _rows(run, task, {key: value for key, value in scalars.items() if not math.isnan(value)})
-    return rows
+def costs(run: Run, task: str, *, counts: bool) -> list[results.Result]:
+    """Seconds a step of a run, and if asked for the arithmetic of its compiled step of the whole batch."""
+    scalars = {SECONDS: _seconds(run)} | ({GFLOP: gflop(run)} if counts else {})
+    return _rows(run, task, {key: value for key, value in scalars.items() if not math.isnan(value)})
 
 
 def _rows(run: Run, task: str, scalars: dict[str, float]) -> list[results.Result]:
@@ -159,57 +156,3 @@ def _seconds(run: Run) -> float:
     rates = [line["speed/samples_per_s"] for line in writers.read(run.folder) if line.get("speed/samples_per_s")]
     samples = sum(json.loads((run.folder / "config.json").read_text(encoding="utf-8"))["global_batch"].values())
     return float(np.median([samples / rate for rate in rates])) if rates else float("nan")
-
-
-def publish(
-    rows: Sequence[results.Result],
-    workdir: pathlib.Path,
-    config: ml_collections.ConfigDict,
-    *,
-    title: str,
-    note: str = "",
-    tables_beside: Sequence[Table] = (),
-    scalars_beside: Mapping[str, float] | None = None,
-    pictures: Sequence[tuple[str, bytes]] = (),
-) -> None:
-    """Writes `results.csv` with all numbers of every seed, and `index.html` and the terminal table with their means."""
-    results.write_csv(workdir / "results.csv", rows)
-    merged = [row for row in results.average(rows, spread=True) if row.metric in SHOWN]
-    scalars: dict[str, Any] = {"step": 0} | results.scalars(merged) | dict(scalars_beside or {})
-    table = _table(merged, title, " ".join(filter(None, (_note(rows), note))))
-    settings = json.loads(config.to_json_best_effort())
-    shown = [table, *tables_beside]
-    content = PageContent(workdir.name, settings, {}, [scalars], shown, kind=title.lower(), pictures=pictures)
-    path = page.write(workdir / "index.html", content, show_reports=True)
-    print(tables.text(table, [scalars], intervals=True))
-    print(f"page: {path}\nall numbers: {workdir / 'results.csv'}")
-
-
-def _table(merged: Sequence[results.Result], title: str, note: str) -> Table:
-    """A line for each preset, in the order of the rows; columns of CEILINGS only where one of them is a ceiling."""
-    place = {row.encoder: f"{row.encoder}/{row.key.removesuffix(row.metric)}" for row in merged}
-    measured = {row.metric for row in merged}
-    shown = {metric: form for metric, form in SHOWN.items() if metric in measured or metric not in CEILINGS}
-    lines = [
-        Row(name, [Cell(start + metric, digits=digits) for metric, (_, digits) in shown.items()])
-        for name, start in place.items()
-    ]
-    return Table(title, ("", *(column for column, _ in shown.values())), lines, note)
-
-
-def _note(rows: Sequence[results.Result]) -> str:
-    seeds = len({row.seed for row in rows})
-    interval = (
-        f"Numbers are means over {seeds} seeds, small figures under them the smallest and the largest of those seeds; "
-        "for presets with one seed, the 95 % bootstrap interval over cases."
-        if seeds > 1
-        else "Small figures under a number: 95 % bootstrap interval over cases, of the one seed that was run."
-    )
-    return (
-        f"Test patients. {interval} results.csv holds every seed and finding. A dash: the model does not align "
-        "reports, does not choose slices or was not trained on that modality. GFLOP: matrix products of one step on "
-        "the whole batch, counted in the compiled program. Slice scores due to the layer: the share of their "
-        "variance; 1 is a choice by position alone. Seconds: median step time during training "
-        f"({jax.device_count()} x {jax.devices()[0].device_kind}); other load on the machine is not excluded. "
-        "The presets are defined in configs/pretrain.py."
-    )

@@ -142,6 +142,7 @@ class RetrieveConfig(DownstreamConfig):
     """Retrieval and zero-shot classification with a trained model."""
 
     job: str = "retrieve"
+    data: str = "phantom"  # built sets, comma-separated
     ct_slices: bool | None = None  # CTs with their chosen slices, or by the volume alone; None: as in the run
     each: int = 200  # patients a finding of the precision at k (CheXpert 5x200)
     rows: int = 32  # a device, when embedding

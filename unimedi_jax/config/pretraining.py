@@ -17,6 +17,8 @@ SHARES = {
 # those to the other findings' prompts ("others"), or the "sum" of both; `metrics/zeroshot.py`.
 SCORES = ("difference", "others", "sum")
 TRACKERS = ("wandb", "mlflow")
+# What config.show_reports may say, in capitals or not: a boolean arrives as its name from a command line.
+SHOWN = {"yes": True, "true": True, "no": False, "false": False, "auto": None}
 
 
 def check_score(score: str) -> None:
@@ -322,12 +324,19 @@ class PretrainConfig:
     evals: EvalsConfig = EvalsConfig()
     # Train though patients or pictures that are learnt from are among those tested on.
     allow_leaks: bool = False
-    show_reports: str = "auto"  # report texts on the page: "yes", "no", "auto" = the phantom's alone
+    show_reports: str = "auto"  # report texts on the page: "yes" or True, "no" or False, "auto" = the phantom's alone
     # Scalars, settings and the page also to "wandb", "mlflow" or "wandb,mlflow"; their own variables say where.
     track: str = ""
     profile: str = ""  # "100:105": a trace of these steps in the workdir's profile/, which TensorBoard and xprof open
 
+    @property
+    def reports_shown(self) -> bool | None:
+        """Whether the page shows report texts; None: those of the phantom alone."""
+        return SHOWN[str(self.show_reports).lower()]
+
     def __post_init__(self) -> None:
+        if str(self.show_reports).lower() not in SHOWN:
+            raise ValueError(f"config.show_reports is yes, no or auto, not {self.show_reports!r}")
         if self.accumulate > 1 and self.objective.name != "unimedi":
             raise ValueError(
                 f"config.accumulate divides batches of UniMedI's objective alone, not {self.objective.name}'s"

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -13,7 +13,7 @@ from data.errors import UserError
 from unimedi_jax.config.jobs import DetectConfig, FitConfig
 from unimedi_jax.evaluation import downstream, draws, fit, heads, results, trials, yolo
 from unimedi_jax.evaluation.box_finder import BoxFinder
-from unimedi_jax.evaluation.downstream import Outputs
+from unimedi_jax.evaluation.downstream import Outputs, Part
 from unimedi_jax.evaluation.network import Network
 from unimedi_jax.evaluation.trials import Trial
 from unimedi_jax.inference.pretrained import Pretrained
@@ -41,7 +41,7 @@ def evaluate(
 ) -> list[results.Result]:
     """All rows of a set's X-rays: each way of tuning, encoder, share and seed.
 
-    `outputs` gets the boxes of the test cases and the heads of `trials.main`.
+    Each of these trials is a part of `outputs`, with the boxes of the test cases and the head of `trials.main`.
 
     Raises:
         UserError: the set has no boxes, or no test or too few training X-rays.
@@ -50,37 +50,43 @@ def evaluate(
     if "boxes" not in dataset.contract["truth"]:
         raise UserError(f"the set {dataset.name} in {dataset.folder} has no boxes: there is nothing to detect")
     trained.check(dataset, trials.modalities(trained, dataset, "xray"))
-    table, draw = [], draws.stratified
     if config.protocol == "mgca":
         config = dataclasses.replace(config, seeds=(draws.PUBLISHED_SEED,))
-        draw = functools.partial(draws.published, rounded=False)
+    table, outputs = [], outputs or Outputs()
     for tune in tunes:
         task = Task(trained, dataset, tune, config)
         for trial in trials.trials(config, len(task.cases["train"])):
-            network = fit.train(task, trial, draw)
-            cases = task.tested("test", network)
-            scalars = detection.measure(cases, confidence=config.confidence, resamples=config.resamples)
-            place = dict(task=task_name(tune, config.protocol), data=dataset.name, modality="xray", cases=len(cases))
-            table += results.of(scalars, **place, **trial._asdict())
-            if outputs is not None:
-                _save_cases(outputs, task, trial, cases)
-            if outputs is not None and trial == trials.main(config):
-                outputs.heads.append(head(task, trial, network))
+            name = task_name(tune, config.protocol)
+            facts = dict(task=name, modality="xray", head=trial == trials.main(config))
+            fill = functools.partial(_measure, task, trial)
+            table += outputs.part(fill, config, [dataset], **facts, **trial._asdict())
     if not table:
         raise UserError(f"the set {dataset.name} in {dataset.folder} has {trials.TOO_FEW}")
     return table
 
 
-def _save_cases(outputs: Outputs, task: "Task", trial: Trial, cases: Sequence[detection.Case]) -> None:
+def _measure(task: "Task", trial: Trial, part: Part) -> None:
+    """Trains and tests the detector of a trial."""
+    config, network = task.config, fit.train(task, trial, task.draw)
+    cases = task.tested("test", network)
+    scalars = detection.measure(cases, confidence=config.confidence, resamples=config.resamples)
+    shared = dict(task=task_name(task.tune, config.protocol), modality="xray", **trial._asdict())
+    part.rows += results.of(scalars, data=task.dataset.name, cases=len(cases), **shared)
+    if part.detailed:
+        _add_cases(part, task, cases, shared)
+    if part.detailed and trial == trials.main(config):
+        part.heads.append(head(task, trial, network))
+
+
+def _add_cases(part: Part, task: "Task", cases: Sequence[detection.Case], shared: Mapping[str, Any]) -> None:
     """A row for every predicted and every true box, in the pixels of the record."""
-    shared = dict(task=task_name(task.tune, task.config.protocol), modality="xray", **trial._asdict())
     for name, case in zip(downstream.ids(task.dataset, "xray"), cases, strict=False):  # of the first `config.limit`
         for kind, places, scores in (
             ("predicted", case.predicted, case.scores),
             ("true", case.truth, np.full(len(case.truth), np.nan)),
         ):
             columns = {"box": [kind] * len(places), "score": scores} | dict(zip(CORNERS, places.T, strict=True))
-            outputs.add([name] * len(places), columns, **shared)
+            part.add([name] * len(places), columns, **shared)
 
 
 def head(task: "Task", trial: Trial, network: Network) -> heads.Head:
@@ -106,6 +112,11 @@ class Task:
     @property
     def name(self) -> str:
         return self.tune
+
+    @property
+    def draw(self) -> fit.Draw:
+        """How a share of the training cases is drawn."""
+        return functools.partial(draws.published, rounded=False) if self.published else draws.stratified
 
     @property
     def published(self) -> bool:

@@ -1,5 +1,6 @@
 """Everything that a data folder allows to measure of one checkpoint: one page, one CSV."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -10,13 +11,16 @@ from typing import Any
 
 import ml_collections
 
+from data import contract
 from data.errors import UserError
 from unimedi_jax.config.jobs import DetectConfig, EvaluateConfig, ProbeConfig, SegmentConfig
 from unimedi_jax.config.typed import typed
 from unimedi_jax.evaluation import detect, hit_rates, probe, results, retrieve, segment, trials
+from unimedi_jax.evaluation.downstream import Outputs
 from unimedi_jax.inference import pretrained, prompts
 from unimedi_jax.inference.pretrained import Pretrained
-from unimedi_jax.input import dense, records
+from unimedi_jax.input import dense, places, records
+from unimedi_jax.metrics import auroc
 from unimedi_jax.report import page, published
 from unimedi_jax.report.content import Cell, PageContent, Row, Table
 
@@ -26,12 +30,13 @@ SEGMENTATIONS = tuple(itertools.product(dense.TARGETS, segment.TUNES))
 # What the page shows of each task; the CSV has all.
 SHOWN = {
     probe.TASKS["linear"]: probe.METRICS,
-    retrieve.ZEROSHOT: ("auroc/macro", "auprc/macro", "point/accuracy", "point/f1_weighted", "point/precision"),
-    retrieve.PROMPTS: ("auroc/macro",),
+    retrieve.ZEROSHOT: ("auroc/macro10", "auprc/macro10", "point/accuracy", "point/f1_weighted", "point/precision"),
+    retrieve.PROMPTS: ("auroc/macro10",),
     retrieve.ONE_OF: ("accuracy/macro", "accuracy/chance"),
     retrieve.REPORTS: ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10"),
     retrieve.ACROSS: ("p5", "p10", "hit5"),
     retrieve.PRECISION: ("p5", "p10", "p100"),
+    retrieve.GAP: ("xray_ct/distance", "xray_ct/accuracy", "xray_ct_cls/accuracy", "images/separation"),
     hit_rates.TASK: hit_rates.METRICS,
     **dict.fromkeys(itertools.starmap(segment.task_name, SEGMENTATIONS), (*segment.METRICS, "dice_present/mean")),
     **dict.fromkeys(detect.TASKS.values(), detect.METRICS),
@@ -47,7 +52,7 @@ BY_EMBEDDINGS = (
     retrieve.ACROSS,
     retrieve.PRECISION,
 )
-WITHOUT_LABELS = (*BY_EMBEDDINGS, hit_rates.TASK)
+WITHOUT_LABELS = (*BY_EMBEDDINGS, retrieve.GAP, hit_rates.TASK)
 BLIND = ("/random_rate", "/fixed_rate")  # of slices chosen blindly: the same for every network
 CHANCE = {"i2t_r": "chance_r", "t2i_r": "chance_r", "p": "chance_p", "hit": "chance_hit"}
 
@@ -59,22 +64,20 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     if not tasks or set(tasks) - set(TASKS):
         raise UserError(f"config.tasks is a comma-separated list of {', '.join(TASKS)}, not {settings.tasks!r}")
     trained = pretrained.load(settings.checkpoint, settings.network)
-    workdir = results.folder(workdir, trained)
-    names = [name for name in settings.data.split(",") if name] or sets(settings.data_dir)
-    opened = [records.open_set(settings.data_dir, name) for name in names]
+    outputs = Outputs(trained, results.folder(workdir, trained))
+    opened = _open(settings)
     prompts.check(settings.prompts, itertools.chain(*(one.contract["labels"] for one in opened)))
     trials.check_leaks(trained, opened, settings)
-    rows: list[results.Result] = []
-    for dataset in opened:
-        for number, task in enumerate(tasks, start=1):
-            LOG.info("%s: %s, task %d of %d", dataset.name, task, number, len(tasks))
-            try:
-                rows += TASKS[task](trained, dataset, settings)
-            except UserError as error:  # what one set lacks must not cost the others their numbers
-                LOG.info("%s, %s: left out: %s", dataset.name, task, error)
+    names = ", ".join(one.name for one in opened)
+    for number, task in enumerate(tasks, start=1):
+        LOG.info("task %d of %d: %s", number, len(tasks), task)
+        for data in [opened] if task in JOINT else opened:
+            with trials.left_out(names if data is opened else data.name, task):
+                TASKS[task](trained, data, settings, outputs)
+    rows = outputs.rows
     if not rows:
-        raise UserError(f"nothing could be evaluated on {', '.join(names)} in {settings.data_dir}: see the lines above")
-    results.write_csv(workdir / results.FILE, results.of_checkpoint(rows, trained))
+        raise UserError(f"nothing could be evaluated on {names} in {settings.data_dir}: see the lines above")
+    workdir = outputs.workdir
     content = page_content(rows, name=workdir.name, config=json.loads(config.to_json_best_effort()))
     # No report text is on this page; the contract of the reports' job stays with theirs.
     path = page.write(workdir / "index.html", content, show_reports=True)
@@ -84,26 +87,54 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     for note in content.notes:
         print(f"warning: {note}")
     print(f"page: {path}\nall numbers: {workdir / results.FILE}")
+    outputs.finish()
 
 
-def _probe(trained: Pretrained, dataset: records.RecordSet, config: EvaluateConfig) -> list[results.Result]:
+def _open(config: EvaluateConfig) -> list[records.RecordSet]:
+    """The sets of `config.data`, or all of the folder; a damaged one beside others costs a line of the log.
+
+    Raises:
+        UserError: one that is named is not there, or none can be opened.
+    """
+    names = places.set_names(config.data) or sets(config.data_dir)
+    opened, folder = [], pathlib.Path(config.data_dir).expanduser()
+    for name in names:
+        is_there = (folder / name / contract.FILE).is_file()
+        with trials.left_out(name, "all tasks") if len(names) > 1 and is_there else contextlib.nullcontext():
+            opened.append(records.open_set(config.data_dir, name))
+    if not opened:
+        raise UserError(f"none of the sets {', '.join(names)} in {config.data_dir} can be opened: see the lines above")
+    return opened
+
+
+def _probe(
+    trained: Pretrained, dataset: records.RecordSet, config: EvaluateConfig, outputs: Outputs
+) -> list[results.Result]:
     shared = {name: getattr(config, name) for name in ("shares", "seeds", "ct_slices", "rows", *SHARED)}
-    return _by_protocol(config, lambda name: probe.evaluate(trained, dataset, ProbeConfig(protocol=name, **shared)))
+    return _by_protocol(
+        config, lambda name: probe.evaluate(trained, dataset, ProbeConfig(protocol=name, **shared), outputs)
+    )
 
 
-def _segment(trained: Pretrained, dataset: records.RecordSet, config: EvaluateConfig) -> list[results.Result]:
+def _segment(
+    trained: Pretrained, dataset: records.RecordSet, config: EvaluateConfig, outputs: Outputs
+) -> list[results.Result]:
     table, known = [], dataset.contract["truth"]
     for target, field in dense.TARGETS.items():
         # The boxes are the target only where there are no lesion masks, as in RSNA.
         if field in known and not (target == "boxes" and dense.TARGETS["lesions"] in known):
             settings = SegmentConfig(target=target, **_section(config, "segment"))
-            table += _by_protocol(config, lambda name, x=settings: segment.evaluate(trained, dataset, _with(x, name)))
+            table += _by_protocol(
+                config, lambda name, x=settings: segment.evaluate(trained, dataset, _with(x, name), outputs)
+            )
     return table
 
 
-def _detect(trained: Pretrained, dataset: records.RecordSet, config: EvaluateConfig) -> list[results.Result]:
+def _detect(
+    trained: Pretrained, dataset: records.RecordSet, config: EvaluateConfig, outputs: Outputs
+) -> list[results.Result]:
     settings = DetectConfig(**_section(config, "detect"))
-    return _by_protocol(config, lambda name: detect.evaluate(trained, dataset, _with(settings, name)))
+    return _by_protocol(config, lambda name: detect.evaluate(trained, dataset, _with(settings, name), outputs))
 
 
 def _with(settings: Any, protocol: str) -> Any:
@@ -136,6 +167,7 @@ TASKS = {
     "segment": _segment,
     "detect": _detect,
 }
+JOINT = ("retrieve",)  # take all sets at once: X-rays of one are measured with CTs of another
 
 
 def sets(data_dir: str | pathlib.Path) -> list[str]:
@@ -174,9 +206,14 @@ def _table(task: str, metrics: Sequence[str], rows: Sequence[results.Result], kn
         lines.append(Row(", ".join(filter(None, words)), [_cell(start, metric, known) for metric in metrics]))
     note = (
         "Small figures under a number: 95 % bootstrap interval over cases, where one seed was run. Numbers of several "
-        "seeds are means. C, c, N at the end of a row: the published protocol of this set is comparable, close or not "
-        "comparable (docs/protocols.md)."
+        "seeds are means. Below chance: guessing does better. C, c, N at the end of a row: the published protocol of "
+        "this set is comparable, close or not comparable (docs/protocols.md)."
     )
+    if any(metric.endswith("/macro10") for metric in metrics):
+        note += (
+            f" macro10: mean over the findings with at least {auroc.FEWEST} positive and {auroc.FEWEST} negative test "
+            "cases, n/a where there is none. The CSV has every finding."
+        )
     return Table(task, ("", *metrics), lines, note)
 
 
@@ -185,6 +222,12 @@ def _cell(start: str, metric: str, known: set[str]) -> Cell:
     for prefix, chance in CHANCE.items():
         rest = metric.removeprefix(prefix)
         if metric.startswith(prefix) and rest.isdigit():
-            return Cell(key, f"trained/{start}/{chance}{rest}", "chance")
-    other = f"untrained/{start}/{metric}"
-    return Cell(key, other, "untrained") if other in known and not metric.endswith(BLIND) else Cell(key)
+            chance = f"trained/{start}/{chance}{rest}"
+            return Cell(key, chance, "chance", chance=chance)
+    other, chance = f"untrained/{start}/{metric}", None
+    if metric.startswith("auroc/"):
+        chance = auroc.CHANCE
+    elif metric.endswith("/hit_rate"):
+        chance = key.replace("/hit_rate", "/random_rate")
+    beside = {"beside": other, "beside_name": "untrained"} if other in known and not metric.endswith(BLIND) else {}
+    return Cell(key, chance=chance, **beside)

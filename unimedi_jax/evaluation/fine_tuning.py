@@ -11,9 +11,11 @@ import optax
 from jax import numpy as jnp
 
 from unimedi_jax.config.jobs import FitConfig, ProbeConfig
-from unimedi_jax.evaluation import classifiers, fit
+from unimedi_jax.evaluation import classifiers, draws, fit, heads
 from unimedi_jax.evaluation import network as networks
+from unimedi_jax.evaluation.downstream import Part
 from unimedi_jax.evaluation.network import Network
+from unimedi_jax.evaluation.probe_outputs import ProbeOutputs
 from unimedi_jax.evaluation.trials import Trial
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input import records, transforms
@@ -32,6 +34,8 @@ class FineTuning:
     dataset: RecordSet
     modality: str
     config: ProbeConfig
+
+    draw = staticmethod(draws.stratified)  # of a share of the training cases
 
     @property
     def name(self) -> str:
@@ -63,6 +67,12 @@ class FineTuning:
         """Whether the labels are exclusive classes."""
         return classification.exclusive(self.labels["train"])
 
+    @functools.cached_property
+    def saving(self) -> ProbeOutputs:
+        """What becomes of the probabilities and the head of a trial."""
+        labels = self.labels["test"]
+        return ProbeOutputs(self.pretrained, self.dataset, self.modality, self.config, labels, self.one_of)
+
     @property
     def sampler(self) -> Callable[..., dict[str, np.ndarray]]:
         return Labelled(self.pretrained.sampler(self.modality, keep=("labels",)))
@@ -91,6 +101,18 @@ class FineTuning:
         """MGCA stops by the validation loss."""
         logits = np.stack(list(fit.predictions(self, "val", network)))
         return -float(jnp.mean(losses(logits, self.labels["val"], self.one_of)))
+
+    def measure(self, trial: Trial, part: Part) -> None:
+        """Trains and tests the network of a trial."""
+        network = fit.train(self, trial, self.draw)
+        self.saving.measured(part, trial, self.probabilities("test", network))
+        if self.saving.saves_head(part, trial):
+            on_val = (self.probabilities("val", network), self.labels["val"]) if self.cases["val"] else None
+            self.saving.head(part, trial, on_val, self.arrays(network))
+
+    def arrays(self, network: Network) -> dict[str, np.ndarray]:
+        """What is saved of the network."""
+        return heads.network_arrays(network)
 
     def probabilities(self, split: str, network: Network) -> Float[np.ndarray, "n c"]:
         """Of the cases of a split."""

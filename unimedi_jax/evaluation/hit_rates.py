@@ -1,11 +1,16 @@
 """Whether the slices that eq. 2 chooses show the lesion, beside blind choices of slices."""
 
+import dataclasses
+import functools
+import itertools
+
 import numpy as np
 
 from data import progress
 from data.errors import UserError
 from unimedi_jax.config.jobs import EvaluateConfig
 from unimedi_jax.evaluation import results, trials
+from unimedi_jax.evaluation.downstream import Outputs, Part
 from unimedi_jax.inference import features
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input import records
@@ -23,39 +28,64 @@ METRICS = (
 )
 
 
-def evaluate(trained: Pretrained, dataset: records.RecordSet, config: EvaluateConfig) -> list[results.Result]:
+def evaluate(
+    trained: Pretrained, dataset: records.RecordSet, config: EvaluateConfig, outputs: Outputs | None = None
+) -> list[results.Result]:
     """Slice hit rates of a set's test CTs, the exact rate of a random choice in these CTs, and that of the layers that
     hit most CTs of validation (of training, in a set without these); how much of the scores is position.
 
     `any` counts every slice with a lesion; `centre` those within three slices of its middle, as the paper on LUNA16.
+    The rows of an encoder are a part of `outputs`.
 
     Raises:
         UserError: no lesion masks, or a network without slices.
     """
     if "lesion_mask" not in dataset.contract["truth"] or not dataset.size("ct", "test"):
         raise UserError("no CT test records with a lesion mask")
-    k, names = trained.model.slices, [*dataset.contract["labels"], "unstated"]
-    if not k:
+    if not trained.model.slices:
         raise UserError("the model was trained without slices")
     trained.check(dataset, ("ct",))
-    # The volume alone scores its slices: whether they go in with it makes no difference here.
-    embedder = features.Embedder.of(trained.model, trained.mesh, rows=config.rows, ct_slices=False)
-    sampler = trained.sampler("ct", keep=("report", "labels", "lesion_mask"))
-    choosing = lesions(dataset, "val" if dataset.size("ct", "val") else "train")
-    table = []
-    for encoder in trials.encoders(config):
-        part = features.embed(embedder, trained.encoder(encoder), dataset, sampler, "test")
-        settings = {"choosing": choosing, "resamples": config.resamples}
-        rates = slices.by_finding(part.slice_scores, part.lesions, k, names, **settings)
-        near = slices.around_centre(part.lesions)
-        rates["centre"] = slices.hit_rate(part.slice_scores, near, k, resamples=config.resamples)
-        shared = dict(task=TASK, data=dataset.name, modality="ct", encoder=encoder)
-        share = {"any/layer_share": slices.layer_share(part.slice_scores)}
-        table += results.of(share, cases=len(part.slice_scores), **shared)
+    task, outputs = HitRates(trained, dataset, config), outputs or Outputs()
+    measured = (
+        outputs.part(functools.partial(task.measure, encoder), config, [dataset], task=TASK, encoder=encoder)
+        for encoder in trials.encoders(config)
+    )
+    return list(itertools.chain(*measured))
+
+
+@dataclasses.dataclass(frozen=True)
+class HitRates:
+    """Hit rates of one set; what the encoders share is computed once, for the first of them."""
+
+    trained: Pretrained
+    dataset: records.RecordSet
+    config: EvaluateConfig
+
+    @functools.cached_property
+    def embedder(self) -> features.Embedder:
+        """The volume alone scores its slices: whether they go in with it makes no difference here."""
+        return features.Embedder.of(self.trained.model, self.trained.mesh, rows=self.config.rows, ct_slices=False)
+
+    @functools.cached_property
+    def choosing(self) -> slices.Lesions | None:
+        """The lesions of the CTs that choose the fixed layers."""
+        return lesions(self.dataset, "val" if self.dataset.size("ct", "val") else "train")
+
+    def measure(self, encoder: str, part: Part) -> None:
+        """The rows of the "trained" or "untrained" encoder."""
+        k, names = self.trained.model.slices, [*self.dataset.contract["labels"], "unstated"]
+        sampler = self.trained.sampler("ct", keep=("report", "labels", "lesion_mask"))
+        embedded = features.embed(self.embedder, self.trained.encoder(encoder), self.dataset, sampler, "test")
+        settings = {"choosing": self.choosing, "resamples": self.config.resamples}
+        rates = slices.by_finding(embedded.slice_scores, embedded.lesions, k, names, **settings)
+        near = slices.around_centre(embedded.lesions)
+        rates["centre"] = slices.hit_rate(embedded.slice_scores, near, k, resamples=self.config.resamples)
+        shared = dict(task=TASK, data=self.dataset.name, modality="ct", encoder=encoder)
+        share = {"any/layer_share": slices.layer_share(embedded.slice_scores)}
+        part.rows += results.of(share, cases=len(embedded.slice_scores), **shared)
         for finding, rate in rates.items():
             scalars = {f"{finding}/{key}": value for key, value in rate.scalars().items()} if rate.cases else {}
-            table += results.of(scalars, cases=rate.cases, **shared)
-    return table
+            part.rows += results.of(scalars, cases=rate.cases, **shared)
 
 
 def lesions(dataset: records.RecordSet, split: str) -> slices.Lesions | None:

@@ -16,12 +16,13 @@ from unimedi_jax.evaluation.trials import Trial
 from unimedi_jax.input.mgca_augmentation import ToLabelled
 
 JITTERED = "chexpert"  # the set that is augmented as MoCo v2 does; RSNA and COVIDx are cropped alone
-draw = functools.partial(draws.published, rounded=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class Linear(FineTuning):
     """A linear layer on the frozen encoder, for `fit.train`: AdamW, augmentation in every step, stop by the loss."""
+
+    draw = functools.partial(draws.published, rounded=True)
 
     @property
     def recipe(self) -> FitConfig:
@@ -44,10 +45,9 @@ class Linear(FineTuning):
         }
         return networks.start(self.pretrained, trial.encoder, {"params": head}, frozen=True)
 
-
-def linear_arrays(network: Network) -> dict[str, np.ndarray]:
-    """The layer as the arrays of a linear probe, whose features are not standardised."""
-    head = jax.device_get(network.params["decoder"])
-    width, count = head["weights"].shape
-    plain = {"mean": np.zeros(width), "scale": np.ones(width), "fitted": np.ones(count, bool)}
-    return {"weights": head["weights"], "bias": head["bias"], **plain}
+    def arrays(self, network: Network) -> dict[str, np.ndarray]:
+        """The layer as the arrays of a linear probe, whose features are not standardised."""
+        head = jax.device_get(network.params["decoder"])
+        width, count = head["weights"].shape
+        plain = {"mean": np.zeros(width), "scale": np.ones(width), "fitted": np.ones(count, bool)}
+        return {"weights": head["weights"], "bias": head["bias"], **plain}

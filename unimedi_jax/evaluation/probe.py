@@ -1,6 +1,7 @@
 """Classification of findings: a linear probe on frozen features, or full fine-tuning, with few labels or all."""
 
 import dataclasses
+import functools
 import logging
 import pathlib
 
@@ -9,17 +10,18 @@ import ml_collections
 from data import progress
 from data.errors import UserError
 from unimedi_jax.config.jobs import ProbeConfig
-from unimedi_jax.evaluation import classifiers, downstream, draws, fit, heads, mgca_probe, results, trials
-from unimedi_jax.evaluation.downstream import Outputs
+from unimedi_jax.evaluation import classifiers, downstream, draws, mgca_probe, results, trials
+from unimedi_jax.evaluation.downstream import Outputs, Part
 from unimedi_jax.evaluation.fine_tuning import SPLITS, FineTuning
 from unimedi_jax.evaluation.probe_outputs import TASKS, ProbeOutputs, task_name
+from unimedi_jax.evaluation.trials import Trial
 from unimedi_jax.inference import features
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input.records import RecordSet
 from unimedi_jax.metrics import classification, linear_probe
 
 LOG = logging.getLogger(__name__)
-METRICS = ("auroc/macro", "auprc/macro", "accuracy/macro")
+METRICS = ("auroc/macro10", "auprc/macro10", "accuracy/macro")
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -32,7 +34,7 @@ def evaluate(
 ) -> list[results.Result]:
     """All rows of a set: each modality it has, encoder, share of the training patients and seed.
 
-    `outputs` gets the probabilities of the test cases and the heads of `trials.main`.
+    Each of these trials is a part of `outputs`, with the probabilities of the test cases and the head of `trials.main`.
 
     Raises:
         UserError: a setting is wrong, the set has no labels, or no test or too few training records.
@@ -47,6 +49,7 @@ def evaluate(
     modalities = trials.modalities(trained, dataset, asked)
     trained.check(dataset, modalities)
     measure = {"ours": _linear if config.tune == "linear" else _full, "mgca": _published}[config.protocol]
+    outputs = outputs or Outputs()
     rows = [row for modality in modalities for row in measure(trained, dataset, modality, config, outputs)]
     if not rows:
         raise UserError(f"the set {dataset.name} in {dataset.folder} has {trials.TOO_FEW}")
@@ -54,7 +57,7 @@ def evaluate(
 
 
 def _linear(
-    trained: Pretrained, dataset: RecordSet, modality: str, config: ProbeConfig, outputs: Outputs | None
+    trained: Pretrained, dataset: RecordSet, modality: str, config: ProbeConfig, outputs: Outputs
 ) -> list[results.Result]:
     """Every record through the network once; all shares and seeds are fitted on those features."""
     # With all labels, nothing is random.
@@ -63,80 +66,80 @@ def _linear(
         for trial in trials.trials(config, dataset.size(modality, "train"))
         if trial.share < 1 or trial.seed == config.seeds[0]
     ]
-    embedder = trained.embedder(rows=config.rows, ct_slices=config.ct_slices)
-    sampler = trained.sampler(modality, keep=("report", "labels"))
-    names, table, slices = dataset.contract["labels"], [], _slices(trained, modality, config)
-    shared = dict(task=TASKS["linear"], data=dataset.name, modality=modality, ct_slices=slices)
+    embedder, table = trained.embedder(rows=config.rows, ct_slices=config.ct_slices), []
     for name in dict.fromkeys(trial.encoder for trial in chosen):
-        variables = trained.encoder(name)
-        parts = {
-            split: features.embed(embedder, variables, dataset, sampler, split, images_alone=True).labelled
-            for split in SPLITS
-            if dataset.size(modality, split)
-        }
-        train, test, val = parts["train"], parts["test"], parts.get("val")
-        one_of = classification.exclusive(train.y)
-        saving = ProbeOutputs(outputs, trained, dataset, modality, config, test.y, one_of)
+        probes = LinearProbes(trained, dataset, modality, config, embedder, name)
         of_encoder = [trial for trial in chosen if trial.encoder == name]
         with progress.shown(len(of_encoder), f"linear probes, {modality}, {name} encoder") as tick:
             for trial in of_encoder:
-                rows = draws.stratified(train.y, trial.share, seed=trial.seed)
-                few = linear_probe.Labelled(train.x[rows], train.y[rows])
-                classifier = linear_probe.fit(few, val, one_of=one_of, seed=trial.seed)
-                scores = classifier.probabilities(test.x)
-                scalars = classification.measure(scores, test.y, names, one_of=one_of, resamples=config.resamples)
-                table += results.of(scalars, **shared, cases=len(test.y), **trial._asdict())
-                saving.cases(trial, scores)
-                if saving.saves_head(trial):
-                    on_val = (classifier.probabilities(val.x), val.y) if val else None
-                    saving.head(trial, on_val, classifiers.linear_arrays(classifier))
-                LOG.info("%s, %s: done", modality, trial)
+                table += _part(outputs, probes, trial)
                 tick(1)
     return table
 
 
 def _full(
-    trained: Pretrained, dataset: RecordSet, modality: str, config: ProbeConfig, outputs: Outputs | None
+    trained: Pretrained, dataset: RecordSet, modality: str, config: ProbeConfig, outputs: Outputs
 ) -> list[results.Result]:
     """The whole network is trained, from the encoder's weights and a linear head of zeros."""
-    task, names, table = FineTuning(trained, dataset, modality, config), dataset.contract["labels"], []
-    labels, settings = task.labels["test"], {"one_of": task.one_of, "resamples": config.resamples}
-    slices = _slices(trained, modality, config)
-    shared = dict(task=TASKS["full"], data=dataset.name, modality=modality, cases=len(labels), ct_slices=slices)
-    saving = ProbeOutputs(outputs, trained, dataset, modality, config, labels, task.one_of)
-    for trial in trials.trials(config, len(task.cases["train"])):
-        network = fit.train(task, trial)
-        scores = task.probabilities("test", network)
-        scalars = classification.measure(scores, labels, names, **settings)
-        table += results.of(scalars, **shared, **trial._asdict())
-        saving.cases(trial, scores)
-        if saving.saves_head(trial):
-            on_val = (task.probabilities("val", network), task.labels["val"]) if task.cases["val"] else None
-            saving.head(trial, on_val, heads.network_arrays(network))
-    return table
+    task = FineTuning(trained, dataset, modality, config)
+    chosen = trials.trials(config, len(task.cases["train"]))
+    return [row for trial in chosen for row in _part(outputs, task, trial)]
 
 
 def _published(
-    trained: Pretrained, dataset: RecordSet, modality: str, config: ProbeConfig, outputs: Outputs | None
+    trained: Pretrained, dataset: RecordSet, modality: str, config: ProbeConfig, outputs: Outputs
 ) -> list[results.Result]:
     """MGCA's linear classifier: every step with its own augmentation, one seed of its own."""
     config = dataclasses.replace(config, seeds=(draws.PUBLISHED_SEED,))
-    task, names, table = mgca_probe.Linear(trained, dataset, modality, config), dataset.contract["labels"], []
-    labels = task.labels["test"]
-    shared = dict(task=task_name(config), data=dataset.name, modality=modality, cases=len(labels))
-    saving = ProbeOutputs(outputs, trained, dataset, modality, config, labels, task.one_of)
-    for trial in trials.trials(config, len(task.cases["train"])):
-        network = fit.train(task, trial, mgca_probe.draw)
-        scores = task.probabilities("test", network)
-        scalars = classification.measure(scores, labels, names, one_of=task.one_of, resamples=config.resamples)
-        table += results.of(scalars, **shared, **trial._asdict())
-        saving.cases(trial, scores)
-        if saving.saves_head(trial):
-            on_val = (task.probabilities("val", network), task.labels["val"]) if task.cases["val"] else None
-            saving.head(trial, on_val, mgca_probe.linear_arrays(network))
-    return table
+    task = mgca_probe.Linear(trained, dataset, modality, config)
+    chosen = trials.trials(config, len(task.cases["train"]))
+    return [row for trial in chosen for row in _part(outputs, task, trial)]
 
 
-def _slices(trained: Pretrained, modality: str, config: ProbeConfig) -> bool | None:
-    """Whether CTs go in with their chosen slices; None for X-rays."""
-    return trained.use_slices(config.ct_slices) if modality == "ct" else None
+def _part(outputs: Outputs, task: "LinearProbes | FineTuning", trial: Trial) -> list[results.Result]:
+    """A trial as a part of the job."""
+    facts = dict(task=task_name(task.config), modality=task.modality, head=trial == trials.main(task.config))
+    fill = functools.partial(task.measure, trial)
+    return outputs.part(fill, task.config, [task.dataset], **facts, **trial._asdict())
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearProbes:
+    """Linear probes of one set, modality and encoder, on features that are computed for the first of them."""
+
+    pretrained: Pretrained
+    dataset: RecordSet
+    modality: str
+    config: ProbeConfig
+    embedder: features.Embedder
+    encoder: str
+
+    @functools.cached_property
+    def labelled(self) -> dict[str, linear_probe.Labelled]:
+        """CLS and labels of the records of each split."""
+        sampler = self.pretrained.sampler(self.modality, keep=("report", "labels"))
+        variables = self.pretrained.encoder(self.encoder)
+        return {
+            split: features.embed(self.embedder, variables, self.dataset, sampler, split, images_alone=True).labelled
+            for split in SPLITS
+            if self.dataset.size(self.modality, split)
+        }
+
+    @functools.cached_property
+    def saving(self) -> ProbeOutputs:
+        """What becomes of the probabilities and the head of a trial."""
+        one_of = classification.exclusive(self.labelled["train"].y)
+        labels = self.labelled["test"].y
+        return ProbeOutputs(self.pretrained, self.dataset, self.modality, self.config, labels, one_of)
+
+    def measure(self, trial: Trial, part: Part) -> None:
+        """Fits and tests one of them."""
+        train, test, val = self.labelled["train"], self.labelled["test"], self.labelled.get("val")
+        rows = draws.stratified(train.y, trial.share, seed=trial.seed)
+        few = linear_probe.Labelled(train.x[rows], train.y[rows])
+        classifier = linear_probe.fit(few, val, one_of=self.saving.one_of, seed=trial.seed)
+        self.saving.measured(part, trial, classifier.probabilities(test.x))
+        if self.saving.saves_head(part, trial):
+            on_val = (classifier.probabilities(val.x), val.y) if val else None
+            self.saving.head(part, trial, on_val, classifiers.linear_arrays(classifier))
+        LOG.info("%s, %s: done", self.modality, trial)

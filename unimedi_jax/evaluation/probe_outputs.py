@@ -1,4 +1,4 @@
-"""What a probe leaves beside its table: the probabilities of the test cases, and a head with its thresholds."""
+"""What a probe leaves: its rows, the probabilities of the test cases, and a head with its thresholds."""
 
 import dataclasses
 import functools
@@ -6,12 +6,12 @@ import functools
 import numpy as np
 
 from unimedi_jax.config.jobs import ProbeConfig
-from unimedi_jax.evaluation import downstream, heads, trials
-from unimedi_jax.evaluation.downstream import Outputs
+from unimedi_jax.evaluation import downstream, heads, results, trials
+from unimedi_jax.evaluation.downstream import Part
 from unimedi_jax.evaluation.trials import Trial
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input.records import RecordSet
-from unimedi_jax.metrics import thresholds
+from unimedi_jax.metrics import classification, thresholds
 from unimedi_jax.typing import Float
 
 TASKS = {"linear": "linear probe", "full": "full fine-tuning"}
@@ -25,9 +25,8 @@ def task_name(config: ProbeConfig) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class ProbeOutputs:
-    """Fills the outputs from the probes of one modality; does nothing where there are none to fill."""
+    """Fills the parts of the probes of one modality with rows and, where they are wanted, heads and cases."""
 
-    outputs: Outputs | None
     trained: Pretrained
     dataset: RecordSet
     modality: str
@@ -45,23 +44,27 @@ class ProbeOutputs:
         """Of the test cases."""
         return downstream.ids(self.dataset, self.modality)
 
-    def cases(self, trial: Trial, probabilities: Table) -> None:
-        """Adds probability and label of every test case."""
-        if self.outputs is None:
+    def measured(self, part: Part, trial: Trial, probabilities: Table) -> None:
+        """Adds the rows, and where they are wanted probability and label of every test case."""
+        settings = {"one_of": self.one_of, "resamples": self.config.resamples}
+        scalars = classification.measure(probabilities, self.labels, self.names, **settings)
+        slices = self.trained.use_slices(self.config.ct_slices) if self.modality == "ct" else None
+        shared = dict(task=task_name(self.config), modality=self.modality, **trial._asdict())
+        part.rows += results.of(scalars, data=self.dataset.name, cases=len(self.labels), ct_slices=slices, **shared)
+        if not part.detailed:
             return
         columns = {
             f"{kind}:{name}": column
             for kind, table in (("probability", probabilities), ("label", self.labels))
             for name, column in zip(self.names, table.T, strict=True)
         }
-        shared = dict(task=task_name(self.config), modality=self.modality, **trial._asdict())
-        self.outputs.add(self.ids, columns, **shared)
+        part.add(self.ids, columns, **shared)
 
-    def saves_head(self, trial: Trial) -> bool:
+    def saves_head(self, part: Part, trial: Trial) -> bool:
         """Whether the head of this trial is the one that is saved."""
-        return self.outputs is not None and trial == trials.main(self.config)
+        return part.detailed and trial == trials.main(self.config)
 
-    def head(self, trial: Trial, on_val: tuple[Table, Table] | None, arrays: dict[str, np.ndarray]) -> None:
+    def head(self, part: Part, trial: Trial, on_val: tuple[Table, Table] | None, arrays: dict[str, np.ndarray]) -> None:
         """Adds a head with thresholds from the probabilities and labels of the validation cases, if there are any."""
         probabilities, labels = on_val or (np.zeros((0, len(self.names))),) * 2
         chosen = [thresholds.youden(*columns) for columns in zip(probabilities.T, labels.T, strict=True)]
@@ -72,4 +75,4 @@ class ProbeOutputs:
             thresholds={name: one.facts() for name, one in zip(self.names, chosen, strict=True)},
         )
         made = heads.make("probe", self.config.tune, self.trained, self.dataset, self.modality, trial, **facts)
-        self.outputs.heads.append(dataclasses.replace(made, arrays=arrays))
+        part.heads.append(dataclasses.replace(made, arrays=arrays))

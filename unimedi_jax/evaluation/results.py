@@ -15,9 +15,14 @@ from data import pages
 from data.errors import UserError
 from unimedi_jax.convert import hub
 from unimedi_jax.inference.pretrained import Pretrained
+from unimedi_jax.metrics import auroc
 from unimedi_jax.report import tables
 
 FILE = "results.csv"
+FEW = (
+    f"-: macro10 is the mean over the findings with at least {auroc.FEWEST} positive and {auroc.FEWEST} negative test "
+    f"cases, and there is none; {FILE} has every finding"
+)
 CHECKPOINT = "{checkpoint}"  # in the name of a --workdir
 
 
@@ -167,7 +172,9 @@ def text(rows: Sequence[Result], metrics: Sequence[str]) -> str:
             task, data, modality, share, encoder = place
             cells = [_cell(by_metric.get(metric)) for metric in metrics]
             lines.append([task, data, modality or "both", f"{share:.0%}", encoder, str(len(used)), *cells])
-    return tables.aligned(lines)
+    table = tables.aligned(lines)
+    few = any(row.metric.endswith("/macro10") and np.isnan(row.value) for row in merged)
+    return f"{table}\n{FEW}" if few else table
 
 
 def _place(row: Result) -> tuple:

@@ -17,7 +17,7 @@ from data.errors import UserError
 from unimedi_jax import sharding
 from unimedi_jax.config.jobs import FitConfig, SegmentConfig
 from unimedi_jax.evaluation import dense_losses, downstream, draws, fit, heads, results, trials
-from unimedi_jax.evaluation.downstream import Outputs
+from unimedi_jax.evaluation.downstream import Outputs, Part
 from unimedi_jax.evaluation.network import Network
 from unimedi_jax.evaluation.segmenter import Segmenter, decide
 from unimedi_jax.evaluation.trials import Trial
@@ -40,7 +40,7 @@ def evaluate(
 ) -> list[results.Result]:
     """All rows of a set: each modality that has the target, way of tuning, encoder, share and seed.
 
-    `outputs` gets the metrics of every test case and the heads of `trials.main`.
+    Each of these trials is a part of `outputs`, with the metrics of every test case and the head of `trials.main`.
 
     Raises:
         UserError: a setting is wrong, or the set has no annotated cases.
@@ -53,10 +53,9 @@ def evaluate(
         raise UserError("config.protocol=mgca segments one structure: set config.target=boxes (RSNA) or lesions (SIIM)")
     if field not in dataset.contract["truth"]:
         raise UserError(f"{place} has no {field}: choose another config.target")
-    table, draw = [], draws.stratified
     if config.protocol == "mgca":
         config = dataclasses.replace(config, modality="xray", seeds=(draws.PUBLISHED_SEED,))
-        draw = functools.partial(draws.published, rounded=False)
+    table, outputs = [], outputs or Outputs()
     for modality in trials.modalities(trained, dataset, config.modality):
         trained.check(dataset, (modality,))
         cases = {split: annotated(dataset, modality, split, config) for split in ("train", "val", "test")}
@@ -65,19 +64,26 @@ def evaluate(
         for tune in tunes:
             task = Task(trained, dataset, modality, tune, cases, config)
             for trial in trials.trials(config, len(cases["train"])):
-                shared = dict(data=dataset.name, modality=modality, cases=len(cases["test"]), **trial._asdict())
-                shared["ct_slices"] = False if modality == "ct" else None
-                network = fit.train(task, trial, draw)
-                values, present = _tested(task, network)
-                scalars = segmentation.summarise(values, present, task.names, resamples=config.resamples)
-                table += results.of(scalars, task=task.title, **shared)
-                if outputs is not None:
-                    _save_cases(outputs, task, trial, values)
-                if outputs is not None and trial == trials.main(config):
-                    outputs.heads.append(head(task, trial, network))
+                facts = dict(task=task.title, modality=modality, head=trial == trials.main(config))
+                fill = functools.partial(_measure, task, trial)
+                table += outputs.part(fill, config, [dataset], **facts, **trial._asdict())
     if not table:
         raise UserError(f"{place} has no annotated test cases for {target}, or {trials.TOO_FEW}")
     return table
+
+
+def _measure(task: "Task", trial: Trial, part: Part) -> None:
+    """Trains and tests the decoder of a trial."""
+    config, network = task.config, fit.train(task, trial, task.draw)
+    values, present = _tested(task, network)
+    scalars = segmentation.summarise(values, present, task.names, resamples=config.resamples)
+    shared = dict(task=task.title, modality=task.modality, **trial._asdict())
+    slices = False if task.modality == "ct" else None
+    part.rows += results.of(scalars, data=task.dataset.name, cases=len(task.cases["test"]), ct_slices=slices, **shared)
+    if part.detailed:
+        _add_cases(part, task, values, shared)
+    if part.detailed and trial == trials.main(config):
+        part.heads.append(head(task, trial, network))
 
 
 def task_name(target: str, tune: str, protocol: str = "ours") -> str:
@@ -122,6 +128,11 @@ class Task:
     def title(self) -> str:
         """The task of the results."""
         return task_name(self.config.target, self.tune, self.config.protocol)
+
+    @property
+    def draw(self) -> fit.Draw:
+        """How a share of the training cases is drawn."""
+        return functools.partial(draws.published, rounded=False) if self.published else draws.stratified
 
     @property
     def published(self) -> bool:
@@ -232,15 +243,14 @@ def _tested(task: Task, network: Network) -> tuple[Float[np.ndarray, "n c 3"], B
     return values, present
 
 
-def _save_cases(outputs: Outputs, task: Task, trial: Trial, values: Float[np.ndarray, "n c 3"]) -> None:
+def _add_cases(part: Part, task: Task, values: Float[np.ndarray, "n c 3"], shared: Mapping[str, Any]) -> None:
     every = downstream.ids(task.dataset, task.modality)
     columns = {
         f"{kind}:{name}": values[:, number, index]
         for number, name in enumerate(task.names)
         for index, kind in enumerate(segmentation.KINDS)
     }
-    shared = dict(task=task.title, modality=task.modality, **trial._asdict())
-    outputs.add([every[row] for row in task.cases["test"]], columns, **shared)
+    part.add([every[row] for row in task.cases["test"]], columns, **shared)
 
 
 def head(task: Task, trial: Trial, network: Network) -> heads.Head:

@@ -9,11 +9,13 @@ from data import members
 from unimedi_jax.convert import checksums
 from unimedi_jax.export.repository import RESULTS
 from unimedi_jax.inference import pretrained
+from unimedi_jax.input.places import SINGULAR
 from unimedi_jax.models import towers
 from unimedi_jax.report import tables
 from unimedi_jax.report.tables import Line
 from unimedi_jax.train.saved_config import shareable
 
+FURTHER = ("test/xray:", "test/ct:")  # keys of further sets (input/places.py)
 ROUTES = """
 ## Loading it
 
@@ -125,9 +127,12 @@ def _results(metrics: Sequence[Line]) -> list[str]:
     final = tables.final(metrics)
     if final is None:
         return ["The run was not evaluated on test patients when this was exported."]
-    rows = ["| | X-ray | CT |", "|---|---|---|"]
+    measured = dict.fromkeys(["xray", "ct", *(key.split("/")[1] for key in final if key.startswith(FURTHER))])
+    parts = (name.partition(":") for name in measured)
+    heads = (", ".join(filter(None, (SINGULAR[modality], name))) for modality, _, name in parts)
+    rows = [f"| | {' | '.join(heads)} |", "|---" * (1 + len(measured)) + "|"]
     for key, (_, _, title) in RESULTS.items():
-        values = [final.get(f"test/{modality}/{key}") for modality in ("xray", "ct")]
+        values = [final.get(f"test/{place}/{key}") for place in measured]
         if any(value is not None for value in values):
             cells = ("-" if value is None or math.isnan(value) else f"{value:.3f}" for value in values)
             rows.append(f"| {title} | {' | '.join(cells)} |")

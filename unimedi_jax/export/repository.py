@@ -22,8 +22,12 @@ TAGS = ["medical", "radiology", "chest-x-ray", "ct", "vision-language", "jax", "
 UNKNOWN = "unknown"  # the hub's word for weights without a stated licence
 # A number of `metrics.jsonl` -> the hub's task, the metric and its name.
 RESULTS = {
-    "zeroshot/macro": ("zero-shot-image-classification", "roc_auc", "zero-shot AUC, macro"),
-    "probe/macro": ("image-classification", "roc_auc", "linear probe AUC, macro"),
+    "zeroshot/macro10": (
+        "zero-shot-image-classification",
+        "roc_auc",
+        "zero-shot AUC, mean over findings with 10 positive and negative cases or more",
+    ),
+    "probe/macro10": ("image-classification", "roc_auc", "linear probe AUC, the same"),
     "retrieval/i2t_r5": ("image-feature-extraction", "recall_at_5", "image to report R@5"),
     "slices/any/hit_rate": ("image-feature-extraction", "hit_rate", "slice hit rate"),
 }

@@ -56,6 +56,7 @@ class EmbeddedSplit:
     slice_scores: np.ndarray | None = None  # (n, layers), CTs
     lesions: np.ndarray | None = None  # (n, c, slices) bool, CTs with masks
     examples: tuple[dict[str, Any], ...] = ()  # the first few records with their scores, for the page
+    names: tuple[str, ...] = ()  # c, of the labels
 
     @property
     def labelled(self) -> linear_probe.Labelled:
@@ -101,7 +102,8 @@ def embed(
     reports = tuple(parts.pop("reports"))
     dtypes = {"lesions": bool}
     arrays = {name: np.stack(values).astype(dtypes.get(name, np.float32)) for name, values in parts.items()}
-    return EmbeddedSplit(reports=reports, examples=tuple(shown), **{"z_report": None, **arrays})
+    facts = {"reports": reports, "examples": tuple(shown), "names": tuple(dataset.contract["labels"])}
+    return EmbeddedSplit(**facts, **{"z_report": None, **arrays})
 
 
 def embed_reports(embedder: Embedder, variables: PyTree, words: Any, texts: Sequence[str], length: int) -> np.ndarray:

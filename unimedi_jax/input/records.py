@@ -103,7 +103,7 @@ def open_set(data_dir: str | pathlib.Path, name: str) -> RecordSet:
     """A built set by name.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or its contract is damaged.
     """
     folder = pathlib.Path(data_dir).expanduser() / name
     contract = folder / contracts.FILE
@@ -111,7 +111,10 @@ def open_set(data_dir: str | pathlib.Path, name: str) -> RecordSet:
         settings = {"config.source": "YOUR.csv", "config.data_dir": str(data_dir), "config.name": name}
         example = next_step.command("build", "manifest", **settings)
         raise UserError(f"no built set named {name} in {folder.parent}: build it first, for example {example}")
-    return RecordSet(name, folder, json.loads(contract.read_text(encoding="utf-8")))
+    try:
+        return RecordSet(name, folder, json.loads(contract.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise UserError(f"{contract} is damaged: bring back a copy of it, or build the set again") from error
 
 
 def text(value: bytes | str) -> str:

@@ -4,15 +4,17 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
-from unimedi_jax.metrics import bootstrap, vectors
+from unimedi_jax.metrics import bootstrap
 
 INVERTED_BELOW = 0.4  # zero-shot: the prompt pair may be the wrong way round
+CHANCE = 0.5
+FEWEST = 10  # positives, and negatives: an AUC of fewer says little, and is part of no headline
 
 
 class LabelAuc(NamedTuple):
-    """AUC of c labels. `macro` is the mean over the labels that have one."""
+    """AUC of c labels. `macro` is the mean over the labels that have one, `macro10` over those with enough cases."""
 
     per_label: Float[np.ndarray, " c"]  # NaN: a class is absent among the known labels
     macro: float
@@ -22,6 +24,14 @@ class LabelAuc(NamedTuple):
     high: Float[np.ndarray, " c"]
     macro_low: float
     macro_high: float
+    macro10: float  # NaN: no label has FEWEST positives and FEWEST negatives
+    macro10_low: float
+    macro10_high: float
+
+    @property
+    def enough(self) -> Bool[np.ndarray, " c"]:
+        """Which labels have FEWEST positives and FEWEST negatives."""
+        return enough(self.positives, self.negatives)
 
     @property
     def undefined(self) -> int:
@@ -29,10 +39,18 @@ class LabelAuc(NamedTuple):
         return int(np.isnan(self.per_label).sum())
 
     def scalars(self, names: Sequence[str]) -> dict[str, float]:
-        """`<name>`, `<name>/positives`, `<name>/negatives`, `macro`, `undefined`, intervals."""
-        result = {"macro": self.macro, "undefined": float(self.undefined)}
-        if not np.isnan(self.macro_low):
-            result |= {"macro/low": self.macro_low, "macro/high": self.macro_high}
+        """`<name>`, `<name>/positives`, `<name>/negatives`, `macro`, `macro10`, `undefined`, intervals.
+
+        `macro10/findings` counts the labels in `macro10`.
+        """
+        result = {"macro": self.macro, "macro10": self.macro10, "undefined": float(self.undefined)}
+        result["macro10/findings"] = float(self.enough.sum())
+        for mean, low, high in (
+            ("macro", self.macro_low, self.macro_high),
+            ("macro10", self.macro10_low, self.macro10_high),
+        ):
+            if not np.isnan(low):
+                result |= {f"{mean}/low": low, f"{mean}/high": high}
         columns = zip(names, self.per_label, self.positives, self.negatives, self.low, self.high, strict=True)
         for name, auc, positives, negatives, low, high in columns:
             result |= {name: float(auc), f"{name}/positives": float(positives), f"{name}/negatives": float(negatives)}
@@ -82,16 +100,28 @@ def per_label(
     if scores.ndim != 2 or scores.shape != targets.shape:
         raise ValueError(f"scores {scores.shape} and labels {targets.shape} do not fit")
     (values,) = bootstrap.columns(resampled, scores, targets, np.ones((1, len(scores))))
-    low = high = np.full(scores.shape[1], np.nan)
-    macro_low = macro_high = float("nan")
+    tries = np.full((0, len(values)), np.nan)
     if resamples and len(scores) > 1:
         counts = bootstrap.counts(len(scores), resamples=resamples, seed=seed)
         tries = bootstrap.columns(resampled, scores, targets, counts)
-        bounds = [bootstrap.percentiles(column) for column in tries.T]
-        low, high = np.array(bounds, np.float64).reshape(-1, 2).T
-        # A resample without a rare label's positives would be a macro over other labels: left out.
-        macro = tries[:, ~np.isnan(values)]
-        if macro.size:
-            macro_low, macro_high = bootstrap.percentiles(macro.mean(axis=1))
+    bounds = [bootstrap.percentiles(column) for column in tries.T]
+    low, high = np.array(bounds, np.float64).reshape(-1, 2).T
     positives, negatives = ((targets == value).sum(axis=0) for value in (1, 0))
-    return LabelAuc(values, vectors.nan_mean(values), positives, negatives, low, high, macro_low, macro_high)
+    has_auc = ~np.isnan(values)
+    means = (*_mean(values, tries, has_auc), *_mean(values, tries, has_auc & enough(positives, negatives)))
+    return LabelAuc(values, means[0], positives, negatives, low, high, *means[1:])
+
+
+def _mean(
+    values: Float[np.ndarray, " c"], tries: Float[np.ndarray, "r c"], columns: Bool[np.ndarray, " c"]
+) -> tuple[float, float, float]:
+    """Mean over some columns and its interval; NaN for none."""
+    if not columns.any():
+        return float("nan"), *bootstrap.NONE
+    # A resample without a rare label's positives would be a mean over other labels: left out.
+    return float(values[columns].mean()), *bootstrap.percentiles(tries[:, columns].mean(axis=1))
+
+
+def enough(positives: Int[np.ndarray, " c"], negatives: Int[np.ndarray, " c"]) -> Bool[np.ndarray, " c"]:
+    """Whether there are FEWEST of both, so that an AUC says something."""
+    return (np.asarray(positives) >= FEWEST) & (np.asarray(negatives) >= FEWEST)

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from unimedi_jax.metrics import auroc, bootstrap, vectors
 
 THRESHOLD = 0.5
+AREAS = ("auroc", "auprc")  # under curves
 Table = Float[np.ndarray, "n c"]  # n cases, c labels or classes
 
 
@@ -63,20 +64,26 @@ def measure(
 ) -> dict[str, float]:
     """`auroc/<name>`, `auprc/<name>`, `accuracy/<name>`, their means over labels `.../macro`, and counts.
 
-    A column of NaN (nothing could be fitted) has no result; `undefined` counts the labels without AUROC. With `one_of`
-    the columns are exclusive classes and `accuracy/macro` is the share of cases whose most probable class is the
-    right one, the earlier column winning ties. `<key>/low` and `<key>/high` bound macros, with `resamples`.
+    `auroc/macro10` and `auprc/macro10`, which headlines show, are means over the labels with at least 10 positives and
+    10 negatives; `macro10/findings` counts these labels. A column of NaN (nothing could be fitted) has no result;
+    `undefined` counts the labels without AUROC. With `one_of` the columns are exclusive classes and `accuracy/macro` is
+    the share of cases whose most probable class is the right one, the earlier column winning ties. `<key>/low` and
+    `<key>/high` bound macros, with `resamples`.
     """
     probabilities, targets = np.asarray(probabilities, np.float64), np.asarray(targets, np.float64)
     if probabilities.shape != targets.shape or probabilities.shape[1:] != (len(names),):
         raise ValueError(f"probabilities {probabilities.shape}, labels {targets.shape}, {len(names)} names do not fit")
     kinds = {"auroc": auroc.resampled, "auprc": average_precision, "accuracy": accuracy}
     whole = np.ones((1, len(targets)))
+    enough = auroc.enough((targets == 1).sum(axis=0), (targets == 0).sum(axis=0))
     result: dict[str, float] = {}
     for kind, statistic in kinds.items():
         (values,) = bootstrap.columns(statistic, probabilities, targets, whole)
         result |= {f"{kind}/{name}": float(value) for name, value in zip(names, values, strict=True)}
         result[f"{kind}/macro"] = vectors.nan_mean(values)
+        if kind in AREAS:
+            result[f"{kind}/macro10"] = vectors.nan_mean(values[enough])
+    result["macro10/findings"] = float(enough.sum())
     if one_of:
         result["accuracy/macro"] = float(_top(probabilities, targets, whole)[0])
     for name, column in zip(names, targets.T, strict=True):
@@ -87,16 +94,22 @@ def measure(
     if resamples and len(targets) > 1:
         counts = bootstrap.counts(len(targets), resamples=resamples, seed=seed)
         for kind, statistic in kinds.items():
-            keep = [not np.isnan(result[f"{kind}/{name}"]) for name in names]
+            defined = np.array([not np.isnan(result[f"{kind}/{name}"]) for name in names], bool)
             if kind == "accuracy" and one_of:
-                tries = _top(probabilities, targets, counts)
-            elif any(keep):
-                # A resample without a rare label's positives would be a macro over other labels: left out.
-                tries = bootstrap.columns(statistic, probabilities[:, keep], targets[:, keep], counts).mean(axis=1)
-            else:
-                tries = np.zeros(0)
-            result[f"{kind}/macro/low"], result[f"{kind}/macro/high"] = bootstrap.percentiles(tries)
+                result |= _interval("accuracy/macro", _top(probabilities, targets, counts))
+                continue
+            tries = bootstrap.columns(statistic, probabilities, targets, counts)
+            # A resample without a rare label's positives would be a macro over other labels: left out.
+            result |= _interval(f"{kind}/macro", *tries[:, defined].T)
+            if kind in AREAS:
+                result |= _interval(f"{kind}/macro10", *tries[:, defined & enough].T)
     return result
+
+
+def _interval(name: str, *tries: Float[np.ndarray, " r"]) -> dict[str, float]:
+    """The interval of the mean of some columns of resamples under `<name>/low` and `<name>/high`; NaN for none."""
+    low, high = bootstrap.percentiles(np.mean(tries, axis=0)) if tries else bootstrap.NONE
+    return {f"{name}/low": low, f"{name}/high": high}
 
 
 def _top(probabilities: Table, targets: Table, counts: Float[np.ndarray, "r n"]) -> Float[np.ndarray, " r"]:

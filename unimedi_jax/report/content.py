@@ -28,12 +28,22 @@ class Number(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """Which number stands in a cell of a table; `tables.numbers` looks it up."""
+    """Which number stands in a cell of a table; `tables.shown` looks it up."""
 
     key: str  # in metrics.jsonl
     beside: str | None = None  # key of the number to compare it with
     beside_name: str = ""  # what that number is: "untrained", "chance", "random"
     digits: int = 3
+    chance: str | float | None = None  # what guessing gives, or its key
+    counts: str | None = None  # of an AUC: <counts>/positives and <counts>/negatives are the cases behind it
+
+
+class Shown(NamedTuple):
+    """What a cell shows: nothing where the metrics lack its number."""
+
+    numbers: dict[str, Number]  # "value", and where they are known "low", "high", "beside"
+    below_chance: bool = False
+    few: dict[str, Number] | None = None  # "positive" and "negative" cases, where one is fewer than `auroc.FEWEST`
 
 
 class Row(NamedTuple):
@@ -58,7 +68,7 @@ class EmbeddingMap:
 
     points: Float[np.ndarray, "n 2"]
     modality: Sequence[str]  # n names, e.g. "X-ray", "CT", "report"
-    finding: Sequence[str]  # n names, e.g. "nodule", "normal"
+    finding: Sequence[str]  # n names, as `findings.kind` gives them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,9 +77,10 @@ class AttentionExample:
 
     image: UInt8[np.ndarray, "y x"]  # as the model saw it
     scores: Float[np.ndarray, "gy gx"]  # eq.1 on the patch grid
-    findings: Sequence[str]  # label names of the case
+    findings: str  # as `findings.described` gives them
     report: str = ""
     lesion: Bool[np.ndarray, "y x"] | None = None  # outlined where known
+    source: str = "X-ray"  # and of which set, where there are several
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,9 +91,10 @@ class SliceExample:
     scores: Float[np.ndarray, " layers"]  # eq.2; layers divides z
     chosen_layers: Int[np.ndarray, " k"]
     chosen_slices: Int[np.ndarray, " s"]  # the slices shown to the model, as indices of z
-    findings: Sequence[str]
+    findings: str
     report: str = ""
     lesion: Bool[np.ndarray, "z y x"] | None = None
+    source: str = "CT"
 
 
 class Retrieved(NamedTuple):
@@ -90,14 +102,14 @@ class Retrieved(NamedTuple):
 
     report: str
     similarity: float
-    correct: bool  # the same report as the true one
+    correct: bool | None  # the same text, or the same findings by the labels; None: they leave it open
 
 
 @dataclasses.dataclass(frozen=True)
 class RetrievalExample:
     """A held-out image, its true report and the reports retrieved for it, best first."""
 
-    modality: str
+    source: str  # "X-ray" or "CT", and of which set, where there are several
     image: UInt8[np.ndarray, "y x"]  # X-ray, or one slice of the CT (`figures.lung_window`)
     true_report: str
     retrieved: Sequence[Retrieved]
@@ -109,7 +121,7 @@ class PageContent:
 
     name: str  # of the run
     config: Mapping[str, Any]  # config.json
-    contract: Mapping[str, Any]  # contract.json of the built set
+    contracts: Mapping[str, Mapping[str, Any]]  # contract.json of the built sets, by name
     metrics: Sequence[Mapping[str, Any]]  # the lines of metrics.jsonl, oldest first
     tables: Sequence[Table]  # `tables.result_tables(...)` or own ones
     embedding: EmbeddingMap | None = None

@@ -11,12 +11,15 @@ from typing import Any
 
 from data import pages
 from data.contract import flat
+from unimedi_jax.input import pipeline
 from unimedi_jax.report import figures, tables
 from unimedi_jax.report.content import Number, PageContent
 
 TEMPLATE = Path(__file__).with_name("templates") / "page.html"
 VALIDATION = re.compile(r"val/.*(loss|macro|i2t_r5|any/hit_rate)")
-INFORMATION = "_information"  # of the self-distillation; no loss, so on an axis of its own
+TITLES = {
+    "information": "Information of the targets, in nats"
+}  # of measures that are no loss, by the end of their names
 CURVES_PER_PANEL = 8
 
 
@@ -36,8 +39,8 @@ def render(content: PageContent, *, show_reports: bool = False) -> str:
         show_reports=show_reports,
         facts=_facts(content.metrics),
         panels=list(_panels(content.metrics)),
-        splits=list(dict.fromkeys(name for counts in content.contract.get("splits", {}).values() for name in counts)),
-        numbers=functools.partial(tables.numbers, metrics=content.metrics),
+        splits_of=_splits,
+        shown=functools.partial(tables.shown, metrics=content.metrics),
         flat=_settings,
         figures=figures,
     )
@@ -66,18 +69,31 @@ def _panels(metrics: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[st
     """Titles and keys of the curves: scalars of two steps or more, few to a panel."""
     count = collections.Counter(key for line in metrics for key in line)
     keys = [key for key in count if count[key] > 1 and isinstance(tables.latest(metrics, key), int | float)]
+    losses = {key.removeprefix("loss/") for key in keys if key.startswith("loss/")}
     groups = {
         "Total loss": [key for key in keys if key == "loss"],
         "Parts of the loss": [key for key in keys if key.startswith("loss/")],
-        "X-rays": [key for key in keys if key.startswith("xray/") and not key.endswith(INFORMATION)],
-        "CTs": [key for key in keys if key.startswith("ct/") and not key.endswith(INFORMATION)],
-        "Information of the targets, in nats": [key for key in keys if key.endswith(INFORMATION)],
+    }
+    # What is no loss, such as a count or nats, has an axis of its own: on that of the losses it would flatten them.
+    for modality, name in pipeline.NAMES.items():
+        own = {key: key.removeprefix(f"{modality}/") for key in keys if key.startswith(f"{modality}/")}
+        groups[name] = [key for key, measure in own.items() if measure in losses]
+        for key, measure in own.items():
+            if measure not in losses:
+                end = measure.rpartition("_")[2]
+                groups.setdefault(TITLES.get(end, end.capitalize()), []).append(key)
+    groups |= {
         "Validation patients": [key for key in keys if VALIDATION.fullmatch(key)],
         "Learning rate": [key for key in keys if key == "lr"],
     }
     for title, members in groups.items():
         for start in range(0, len(members), CURVES_PER_PANEL):
             yield title, members[start : start + CURVES_PER_PANEL]
+
+
+def _splits(contract: Mapping[str, Any]) -> list[str]:
+    """Names of the splits of a set, of all its modalities."""
+    return list(dict.fromkeys(name for counts in contract["splits"].values() for name in counts))
 
 
 def _settings(tree: Mapping[str, Any]) -> dict[str, str]:

@@ -1,40 +1,40 @@
 """The result tables of a run, from the names that its metrics carry.
 
 Names, as the evaluations' `scalars` give them behind a prefix (here `test`; `untrained` is the same
-evaluation of the network before training):
+evaluation of the network before training). A further set's have its name behind the modality's, as in
+`test/xray:mine/...` (input/places.py):
 
     test/xray/zeroshot/<label>   test/xray/zeroshot/macro       (auroc.LabelAuc; also .../prompts/... and .../probe/...)
+    test/xray/zeroshot/macro10                                  (over labels with 10 positives and negatives or more)
     test/xray/retrieval/i2t_r1   t2i_r1   chance_r1             (retrieval.recall)
     test/ct/slices/any/hit_rate  test/ct/slices/<label>/random_rate   (slices.HitRate)
     test/ct/slices/<label>/fixed_rate                           (slices.fixed_rate)
     test/ct/slices/any/layer_share                              (slices.layer_share)
-    test/gap/<pair>/distance     accuracy                       (gap.Gap)
+    test/gap/<cloud>_<cloud>/distance   accuracy                (gap.Gap)
     test/gap/<cloud>/separation                                 (gap.class_separation)
     test/gap/xray_ct_cls/...     test/gap/images_cls/separation (the same on CLS)
 
 `<key>/low` and `<key>/high` bound its interval. Rows and columns without a number are left out.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from unimedi_jax.report.content import Cell, Number, Row, Table
+from unimedi_jax.input.places import Place
+from unimedi_jax.metrics import auroc
+from unimedi_jax.report.content import Cell, Number, Row, Shown, Table
 
-MODALITIES = {"xray": "X-ray", "ct": "CT"}
 KS = (1, 5, 10)
-CLOUDS = {
-    "xray_ct": "X-ray and CT images",
-    "xray_ct_cls": "X-ray and CT images, CLS",
-    "xray_xray_report": "X-rays and their reports",
-    "ct_ct_report": "CTs and their reports",
-    "images": "All images, by finding",
-    "images_cls": "All images, by finding, CLS",
-}
 MEASURES = ("distance", "accuracy", "separation")
 GAP = re.compile(rf"test/gap/(.+)/(?:{'|'.join(MEASURES)})")
 Line = Mapping[str, Any]  # of metrics.jsonl
 INTERVALS = "Small figures under a number are its 95 % bootstrap interval over cases."
+FEW = (
+    f"Grey: an AUC of fewer than {auroc.FEWEST} positive or negative cases, which says little and is not among the "
+    "numbers at a glance."
+)
 
 
 def final(metrics: Sequence[Line]) -> Line | None:
@@ -50,29 +50,39 @@ def latest(metrics: Sequence[Line], key: str) -> float | None:
     return None
 
 
-def numbers(cell: Cell | None, metrics: Sequence[Line]) -> dict[str, Number]:
-    """What a cell shows: its `value` and, where the metrics have them, `low` and `high` of its interval and `beside`.
-
-    Empty where the metrics have no value.
-    """
+def shown(cell: Cell | None, metrics: Sequence[Line]) -> Shown:
+    """What a cell shows: its number and, where the metrics have them, interval, the number beside it, and marks."""
     if cell is None or latest(metrics, cell.key) is None:
-        return {}
+        return Shown({})
     keys = {"value": cell.key, "low": f"{cell.key}/low", "high": f"{cell.key}/high", "beside": cell.beside}
     values = {place: (key, latest(metrics, key)) for place, key in keys.items() if key}
-    return {place: Number(key, value, cell.digits) for place, (key, value) in values.items() if value is not None}
+    numbers = {place: Number(key, value, cell.digits) for place, (key, value) in values.items() if value is not None}
+    chance = latest(metrics, cell.chance) if isinstance(cell.chance, str) else cell.chance
+    below = chance is not None and numbers["value"].value < chance
+    return Shown(numbers, below, _few(cell, metrics) if math.isfinite(numbers["value"].value) else None)
+
+
+def _few(cell: Cell, metrics: Sequence[Line]) -> dict[str, Number] | None:
+    """The cases behind an AUC, where there are too few of them."""
+    sides = {"positive": f"{cell.counts}/positives", "negative": f"{cell.counts}/negatives"}
+    counts = {side: (key, latest(metrics, key)) for side, key in sides.items()}
+    known = {side: Number(key, count, digits=0) for side, (key, count) in counts.items() if count is not None}
+    return known if len(known) == len(sides) and min(each.value for each in known.values()) < auroc.FEWEST else None
 
 
 def text(table: Table, metrics: Sequence[Line], *, intervals: bool = False) -> str:
     """A table for the terminal; with `intervals` those of its numbers, where the metrics have them."""
 
     def words(cell: Cell | None) -> str:
-        shown = {place: number.text for place, number in numbers(cell, metrics).items()}
-        result = shown.get("value", "-")
-        if intervals and {"low", "high"} <= shown.keys():
-            result += f" [{shown['low']}, {shown['high']}]"
-        if "beside" in shown:
-            result += f" ({cell.beside_name} {shown['beside']})"
-        return result
+        content = shown(cell, metrics)
+        texts = {place: number.text for place, number in content.numbers.items()}
+        result = texts.get("value", "-")
+        if intervals and {"low", "high"} <= texts.keys():
+            result += f" [{texts['low']}, {texts['high']}]"
+        remarks = ["below chance"] if content.below_chance else []
+        remarks += ["few cases"] if content.few else []
+        remarks += [f"{cell.beside_name} {texts['beside']}"] if "beside" in texts else []
+        return result + (f" ({', '.join(remarks)})" if remarks else "")
 
     return f"{table.title}\n" + aligned([table.columns, *([row.name, *map(words, row.cells)] for row in table.rows)])
 
@@ -83,56 +93,61 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
-def result_tables(metrics: Sequence[Line], labels: Sequence[str]) -> list[Table]:
+def result_tables(metrics: Sequence[Line], places: Sequence[Place]) -> list[Table]:
     """Overview, AUC per finding, retrieval, slices, gap; tables without a number are left out."""
     known = {key for line in metrics for key in line}
-    findings = {label: label.replace("_", " ") for label in labels}
-    by_finding = [_findings(findings, modality) for modality in MODALITIES]
-    tables = [_overview(), *by_finding, _retrieval(), _slices(findings), _gap(sorted(known))]
+    by_finding = [_findings(place) for place in places]
+    chosen = [_slices(place) for place in places if place.modality == "ct"]
+    tables = [_overview(places), *by_finding, _retrieval(places), *chosen, _gap(sorted(known), places)]
     return [measured for table in tables if (measured := _measured(table, known)).rows]
 
 
-def _overview() -> Table:
+def _overview(places: Sequence[Place]) -> Table:
     rows = []
-    for key, name in MODALITIES.items():
+    for place in places:
+        key = place.name
         recall = _above(f"{key}/retrieval/i2t_r5", f"{key}/retrieval/chance_r5", "chance")
         hit_rate = _above(f"{key}/slices/any/hit_rate", f"{key}/slices/any/random_rate", "random")
-        rows.append(Row(name, (_trained(f"{key}/zeroshot/macro"), _trained(f"{key}/probe/macro"), recall, hit_rate)))
+        aucs = (_auc(f"{key}/{task}/macro10") for task in ("zeroshot", "probe"))
+        rows.append(Row(place.title, (*aucs, recall, hit_rate)))
     return Table(
         "Held-out patients at a glance",
         ("", "Zero-shot AUC", "Linear-probe AUC", "Report retrieval R@5", "Slice hit rate"),
         rows,
-        "AUC: mean over findings; 0.5 is guessing. Slice hit rate: share of the CTs with a lesion in which a chosen "
-        f"slice layer touches it. {INTERVALS}",
+        f"AUC: mean over the findings with at least {auroc.FEWEST} positive and {auroc.FEWEST} negative cases, n/a "
+        "where there is none; 0.5 is guessing. Below chance: guessing does better. Slice hit rate: share of the CTs "
+        f"with a lesion in which a chosen slice layer touches it. {INTERVALS}",
     )
 
 
-def _findings(findings: Mapping[str, str], modality: str) -> Table:
+def _findings(place: Place) -> Table:
     rows = []
-    for finding, name in {**findings, "macro": "mean over findings"}.items():
-        zeroshot, prompts, probe = (f"{modality}/{task}/{finding}" for task in ("zeroshot", "prompts", "probe"))
+    means = {"macro": "mean over findings", "macro10": "mean over findings with enough cases"}
+    names = {label: label.replace("_", " ") for label in place.labels}
+    for finding, name in {**names, **means}.items():
+        zeroshot, prompts, probe = (f"{place.name}/{task}/{finding}" for task in ("zeroshot", "prompts", "probe"))
         counts = [_count(f"{zeroshot}/{side}") for side in ("positives", "negatives")]
-        rows.append(Row(name, [_trained(zeroshot), _trained(prompts), _trained(probe), *counts]))
+        rows.append(Row(name, [_auc(zeroshot), _auc(prompts), _auc(probe), *counts]))
     return Table(
-        f"{MODALITIES[modality]}: AUC by finding",
+        f"{place.title}: AUC by finding",
         ("Finding", "Zero-shot", "Prompts on reports", "Linear probe", "Positive cases", "Negative cases"),
         rows,
         "Zero-shot: similarity to prompts that assert the finding, minus that to prompts that deny it or assert other "
         "findings (`evals.score`), without any label. Prompts on reports: the same score of the reports themselves, "
         "the most that these prompts can give. "
         "Linear probe: logistic regression on frozen features. A finding whose cases are all positive or all negative "
-        "has no AUC and is not part of the mean.",
+        f"has no AUC and is not part of the mean. {FEW}",
     )
 
 
-def _retrieval() -> Table:
+def _retrieval(places: Sequence[Place]) -> Table:
     rows = []
-    for modality, name in MODALITIES.items():
-        start = f"{modality}/retrieval"
+    for place in places:
+        start = f"{place.name}/retrieval"
         counts = [_count(f"{start}/pairs"), _count(f"{start}/distinct")]
         for way, direction in (("i2t", "image to report"), ("t2i", "report to image")):
             recalls = [_above(f"{start}/{way}_r{k}", f"{start}/chance_r{k}", "chance") for k in KS]
-            rows.append(Row(f"{name}, {direction}", [*recalls, *counts]))
+            rows.append(Row(f"{place.title}, {direction}", [*recalls, *counts]))
     return Table(
         "Report retrieval",
         ("", *(f"R@{k}" for k in KS), "Pairs", "Distinct reports"),
@@ -142,17 +157,18 @@ def _retrieval() -> Table:
     )
 
 
-def _slices(findings: Mapping[str, str]) -> Table:
+def _slices(place: Place) -> Table:
     rows = []
+    findings = {label: label.replace("_", " ") for label in place.labels}
     for finding, name in {**findings, "any": "any finding"}.items():
-        start = f"ct/slices/{finding}"
+        start = f"{place.name}/slices/{finding}"
         hit_rate = _above(f"{start}/hit_rate", f"{start}/random_rate", "random")
         untrained = hit_rate._replace(key=f"untrained/{start}/hit_rate")
         share = _trained(f"{start}/layer_share") if finding == "any" else None
         cells = (hit_rate, Cell(f"test/{start}/fixed_rate"), untrained, share, _count(f"{start}/cases"))
         rows.append(Row(name, cells))
     return Table(
-        "CT: do the chosen slices show the lesion?",
+        f"{place.title}: do the chosen slices show the lesion?",
         ("Lesion", "Hit rate", "Best fixed layers", "Untrained network", "Scores due to the layer", "CTs"),
         rows,
         "Random: the exact hit rate of choosing as many layers at random in the same CTs. Best fixed layers: as many "
@@ -162,11 +178,22 @@ def _slices(findings: Mapping[str, str]) -> Table:
     )
 
 
-def _gap(known: Sequence[str]) -> Table:
+def _clouds(places: Sequence[Place]) -> dict[str, str]:
+    """The names of gaps, as the evaluations give them, and what they are."""
+    pairs = [(a, b) for a in places for b in places if (a.modality, b.modality) == ("xray", "ct")]
+    between = {f"{a.name}_{b.name}": f"{a.title} and {b.title} images" for a, b in pairs}
+    reports = {f"{place.name}_{place.name}_report": f"{place.plural} and their reports" for place in places}
+    images = {"images": "All images, by finding"}
+    on_cls = [{f"{key}_cls": f"{name}, CLS" for key, name in clouds.items()} for clouds in (between, images)]
+    return between | on_cls[0] | reports | images | on_cls[1]
+
+
+def _gap(known: Sequence[str], places: Sequence[Place]) -> Table:
+    clouds = _clouds(places)
     measured = dict.fromkeys(match[1] for key in known if (match := GAP.fullmatch(key)))
-    names = [*(name for name in CLOUDS if name in measured), *(name for name in measured if name not in CLOUDS)]
+    names = [*(name for name in clouds if name in measured), *(name for name in measured if name not in clouds)]
     rows = [
-        Row(CLOUDS.get(name, name.replace("_", " ")), [_trained(f"gap/{name}/{measure}") for measure in MEASURES])
+        Row(clouds.get(name, name.replace("_", " ")), [_trained(f"gap/{name}/{measure}") for measure in MEASURES])
         for name in names
     ]
     return Table(
@@ -185,9 +212,14 @@ def _trained(key: str) -> Cell:
     return Cell(f"test/{key}", f"untrained/{key}", "untrained")
 
 
+def _auc(key: str) -> Cell:
+    """The same of an AUC, with the cases behind it."""
+    return _trained(key)._replace(chance=auroc.CHANCE, counts=f"test/{key}")
+
+
 def _above(key: str, reference: str, name: str) -> Cell:
     """A number of the trained network beside the one that it has to exceed."""
-    return Cell(f"test/{key}", f"test/{reference}", name)
+    return Cell(f"test/{key}", f"test/{reference}", name, chance=f"test/{reference}")
 
 
 def _count(key: str) -> Cell:

@@ -17,7 +17,7 @@ from unimedi_jax import checkpoint, flops, hosts, machine, objectives, optim, sh
 from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.evaluation import evaluator
 from unimedi_jax.inference import features, prompts, start
-from unimedi_jax.input import pipeline, transforms
+from unimedi_jax.input import pipeline, places, transforms
 from unimedi_jax.models import towers
 from unimedi_jax.train import dataset, saved_config, state, step
 from unimedi_jax.typing import PyTree
@@ -208,12 +208,12 @@ def _like(array: Any, old: jax.Array) -> jax.Array:
 
 
 def build_evaluator(job: TrainingJob) -> evaluator.Evaluator:
-    """The evaluations of a run, on the first of its sets."""
+    """The evaluations of a run, on all of its sets."""
     keep, evals = ("report", "labels", "lesion_mask", "volume", "image"), job.config.evals
-    prompts.check(evals.prompts, itertools.chain(*(record_set.contract["labels"] for record_set, _ in job.sets)))
-    own = prompts.of_set(evals.prompts, job.sets[0][0].contract)
+    sets = [record_set for record_set, _ in job.sets]
+    prompts.check(evals.prompts, itertools.chain(*(one.contract["labels"] for one in sets)))
     return evaluator.Evaluator(
-        dataset=job.sets[0][0],
+        places=places.of_sets(sets),
         samplers={
             name: dataclasses.replace(sampler, keep=keep, grouped=False) for name, sampler in job.samplers.items()
         },
@@ -222,7 +222,7 @@ def build_evaluator(job: TrainingJob) -> evaluator.Evaluator:
         length=job.config.input.report_length,
         limit=evals.limit,
         slices=job.model.slices,
-        prompts=own,
+        prompts={one.name: prompts.of_set(evals.prompts, one.contract) for one in sets},
         score=evals.score,
         has_joint_space=job.objective.has_joint_space,
         has_classifier=job.objective.uses_labels,

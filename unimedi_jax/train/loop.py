@@ -6,7 +6,7 @@ import logging
 import pathlib
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -19,7 +19,7 @@ from unimedi_jax import checkpoint, compile_cache, hosts, sharding, trackers, tr
 from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.config.typed import typed
 from unimedi_jax.evaluation import evaluator
-from unimedi_jax.input import pipeline
+from unimedi_jax.input import pipeline, places
 from unimedi_jax.train import job as jobs
 from unimedi_jax.train import plan, profiling, run_report, saved_config, signals
 from unimedi_jax.train import state as states
@@ -47,7 +47,7 @@ def run(config: Mapping[str, Any], workdir: pathlib.Path) -> None:
 def _run(config: PretrainConfig, workdir: pathlib.Path, stopping: signals.SignalHandler) -> None:
     job = jobs.build_job(config, workdir)
     primary = jax.process_index() == 0
-    labels = job.sets[0][0].contract["labels"]
+    measured = places.of_sets([record_set for record_set, _ in job.sets])
     keep = {name: getattr(config.checkpoint, name) for name in ("keep", "keep_every", "keep_best")}
     with (
         jax.set_mesh(job.mesh),
@@ -56,11 +56,11 @@ def _run(config: PretrainConfig, workdir: pathlib.Path, stopping: signals.Signal
     ):
         state, first, monitor = _start(job, checkpoints, batches, workdir)
         if first == config.steps and run_report.finished(workdir):
-            print(run_report.summary(workdir, labels))
+            print(run_report.summary(workdir, measured))
             print(f"nothing left to do: {workdir} is at step {first} of {config.steps}")
             return
         evaluate = jobs.build_evaluator(job)
-        _warn_of_missing_splits(evaluate)
+        _warn_of_missing_splits(evaluate, [record_set.name for record_set, _ in job.sets])
         plan.announce(job)
         shown = trackers.start(config.track, workdir, saved_config.shareable(job.saved_config)) if primary else ()
         with (
@@ -84,19 +84,22 @@ def _run(config: PretrainConfig, workdir: pathlib.Path, stopping: signals.Signal
                 page = run_report.final(evaluate, writer, job, trained, untrained)
             writer.page(page)
     if primary:
-        print(run_report.summary(workdir, labels))
+        print(run_report.summary(workdir, measured))
         print(f"report page: {page}")
 
 
-def _warn_of_missing_splits(evaluate: evaluator.Evaluator) -> None:
-    """Once, before the first step: which evaluations there will not be."""
+def _warn_of_missing_splits(evaluate: evaluator.Evaluator, sets: Sequence[str]) -> None:
+    """Once, before the first step: which evaluations of which sets there will not be."""
     missing = {
         "val": "nothing is validated while the run trains",
         "test": "the page at its end shows losses alone, and no number of held-out patients",
     }
     for split, consequence in missing.items():
-        if not evaluate.can_measure(split):
-            LOG.warning("the set %s has no %s records: %s", evaluate.dataset.name, split, consequence)
+        measured = {place.dataset.name for place in evaluate.measured(split)}
+        for name in sets:
+            if name not in measured:
+                what = consequence if not measured else "its numbers are missing there"
+                LOG.warning("the set %s has no %s records: %s", name, split, what)
 
 
 def _start(
@@ -149,7 +152,7 @@ class _Running:
         with self.stopping.safe_to_exit():
             scalars, _ = self.evaluate(states.variables(state, self.job.config.evals.network), "val")
         self.writer.scalars(step, {f"val/{name}": value for name, value in scalars.items()})
-        LOG.info("step %d, validation: %s", step, run_report.headline(scalars))
+        LOG.info("step %d, validation: %s", step, run_report.headline(scalars, self.evaluate.places))
 
     def scores(self) -> dict[int, float]:
         """Step -> what `keep_best` goes by, of all validations so far; where it is undefined, the worst."""

@@ -1,6 +1,6 @@
 """The end of a run: evaluation of held-out patients, the report page, the summary on the terminal."""
 
-import itertools
+import collections
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,13 +11,16 @@ from unimedi_jax import patches, writers
 from unimedi_jax.evaluation import evaluator
 from unimedi_jax.inference import features
 from unimedi_jax.input import records
-from unimedi_jax.metrics import auroc, retrieval
+from unimedi_jax.input.pipeline import MODALITIES
+from unimedi_jax.input.places import Place
+from unimedi_jax.metrics import auroc, findings, retrieval
 from unimedi_jax.report import content, figures, page, tables
 from unimedi_jax.train.job import TrainingJob
 from unimedi_jax.typing import PyTree
 
-EXAMPLES = 6  # cases a modality on the page
-HEADLINE = {"zeroshot/macro": "zero-shot AUC", "retrieval/i2t_r5": "R@5", "slices/any/hit_rate": "slice hit rate"}
+MAPPED, FEWEST_POINTS = 400, 8  # points of a place on the map, and of all together
+EXAMPLES = 6  # cases a modality on the page, shared by its sets
+HEADLINE = {"zeroshot/macro10": "zero-shot AUC", "retrieval/i2t_r5": "R@5", "slices/any/hit_rate": "slice hit rate"}
 
 
 def final(
@@ -27,8 +30,9 @@ def final(
 
     The line of metrics.jsonl marks the run as finished, so it comes last. Returns the page's path.
     """
-    workdir, step, show = writer.workdir, job.config.steps, job.config.show_reports
-    scalars, embedded = evaluations(trained, "test", final=True, examples=EXAMPLES)
+    workdir, step, show = writer.workdir, job.config.steps, job.config.reports_shown
+    most = max(collections.Counter(place.modality for place in evaluations.places).values(), default=1)
+    scalars, embedded = evaluations(trained, "test", final=True, examples=-(-EXAMPLES // most))
     before, _ = evaluations(untrained, "test", final=True)
     # Without test patients the count alone marks the run as finished.
     line = {"test/cases": sum(len(part.z) for part in embedded.values())}
@@ -36,8 +40,9 @@ def final(
     line |= {f"untrained/{name}": value for name, value in before.items()}
     path = workdir / "report" / "index.html"
     metrics = [*writers.read(workdir), {"step": step, **line}]
-    shown = show == "yes" or (show == "auto" and evaluations.dataset.name == "phantom")
-    page.write(path, _content(workdir.name, job.saved_config, evaluations, metrics, embedded), show_reports=shown)
+    shown = all(name == "phantom" for name in job.contracts) if show is None else show
+    about = {"name": workdir.name, "config": job.saved_config, "contracts": job.contracts}
+    page.write(path, _content(about, evaluations, metrics, embedded), show_reports=shown)
     writer.scalars(step, line)
     return path
 
@@ -47,87 +52,96 @@ def finished(workdir: pathlib.Path) -> bool:
     return (workdir / "report" / "index.html").exists() and tables.final(writers.read(workdir)) is not None
 
 
-def headline(scalars: Mapping[str, float]) -> str:
-    """The few numbers that show how a run is doing."""
+def headline(scalars: Mapping[str, float], measured: Sequence[Place]) -> str:
+    """The few numbers that show how a run is doing, of each of its places."""
     parts = []
-    for modality, name in tables.MODALITIES.items():
-        numbers = {title: scalars.get(f"{modality}/{measure}") for measure, title in HEADLINE.items()}
-        measured = [f"{title} {value:.3f}" for title, value in numbers.items() if value is not None]
-        if measured:
-            parts.append(f"{name} {', '.join(measured)}")
+    for place in measured:
+        numbers = {title: scalars.get(f"{place.name}/{measure}") for measure, title in HEADLINE.items()}
+        texts = [f"{title} {_text(value)}" for title, value in numbers.items() if value is not None]
+        if texts:
+            parts.append(f"{place.title} {', '.join(texts)}")
     return "; ".join(parts)
 
 
-def summary(workdir: pathlib.Path, labels: Sequence[str]) -> str:
-    """The result tables of a finished run as text, from its metrics.jsonl alone; `labels` get a row each."""
+def _text(value: float) -> str:
+    return "n/a" if np.isnan(value) else f"{value:.3f}"
+
+
+def summary(workdir: pathlib.Path, measured: Sequence[Place]) -> str:
+    """The result tables of a finished run as text, from its metrics.jsonl alone."""
     metrics = [line for line in writers.read(workdir) if tables.final([line])]
-    return "\n\n".join(tables.text(table, metrics) for table in tables.result_tables(metrics, labels))
+    return "\n\n".join(tables.text(table, metrics) for table in tables.result_tables(metrics, measured))
 
 
 def _content(
-    name: str,
-    config: Mapping[str, Any],
+    about: Mapping[str, Any],
     evaluations: evaluator.Evaluator,
     metrics: Sequence[Mapping[str, Any]],
     embedded: Mapping[str, features.EmbeddedSplit],
 ) -> content.PageContent:
-    contract = evaluations.dataset.contract
-    labels, inverted = contract["labels"], []
-    for modality, label in itertools.product(embedded, labels):
-        auc = tables.latest(metrics, f"test/{modality}/zeroshot/{label}")
-        if auc is not None and auc < auroc.INVERTED_BELOW:
-            problem = f"zero-shot AUC below {auroc.INVERTED_BELOW}, the prompt pair may be inverted"
-            inverted.append(f"{tables.MODALITIES[modality]}, {label}: {problem}.")
-    shown = {
-        modality: [_Case(example, evaluations, modality, labels) for example in part.examples]
-        for modality, part in embedded.items()
+    measured = [place for place in evaluations.places if place.name in embedded]
+    cases = {
+        place.name: [_Case(example, evaluations, place) for example in embedded[place.name].examples]
+        for place in measured
     }
-    return content.PageContent(
-        name=name,
-        config=config,
-        contract=contract,
-        metrics=metrics,
-        tables=tables.result_tables(metrics, labels),
-        embedding=_map(embedded, labels),
-        attention=[case.attention() for case in shown.get("xray", [])],
-        slices=[case.slices() for case in shown.get("ct", [])],
-        retrieval=[
-            _retrieved(modality, case, row, embedded[modality])
-            for modality, cases in shown.items()
-            if evaluations.has_joint_space
-            for row, case in list(enumerate(cases))[: EXAMPLES // 2]
-        ],
-        notes=inverted,
+    xrays, cts = (
+        [case for place in measured if place.modality == modality for case in cases[place.name]]
+        for modality in MODALITIES
     )
+    return content.PageContent(
+        **about,
+        metrics=metrics,
+        tables=tables.result_tables(metrics, evaluations.places),
+        embedding=_map(measured, embedded),
+        attention=[case.attention() for case in xrays],
+        slices=[case.slices() for case in cts],
+        retrieval=[
+            _retrieved(place, case, row, embedded[place.name])
+            for place in measured
+            if evaluations.has_joint_space
+            for row, case in list(enumerate(cases[place.name]))[: -(-len(cases[place.name]) // 2)]
+        ],
+        notes=_inverted(measured, metrics),
+    )
+
+
+def _inverted(measured: Sequence[Place], metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence for every finding with cases enough whose zero-shot AUC suggests prompts the wrong way round."""
+    notes = []
+    for title, label, start in [(one.title, label, f"test/{one.name}") for one in measured for label in one.labels]:
+        key = f"{start}/zeroshot/{label}"
+        auc, *counts = (tables.latest(metrics, name) for name in (key, f"{key}/positives", f"{key}/negatives"))
+        if auc is not None and auc < auroc.INVERTED_BELOW and min(counts) >= auroc.FEWEST:
+            problem = f"zero-shot AUC below {auroc.INVERTED_BELOW}, the prompt pair may be inverted"
+            notes.append(f"{title}, {label}: {problem}.")
+    return notes
 
 
 class _Case:
     """One record of the page with the network's view of it."""
 
-    def __init__(
-        self, example: Mapping[str, Any], evaluations: evaluator.Evaluator, modality: str, labels: list[str]
-    ) -> None:
-        self._example, self._sampler, self._modality = example, evaluations.samplers[modality], modality
-        present = np.nan_to_num(example["labels"]) == 1
-        self.findings = [label for label, has in zip(labels, present, strict=True) if has]
+    def __init__(self, example: Mapping[str, Any], evaluations: evaluator.Evaluator, place: Place) -> None:
+        self._example, self._sampler, self._place = example, evaluations.samplers[place.modality], place
+        self.findings = findings.described(example["labels"], place.labels)
         self.report = records.text(example["report"])
 
     def attention(self) -> content.AttentionExample:
         image, lesion = self._xray()
         cells = patches.grid((self._sampler.image_size,) * 2, self._sampler.image_patch)
         scores = np.asarray(self._example["scores"], np.float32).reshape(cells)
-        return content.AttentionExample(image, scores, self.findings, self.report, lesion)
+        return content.AttentionExample(image, scores, self.findings, self.report, lesion, self._place.title)
 
     def slices(self) -> content.SliceExample:
         volume, chosen = self._example["volume"], np.asarray(self._example["layers"])
         scores = np.asarray(self._example["slice_scores"], np.float32)
         depth = len(volume) // len(scores)
         middle = chosen * depth + depth // 2
-        return content.SliceExample(volume, scores, chosen, middle, self.findings, self.report, self._lesion())
+        about = (self.findings, self.report, self._lesion(), self._place.title)
+        return content.SliceExample(volume, scores, chosen, middle, *about)
 
     def picture(self) -> np.ndarray:
         """The one picture that represents the case: the X-ray, or the slice of the CT with the highest score."""
-        if self._modality == "xray":
+        if self._place.modality == "xray":
             return self._xray()[0]
         example = self.slices()
         best = int(example.scores.argmax())
@@ -147,25 +161,29 @@ class _Case:
         return self._example["image"][window], None if lesion is None else lesion[window]
 
 
-def _map(embedded: Mapping[str, features.EmbeddedSplit], labels: list[str]) -> content.EmbeddingMap | None:
-    if not embedded:
-        return None
+def _map(measured: Sequence[Place], embedded: Mapping[str, features.EmbeddedSplit]) -> content.EmbeddingMap | None:
     z, modality, finding = [], [], []
-    names = [*labels, "normal" if labels else "", "several"]
-    for key, part in embedded.items():
-        kind = evaluator.single_finding(part.labels)
-        rows = figures.tsne_rows(len(part.z), limit=400)
+    for place in measured:
+        part = embedded[place.name]
+        rows = figures.tsne_rows(len(part.z), limit=min(MAPPED, figures.TSNE_POINTS // len(measured)))
         z.append(part.z[rows])
-        modality += [tables.MODALITIES[key]] * len(rows)
-        finding += [names[kind[row]] for row in rows]
-    points = np.concatenate(z)
-    return content.EmbeddingMap(figures.tsne(points), modality, finding) if len(points) >= 8 else None
+        modality += [place.title] * len(rows)
+        finding += [findings.kind(part.labels[row], place.labels) for row in rows]
+    points = np.concatenate(z) if z else ()
+    return content.EmbeddingMap(figures.tsne(points), modality, finding) if len(points) >= FEWEST_POINTS else None
 
 
-def _retrieved(modality: str, case: _Case, row: int, part: features.EmbeddedSplit) -> content.RetrievalExample:
+def _retrieved(place: Place, case: _Case, row: int, part: features.EmbeddedSplit) -> content.RetrievalExample:
     order, similarity = retrieval.nearest(part.z[row : row + 1], part.z_report, 3)
     retrieved = [
-        content.Retrieved(part.reports[i], float(s), part.reports[i] == case.report)
+        content.Retrieved(part.reports[i], float(s), _correct(part, row, i))
         for i, s in zip(order[0], similarity[0], strict=True)
     ]
-    return content.RetrievalExample(tables.MODALITIES[modality], case.picture(), case.report, retrieved)
+    return content.RetrievalExample(place.title, case.picture(), case.report, retrieved)
+
+
+def _correct(part: features.EmbeddedSplit, row: int, other: int) -> bool | None:
+    """Whether a case's report is right for another: the same words or findings; None where the labels leave it open."""
+    if part.reports[other] == part.reports[row]:
+        return True
+    return findings.same(part.labels[row], part.labels[other])

@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 
 import cv2
 import nibabel
@@ -188,3 +189,18 @@ def test_equals_have_no_outliers():
     odd = doctor.Measured(Row("odd", "ct", "train", 99), {"ct/field_mm": 700.0})
     assert [one["row"] for one in doctor.outliers([*cases, odd])] == [99]
     assert doctor.outliers([*cases[:3], odd]) == []
+
+
+def test_the_page_holds_on_a_phone():
+    """Nothing asks for more than 368 of 400 pixels, and what may be wider, the tables, scrolls by itself."""
+    page = _page(str)
+    parsed = Parsed(page)
+    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in [of for _, of in parsed.tags]
+    tables = re.findall(r"(.*)<table", page)
+    assert len(tables) == 5
+    assert all(before.endswith('<div class="wide">') for before in tables)
+    style = page.partition("<style>")[2].partition("</style>")[0]
+    assert ".wide { overflow-x: auto" in style
+    assert "overflow-wrap: anywhere" in style
+    fixed = re.sub(r"max-width: \d+px|min\(100%, \d+px\)", "", style)
+    assert not [px for px in re.findall(r"(?:width: |minmax\()(\d+)px", fixed) if int(px) > 368]
