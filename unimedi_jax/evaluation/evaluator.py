@@ -9,7 +9,17 @@ import numpy as np
 from data.reports.prompts import Pair
 from unimedi_jax.inference import features
 from unimedi_jax.input import records, transforms
-from unimedi_jax.metrics import auroc, classification, gap, linear_probe, retrieval, slices, vectors, zeroshot
+from unimedi_jax.metrics import (
+    auroc,
+    classification,
+    gap,
+    label_keys,
+    linear_probe,
+    retrieval,
+    slices,
+    vectors,
+    zeroshot,
+)
 from unimedi_jax.typing import PyTree
 
 RESAMPLES = 1000  # of the bootstrap intervals in final tables
@@ -109,7 +119,7 @@ class Evaluator:
         if part.lesions is None:
             return results
         settings = {"choosing": others.lesions if others else None, "resamples": resamples}
-        names = [*self._labels, "unstated"]
+        names = [*label_keys.of(self._labels), "unstated"]
         for name, rate in slices.by_finding(part.slice_scores, part.lesions, self.slices, names, **settings).items():
             results |= _named(name, rate.scalars()) if rate.cases else {}
         return results

@@ -9,7 +9,7 @@ from unimedi_jax.evaluation import results, trials
 from unimedi_jax.inference import features
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input import records
-from unimedi_jax.metrics import slices
+from unimedi_jax.metrics import label_keys, slices
 
 TASK = "slices"
 RATES = ("hit_rate", "random_rate", "fixed_rate")
@@ -34,7 +34,7 @@ def evaluate(trained: Pretrained, dataset: records.RecordSet, config: EvaluateCo
     """
     if "lesion_mask" not in dataset.contract["truth"] or not dataset.size("ct", "test"):
         raise UserError("no CT test records with a lesion mask")
-    k, names = trained.model.slices, [*dataset.contract["labels"], "unstated"]
+    k, names = trained.model.slices, [*label_keys.of(dataset.contract["labels"]), "unstated"]
     if not k:
         raise UserError("the model was trained without slices")
     trained.check(dataset, ("ct",))

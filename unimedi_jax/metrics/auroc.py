@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from unimedi_jax.metrics import bootstrap, vectors
+from unimedi_jax.metrics import bootstrap, label_keys, vectors
 
 INVERTED_BELOW = 0.4  # zero-shot: the prompt pair may be the wrong way round
 
@@ -29,11 +29,13 @@ class LabelAuc(NamedTuple):
         return int(np.isnan(self.per_label).sum())
 
     def scalars(self, names: Sequence[str]) -> dict[str, float]:
-        """`<name>`, `<name>/positives`, `<name>/negatives`, `macro`, `undefined`, intervals."""
+        """`<key>`, `<key>/positives`, `<key>/negatives` of each label's key, `macro`, `undefined`, intervals."""
         result = {"macro": self.macro, "undefined": float(self.undefined)}
         if not np.isnan(self.macro_low):
             result |= {"macro/low": self.macro_low, "macro/high": self.macro_high}
-        columns = zip(names, self.per_label, self.positives, self.negatives, self.low, self.high, strict=True)
+        columns = zip(
+            label_keys.of(names), self.per_label, self.positives, self.negatives, self.low, self.high, strict=True
+        )
         for name, auc, positives, negatives, low, high in columns:
             result |= {name: float(auc), f"{name}/positives": float(positives), f"{name}/negatives": float(negatives)}
             if not np.isnan(low):

@@ -19,6 +19,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from unimedi_jax.metrics import label_keys
 from unimedi_jax.report.content import Cell, Number, Row, Table
 
 MODALITIES = {"xray": "X-ray", "ct": "CT"}
@@ -86,7 +87,7 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
 def result_tables(metrics: Sequence[Line], labels: Sequence[str]) -> list[Table]:
     """Overview, AUC per finding, retrieval, slices, gap; tables without a number are left out."""
     known = {key for line in metrics for key in line}
-    findings = {label: label.replace("_", " ") for label in labels}
+    findings = {key: label.replace("_", " ") for key, label in zip(label_keys.of(labels), labels, strict=True)}
     by_finding = [_findings(findings, modality) for modality in MODALITIES]
     tables = [_overview(), *by_finding, _retrieval(), _slices(findings), _gap(sorted(known))]
     return [measured for table in tables if (measured := _measured(table, known)).rows]

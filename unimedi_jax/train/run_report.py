@@ -11,7 +11,7 @@ from unimedi_jax import patches, writers
 from unimedi_jax.evaluation import evaluator
 from unimedi_jax.inference import features
 from unimedi_jax.input import records
-from unimedi_jax.metrics import auroc, retrieval
+from unimedi_jax.metrics import auroc, label_keys, retrieval
 from unimedi_jax.report import content, figures, page, tables
 from unimedi_jax.train.job import TrainingJob
 from unimedi_jax.typing import PyTree
@@ -74,7 +74,7 @@ def _content(
     contract = evaluations.dataset.contract
     labels, inverted = contract["labels"], []
     for modality, label in itertools.product(embedded, labels):
-        auc = tables.latest(metrics, f"test/{modality}/zeroshot/{label}")
+        auc = tables.latest(metrics, f"test/{modality}/zeroshot/{label_keys.of([label])[0]}")
         if auc is not None and auc < auroc.INVERTED_BELOW:
             problem = f"zero-shot AUC below {auroc.INVERTED_BELOW}, the prompt pair may be inverted"
             inverted.append(f"{tables.MODALITIES[modality]}, {label}: {problem}.")
