@@ -93,6 +93,7 @@ def _alone(convert: ConvertRow, row: Row) -> Example | Rejected:
 
 
 def _executor(count: int) -> concurrent.futures.ProcessPoolExecutor:
+    child_processes.start_tracker()  # a pool's locks would start it with its warnings
     context = multiprocessing.get_context("spawn")
     return concurrent.futures.ProcessPoolExecutor(count, mp_context=context, initializer=_begin)
 

@@ -97,6 +97,7 @@ def _one_frame(dataset: pydicom.Dataset, syntax: uid.UID, frame: int) -> pydicom
 @functools.cache
 def _apart() -> concurrent.futures.ProcessPoolExecutor:
     """The process for decoders that may abort; it is started with the first picture that needs one."""
+    child_processes.start_tracker()  # a pool's locks would start it with its warnings
     context = multiprocessing.get_context("spawn")
     return concurrent.futures.ProcessPoolExecutor(1, mp_context=context, initializer=_silent)
 
