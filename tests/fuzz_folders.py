@@ -169,11 +169,17 @@ def watch(outside: Path) -> Callable[[], list[str]]:
             path = arguments[0] if isinstance(arguments[0], str) else arguments[0].decode(errors="replace")
             if str(Path(path).resolve()).startswith(forbidden) and "r" in str(arguments[1] or "r"):
                 seen.append(f"opened {path}")
-        elif (event == "import" and str(arguments[0]).startswith(PLANTED)) or event in (
-            "os.system",
-            "subprocess.Popen",
-        ):
+        elif event in ("os.system", "subprocess.Popen"):
             seen.append(f"{event} {arguments[0]}")
 
+    class Finder:
+        """Asked for every module that is imported, `importlib.import_module` included, which no audit event tells."""
+
+        @staticmethod
+        def find_spec(name: str, *_: Any) -> None:
+            if name.startswith(PLANTED):
+                seen.append(f"import {name}")
+
     sys.addaudithook(hook)
+    sys.meta_path.insert(0, Finder)
     return lambda: [seen.pop() for _ in range(len(seen))]
