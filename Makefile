@@ -1,6 +1,7 @@
 # make pretrain   sets up .venv, trains the demo on the embedded phantom, writes a report page
 # make test       sets up .venv with the test tools, lints and runs the suite
 # make aot        sets up .venv-aot with the compilers of TPUs and GPUs, for configs/compile.py and its tests
+# make advisories   lists known weaknesses of the packages that a run needs: a report, which fails nothing
 # PYTHON=python3.12 make ...   another interpreter; ARGS="--config.steps=100" passes settings on
 # PROCESSES=4 make test        so many test files at a time, each process up to 6 GB
 
@@ -8,7 +9,7 @@ PYTHON ?= python3
 PROCESSES ?= 2
 BIN := .venv/bin
 
-.PHONY: pretrain test aot clean
+.PHONY: pretrain test aot advisories clean
 
 pretrain: .venv/run.txt
 	$(BIN)/python main.py --config=configs/pretrain.py:demo $(ARGS)
@@ -19,6 +20,11 @@ test: .venv/dev.txt
 	$(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 aot: .venv-aot/aot.txt
+
+advisories: .venv/run.txt
+	test -x .venv-audit/bin/pip-audit || ($(PYTHON) -m venv .venv-audit && .venv-audit/bin/pip install --quiet pip-audit)
+	$(BIN)/python -m pip freeze > .venv-audit/installed.txt
+	-.venv-audit/bin/pip-audit --disable-pip --no-deps -r .venv-audit/installed.txt
 
 # A stamp beside the packages: installed again only when the list has changed.
 .venv/run.txt: requirements.txt
@@ -39,4 +45,4 @@ aot: .venv-aot/aot.txt
 	cp requirements-aot.txt $@
 
 clean:
-	rm -rf .venv .venv-aot .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf .venv .venv-aot .venv-audit .pytest_cache .ruff_cache build dist *.egg-info

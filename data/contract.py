@@ -1,9 +1,11 @@
 """Compares two preprocessing contracts: of what a network was trained on, and of its input now."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from data import json_files
 from data.errors import UserError
 
 LOG = logging.getLogger(__name__)
@@ -12,6 +14,48 @@ PREPROCESSING = ("format", "records")  # what all inputs of one network must agr
 SAME_DATA = ("content_sha256", "labels", "tokenizer")  # what must also be unchanged when a run is resumed
 SHARING = "pictures_sharing_a_report"  # of training, where there are any: pictures of one patient under one report
 SHOWN = 5
+# What each entry of a contract is; older ones lack some.
+KINDS = {"format": int, "name": str, "labels": list, "truth": list, "rejected": int} | dict.fromkeys(
+    ("prompts", "splits", "records", "source", "tokenizer", "libraries", "notes"), dict
+)
+NEEDED = ("labels", "prompts", "truth", "records", "source")
+ADVICE = "bring back a copy of the set or build it again"
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The contract of the set in a folder.
+
+    Raises:
+        UserError: it cannot be read, or is no contract.
+    """
+    path = folder / FILE
+    content = json_files.read_object(path, ADVICE)
+    if problem := flaw(content):
+        raise UserError(f"{path} is no contract of a set ({problem}): {ADVICE}")
+    return content
+
+
+def flaw(content: Any, needed: Sequence[str] = NEEDED) -> str:
+    """What makes something no contract of a set, with the entries `needed`; "" where nothing does."""
+    if not isinstance(content, dict):
+        return "no JSON object"
+    if lacking := [name for name in needed if name not in content]:
+        return f"it lacks {', '.join(lacking)}"
+    wrong = [name for name, kind in KINDS.items() if name in content and type(content[name]) is not kind]
+    if wrong:
+        return f"{wrong[0]} is of another kind"
+    if not all(isinstance(counts, dict) for counts in content.get("splits", {}).values()):
+        return "splits are no counts"
+    labels, sides = content.get("labels", []), list(content.get("prompts", {}).values())
+    if not _are_texts(labels) or not _are_texts(content.get("truth", [])) or len(set(labels)) < len(labels):
+        return "labels or truth are no list of different names"
+    if not all(isinstance(pair, dict) and all(map(_are_texts, pair.values())) for pair in sides):
+        return "prompts are no lists of texts"
+    return ""
+
+
+def _are_texts(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
 
 
 def check(trained: Mapping[str, Any], current: Mapping[str, Any], *, where: str, same_data: bool = False) -> None:

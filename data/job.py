@@ -30,8 +30,8 @@ TRANSLATED = ".translations"  # the folder of sentences that have been translate
 def run(config: Any, workdir: Path) -> None:
     """Builds (or with `config.dry_run` only examines) the set of a `configs/build.py` config and prints a summary.
 
-    A row that cannot be used is skipped and logged in the set's `rejected.jsonl`. Raises OverBudgetError, and makes no
-    set, if more than a share of `config.max_rejected` (with `config.strict` any row) is rejected.
+    A row that cannot be used is skipped and logged beside the set, in `<name>.rejected.jsonl`. Raises OverBudgetError,
+    and makes no set, if more than a share of `config.max_rejected` (with `config.strict` any row) is rejected.
     """
     data_dir = Path(config.data_dir).expanduser()
     budget = 0.0 if config.strict else config.max_rejected
@@ -152,7 +152,7 @@ def summary(built: dataset.Built, *, silent: bool = False) -> str:
     if built.leaked:
         lines.append(f"warning: {built.leaked} pictures are, pixel by pixel, in more than one split")
     if built.rejected:
-        lines.append(f"rows left out, with reasons: {built.folder / dataset.LEDGER}")
+        lines.append(f"rows left out, with reasons: {dataset.readable_ledger(built.folder)}")
     lines.append(f"{'built' if built.made else 'already built'}: {built.folder}{os.sep}")
     lines += next_step.lines(built.folder, built.counts, silent=silent, made=built.made)
     return "\n".join(lines)

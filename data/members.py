@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data import pages
+from data import json_files, pages
+from data.errors import UserError
 
 FILE = "members.json"  # beside the records of a set; of a run and an export, those of all sets that it was trained on
 Members = dict[str, Any]  # {"salt": which, "train": {"patients": [...], "pictures": [...]}, "val": ..., "test": ...}
@@ -45,14 +46,34 @@ def shared(trained: Members, tested: Members) -> dict[str, int] | None:
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """The content of a folder's FILE; None where there is none, as in sets and runs of older versions."""
-    path = folder / FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    """The content of a folder's FILE; None where there is none, as in sets and runs of older versions.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    path, advice = folder / FILE, "bring back a copy of it"
+    if not path.is_file():
+        return None
+    content = json_files.read_object(path, advice)
+    if not (_are_members(content) or all(map(_are_members, content.values()))):
+        raise UserError(f"{path} is damaged, it lists no members of sets: {advice}")
+    return content
 
 
 def write(folder: Path, content: Mapping[str, Any]) -> None:
     """Writes a folder's FILE."""
     pages.write(folder / FILE, json.dumps(content) + "\n")
+
+
+def _are_members(content: Any) -> bool:
+    if not isinstance(content, dict) or not isinstance(content.get("salt"), str):
+        return False
+    kinds = [kind for split, part in content.items() if split != "salt" for kind in _lists(part)]
+    return all(isinstance(kind, list) and all(isinstance(key, str) for key in kind) for kind in kinds)
+
+
+def _lists(part: Any) -> list[Any]:
+    return list(part.values()) if isinstance(part, dict) else [None]
 
 
 def _hashed(text: str, salt: str) -> str:

@@ -1,7 +1,8 @@
 """Mutates valid files of every format that is read: `python -m tests.fuzz --cases 10000`.
 
 Whatever the bytes, a row gives a record in its contract or a reject with a code: no other exception, no hang, no run
-away memory, no record that the contract does not allow. Failing inputs are kept for a look.
+away memory, no record that the contract does not allow. Sets and exports (`tests/fuzz_folders.py`) open or are refused
+in one line. Nothing outside a case's folder is opened, and nothing runs. Failing inputs are kept for a look.
 """
 
 import argparse
@@ -37,7 +38,7 @@ from data.manifest import source as manifest
 from data.manifest.options import DEFAULT
 from data.readers import geometry
 from data.source import Rejected, Row
-from tests import dicoms
+from tests import dicoms, fuzz_folders
 
 SECONDS = 20  # of processor time for one case; of the clock ten times as many, on a machine that others use too
 MEMORY = 6 << 30  # of address space beyond which an allocation fails
@@ -151,6 +152,10 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
 def damage(name: str, data: bytes, rng: random.Random) -> bytes:
     """A mutation; every other time with the checksums made right again, which otherwise hide what lies behind them."""
     if rng.random() < 0.5:
+        if name.endswith(".json"):
+            return fuzz_folders.structure(data, rng)
+        if name.endswith((".nrrd", ".mha")):
+            return fuzz_folders.header_line(data, rng)
         if name.endswith(".gz"):
             return gzip.compress(mutate(gzip.decompress(data), rng), 1, mtime=0)
         if name.endswith(".png"):
@@ -177,6 +182,8 @@ def run(number: int, names: tuple[str, ...], files: dict[str, bytes], folder: Pa
     data = damage(name, files[name], rng)
     if name == "rows.csv":
         return name, _table(data, folder)
+    if "/" in name:
+        return name, fuzz_folders.open_folder(name, data, files, folder)
     path = folder / name
     if name == "slice.dcm":
         path = _series(data, files[name], folder / "series", rng)
@@ -245,16 +252,24 @@ def work(numbers: range, keep: Path | None, report: Callable[[int, str, str], No
     """Runs cases and tells what came of each, before it starts ("") and after."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     signal.signal(signal.SIGPROF, _overtime)
-    files = seeds()
-    names = tuple(files)
-    with tempfile.TemporaryDirectory() as scratch:
+    files, folders = seeds(), fuzz_folders.seeds()
+    names = (*files, *fuzz_folders.mutated(folders))
+    files |= folders
+    with tempfile.TemporaryDirectory() as top:
+        scratch, outside = Path(top) / "case", Path(top) / "outside"
+        scratch.mkdir()
+        outside.mkdir()
+        (outside / "secret.raw").write_bytes(bytes(16 * 16 * 8 * 2))
+        trespasses = fuzz_folders.watch(outside)
         for name in ("x.png", "ct.nii"):
-            (Path(scratch) / name).write_bytes(files[name])
+            (scratch / name).write_bytes(files[name])
         for number in numbers:
             report(number, names[number % len(names)], "")
             signal.setitimer(signal.ITIMER_PROF, SECONDS)
             try:
-                name, verdict = run(number, names, files, Path(scratch))
+                name, verdict = run(number, names, files, scratch)
+                if reached := trespasses():
+                    verdict = f"FAILED: {reached[0]}"
             except Exception as error:
                 name, verdict = names[number % len(names)], f"FAILED {type(error).__name__}: {error}"
                 if keep:
@@ -320,7 +335,7 @@ def main() -> None:
     started = time.monotonic()
     verdicts, failures = fuzz(arguments.cases, start=arguments.start, keep=arguments.keep)
     for (name, verdict), count in sorted(verdicts.items()):
-        print(f"{name:<16}{verdict:<24}{count:>6}")
+        print(f"{name:<64}{verdict:<24}{count:>6}")
     for one in failures:
         print(f"case {one.sample}, {one.kind}: {one.what}")
     print(f"{sum(verdicts.values())} cases in {time.monotonic() - started:.0f} s, {len(failures)} failures")

@@ -11,6 +11,10 @@ HOUSE = "unimedi_jax"
 LAYERS = (
     (
         "data.errors",
+        "data.json_files",
+        "data.child_processes",
+        "data.plain",
+        "data.record_files",
         "data.progress",
         "data.source",
         "data.reasons",
@@ -38,7 +42,7 @@ LAYERS = (
     ("evaluation",),
     ("train",),
     ("export", "comparison", "aot", "bench", "prediction"),
-    ("cli",),
+    ("messages", "cli"),
     ("main",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

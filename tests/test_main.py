@@ -11,7 +11,7 @@ import pytest
 from data import job as building
 from data.errors import UserError
 from data.reports import tokenizer
-from unimedi_jax import cli
+from unimedi_jax import cli, messages
 from unimedi_jax.evaluation import evaluate
 from unimedi_jax.inference import pretrained
 from unimedi_jax.input import records
@@ -125,7 +125,7 @@ def test_help_with_a_config_is_that_jobs_settings_and_needs_no_jax(name):
 
 def test_a_background_thread_that_loses_its_disk_is_one_line(tmp_path, monkeypatch, capfd):
     """TensorBoard's writer ends so on a full disk, beside the run's own message."""
-    monkeypatch.setattr(threading, "excepthook", cli._briefly(threading.__excepthook__))
+    monkeypatch.setattr(threading, "excepthook", messages._briefly(threading.__excepthook__))
     for function in ((tmp_path / "nowhere").read_text, lambda: [][0]):
         thread = threading.Thread(target=function)
         thread.start()

@@ -221,13 +221,6 @@ def started(workdir: pathlib.Path) -> bool:
     return root.exists() and any(path.name[0].isdecimal() for path in root.iterdir())
 
 
-def check_idle(workdir: pathlib.Path) -> None:
-    """Raises UserError where another process trains in this folder."""
-    root = workdir / "checkpoints"
-    if root.exists():
-        _lock(root).close()
-
-
 def meta(workdir: pathlib.Path) -> Meta:
     """The meta of a run's newest checkpoint that passes. Raises UserError as `read`."""
     return read(workdir, ())[2]
@@ -289,9 +282,12 @@ def _read(folder: pathlib.Path, parts: tuple[str, ...]) -> tuple[dict[str, PyTre
         saved = reader.metadata(folder).item_metadata["state"] if parts else {}
         selected = {part: saved[part] for part in parts}
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), selected)
+        integrity.check_claims(folder, abstract)
         items = {"state": _onto(abstract, partial_restore=True), "meta": JSON} if parts else {"meta": JSON}
         restored = reader.restore(folder, args=ocp.args.Composite(**items))
     state = restored["state"] if parts else {}
+    if not isinstance(restored["meta"], dict):
+        raise integrity.DamagedError("its meta is no JSON object")
     integrity.hold_against(manifest, state, meta=restored["meta"])
     return jax.device_get(state), restored["meta"]
 
@@ -301,8 +297,8 @@ def _damage_named() -> Iterator[None]:
     """Turns what Orbax and TensorStore raise, any class in thousands of lines, into a DamagedError of one line."""
     try:
         yield
-    except (PermissionError, MemoryError, jax.errors.JaxRuntimeError):
-        raise  # says nothing of what was saved
+    except (PermissionError, MemoryError, jax.errors.JaxRuntimeError, integrity.DamagedError):
+        raise  # says nothing of what was saved, or all
     except Exception as error:
         raise integrity.DamagedError(_first_line(error)) from error
 

@@ -4,25 +4,22 @@ The command of the installed package: unimedi --config=<job>[:arg] ... With --co
 job and preset, their values and their meaning.
 """
 
-import errno
-import logging
 import os
 import pathlib
 import re
 import runpy
 import sys
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import absl.logging
 from absl import app, flags
 from ml_collections import config_flags
 
+from data import plain
 from data.errors import RESUMABLE, StoppedError, UserError
+from unimedi_jax import messages
 
-# What a person mends outside the program: no room, no quota, no right to write.
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+FLAGS = ("config", "workdir", "private")
 HOUSE = pathlib.Path(__file__).resolve().parent
 CONFIGS = next(folder for folder in (HOUSE / "configs", HOUSE.parent / "configs") if folder.is_dir())
 _CONFIG = config_flags.DEFINE_config_file(
@@ -31,7 +28,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; by default runs/, the config's name and, of evaluations, the checkpoint's."
 )
-
+_PRIVATE = flags.DEFINE_bool(
+    "private", True, "Whether what is written is its owner's alone (folders 0700, files 0600), whatever the umask."
+)
 
 # Every job and what it is for.
 JOBS = {
@@ -118,22 +117,23 @@ def main() -> None:
     """Runs the job of the command line; every mistake of its user ends in one line and an exit code."""
     # The C++ side of JAX otherwise logs about compilers and missing accelerators before our first line.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.stdout = plain.Stream(sys.stdout)
     try:
         app.run(_run, flags_parser=_parse)
     except UserError as error:
         _refuse(str(error), error.exit_code)
     except StoppedError as error:
-        print(str(error), file=sys.stderr)
+        print(plain.text(str(error)), file=sys.stderr)
         sys.exit(RESUMABLE)
     except BrokenPipeError:
         os._exit(0)  # whoever read our lines, such as head, has seen enough
-    except OSError as error:
-        if error.errno not in _DISK:
-            raise
-        _refuse(f"{error.filename or 'writing'}: {error.strerror}; see to the disk, and the same command goes on")
     except KeyboardInterrupt:
-        print("stopped: the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+        print("stopped: the same command goes on from what is written", file=sys.stderr, flush=True)
+        os._exit(130)  # what workers are doing is not waited for: they end with this process
+    except Exception as error:
+        if not (message := messages.of_the_machine(error)):
+            raise
+        _refuse(message)
 
 
 def _run(argv: Sequence[str]) -> None:
@@ -150,38 +150,11 @@ def _run(argv: Sequence[str]) -> None:
     numbers.check_all(config.to_dict(), reference.defaults(config.to_dict()))
     paths.check_all(config.to_dict())
     paths.check(_WORKDIR.value or "", "--workdir")
-    _log_only_our_lines()
-    threading.excepthook, sys.unraisablehook = _briefly(threading.excepthook), _briefly(sys.unraisablehook)
+    messages.log_only_our_lines()
+    if _PRIVATE.value:
+        os.umask(0o077)  # reports, pictures and ids are in most of what is written
     _ensure_phantom(config)
     _module(config.job).run(config, _workdir())
-
-
-def _log_only_our_lines() -> None:
-    # The libraries log at length what they do; our own lines would drown in theirs. Their errors come as exceptions.
-    absl.logging.set_verbosity(absl.logging.FATAL)
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    for name in ("unimedi_jax", "data"):
-        logger = logging.getLogger(name)
-        logger.setLevel(logging.INFO)
-        logger.addHandler(handler)
-        logger.propagate = False
-
-
-def _briefly(usual: Callable[[Any], Any]) -> Callable[[Any], None]:
-    """A hook that words a lost disk in one line and leaves every other error to the usual one.
-
-    TensorBoard's files are written by a thread of its own and closed at exit. What must not be lost, the lines of
-    metrics and the checkpoints, raises errors of its own.
-    """
-
-    def hook(failed: Any) -> None:
-        if isinstance(failed.exc_value, OSError):
-            print(f"warning: tensorboard/ may lack lines: {failed.exc_value}", file=sys.stderr)
-        else:
-            usual(failed)
-
-    return hook
 
 
 def _workdir() -> pathlib.Path:
@@ -257,7 +230,7 @@ def _config_file(argv: Sequence[str]) -> str:
 
 def _help(config: dict[str, Any] | None) -> str:
     if config is None:
-        listed = (f"  --{flag.name}: {flag.help}" for flag in (flags.FLAGS["config"], flags.FLAGS["workdir"]))
+        listed = (f"  --{flag.name}: {flag.help}" for flag in map(flags.FLAGS.__getitem__, FLAGS))
         names = (f"  {name:10}{purpose}" for name, purpose in JOBS.items())
         return "\n".join([__doc__, "flags:", *listed, "\njobs:", *names])
     from unimedi_jax.config import reference
@@ -267,5 +240,5 @@ def _help(config: dict[str, Any] | None) -> str:
 
 
 def _refuse(message: str, code: int = UserError.exit_code) -> None:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    print("error: " + plain.text(" ".join(message.split())), file=sys.stderr)
     sys.exit(code)

@@ -20,12 +20,13 @@ def enable(folder: str) -> None:
     """
     if not folder:
         return
-    path = pathlib.Path(folder).expanduser() / _machine()
+    path = pathlib.Path(folder) / _machine()
     try:
+        path = path.expanduser()
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = path.stat()
-    except OSError as error:
-        LOG.warning("compiled programs are not kept: %s: %s", path, error.strerror)
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
+        LOG.warning("compiled programs are not kept: %s: %s", path, getattr(error, "strerror", error))
         return
     if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         LOG.warning("compiled programs are not kept: others may write to %s", path)

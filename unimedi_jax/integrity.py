@@ -1,6 +1,7 @@
 """The manifest of a checkpoint: the hash of every array and fact in it, and the mark that it is complete."""
 
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -8,11 +9,14 @@ from typing import Any
 
 import jax
 
+from data import json_files
 from data.errors import UserError
 from unimedi_jax import fingerprint, trees
 from unimedi_jax.typing import PyTree
 
 NAME = "manifest.json"
+SMALL_CLAIM = 2**30  # bytes that arrays may claim in any case
+MOST_PACKED = 50  # times as many as their files have: weights pack to nine tenths, zeros to nothing
 
 
 class DamagedError(Exception):
@@ -84,14 +88,14 @@ def put_aside(folder: pathlib.Path) -> None:
 
 def read(folder: pathlib.Path) -> dict[str, Any]:
     """The manifest of a checkpoint. Raises DamagedError: it is missing, or not what was written."""
+    if not committed(folder):
+        raise DamagedError(f"it has no {NAME}")
     try:
-        manifest = json.loads((folder / NAME).read_text(encoding="utf-8"))
-        own = manifest.pop("manifest")
-    except FileNotFoundError:
-        raise DamagedError(f"it has no {NAME}") from None
-    except (ValueError, KeyError, AttributeError):
+        manifest = json_files.read_object(folder / NAME, "")
+    except UserError:
         raise DamagedError(f"its {NAME} cannot be read") from None
-    if fingerprint.facts(manifest) != own:
+    own = manifest.pop("manifest", None)
+    if fingerprint.facts(manifest) != own or not _is_manifest(manifest):
         raise DamagedError(f"its {NAME} was changed")
     return manifest
 
@@ -100,7 +104,7 @@ def hold_against(manifest: dict[str, Any], state: PyTree, **facts: Any) -> None:
     """Compares what was restored, all of it or a part, with what was saved. Raises DamagedError: names what differs."""
     hashes = {name: description[-1] for name, description in manifest["arrays"].items()}
     bad = [name for name, value in fingerprint.arrays(state).items() if hashes.get(name) != value]
-    bad += [name for name, value in facts.items() if fingerprint.facts(value) != manifest["facts"][name]]
+    bad += [name for name, value in facts.items() if fingerprint.facts(value) != manifest["facts"].get(name)]
     if bad:
         raise DamagedError(f"other content than was saved in {_few(bad)}")
 
@@ -125,6 +129,28 @@ def fits(manifest: dict[str, Any], abstract: PyTree) -> None:
             f"the checkpoint at step {manifest['step']} does not fit this configuration ({len(differing)} arrays "
             f"differ: {_few(described)}): use the run's own configuration, or another --workdir"
         )
+
+
+def check_claims(folder: pathlib.Path, abstract: PyTree) -> None:
+    """Holds the room that arrays would take against the files of a checkpoint, before any of it is allocated.
+
+    Raises:
+        DamagedError: they claim far more than the files can hold.
+    """
+    claimed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract))
+    stored = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    if claimed > max(SMALL_CLAIM, MOST_PACKED * stored):
+        raise DamagedError(f"its arrays claim {claimed / 1e9:.1f} GB, and all its files have {stored / 1e9:.3f} GB")
+
+
+def _is_manifest(content: dict[str, Any]) -> bool:
+    arrays, facts = content.get("arrays"), content.get("facts")
+    if not isinstance(arrays, dict) or not isinstance(facts, dict) or not isinstance(content.get("step"), int):
+        return False
+    return all(
+        isinstance(one, list) and len(one) == 3 and isinstance(one[0], list) and all(isinstance(n, int) for n in one[0])
+        for one in arrays.values()
+    )
 
 
 def _shapes(tree: PyTree) -> dict[str, tuple[list[int], str]]:

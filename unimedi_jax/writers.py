@@ -102,9 +102,10 @@ def lines(workdir: pathlib.Path) -> Iterator[dict[str, float]]:
         for line in file:
             try:
                 values = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue  # the torn last line of a killed process
-            yield values
+            if isinstance(values, dict) and isinstance(values.get("step"), int):
+                yield values
 
 
 def read(workdir: pathlib.Path) -> list[dict[str, float]]:

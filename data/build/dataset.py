@@ -6,6 +6,7 @@ import dataclasses
 import fcntl
 import itertools
 import json
+import logging
 import os
 import re
 import shutil
@@ -13,14 +14,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from data import members, progress
+from data import json_files, members, progress
 from data.build import contracts, executors, pool, writer
 from data.build.build_statistics import BuildStatistics
 from data.errors import OverBudgetError, UserError
+from data.manifest import privacy
 from data.progress import Tick
 from data.reports import tokenizer
 from data.source import MODALITIES, SPLITS, Rejected, Source
 
+LOG = logging.getLogger(__name__)
 LEDGER = "rejected.jsonl"
 FINISHED = "set"
 Place = tuple[str, str]  # a modality and a split
@@ -62,13 +65,21 @@ def build(
         _prepare(staging, source)
         statistics = _write(source, staging, name=name, workers=workers, beam=beam)
         try:
-            ledger = data_dir / f"{name}.{LEDGER}"
+            ledger = readable_ledger(folder)
             _check_outcome(statistics, max_rejected, ledger, for_training=source.for_training)
+            ledger.unlink(missing_ok=True)  # of another set of this name
+            if statistics.rejected:
+                _write_ledger(ledger, statistics.rejected_in_order())
             (staging / FINISHED).rename(folder)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     rejected, leaked = statistics.rejected_in_order(), statistics.leaked()
     return Built(folder, True, statistics.counts(), rejected, leaked, dict(statistics.notes))
+
+
+def readable_ledger(folder: Path) -> Path:
+    """The ledger beside a set, with the user's own paths; the LEDGER in the set, which is passed on, has hashes."""
+    return folder.with_name(f"{folder.name}.{LEDGER}")
 
 
 def make_folder(data_dir: Path) -> None:
@@ -114,10 +125,18 @@ def _alone_in(data_dir: Path) -> Iterator[None]:
     handle = os.open(data_dir, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # some network drives have no locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            _lock(handle, data_dir)
         yield
     finally:
         os.close(handle)
+
+
+def _lock(handle: int, data_dir: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        LOG.info("another build works in %s: waiting for its end", data_dir)
+        fcntl.flock(handle, fcntl.LOCK_EX)
 
 
 def _built_before(folder: Path, fingerprint: str) -> Built | None:
@@ -126,9 +145,10 @@ def _built_before(folder: Path, fingerprint: str) -> Built | None:
     remedy = "choose another config.name or remove the folder"
     try:
         facts = json.loads((folder / contracts.FILE).read_text(encoding="utf-8"))
-        lines = (folder / LEDGER).read_text(encoding="utf-8").splitlines()
+        beside, inside = readable_ledger(folder), folder / LEDGER
+        lines = (beside if beside.exists() else inside).read_text(encoding="utf-8").splitlines()
         rejected = tuple(Rejected(**json.loads(line)) for line in lines)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         raise UserError(f"{folder} exists and is no built set: {remedy}") from None
     if facts.get("source_fingerprint") != fingerprint:
         raise UserError(f"{folder} was built from another source, or from files that have changed since: {remedy}")
@@ -160,7 +180,9 @@ def _write(source: Source, staging: Path, *, name: str, workers: int, beam: str 
     if statistics.total():
         if words := _vocabulary(source, statistics):
             tokenizer.save(tokenizer.train(words), folder / "tokenizer")
-        _write_ledger(folder / LEDGER, statistics.rejected_in_order())
+        rejected = statistics.rejected_in_order()
+        hidden = (dataclasses.replace(one, path=privacy.pseudonym(one.path, source.salt)) for one in rejected)
+        _write_ledger(folder / LEDGER, hidden)
         members.write(folder, members.describe(statistics.patients, statistics.pictures, source.salt))
         facts = contracts.make(source, statistics, name=name, folder=folder)
         (folder / contracts.FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -196,7 +218,7 @@ def _fill(
 
 
 def _write_ledger(path: Path, rejected: Iterable[Rejected]) -> None:
-    lines = [json.dumps(dataclasses.asdict(r), ensure_ascii=False) + "\n" for r in rejected]
+    lines = [json_files.line(dataclasses.asdict(r)) for r in rejected]
     path.write_text("".join(lines), encoding="utf-8")
 
 

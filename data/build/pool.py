@@ -8,6 +8,7 @@ import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 
+from data import child_processes
 from data.source import ConvertRow, Example, Rejected, Row, Source
 
 Converted = tuple[Row, Example | Rejected]
@@ -28,8 +29,14 @@ def converter(source: Source, workers: int) -> Iterator[Convert]:
     if workers == 1:
         yield lambda rows: ((row, source.convert(row)) for row in rows)
         return
-    with contextlib.closing(Workers(source.convert, workers)) as processes:
+    processes = Workers(source.convert, workers)
+    try:
         yield processes.convert
+    except KeyboardInterrupt:
+        processes.close(wait=False)  # they end with this process, and nothing of theirs is awaited
+        raise
+    finally:
+        processes.close()
 
 
 class Workers:
@@ -52,7 +59,8 @@ class Workers:
                 # Submitting to a pool that has just broken raises what a lost result does.
                 for row in itertools.islice(rows, IN_FLIGHT * self._count - len(waiting)):
                     waiting.append((row, None))
-                    waiting[-1] = (row, executor.submit(self._convert, row))
+                    with child_processes.deaf_to_interrupts():  # submitting may start one
+                        waiting[-1] = (row, executor.submit(self._convert, row))
                 if not waiting:
                     return
                 result = waiting[0][1].result()
@@ -66,10 +74,10 @@ class Workers:
                 continue
             yield waiting.popleft()[0], result
 
-    def close(self) -> None:
-        """Ends the processes."""
+    def close(self, *, wait: bool = True) -> None:
+        """Ends the processes; without `wait` each when its row is done, or this process ends."""
         if self._executor is not None:
-            self._executor.shutdown(cancel_futures=True)
+            self._executor.shutdown(wait=wait, cancel_futures=True)
             self._executor = None
 
 
@@ -77,18 +85,22 @@ def _alone(convert: ConvertRow, row: Row) -> Example | Rejected:
     """Converts one row in a process of its own: if that dies, the row is the cause."""
     with _executor(1) as executor:
         try:
-            return executor.submit(convert, row).result()
+            with child_processes.deaf_to_interrupts():
+                result = executor.submit(convert, row)
+            return result.result()
         except BrokenProcessPool:
             return Rejected(row.number, row.path, "reader_crashed: reading the file ended the process that read it")
 
 
 def _executor(count: int) -> concurrent.futures.ProcessPoolExecutor:
+    child_processes.start_tracker()  # a pool's locks would start it with its warnings
     context = multiprocessing.get_context("spawn")
-    return concurrent.futures.ProcessPoolExecutor(count, mp_context=context, initializer=_one_thread)
+    return concurrent.futures.ProcessPoolExecutor(count, mp_context=context, initializer=_begin)
 
 
-def _one_thread() -> None:
+def _begin() -> None:
     """There is one process per core already: more threads would only compete."""
+    child_processes.exit_with_parent()
     import cv2
     import threadpoolctl
 

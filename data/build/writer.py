@@ -13,11 +13,11 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
 from data.readers import geometry
+from data.record_files import TEMPLATE
 from data.source import Example, Source
 
 VERSION = "1.0.0"
 SHARD_BYTES = 256 * 2**20
-TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 
 def features(source: Source, modality: str) -> tfds.features.FeaturesDict:

@@ -1,8 +1,8 @@
 """The audit job: searches a folder for every identifier and every long run of report text of a raw source.
 
 Two places hold such things by contract: the records' `report` field holds report text and is searched for identifiers
-only, unless `config.reports` asks for report text too, and of the reject ledger, which names the user's own paths, only
-the reasons are searched. What is passed over is counted and printed.
+only, unless `config.reports` asks for report text too. The reject ledger beside a set names the user's own paths:
+only its reasons are searched; that in a set has hashes and is searched whole. What is passed over is counted.
 """
 
 import collections
@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import tensorflow_datasets as tfds
-
+from data import record_files
 from data.build import contracts, dataset
 from data.checks import audit_files, audit_names
 from data.checks.audit_files import Passed
@@ -96,10 +95,9 @@ def search(
             continue
         place = str(path.relative_to(folder))
         yield from _once(place, fold(path.name), names, {})
-        if path.name.endswith(dataset.LEDGER):
-            reasons = [json.loads(line).get("reason", "") for line in path.read_text(encoding="utf-8").splitlines()]
-            yield from _once(place, fold("\n".join(reasons)), names, runs)
-            passed["lists of rejected rows but for their reasons: their paths are those of the source"] += 1
+        if path.name.endswith(f".{dataset.LEDGER}"):
+            yield from _once(place, fold(_reasons(path)), names, runs)
+            passed[f"paths of the source in {place}: do not pass this list of rejected rows on"] += 1
         elif "array_record" in path.name:
             passed["files of records that belong to no built set"] += path.parent not in parts
         else:
@@ -118,6 +116,17 @@ def search(
         del passed[what]
 
 
+def _reasons(ledger: Path) -> str:
+    """The reasons of a list of rejected rows; the whole of a line that is none."""
+    reasons = []
+    for line in ledger.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            reasons.append(str(json.loads(line)["reason"]))
+        except (ValueError, KeyError, TypeError, RecursionError):
+            reasons.append(line)
+    return "\n".join(reasons)
+
+
 def _infos(set_folder: Path) -> list[Path]:
     """What describes the records of each modality of a built set."""
     return sorted(set_folder.glob("*/*/features.json"))
@@ -125,12 +134,18 @@ def _infos(set_folder: Path) -> list[Path]:
 
 def _fields(part: Path, folder: Path) -> Iterator[tuple[str, str, str]]:
     """Where it is, name and value of every field of text in the records of a modality."""
-    builder = tfds.builder_from_directory(part)
-    for split in builder.info.splits:
-        for number, record in enumerate(builder.as_data_source(split)):
+    stored = record_files.read(part, folder)
+    schema = stored.schema(stored.texts)
+    for split in stored.splits:
+        for number, raw in enumerate(stored.raw(split)):
+            place = f"{part.relative_to(folder)} {split}, record {number}"
+            try:
+                record = record_files.decode(schema, raw)
+            except ValueError as error:
+                raise UserError(f"{place} cannot be searched: {error}") from error
             for name, value in record.items():
-                if isinstance(value, bytes) and value:
-                    yield f"{part.relative_to(folder)} {split}, record {number}, field {name}", name, value.decode()
+                if value:
+                    yield f"{place}, field {name}", name, value.decode()
 
 
 def _once(place: str, words: tuple[str, ...], names: Needles, runs: Needles) -> Iterator[tuple[str, str]]:

@@ -16,6 +16,7 @@ import pydicom
 from pydicom import encaps, uid
 from pydicom.pixels import get_decoder, pixel_array
 
+from data import child_processes
 from data.readers.files import BadInput
 
 CODINGS = {  # the coding's name in a contract, its plugin of pydicom and the transfer syntaxes
@@ -67,7 +68,9 @@ def pixels(dataset: pydicom.Dataset, syntax: uid.UID, frame: int | None, **optio
     if multiprocessing.parent_process() is not None:  # a worker: who started it replaces it
         return work()
     try:
-        return _apart().submit(work).result()
+        with child_processes.deaf_to_interrupts():
+            result = _apart().submit(work)
+        return result.result()
     except BrokenProcessPool as error:
         _apart.cache_clear()
         raise BadInput("reader_crashed", "the decoder ended its process: the pixels are damaged") from error
@@ -94,10 +97,12 @@ def _one_frame(dataset: pydicom.Dataset, syntax: uid.UID, frame: int) -> pydicom
 @functools.cache
 def _apart() -> concurrent.futures.ProcessPoolExecutor:
     """The process for decoders that may abort; it is started with the first picture that needs one."""
+    child_processes.start_tracker()  # a pool's locks would start it with its warnings
     context = multiprocessing.get_context("spawn")
     return concurrent.futures.ProcessPoolExecutor(1, mp_context=context, initializer=_silent)
 
 
 def _silent() -> None:
     """The decoders print to the terminal what is wrong with a stream; the ledger has the reason."""
+    child_processes.exit_with_parent()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

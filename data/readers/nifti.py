@@ -39,10 +39,12 @@ def read(path: Path, assume: str) -> VolumeStream:
 
 
 def read_pair(path: Path, assume: str) -> VolumeStream:
-    """The volume of a `.hdr` and the `.img` beside it; either may be named."""
-    head, body = path.with_suffix(".hdr"), path.with_suffix(".img")
-    check_file(head)
-    check_file(body)
+    """The volume of a `.hdr` and the `.img` beside it; either may be named. A link to the other may not lead away."""
+    head, body = (
+        path if path.suffix == suffix else payload.beside(path, path.with_suffix(suffix).name)
+        for suffix in (".hdr", ".img")
+    )
+    check_file(path)
     with payload.refusals(), head.open("rb") as stream:
         header = _header(stream.read(544), b"ni")
     return _stack(header, functools.partial(open, body, "rb"), body.stat().st_size, assume, packed=False)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from data import json_files
 from data.errors import UserError
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ def load(name: str | Path) -> "PreTrainedTokenizerBase":
     files = f"Put {FILES} into a folder and name that folder"
     if Path(name).is_dir() and not any((Path(name) / f).is_file() for f in ("tokenizer.json", "vocab.txt")):
         raise UserError(f"no tokenizer in the folder {name}. {files}")
+    for path in Path(name).glob("*.json"):
+        json_files.read(path, "choose another tokenizer")  # its size and depth, before transformers does
     transformers = _transformers()
     try:
         if not Path(name).is_dir():
@@ -84,7 +87,7 @@ def load(name: str | Path) -> "PreTrainedTokenizerBase":
         # Not AutoTokenizer if the class is known: it imports PyTorch wherever that is installed.
         whole = (Path(name) / "tokenizer.json").is_file()
         kind = transformers.PreTrainedTokenizerFast if whole else transformers.AutoTokenizer
-        tokenizer = kind.from_pretrained(str(name), local_files_only=True)
+        tokenizer = kind.from_pretrained(str(name), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the hub client raises a dozen unrelated types
         raise UserError(
             f"no tokenizer '{name}': no such folder, and the Hugging Face hub and its cache do not have it or "
@@ -93,6 +96,8 @@ def load(name: str | Path) -> "PreTrainedTokenizerBase":
     missing = [t for t in ("pad_token", "cls_token", "sep_token") if getattr(tokenizer, t) is None]
     if missing:
         raise UserError(f"the tokenizer '{name}' has no {', '.join(missing)}: choose a BERT-like one")
+    if max(tokenizer.get_vocab().values()) >= len(tokenizer):
+        raise UserError(f"the tokenizer '{name}' numbers its words with gaps: choose a BERT-like one")
     return tokenizer
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from data import plain
 from data.errors import UserError
 from data.reports import sections, text
 from data.sets import dataset_index
@@ -113,7 +114,7 @@ class Marian:
     def _write(self, rows: Sequence[Sequence[Any]]) -> None:
         self._page.parent.mkdir(parents=True, exist_ok=True)
         with os.fdopen(_private(self._page, os.O_TRUNC), "w", encoding="utf-8", newline="") as stream:
-            csv.writer(stream).writerows([COLUMNS, *rows])
+            csv.writer(stream).writerows([COLUMNS, *([*map(plain.cell, row)] for row in rows)])
 
 
 def sentences_by(name: str, cache: Path) -> Callable[[Sequence[str]], list[str]]:
@@ -203,9 +204,10 @@ def _read(path: Path) -> dict[str, str]:
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
             key, value = json.loads(line)
-        except ValueError:
+        except (ValueError, TypeError, RecursionError):
             continue
-        known[key] = value
+        if isinstance(key, str) and isinstance(value, str):
+            known[key] = value
     return known
 
 

@@ -212,7 +212,7 @@ def test_mistakes_are_one_line(pictures, checkpoint_dir, probed, tmp_path):
 
 def test_files_of_two_items_never_share_a_name():
     items = [sources.Item(name, "xray") for name in ("a/b.png", "a_b.png", "a_b.png-2", "c\\b.png")]
-    assert predict.stems(items) == ["a_b.png", "a_b.png-2", "a_b.png-2-2", "c_b.png"]
+    assert sources.stems(items) == ["a_b.png", "a_b.png-2", "a_b.png-2-2", "c_b.png"]
 
 
 def test_real_pictures_come_back_on_their_own_grid(trained, phantom, checkpoint_dir, tmp_path):

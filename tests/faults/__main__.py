@@ -1,8 +1,9 @@
 """The fault campaign: python -m tests.faults --rounds 100
 
 Runs a toy pre-training undisturbed, then again and again with one random injury a round until it ends, and holds every
-round against the undisturbed run: metrics, record ids of every batch, hashes of every checkpoint. Exit code 1 where one
-differs, where a traceback was shown, or where the exit code is not one of those documented.
+round against the undisturbed run: metrics, record ids of every batch, hashes of every checkpoint. Every third round is
+one of build, embed, export and evaluate instead (`tests/faults/jobs.py`). Exit code 1 where one differs, where a
+traceback was shown, a process is left, or where the exit code is not one of those documented.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import time
 
-from tests.faults import injuries
+from tests.faults import injuries, jobs
 
 CODES = {0, 2, 75, -9, -15, -2, 130, 143}  # ended; a person's turn; resumable; killed; asked before anyone listened
 
@@ -26,17 +27,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", action="store_true", help="no round of training but the undisturbed one")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begins no round after so many minutes")
     options = parser.parse_args()
     until = time.monotonic() + 60 * options.minutes
     with tempfile.TemporaryDirectory() as folder:
-        failed, done = campaign(pathlib.Path(folder), options.rounds, until, random.Random(options.seed))
+        rng = random.Random(options.seed)
+        failed, done = campaign(pathlib.Path(folder), options.rounds, until, rng, every=1 if options.jobs else 3)
     print(f"rounds {done}, equal to the undisturbed run {done - failed}, not equal {failed}")
     sys.exit(1 if failed else 0)
 
 
-def campaign(folder: pathlib.Path, rounds: int, until: float, rng: random.Random) -> tuple[int, int]:
-    """Rounds that failed, rounds done."""
+def campaign(folder: pathlib.Path, rounds: int, until: float, rng: random.Random, *, every: int = 3) -> tuple[int, int]:
+    """Rounds that failed, rounds done; one of `every` is of a job beside training."""
     records = folder / "records"
     build(records)
     shutil.copytree(records, folder / "spare")
@@ -53,11 +56,17 @@ def campaign(folder: pathlib.Path, rounds: int, until: float, rng: random.Random
         f"undisturbed: {len(expected.lines)} lines, {len(expected.ids)} batches, checkpoints {sorted(expected.hashes)}"
     )
 
+    beside = jobs.Jobs(folder, folder / "spare", alone, cache)
+    print("undisturbed: " + ", ".join(f"{name} {seconds:.0f} s" for name, seconds in beside.seconds.items()))
     volume = Volume(folder / "volume")
     failed = done = run = ended = 0
     causes: collections.Counter[str] = collections.Counter()
     try:
         while done < rounds and time.monotonic() < until:
+            if done % every == 0:
+                done += 1
+                failed += bool(job_round(done, beside, volume, causes, rng))
+                continue
             workdir, ids = volume.path / f"run{run}", folder / f"run{run}.ids"
             name, what, code, log = one_round(records, folder / "spare", workdir, ids, volume, cache, rng)
             done += 1
@@ -81,6 +90,22 @@ def campaign(folder: pathlib.Path, rounds: int, until: float, rng: random.Random
         volume.close()
     print(f"{ended} runs went to their end; injuries: {dict(causes)}")
     return failed, done
+
+
+def job_round(
+    number: int, beside: jobs.Jobs, volume: "Volume", causes: "collections.Counter[str]", rng: random.Random
+) -> list[str]:
+    """A round of a job beside training, and its line. Returns what was wrong."""
+    place = volume.path / f"job{number}"
+    name, injury, code, problems, log = beside.round(place, volume, rng)
+    if code not in CODES:
+        problems.append(f"exit code {code}")
+    causes[injury] += 1
+    print(f"round {number}: {name}, {injury}, exit {code}: {'; '.join(problems) or 'equal'}", flush=True)
+    if problems:
+        print("    " + "\n    ".join(log.strip().splitlines()[-12:]), flush=True)
+    jobs.forget(place)
+    return problems
 
 
 def one_round(

@@ -17,7 +17,7 @@ import time
 import ml_collections
 from orbax import checkpoint as ocp
 
-from configs import pretrain
+from configs import build, embed, evaluate, export, pretrain
 from unimedi_jax import sharding
 from unimedi_jax.models import sizes
 from unimedi_jax.train import loss_monitor
@@ -25,8 +25,10 @@ from unimedi_jax.train import loss_monitor
 TINY = sizes.Size(width=16, depth=1, heads=2, mlp_width=16)
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config(job: str = "pretrain") -> ml_collections.ConfigDict:
     sizes.VISION["tiny"] = sizes.REPORT["tiny"] = TINY
+    if job != "pretrain":
+        return _beside_training(job)
     config = pretrain.get_config("demo")
     config.compilations = ""
     config.steps, config.log_every = 14, 1
@@ -48,6 +50,20 @@ def get_config() -> ml_collections.ConfigDict:
     config.checkpoint.update(every=3, keep=3)
     config.evals.update(every=5, rows=8, limit=8)
     _wire()
+    return config
+
+
+def _beside_training(job: str) -> ml_collections.ConfigDict:
+    """Another job, as small as it gets."""
+    if job == "build":
+        config = build.get_config("phantom")
+        config.update(xrays=40, cts=30, workers=2)
+        return config
+    config = {"embed": embed, "export": export, "evaluate": evaluate}[job].get_config()
+    if job == "embed":
+        config.rows = 2
+    if job == "evaluate":
+        config.update(data="phantom", tasks="retrieve,slices", rows=8, resamples=10, untrained=False)
     return config
 
 

@@ -1,7 +1,10 @@
 """Files in, embeddings out: records through the network, whatever the kind of file, and maps in its own space."""
 
+import errno
 import json
+import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -24,6 +27,7 @@ from data.readers import volumes, xrays
 from tests import dicoms
 from unimedi_jax.export import parity
 from unimedi_jax.inference import embed, maps, preprocess, sources
+from unimedi_jax.inference.partial_rows import PartialRows
 
 ROOT = pathlib.Path(__file__).parents[2]
 AFFINE = np.array([[0, -3, 0, 40], [2.5, 0, 0, -70], [0, 0, -4, 30], [0, 0, 0, 1.0]])  # axes turned and mirrored
@@ -264,3 +268,113 @@ def test_the_command_line_refuses_in_one_line(arguments, words, tmp_path):
     assert done.returncode == 2
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def job(workdir: pathlib.Path, source: pathlib.Path, out: pathlib.Path, **settings: str):
+    config = embed_config.get_config()
+    config.checkpoint, config.source, config.out, config.rows = str(workdir), str(source), str(out), 1
+    config.update(settings)
+    return config
+
+
+def stop_at(number: int, monkeypatch) -> list[int]:
+    """The disk is full from the `number`-th batch on; returns the batches that were computed, to count them."""
+    batches: list[int] = []
+    features = embed.Model.features
+
+    def counted(self, modality, pixels):
+        if len(batches) + 1 >= number:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        batches.append(len(pixels))
+        return features(self, modality, pixels)
+
+    monkeypatch.setattr(embed.Model, "features", counted)
+    return batches
+
+
+def test_a_full_disk_loses_no_row_that_was_computed(workdir, folder, tmp_path, monkeypatch):
+    whole, out = tmp_path / "whole.npz", tmp_path / "out.npz"
+    source = tmp_path / "films"
+    source.mkdir()
+    film = cv2.imread(str(folder / "film.png"), cv2.IMREAD_UNCHANGED)
+    for index in range(9):
+        cv2.imwrite(str(source / f"{index}.png"), np.roll(film, 9 * index, axis=1))
+    embed.run(job(workdir, source, whole))
+    with monkeypatch.context() as patch:
+        done = stop_at(4, patch)
+        with pytest.raises(OSError, match="No space"):
+            embed.run(job(workdir, source, out))
+    rows = tmp_path / ".out.npz.rows"
+    assert not out.exists()
+    with rows.open("ab") as stream:
+        stream.write(b"a row that was cut short")
+    with monkeypatch.context() as patch:
+        left = stop_at(99, patch)
+        embed.run(job(workdir, source, out))
+    assert sum(done) + sum(left) == 9
+    assert 0 < sum(done) < 9
+    with np.load(whole) as expected, np.load(out) as got:
+        for name in expected:
+            np.testing.assert_array_equal(got[name], expected[name])
+    assert not rows.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["films", "out.npz", "whole.npz"]
+
+
+def test_rows_of_other_files_or_weights_are_not_taken(tmp_path):
+    dtypes = {"z": np.dtype((np.float32, (2,)))}
+    PartialRows(tmp_path / "rows", "one", dtypes).add(np.array([3]), {"z": np.ones((1, 2))})
+    again = PartialRows(tmp_path / "rows", "one", dtypes)
+    again.add(np.array([5, 7]), {"z": np.zeros((2, 2))})
+    assert again.read()["index"].tolist() == [3, 5, 7]
+    assert again.read()["z"][0].tolist() == [1, 1]
+    assert not len(PartialRows(tmp_path / "rows", "another", dtypes).read())
+
+
+def test_outputs_are_tried_before_the_work(workdir, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(embed, "load", lambda *_, **__: pytest.fail("the work began"))
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.npz").mkdir()
+    for out, settings, words in (
+        (tmp_path / "file" / "out.npz", {}, "cannot be written to"),
+        (tmp_path / "folder.npz", {}, "is a folder"),
+        (tmp_path / f"{'n' * 260}.npz", {}, "more than 200 bytes"),
+        (tmp_path / "out.npz", {"maps": str(tmp_path / "file")}, "config.maps"),
+    ):
+        with pytest.raises(UserError, match=words):
+            embed.run(job(workdir, folder, out, **settings))
+
+
+def test_names_of_any_bytes_and_length_have_files_of_their_own(tmp_path, folder):
+    long = "/".join(["folder" * 20] * 3)
+    (tmp_path / long).mkdir(parents=True)
+    names = [b"a/b.png", b"a_b.png", b"A_b.PNG", b"caf\xe9.png", b"caf\xe8.png", f"{long}/x.png".encode()]
+    names += [b"esc\x1b[31m.png", "長い名前".encode() * 15 + b".png", b"new\nline.png"]
+    for name in names:
+        path = tmp_path / os.fsdecode(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / "film.png", path)
+    items, _ = sources.find(tmp_path)
+    assert len(items) == len(names) == len({item.id for item in items})
+    stems = sources.stems(items)
+    assert len({stem.casefold() for stem in stems}) == len(names)
+    for item, stem in zip(items, stems, strict=True):
+        item.id.encode("utf-8")
+        assert not any(ord(letter) < 32 for letter in stem)
+        maps.write_whole(tmp_path / f"{stem}.attention.nii.gz", lambda path: path.write_bytes(b"x"))
+    ids = np.array([item.id for item in items])
+    rest = [np.zeros(len(ids), np.float32)] * 6
+    embed.Embeddings(ids, *rest).save(tmp_path / "ids.parquet")
+    assert parquet.read_table(tmp_path / "ids.parquet")["ids"].to_pylist() == ids.tolist()
+
+
+def test_a_picture_that_cannot_be_written_is_an_error_and_leaves_nothing(tmp_path):
+    with pytest.raises(OSError, match="No such file"):
+        maps.save_png(tmp_path / "none" / "x.png", np.zeros((4, 4), np.uint8))
+
+    def full(path):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "full")
+
+    with pytest.raises(OSError, match="full"):
+        maps.write_whole(tmp_path / "x.png", full)
+    assert not list(tmp_path.iterdir())

@@ -6,6 +6,8 @@ import dataclasses
 import json
 import logging
 import pathlib
+import threading
+import time
 import types
 from collections.abc import Sequence
 
@@ -19,7 +21,7 @@ from data.errors import UserError
 from data.manifest import source as manifest
 from tests.conftest import once
 from tests.faults import config as toy
-from unimedi_jax import checkpoint, writers
+from unimedi_jax import writers
 from unimedi_jax.config.jobs import DownstreamConfig
 from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.config.typed import typed
@@ -27,6 +29,7 @@ from unimedi_jax.evaluation import trials
 from unimedi_jax.input import leaks
 from unimedi_jax.train import dataset, loop, plan
 from unimedi_jax.train import job as jobs
+from unimedi_jax.train.alone import alone
 
 
 def films(data_dir: pathlib.Path, name: str, splits: Sequence[str], *, pictures: int = 1) -> building.Built:
@@ -135,8 +138,40 @@ def test_a_start_that_fails_before_its_first_step_does_not_bind_the_corrected_co
 
 def test_a_start_beside_a_run_that_has_saved_nothing_yet_is_refused(config, tmp_path) -> None:
     config.data = "trainonly"
-    with checkpoint.Checkpoints(tmp_path), pytest.raises(UserError, match="another process trains in"):
-        jobs.build_job(typed(PretrainConfig, config), tmp_path)
+    before = jobs.build_job(typed(PretrainConfig, config), tmp_path).saved_config
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    config.seed += 1
+    with alone(tmp_path, primary=True), pytest.raises(UserError, match="another process trains in"):
+        loop.run(config, tmp_path)
+    assert before
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
+
+
+def test_of_two_starts_on_a_new_folder_one_has_it(tmp_path) -> None:
+    new = tmp_path / "deep" / "new"
+    entered, refused = [], []
+    ready = threading.Barrier(8)
+
+    def start() -> None:
+        ready.wait()
+        try:
+            with alone(new, primary=True):
+                entered.append(new.exists())
+                time.sleep(0.3)
+        except UserError as error:
+            refused.append(str(error))
+
+    threads = [threading.Thread(target=start) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert entered == [True]
+    assert len(refused) == 7
+    assert not new.exists()  # nothing was written
+    with alone(new, primary=True):
+        (new / "config.json").write_text("{}")
+    assert new.exists()
 
 
 def test_sets_say_which_pictures_belong_together_and_batches_pass_it_on(config, films_dir, tmp_path) -> None:

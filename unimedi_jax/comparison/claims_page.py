@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from data import contract, pages
+from data import contract, pages, plain
 from unimedi_jax.comparison.claims_numbers import NAMES, Numbers, Place
 from unimedi_jax.comparison.claims_plan import CT_ONLY, FLOPS, ONE, STEPS, TWO, UNIMEDI, XRAY_ONLY
 from unimedi_jax.comparison.claims_verdicts import LEVEL, Claim
@@ -123,5 +123,5 @@ def _write_csv(path: pathlib.Path, lines: Sequence[Line]) -> None:
     writer = csv.writer(stream)
     writer.writerow(Line._fields)
     for line in lines:
-        writer.writerow("" if isinstance(value, float) and math.isnan(value) else value for value in line)
+        writer.writerow("" if isinstance(value, float) and math.isnan(value) else plain.cell(value) for value in line)
     pages.write(path, stream.getvalue())

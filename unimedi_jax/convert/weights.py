@@ -1,6 +1,5 @@
 """Weight files of others as plain float32 arrays. A pickle is read by PyTorch's `weights_only` or not at all."""
 
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from data import json_files
 from data.errors import UserError
 from unimedi_jax.convert import hub
 
@@ -83,7 +83,12 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     )
     if path.suffix not in readers:
         raise UserError(f"{path} is no weight file that is read here: .safetensors, .msgpack, .pth, .pt, .ckpt or .bin")
-    arrays = {name: np.asarray(value).astype(np.float32) for name, value in readers[path.suffix](path).items()}
+    arrays = {name: np.asarray(value) for name, value in readers[path.suffix](path).items()}
+    if odd := [
+        name for name, value in arrays.items() if value.dtype.kind not in "fiub" and "float" not in str(value.dtype)
+    ]:
+        raise UserError(f"{path}: {odd[0]} holds no numbers: fetch the file again")
+    arrays = {name: value.astype(np.float32) for name, value in arrays.items()}
     if bad := [name for name, value in arrays.items() if not np.isfinite(value).all()]:
         raise UserError(f"{path}: {bad[0]} has NaN or infinite numbers: fetch the file again")
     return arrays
@@ -91,11 +96,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def config(place: pathlib.Path) -> dict[str, Any]:
     """A model folder's `config.json`. Raises UserError where there is none."""
-    path = place / "config.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is missing or no JSON: it says how wide and deep the model is") from error
+    return json_files.read_object(place / "config.json", "it says how wide and deep the model is", most=1 << 20)
 
 
 def _safetensors(path: pathlib.Path) -> Mapping[str, np.ndarray]:
@@ -107,10 +108,9 @@ def _safetensors(path: pathlib.Path) -> Mapping[str, np.ndarray]:
 
 def _msgpack(path: pathlib.Path) -> Mapping[str, np.ndarray]:
     try:
-        tree = flax.serialization.msgpack_restore(path.read_bytes())
+        return _torch_names(flax.serialization.msgpack_restore(path.read_bytes()))
     except Exception as error:  # msgpack raises whatever the damage leads to
         raise UserError(f"{path} is cut short, damaged or no flax file: fetch it again") from error
-    return _torch_names(tree)
 
 
 def _torch_names(tree: Mapping[str, Any], start: str = "") -> dict[str, np.ndarray]:

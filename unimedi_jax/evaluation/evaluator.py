@@ -14,7 +14,18 @@ from unimedi_jax.inference import features
 from unimedi_jax.input import transforms
 from unimedi_jax.input.pipeline import NAMES
 from unimedi_jax.input.places import Place
-from unimedi_jax.metrics import auroc, classification, findings, gap, linear_probe, retrieval, slices, vectors, zeroshot
+from unimedi_jax.metrics import (
+    auroc,
+    classification,
+    findings,
+    gap,
+    label_keys,
+    linear_probe,
+    retrieval,
+    slices,
+    vectors,
+    zeroshot,
+)
 from unimedi_jax.typing import PyTree
 
 LOG = logging.getLogger(__name__)
@@ -133,7 +144,7 @@ class Evaluator:
         if part.lesions is None:
             return results
         settings = {"choosing": others.lesions if others else None, "resamples": resamples}
-        names = [*part.names, "unstated"]
+        names = [*label_keys.of(part.names), "unstated"]
         for name, rate in slices.by_finding(part.slice_scores, part.lesions, self.slices, names, **settings).items():
             results |= _named(name, rate.scalars()) if rate.cases else {}
         return results

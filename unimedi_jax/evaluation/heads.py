@@ -15,6 +15,7 @@ import safetensors.numpy
 from data import contract
 from data.errors import UserError
 from unimedi_jax import fingerprint, sharding
+from unimedi_jax.evaluation import head_facts
 from unimedi_jax.evaluation.network import Network
 from unimedi_jax.evaluation.trials import Trial
 from unimedi_jax.inference import sources
@@ -24,12 +25,6 @@ from unimedi_jax.input.records import RecordSet
 FORMAT = 1
 KEY = "unimedi_head"  # of the file's metadata
 FOLDER, SUFFIX = "heads", ".safetensors"
-# The facts that the heads of each kind have beside those of `make`.
-NEEDED = {
-    "probe": ("names", "thresholds", "one_of", "ct_slices"),
-    "segment": ("names", "target", "classes", "setr_channels", "unetr_features", "windows"),
-    "detect": ("widths", "lowest", "overlap", "threshold"),
-}
 HOW_COMPUTED = ("attention", "remat", "layers", "dtype")  # settings of the model that change no number but its rounding
 
 
@@ -143,14 +138,12 @@ def _read(path: pathlib.Path) -> Head:
         with safetensors.safe_open(path, "numpy") as file:
             facts = json.loads((file.metadata() or {})[KEY])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        version, _ = facts["format"], (facts["kind"], facts["modality"], facts["encoder"], facts["contract"])
+        version = facts["format"]
     except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is damaged or no head of this program: train it again") from error
     if version != FORMAT:
         raise UserError(f"{path} is a head of format {version}, this code reads {FORMAT}: train it again")
-    if facts.pop("sha256", "") != _hash(arrays, facts) or any(
-        name not in facts for name in NEEDED.get(facts["kind"], (KEY,))
-    ):
+    if facts.pop("sha256", "") != _hash(arrays, facts) or head_facts.flaw(facts):
         raise UserError(f"{path} is not what was saved: bring back a copy, or train it again")
     return Head(facts, arrays)
 

@@ -14,7 +14,7 @@ from unimedi_jax.evaluation.downstream import Outputs, Part
 from unimedi_jax.inference import features
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input import records
-from unimedi_jax.metrics import slices
+from unimedi_jax.metrics import label_keys, slices
 
 TASK = "slices"
 RATES = ("hit_rate", "random_rate", "fixed_rate")
@@ -73,7 +73,7 @@ class HitRates:
 
     def measure(self, encoder: str, part: Part) -> None:
         """The rows of the "trained" or "untrained" encoder."""
-        k, names = self.trained.model.slices, [*self.dataset.contract["labels"], "unstated"]
+        k, names = self.trained.model.slices, [*label_keys.of(self.dataset.contract["labels"]), "unstated"]
         sampler = self.trained.sampler("ct", keep=("report", "labels", "lesion_mask"))
         embedded = features.embed(self.embedder, self.trained.encoder(encoder), self.dataset, sampler, "test")
         settings = {"choosing": self.choosing, "resamples": self.config.resamples}

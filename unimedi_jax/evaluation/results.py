@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data import pages
+from data import pages, plain
 from data.errors import UserError
 from unimedi_jax.convert import hub
 from unimedi_jax.inference.pretrained import Pretrained
@@ -61,7 +61,7 @@ def of(scalars: Mapping[str, float], **shared: Any) -> list[Result]:
 
 
 def write_csv(path: pathlib.Path, rows: Iterable[Result]) -> None:
-    """All rows, one line each, appearing whole or not at all; not-a-number is left blank."""
+    """All rows, one line each, appearing whole or not at all; not-a-number is left blank, and text is no formula."""
     write_table(path, Result._fields, rows)
 
 
@@ -69,9 +69,9 @@ def write_table(path: pathlib.Path, columns: Sequence[str], rows: Iterable[Itera
     """The same of any rows."""
     stream = io.StringIO()
     writer = csv.writer(stream)
-    writer.writerow(columns)
+    writer.writerow(map(plain.cell, columns))
     for row in rows:
-        writer.writerow("" if value is None or value != value else value for value in row)
+        writer.writerow("" if value is None or value != value else plain.cell(value) for value in row)
     pages.write(path, stream.getvalue())
 
 
@@ -97,7 +97,7 @@ def folder(workdir: pathlib.Path, trained: Pretrained) -> pathlib.Path:
     if path.exists():
         with path.open(newline="", encoding="utf-8") as stream:
             others = {(row.get("checkpoint"), row.get("step")) for row in csv.DictReader(stream)}
-        if others - {(str(trained.path), str(trained.step))}:
+        if others - {(plain.cell(str(trained.path)), str(trained.step))}:
             checkpoint, step = next(iter(others))
             raise UserError(
                 f"{path} holds numbers of {checkpoint or 'another checkpoint'}{f' at step {step}' if step else ''}: "

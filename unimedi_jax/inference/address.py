@@ -7,11 +7,12 @@ import functools
 import logging
 import math
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from data import members
 from data.errors import UserError
 from unimedi_jax import checkpoint, writers
+from unimedi_jax.config import loaded
 from unimedi_jax.convert import checksums, hub
 
 LOG = logging.getLogger(__name__)
@@ -79,7 +80,9 @@ def choose(address: Address) -> Choice:
         return Choice(None, "the newest")
     if address.which != BEST:
         return Choice(int(address.which), "as named")
-    metric = checkpoint.meta(address.place)["config"]["checkpoint"]["best"]
+    config = checkpoint.meta(address.place).get("config")
+    loaded.check(config, str(address.place))
+    metric = config["checkpoint"]["best"]
     left = checkpoint.steps(address.place)
     scores = {line["step"]: line.get(f"val/{metric}") for line in writers.lines(address.place)}
     defined = {step: scores[step] for step in left if _is_number(scores.get(step))}
@@ -92,8 +95,8 @@ def choose(address: Address) -> Choice:
     return Choice(step, f"the best by {metric} ({defined[step]:.3f})")
 
 
-def _is_number(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def log(address: Address, step: int, steps: int, reason: str) -> None:

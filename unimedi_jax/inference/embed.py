@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import itertools
+import json
+import logging
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -12,8 +14,11 @@ import numpy as np
 
 from data.errors import UserError
 from data.readers import memory
-from unimedi_jax.inference import features, maps, preprocess, pretrained, projector, sources
+from unimedi_jax import fingerprint
+from unimedi_jax.inference import features, maps, outputs, preprocess, pretrained, projector, sources
+from unimedi_jax.inference.partial_rows import PartialRows
 
+LOG = logging.getLogger(__name__)
 FORMATS = (".npz", ".parquet")
 
 
@@ -66,11 +71,19 @@ class Model:
     pretrained: pretrained.Pretrained
     embedder: features.Embedder
 
-    def embed(self, source: str | pathlib.Path, *, maps_to: str | pathlib.Path | None = None) -> Embeddings:
+    def embed(
+        self,
+        source: str | pathlib.Path,
+        *,
+        maps_to: str | pathlib.Path | None = None,
+        partial: pathlib.Path | None = None,
+    ) -> Embeddings:
         """Every X-ray, CT and report of a file, folder, DICOM series, manifest (.csv) or list of reports (.txt).
 
         Files are brought to the network's input by the contract it was trained with. With `maps_to`, chosen slices and
-        attention go into that folder: a PNG for each image, and for a CT a NIfTI on the voxels of the file.
+        attention go into that folder: a PNG for each image, and for a CT a NIfTI on the voxels of the file. Rows are
+        added to the file `partial` as they come, and those of the same files and weights that it has are not computed
+        again; the caller removes it.
 
         Raises:
             UserError: nothing to embed, or nothing that could be read.
@@ -78,10 +91,10 @@ class Model:
         sources.check(self.pretrained)
         items, refused = sources.find(pathlib.Path(source).expanduser())
         folder = None if maps_to is None else pathlib.Path(maps_to).expanduser()
-        rows = _Rows(self, items, folder)
+        rows = _Rows(self, items, folder, partial)
         reads = (*self.pretrained.reads, *(() if self.pretrained.tokenizer is None else ("report",)))
         for modality in reads:
-            readable = sources.read(items, modality, refused)
+            readable = sources.read(items, modality, refused, skip=rows.filled)
             while batch := list(itertools.islice(readable, self.embedder.rows)):
                 rows.add(modality, batch)
         for index, item in enumerate(items):
@@ -146,10 +159,15 @@ def run(config: Any, _: pathlib.Path | None = None) -> None:
         raise UserError(f"config.{missing[0]} is empty: checkpoint (run or export), source and out are needed")
     out = pathlib.Path(config.out).expanduser()
     _check_out(out)
+    outputs.check_file(out, "config.out")
+    if config.maps:
+        outputs.check_folder(pathlib.Path(config.maps).expanduser(), "config.maps")
+    partial = out.with_name(f".{out.name}.rows")
     model = load(config.checkpoint, config.network, rows=config.rows, ct_slices=config.ct_slices)
-    embed = functools.partial(model.embed, maps_to=config.maps or None)
+    embed = functools.partial(model.embed, maps_to=config.maps or None, partial=partial)
     embeddings = memory.limited(embed, config.worker_memory_gb, config.source)
     embeddings.save(out)
+    partial.unlink()
     rejected, modality = embeddings.rejected, embeddings.modality
     ledger = sources.write_ledger(out, rejected)
     kinds = ", ".join(f"{np.sum(modality == kind)} {kind}" for kind in np.unique(modality))
@@ -157,20 +175,41 @@ def run(config: Any, _: pathlib.Path | None = None) -> None:
 
 
 class _Rows:
-    """The arrays of `Embeddings` while they fill."""
+    """The arrays of `Embeddings` while they fill, and with `partial` the same rows on the disk."""
 
-    def __init__(self, model: Model, items: Sequence[sources.Item], folder: pathlib.Path | None) -> None:
+    def __init__(
+        self, model: Model, items: Sequence[sources.Item], folder: pathlib.Path | None, partial: pathlib.Path | None
+    ) -> None:
         net, width = model.pretrained.model, model.pretrained.config["model"]["embedding"]
         self.model, self.items, self.folder = model, items, folder
         self.filled = np.zeros(len(items), bool)
         sizes = {"cls": net.vision.width, "z": width, "z_report": width, "slice_scores": net.volume_grid[0]}
         self.arrays = {name: np.full((len(items), size), np.nan, np.float32) for name, size in sizes.items()}
         self.arrays["layers"] = np.full((len(items), net.slices), -1, np.int32)
+        self.stems = sources.stems(items)
+        self.partial = None
+        if partial is not None:
+            fields = {name: np.dtype((array.dtype, array.shape[1:])) for name, array in self.arrays.items()}
+            self.partial = PartialRows(partial, _identity(model, items, folder), fields)
+            self._take(self.partial.read())
+
+    def _take(self, rows: np.ndarray) -> None:
+        """Rows of an earlier start."""
+        self.filled[rows["index"]] = True
+        for name, array in self.arrays.items():
+            array[rows["index"]] = rows[name]
+        if len(rows):
+            LOG.info("going on: %d of %d items were embedded before", len(rows), len(self.items))
 
     def add(self, modality: str, batch: Sequence[tuple[int, np.ndarray]]) -> None:
         """One batch of one modality: indices of items, and their pixels."""
         index = [i for i, _ in batch]
+        self._fill(modality, index, [x for _, x in batch])
         self.filled[index] = True
+        if self.partial is not None:
+            self.partial.add(np.array(index), {name: array[index] for name, array in self.arrays.items()})
+
+    def _fill(self, modality: str, index: list[int], images: Sequence[np.ndarray]) -> None:
         reports = self.model.pretrained.tokenizer is not None
         with_report = [i for i in index if reports and self.items[i].report]
         if with_report:
@@ -178,7 +217,7 @@ class _Rows:
         if modality == "report":
             self.arrays["z"][index] = self.arrays["z_report"][index]
             return
-        pixels = np.stack([x for _, x in batch])
+        pixels = np.stack(images)
         values = self.model.features(modality, pixels)
         for name in self.arrays.keys() & values._asdict().keys():
             if getattr(values, name) is not None:
@@ -186,15 +225,26 @@ class _Rows:
         if self.folder is not None:
             for row, i in enumerate(index):
                 one = jax.tree.map(lambda x, row=row: x[row], values)
-                maps.write(self.folder, self.items[i], pixels[row], one, self.model.pretrained)
+                maps.write(self.folder / self.stems[i], self.items[i], pixels[row], one, self.model.pretrained)
 
     def done(self, refused: list[sources.Rejected]) -> Embeddings:
         """The rows that were read, in the order of the source."""
         if not self.filled.any():
+            if self.partial is not None:
+                self.partial.remove()
             raise UserError(f"nothing could be embedded; the first of {len(refused)} reasons: {refused[0].reason}")
         ids, kinds = (np.array([getattr(item, name) for item in self.items]) for name in ("id", "modality"))
         arrays = {name: array[self.filled] for name, array in self.arrays.items()}
         return Embeddings(ids[self.filled], kinds[self.filled], **arrays, rejected=tuple(refused))
+
+
+def _identity(model: Model, items: Sequence[sources.Item], folder: pathlib.Path | None) -> str:
+    """Whatever the numbers depend on: weights, settings, and each item with the sizes and times of its files."""
+    trained = model.pretrained
+    weights = fingerprint.arrays({"params": trained.variables["params"], "stats": trained.variables["batch_stats"]})
+    settings = [trained.config["model"], trained.config["input"], trained.network, str(folder), sources.rules()]
+    facts = [(item.id, item.modality, item.report, sources.state(item)) for item in items]
+    return json.dumps([weights, settings, model.embedder.ct_slices, facts])
 
 
 def _check_out(path: pathlib.Path) -> None:

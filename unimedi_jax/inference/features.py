@@ -27,6 +27,7 @@ class Embedder:
     report: Callable[..., jax.Array]
     rows: int
     mesh: Mesh
+    ct_slices: bool
 
     @classmethod
     def of(cls, model: towers.UniMedI, mesh: Mesh, *, rows: int, ct_slices: bool) -> "Embedder":
@@ -36,7 +37,7 @@ class Embedder:
             return jax.jit(lambda variables, *x: model.apply(variables, *x, *static, method=name))
 
         images = method("xray_features"), method("ct_features", ct_slices)
-        return cls(*images, method("embed_report"), rows * mesh.size, mesh)
+        return cls(*images, method("embed_report"), rows * mesh.size, mesh, ct_slices)
 
     def __call__(self, function: Callable[..., Any], variables: PyTree, *arrays: Any) -> Any:
         """One batch on the devices, the result as host arrays (on every host the whole of it)."""

@@ -16,10 +16,9 @@ Window = tuple[float, float]
 SCALE = 3  # pixels of the picture for one of the record
 
 
-def write(folder: pathlib.Path, item: sources.Item, pixels: np.ndarray, features: Any, trained: Pretrained) -> None:
-    """`<id>.attention.png` of an image and `<id>.attention.nii.gz` of a CT; `features` is one row of `Features`."""
-    stem = folder / item.id.replace("/", "_").replace("\\", "_")
-    folder.mkdir(parents=True, exist_ok=True)
+def write(stem: pathlib.Path, item: sources.Item, pixels: np.ndarray, features: Any, trained: Pretrained) -> None:
+    """`<stem>.attention.png` of an image and `<stem>.attention.nii.gz` of a CT; `features` is one row of `Features`."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
     if item.modality == "xray":
         picture = film_picture(pixels, film_attention(features.scores, trained))
     else:
@@ -27,7 +26,7 @@ def write(folder: pathlib.Path, item: sources.Item, pixels: np.ndarray, features
         picture = slices_picture(pixels, attention, chosen_slices(features.layers, trained), trained.model.window_hu)
         image = on_own_voxels(attention, item.path)
         write_whole(stem.with_name(f"{stem.name}.attention.nii.gz"), lambda path: nibabel.save(image, path))
-    write_whole(stem.with_name(f"{stem.name}.attention.png"), lambda path: cv2.imwrite(str(path), picture))
+    write_whole(stem.with_name(f"{stem.name}.attention.png"), lambda path: save_png(path, picture))
 
 
 def film_attention(scores: np.ndarray, trained: Pretrained) -> np.ndarray:
@@ -123,5 +122,13 @@ def _large(picture: np.ndarray) -> np.ndarray:
 def write_whole(path: pathlib.Path, save: Any) -> None:
     """Lets `save(path)` write a file that appears whole or not at all."""
     partial = path.with_name(f".partial.{path.name}")
-    save(partial)
-    partial.replace(path)
+    try:
+        save(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def save_png(path: pathlib.Path, picture: np.ndarray) -> None:
+    """Writes a picture; unlike `cv2.imwrite` it raises an OSError where it cannot, and takes any name."""
+    path.write_bytes(cv2.imencode(".png", picture)[1].tobytes())

@@ -2,18 +2,19 @@
 
 import dataclasses
 import functools
-import json
 import logging
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from data import contract, members
+from data import contract, json_files, members
 from data.errors import UserError
 from data.reports import tokenizer
-from unimedi_jax import checkpoint, objectives, sharding
+from unimedi_jax import checkpoint, objectives, sharding, trees
+from unimedi_jax.config import loaded
 from unimedi_jax.config.pretraining import InputConfig, ModelConfig
 from unimedi_jax.config.typed import typed
 from unimedi_jax.convert import checksums, names, weights
@@ -27,6 +28,7 @@ from unimedi_jax.typing import PyTree
 LOG = logging.getLogger(__name__)
 FACTS, WEIGHTS, REPORT = address.FACTS, address.WEIGHTS, address.REPORT
 FORMAT = 1
+TRAINED_ON = ("labels", "records")  # what is used of the contract of a set that a network was trained on
 META = ("config", "contracts", "versions", "network", "step")
 
 
@@ -188,6 +190,7 @@ def variables_like(model: towers.UniMedI) -> PyTree:
 
 def _run(place: pathlib.Path, network: str, step: int | None) -> Pretrained:
     step, state, meta = checkpoint.read(place, ("params", "teacher", "stats"), step)
+    check_facts({**meta, "network": network, "step": step}, place)
     if network == "teacher" and not state["teacher"]:
         name = meta["config"]["objective"]["name"]
         raise UserError(f"{place} has no teacher: its objective, {name}, needs none with these settings")
@@ -196,27 +199,35 @@ def _run(place: pathlib.Path, network: str, step: int | None) -> Pretrained:
     model = _model(meta["config"], len(words), place)
     variables = {"params": params, "batch_stats": state["stats"]["batch_stats"]}
     own = variables_like(model)  # of another objective's heads nothing is needed
-    variables = {kind: {name: arrays[name] for name in own[kind]} for kind, arrays in variables.items()}
+    try:
+        variables = {kind: {name: arrays[name] for name in own[kind]} for kind, arrays in variables.items()}
+    except KeyError as error:
+        raise UserError(f"{place} has no {error.args[0]!r}, which its settings ask for: name another run") from error
+    if differing := _differing(variables, own):
+        raise UserError(f"{place} does not fit its own settings: {', '.join(differing[:4])}")
     return _placed(place, model, variables, words, {**meta, "network": network, "step": step})
 
 
 def _export(place: pathlib.Path, network: str) -> Pretrained:
     checksums.check(place, [path for name in address.EXPORTED for path in place.glob(name) if path.is_file()])
-    try:
-        facts = json.loads((place / FACTS).read_text(encoding="utf-8"))
-        version, facts = facts["format"], {key: facts[key] for key in META}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{place / FACTS} is damaged: export again") from error
+    facts = json_files.read_object(place / FACTS, "export again")
+    if not all(key in facts for key in ("format", *META)):
+        raise UserError(f"{place / FACTS} is damaged: export again")
+    version, facts = facts["format"], {key: facts[key] for key in META}
     if version != FORMAT:
-        raise UserError(f"{place} is an export of format {version}, this code reads {FORMAT}: export again")
+        raise UserError(f"{place} is an export of format {str(version)[:20]}, this code reads {FORMAT}: export again")
+    check_facts(facts, place)
     if facts["network"] != network:
         exported = facts["network"]
         raise UserError(f"{place} is an export of the {exported}: set config.network={exported}, or export again")
     words = tokenizer.load(place / REPORT)
     model = _model(facts["config"], len(words), place)
     template, arrays = variables_like(model), weights.read(place / WEIGHTS)
-    variables, missing = names.from_torch(arrays, template)
-    unknown = set(names.split_positions(arrays)) - names.known(template)
+    try:
+        variables, missing = names.from_torch(arrays, template)
+        unknown = set(names.split_positions(arrays)) - names.known(template)
+    except (ValueError, IndexError, TypeError) as error:  # NumPy's, of arrays with other axes
+        raise UserError(f"{place / WEIGHTS} does not fit {FACTS}: arrays of other shapes") from error
     if missing or unknown:
         problem = f"{len(missing)} arrays are missing, {len(unknown)} too many"
         raise UserError(f"{place / WEIGHTS} does not fit {FACTS}: {problem}")
@@ -231,6 +242,27 @@ def _released(text: str, network: str) -> Pretrained:
     meta = {"config": opened.config, "contracts": {}, "versions": {}, "network": network, "step": 0}
     placed = _placed(pathlib.Path(text), opened.model, opened.variables, opened.tokenizer, meta)
     return dataclasses.replace(placed, files=opened.folder)
+
+
+def _differing(variables: PyTree, template: PyTree) -> list[str]:
+    """The paths of the template's arrays that are missing, or have another shape or dtype."""
+    arrays, shapes = (
+        {name: (leaf.shape, leaf.dtype) for name, leaf in zip(trees.names(tree), jax.tree.leaves(tree), strict=True)}
+        for tree in (variables, template)
+    )
+    return sorted(name for name, shape in shapes.items() if arrays.get(name) != shape)
+
+
+def check_facts(facts: Mapping[str, Any], place: pathlib.Path) -> None:
+    """Refuses what no run and no export says of itself (its META). Raises UserError."""
+    if not all(key in facts for key in META):
+        raise UserError(f"{place} is damaged or was edited: it lacks one of {', '.join(META)}")
+    loaded.check(facts["config"], str(place))
+    sets, versions = facts["contracts"], facts["versions"]
+    flaws = [contract.flaw(one, TRAINED_ON) for one in sets.values()] if isinstance(sets, dict) else ["no contracts"]
+    flaws += [] if isinstance(versions, dict) and type(facts["step"]) is int else ["no versions or step"]
+    if flaw := next(filter(None, flaws), ""):
+        raise UserError(f"{place} is damaged or was edited: {flaw}")
 
 
 def _placed(

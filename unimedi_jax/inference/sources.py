@@ -3,17 +3,20 @@
 import collections
 import dataclasses
 import functools
-import json
+import itertools
+import os
 import pathlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pydicom
 
-from data import contract
+from data import contract, json_files
 from data.build import contracts
 from data.errors import UserError
+from data.manifest import samples
 from data.manifest import source as manifest
 from data.readers import volumes, xrays
 from data.readers.files import BadInput
@@ -22,6 +25,8 @@ from data.source import Rejected
 from unimedi_jax.inference import pretrained
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+LONGEST_STEM = 200  # bytes of a file's name, which file systems limit to 255
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 DICOM = (".dcm", ".dicom", ".ima", "")  # of damaged files; whole ones are known by what they begin with
 
 
@@ -65,10 +70,15 @@ def find(source: pathlib.Path) -> tuple[list[Item], list[Rejected]]:
     return items, rejected
 
 
-def read(items: Sequence[Item], modality: str, refused: list[Rejected]) -> Iterator[tuple[int, np.ndarray]]:
-    """Index and pixels (nothing for a report) of the items of a modality; those that cannot be read go to `refused`."""
+def read(
+    items: Sequence[Item], modality: str, refused: list[Rejected], skip: Sequence[bool] | np.ndarray = ()
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Index and pixels (nothing for a report) of the items of a modality; those that cannot be read go to `refused`.
+
+    Items whose number in `skip` is True are passed over.
+    """
     for index, item in enumerate(items):
-        if item.modality != modality:
+        if item.modality != modality or (len(skip) and skip[index]):
             continue
         try:
             pixels = item.read() if item.read else np.zeros(0)
@@ -85,9 +95,32 @@ def write_ledger(out: pathlib.Path, refused: Sequence[Rejected]) -> pathlib.Path
     ledger = out.with_name(f"{out.name}.rejected.jsonl")
     ledger.unlink(missing_ok=True)
     if refused:
-        lines = [json.dumps(dataclasses.asdict(one), ensure_ascii=False) + "\n" for one in refused]
-        ledger.write_text("".join(lines), encoding="utf-8")
+        ledger.write_text("".join(json_files.line(dataclasses.asdict(one)) for one in refused), encoding="utf-8")
     return ledger
+
+
+def stems(items: Sequence[Item]) -> list[str]:
+    """A name for the files of each item: its path without folders, and a number where two would agree.
+
+    No two differ by case alone, which some file systems do not distinguish.
+    """
+    names: list[str] = []
+    taken: set[str] = set()
+    for item in items:
+        raw = item.id.strip("/").replace("/", "_").replace("\\", "_").encode("utf-8", "replace")
+        base = CONTROL.sub("_", raw[-LONGEST_STEM:].decode("utf-8", "ignore"))
+        numbered = (f"{base}-{number}" for number in itertools.count(2))
+        names.append(next(name for name in itertools.chain([base], numbered) if name.casefold() not in taken))
+        taken.add(names[-1].casefold())
+    return names
+
+
+def state(item: Item) -> str:
+    """Sizes and times of an item's files, by which a change is noticed; "" where there are none."""
+    try:
+        return samples.state(item.path)
+    except BadInput:
+        return ""
 
 
 def series(item: Item) -> str:
@@ -139,7 +172,8 @@ def _file(path: pathlib.Path, root: pathlib.Path) -> Item | None:
 
 def _name(path: pathlib.Path, root: pathlib.Path) -> str:
     name = path.relative_to(root).as_posix()
-    return path.resolve().name if name == "." else name
+    name = path.resolve().name if name == "." else name
+    return os.fsencode(name).decode("utf-8", "backslashreplace")  # a name may have any bytes
 
 
 def _modality(path: pathlib.Path) -> str | None:

@@ -1,7 +1,6 @@
 """Built sets on disk: `<data_dir>/<name>/`, written by `data/`, read here with random access."""
 
 import dataclasses
-import json
 import logging
 import pathlib
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from data import contract as contracts
-from data import next_step
+from data import next_step, record_files
 from data.errors import UserError
 
 LOG = logging.getLogger(__name__)
@@ -33,7 +32,7 @@ class Fields(Sequence[dict[str, Any]]):
         if not 0 <= index < len(self.raw):
             raise IndexError(index)  # ends a loop over the records; array_record raises something else
         try:
-            return self.features.deserialize_example_np(self.raw[index])
+            return record_files.decode(self.features, self.raw[index])
         except (RuntimeError, OSError, ValueError) as error:  # array_record hashes what it holds
             why = str(error).strip().splitlines()[0][:200]
             raise UserError(
@@ -79,24 +78,19 @@ class RecordSet:
 
     def size(self, modality: str, split: str) -> int:
         """Number of records; 0 for a modality or split that the set lacks."""
-        builder = self._builder(modality, split)
-        return 0 if builder is None else builder.info.splits[split].num_examples
+        part = self._part(modality)
+        return 0 if part is None else part.size(split)
 
     def source(self, modality: str, split: str, fields: Sequence[str] | None = None) -> Sequence[dict[str, Any]]:
         """Random access to the records of a split; `fields` limits what is decoded (masks are large)."""
-        builder = self._builder(modality, split)
-        if builder is None:
+        part = self._part(modality)
+        if part is None or not part.size(split):
             raise UserError(f"the set {self.name} in {self.folder} has no {split} {modality} records")
-        features = builder.info.features
-        names = features if fields is None else [name for name in fields if name in features]
-        chosen = tfds.features.FeaturesDict({name: features[name] for name in names})
-        raw = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
-        return Fields(raw, chosen, f"{self.folder}, {split} {modality}")
+        return Fields(part.raw(split), part.schema(fields), f"{self.folder}, {split} {modality}")
 
-    def _builder(self, modality: str, split: str) -> tfds.core.DatasetBuilder | None:
+    def _part(self, modality: str) -> record_files.Part | None:
         folder = self.folder / modality / VERSION
-        builder = tfds.builder_from_directory(folder) if folder.exists() else None
-        return builder if builder is not None and split in builder.info.splits else None
+        return record_files.read(folder, self.folder) if folder.exists() else None
 
 
 def open_set(data_dir: str | pathlib.Path, name: str) -> RecordSet:
@@ -111,10 +105,7 @@ def open_set(data_dir: str | pathlib.Path, name: str) -> RecordSet:
         settings = {"config.source": "YOUR.csv", "config.data_dir": str(data_dir), "config.name": name}
         example = next_step.command("build", "manifest", **settings)
         raise UserError(f"no built set named {name} in {folder.parent}: build it first, for example {example}")
-    try:
-        return RecordSet(name, folder, json.loads(contract.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise UserError(f"{contract} is damaged: bring back a copy of it, or build the set again") from error
+    return RecordSet(name, folder, contracts.read(folder))
 
 
 def text(value: bytes | str) -> str:

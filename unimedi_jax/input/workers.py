@@ -7,7 +7,8 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from multiprocessing import resource_tracker
+
+from data import child_processes
 
 SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
@@ -18,29 +19,12 @@ def block_signals() -> Iterator[None]:
 
     The run answers them: it saves its state and closes its readers. Signals that arrive meanwhile wait for the end.
     """
-    _start_tracker()
+    child_processes.start_tracker()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _start_tracker() -> None:
-    """Starts Python's process that frees the shared memory of killed ones.
-
-    It must start before the readers: starting it with them would unblock the signals. Its long warnings about freed
-    memory, shown when a run stops while it compiles, are turned off.
-    """
-    before = os.environ.get("PYTHONWARNINGS")
-    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [before, "ignore:resource_tracker"]))
-    try:
-        resource_tracker.ensure_running()
-    finally:
-        if before is None:
-            del os.environ["PYTHONWARNINGS"]
-        else:
-            os.environ["PYTHONWARNINGS"] = before
 
 
 def exit_with_parent() -> functools.partial[None]:

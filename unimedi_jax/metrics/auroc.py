@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from unimedi_jax.metrics import bootstrap
+from unimedi_jax.metrics import bootstrap, label_keys
 
 INVERTED_BELOW = 0.4  # zero-shot: the prompt pair may be the wrong way round
 CHANCE = 0.5
@@ -39,7 +39,7 @@ class LabelAuc(NamedTuple):
         return int(np.isnan(self.per_label).sum())
 
     def scalars(self, names: Sequence[str]) -> dict[str, float]:
-        """`<name>`, `<name>/positives`, `<name>/negatives`, `macro`, `macro10`, `undefined`, intervals.
+        """`<key>`, `<key>/positives`, `<key>/negatives` of a label's key, `macro`, `macro10`, `undefined`, intervals.
 
         `macro10/findings` counts the labels in `macro10`.
         """
@@ -51,7 +51,9 @@ class LabelAuc(NamedTuple):
         ):
             if not np.isnan(low):
                 result |= {f"{mean}/low": low, f"{mean}/high": high}
-        columns = zip(names, self.per_label, self.positives, self.negatives, self.low, self.high, strict=True)
+        columns = zip(
+            label_keys.of(names), self.per_label, self.positives, self.negatives, self.low, self.high, strict=True
+        )
         for name, auc, positives, negatives, low, high in columns:
             result |= {name: float(auc), f"{name}/positives": float(positives), f"{name}/negatives": float(negatives)}
             if not np.isnan(low):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
-from unimedi_jax.metrics import auroc, bootstrap, vectors
+from unimedi_jax.metrics import auroc, bootstrap, label_keys, vectors
 
 THRESHOLD = 0.5
 AREAS = ("auroc", "auprc")  # under curves
@@ -73,6 +73,7 @@ def measure(
     probabilities, targets = np.asarray(probabilities, np.float64), np.asarray(targets, np.float64)
     if probabilities.shape != targets.shape or probabilities.shape[1:] != (len(names),):
         raise ValueError(f"probabilities {probabilities.shape}, labels {targets.shape}, {len(names)} names do not fit")
+    names = label_keys.of(names)
     kinds = {"auroc": auroc.resampled, "auprc": average_precision, "accuracy": accuracy}
     whole = np.ones((1, len(targets)))
     enough = auroc.enough((targets == 1).sum(axis=0), (targets == 0).sum(axis=0))

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from scipy import ndimage
 
-from unimedi_jax.metrics import bootstrap, vectors
+from unimedi_jax.metrics import bootstrap, label_keys, vectors
 
 KINDS = ("dice", "hd95", "nsd")
 Mask = Bool[np.ndarray, "*space"]
@@ -76,6 +76,7 @@ def summarise(
     `.../mean` averages over structures, with an interval over cases. `cases/<name>` counts those that have it.
     """
     result: dict[str, float] = {}
+    names = label_keys.of(names)
     for index, kind in enumerate(KINDS):
         by_name = [vectors.nan_mean(values[:, number, index]) for number in range(len(names))]
         result |= {f"{kind}/{name}": value for name, value in zip(names, by_name, strict=True)}

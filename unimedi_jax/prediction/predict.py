@@ -13,12 +13,10 @@ from data.readers.files import BadInput
 from unimedi_jax.config.jobs import PredictConfig
 from unimedi_jax.config.typed import typed
 from unimedi_jax.evaluation import heads, results
-from unimedi_jax.inference import pretrained, sources
+from unimedi_jax.inference import outputs, pretrained, sources
 from unimedi_jax.input.pipeline import NAMES
 from unimedi_jax.prediction import predictors
 from unimedi_jax.prediction.predictors import Predictor, Row
-
-LONGEST_STEM = 200  # of a file's name, which file systems limit to 255 bytes
 
 
 def run(config: Mapping[str, Any], _: pathlib.Path | None = None) -> None:
@@ -34,6 +32,7 @@ def run(config: Mapping[str, Any], _: pathlib.Path | None = None) -> None:
     out = pathlib.Path(settings.out).expanduser()
     if out.suffix != ".csv":
         raise UserError(f"config.out {out} does not end in .csv")
+    outputs.check_file(out, "config.out")
     if settings.head and settings.ct_slices is not None:
         raise UserError("config.ct_slices stands in the head as it was trained: leave it out beside config.head")
     items, refused = sources.find(pathlib.Path(settings.source).expanduser())
@@ -67,7 +66,7 @@ def predict(
 ) -> dict[int, list[Row]]:
     """Rows of the items that can be read, by index and in order; the others go to `refused`."""
     rows: dict[int, list[Row]] = {}
-    names = stems(items)
+    names = sources.stems(items)
     for modality, predictor in by_modality.items():
         readable = sources.read(items, modality, refused)
         while some := list(itertools.islice(readable, batch)):
@@ -84,13 +83,3 @@ def predict(
             known = " and ".join(NAMES[modality] for modality in by_modality)
             refused.append(sources.Rejected(index + 1, item.id, f"other_modality: this predicts {known} alone"))
     return dict(sorted(rows.items()))
-
-
-def stems(items: Sequence[sources.Item]) -> list[str]:
-    """A name for the files of each item: its path without folders, and a number where two would agree."""
-    names: dict[str, None] = {}
-    for item in items:
-        base = item.id.strip("/").replace("/", "_").replace("\\", "_")[-LONGEST_STEM:]
-        numbered = (f"{base}-{number}" for number in itertools.count(2))
-        names[next(name for name in itertools.chain([base], numbered) if name not in names)] = None
-    return list(names)

@@ -152,7 +152,7 @@ def _segment(head: Head, trained: Pretrained, rows: int, place: Place) -> Predic
 
     def xray(item: sources.Item, stem: str, logits: np.ndarray) -> list[Row]:
         mask = own_grid.xray_mask(logits, xrays.read_full_xray(item.path).shape)
-        name = place.write(f"{stem}.mask.png", lambda path: cv2.imwrite(str(path), mask))
+        name = place.write(f"{stem}.mask.png", lambda path: maps.save_png(path, mask))
         return [{"mask": name} | _sizes("pixels", mask, names, 1)]
 
     def ct(item: sources.Item, stem: str, logits: np.ndarray) -> list[Row]:
@@ -187,7 +187,7 @@ def _detect(head: Head, trained: Pretrained, rows: int, place: Place) -> Predict
         inside = np.prod(corners[:, 2:] - corners[:, :2], axis=1) > 0  # the record's padding is no part of the picture
         corners, scores = corners[inside][: detection.MOST], scores[inside][: detection.MOST]
         picture = _drawn(film, corners[scores >= threshold], scores)
-        name = place.write(f"{stem}.boxes.png", lambda path: cv2.imwrite(str(path), picture))
+        name = place.write(f"{stem}.boxes.png", lambda path: maps.save_png(path, picture))
         rows = [
             {"box": number, "score": score, "decision": int(score >= threshold)}
             | dict(zip(("x_min", "y_min", "x_max", "y_max"), (x0, y0, x1, y1), strict=True))

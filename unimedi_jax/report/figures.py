@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from scipy import ndimage
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
+from data import plain
 from unimedi_jax.report.content import SliceExample
 
 # Okabe and Ito's palette, which colour-blind readers can distinguish too.
@@ -23,6 +25,7 @@ MARKERS = ("o", "^", "s", "D", "v", "P")
 LESION_RGB = (0, 200, 255)
 LUNG_WINDOW_HU = (-1350, 150)  # level -600, width 1500
 TSNE_POINTS = 1000
+LONGEST_NAME = 60  # letters of a legend
 STYLE = {
     "font.size": 9,
     "font.family": "sans-serif",
@@ -35,6 +38,7 @@ STYLE = {
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
     "legend.frameon": False,
+    "text.parse_math": False,  # a label may hold a dollar sign
 }
 
 
@@ -50,7 +54,7 @@ def curves(metrics: Sequence[Mapping[str, Any]], keys: Sequence[str], *, title: 
             steps, values = np.array(points, np.float64).reshape(-1, 2).T
             values = np.where(np.isfinite(values), values, np.nan)
             few = "o" if len(steps) < 20 else None
-            axes.plot(steps, values, color=colour, linewidth=1.3, marker=few, ms=3, label=key)
+            axes.plot(steps, values, color=colour, linewidth=1.3, marker=few, ms=3, label=_name(key))
         axes.grid(axis="y", color="#eeeeee")
         axes.set(title=title, xlabel="step")
         if len(keys) > 4:
@@ -98,10 +102,10 @@ def embedding_map(
         for name, kind in dict.fromkeys(group):
             rows = [index for index, pair in enumerate(group) if pair == (name, kind)]
             axes.scatter(*points[rows].T, s=13, color=colour_of[name], marker=marker_of[kind], lw=0, alpha=0.7)
-        handles = [axes.scatter([], [], color=colour_of[name], s=18, label=name) for name in names]
+        handles = [axes.scatter([], [], color=colour_of[name], s=18, label=_name(name)) for name in names]
         if names != kinds:
             handles += [
-                axes.scatter([], [], color="#555555", marker=marker_of[kind], s=18, label=kind) for kind in kinds
+                axes.scatter([], [], color="#555555", marker=marker_of[kind], s=18, label=_name(kind)) for kind in kinds
             ]
         axes.set(title=title, xticks=[], yticks=[])
         axes.spines[["left", "bottom"]].set_visible(False)
@@ -188,7 +192,15 @@ def _pixels(picture: UInt8[np.ndarray, "y x 3"]) -> bytes:
     return buffer.tobytes()
 
 
+def _name(name: str) -> str:
+    """A name as a legend shows it, which leaves out those that begin with an underscore."""
+    shown = plain.text(name).replace("\n", " ")[:LONGEST_NAME]
+    return f" {shown}" if shown.startswith("_") else shown
+
+
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=170)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a script that the font does not have shows boxes
+        figure.savefig(buffer, format="png", dpi=170)
     return buffer.getvalue()

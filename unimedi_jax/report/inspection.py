@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data import contract as contracts
+from data import json_files
 from data.errors import UserError
 from unimedi_jax import checkpoint
 from unimedi_jax.inference import pretrained
@@ -27,27 +28,36 @@ def describe(folder: Path) -> Iterator[str]:
     """The lines that `run` prints."""
     if (folder / pretrained.FACTS).is_file():  # first, as an export holds a contract too
         yield f"export: {folder}"
-        yield from _meta(_read(folder / pretrained.FACTS))
+        facts = json_files.read_object(folder / pretrained.FACTS, "export again")
+        yield from _meta(facts, folder)
     elif (folder / contracts.FILE).is_file():
         yield f"built set: {folder}"
-        yield from _contract(_read(folder / contracts.FILE))
+        yield from _contract(_checked(json_files.read_object(folder / contracts.FILE, "build it again"), folder))
     elif (folder / "checkpoints").is_dir():
         meta = checkpoint.meta(folder)
         yield f"run: {folder}"
-        yield from _meta(meta)
+        yield from _meta(meta, folder)
     else:
         raise UserError(
             f"{folder} is no built set ({contracts.FILE}), no run (checkpoints/) and no export: nothing to inspect"
         )
 
 
-def _meta(meta: Mapping[str, Any]) -> Iterator[str]:
-    yield "versions: " + ", ".join(f"{name} {version}" for name, version in meta.get("versions", {}).items())
-    config = meta.get("config", {})
-    yield "trained on: " + ", ".join(meta["contracts"]) + (f", {config['steps']} steps" if "steps" in config else "")
-    for contract in meta["contracts"].values():
+def _meta(meta: Mapping[str, Any], folder: Path) -> Iterator[str]:
+    versions, sets, config = (meta.get(name, {}) for name in ("versions", "contracts", "config"))
+    if not all(isinstance(part, dict) for part in (versions, sets, config)):
+        raise UserError(f"{folder} is damaged or was edited: versions, contracts or config are no such")
+    yield "versions: " + ", ".join(f"{name} {version}" for name, version in versions.items())
+    yield "trained on: " + ", ".join(sets) + (f", {config['steps']} steps" if "steps" in config else "")
+    for contract in sets.values():
         yield ""
-        yield from _contract(contract)
+        yield from _contract(_checked(contract, folder))
+
+
+def _checked(contract: Any, folder: Path) -> Mapping[str, Any]:
+    if flaw := contracts.flaw(contract, ()):
+        raise UserError(f"{folder} is damaged or was edited: a contract of which {flaw}")
+    return contract
 
 
 def _contract(contract: Mapping[str, Any]) -> Iterator[str]:
@@ -68,11 +78,3 @@ def _contract(contract: Mapping[str, Any]) -> Iterator[str]:
 def _line(name: str, value: Any) -> list[str]:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return textwrap.wrap(f"{name}: {text}", WIDTH, subsequent_indent="      ", break_on_hyphens=False) or [f"{name}:"]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unimedi_jax.input.places import Place
-from unimedi_jax.metrics import auroc
+from unimedi_jax.metrics import auroc, label_keys
 from unimedi_jax.report.content import Cell, Number, Row, Shown, Table
 
 KS = (1, 5, 10)
@@ -120,11 +120,15 @@ def _overview(places: Sequence[Place]) -> Table:
     )
 
 
+def _names(place: Place) -> dict[str, str]:
+    """The findings of a set as they are shown, by what stands for them in names of metrics."""
+    return {key: label.replace("_", " ") for key, label in zip(label_keys.of(place.labels), place.labels, strict=True)}
+
+
 def _findings(place: Place) -> Table:
     rows = []
     means = {"macro": "mean over findings", "macro10": "mean over findings with enough cases"}
-    names = {label: label.replace("_", " ") for label in place.labels}
-    for finding, name in {**names, **means}.items():
+    for finding, name in {**_names(place), **means}.items():
         zeroshot, prompts, probe = (f"{place.name}/{task}/{finding}" for task in ("zeroshot", "prompts", "probe"))
         counts = [_count(f"{zeroshot}/{side}") for side in ("positives", "negatives")]
         rows.append(Row(name, [_auc(zeroshot), _auc(prompts), _auc(probe), *counts]))
@@ -159,8 +163,7 @@ def _retrieval(places: Sequence[Place]) -> Table:
 
 def _slices(place: Place) -> Table:
     rows = []
-    findings = {label: label.replace("_", " ") for label in place.labels}
-    for finding, name in {**findings, "any": "any finding"}.items():
+    for finding, name in {**_names(place), "any": "any finding"}.items():
         start = f"{place.name}/slices/{finding}"
         hit_rate = _above(f"{start}/hit_rate", f"{start}/random_rate", "random")
         untrained = hit_rate._replace(key=f"untrained/{start}/hit_rate")

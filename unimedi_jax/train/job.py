@@ -127,7 +127,6 @@ def build_job(config: PretrainConfig, workdir: pathlib.Path) -> TrainingJob:
     plain["global_batch"] = {name: rows * mesh.size for name, rows in plain["batch"].items()}
     with hosts.primary_first("config.json is there"):
         if jax.process_index() == 0 and not checkpoint.started(workdir):
-            checkpoint.check_idle(workdir)
             saved_config.forget_start(workdir)
         plain = saved_config.keep(plain, workdir, force=config.resume.force)
     machine.warn_of_another(plain.get("machine", {}), here)

@@ -23,6 +23,7 @@ from unimedi_jax.input import pipeline, places
 from unimedi_jax.train import job as jobs
 from unimedi_jax.train import plan, profiling, run_report, saved_config, signals
 from unimedi_jax.train import state as states
+from unimedi_jax.train.alone import alone
 from unimedi_jax.train.job import TrainingJob
 from unimedi_jax.train.loss_monitor import LossMonitor, LossSpike, StepResult, host_values, record_ids
 from unimedi_jax.train.speed import Speed
@@ -40,7 +41,7 @@ def run(config: Mapping[str, Any], workdir: pathlib.Path) -> None:
     settings = typed(PretrainConfig, config)
     compile_cache.enable(settings.compilations)
     hosts.connect(**vars(settings.distributed))
-    with signals.SignalHandler() as stopping, hosts.none_lost():
+    with signals.SignalHandler() as stopping, hosts.none_lost(), alone(workdir, primary=jax.process_index() == 0):
         _run(settings, workdir, stopping)
 
 

@@ -13,7 +13,7 @@ from unimedi_jax.inference import features
 from unimedi_jax.input import records
 from unimedi_jax.input.pipeline import MODALITIES
 from unimedi_jax.input.places import Place
-from unimedi_jax.metrics import auroc, findings, retrieval
+from unimedi_jax.metrics import auroc, findings, label_keys, retrieval
 from unimedi_jax.report import content, figures, page, tables
 from unimedi_jax.train.job import TrainingJob
 from unimedi_jax.typing import PyTree
@@ -109,7 +109,7 @@ def _inverted(measured: Sequence[Place], metrics: Sequence[Mapping[str, Any]]) -
     """A sentence for every finding with cases enough whose zero-shot AUC suggests prompts the wrong way round."""
     notes = []
     for title, label, start in [(one.title, label, f"test/{one.name}") for one in measured for label in one.labels]:
-        key = f"{start}/zeroshot/{label}"
+        key = f"{start}/zeroshot/{label_keys.of([label])[0]}"
         auc, *counts = (tables.latest(metrics, name) for name in (key, f"{key}/positives", f"{key}/negatives"))
         if auc is not None and auc < auroc.INVERTED_BELOW and min(counts) >= auroc.FEWEST:
             problem = f"zero-shot AUC below {auroc.INVERTED_BELOW}, the prompt pair may be inverted"

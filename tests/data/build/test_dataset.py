@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -94,10 +95,13 @@ def test_contract_and_ledger(tmp_path):
     assert contract["splits"]["xray"] == {"train": 8, "val": 4, "test": 4}
     assert contract["libraries"]["numpy"] == np.__version__
     assert len(contract["content_sha256"]) == 64
-    lines = [json.loads(line) for line in (tmp_path / "set" / "rejected.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "set.rejected.jsonl").read_text().splitlines()]
     assert [line["row"] for line in lines] == [5, 10, 15, 20, 25, 99]
     assert lines[0] == {"row": 5, "path": "5.png", "reason": "bad_luck: every fifth row is refused"}
     assert contract["rejected"] == len(lines)
+    passed_on = [json.loads(line) for line in (tmp_path / "set" / "rejected.jsonl").read_text().splitlines()]
+    assert [{**line, "path": ""} for line in passed_on] == [{**line, "path": ""} for line in lines]
+    assert all(re.fullmatch("[0-9a-f]{16}", line["path"]) for line in passed_on)
 
 
 def test_the_tokenizer_knows_the_training_reports(tmp_path):

@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 import pydicom
 import pytest
+from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.summary.writer import event_file_writer
 
 from configs import build as build_config
 from data import job
@@ -102,7 +104,6 @@ def test_a_built_set_holds_no_name(built, raw, capsys):
     printed = capsys.readouterr().out
     assert "nothing found in what was searched" in printed
     assert "passed over: 3 report fields of records, but for identifiers: config.reports=True searches them" in printed
-    assert "passed over: 1 lists of rejected rows" in printed
     assert "passed over: pixels and voxels" in printed
 
 
@@ -147,7 +148,9 @@ def test_ids_that_were_kept_are_found(raw, tmp_path):
     assert all("field patient" in place for place, _ in hits)
 
 
-@pytest.mark.parametrize("kind", ["log", "json", "html", "utf-16", "gzip", "zip", "name"])
+@pytest.mark.parametrize(
+    "kind", ["log", "json", "html", "utf-16", "gzip", "zip", "name", "tensorboard", "translations"]
+)
 def test_a_planted_name_is_found_and_nothing_else(raw, tmp_path, kind):
     folder = tmp_path / "run"
     folder.mkdir()
@@ -168,10 +171,20 @@ def test_a_planted_name_is_found_and_nothing_else(raw, tmp_path, kind):
     elif kind == "zip":
         with zipfile.ZipFile(plant, "w") as archive:
             archive.writestr("a/b.txt", text)
+    elif kind == "tensorboard":
+        writer = event_file_writer.EventFileWriter(str(folder / "tensorboard"))
+        tag = summary_pb2.Summary(value=[summary_pb2.Summary.Value(tag="Beeblebrox_Zaphod", simple_value=1)])
+        writer.add_event(event_pb2.Event(step=1, summary=tag))
+        writer.close()
+        (plant,) = (folder / "tensorboard").iterdir()
+    elif kind == "translations":
+        plant = folder / ".translations" / "0f.jsonl"
+        plant.parent.mkdir()
+        plant.write_text(json.dumps(["hash", "Patient Beeblebrox, Zaphod."]) + "\n")
     else:
         plant = folder / "Beeblebrox_Zaphod.png"
         plant.write_bytes(b"\x89PNG")
-    assert findings(folder, raw) == [(plant.name, "DICOM PatientName of row 1")]
+    assert findings(folder, raw) == [(str(plant.relative_to(folder)), "DICOM PatientName of row 1")]
     with pytest.raises(UserError, match="1 findings"):
         audit.run(settings(folder, raw))
 
@@ -192,12 +205,21 @@ def test_report_text_outside_the_report_field_is_found(built, raw):
     assert {what for _, what in findings(built, raw)} == {"the report of row 2"}
 
 
-def test_the_ledger_s_paths_are_the_user_s_own_but_its_reasons_are_not(built, raw):
-    ledger = built / "rejected.jsonl"
-    assert json.loads(ledger.read_text())["path"] == "gone.png"
+def test_the_ledger_s_paths_are_the_user_s_own_but_its_reasons_are_not(built, pristine, raw, capsys):
+    assert json.loads((pristine.parent / "mine.rejected.jsonl").read_text())["path"] == "gone.png"
+    ledger = built.parent / "mine.rejected.jsonl"
     ledger.write_text(json.dumps({"row": 4, "path": "Zaphod-4711/gone.png", "reason": "io_error"}) + "\n")
-    assert findings(built, raw) == []
+    assert findings(built.parent, raw) == []
+    audit.run(settings(built.parent, raw))
+    assert "paths of the source in mine.rejected.jsonl: do not pass this list" in capsys.readouterr().out
     ledger.write_text(json.dumps({"row": 4, "path": "gone.png", "reason": "io_error: Zaphod-4711"}) + "\n")
+    assert len(findings(built.parent, raw)) == 1
+    ledger.write_text("[" * 99_999 + "\nZaphod-4711\n")
+    assert len(findings(built.parent, raw)) == 1
+    ledger.unlink()
+    passed_on = built / "rejected.jsonl"
+    assert "gone" not in passed_on.read_text()
+    passed_on.write_text(json.dumps({"row": 4, "path": "Zaphod-4711/gone.png", "reason": "io_error"}) + "\n")
     assert len(findings(built, raw)) == 1
 
 

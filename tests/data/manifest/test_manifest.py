@@ -373,7 +373,7 @@ def test_the_job_from_its_config(table, folder, capsys):
     shown = capsys.readouterr().out
     assert "empty_report" in shown
     assert "--config.data=mine" in shown
-    ledger = (folder / "out" / "mine" / "rejected.jsonl").read_text()
+    ledger = (folder / "out" / "mine.rejected.jsonl").read_text()
     assert json.loads(ledger) == {"row": 4, "path": "f3.png", "reason": "empty_report: the report has no words"}
     assert len(tfds.builder_from_directory(folder / "out/mine/xray/1.0.0").as_data_source("train")) == 7
     config.name, config.strict = "strict", True
@@ -406,7 +406,7 @@ def test_a_worker_refuses_what_would_take_more_memory_than_the_job_allows(table,
     config.source, config.data_dir = str(folder / "films.csv"), str(folder / "out")
     config.workers, config.worker_memory_gb = workers, 0.5
     job.run(config, folder / "run")
-    (line,) = (folder / "out" / "manifest" / "rejected.jsonl").read_text().splitlines()
+    (line,) = (folder / "out" / "manifest.rejected.jsonl").read_text().splitlines()
     assert json.loads(line)["reason"].startswith("too_large: reading it would take 0.9 GB of memory, config.worker_")
     config.worker_memory_gb = 0.1
     with pytest.raises(UserError, match=r"config\.worker_memory_gb is 0\.1: at least 0\.5"):

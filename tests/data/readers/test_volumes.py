@@ -217,6 +217,21 @@ def test_metaimage_and_nrrd_cut_short(hu, tmp_path, name, packed):
     assert code_of(path) in ("truncated", "gzip_truncated")
 
 
+@pytest.mark.parametrize("named", [".hdr", ".img"])
+def test_the_other_half_of_a_pair_is_no_link_out_of_its_folder(hu, tmp_path, named):
+    folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    nibabel.save(nibabel.Nifti1Pair(hu, LPS), folder / "ct.hdr")
+    path, other = (folder / f"ct{suffix}" for suffix in (named, {".hdr": ".img", ".img": ".hdr"}[named]))
+    volumes.read_ct(path)
+    other.rename(elsewhere / other.name)
+    other.symlink_to(elsewhere / other.name)
+    assert code_of(path) == "path_outside"
+    other.unlink()
+    assert code_of(path) == "missing_file"
+
+
 @pytest.mark.parametrize(("name", "field"), [("ct.mhd", "ElementDataFile = "), ("ct.nhdr", "data file: ")])
 def test_a_header_may_not_lead_out_of_its_folder(hu, tmp_path, name, field):
     (tmp_path / "in").mkdir()

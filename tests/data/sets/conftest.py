@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 
 from configs import build as build_config
 from data import job
+from data.build import dataset
 from data.manifest import privacy
 from tests import dicoms
 
@@ -112,7 +113,10 @@ def build(tmp_path, capsys):
                 for record in builder.as_data_source(split) if count else ():
                     record = {name: v.decode() if isinstance(v, bytes) else v for name, v in record.items()}
                     records[split][record["id"]] = record
-        rejected = [json.loads(line) for line in (folder / "rejected.jsonl").read_text(encoding="utf-8").splitlines()]
+        ledger = dataset.readable_ledger(folder)
+        rejected = (
+            [json.loads(line) for line in ledger.read_text(encoding="utf-8").splitlines()] if ledger.exists() else []
+        )
         return Set(contract, records, rejected, capsys.readouterr().out)
 
     return run

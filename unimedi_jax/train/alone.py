@@ -1,0 +1,52 @@
+"""One run a folder: of two starts at the same moment one trains, and the other is told."""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+from collections.abc import Iterator
+
+from data.errors import UserError
+
+
+@contextlib.contextmanager
+def alone(workdir: pathlib.Path, *, primary: bool) -> Iterator[None]:
+    """Holds a new or old workdir while a run is in it; a new one in which nothing was written is removed again.
+
+    The lock is the folder's own, so it leaves no file and ends with the process. Only the first process of a run
+    (`primary`) takes it.
+
+    Raises:
+        UserError: another process trains there.
+    """
+    if not primary:
+        yield
+        return
+    handle = _lock(workdir)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # it holds the run
+            workdir.rmdir()
+        os.close(handle)
+
+
+def _lock(workdir: pathlib.Path) -> int:
+    while True:
+        workdir.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(workdir, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # the other start has just removed it
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise UserError(
+                f"another process trains in {workdir}: wait for its end, or name another --workdir"
+            ) from None
+        except OSError:
+            return handle  # a file system without locks
+        if os.fstat(handle).st_nlink:
+            return handle
+        os.close(handle)  # removed between the two calls
