@@ -92,7 +92,7 @@ def test_an_untrained_twin_stands_beside_it(rad_dino):
     ("text", "words"),
     [
         ("timm:nowhere.pth", "there is no file or folder nowhere.pth"),
-        ("hf:nobody/nothing-of-that-name", "no model 'nobody/nothing-of-that-name'"),
+        ("hf:nobody/nothing-of-that-name", "config.checkpoint nobody/nothing-of-that-name: no such folder, and "),
         ("hf:./nowhere", "there is no file or folder"),
         ("hf:", "names no file"),
         ("hf:{}:colour=3", "behind colons stand size=, mean="),

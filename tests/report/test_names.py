@@ -1,10 +1,12 @@
 """Labels, sets and files of any name: metrics, tables, pages and figures hold, and no label is taken for a mean."""
 
 import hashlib
+import pathlib
 
 import numpy as np
 import pytest
 
+from unimedi_jax.input import places, records
 from unimedi_jax.metrics import auroc, classification, label_keys, segmentation
 from unimedi_jax.report import content, figures, page, tables
 
@@ -37,7 +39,7 @@ def test_no_label_becomes_the_mean_or_hides_another():
     expected = [auroc.auroc(scores[:, i], targets[:, i]) for i in range(len(NAMES))]
     assert [scalars[key] for key in label_keys.of(NAMES)] == pytest.approx(expected)
     assert scalars["macro"] == pytest.approx(np.mean(expected))
-    assert len(scalars) == 2 + 3 * len(NAMES)
+    assert len(scalars) == 4 + 3 * len(NAMES)  # two means, how many labels are in one, how many have none
     measured = classification.measure(scores, targets, NAMES)
     assert measured["auroc/macro"] == pytest.approx(np.mean(expected))
     assert [measured[f"auroc/{key}"] for key in label_keys.of(NAMES)] == pytest.approx(expected)
@@ -50,16 +52,18 @@ def test_tables_and_the_page_show_every_label_as_it_is():
     scores, targets = labelled()
     scalars = auroc.per_label(scores, targets).scalars(NAMES)
     metrics = [{"step": 1, **{f"test/xray/zeroshot/{key}": value for key, value in scalars.items()}}]
-    (findings,) = [table for table in tables.result_tables(metrics, NAMES) if "finding" in table.title.lower()][:1]
+    contract = {"name": "</style><script>", "labels": NAMES, "splits": {}}
+    xrays = places.Place("xray", "xray", records.RecordSet("mine", pathlib.Path(), contract))
+    (findings,) = [table for table in tables.result_tables(metrics, [xrays]) if "finding" in table.title.lower()][:1]
     rows = {row.name: row.cells[0].key for row in findings.rows}
     assert rows["mean over findings"] == "test/xray/zeroshot/macro"
     assert rows["macro"] == "test/xray/zeroshot/:macro"
-    assert len(findings.rows) == len(NAMES) + 1
+    assert len(findings.rows) == len(NAMES) + 2
     html = page.render(
         content.PageContent(
             name="{{ 7*7 }}<b>",
             config={"data": "<script>"},
-            contract={"name": "</style><script>", "labels": NAMES, "splits": {}},
+            contracts={"mine": contract},
             metrics=metrics,
             tables=[findings],
         )
