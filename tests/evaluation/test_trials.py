@@ -9,11 +9,12 @@ import optax
 import pytest
 
 from data.errors import UserError
-from unimedi_jax import objectives, sharding
+from unimedi_jax import sharding
 from unimedi_jax.config.jobs import DetectConfig, ProbeConfig, SegmentConfig
 from unimedi_jax.evaluation import detect, probe, segment, trials
 from unimedi_jax.inference import pretrained
 from unimedi_jax.input import records
+from unimedi_jax.objectives.unimedi import Objective
 from unimedi_jax.train import state
 
 
@@ -74,7 +75,7 @@ def test_ways_of_tuning_are_known(names):
 
 
 def test_the_untrained_twin_is_where_the_run_began(trained):
-    objective = objectives.make(**trained.config["objective"])
+    objective = Objective(head_norm=trained.config["objective"]["head_norm"])
     model = trained.model.clone(head=objective.heads(trained.model))
     begin = jax.jit(
         state.make_init(model, optax.sgd(1.0), objective)
