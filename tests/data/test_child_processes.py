@@ -33,6 +33,15 @@ def until(condition) -> bool:
     return condition()
 
 
+@pytest.fixture
+def interruptible():
+    """What runs in a shell's background ignores Ctrl-C, and so do its children: here they are to answer it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.skipif(not pathlib.Path("/proc/self/task").exists(), reason="reads Linux's /proc")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_no_worker_outlives_a_build(tmp_path, number):
