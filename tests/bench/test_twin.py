@@ -97,3 +97,24 @@ def test_a_process_that_fails_is_one_line(settings, capfd) -> None:
     with pytest.raises(UserError, match="ended with exit code 1"):
         Process("unimedi_jax.bench.measure", settings)
     assert "has no attribute 'make'" in capfd.readouterr().err
+
+
+@TWIN
+def test_the_twin_reads_the_inside_of_patches_as_we_do() -> None:
+    import torch
+
+    from unimedi_jax.bench import twin
+    from unimedi_jax.models.tokenizer import SubPatches
+
+    x = np.random.default_rng(0).normal(size=(2, 3, 4 * 8 * 8)).astype(np.float32)
+    sizes = {"patch": (4, 8, 8), "subpatch": (2, 4, 4), "hidden": 6}
+    ours = SubPatches(width=5, **sizes, dtype=np.float32)
+    params = ours.init(jax.random.key(0), x)["params"]
+    theirs = twin.SubPatches(5, **sizes)
+    with torch.no_grad():
+        for layer, name in ((theirs.mlp[0], "fc1"), (theirs.mlp[2], "fc2"), (theirs.out, "out")):
+            layer.weight.copy_(torch.from_numpy(np.array(params[name]["kernel"]).T))
+            if "bias" in params[name]:
+                layer.bias.copy_(torch.from_numpy(np.array(params[name]["bias"])))
+        expected = theirs(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(ours.apply({"params": params}, x), expected, rtol=1e-5, atol=1e-5)

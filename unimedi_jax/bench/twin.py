@@ -44,6 +44,26 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x)), row
 
 
+class SubPatches(nn.Module):
+    """What models/tokenizer.py adds to a linear tokenizer: an MLP on each sub-patch, all of them and their maximum."""
+
+    def __init__(self, width: int, patch: tuple[int, ...], subpatch: tuple[int, ...], hidden: int) -> None:
+        super().__init__()
+        self.grid, self.subpatch = patches.grid(patch, subpatch), subpatch
+        first, second = nn.Linear(math.prod(subpatch), hidden), nn.Linear(hidden, hidden)
+        self.mlp = nn.Sequential(first, nn.GELU(), second, nn.GELU())
+        self.out = nn.Linear((math.prod(self.grid) + 1) * hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Patches (b, n, v) to tokens."""
+        axes = len(self.grid)
+        sides = [side for pair in zip(self.grid, self.subpatch, strict=True) for side in pair]
+        order = [0, 1, *range(2, 2 + 2 * axes, 2), *range(3, 3 + 2 * axes, 2)]
+        cut = x.unflatten(-1, sides).permute(order).flatten(2 + axes).flatten(2, 1 + axes)
+        pieces = self.mlp(cut)
+        return self.out(torch.cat([pieces.flatten(2), pieces.amax(2)], dim=-1))
+
+
 class Vision(nn.Module):
     """Both tokenizers and the shared ViT."""
 
@@ -54,6 +74,17 @@ class Vision(nn.Module):
         self.volume_grid = patches.grid(tuple(settings["volume_size"]), tuple(settings["volume_patch"]))
         self.patch_2d = nn.Linear(math.prod(settings["image_patch"]), size.width)
         self.patch_3d = nn.Linear(math.prod(settings["volume_patch"]), size.width)
+        self.inside_2d = self.inside_3d = None
+        if settings["tokenizer"] == "nonlinear":
+            self.inside_2d, self.inside_3d = (
+                SubPatches(
+                    size.width,
+                    tuple(settings[f"{kind}_patch"]),
+                    tuple(settings[f"{kind}_subpatch"]),
+                    settings["subpatch_hidden"],
+                )
+                for kind in ("image", "volume")
+            )
         self.cls_token = nn.Parameter(0.02 * torch.randn(1, 1, size.width))
         self.position_2d = nn.Parameter(0.02 * torch.randn(1, 1 + image, size.width))
         self.position_3d = nn.Parameter(0.02 * torch.randn(1, math.prod(self.volume_grid), size.width))
@@ -63,11 +94,11 @@ class Vision(nn.Module):
 
     def image(self, x: Tensor) -> Tensor:
         """Patches in [-1, 1] to tokens."""
-        return self.patch_2d(x) + self.position_2d[:, 1:]
+        return _token(self.patch_2d, self.inside_2d, x) + self.position_2d[:, 1:]
 
     def volume(self, x: Tensor) -> Tensor:
         """Patches in [-1, 1] to tokens."""
-        return self.patch_3d(x) + self.position_3d
+        return _token(self.patch_3d, self.inside_3d, x) + self.position_3d
 
     def forward(self, x: Tensor, scores: bool = False) -> tuple[Tensor, Tensor | None]:
         """Tokens through the ViT; with `scores` also eq. 1."""
@@ -85,13 +116,25 @@ def projection(width: int, hidden: int, out: int) -> nn.Sequential:
     return nn.Sequential(*first, nn.Linear(hidden, out), nn.BatchNorm1d(out, affine=False))
 
 
+class Rows(nn.Module):
+    """BatchNorm over all rows of (b, n, d), of the batch at hand alone."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(width, track_running_stats=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised."""
+        return self.norm(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
 class Head(nn.Module):
     """DINO's head: MLP, unit length, weight-normalised prototypes."""
 
-    def __init__(self, width: int, hidden: int, bottleneck: int, prototypes: int) -> None:
+    def __init__(self, width: int, hidden: int, bottleneck: int, prototypes: int, norm: bool) -> None:
         super().__init__()
-        first, second = nn.Linear(width, hidden), nn.Linear(hidden, hidden)
-        self.mlp = nn.Sequential(first, nn.GELU(), second, nn.GELU(), nn.Linear(hidden, bottleneck))
+        first, second = ([nn.Linear(size, hidden), *([Rows(hidden)] * norm), nn.GELU()] for size in (width, hidden))
+        self.mlp = nn.Sequential(*first, *second, nn.Linear(hidden, bottleneck))
         self.last = nn.Parameter(0.02 * torch.randn(prototypes, bottleneck))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -108,7 +151,7 @@ class Twin:
         width, report = sizes.VISION[model["vision_size"]].width, sizes.REPORT[model["report_size"]]
         self._model, self._goal, self._optim = model, goal, settings["optim"]
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        head = (width, model["head_hidden"], model["head_bottleneck"])
+        size = (width, model["head_hidden"], model["head_bottleneck"])
         bert = transformers.BertConfig(
             vocab_size=settings["vocab_size"],
             hidden_size=report.width,
@@ -126,8 +169,8 @@ class Twin:
                 "report": transformers.BertModel(bert, add_pooling_layer=False),
                 "project_image": projection(width, model["projection_hidden"], model["embedding"]),
                 "project_report": projection(report.width, model["projection_hidden"], model["embedding"]),
-                "head_cls": Head(*head, model["prototypes_cls"]),
-                "head_patch": Head(*head, model["prototypes_patch"]),
+                "head_cls": Head(*size, model["prototypes_cls"], goal["head_norm"]),
+                "head_patch": Head(*size, model["prototypes_patch"], goal["head_norm"]),
             }
         ).train()
         self.student.to(self._device)
@@ -233,6 +276,10 @@ class Twin:
             self._centres[name].lerp_(torch.cat(means).mean(0), 1 - self._goal["centre_momentum"])
             total = total + torch.cat(parts).mean() * self._goal["weight_icl" if name == "cls" else "weight_pcl"]
         return total
+
+
+def _token(linear: nn.Linear, inside: SubPatches | None, x: Tensor) -> Tensor:
+    return linear(x) if inside is None else linear(x) + inside(x)
 
 
 def _gather(x: Tensor, index: Tensor) -> Tensor:
