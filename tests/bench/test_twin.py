@@ -8,6 +8,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+from jax import numpy as jnp
 
 from configs import bench as config_file
 from data.errors import UserError
@@ -109,7 +110,7 @@ def test_the_twin_reads_the_inside_of_patches_as_we_do() -> None:
     x = np.random.default_rng(0).normal(size=(2, 3, 4 * 8 * 8)).astype(np.float32)
     sizes = {"patch": (4, 8, 8), "subpatch": (2, 4, 4), "hidden": 6}
     ours = SubPatches(width=5, **sizes, dtype=np.float32)
-    params = ours.init(jax.random.key(0), x)["params"]
+    params = ours.init(jax.random.key(0), jnp.asarray(x))["params"]
     theirs = twin.SubPatches(5, **sizes)
     with torch.no_grad():
         for layer, name in ((theirs.mlp[0], "fc1"), (theirs.mlp[2], "fc2"), (theirs.out, "out")):
@@ -117,4 +118,5 @@ def test_the_twin_reads_the_inside_of_patches_as_we_do() -> None:
             if "bias" in params[name]:
                 layer.bias.copy_(torch.from_numpy(np.array(params[name]["bias"])))
         expected = theirs(torch.from_numpy(x)).numpy()
-    np.testing.assert_allclose(ours.apply({"params": params}, x), expected, rtol=1e-5, atol=1e-5)
+    mine = ours.apply({"params": params}, jnp.asarray(x))
+    np.testing.assert_allclose(mine, expected, rtol=1e-5, atol=1e-5)
