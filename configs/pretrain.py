@@ -15,12 +15,16 @@ from configs import systems
 from unimedi_jax.config import presets, typed
 from unimedi_jax.config.pretraining import SHARES, PretrainConfig
 
-# UniMedI and, beyond the paper: two halves of a report in its place, which are contrasted with each other, registers,
-# and eq. 1 over the last two layers alone.
+# UniMedI and, beyond the paper or where it is silent, what made it better (docs/results.md).
 PLUS = {
     "input": {"report_buckets": (48,)},  # half a report is short
-    "model": {"registers": 4, "score_layers": 2},
-    "objective": {"report_halves": True},
+    "model": {
+        "tokenizer": "nonlinear",  # a nodule is smaller than a patch
+        "registers": 4,
+        "score_layers": 2,
+    },
+    # Without BatchNorm in the heads, or with one centre for both modalities, L_icl's targets all become the same.
+    "objective": {"report_halves": True, "head_norm": True, "centre_by_modality": True},
 }
 ABLATIONS = {
     "unimedi_plus": PLUS,
@@ -47,7 +51,6 @@ DEMO = {
         "report_size": "Mu",
         "image_size": 112,
         "volume_size": (32, 64, 64),
-        "tokenizer": "nonlinear",  # a nodule is smaller than a patch
         "window_hu": (-1000.0, 200.0),  # lung and fluid; the phantom's findings are not in the bones
         "slice_size": 112,
         "position_init": "sincos",
@@ -65,14 +68,7 @@ DEMO = {
     },
     # Everything starts from scratch here, on two thousand X-rays: the reports have to teach first, and attention that
     # is not learnt yet must not hide half of the image.
-    # With one centre for both modalities, or without BatchNorm in the heads, L_icl's targets all become the same.
-    "objective": {
-        "weight_icl": 0.1,
-        "weight_pcl": 0.1,
-        "mask_ratio": 0.1,
-        "head_norm": True,
-        "centre_by_modality": True,
-    },
+    "objective": {"weight_icl": 0.1, "weight_pcl": 0.1, "mask_ratio": 0.1},
     "optim": {"peak_lr": 1e-3, "warmup_steps": 30},
     "ema": {"base": 0.99},  # 0.996 averages over more steps than this run can spare
     "freeze_last_layer_steps": 0,

@@ -33,7 +33,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         for encoder in encoders
         for row in results.of(released.measure(encoder, config), encoder=encoder.name, **shared)
     ]
-    rows = runs.train(trained, TASK, workdir, beside=beside)
+    rows = runs.train(trained, TASK, workdir, beside=beside) if trained else beside
     others, figures = published.others()
     beside = dict(tables_beside=[others], scalars_beside=figures)
     runs_page.publish(rows, workdir, config, title="Comparison", note=RELEASED if encoders else "", **beside)

@@ -110,7 +110,7 @@ def train(
             continue
         rows += own
         results.write_csv(workdir / FILE, [*rows, *beside])
-    if failures and not rows:
+    if not rows:
         raise failures[0]
     return [*rows, *beside]
 
