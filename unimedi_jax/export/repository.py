@@ -14,6 +14,7 @@ import numpy as np
 
 from data.phantom import source as phantom
 from unimedi_jax.inference import pretrained
+from unimedi_jax.input.places import SINGULAR
 from unimedi_jax.report import tables
 from unimedi_jax.report.tables import Line
 
@@ -119,13 +120,13 @@ def _results(trained: pretrained.Pretrained, metrics: Sequence[Line]) -> list[hu
         huggingface_hub.EvalResult(
             task_type=task,
             dataset_type=name,
-            dataset_name=f"{name}, {tables.MODALITIES[modality]}, test patients",
+            dataset_name=f"{name}, {SINGULAR[modality]}, test patients",
             dataset_split="test",
             metric_type=metric,
             metric_name=title,
             metric_value=round(value, 4),
         )
         for key, (task, metric, title) in RESULTS.items()
-        for modality in tables.MODALITIES
+        for modality in SINGULAR
         if (value := final.get(f"test/{modality}/{key}")) is not None and not math.isnan(value)
     ]
