@@ -76,7 +76,7 @@ def test_the_header_is_one_that_the_hub_reads(trained, exported):
     assert card.data.license == "unknown", "what learnt from somebody's records is not ours to license"
     assert card.data.library_name == "unimedi_jax"
     assert card.data.eval_results is None
-    metrics = [{"step": 7, "test/xray/zeroshot/macro": 0.75, "test/ct/slices/any/hit_rate": float("nan")}]
+    metrics = [{"step": 7, "test/xray/zeroshot/macro10": 0.75, "test/ct/slices/any/hit_rate": float("nan")}]
     ours = dataclasses.replace(trained, contracts={"phantom": PHANTOM})
     card = huggingface_hub.ModelCard(repository.header(ours, metrics, licence="") + "# Title\n")
     assert card.data.license == "apache-2.0"

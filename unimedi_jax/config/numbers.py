@@ -53,7 +53,8 @@ def check(cls: type, name: str, value: Any, where: str) -> None:
         if isinstance(number, bool) or not isinstance(number, int | float):
             continue
         highest = MOST_WHOLE if isinstance(number, int) and most == math.inf else most
-        if not (math.isfinite(number) and least <= number <= highest) or (name == "shares" and number == 0):
+        finite = isinstance(number, int) or math.isfinite(number)  # an integer may be too long for a float
+        if not (finite and least <= number <= highest) or (name == "shares" and number == 0):
             bounds = [f"at least {least:g}"] if math.isfinite(least) and name != "shares" else []
             bounds += ["above 0"] if name == "shares" else []
             bounds += [f"at most {highest}"] if math.isfinite(most) or number > highest else []
