@@ -229,7 +229,8 @@ def test_patients_and_pictures_that_are_learnt_from_and_tested_on_are_an_error(c
 
     config.data, config.allow_leaks = "trainonly", False
     jobs.build_job(typed(PretrainConfig, config), tmp_path / "run")
-    trained, tested = types.SimpleNamespace(path=tmp_path / "run"), dataset.open_sets("leaky", films_dir)[0][0]
+    trained = types.SimpleNamespace(path=tmp_path / "run", members=members.read(tmp_path / "run"))
+    tested = dataset.open_sets("leaky", films_dir)[0][0]
     with pytest.raises(UserError, match=problem):
         trials.check_leaks(trained, [tested], DownstreamConfig())
     trials.check_leaks(trained, [tested], DownstreamConfig(allow_leaks=True))
