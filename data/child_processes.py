@@ -10,13 +10,13 @@ from multiprocessing import connection, resource_tracker
 
 
 @contextlib.contextmanager
-def deaf_to_interrupts() -> Iterator[None]:
-    """Processes started in here never receive Ctrl-C, which a terminal sends to all: who started them answers it.
+def block_signals(*signals: signal.Signals) -> Iterator[None]:
+    """Processes started in here never receive these, such as a terminal's Ctrl-C to all: who started them answers it.
 
-    A Ctrl-C that arrives meanwhile waits for the end. Other threads than the main one receive none in any case.
+    One that arrives meanwhile waits for the end. Other threads than the main one receive none in any case.
     """
     start_tracker()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
     finally:

@@ -154,8 +154,7 @@ def _is_manifest(content: dict[str, Any]) -> bool:
 
 
 def _shapes(tree: PyTree) -> dict[str, tuple[list[int], str]]:
-    leaves = zip(trees.names(tree), jax.tree.leaves(tree), strict=True)
-    return {name: (list(leaf.shape), str(leaf.dtype)) for name, leaf in leaves}
+    return {name: (list(shape), dtype) for name, (shape, dtype) in trees.shapes(tree).items()}  # as JSON gives them
 
 
 def _words(shape: tuple[list[int], str] | None) -> str:

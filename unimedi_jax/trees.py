@@ -44,6 +44,12 @@ def first_match(rules: Sequence[tuple[str, T]], tree: PyTree, what: str) -> PyTr
     return result
 
 
+def shapes(tree: PyTree) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and dtype of every leaf, an array or what stands for one, by its path."""
+    leaves = zip(names(tree), jax.tree.leaves(tree), strict=True)
+    return {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in leaves}
+
+
 def count(tree: PyTree) -> int:
     """Number of scalars in a tree."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))

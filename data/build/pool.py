@@ -5,6 +5,7 @@ import concurrent.futures
 import contextlib
 import itertools
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 
@@ -59,7 +60,7 @@ class Workers:
                 # Submitting to a pool that has just broken raises what a lost result does.
                 for row in itertools.islice(rows, IN_FLIGHT * self._count - len(waiting)):
                     waiting.append((row, None))
-                    with child_processes.deaf_to_interrupts():  # submitting may start one
+                    with child_processes.block_signals(signal.SIGINT):  # submitting may start one
                         waiting[-1] = (row, executor.submit(self._convert, row))
                 if not waiting:
                     return
@@ -85,7 +86,7 @@ def _alone(convert: ConvertRow, row: Row) -> Example | Rejected:
     """Converts one row in a process of its own: if that dies, the row is the cause."""
     with _executor(1) as executor:
         try:
-            with child_processes.deaf_to_interrupts():
+            with child_processes.block_signals(signal.SIGINT):
                 result = executor.submit(convert, row)
             return result.result()
         except BrokenProcessPool:

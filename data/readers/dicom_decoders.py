@@ -8,6 +8,7 @@ import concurrent.futures
 import functools
 import multiprocessing
 import os
+import signal
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
@@ -68,7 +69,7 @@ def pixels(dataset: pydicom.Dataset, syntax: uid.UID, frame: int | None, **optio
     if multiprocessing.parent_process() is not None:  # a worker: who started it replaces it
         return work()
     try:
-        with child_processes.deaf_to_interrupts():
+        with child_processes.block_signals(signal.SIGINT):
             result = _apart().submit(work)
         return result.result()
     except BrokenProcessPool as error:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 
 from data.errors import UserError
+from unimedi_jax.convert import checksums
 
 LOG = logging.getLogger(__name__)
 ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\w[\w./-]*)?", re.ASCII)  # org/name, org/name@revision
@@ -109,8 +110,7 @@ def _is_intact(path: pathlib.Path) -> bool:
     """Whether a file's content has the hash by which the cache names it: SHA-256, or Git's of a small file."""
     known = path.readlink().name if path.is_symlink() else ""
     if re.fullmatch("[0-9a-f]{64}", known):
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest() == known
+        return checksums.digest(path) == known
     if re.fullmatch("[0-9a-f]{40}", known):
         content = path.read_bytes()
         return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == known

@@ -1,5 +1,6 @@
 """Weight files of others as plain float32 arrays. A pickle is read by PyTorch's `weights_only` or not at all."""
 
+import itertools
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -46,11 +47,11 @@ def fetch(name: str) -> pathlib.Path:
         HubError: the hub cannot be reached or has no such model, and the cache does not have it.
         UserError: it has no weights of a kind that is read.
     """
-    for files in KINDS:  # models may come in all of them
-        place = hub.cached(name, [*BESIDE, *files])
-        if place is not None and any((place / file).exists() for file in files):
-            return place
+    place = hub.cached(name, [*BESIDE, *itertools.chain(*KINDS)])
+    if place is not None and any((place / file).exists() for file in itertools.chain(*KINDS)):
+        return place
     listed = hub.sizes(name)
+    # Models may come in all kinds: the safest alone.
     files = next((kind for kind in KINDS if listed.keys() & set(kind)), ())
     if files:
         return hub.snapshot(name, [*BESIDE, *files])

@@ -67,7 +67,8 @@ def evaluate(
 
 def _measure(task: "Task", trial: Trial, part: Part) -> None:
     """Trains and tests the detector of a trial."""
-    config, network = task.config, fit.train(task, trial, task.draw)
+    config = task.config
+    network = fit.train(task, trial, draws.of_protocol(config.protocol))
     cases = task.tested("test", network)
     scalars = detection.measure(cases, confidence=config.confidence, resamples=config.resamples)
     shared = dict(task=task_name(task.tune, config.protocol), modality="xray", **trial._asdict())
@@ -112,11 +113,6 @@ class Task:
     @property
     def name(self) -> str:
         return self.tune
-
-    @property
-    def draw(self) -> fit.Draw:
-        """How a share of the training cases is drawn."""
-        return functools.partial(draws.published, rounded=False) if self.published else draws.stratified
 
     @property
     def published(self) -> bool:

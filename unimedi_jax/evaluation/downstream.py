@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from data.errors import UserError
 from unimedi_jax import fingerprint
 from unimedi_jax.config.jobs import DownstreamConfig
 from unimedi_jax.config.typed import typed
+from unimedi_jax.convert import checksums
 from unimedi_jax.evaluation import parts, results, trials
 from unimedi_jax.evaluation.heads import Head, save
 from unimedi_jax.inference import pretrained
@@ -85,13 +85,13 @@ class Outputs:
         part = Part(self.detailed)
         fill(part)
         saved = [save(head, self.workdir) for head in part.heads] if self.workdir else []
-        hashes = {str(path.relative_to(self.workdir)): _hash(path) for path in saved}
+        hashes = {str(path.relative_to(self.workdir)): checksums.digest(path) for path in saved}
         return {"rows": part.rows, "cases": part.cases, "heads": hashes}
 
     def _has(self, content: Mapping[str, Any]) -> bool:
         """Whether the heads of a part are those that it has saved."""
         return all(
-            (self.workdir / name).is_file() and _hash(self.workdir / name) == digest
+            (self.workdir / name).is_file() and checksums.digest(self.workdir / name) == digest
             for name, digest in content["heads"].items()
         )
 
@@ -135,7 +135,3 @@ def run(
 def ids(dataset: RecordSet, modality: str, split: str = "test") -> list[str]:
     """Ids of the records of a split, in order."""
     return [records.text(record["id"]) for record in dataset.source(modality, split, ("id",))]
-
-
-def _hash(path: pathlib.Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

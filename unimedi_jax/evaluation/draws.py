@@ -1,5 +1,8 @@
 """Shares of a training set, for experiments with few labels."""
 
+import functools
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -39,6 +42,11 @@ def published(labels: Float[np.ndarray, "n c"], share: float, *, seed: int, roun
         return np.arange(count)
     drawn = round(share * count) if rounded else int(share * count)
     return np.random.RandomState(seed).choice(count, drawn, replace=False)
+
+
+def of_protocol(name: str) -> Callable[..., Int[np.ndarray, " m"]]:
+    """How decoders and detectors draw a share of their training cases, as `fit.train` takes it."""
+    return functools.partial(published, rounded=False) if name == "mgca" else stratified
 
 
 def size(cases: int, share: float) -> int:

@@ -74,7 +74,8 @@ def evaluate(
 
 def _measure(task: "Task", trial: Trial, part: Part) -> None:
     """Trains and tests the decoder of a trial."""
-    config, network = task.config, fit.train(task, trial, task.draw)
+    config = task.config
+    network = fit.train(task, trial, draws.of_protocol(config.protocol))
     values, present = _tested(task, network)
     scalars = segmentation.summarise(values, present, task.names, resamples=config.resamples)
     shared = dict(task=task.title, modality=task.modality, **trial._asdict())
@@ -128,11 +129,6 @@ class Task:
     def title(self) -> str:
         """The task of the results."""
         return task_name(self.config.target, self.tune, self.config.protocol)
-
-    @property
-    def draw(self) -> fit.Draw:
-        """How a share of the training cases is drawn."""
-        return functools.partial(draws.published, rounded=False) if self.published else draws.stratified
 
     @property
     def published(self) -> bool:

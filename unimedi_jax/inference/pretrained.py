@@ -246,10 +246,7 @@ def _released(text: str, network: str) -> Pretrained:
 
 def _differing(variables: PyTree, template: PyTree) -> list[str]:
     """The paths of the template's arrays that are missing, or have another shape or dtype."""
-    arrays, shapes = (
-        {name: (leaf.shape, leaf.dtype) for name, leaf in zip(trees.names(tree), jax.tree.leaves(tree), strict=True)}
-        for tree in (variables, template)
-    )
+    arrays, shapes = trees.shapes(variables), trees.shapes(template)
     return sorted(name for name, shape in shapes.items() if arrays.get(name) != shape)
 
 

@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
+from data import json_files
 from data.errors import UserError
 from data.reports import tokenizer
 from unimedi_jax import trees
@@ -151,13 +151,7 @@ def _stated(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: fetch it again") from error
-    return content if isinstance(content, dict) else {}
+    return json_files.read_object(path, "fetch it again") if path.is_file() else {}
 
 
 def _reading(address: Address, stated: Mapping[str, Any], state: names.State) -> released.Reading:
@@ -216,8 +210,7 @@ def _variables(model: Released, vit: PyTree, state: names.State, where: str) -> 
 
 
 def _check(own: PyTree, arrays: PyTree, where: str) -> None:
-    shapes = {name: x.shape for name, x in zip(trees.names(own), jax.tree.leaves(own), strict=True)}
-    theirs = {name: np.shape(x) for name, x in zip(trees.names(arrays), jax.tree.leaves(arrays), strict=True)}
+    shapes, theirs = ({name: shape for name, (shape, _) in trees.shapes(tree).items()} for tree in (own, arrays))
     if wrong := sorted(name for name in shapes.keys() | theirs.keys() if shapes.get(name) != theirs.get(name)):
         name = wrong[0]
         raise UserError(f"{where}: {name} has the shape {theirs.get(name)}, and should have {shapes.get(name)}")

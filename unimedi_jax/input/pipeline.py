@@ -106,7 +106,7 @@ class Batches(Iterator[HostBatch]):
         # Batch i is of process i mod n: the order is that of one reader.
         dataset = rest.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
         options = grain.MultiprocessingOptions(self._processes, per_worker_buffer_size=ahead)
-        return iter(dataset.mp_prefetch(options, worker_init_fn=workers.exit_with_parent()))
+        return iter(dataset.mp_prefetch(options, worker_init_fn=workers.exit_with_parent))
 
 
 def _endless(
