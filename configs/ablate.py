@@ -7,4 +7,4 @@ from unimedi_jax.config.jobs import AblateConfig
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    return compare.shared(AblateConfig(presets=",".join(["unimedi", *pretrain.ABLATIONS])), arg)
+    return compare.shared(AblateConfig(presets=",".join(pretrain.ABLATIONS)), arg)

@@ -11,7 +11,6 @@ from unimedi_jax.config import jobs, typed
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    # unimedi: config.base as it is
     return shared(jobs.CompareConfig(presets=",".join(["unimedi", *systems.SYSTEMS])), arg)
 
 
@@ -21,6 +20,6 @@ def shared(settings: jobs.AblateConfig, arg: str) -> ConfigDict:
     if arg and arg not in starts:
         raise ValueError(f"{arg!r} is no start: one of {', '.join(starts)}; presets are named in config.presets")
     config = typed.config_dict(settings)
-    config.base = pretrain.get_config(arg or "demo")
+    config.base = pretrain.get_config(f"{arg or 'demo'},unimedi")
     config.changes = ConfigDict(pretrain.changes(small=arg in ("", "demo")))
     return config

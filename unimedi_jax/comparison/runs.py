@@ -49,7 +49,7 @@ def planned(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[Ru
     Raises:
         UserError: a preset that does not exist, or two that cannot be joined.
     """
-    known = [UNIMEDI, *config.changes]
+    known = list(dict.fromkeys([UNIMEDI, *config.changes]))
     names = list(dict.fromkeys(name for name in config.presets.split(",") if name))
     if not names or not config.seeds or {part for name in names for part in name.split("+")} - set(known):
         raise UserError(
