@@ -11,7 +11,7 @@ from unimedi_jax.config import jobs, typed
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    return shared(jobs.CompareConfig(presets=",".join(["unimedi", *systems.SYSTEMS])), arg)
+    return shared(jobs.CompareConfig(presets=",".join(["unimedi", "unimedi_plus", *systems.SYSTEMS])), arg)
 
 
 def shared(settings: jobs.AblateConfig, arg: str) -> ConfigDict:

@@ -188,6 +188,18 @@ def test_every_model_has_every_set_and_seed_and_x_rays_alone_are_trained_once(tm
     assert all(xray.run.seed == ct.run.seed for xray, ct in pairs)
 
 
+def test_ceilings_have_the_findings_as_targets_on_the_set_of_plenty_cts(tmp_path):
+    config = configs.get_config()
+    coarse, fine = (plan.run.settings for plan in claims_plan.ceilings(config, tmp_path))
+    assert {coarse.objective.name, fine.objective.name} == {"supervised"}
+    assert (coarse.data, coarse.steps, coarse.seed) == ("claims-1120", config.base.steps, config.seeds[0])
+    assert [a // b for a, b in zip(coarse.model.image_patch, fine.model.image_patch, strict=True)] == [2, 2]
+    config.sets, config.ceilings = "phantom", True
+    assert claims_plan.ceilings(config, tmp_path)[0].data == "phantom"
+    config.ceilings = False
+    assert claims_plan.ceilings(config, tmp_path) == []
+
+
 def test_equal_arithmetic_buys_the_cheaper_models_more_steps(tmp_path, monkeypatch):
     config = configs.get_config()
     config.seeds, config.sets, config.base.steps = (0,), "1120,112", 100
@@ -256,6 +268,9 @@ def test_the_large_size_is_five_times_the_demo():
 # ---- the job ----
 
 
+CEILINGS = ("supervised-3", "supervised_fine-3")
+
+
 @pytest.fixture
 def tiny_job(tmp_path, monkeypatch):
     """Two steps of tiny networks on 16 X-rays and 8 CTs; the runs' own evaluations are left out."""
@@ -296,7 +311,7 @@ def test_the_job_resumes_and_does_nothing_twice(tiny_job, tmp_path, monkeypatch,
     trained.clear()
     monkeypatch.setattr(loop, "run", lambda settings, folder: trained.append(folder.name) or whole(settings, folder))
     claims.run(tiny_job, workdir)
-    assert trained == ["one_encoder-3", "unimedi-3", "ct_only-flops-3"]
+    assert trained == ["one_encoder-3", "unimedi-3", "ct_only-flops-3", "supervised-3", "supervised_fine-3"]
     assert all(path.read_bytes() == content for path, content in first.items())
     check_scores(workdir / "claims-8")
     capsys.readouterr()
@@ -322,7 +337,12 @@ def check_scores(folder: pathlib.Path) -> None:
     assert set(files) == {"ct_only-3", "xray_only-3", "one_encoder-3", "unimedi-3", "two_encoders-3"} | {
         "ct_only-flops-3",
         "two_encoders-flops-3",
+        *CEILINGS,
     }
+    for name in CEILINGS:
+        assert set(files.pop(name)) == {
+            f"{modality}/{what}" for modality in ("xray", "ct") for what in ("labels", "probe")
+        }
     for name, scores in files.items():
         assert {values.dtype for values in scores.values()} == {np.dtype(np.float32)}
         shared = scores.get("shared/own_hit")

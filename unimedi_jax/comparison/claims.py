@@ -39,6 +39,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     scores = _scores(plans, patients, config)
     if config.equal_flops:
         scores |= _scores(claims_plan.with_equal_flops(plans, workdir), patients, config)
+    scores |= _scores(claims_plan.ceilings(config, workdir), patients, config)
     numbers = Numbers(scores, config.resamples)
     sets = {"plenty": str(config.plenty), "scarce": str(config.scarce)}
     families = {

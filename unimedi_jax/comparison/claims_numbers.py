@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.phantom.findings import LABELS
 from unimedi_jax.comparison.claims_scores import Scores
 from unimedi_jax.metrics import paired, vectors
 from unimedi_jax.metrics.paired import Counts, Estimate
@@ -54,7 +55,7 @@ def _modalities(name: str) -> Callable[[Scores, Mapping[str, Counts]], Estimate]
     return _average(_mean(f"shared/xray/{name}", "xray"), _mean(f"shared/ct/{name}", "ct"))
 
 
-# Name -> its measure of one run. The nodule is the first finding of the phantom.
+# Name -> its measure of one run.
 MEASURES: dict[str, Callable[[Scores, Mapping[str, Counts]], Estimate]] = {
     "X-ray zero-shot AUC": _auc("xray/zeroshot"),
     "CT zero-shot AUC": _auc("ct/zeroshot"),
@@ -62,8 +63,8 @@ MEASURES: dict[str, Callable[[Scores, Mapping[str, Counts]], Estimate]] = {
     "CT probe AUC": _auc("ct/probe"),
     "X-ray prompts on reports": _auc("xray/prompts"),
     "CT prompts on reports": _auc("ct/prompts"),
-    "X-ray nodule probe": _auc("xray/probe", 0),
-    "CT nodule probe": _auc("ct/probe", 0),
+    **{f"X-ray {finding} probe": _auc("xray/probe", i) for i, finding in enumerate(LABELS)},
+    **{f"CT {finding} probe": _auc("ct/probe", i) for i, finding in enumerate(LABELS)},
     "same-patient R@5": _mean("shared/own_hit", "both"),
     "P@5 across": _mean("shared/xray/across", "xray"),
     "P@5 across over within": _ratio,

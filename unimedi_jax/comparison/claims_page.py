@@ -15,6 +15,7 @@ from unimedi_jax.report import page, tables
 
 TEMPLATE = page.TEMPLATE.with_name("claims.html")
 TITLES = {CT_ONLY: "CTs alone", XRAY_ONLY: "X-rays alone", TWO: "two encoders", ONE: "one encoder", UNIMEDI: "UniMedI"}
+TITLES |= {"supervised": "findings as targets", "supervised_fine": "findings as targets, finer tokens"}
 FAMILIES = {"decides": "decides", STEPS: "at equal steps", FLOPS: "at equal FLOPs"}
 
 

@@ -21,6 +21,8 @@ from unimedi_jax.comparison import runs
 LOG = logging.getLogger(__name__)
 CT_ONLY, XRAY_ONLY, ONE, TWO, UNIMEDI = "ct_only", "xray_only", "one_encoder", "two_encoders", "unimedi"
 MODELS = (CT_ONLY, XRAY_ONLY, ONE, UNIMEDI)
+# What a network of this size, and one of finer tokens, reaches at most: the findings themselves are its targets.
+CEILINGS = {"supervised": "supervised", "supervised_fine": "supervised+fine_tokens"}
 STEPS, FLOPS = "steps", "flops"  # what a model has as much of as UniMedI
 TRAINING_SEED = 0  # of the phantom's training patients, those of the embedded set
 
@@ -28,7 +30,7 @@ TRAINING_SEED = 0  # of the phantom's training patients, those of the embedded s
 class Planned(NamedTuple):
     """One training of one model."""
 
-    model: str  # one of MODELS
+    model: str  # one of MODELS or CEILINGS
     data: str  # of the sets, as `config.sets` names it
     budget: str  # STEPS or FLOPS
     run: runs.Run
@@ -37,7 +39,7 @@ class Planned(NamedTuple):
 def presets(config: ml_collections.ConfigDict) -> dict[str, str]:
     """The preset of each model: plain contrast on one modality or both, and the one that stands for UniMedI."""
     alone = {model: f"{ONE}+{model}" for model in (CT_ONLY, XRAY_ONLY)}
-    return {**alone, ONE: ONE, UNIMEDI: config.unimedi}
+    return {**alone, ONE: ONE, UNIMEDI: config.unimedi, **CEILINGS}
 
 
 def set_names(config: ml_collections.ConfigDict) -> list[str]:
@@ -127,6 +129,13 @@ def planned(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[Pl
         if model != XRAY_ONLY or name in (first, building.PHANTOM_NAME)
         for seed in dict.fromkeys(config.seeds)
     ]
+
+
+def ceilings(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[Planned]:
+    """Supervised training on the set of plenty CTs, or else the first one, with the first seed."""
+    names, seed = set_names(config), config.seeds[0]
+    name = str(config.plenty) if str(config.plenty) in names else names[0]
+    return [_planned(config, workdir, model, name, seed) for model in CEILINGS] if config.ceilings else []
 
 
 def _planned(config: ml_collections.ConfigDict, workdir: pathlib.Path, model: str, name: str, seed: int) -> Planned:

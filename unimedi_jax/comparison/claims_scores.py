@@ -3,7 +3,8 @@
 Arrays are float32, row i being patient i of its modality; those of `both` are of the patients examined both ways, and
 stand nowhere else. NaN: the patient does not count (several findings, no nodule).
 
-    xray/labels xray/zeroshot xray/probe      (n, findings), and of CTs
+    xray/labels xray/zeroshot xray/probe      (n, findings), and of CTs; zero-shot, prompts, losses and `shared` only of
+                                              networks that have a joint space
     xray/prompts                              (n, findings) the prompts' scores of the REPORTS
     loss_train loss_heldout                   (batches,) L_vl of training and validation patients of the run's set
     xray/information                          (1,) of the targets of L_icl at the end of training, in nats
@@ -29,6 +30,7 @@ from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input import records
 from unimedi_jax.input.pipeline import MODALITIES
 from unimedi_jax.metrics import findings, linear_probe, shared_space, slices, zeroshot
+from unimedi_jax.objectives import OBJECTIVES
 
 Scores = Mapping[str, np.ndarray]
 NEAREST = 5  # k of the retrievals
@@ -84,6 +86,11 @@ class Network:
         """Samples of a step of its training, of the modalities that it was trained on."""
         return {modality: rows for modality, rows in self.trained.config["global_batch"].items() if rows}
 
+    @property
+    def joint(self) -> bool:
+        """Whether it has a space that images and reports share."""
+        return OBJECTIVES[self.trained.config["objective"]["name"]].has_joint_space
+
     def embed(self, dataset: records.RecordSet, modality: str, split: str, **settings: Any) -> EmbeddedSplit:
         """The records of a split; `settings` as in `features.embed`."""
         self.trained.check(dataset, (modality,))
@@ -122,6 +129,8 @@ def _contrastive(z: jax.Array, z_report: jax.Array, temperature: float) -> jax.A
 
 def of_model(network: Network, own: records.RecordSet, patients: Patients) -> dict[str, np.ndarray]:
     """The scores of one network, which was trained on the set `own`, for the modalities that it was trained on."""
+    if not network.joint:
+        return _of_images(network, own, patients)
     k = network.trained.model.slices
     parts = {modality: network.embed(patients.dataset, modality, patients.split) for modality in network.batch}
     scores = {"loss_train": network.losses(own, "train"), "loss_heldout": network.losses(own, "val")}
@@ -134,6 +143,16 @@ def of_model(network: Network, own: records.RecordSet, patients: Patients) -> di
             measured |= _slices(k, own, alone)
         scores |= {f"{modality}/{name}": values for name, values in measured.items()}
     return scores | (of_space(parts, patients) if len(parts) == len(MODALITIES) else {})
+
+
+def _of_images(network: Network, own: records.RecordSet, patients: Patients) -> dict[str, np.ndarray]:
+    """The probe alone, of a network without a joint space."""
+    scores = {}
+    for modality in network.batch:
+        part = network.embed(patients.dataset, modality, patients.split, images_alone=True)
+        alone = take(part, patients.once[modality])
+        scores |= {f"{modality}/labels": alone.labels, f"{modality}/probe": network.probe(own, modality, alone)}
+    return scores
 
 
 def of_pair(xray: Network, ct: Network, patients: Patients) -> dict[str, np.ndarray]:

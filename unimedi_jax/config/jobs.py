@@ -283,6 +283,8 @@ class ClaimsConfig:
     plenty: int = 1120  # of these, the training CTs of the set that C2 to C4 are about
     scarce: int = 112  # and of the one where C1 says that X-rays help
     equal_flops: bool = True  # the cheaper models once more, with the steps that UniMedI's arithmetic buys
+    # Beside them the findings as targets, with tokens of the same size and a quarter of it: what is possible at most.
+    ceilings: bool = True
     # Who is evaluated: fresh patients that validate, or with "test" those that `test_seed` draws, once for a workdir.
     split: str = "val"
     val_seed: int = 1
