@@ -1,0 +1,94 @@
+"""Documents: every command fits the configs of today, every link leads somewhere, README stays short."""
+
+import pathlib
+import re
+import shlex
+
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "data" / "README.md"])
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module")  # of ml_collections
+PLACEHOLDERS = {"configs/<job>.py", "configs/build.py:<set>"}
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def commands(name: str) -> list[str]:
+    """What is to be typed behind `main.py` or `unimedi`, to the end of the line or of the code."""
+    joined = re.sub(r"\\\n\s*", "", text_of(name))
+    return [
+        found.split(" # ")[0].split(" | ")[0].strip()
+        for found in re.findall(r"(?:main\.py|unimedi) (--config=[^\n`]+)", joined)
+        if not any(placeholder in found for placeholder in PLACEHOLDERS)
+    ]
+
+
+def parse(command: str) -> None:
+    """Parses it as main.py does; raises what absl and ml_collections raise."""
+    arguments = shlex.split(command)
+    job, colon, preset = arguments[0].removeprefix("--config=").partition(":")
+    file = ROOT / "configs" / (job.removeprefix("configs/").removesuffix(".py") + ".py")
+    arguments = [argument.replace("SEED", "7") for argument in arguments if argument != "--help"]
+    line = ["main.py", f"--config={file}{colon}{preset}", *arguments[1:]]
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=line)
+    flags.DEFINE_string("workdir", "", "", flag_values=values)
+    values(line)
+    assert values.config
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_commands_fit_the_configs(name):
+    for command in commands(name):
+        try:
+            parse(command)
+        except Exception as error:  # whatever a wrong setting raises
+            pytest.fail(f"{name}: {command}: {str(error).strip().splitlines()[-1]}")
+
+
+def test_commands_are_seen():
+    assert len([command for name in NAMES for command in commands(name)]) > 60
+    with pytest.raises(AttributeError, match="nothing"):
+        parse("--config=configs/pretrain.py:demo --config.nothing=1")
+
+
+def anchors(path: pathlib.Path) -> set[str]:
+    """Of headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_lead_somewhere(name):
+    prose = re.sub(r"```.*?```|^ {4}.*$|`[^`\n]*`", "", text_of(name), flags=re.DOTALL | re.MULTILINE)
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if re.match(r"https?://|mailto:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        path = (ROOT / name).parent / file if file else ROOT / name
+        assert path.exists(), f"{name}: {target}"
+        assert not anchor or anchor in anchors(path), f"{name}: {target}"
+
+
+def test_the_index_names_every_page():
+    index = text_of("docs/README.md")
+    missing = [page.name for page in (ROOT / "docs").glob("*.md") if f"({page.name})" not in index]
+    assert missing in ([], ["README.md"])
+
+
+def test_readme_is_short():
+    text = text_of("README.md")
+    assert len(text.splitlines()) <= 160
+    assert len(text.split()) <= 1500
+
+
+def test_the_figure_of_the_method_is_what_its_script_draws():
+    scope: dict = {"__file__": str(ROOT / "docs" / "figures" / "method.py"), "__name__": "method"}
+    exec(text_of("docs/figures/method.py"), scope)
+    assert text_of("docs/method.svg") == scope["figure"]()
