@@ -11,7 +11,7 @@ import pytest
 
 from configs import build as build_config
 from data import job, record_grid
-from data.build import contracts
+from data.build import contracts, pool
 from data.errors import UserError
 from data.manifest import source as manifest
 from data.phantom import source as phantom
@@ -128,6 +128,11 @@ def test_the_box_of_the_lungs_holds_them_and_little_more():
         start = np.rint(np.linalg.solve(all_of_it["affine"], inside["affine"][:, 3])[:3]).astype(int)
         box = tuple(slice(first, first + n) for first, n in zip(start, inside["volume"].shape, strict=True))
         np.testing.assert_array_equal(inside["volume"], all_of_it["volume"][box])
+
+
+def test_large_records_do_not_pile_up_in_the_process_that_writes_them():
+    grids = (record_grid.DEFAULT, RecordGrid(volume=(320, 320, 400)), RecordGrid(spacing_mm=(1.0, 1.0, 1.0)))
+    assert [pool.in_flight(grid) for grid in grids] == [pool.IN_FLIGHT, 1, 1]
 
 
 def test_a_grid_that_no_worker_holds_is_refused_before_it_is_read(tmp_path):

@@ -153,10 +153,10 @@ def contract(trained: pretrained.Pretrained) -> dict[str, Any]:
 
 def _cut(trained: pretrained.Pretrained) -> str:
     """How a volume of the network's size is made of a record."""
-    size, shape = trained.size("ct"), trained.grid.volume_shape
-    if trained.sampler("ct").window != cuts.WHOLE:
+    sampler, shape = trained.sampler("ct"), trained.grid.volume_shape
+    if sampler.window != cuts.WHOLE:
         return "the central window of the record, air where it is smaller,"
-    if None in shape or not cuts.shrinks(shape, size):
+    if None in shape or not cuts.shrinks(shape, sampler.volume_size):
         return "the whole record, in plane with air around it to the proportions of the result, by the mean of areas"
     return "block mean of the record"
 
