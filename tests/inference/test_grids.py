@@ -111,7 +111,9 @@ def test_averaged_windows_are_the_mean_of_each_alone(trained):
     volume = np.random.default_rng(0).integers(-1000, 500, (70, 90, 90), np.int16)
     together = model.features("ct", [volume])
     tokens = network.sampler("ct").volume(volume)
-    alone = [model.embedder(model.embedder.ct, network.variables, one[None]) for one in tokens]
+    full = (np.repeat(one[None], model.embedder.rows, axis=0) for one in tokens)
+    rows = [model.embedder(model.embedder.ct, network.variables, one) for one in full]
+    alone = [jax.tree.map(lambda x: x[:1], one) for one in rows]
     z = np.mean([one.z for one in alone], axis=0)
     np.testing.assert_allclose(together.cls, np.mean([one.cls for one in alone], axis=0), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(together.z, z / np.linalg.norm(z), rtol=1e-5, atol=1e-6)
