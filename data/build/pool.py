@@ -4,17 +4,20 @@ import collections
 import concurrent.futures
 import contextlib
 import itertools
+import math
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 
 from data import child_processes
+from data.record_grid import RecordGrid
 from data.source import ConvertRow, Example, Rejected, Row, Source
 
 Converted = tuple[Row, Example | Rejected]
 Convert = Callable[[Iterable[Row]], Iterator[Converted]]
 IN_FLIGHT = 3  # rows waiting per worker: enough to keep it busy, few enough to bound memory
+LARGE = 1 << 26  # bytes of a volume; of larger ones, and those without a shape of the set's, one row waits per worker
 
 
 @contextlib.contextmanager
@@ -30,7 +33,7 @@ def converter(source: Source, workers: int) -> Iterator[Convert]:
     if workers == 1:
         yield lambda rows: ((row, source.convert(row)) for row in rows)
         return
-    processes = Workers(source.convert, workers)
+    processes = Workers(source.convert, workers, in_flight(source.grid))
     try:
         yield processes.convert
     except KeyboardInterrupt:
@@ -40,14 +43,19 @@ def converter(source: Source, workers: int) -> Iterator[Convert]:
         processes.close()
 
 
+def in_flight(grid: RecordGrid) -> int:
+    """Rows waiting per worker: the records that are done wait in this process's memory."""
+    return 1 if grid.spacing_mm or 2 * math.prod(grid.volume) > LARGE else IN_FLIGHT
+
+
 class Workers:
     """Processes that convert rows, replaced when one of them dies; started on their first use.
 
     They are spawned: a forked one would inherit threads of other libraries in an unknown state.
     """
 
-    def __init__(self, convert: ConvertRow, count: int) -> None:
-        self._convert, self._count = convert, count
+    def __init__(self, convert: ConvertRow, count: int, ahead: int = IN_FLIGHT) -> None:
+        self._convert, self._count, self._ahead = convert, count, ahead
         self._executor: concurrent.futures.ProcessPoolExecutor | None = None
 
     def convert(self, rows: Iterable[Row]) -> Iterator[Converted]:
@@ -58,7 +66,7 @@ class Workers:
             executor = self._executor = self._executor or _executor(self._count)
             try:
                 # Submitting to a pool that has just broken raises what a lost result does.
-                for row in itertools.islice(rows, IN_FLIGHT * self._count - len(waiting)):
+                for row in itertools.islice(rows, self._ahead * self._count - len(waiting)):
                     waiting.append((row, None))
                     with child_processes.block_signals(signal.SIGINT):  # submitting may start one
                         waiting[-1] = (row, executor.submit(self._convert, row))

@@ -154,8 +154,9 @@ class _Case:
 
     def _xray(self) -> tuple[np.ndarray, np.ndarray | None]:
         """The centre of the X-ray that the network sees, and its lesion."""
-        size = self._sampler.crop
-        start = (self._example["image"].shape[0] - size) // 2
+        side = len(self._example["image"])
+        size = self._sampler.cropped(side)
+        start = (side - size) // 2
         window = np.s_[start : start + size, start : start + size]
         lesion = self._lesion()
         return self._example["image"][window], None if lesion is None else lesion[window]
