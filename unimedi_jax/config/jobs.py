@@ -81,12 +81,14 @@ class PredictConfig:
 
 
 PROTOCOLS = ("ours", "mgca")  # of evaluations; docs/protocols.md
+IN_CROPS = ("unetr", "voco")  # those of segmentation that train on crops of CTs at their own resolution
+ABSENT = ("zero", "skip", "one")  # what a structure that the truth lacks counts as
 
 
-def check_protocol(protocol: str) -> None:
-    """Raises ValueError for a protocol that is none of PROTOCOLS."""
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol is one of {', '.join(PROTOCOLS)}, not {protocol!r}")
+def check_protocol(protocol: str, *others: str) -> None:
+    """Raises ValueError for a protocol that is none of PROTOCOLS, nor one of the `others` that a job has."""
+    if protocol not in (*PROTOCOLS, *others):
+        raise ValueError(f"protocol is one of {', '.join((*PROTOCOLS, *others))}, not {protocol!r}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +101,53 @@ class FitConfig:
     lr: float = 5e-4  # of the head or decoder
     encoder_lr: float = 5e-5
     weight_decay: float = 1e-6
+    warmup: float = 0.0  # share of all steps in which the rates rise from 0
+    cosine: bool = False  # then they fall to 0 along a cosine; False: they stay
+
+
+@dataclasses.dataclass(frozen=True)
+class CropsConfig:
+    """Decoders trained on crops of CTs at their own resolution; the defaults are UNETR's for BTCV."""
+
+    spacing_mm: tuple[float, ...] = (2.0, 1.5, 1.5)  # (z, y, x) that the set was built with; empty: any
+    window_hu: tuple[float, ...] = (-175.0, 250.0)  # what the network sees; a CT is cut to the box of all above it
+    crop: tuple[int, ...] = (96, 96, 96)  # voxels (z, y, x)
+    cts: int = 1  # of a step
+    crops: int = 4  # of each of its CTs
+    positive: float = 0.5  # share of the crops around a voxel of a structure; the others are around none
+    steps: int = 120_000  # UNETR: 5,000 epochs of 24 CTs
+    validations: int = 50  # spread evenly over the steps; the best state is taken
+    lr: float = 1e-4
+    encoder_lr: float = 1e-4
+    weight_decay: float = 1e-5
+    warmup: float = 0.01  # share of the steps
+    flip: float = 0.2  # chance along each axis; never where the name of a structure says left or right
+    rotate: float = 0.2  # chance of quarter turns in the axial plane
+    scale: float = 0.1  # chance of a factor of 0.9 to 1.1 on the intensities
+    shift: float = 0.1  # chance of up to a tenth of the window more or less
+    overlap: float = 0.5  # of the windows in which a CT is predicted, blended by Gaussian weights
+    absent: str = "zero"  # what a structure that the truth lacks counts as: "zero", "skip" or "one"
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what does not fit together."""
+        check_absent(self.absent)
+        if len(self.crop) != 3 or len(self.spacing_mm) not in (0, 3) or len(self.window_hu) != 2:
+            raise ValueError("crop and spacing_mm are three numbers (z, y, x), window_hu two")
+        if self.window_hu[0] >= self.window_hu[1]:
+            raise ValueError(f"window_hu={self.window_hu} is no range")
+
+    @property
+    def fit(self) -> FitConfig:
+        """As epochs from one validation to the next."""
+        rates = {name: getattr(self, name) for name in ("lr", "encoder_lr", "weight_decay", "warmup")}
+        batch, count = self.cts * self.crops, min(self.validations, self.steps)
+        return FitConfig(batch, epochs=count, patience=count, cosine=True, **rates)
+
+
+def check_absent(rule: str) -> None:
+    """Raises ValueError for a rule that is none of ABSENT."""
+    if rule not in ABSENT:
+        raise ValueError(f"absent is one of {', '.join(ABSENT)}, not {rule!r}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +217,24 @@ class SegmentTask:
     ct: FitConfig = FitConfig(batch=8, epochs=100, lr=1e-4, encoder_lr=1e-4, weight_decay=1e-5)
 
 
+# VoCo's recipe for AMOS22: 1,000 epochs of 200 CTs.
+VOCO = CropsConfig(
+    spacing_mm=(1.5, 1.5, 1.5),
+    crops=16,
+    positive=0.9,
+    steps=200_000,
+    validations=20,
+    lr=3e-4,
+    encoder_lr=3e-4,
+    weight_decay=0.005,
+    warmup=0.05,
+    scale=0.0,
+    shift=0.0,
+    overlap=0.75,
+    absent="skip",
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class SegmentConfig(SegmentTask, DownstreamConfig):
     """Segmentation with a trained encoder."""
@@ -178,11 +245,22 @@ class SegmentConfig(SegmentTask, DownstreamConfig):
     seeds: tuple[int, ...] = (0,)
     windows: bool = False  # CTs at the record's resolution in sliding windows; False: the whole, shrunk
     # "mgca": X-rays by MGCA's draws, best epoch by the validation loss, Dice by picture on the network's grid.
+    # "unetr" (BTCV), "voco" (AMOS22): CTs in crops at their own resolution, measured on the voxels of the file.
     protocol: str = "ours"
     mgca: FitConfig = FitConfig(weight_decay=0.05)  # of that protocol, as for RSNA; SIIM's batch is 8
+    unetr: CropsConfig = CropsConfig()  # of that protocol
+    voco: CropsConfig = VOCO  # and of this one
+    steps: int = 0  # of unetr and voco, in place of the recipe's; its warm-up and validations keep their places
+    masks: bool = False  # of unetr and voco: the predictions of the test cases as NIfTI on the file's voxels, in masks/
 
     def __post_init__(self) -> None:
-        check_protocol(self.protocol)
+        check_protocol(self.protocol, *IN_CROPS)
+
+    @property
+    def crops(self) -> CropsConfig:
+        """The recipe of a protocol in crops, of the length asked for."""
+        recipe = {"unetr": self.unetr, "voco": self.voco}[self.protocol]
+        return dataclasses.replace(recipe, steps=self.steps or recipe.steps)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,8 @@ from unimedi_jax.input import leaks, pipeline, records
 LOG = logging.getLogger(__name__)
 ENCODERS = ("trained", "untrained")
 FEWEST = 5  # training cases
-PUBLISHED = {"ours": "", "mgca": ", MGCA's protocol"}  # ends of a task's name: rows of two protocols are never mixed
+# Ends of a task's name: rows of two protocols are never mixed.
+PUBLISHED = {"ours": "", "mgca": ", MGCA's protocol", "unetr": ", UNETR's protocol", "voco": ", VoCo's protocol"}
 KINDS = {"xray": "X-ray", "ct": "CT"}
 TOO_FEW = f"fewer than {FEWEST} training cases, or config.shares leave fewer: nothing was trained"
 
