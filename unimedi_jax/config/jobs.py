@@ -82,6 +82,7 @@ class PredictConfig:
 
 PROTOCOLS = ("ours", "mgca")  # of evaluations; docs/protocols.md
 IN_CROPS = ("unetr", "voco")  # those of segmentation that train on crops of CTs at their own resolution
+OF_VOLUMES = ("unimiss", "hkbu", "voco")  # those of classification that fine-tune on whole CTs
 ABSENT = ("zero", "skip", "one")  # what a structure that the truth lacks counts as
 
 
@@ -144,6 +145,85 @@ class CropsConfig:
         return FitConfig(batch, epochs=count, patience=count, cosine=True, **rates)
 
 
+@dataclasses.dataclass(frozen=True)
+class VolumesConfig:
+    """Classifiers of CTs fine-tuned at a size of their own; the defaults are UniMiSS's for RICORD."""
+
+    size: tuple[int, ...] = (64, 128, 128)  # voxels (z, y, x) that a whole record is brought to
+    window_hu: tuple[float, ...] = (-1024.0, 325.0)  # what the network sees
+    share: float = 1.0  # of the plane's sides that is cut out of its middle
+    batch: int = 8
+    epochs: int = 100
+    patience: int = 30  # epochs without a better validation score
+    best: str = "auroc"  # what that is: "auroc", "accuracy" or "loss"
+    lr: float = 5e-5
+    encoder_lr: float = 5e-5
+    weight_decay: float = 5e-3
+    warmup: float = 0.0  # share of all steps
+    cosine: bool = False
+    flip: tuple[float, ...] = (0.5, 0.5, 0.5)  # chances along z, y, x; none where a label says left or right
+    affine: float = 0.2  # chance of rotations of up to 15 degrees and a zoom of 0.85 to 1.25
+    gamma: float = 0.15  # chance of an exponent of 0.7 to 1.5
+    noise: float = 0.1  # chance of a deviation of up to a tenth of the window
+    intensity: float = 0.15  # chance of the two below
+    add: float = 0.1  # most, of the window
+    multiply: float = 0.25  # most beside 1
+    offset: float = 0.0  # most by which the cut leaves the middle, of the plane's side
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what does not fit together."""
+        if len(self.size) != 3 or len(self.flip) != 3 or len(self.window_hu) != 2:
+            raise ValueError("size and flip are three numbers (z, y, x), window_hu two")
+        if self.window_hu[0] >= self.window_hu[1]:
+            raise ValueError(f"window_hu={self.window_hu} is no range")
+        if self.best not in ("auroc", "accuracy", "loss"):
+            raise ValueError(f"best is auroc, accuracy or loss, not {self.best!r}")
+
+    @property
+    def fit(self) -> FitConfig:
+        """Rates, length and stop."""
+        return FitConfig(**{field.name: getattr(self, field.name) for field in dataclasses.fields(FitConfig)})
+
+
+# 64 slices, trained whole, measured by accuracy; its lists have no validation part, and the last epoch is taken.
+HKBU = VolumesConfig(
+    window_hu=(-1000.0, 1000.0),
+    epochs=200,
+    patience=200,
+    best="accuracy",
+    lr=1e-4,
+    encoder_lr=1e-4,
+    weight_decay=5e-4,
+    cosine=True,
+    affine=0.0,
+    gamma=0.0,
+    noise=0.0,
+)
+# VoCo's for CC-CCII: 384 of 512 pixels, moved by up to 18.
+VOCO_VOLUMES = VolumesConfig(
+    size=(64, 384, 384),
+    window_hu=(-1000.0, 1000.0),
+    share=0.75,
+    batch=4,
+    epochs=100,
+    patience=100,
+    best="accuracy",
+    lr=1e-4,
+    encoder_lr=1e-4,
+    weight_decay=1e-2,
+    warmup=0.05,
+    cosine=True,
+    flip=(0.5, 0.0, 0.0),
+    affine=0.0,
+    gamma=0.0,
+    noise=0.0,
+    intensity=1.0,
+    add=0.07,
+    multiply=0.05,
+    offset=18 / 512,
+)
+
+
 def check_absent(rule: str) -> None:
     """Raises ValueError for a rule that is none of ABSENT."""
     if rule not in ABSENT:
@@ -179,11 +259,23 @@ class ProbeConfig(DownstreamConfig):
     # MGCA's recipe for its linear classifier, where the encoder learns ten times slower (our choice).
     full: FitConfig = FitConfig(batch=48)
     # "mgca": its linear classifier by its own solver, augmentation and draws, in rows of their own (docs/protocols.md).
+    # "unimiss" (RICORD), "hkbu", "voco" (CC-CCII): CTs fine-tuned at a size of their own; set tune=full.
     protocol: str = "ours"
     mgca: FitConfig = FitConfig(batch=48)  # of that protocol, whose encoder is frozen
+    unimiss: VolumesConfig = VolumesConfig()  # of that protocol
+    hkbu: VolumesConfig = HKBU
+    voco: VolumesConfig = VOCO_VOLUMES
 
     def __post_init__(self) -> None:
-        check_protocol(self.protocol)
+        check_protocol(self.protocol, *OF_VOLUMES)
+        if (self.protocol in OF_VOLUMES) != (self.tune == "full") and self.protocol != "ours":
+            kind, tune = ("fine-tuned", "full") if self.protocol in OF_VOLUMES else ("linear", "linear")
+            raise ValueError(f"config.protocol={self.protocol} is that of a {kind} classifier: set config.tune={tune}")
+
+    @property
+    def volumes(self) -> VolumesConfig:
+        """The recipe of a protocol of whole CTs."""
+        return {"unimiss": self.unimiss, "hkbu": self.hkbu, "voco": self.voco}[self.protocol]
 
 
 @dataclasses.dataclass(frozen=True)
