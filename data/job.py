@@ -3,12 +3,13 @@
 import collections
 import dataclasses
 import functools
+import math
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-from data import next_step
+from data import next_step, record_grid
 from data.build import contracts, dataset, executors
 from data.checks import doctor, doctor_page
 from data.errors import OverBudgetError, UserError
@@ -16,7 +17,8 @@ from data.manifest import options, privacy, table
 from data.manifest import source as manifest
 from data.phantom import options as phantom_options
 from data.phantom import source as phantom
-from data.readers import memory, volumes
+from data.readers import ct_records, memory, volumes
+from data.record_grid import RecordGrid
 from data.reports import sections
 from data.sets import dataset_index, translate
 from data.sets import source as public
@@ -88,22 +90,35 @@ def _folder(config: Any) -> Path | None:
     return place.parent if config.kind == "manifest" else place
 
 
+def _grid(config: Any) -> RecordGrid:
+    """The grid that a config asks for. Raises UserError where no worker could hold one record of it."""
+    grid = record_grid.of_settings(config.film_size, config.volume, config.spacing_mm, config.crop_to)
+    needed = memory.LIBRARIES + ct_records.RECORD_BYTES * math.prod(grid.volume)
+    if needed > config.worker_memory_gb * memory.GIGABYTE:
+        raise UserError(
+            f"config.volume={grid.volume} takes {needed / memory.GIGABYTE:.1f} GB a worker without the scan that it is "
+            f"made of, config.worker_memory_gb is {config.worker_memory_gb:g}: raise this or lower that"
+        )
+    return grid
+
+
 def _source(config: Any, data_dir: Path | None, workdir: Path) -> Source:
     """The source that a config names. Without `data_dir`, for a dry run, ids are hashed without a salt."""
+    grid = _grid(config)
     if config.kind == "phantom":
         fields = dataclasses.fields(phantom_options.Options)
         chosen = phantom_options.Options(**{field.name: config[field.name] for field in fields})
         counts = {"xrays": config.xrays, "cts": config.cts}
-        return phantom.source(**counts, seed=config.seed, language=config.language, options=chosen)
+        return phantom.source(**counts, seed=config.seed, language=config.language, options=chosen, grid=grid)
     salt = config.salt or (privacy.salt_of(data_dir) if data_dir else "")
     if config.kind != "manifest":
-        return _public(config, salt, workdir)
+        return _public(config, salt, workdir, grid)
     if not config.source:
         raise UserError(
             f"config.source is empty: name the CSV, as in --config.source=films.csv ({', '.join(table.REQUIRED)}, ...)"
         )
     order, scans = dataset_index.words(config.sections), volumes.Rules(config.assume, config.min_slices)
-    chosen = options.Options(config.uncertain, config.language, order, config.keep_ids, scans)
+    chosen = options.Options(config.uncertain, config.language, order, config.keep_ids, scans, grid)
     path = Path(config.source).expanduser()
     source = manifest.read(path, chosen, salt)
     if not source.rows and not source.rejected:
@@ -111,7 +126,7 @@ def _source(config: Any, data_dir: Path | None, workdir: Path) -> Source:
     return source
 
 
-def _public(config: Any, salt: str, workdir: Path) -> Source:
+def _public(config: Any, salt: str, workdir: Path, grid: RecordGrid) -> Source:
     """The source of a public set; prints its counts beside the published ones."""
     if not config.source:
         raise UserError(
@@ -120,7 +135,7 @@ def _public(config: Any, salt: str, workdir: Path) -> Source:
         )
     reports = _reports(config.report, Path(config.data_dir).expanduser(), workdir) if "report" in config else None
     root, chosen = Path(config.source).expanduser(), config.options.to_dict()
-    source = public.source(config.kind, root, chosen, reports, keep_ids=config.keep_ids, salt=salt)
+    source = public.source(config.kind, root, chosen, reports, keep_ids=config.keep_ids, salt=salt, grid=grid)
     print(public.summary(source))
     return source
 

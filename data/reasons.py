@@ -14,6 +14,10 @@ REJECTED = {
     ),
     "lfs_pointer": ("a Git LFS pointer, not the content", "run `git lfs pull`"),
     "hash_mismatch": ("the bytes are not those of the manifest's sha256", "copy or download it again"),
+    "nothing_to_crop": (
+        "a scan without the lungs, or the body, that config.crop_to crops to",
+        "leave it out, or build without config.crop_to",
+    ),
     "too_large": (
         "more bytes, pixels or voxels than any X-ray or scan has, or than a worker may hold",
         "see what the file is, or raise config.worker_memory_gb",

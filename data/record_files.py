@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-from data import json_files
+from data import json_files, record_grid
 from data.errors import UserError
 
 TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"  # the only one that is written or read
@@ -26,9 +26,9 @@ FEATURES, INFO = "features.json", "dataset_info.json"
 ADVICE = "bring back a copy of the set or build it again"
 MOST_BYTES = 1 << 24  # of either file
 MOST_FIELDS = 64
-MOST_NUMBERS = 1 << 28  # of one field: a grid of 640 in each direction
+MOST_NUMBERS = record_grid.MOST_VOXELS  # of one field
 MOST_SHARDS = 99_999  # five digits in a file's name
-DTYPES = ("uint8", "int16", "int32", "float32")
+DTYPES = ("uint8", "int16", "int32", "float32", "float64")
 ENCODINGS = ("none", "bytes", "zlib")
 SMALLEST = 40  # bytes of a record in its file: array_record heads each with so many
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
@@ -46,7 +46,13 @@ class BoundedTensor(tfds.features.Tensor):
         encoding = self._encoding.value
         if encoding == "none":
             return super().decode_example_np(example_data)
-        size = math.prod(self.shape) * np.dtype(self.np_dtype).itemsize
+        shape = self.shape
+        if None in shape:
+            shape = tuple(int(n) for n in np.asarray(example_data["shape"]).ravel())
+            example_data = example_data["value"]
+            if len(shape) != len(self.shape) or min(shape) < 0 or math.prod(shape) > MOST_NUMBERS:
+                raise ValueError("a field whose record gives it another or too large a shape")
+        size = math.prod(shape) * np.dtype(self.np_dtype).itemsize
         if encoding == "zlib":
             unpacker = zlib.decompressobj()
             example_data = unpacker.decompress(example_data, size + 1)
@@ -54,7 +60,7 @@ class BoundedTensor(tfds.features.Tensor):
                 raise ValueError("the packed field does not end where it should")
         if len(example_data) != size:
             raise ValueError("a field has not the length that its shape has")
-        return np.frombuffer(example_data, self.np_dtype).reshape(self.shape)
+        return np.frombuffer(example_data, self.np_dtype).reshape(shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +164,8 @@ def _feature(field: Mapping[str, Any]) -> tfds.features.FeatureConnector:
     dtype, encoding = tensor["dtype"], tensor.get("encoding", "none")
     shape = tuple(int(size) for size in tensor.get("shape", {}).get("dimensions", ()))
     free = shape[1:] if shape[:1] == (-1,) and encoding == "none" else shape  # boxes: any number of rows
+    if len(shape) > 1 and set(shape) == {-1} and encoding != "none":  # volumes of any shape, which their records give
+        free = ()
     if dtype not in DTYPES or encoding not in ENCODINGS or min(free, default=1) < 0 or len(shape) > 4:
         raise ValueError("a tensor of another kind")
     if math.prod(free) > MOST_NUMBERS:

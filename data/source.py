@@ -4,6 +4,9 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from data import record_grid
+from data.record_grid import RecordGrid
+
 MODALITIES = ("xray", "ct")
 SPLITS = ("train", "val", "test")
 ORGANS = ("right lung", "left lung", "heart")
@@ -58,6 +61,7 @@ class Source:
     rejected: tuple[Rejected, ...] = ()  # rows that are left out before any pixel is read
     organs: tuple[str, ...] = ORGANS  # what 1, 2, ... mean in `organ_mask`
     salt: str = ""  # of the hashes that tell members of sets
+    grid: RecordGrid = record_grid.DEFAULT  # of the examples' pixels
 
     @property
     def for_training(self) -> bool:

@@ -11,6 +11,7 @@ HOUSE = "unimedi_jax"
 LAYERS = (
     (
         "data.errors",
+        "data.record_grid",
         "data.json_files",
         "data.child_processes",
         "data.plain",

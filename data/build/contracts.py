@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data import contract
+from data import contract, record_grid
 from data.build.build_statistics import BuildStatistics
 from data.readers import dicom_decoders, geometry, volumes, xrays
+from data.record_grid import RecordGrid
 from data.reports import text
 from data.source import ORGANS, Source
 
@@ -23,6 +24,7 @@ PIXEL_LIBRARIES = (
 def fingerprint(source: Source) -> str:
     """Identifies a source without reading its pixels: its rows and labels, and the code's version."""
     facts = (FORMAT, source.labels, source.prompts, source.contract, sorted(source.annotations))
+    facts += (source.grid.changed,) if source.grid.changed else ()
     digest = hashlib.sha256(repr(facts).encode())
     for row in (*source.rows, *source.rejected):
         digest.update(repr(row).encode())
@@ -40,7 +42,7 @@ def make(source: Source, statistics: BuildStatistics, *, name: str, folder: Path
         "prompts": source.prompts,
         "truth": sorted(source.annotations),
         "splits": statistics.counts(),
-        "records": rules(source.organs),
+        "records": rules(source.organs, source.grid),
         "source": source.contract,
         "tokenizer": {"sha256": hashlib.sha256(vocabulary.read_bytes()).hexdigest() if vocabulary.exists() else ""},
         "libraries": libraries(),
@@ -53,16 +55,16 @@ def make(source: Source, statistics: BuildStatistics, *, name: str, folder: Path
     }
 
 
-def rules(organs: Sequence[str] = ORGANS) -> dict[str, Any]:
+def rules(organs: Sequence[str] = ORGANS, grid: RecordGrid = record_grid.DEFAULT) -> dict[str, Any]:
     """How this code makes a record of an X-ray, a CT and a report: the part of the contract that all sets share."""
     return {
-        "xray": {"image": [geometry.XRAY_SIZE] * 2, "dtype": "uint8", "axes": "y x", "rules": xrays.RULES},
+        "xray": {"image": [grid.film_size] * 2, "dtype": "uint8", "axes": "y x", "rules": xrays.rules(grid.film_size)},
         "ct": {
-            "volume": list(geometry.VOLUME_SHAPE),
+            **grid.for_contract,
             "dtype": "int16",
             "axes": "z y x, growing to Superior, Posterior, Left",
             "hu": [geometry.AIR_HU, geometry.HIGHEST_HU],
-            "rules": volumes.RULES,
+            "rules": volumes.grid_rules(grid),
         },
         "labels": "1 present, 0 absent, NaN unknown",
         "lesion_mask": "0 none, 1 + index of the label, 254 something of unstated kind, 255 not annotated",

@@ -12,7 +12,6 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
-from data.readers import geometry
 from data.record_files import TEMPLATE
 from data.source import Example, Source
 
@@ -23,7 +22,7 @@ SHARD_BYTES = 256 * 2**20
 def features(source: Source, modality: str) -> tfds.features.FeaturesDict:
     """The schema of one modality's records: the contract's fields, and the annotations that the source has."""
     tensor, string = tfds.features.Tensor, tfds.features.Text
-    shape = (geometry.XRAY_SIZE,) * 2 if modality == "xray" else geometry.VOLUME_SHAPE
+    shape = (source.grid.film_size,) * 2 if modality == "xray" else source.grid.volume_shape
     fields = {"id": string(), "patient": string(), "report": string()}
     fields["labels"] = tensor(shape=(len(source.labels),), dtype=np.float32)
     # Raw bytes: a volume is read in 1.4 ms, zlib takes three times as long.
@@ -32,6 +31,11 @@ def features(source: Source, modality: str) -> tfds.features.FeaturesDict:
     else:
         fields["volume"] = tensor(shape=shape, dtype=np.int16, encoding="bytes")
         fields["spacing_mm"] = tensor(shape=(3,), dtype=np.float32)
+        if not source.grid.plain_volumes:
+            # Packed as they are: TFDS's own lists have no 64 bits.
+            fields["affine"] = tensor(shape=(4, 4), dtype=np.float64, encoding="bytes")
+            fields["original_shape"] = tensor(shape=(3,), dtype=np.int32)
+            fields["original_affine"] = tensor(shape=(4, 4), dtype=np.float64, encoding="bytes")
     for mask in ("organ_mask", "lesion_mask"):
         if mask in source.annotations:
             # Mostly zeros: packed, they cost training next to nothing.

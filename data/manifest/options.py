@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 
+from data import record_grid
 from data.errors import UserError, check_choice
 from data.readers import volumes
 from data.reports import text
@@ -24,6 +25,7 @@ class Options:
     sections: tuple[str, ...] = ()  # of a report, in this order; empty: the whole report
     keep_ids: bool = False  # store patients as the CSV names them, not hashed
     scans: volumes.Rules = volumes.STRICT
+    grid: record_grid.RecordGrid = record_grid.DEFAULT
 
     def __post_init__(self) -> None:
         """Raises UserError for a value that is not allowed."""

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from data import record_grid
 from data.manifest import privacy
-from data.readers import geometry, image_statistics, volumes, xrays
+from data.readers import ct_records, geometry, image_statistics, volumes, xrays
 from data.readers.files import BadInput, Note, check_hash
+from data.record_grid import RecordGrid
 from data.source import Example, Rejected, Row
 
 LESION_OF_ANY_KIND = 254
@@ -40,11 +42,11 @@ class Sample:
         return f"Case({facts}, sha256={self.sha256!r}, truth={self.annotation!r})"
 
 
-Reader = Callable[[Sample, str, Note], Example]  # the fields of a sample's pixels, by its modality
+Reader = Callable[[Sample, str, Note, RecordGrid], Example]  # the fields of a sample's pixels, by its modality
 
 
-def convert(row: Row, *, read: Reader) -> Example | Rejected:
-    """The example of a row, whose pixels `read` gives.
+def convert(row: Row, *, read: Reader, grid: RecordGrid = record_grid.DEFAULT) -> Example | Rejected:
+    """The example of a row, whose pixels `read` gives on the `grid` of the set.
 
     The field `notes`, which is not stored, holds codes of what was tolerated or looks odd.
     """
@@ -54,7 +56,7 @@ def convert(row: Row, *, read: Reader) -> Example | Rejected:
             check_hash(row.info.file, row.info.sha256)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the libraries warn of what is handled here
-            fields = read(row.info, row.modality, notes.append)
+            fields = read(row.info, row.modality, notes.append, grid)
     except BadInput as error:
         return Rejected(row.number, row.path, str(error))
     except MemoryError:
@@ -71,34 +73,34 @@ def convert(row: Row, *, read: Reader) -> Example | Rejected:
     }
 
 
-def pixels(sample: Sample, modality: str, note: Note, *, masks: bool = False, rules: volumes.Rules) -> Example:
+def pixels(
+    sample: Sample, modality: str, note: Note, grid: RecordGrid, *, masks: bool = False, rules: volumes.Rules
+) -> Example:
     """An X-ray or a volume and, with `masks`, its lesion mask, unannotated where the sample has none.
 
     Raises BadInput.
     """
-    image, read = ("image", _xray) if modality == "xray" else ("volume", _volume)
-    fields = read(sample, note, rules)
+    image = "image" if modality == "xray" else "volume"
+    fields = _xray(sample, note, grid) if modality == "xray" else _volume(sample, note, grid, rules)
     if masks and not sample.mask:
         fields["lesion_mask"] = np.full(fields[image].shape, UNANNOTATED, np.uint8)
     return fields
 
 
-def _xray(sample: Sample, note: Note, rules: volumes.Rules) -> Example:
+def _xray(sample: Sample, note: Note, grid: RecordGrid) -> Example:
     film = xrays.read_film(sample.file, note)
-    fields = {"image": geometry.canonical_xray(film.pixels)}
+    fields = {"image": geometry.canonical_xray(film.pixels, grid.film_size)}
     if sample.mask:
         mask = xrays.read_xray_mask(sample.mask, film)
-        fields["lesion_mask"] = geometry.canonical_xray_mask(mask, LESION_OF_ANY_KIND)
+        fields["lesion_mask"] = geometry.canonical_xray_mask(mask, LESION_OF_ANY_KIND, grid.film_size)
     return fields
 
 
-def _volume(sample: Sample, note: Note, rules: volumes.Rules) -> Example:
-    if sample.mask:
-        names = ("volume", "spacing_mm", "lesion_mask")
-        parts = volumes.read_volume_with_mask(sample.file, sample.mask, LESION_OF_ANY_KIND, note, rules)
-        return dict(zip(names, parts, strict=True))
-    volume, spacing = volumes.read_volume(sample.file, note, rules)
-    return {"volume": volume, "spacing_mm": spacing}
+def _volume(sample: Sample, note: Note, grid: RecordGrid, rules: volumes.Rules) -> Example:
+    if not sample.mask:
+        return ct_records.read(sample.file, grid, note, rules).fields
+    fields, mask = ct_records.read_with_mask(sample.file, (sample.mask, LESION_OF_ANY_KIND), grid, note, rules)
+    return fields | {"lesion_mask": mask}
 
 
 def locate(path: str, folder: Path, missing: str, *, folder_allowed: bool, links: bool = False) -> Path:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from data import record_grid
 from data.manifest import privacy, samples, table
 from data.manifest.options import DEFAULT, UNCERTAIN, Options
 from data.manifest.table import LABEL
 from data.readers.files import LFS_MAGIC, BadInput
 from data.readers.table import is_damaged, readable
+from data.record_grid import RecordGrid
 from data.reports import prompts, sections, text
 from data.source import MODALITIES, SPLITS, Rejected, Row, Source
 
@@ -60,7 +62,7 @@ def read(manifest: Path, options: Options = DEFAULT, salt: str = "") -> Source:
         labels=tuple(names),
         prompts={name: prompts.of_label(name) for name in names},
         rows=rows,
-        convert=functools.partial(samples.convert, read=pixels),
+        convert=functools.partial(samples.convert, read=pixels, grid=options.grid),
         annotations=frozenset({"lesion_mask"} if masks else ()),
         contract={
             "kind": "manifest",
@@ -76,11 +78,12 @@ def read(manifest: Path, options: Options = DEFAULT, salt: str = "") -> Source:
         },
         rejected=tuple(sorted((*rejected, *leaked), key=lambda one: one.row)),
         salt=salt,
+        grid=options.grid,
     )
 
 
-def read_pictures(manifest: Path) -> Source:
-    """The pictures that a CSV names, for a trained network: only `path` and `modality` are needed.
+def read_pictures(manifest: Path, grid: RecordGrid = record_grid.DEFAULT) -> Source:
+    """The pictures that a CSV names, on the `grid` of a trained network: only `path` and `modality` are needed.
 
     A row without a report has "" for it; patients, splits, labels and masks are not looked at. Raises UserError.
     """
@@ -99,7 +102,8 @@ def read_pictures(manifest: Path) -> Source:
             continue
         rows.append(Row(row["path"], row["modality"].lower(), "", number, info=sample, path=row["path"]))
     pixels = functools.partial(samples.pixels, rules=DEFAULT.scans)
-    return Source((), {}, rows, functools.partial(samples.convert, read=pixels), rejected=tuple(rejected))
+    convert = functools.partial(samples.convert, read=pixels, grid=grid)
+    return Source((), {}, rows, convert, rejected=tuple(rejected), grid=grid)
 
 
 def _check_fields(fields: list[str], header: list[str]) -> None:

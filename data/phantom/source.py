@@ -8,7 +8,9 @@ import functools
 from typing import Any
 
 import numpy as np
+from nibabel import affines
 
+from data import record_grid
 from data.errors import UserError
 from data.phantom import anatomy, findings, grammar, radiograph, scanner
 from data.phantom import patient as patients
@@ -16,6 +18,8 @@ from data.phantom.findings import CARDIOMEGALY, LABELS, PNEUMOTHORAX, Lesion
 from data.phantom.grammar import LANGUAGES
 from data.phantom.options import DEFAULT, Options
 from data.phantom.places import Rule
+from data.readers import body_box
+from data.record_grid import RecordGrid
 from data.source import MODALITIES, Example, Row, Source
 
 VERSION = "1.0"
@@ -26,18 +30,27 @@ PAINT_ORDER = ("cardiomegaly", "pleural effusion", "pneumothorax", "consolidatio
 
 
 def source(
-    *, xrays: int = 2800, cts: int = 1400, seed: int = 0, language: str = "en", options: Options = DEFAULT
+    *,
+    xrays: int = 2800,
+    cts: int = 1400,
+    seed: int = 0,
+    language: str = "en",
+    options: Options = DEFAULT,
+    grid: RecordGrid = record_grid.DEFAULT,
 ) -> Source:
     """The phantom's patients as a source; the same arguments always give the same examples.
 
-    A patient does not change with the number of others, so sets of one seed share their first ones.
+    A patient does not change with the number of others, so sets of one seed share their first ones. On another `grid`
+    they have the same bodies and findings, but these lie elsewhere: places are drawn from the voxels of the lung.
 
-    Errors: `UserError` for a language without a grammar, or for negative or no counts.
+    Errors: `UserError` for a language without a grammar, for negative or no counts, and for a crop to a fixed shape.
     """
     if language not in LANGUAGES:
         raise UserError(f"phantom: language {language!r} is unknown; use one of {list(LANGUAGES)}")
     if min(xrays, cts) < 0 or xrays + cts + options.both == 0:
         raise UserError(f"phantom: {xrays} X-rays and {cts} CTs make no set; ask for at least one")
+    if grid.crop_to and not grid.spacing_mm:
+        raise UserError(f"phantom: config.crop_to={grid.crop_to} needs config.spacing_mm, as in 2,2,2")
     rows = []
     limits = (options.train_xrays, options.train_cts)
     for modality, count, limit in zip(MODALITIES, (xrays, cts), limits, strict=True):
@@ -53,16 +66,18 @@ def source(
             key, split = f"{pair_name(i)}-{modality}", options.split or "test"
             rows.append(Row(key, modality, split, len(rows) + 1, (seed, i, language, BOTH)))
     settings = {"seed": seed, "xrays": xrays, "cts": cts, "language": language, **options.changed}
-    sizes = {"film_pixels": radiograph.SIZE, "volume_shape": list(scanner.SHAPE)}
-    by_height = options.nodules == "by_height"
+    sizes = {"film_pixels": grid.film_size, "volume_shape": list(grid.volume_shape)}
+    choices = {"by_height": True} if options.nodules == "by_height" else {}
+    choices |= {"grid": grid} if grid != record_grid.DEFAULT else {}
     return Source(
         labels=LABELS,
         prompts=grammar.prompts(language),
         rows=rows,
-        convert=functools.partial(convert, by_height=True) if by_height else convert,
+        convert=functools.partial(convert, **choices) if choices else convert,
         annotations=frozenset({"organ_mask", "lesion_mask", "boxes"}),
         contract={"generator": f"phantom {VERSION}", **settings, **sizes},
         salt=f"phantom {VERSION}, seed {seed}",  # the first patient of another seed is another one
+        grid=grid,
     )
 
 
@@ -71,20 +86,20 @@ def pair_name(number: int) -> str:
     return f"phantom-{BOTH}-{number:05d}"
 
 
-def convert(row: Row, *, by_height: bool = False) -> Example:
+def convert(row: Row, *, by_height: bool = False, grid: RecordGrid = record_grid.DEFAULT) -> Example:
     """Draws the patient of a row and examines it: an example of the record contract, with its annotations."""
     seed, number, language, *paired = row.info
     stream = [seed, len(MODALITIES) if paired else MODALITIES.index(row.modality), number]
     # Words come from their own stream: the language of a set does not change its pictures.
     words = np.random.default_rng([*stream, 1, MODALITIES.index(row.modality)] if paired else [*stream, 1])
     if paired:
-        labels, lesions, example = examine_pair(row.modality, stream, by_height)
+        labels, lesions, example = examine_pair(row.modality, stream, by_height, grid)
     else:
         rng = np.random.default_rng(stream)
         labels = findings.draw_labels(rng)
         upright = row.modality == "xray"
         patient = patients.draw_patient(rng, upright=upright, enlarged=CARDIOMEGALY in labels)
-        lesions, example = (xray if upright else ct)(patient, labels, rng, Rule(by_height))
+        lesions, example = (xray if upright else ct)(patient, labels, rng, Rule(by_height), grid)
     ratio = heart_ratio(example["organ_mask"])
     report = grammar.write_report(lesions, modality=row.modality, heart_ratio=ratio, language=language, rng=words)
     known = np.array([name in labels for name in LABELS], np.float32)
@@ -92,7 +107,9 @@ def convert(row: Row, *, by_height: bool = False) -> Example:
     return {"id": row.key, "patient": owner, "report": report, "labels": known, **example}
 
 
-def examine_pair(modality: str, stream: list[int], by_height: bool) -> tuple[tuple[str, ...], list[Lesion], Example]:
+def examine_pair(
+    modality: str, stream: list[int], by_height: bool, grid: RecordGrid = record_grid.DEFAULT
+) -> tuple[tuple[str, ...], list[Lesion], Example]:
     """One of the two examinations of a patient: findings, lesions and pictures.
 
     Both thoraces are drawn for either of them: every place of a lesion must suit the patient who stands and the one
@@ -106,28 +123,35 @@ def examine_pair(modality: str, stream: list[int], by_height: bool) -> tuple[tup
     standing, lying = (
         patients.draw_patient(draws(1), upright=upright, enlarged=CARDIOMEGALY in labels) for upright in (True, False)
     )
-    scan = scanner.draw_scan(lying, draws(2))
-    upright = anatomy.build(standing, radiograph.xray_grid(standing), draws(3))
+    scan = scanner.draw_scan(lying, draws(2), grid)
+    upright = anatomy.build(standing, radiograph.xray_grid(standing, grid.film_size), draws(3))
     supine = anatomy.build(lying, scanner.scan_grid(scan), draws(3))
     own, other = (upright, supine) if modality == "xray" else (supine, upright)
     lesions = findings.draw_lesions(own, labels, draws(4), Rule(by_height, other))
-    example = take_xray(own, lesions, draws(5)) if modality == "xray" else take_ct(own, lesions, scan, draws(6))
-    return labels, lesions, example
+    if modality == "xray":
+        return labels, lesions, take_xray(own, lesions, draws(5), grid)
+    return labels, lesions, take_ct(own, lesions, scan, draws(6), grid)
 
 
 def xray(
-    patient: patients.Patient, labels: tuple[str, ...], rng: np.random.Generator, rule: Rule = findings.ANYWHERE
+    patient: patients.Patient,
+    labels: tuple[str, ...],
+    rng: np.random.Generator,
+    rule: Rule = findings.ANYWHERE,
+    grid: RecordGrid = record_grid.DEFAULT,
 ) -> tuple[list[Lesion], Example]:
     """Image, masks and boxes of an X-ray of the standing patient."""
-    thorax = anatomy.build(patient, radiograph.xray_grid(patient), rng)
+    thorax = anatomy.build(patient, radiograph.xray_grid(patient, grid.film_size), rng)
     lesions = findings.draw_lesions(thorax, labels, rng, rule)
-    return lesions, take_xray(thorax, lesions, rng)
+    return lesions, take_xray(thorax, lesions, rng, grid)
 
 
-def take_xray(thorax: patients.Thorax, lesions: list[Lesion], rng: np.random.Generator) -> Example:
+def take_xray(
+    thorax: patients.Thorax, lesions: list[Lesion], rng: np.random.Generator, grid: RecordGrid = record_grid.DEFAULT
+) -> Example:
     """The X-ray of a thorax with its lesions."""
     lungs = {side: patients.hemithorax(thorax, side) for side in ("right", "left")}
-    exposure = radiograph.draw_exposure(thorax.patient, rng)
+    exposure = radiograph.draw_exposure(thorax.patient, rng, grid.film_size)
 
     def shadow(occupancy: np.ndarray, threshold_mm: float) -> np.ndarray:
         return radiograph.shadow(thorax, occupancy, exposure, threshold_mm)
@@ -144,23 +168,40 @@ def take_xray(thorax: patients.Thorax, lesions: list[Lesion], rng: np.random.Gen
 
 
 def ct(
-    patient: patients.Patient, labels: tuple[str, ...], rng: np.random.Generator, rule: Rule = findings.ANYWHERE
+    patient: patients.Patient,
+    labels: tuple[str, ...],
+    rng: np.random.Generator,
+    rule: Rule = findings.ANYWHERE,
+    grid: RecordGrid = record_grid.DEFAULT,
 ) -> tuple[list[Lesion], Example]:
     """Volume, spacing, masks and boxes of a scan of the patient, who lies on the back."""
-    scan = scanner.draw_scan(patient, rng)
+    scan = scanner.draw_scan(patient, rng, grid)
     thorax = anatomy.build(patient, scanner.scan_grid(scan), rng)
     lesions = findings.draw_lesions(thorax, labels, rng, rule)
-    return lesions, take_ct(thorax, lesions, scan, rng)
+    return lesions, take_ct(thorax, lesions, scan, rng, grid)
 
 
-def take_ct(thorax: patients.Thorax, lesions: list[Lesion], scan: scanner.Scan, rng: np.random.Generator) -> Example:
-    """The scan of a thorax with its lesions."""
+def take_ct(
+    thorax: patients.Thorax,
+    lesions: list[Lesion],
+    scan: scanner.Scan,
+    rng: np.random.Generator,
+    grid: RecordGrid = record_grid.DEFAULT,
+) -> Example:
+    """The scan of a thorax with its lesions, cropped as `grid` says, with its geometry where the grid is another."""
     lungs = (patients.hemithorax(thorax, side) for side in ("right", "left"))
     organs = [scanner.scan_mask(thorax, organ, scan) for organ in (*lungs, thorax.heart)]
     masks = [(lesion, scanner.scan_mask(thorax, lesion.occupancy, scan)) for lesion in lesions]
     volume = scanner.take_scan(thorax, scan, rng)
-    spacing = np.array(scan.spacing_mm, np.float32)
-    return {"volume": volume, "spacing_mm": spacing, **annotations(organs, masks)}
+    pixels = {"volume": volume, "spacing_mm": np.array(scan.spacing_mm, np.float32)}
+    if grid.plain_volumes:
+        return {**pixels, **annotations(organs, masks)}
+    box = body_box.of(volume, scan.spacing_mm, grid.crop_to)
+    pixels["volume"] = np.ascontiguousarray(volume[box])
+    affine = scan.affine @ affines.from_matvec(np.eye(3), [part.start for part in box])
+    own = {"original_shape": np.array(volume.shape, np.int32), "original_affine": scan.affine}
+    parts = [mask[box] for mask in organs], [(lesion, mask[box]) for lesion, mask in masks]
+    return {**pixels, "affine": affine, **own, **annotations(*parts)}
 
 
 def annotations(organs: list[np.ndarray], masks: list[tuple[Lesion, np.ndarray]]) -> dict[str, Any]:
@@ -174,6 +215,8 @@ def annotations(organs: list[np.ndarray], masks: list[tuple[Lesion, np.ndarray]]
         index = LABELS.index(lesion.label)
         lesion_mask[mask] = index + 1
         spots = np.nonzero(mask)
+        if not spots[0].size:  # cropped away
+            continue
         low, high = [s.min() for s in spots], [s.max() + 1 for s in spots]
         boxes.append([index, *low, *high])
     table = np.array(boxes, np.float32).reshape(-1, 1 + 2 * organ_mask.ndim)

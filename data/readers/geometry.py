@@ -8,13 +8,15 @@ import numpy as np
 from nibabel import affines, orientations
 from scipy import ndimage
 
-XRAY_SIZE = 256
-VOLUME_SHAPE = (32, 128, 128)
+from data import record_grid
+
+XRAY_SIZE, VOLUME_SHAPE = record_grid.DEFAULT.film_size, record_grid.DEFAULT.volume
 AIR_HU = -1024
 HIGHEST_HU = 3071  # the end of 12 bits; only metal is denser, and would outshine its neighbours in a mean
 
 MIN_TILT_DEGREES = 1.0  # below it a scan counts as lying along the axes
 MAX_TILT_DEGREES = 30.0
+Cells = tuple[int, ...]  # of a grid, (z, y, x)
 Weights = tuple[np.ndarray, np.ndarray, np.ndarray]  # one matrix an axis, as `axis_weights` makes it
 
 
@@ -126,24 +128,31 @@ def axis_weights(size: int, spacing: float, out_size: int, field: float) -> np.n
     return weights.astype(np.float32)
 
 
-def canonical_weights(shape: tuple[int, ...], spacing: tuple[float, ...]) -> tuple[Weights, np.ndarray]:
-    """The three matrices that bring a (z, y, x) scan of `spacing` mm onto the canonical grid, and its new spacing (3,).
+def whole_field(shape: tuple[int, ...], spacing: tuple[float, ...], cells: Cells = VOLUME_SHAPE) -> tuple[float, ...]:
+    """The field (z, y, x) in mm that a whole scan is brought onto `cells` with.
 
-    In plane the field is a square around the scan, as large as its longer side: both spacings agree.
+    In plane it is the smallest around the scan with the proportions of `cells`, by default a square as large as the
+    scan's longer side: both spacings agree.
     """
-    extent = np.array(shape) * np.array(spacing)
-    field = (extent[0], max(extent[1:]), max(extent[1:]))
-    axes = zip(shape, spacing, VOLUME_SHAPE, field, strict=True)
+    z, y, x = np.array(shape) * np.array(spacing)
+    return z, max(y, x * cells[1] / cells[2]), max(x, y * cells[2] / cells[1])
+
+
+def canonical_weights(
+    shape: tuple[int, ...], spacing: tuple[float, ...], cells: Cells = VOLUME_SHAPE
+) -> tuple[Weights, np.ndarray]:
+    """The three matrices that bring a (z, y, x) scan of `spacing` mm onto `cells`, and its new spacing (3,)."""
+    field = whole_field(shape, spacing, cells)
+    axes = zip(shape, spacing, cells, field, strict=True)
     weights = tuple(axis_weights(*axis) for axis in axes)
-    return weights, np.array([f / n for f, n in zip(field, VOLUME_SHAPE, strict=True)], np.float32)
+    return weights, np.array([f / n for f, n in zip(field, cells, strict=True)], np.float32)
 
 
-def scan_weights(shape: tuple[int, ...], spacing: tuple[float, ...]) -> Weights:
-    """The three matrices of the way back: from the canonical grid onto a (z, y, x) scan of `spacing` mm."""
+def scan_weights(shape: tuple[int, ...], spacing: tuple[float, ...], cells: Cells = VOLUME_SHAPE) -> Weights:
+    """The three matrices of the way back: from the grid of `cells` onto a (z, y, x) scan of `spacing` mm."""
     extent = np.array(shape) * np.array(spacing)
-    field = (extent[0], max(extent[1:]), max(extent[1:]))
-    axes = zip(VOLUME_SHAPE, field, shape, extent, strict=True)
-    return tuple(axis_weights(cells, whole / cells, n, size) for cells, whole, n, size in axes)
+    axes = zip(cells, whole_field(shape, spacing, cells), shape, extent, strict=True)
+    return tuple(axis_weights(count, whole / count, n, size) for count, whole, n, size in axes)
 
 
 def resample(volume: np.ndarray, weights: Weights) -> np.ndarray:
@@ -190,58 +199,47 @@ def canonical_mask(mask: np.ndarray, weights: tuple[np.ndarray, ...], value: int
     return out
 
 
-def canonical_points(points: np.ndarray, shape: tuple[int, ...], spacing: tuple[float, ...]) -> np.ndarray:
-    """Where points (n, 3) of a (z, y, x) scan come to lie on the canonical grid.
-
-    Both count from the edge of the first cell: the middle of cell k is at k + 0.5.
-    """
-    weights, new_spacing = canonical_weights(shape, spacing)
-    extent, field = np.array(shape) * spacing, new_spacing * [len(w) for w in weights]
-    return (np.asarray(points, np.float64) * spacing + (field - extent) / 2) / new_spacing
-
-
-def xray_points(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def xray_points(points: np.ndarray, shape: tuple[int, int], size: int = XRAY_SIZE) -> np.ndarray:
     """Where points (n, 2), (y, x) from an X-ray's upper left corner, lie on the image of `canonical_xray`."""
-    size = np.array(_fitted(shape))
-    return np.asarray(points, np.float64) * size / shape + (XRAY_SIZE - size) // 2
+    fitted = np.array(_fitted(shape, size))
+    return np.asarray(points, np.float64) * fitted / shape + (size - fitted) // 2
 
 
-def own_xray_points(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def own_xray_points(points: np.ndarray, shape: tuple[int, int], size: int = XRAY_SIZE) -> np.ndarray:
     """The way back: where points (n, 2) of the canonical image lie on an X-ray of `shape`, none outside it."""
-    size = np.array(_fitted(shape))
-    own = (np.asarray(points, np.float64) - (XRAY_SIZE - size) // 2) * shape / size
+    fitted = np.array(_fitted(shape, size))
+    own = (np.asarray(points, np.float64) - (size - fitted) // 2) * shape / fitted
     return np.clip(own, 0, shape)
 
 
-def xray_region(shape: tuple[int, int]) -> tuple[slice, slice]:
+def xray_region(shape: tuple[int, int], size: int = XRAY_SIZE) -> tuple[slice, slice]:
     """Where in the canonical image an X-ray of `shape` lies; the rest is padding."""
-    starts = (((XRAY_SIZE - n) // 2, n) for n in _fitted(shape))
+    starts = (((size - n) // 2, n) for n in _fitted(shape, size))
     return tuple(slice(start, start + n) for start, n in starts)
 
 
-def _fitted(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The size of an X-ray whose longest side is shrunk or grown to XRAY_SIZE."""
-    return tuple(max(1, round(n * XRAY_SIZE / max(shape))) for n in shape)
+def _fitted(shape: tuple[int, ...], size: int) -> tuple[int, ...]:
+    """The shape of an X-ray whose longest side is shrunk or grown to `size`."""
+    return tuple(max(1, round(n * size / max(shape))) for n in shape)
 
 
-def canonical_xray(xray: np.ndarray) -> np.ndarray:
-    """An X-ray (y, x), uint8, -> uint8 (XRAY_SIZE, XRAY_SIZE): longest side fitted, same aspect, zeros around it."""
-    longest = max(xray.shape)
-    size = _fitted(xray.shape)[::-1]
-    method = cv2.INTER_AREA if longest > XRAY_SIZE else cv2.INTER_LINEAR
-    return pad_xray(cv2.resize(xray, size, interpolation=method))
+def canonical_xray(xray: np.ndarray, size: int = XRAY_SIZE) -> np.ndarray:
+    """An X-ray (y, x), uint8, -> uint8 (size, size): longest side fitted, same aspect, zeros around it."""
+    fitted = _fitted(xray.shape, size)[::-1]
+    method = cv2.INTER_AREA if max(xray.shape) > size else cv2.INTER_LINEAR
+    return _pad(cv2.resize(xray, fitted, interpolation=method), size)
 
 
-def canonical_xray_mask(mask: np.ndarray, value: int) -> np.ndarray:
+def canonical_xray_mask(mask: np.ndarray, value: int, size: int = XRAY_SIZE) -> np.ndarray:
     """The mask (y, x) of an X-ray in the place where `canonical_xray` puts the X-ray; uint8 0 or `value`."""
-    sizes = zip(mask.shape, _fitted(mask.shape), strict=True)
-    weights = tuple(axis_weights(n, 1.0, out, float(n)) for n, out in sizes)
-    return pad_xray(canonical_mask(mask, weights, value))
+    sides = zip(mask.shape, _fitted(mask.shape, size), strict=True)
+    weights = tuple(axis_weights(n, 1.0, out, float(n)) for n, out in sides)
+    return _pad(canonical_mask(mask, weights, value), size)
 
 
-def pad_xray(image: np.ndarray) -> np.ndarray:
-    """Centres a (y, x) image of at most XRAY_SIZE in a square of zeros."""
-    top, left = ((XRAY_SIZE - n) // 2 for n in image.shape)
-    out = np.zeros((XRAY_SIZE, XRAY_SIZE), image.dtype)
+def _pad(image: np.ndarray, size: int) -> np.ndarray:
+    """Centres a (y, x) image of at most `size` in a square of zeros."""
+    top, left = ((size - n) // 2 for n in image.shape)
+    out = np.zeros((size, size), image.dtype)
     out[top : top + image.shape[0], left : left + image.shape[1]] = image
     return out

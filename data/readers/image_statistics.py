@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from data.readers.geometry import AIR_HU, VOLUME_SHAPE
+from data.readers.geometry import AIR_HU
 from data.source import Example
 
 # Grey values: of 114 real X-rays the nearest to inversion has 5, and inverted 95 of 100 have 19 or more.
@@ -35,8 +35,8 @@ def xray(image: np.ndarray) -> dict[str, float]:
 
 
 def volume(hu: np.ndarray, spacing_mm: np.ndarray) -> dict[str, float]:
-    """Geometry and tissue of a CT (z, y, x) int16 HU on the canonical grid."""
-    field = np.array(VOLUME_SHAPE) * spacing_mm
+    """Geometry and tissue of a CT (z, y, x) int16 HU on the grid of its set."""
+    field = np.array(hu.shape) * spacing_mm
     low, high = AIR_PEAK_HU
     air = hu[(hu > AIR_HU) & (hu >= low) & (hu <= high)]
     counts = np.bincount((air - low) // 10) if air.size else np.zeros(1)

@@ -11,6 +11,7 @@ from data.readers import dicom_series, geometry, hounsfield, metaimage, nifti, n
 from data.readers.files import BadInput, Note, check_file, ignore_note, is_dicom
 from data.readers.geometry import AIR_HU, HIGHEST_HU, Scan
 from data.readers.hounsfield import VolumeStream
+from data.record_grid import RecordGrid
 
 RULES = {
     "axes": "(z, y, x) growing to the patient's Superior, Posterior and Left, whatever the file's order",
@@ -21,6 +22,12 @@ RULES = {
     "mask": "a cell is inside from half of the object's best coverage on",
 }
 
+BY_SPACING = (
+    "voxels of the set's spacing over the scan's own extent, to the nearest whole one, with the same centre; exact "
+    "area mean when shrinking, linear when growing, each axis by itself"
+)
+OBLONG = "in plane a field of the grid's proportions around the whole scan, filled up with air"
+CROPPED = "the box around it and 10 mm beside, as a copy of about 4 mm shows it; the grid's rule holds for the box"
 MIN_SLICES = 4
 SPACING_MM = (0.05, 30.0)
 NOTED_TILT_DEGREES = 15.0
@@ -38,6 +45,18 @@ class Rules:
 
 
 STRICT = Rules()
+
+
+def grid_rules(grid: RecordGrid) -> dict[str, str]:
+    """How the volumes of a grid come to be, for the contract."""
+    rules = dict(RULES)
+    if grid.spacing_mm:
+        rules["grid"] = BY_SPACING
+    elif grid.volume[1] != grid.volume[2]:
+        rules["grid"] = f"{OBLONG};{RULES['grid'].partition(';')[2]}"
+    return rules | ({"crop": CROPPED} if grid.crop_to else {})
+
+
 Rescale = tuple[float, float]  # slope and intercept
 
 
@@ -49,7 +68,14 @@ def read_volume(
 
 
 def read_ct(path: Path, note: Note = ignore_note, rules: Rules = STRICT, rescale: Rescale | None = None) -> Scan:
-    """A CT in its own grid, but along the patient's axes: voxels int16 HU (x, y, z). Raises BadInput.
+    """A CT in its own grid, but along the patient's axes: voxels int16 HU (x, y, z). Raises BadInput."""
+    return read_own_ct(path, note, rules, rescale)[0]
+
+
+def read_own_ct(
+    path: Path, note: Note = ignore_note, rules: Rules = STRICT, rescale: Rescale | None = None
+) -> tuple[Scan, geometry.Grid]:
+    """The same, and the grid that the file has. Raises BadInput.
 
     `note` gets what was tolerated. `rescale` is the slope and intercept that a table holds for the scan, applied only
     where that brings air to its Hounsfield units and the file's own numbers do not have it there. Peak memory: 2 bytes
@@ -64,7 +90,7 @@ def read_ct(path: Path, note: Note = ignore_note, rules: Rules = STRICT, rescale
     scan = hounsfield.to_hu(opened, note)
     if geometry.tilt_degrees(geometry.reorient(scan).affine) > NOTED_TILT_DEGREES:
         note("oblique_straightened")
-    return _along_axes(scan, order=1, outside=AIR_HU)
+    return _along_axes(scan, order=1, outside=AIR_HU), geometry.Grid(opened.shape, opened.affine)
 
 
 def own_grid(path: Path, rules: Rules = STRICT) -> geometry.Grid:
@@ -73,28 +99,22 @@ def own_grid(path: Path, rules: Rules = STRICT) -> geometry.Grid:
     return geometry.Grid(opened.shape, opened.affine)
 
 
-def read_volume_with_mask(
-    path: Path, mask_path: Path, value: int | None, note: Note = ignore_note, rules: Rules = STRICT
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What `read_volume` gives, and the mask on the same grid as uint8 0 or `value` (None: the mask's own numbers).
+def read_mask(path: Path, scan: Scan, *, own_numbers: bool, rules: Rules = STRICT) -> Scan:
+    """The mask of a scan, which lies on the same voxels: uint8, 0 and a number for each object.
 
-    Raises BadInput.
+    With `own_numbers` these are the file's, else they count in the order of appearance. Raises BadInput.
     """
-    scan = read_ct(path, note, rules)
-    opened = _open(mask_path, rules)
+    opened = _open(path, rules)
     _check_geometry(opened, rules)
     payload.check_memory(opened.shape, opened.itemsize, more=math.prod(opened.shape) * MASK_BYTES)
-    mask = _along_axes(hounsfield.to_objects(opened, own_numbers=value is None), order=0, outside=0)
+    mask = _along_axes(hounsfield.to_objects(opened, own_numbers=own_numbers), order=0, outside=0)
     if mask.voxels.shape != scan.voxels.shape:
         raise BadInput("mask_geometry", f"the mask is {mask.voxels.shape}, its scan {scan.voxels.shape}")
     ends = np.array([np.zeros(3), np.array(scan.voxels.shape) - 1])
     apart = np.abs(affines.apply_affine(mask.affine, ends) - affines.apply_affine(scan.affine, ends)).max()
     if apart > 0.1 * affines.voxel_sizes(scan.affine).min():
         raise BadInput("mask_geometry", f"the mask lies {apart:.2f} mm off its scan")
-    volume, spacing = to_zyx(scan)
-    weights, spacing_mm = geometry.canonical_weights(volume.shape, spacing)
-    small = geometry.canonical_mask(mask.voxels.transpose(2, 1, 0), weights, value)
-    return geometry.canonical_volume(volume, spacing)[0], spacing_mm, small
+    return mask
 
 
 def to_zyx(scan: Scan) -> tuple[np.ndarray, tuple[float, float, float]]:

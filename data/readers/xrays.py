@@ -14,13 +14,18 @@ RULES = {
     "exif": "the EXIF orientation is applied",
     "dicom": "modality LUT, then the first VOI LUT or window, or percentiles where there is none or it leaves "
     "nothing to see; MONOCHROME1 is inverted after it; pixel padding is black",
-    "resize": "longest side 256, area mean when shrinking, linear when growing, centred on zeros",
+    "resize": "longest side {size}, area mean when shrinking, linear when growing, centred on zeros",
 }
 
 
-def read_xray(path: Path) -> np.ndarray:
-    """The X-ray of a file as uint8 (XRAY_SIZE, XRAY_SIZE). Raises BadInput."""
-    return geometry.canonical_xray(read_full_xray(path))
+def rules(size: int) -> dict[str, str]:
+    """How X-rays of `size` pixels come to be, for the contract."""
+    return {name: rule.format(size=size) for name, rule in RULES.items()}
+
+
+def read_xray(path: Path, size: int = geometry.XRAY_SIZE) -> np.ndarray:
+    """The X-ray of a file as uint8 (size, size). Raises BadInput."""
+    return geometry.canonical_xray(read_full_xray(path), size)
 
 
 def read_full_xray(path: Path, note: Note = ignore_note) -> np.ndarray:

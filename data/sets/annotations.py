@@ -1,17 +1,20 @@
 """Boxes, runs and nodules of a set's tables as fields of a record."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from nibabel import affines
 
 from data.manifest.samples import Sample
-from data.readers import geometry, volumes, xrays
+from data.readers import ct_records, geometry, xrays
 from data.readers.files import BadInput, Note
+from data.readers.placement import Placement
+from data.record_grid import RecordGrid
 from data.source import Example
 
 
-def xray_with_boxes(sample: Sample, modality: str, note: Note) -> Example:
+def xray_with_boxes(sample: Sample, modality: str, note: Note, grid: RecordGrid) -> Example:
     """An X-ray and its `boxes` (n, 5): label, y0, x0, y1, x1 on the record.
 
     `sample.annotation` holds x0, y0, x1, y1 on the pixels of the file. Raises BadInput.
@@ -26,8 +29,8 @@ def xray_with_boxes(sample: Sample, modality: str, note: Note) -> Example:
         if (corners[0] >= corners[1]).any():
             raise BadInput("mask_geometry", f"a box without area on its film of {width} x {height} pixels")
         placed = np.sort(film.points(corners), axis=0)  # a turn may exchange the corners
-        box[1:] = geometry.xray_points(placed, film.pixels.shape).ravel()
-    return {"image": geometry.canonical_xray(film.pixels), "boxes": boxes}
+        box[1:] = geometry.xray_points(placed, film.pixels.shape, grid.film_size).ravel()
+    return {"image": geometry.canonical_xray(film.pixels, grid.film_size), "boxes": boxes}
 
 
 def relative_runs(text: str, shape: tuple[int, int]) -> np.ndarray:
@@ -51,39 +54,40 @@ def relative_runs(text: str, shape: tuple[int, int]) -> np.ndarray:
     return flat.reshape(width, height).T
 
 
-def volume_with_nodules(sample: Sample, modality: str, note: Note) -> Example:
+def volume_with_nodules(sample: Sample, modality: str, note: Note, grid: RecordGrid) -> Example:
     """A CT with its nodules as `boxes` (n, 7) and balls in `lesion_mask`; `sample.annotation` holds x, y, z, diameter.
 
     These are world coordinates, LPS in millimetres as in ITK: the header's directions are honoured. Raises BadInput.
     """
-    scan = volumes.read_ct(sample.file, note)
-    volume, spacing = volumes.to_zyx(scan)
-    small, spacing_mm = geometry.canonical_volume(volume, spacing)
-    boxes, mask = balls(sample.annotation, scan.affine, volume.shape, spacing)
-    return {"volume": small, "spacing_mm": spacing_mm, "boxes": boxes, "lesion_mask": mask}
+    fields, placed, scan = ct_records.read(sample.file, grid, note)
+    boxes, mask = balls(sample.annotation, scan, placed)
+    return {**fields, "boxes": boxes, "lesion_mask": mask}
 
 
 def balls(
-    nodules: Sequence[tuple[float, float, float, float]],
-    affine: np.ndarray,
-    shape: tuple[int, ...],
-    spacing: tuple[float, ...],
+    nodules: Sequence[tuple[float, float, float, float]], scan: geometry.Grid, placed: Placement
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes (n, 7): label 0, z0, y0, x0, z1, y1, x1; and a mask of balls, 1, on the canonical grid.
+    """Boxes (n, 7): label 0, z0, y0, x0, z1, y1, x1; and a mask of balls, 1, on the record where `placed` puts `scan`.
 
-    `affine` is that of a scan along the patient's axes, (x, y, z) indices to LPS; `shape` and `spacing` are (z, y, x).
-    A ball smaller than a cell marks the cell that holds its middle. Raises BadInput for a nodule outside the scan.
+    `scan` lies along the patient's axes. A ball smaller than a cell marks the cell that holds its middle; one outside
+    the part that the record is cropped to is left out. Raises BadInput for a nodule outside the scan.
     """
-    boxes = np.zeros((len(nodules), 7), np.float32)
-    mask = np.zeros(geometry.VOLUME_SHAPE, np.uint8)
-    centres = np.stack(np.meshgrid(*(np.arange(n) + 0.5 for n in mask.shape), indexing="ij"), axis=-1)
-    for box, (*world, diameter) in zip(boxes, nodules, strict=True):
-        index = affines.apply_affine(np.linalg.inv(affine), world)[::-1] + 0.5  # from the first cell's edge
-        if (index < 0).any() or (index > shape).any():
+    rows = []
+    mask = np.zeros(placed.shape, np.uint8)
+    to_index = np.linalg.inv(scan.affine)
+    for *world, diameter in nodules:
+        index = affines.apply_affine(to_index, world)[::-1] + 0.5  # from the first cell's edge
+        if (index < 0).any() or (index > scan.shape[::-1]).any():
             raise BadInput("mask_geometry", "a nodule lies outside its scan")
-        reach = diameter / 2 / np.array(spacing)
-        low, middle, high = geometry.canonical_points(np.stack([index - reach, index, index + reach]), shape, spacing)
-        box[1:4], box[4:] = np.maximum(low, 0), np.minimum(high, mask.shape)
-        mask[(((centres - middle) / (high - middle)) ** 2).sum(-1) <= 1] = 1
-        mask[tuple(np.minimum(middle.astype(int), np.array(mask.shape) - 1))] = 1
-    return boxes, mask
+        reach = diameter / 2 / np.array(placed.spacing)
+        low, middle, high = placed.points(np.stack([index - reach, index, index + reach]))
+        start, stop = np.maximum(low, 0), np.minimum(high, mask.shape)
+        if (start >= stop).any():
+            continue
+        rows.append([0, *start, *stop])
+        window = tuple(slice(int(first), math.ceil(last)) for first, last in zip(start, stop, strict=True))
+        centres = np.stack(np.meshgrid(*(np.arange(w.start, w.stop) + 0.5 for w in window), indexing="ij"), axis=-1)
+        ball = (((centres - middle) / (high - middle)) ** 2).sum(-1) <= 1
+        mask[window][ball] = 1
+        mask[tuple(np.clip(middle.astype(int), 0, np.array(mask.shape) - 1))] = 1
+    return np.array(rows, np.float32).reshape(-1, 7), mask

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from data.manifest.samples import Sample
-from data.readers import volumes
+from data.readers import ct_records
 from data.readers.files import Note
+from data.record_grid import RecordGrid
 from data.sets import dataset_index
 from data.sets.dataset_index import DatasetIndex, Item
 from data.source import Example
@@ -37,7 +38,7 @@ def read(root: Path) -> DatasetIndex:
     return DatasetIndex(items, (), counts, left_out, PUBLISHED, volume_with_organs, ("organ_mask",), ORGANS)
 
 
-def volume_with_organs(sample: Sample, modality: str, note: Note) -> Example:
+def volume_with_organs(sample: Sample, modality: str, note: Note, grid: RecordGrid) -> Example:
     """A CT and its organ mask, with the set's own numbers. Raises BadInput."""
-    volume, spacing, mask = volumes.read_volume_with_mask(sample.file, sample.mask, None, note)
-    return {"volume": volume, "spacing_mm": spacing, "organ_mask": mask}
+    fields, mask = ct_records.read_with_mask(sample.file, (sample.mask, None), grid, note)
+    return fields | {"organ_mask": mask}

@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 
 from data.manifest.samples import Sample
-from data.readers import geometry
+from data.readers import ct_records
 from data.readers.files import BadInput, Note, read_bytes
+from data.record_grid import RecordGrid
 from data.sets import dataset_index
 from data.sets.dataset_index import DatasetIndex, Item
 from data.source import Example
@@ -56,7 +57,7 @@ def read(root: Path, *, lists: str, first_slice: str) -> DatasetIndex:
     return DatasetIndex(items, CLASSES, counts, left_out, published, pixels, facts=facts)
 
 
-def slices(sample: Sample, modality: str, note: Note, *, superior_first: bool) -> Example:
+def slices(sample: Sample, modality: str, note: Note, grid: RecordGrid, *, superior_first: bool) -> Example:
     """The named slices of a folder as a volume; its spacing is unknown, NaN. Raises BadInput."""
     greys = []
     for name in sample.annotation:
@@ -70,8 +71,8 @@ def slices(sample: Sample, modality: str, note: Note, *, superior_first: bool) -
     if volume.min() == volume.max():
         raise BadInput("constant_volume", "every voxel has the same value")
     low, high = RANGE_HU
-    small, _ = geometry.canonical_volume(low + volume * ((high - low) / 255), (1.0, 1.0, 1.0))
-    return {"volume": np.maximum(small, low), "spacing_mm": np.full(3, np.nan, np.float32)}
+    fields = ct_records.of_array(low + volume * ((high - low) / 255), None, grid)
+    return fields | {"volume": np.maximum(fields["volume"], low)}
 
 
 def _listed(folder: Path) -> list[tuple[str, str, str, str, list[str]]]:

@@ -6,8 +6,9 @@ from pathlib import Path
 from data.errors import UserError
 from data.manifest import samples
 from data.manifest.samples import Sample
-from data.readers import volumes
+from data.readers import ct_records
 from data.readers.files import Note
+from data.record_grid import RecordGrid
 from data.sets import dataset_index
 from data.sets.dataset_index import DatasetIndex, Item
 from data.source import Example
@@ -78,13 +79,12 @@ def read(root: Path, *, reconstructions: str, val_share: float) -> DatasetIndex:
     return DatasetIndex(items, LABELS, counts, left_out, read=volume)
 
 
-def volume(sample: Sample, modality: str, note: Note) -> Example:
+def volume(sample: Sample, modality: str, note: Note, grid: RecordGrid) -> Example:
     """A volume in Hounsfield units, from the first release (slope and intercept in a table) or a later one.
 
     Raises BadInput: `double_rescale` for a volume that another script has rescaled already.
     """
-    hu, spacing = volumes.read_volume(sample.file, note, rescale=sample.annotation)
-    return {"volume": hu, "spacing_mm": spacing}
+    return ct_records.read(sample.file, grid, note, rescale=sample.annotation).fields
 
 
 def _labels(root: Path, part: str) -> dict[str, tuple[float, ...]]:

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from data.manifest.samples import Sample
-from data.readers import geometry, npz
+from data.readers import ct_records, npz
 from data.readers.files import BadInput, Note
+from data.record_grid import RecordGrid
 from data.sets import dataset_index
 from data.sets.dataset_index import DatasetIndex, Item
 from data.source import Example
@@ -55,7 +56,7 @@ def read(root: Path, *, part: str, size: int) -> DatasetIndex:
     return DatasetIndex(items, classes, counts, {}, published, volume, facts=facts)
 
 
-def volume(sample: Sample, modality: str, note: Note) -> Example:
+def volume(sample: Sample, modality: str, note: Note, grid: RecordGrid) -> Example:
     """One volume of the file, its axes as they come: the set does not say how they lie. Raises BadInput."""
     split, at = sample.annotation
     greys = _volumes(sample.file, split)[at]
@@ -63,8 +64,8 @@ def volume(sample: Sample, modality: str, note: Note) -> Example:
         raise BadInput("constant_volume", "every voxel has the same value")
     low, high = RANGE_HU
     hu = low + greys.astype(np.float32) * ((high - low) / 255)
-    small, _ = geometry.canonical_volume(hu, (1.0, 1.0, 1.0))
-    return {"volume": np.maximum(small, low), "spacing_mm": np.full(3, np.nan, np.float32)}
+    fields = ct_records.of_array(hu, None, grid)
+    return fields | {"volume": np.maximum(fields["volume"], low)}
 
 
 @functools.lru_cache(maxsize=1)

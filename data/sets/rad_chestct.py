@@ -7,8 +7,9 @@ import numpy as np
 
 from data.errors import UserError
 from data.manifest.samples import Sample
-from data.readers import geometry, npz, table
+from data.readers import ct_records, npz, table
 from data.readers.files import BadInput, Note
+from data.record_grid import RecordGrid
 from data.sets import dataset_index
 from data.sets.dataset_index import DatasetIndex, Item
 from data.source import Example
@@ -51,15 +52,14 @@ def read(root: Path) -> DatasetIndex:
     return DatasetIndex(items, names, counts, left_out, read=volume, facts=facts)
 
 
-def volume(sample: Sample, modality: str, note: Note) -> Example:
+def volume(sample: Sample, modality: str, note: Note, grid: RecordGrid) -> Example:
     """A volume of the publishers' preprocessing: (slice, row, column) int16 HU, the topmost slice first."""
     hu = npz.read_array(sample.file, "ct", 3)
     if hu.min() == hu.max():
         raise BadInput("constant_volume", "every voxel has the same value")
     if hu.min() < RANGE_HU[0] - 24 or hu.max() > RANGE_HU[1] + 24:
         raise BadInput("not_hu", "voxels beyond the range to which the publishers clipped")
-    small, spacing = geometry.canonical_volume(hu[::-1].astype(np.float32), SPACING)
-    return {"volume": small, "spacing_mm": spacing}
+    return ct_records.of_array(hu[::-1].astype(np.float32), SPACING, grid)
 
 
 def _patients(root: Path) -> dict[str, str]:

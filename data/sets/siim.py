@@ -9,6 +9,7 @@ import pydicom
 from data.manifest.samples import Sample
 from data.readers import geometry, xrays
 from data.readers.files import Note
+from data.record_grid import RecordGrid
 from data.sets import annotations, dataset_index
 from data.sets.dataset_index import DatasetIndex, Item
 from data.source import Example
@@ -67,14 +68,14 @@ def _study(path: Path, root: Path) -> str:
         return path.stem
 
 
-def xray_with_runs(sample: Sample, modality: str, note: Note) -> Example:
+def xray_with_runs(sample: Sample, modality: str, note: Note, grid: RecordGrid) -> Example:
     """An X-ray and its mask, 1 where any of its runs lies. Raises BadInput."""
     film = xrays.read_film(sample.file, note)
     mask = np.zeros(film.stored, bool)
     for run in sample.annotation:
         mask |= annotations.relative_runs(run, film.stored)
-    small = geometry.canonical_xray_mask(film.hang(mask.astype(np.uint8)), 1)
-    return {"image": geometry.canonical_xray(film.pixels), "lesion_mask": small}
+    small = geometry.canonical_xray_mask(film.hang(mask.astype(np.uint8)), 1, grid.film_size)
+    return {"image": geometry.canonical_xray(film.pixels, grid.film_size), "lesion_mask": small}
 
 
 def _mgca(rows: list[dict[str, str]]) -> list[str | None]:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data import sets
+from data import record_grid, sets
 from data.errors import UserError, check_choice
 from data.manifest import privacy, samples
 from data.readers.files import BadInput
+from data.record_grid import RecordGrid
 from data.reports import prompts, sections, text
 from data.sets import dataset_index
 from data.source import ORGANS, SPLITS, Rejected, Row, Source
@@ -52,6 +53,7 @@ def source(
     *,
     keep_ids: bool = False,
     salt: str = "",
+    grid: RecordGrid = record_grid.DEFAULT,
 ) -> Source:
     """The source of a set of data/sets; `reports` None for one that has none.
 
@@ -100,7 +102,7 @@ def source(
         labels=index.labels,
         prompts={label: prompts.of_label(label) for label in index.labels},
         rows=rows,
-        convert=functools.partial(samples.convert, read=index.read),
+        convert=functools.partial(samples.convert, read=index.read, grid=grid),
         annotations=frozenset(index.annotations),
         contract={
             "kind": name,
@@ -117,6 +119,7 @@ def source(
         rejected=tuple(sorted(rejected, key=lambda one: one.row)),
         salt=salt,
         organs=index.organs or ORGANS,
+        grid=grid,
     )
 
 

@@ -20,7 +20,7 @@ SLACK = 100 << 20
 PEAK = """
 import pathlib, sys
 from data.readers import memory, volumes, xrays
-memory.LIMIT.set(100)
+{more}memory.LIMIT.set(100)
 peak = lambda: next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) << 10
 {read}(pathlib.Path(sys.argv[1]))  # a small one: what is loaded once belongs to none of them
 before = peak()
@@ -70,9 +70,9 @@ def save(name: str, path: Path, planes: int) -> Path:
     return path
 
 
-def peak(read: str, *paths: Path) -> int:
+def peak(read: str, *paths: Path, more: str = "") -> int:
     """Bytes that reading the second file takes, in a process of its own that has read the first."""
-    command = [sys.executable, "-c", PEAK.format(read=read), *map(str, paths)]
+    command = [sys.executable, "-c", PEAK.format(read=read, more=more), *map(str, paths)]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 

@@ -9,7 +9,8 @@ import pytest
 import SimpleITK
 from nibabel import affines, orientations
 
-from data.readers import volumes
+from data import record_grid
+from data.readers import ct_records, volumes
 from data.readers.files import BadInput
 
 SHARED = Path(__file__).parents[3] / ".." / "shared" / "data" / "real_ct"
@@ -48,6 +49,12 @@ def patch_header(path, **fields):
     data[:348] = header.binaryblock
     path.write_bytes(data)
     return path
+
+
+def masked(path, mask_path, value):
+    """Volume, spacing and mask on the default grid."""
+    fields, mask = ct_records.read_with_mask(path, (mask_path, value), record_grid.DEFAULT)
+    return fields["volume"], fields["spacing_mm"], mask
 
 
 def code_of(path):
@@ -287,7 +294,7 @@ def test_mask_and_scan_in_other_axis_orders(hu, save):
     mask[25:35, 5:15, 8:20] = 1
     flipped = nibabel.Nifti1Image(mask, LPS).as_reoriented(np.array([[2, -1], [0, 1], [1, -1]]))
     mask_path = save(np.ascontiguousarray(flipped.dataobj), "mask.nii.gz", flipped.affine)
-    volume, spacing, small = volumes.read_volume_with_mask(save(hu), mask_path, 254)
+    volume, spacing, small = masked(save(hu), mask_path, 254)
     alone, _ = volumes.read_volume(save(hu))
     np.testing.assert_array_equal(volume, alone)
     share = np.prod([10 * 0.8, 10 * 0.7, 12 * 2.5]) / spacing.prod()
@@ -305,9 +312,9 @@ def test_a_mask_of_another_grid_is_refused(hu, save):
         save(mask, "c.nii", affine=affines.from_matvec(LPS[:3, :3], [5, 0, 0])),
     ):
         with pytest.raises(BadInput, match="mask_geometry"):
-            volumes.read_volume_with_mask(save(hu), other, 1)
+            masked(save(hu), other, 1)
     with pytest.raises(BadInput, match="mask_values"):
-        volumes.read_volume_with_mask(save(hu), save(mask * np.float32(0.5), "d.nii"), 1)
+        masked(save(hu), save(mask * np.float32(0.5), "d.nii"), 1)
 
 
 @needs_real

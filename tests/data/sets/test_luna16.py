@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import SimpleITK
 
+from data import record_grid
 from data.errors import UserError
-from data.readers import geometry
+from data.readers import geometry, placement
 from data.readers.files import BadInput
 from data.sets import annotations
 from tests.data.sets.conftest import chest, rows
@@ -84,11 +85,13 @@ def test_small_nodules_and_other_subsets(tree, build):
 def test_balls_at_the_rim_and_outside():
     affine = np.diag([1.0, 1.0, 2.5, 1.0])
     affine[:3, 3] = ORIGIN
-    boxes, mask = annotations.balls([(-100.0, -50.0, -200.0, 0.1)], affine, SHAPE, SPACING)
+    scan = geometry.Grid(SHAPE[::-1], affine)
+    placed = placement.place(SPACING, record_grid.DEFAULT, tuple(slice(0, n) for n in SHAPE))
+    boxes, mask = annotations.balls([(-100.0, -50.0, -200.0, 0.1)], scan, placed)
     assert mask.sum() == 1, "smaller than a cell: the cell of its middle"
     assert boxes[0, 1:4].min() >= 0
     with pytest.raises(BadInput, match="outside its scan"):
-        annotations.balls([(0.0, 0.0, 500.0, 5.0)], affine, SHAPE, SPACING)
+        annotations.balls([(0.0, 0.0, 500.0, 5.0)], scan, placed)
     assert mask.shape == geometry.VOLUME_SHAPE
 
 
