@@ -98,12 +98,15 @@ def source(
         rejected += leaked
     if not keep_ids:
         rows = samples.hidden(rows, salt)
+    annotations = frozenset(index.annotations)
+    if any(item.mask for item in index.items):
+        annotations = grid.with_originals(annotations)
     return Source(
         labels=index.labels,
         prompts={label: prompts.of_label(label) for label in index.labels},
         rows=rows,
         convert=functools.partial(samples.convert, read=index.read, grid=grid),
-        annotations=frozenset(index.annotations),
+        annotations=annotations,
         contract={
             "kind": name,
             "options": {key: Path(one).name if key in PLACES else one for key, one in _named(options).items()},

@@ -4,7 +4,7 @@ from data.errors import UserError
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input import records
 
-SAME = ("axes", "hu", "tilt")  # rules of CTs
+SAME = ("axes", "hu")  # rules of CTs
 
 
 def check(trained: Pretrained, dataset: records.RecordSet) -> None:

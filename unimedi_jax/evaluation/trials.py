@@ -15,7 +15,8 @@ LOG = logging.getLogger(__name__)
 ENCODERS = ("trained", "untrained")
 FEWEST = 5  # training cases
 # Ends of a task's name: rows of two protocols are never mixed.
-PUBLISHED = {"ours": "", "mgca": ", MGCA's protocol", "unetr": ", UNETR's protocol", "voco": ", VoCo's protocol"}
+PROTOCOLS = {"mgca": "MGCA", "unetr": "UNETR", "voco": "VoCo", "hkbu": "HKBU", "unimiss": "UniMiSS"}
+PUBLISHED = {"ours": ""} | {name: f", {authors}'s protocol" for name, authors in PROTOCOLS.items()}
 KINDS = {"xray": "X-ray", "ct": "CT"}
 TOO_FEW = f"fewer than {FEWEST} training cases, or config.shares leave fewer: nothing was trained"
 
