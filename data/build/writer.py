@@ -43,6 +43,9 @@ def features(source: Source, modality: str) -> tfds.features.FeaturesDict:
             fields[mask] = tensor(shape=shape, dtype=np.uint8, encoding="zlib")
         if modality == "ct" and (original := f"{ct_records.ORIGINAL}{mask}") in source.annotations:
             fields[original] = tensor(shape=(None,) * 3, dtype=np.uint8, encoding="zlib")
+    for places in ("candidates", "excluded"):
+        if modality == "ct" and places in source.annotations:
+            fields[places] = tensor(shape=(None, 4), dtype=np.float32)
     if "boxes" in source.annotations:
         fields["boxes"] = tensor(shape=(None, 1 + 2 * len(shape)), dtype=np.float32)
     return tfds.features.FeaturesDict(fields)

@@ -339,7 +339,8 @@ class SegmentConfig(SegmentTask, DownstreamConfig):
     # "mgca": X-rays by MGCA's draws, best epoch by the validation loss, Dice by picture on the network's grid.
     # "unetr" (BTCV), "voco" (AMOS22): CTs in crops at their own resolution, measured on the voxels of the file.
     protocol: str = "ours"
-    mgca: FitConfig = FitConfig(weight_decay=0.05)  # of that protocol, as for RSNA; SIIM's batch is 8
+    mgca: FitConfig = FitConfig(weight_decay=0.05)  # of that protocol
+    siim_batch: int = 8  # of it on SIIM, in place of its batch
     unetr: CropsConfig = CropsConfig()  # of that protocol
     voco: CropsConfig = VOCO  # and of this one
     steps: int = 0  # of unetr and voco, in place of the recipe's; its warm-up and validations keep their places
@@ -384,12 +385,20 @@ class DetectConfig(DetectTask, DownstreamConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class CandidatesTask:
+    """How candidates of nodules (LUNA16) are told apart: a linear probe on crops around them."""
+
+    crop: tuple[int, ...] = (32, 64, 64)  # mm (z, y, x) around a candidate
+    negatives: int = 50  # of each training CT, drawn; its nodules all train
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluateConfig(DownstreamConfig):
     """The evaluations that a data folder allows, on one page."""
 
     job: str = "evaluate"
     data: str = ""  # built sets, comma-separated; empty: all of the folder
-    tasks: str = "probe,retrieve,slices"  # minutes; and "segment", "detect", which train decoders for hours
+    tasks: str = "probe,retrieve,slices"  # minutes; "candidates" (LUNA16); "segment", "detect": hours
     shares: tuple[float, ...] = (0.01, 0.1, 1.0)  # of the training patients, linear probe
     seeds: tuple[int, ...] = (0, 1, 2)
     ct_slices: bool | None = None  # CTs with their chosen slices, or by the volume alone; None: as in the run
@@ -397,6 +406,7 @@ class EvaluateConfig(DownstreamConfig):
     rows: int = 32  # a device, when embedding
     segment: SegmentTask = SegmentTask()
     detect: DetectTask = DetectTask()
+    candidates: CandidatesTask = CandidatesTask()
     prompts: str = ""  # of zero-shot: a .json or .csv, "ct_clip" or "chexzero"; empty: the set's own
     score: str = "sum"  # zero-shot: minus denials ("difference"), minus other findings ("others"), or both
 

@@ -25,6 +25,7 @@ LEAST: dict[str, float] = {
     **dict.fromkeys(("FitConfig.batch", "FitConfig.epochs", "RetrieveConfig.each", "EvaluateConfig.each"), 1),
     **dict.fromkeys((f"CropsConfig.{name}" for name in ("crop", "cts", "crops", "steps", "validations")), 1),
     **dict.fromkeys((f"VolumesConfig.{name}" for name in ("size", "batch", "epochs")), 1),
+    **dict.fromkeys(("CandidatesTask.crop", "CandidatesTask.negatives", "SegmentConfig.siim_batch"), 1),
     **dict.fromkeys(("SegmentTask.setr_channels", "SegmentTask.unetr_features"), 1),
     **dict.fromkeys(("DetectTask.most", "DetectTask.widths", "BenchConfig.rounds"), 1),
     **dict.fromkeys(("BuildConfig.report_length", "InputConfig.report_length"), 3),  # its marks and a word

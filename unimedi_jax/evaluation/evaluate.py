@@ -15,7 +15,18 @@ from data import contract
 from data.errors import UserError
 from unimedi_jax.config.jobs import DetectConfig, EvaluateConfig, ProbeConfig, SegmentConfig
 from unimedi_jax.config.typed import typed
-from unimedi_jax.evaluation import detect, hit_rates, native, probe, results, retrieve, segment, slice_windows, trials
+from unimedi_jax.evaluation import (
+    candidates,
+    detect,
+    hit_rates,
+    native,
+    probe,
+    results,
+    retrieve,
+    segment,
+    slice_windows,
+    trials,
+)
 from unimedi_jax.evaluation.downstream import Outputs
 from unimedi_jax.inference import pretrained, prompts
 from unimedi_jax.inference.pretrained import Pretrained
@@ -39,6 +50,7 @@ SHOWN = {
     retrieve.GAP: ("xray_ct/distance", "xray_ct/accuracy", "xray_ct_cls/accuracy", "images/separation"),
     hit_rates.TASK: hit_rates.METRICS,
     slice_windows.TASK: slice_windows.METRICS,
+    candidates.TASK: candidates.METRICS,
     **dict.fromkeys(itertools.starmap(segment.task_name, SEGMENTATIONS), (*segment.METRICS, "dice_present/mean")),
     **dict.fromkeys(detect.TASKS.values(), detect.METRICS),
 }
@@ -53,7 +65,7 @@ BY_EMBEDDINGS = (
     retrieve.ACROSS,
     retrieve.PRECISION,
 )
-WITHOUT_LABELS = (*BY_EMBEDDINGS, retrieve.GAP, hit_rates.TASK, slice_windows.TASK)
+WITHOUT_LABELS = (*BY_EMBEDDINGS, retrieve.GAP, hit_rates.TASK, slice_windows.TASK, candidates.TASK)
 BLIND = ("/random_rate", "/fixed_rate")  # of slices chosen blindly: the same for every network
 CHANCE = {"i2t_r": "chance_r", "t2i_r": "chance_r", "p": "chance_p", "hit": "chance_hit"}
 
@@ -169,7 +181,14 @@ def _section(config: EvaluateConfig, name: str) -> dict[str, Any]:
     return {**vars(getattr(config, name)), **shared, "seeds": config.seeds[:1]}
 
 
-TASKS = {"probe": _probe, "retrieve": retrieve.evaluate, "slices": _slices, "segment": _segment, "detect": _detect}
+TASKS = {
+    "probe": _probe,
+    "retrieve": retrieve.evaluate,
+    "slices": _slices,
+    "candidates": candidates.evaluate,
+    "segment": _segment,
+    "detect": _detect,
+}
 JOINT = ("retrieve",)  # take all sets at once: X-rays of one are measured with CTs of another
 
 

@@ -138,7 +138,8 @@ class Task:
     @property
     def recipe(self) -> FitConfig:
         if self.published:
-            return self.config.mgca
+            siim = self.dataset.contract["source"].get("kind") == "siim"
+            return dataclasses.replace(self.config.mgca, batch=self.config.siim_batch) if siim else self.config.mgca
         return {"xray": self.config.xray, "ct": self.config.ct}[self.modality]
 
     @property

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Int16, UInt8
 
 from unimedi_jax.input import dense
+from unimedi_jax.input.augmentation import AIR_HU
 
 Box = tuple[slice, ...]
 Volume = Int16[np.ndarray, "z y x"]
@@ -81,6 +82,19 @@ def corners(
         places[at] = rng.integers(inside.size) if some is None else some[rng.integers(len(some))]
     centres = np.stack(np.unravel_index(places, inside.shape), axis=1)
     return np.clip(centres - np.array(size) // 2, 0, np.array(inside.shape) - size)
+
+
+def around(volume: Volume, middle: Sequence[float], size: Sequence[int]) -> Volume:
+    """The crop of `size` whose middle voxel holds a place (z, y, x) from the volume's first edge; air comes in."""
+    starts = [int(np.floor(at)) - n // 2 for at, n in zip(middle, size, strict=True)]
+    crop = np.full(tuple(size), AIR_HU, np.int16)
+    inside = [
+        (max(start, 0), min(start + n, length)) for start, n, length in zip(starts, size, volume.shape, strict=True)
+    ]
+    if all(low < high for low, high in inside):
+        to = tuple(slice(low - start, high - start) for (low, high), start in zip(inside, starts, strict=True))
+        crop[to] = volume[tuple(slice(low, high) for low, high in inside)]
+    return crop
 
 
 def augment(
