@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import nibabel
 import numpy as np
 import pytest
@@ -116,6 +117,22 @@ def test_whole_scans_are_predicted_in_windows_of_the_crop(trained, own_set):
     assert (logits[:, :1][air] == -1).all(), "outside the foreground is background"
     batch = task.sampler(task.source("train")[0], np.random.default_rng(0))
     assert batch["crops"].shape == (2, *RECIPE.crop)
+
+
+def test_organs_are_classes_and_those_with_sides_are_never_mirrored(trained, phantom):
+    """The phantom's own grid: a recipe without a spacing takes any."""
+    config = dataclasses.replace(CONFIG, target="organs", unetr=dataclasses.replace(RECIPE, spacing_mm=()))
+    task = CropTask(trained, phantom, "frozen", {"train": [0], "val": [], "test": [0]}, config)
+    task.check()
+    assert task.names[:2] == ["right lung", "left lung"]
+    assert task.sampler.chances.flip == 0
+    assert task.sampler.chances.rotate == RECIPE.rotate
+    batch = task.sampler(task.source("train")[0], np.random.default_rng(0))
+    loss, _ = jax.jit(task.loss)(task.start(trials.Trial("trained")), batch)
+    assert np.isfinite(loss)
+    (truth, predicted, spacing), *_ = task.masks("test", task.start(trials.Trial("trained")))
+    assert truth.shape == predicted.shape == (32, 128, 128), "it has no file: the record's own mask"
+    np.testing.assert_allclose(spacing, task.source("test")[0]["spacing_mm"], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from nibabel import affines
 
 from data import progress
 from data.errors import UserError
-from unimedi_jax.config.jobs import CropsConfig, SegmentConfig
+from unimedi_jax.config.jobs import SegmentConfig
+from unimedi_jax.config.recipes import CropsConfig
 from unimedi_jax.evaluation import dense_losses, draws, fit, native
 from unimedi_jax.evaluation.crop_segmenter import CropSegmenter
 from unimedi_jax.evaluation.network import Network

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from data import progress
 from data.errors import UserError
 from unimedi_jax import sharding
-from unimedi_jax.config.jobs import FitConfig
+from unimedi_jax.config.recipes import FitConfig
 from unimedi_jax.evaluation import draws
 from unimedi_jax.evaluation.network import Network
 from unimedi_jax.evaluation.trials import Trial

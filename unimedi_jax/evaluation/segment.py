@@ -13,7 +13,8 @@ from jax import numpy as jnp
 
 from data.errors import UserError
 from unimedi_jax import sharding
-from unimedi_jax.config.jobs import IN_CROPS, FitConfig, SegmentConfig
+from unimedi_jax.config.jobs import IN_CROPS, SegmentConfig
+from unimedi_jax.config.recipes import FitConfig
 from unimedi_jax.evaluation import dense_losses, downstream, draws, fit, heads, results, trials
 from unimedi_jax.evaluation.crop_task import CropTask
 from unimedi_jax.evaluation.downstream import Outputs, Part

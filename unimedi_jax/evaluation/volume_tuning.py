@@ -8,7 +8,7 @@ from jax import numpy as jnp
 
 from data.errors import UserError
 from unimedi_jax import patches
-from unimedi_jax.config.jobs import FitConfig, VolumesConfig
+from unimedi_jax.config.recipes import FitConfig, VolumesConfig
 from unimedi_jax.evaluation import encoder, fit, native
 from unimedi_jax.evaluation.downstream import Part
 from unimedi_jax.evaluation.fine_tuning import FineTuning
