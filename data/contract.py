@@ -13,6 +13,10 @@ FILE = "contract.json"  # beside the records of a set
 PREPROCESSING = ("format", "records")  # what all inputs of one network must agree on
 SAME_DATA = ("content_sha256", "labels", "tokenizer")  # what must also be unchanged when a run is resumed
 SHARING = "pictures_sharing_a_report"  # of training, where there are any: pictures of one patient under one report
+GRID = (  # entries that differ between sets of different grids alone
+    *(f"records.xray.{name}" for name in ("image", "rules.resize")),
+    *(f"records.ct.{name}" for name in ("volume", "spacing_mm", "crop_to", "rules.grid", "rules.crop")),
+)
 SHOWN = 5
 # What each entry of a contract is; older ones lack some.
 KINDS = {"format": int, "name": str, "labels": list, "truth": list, "rejected": int} | dict.fromkeys(
@@ -58,7 +62,14 @@ def _are_texts(values: Any) -> bool:
     return isinstance(values, list) and all(isinstance(value, str) for value in values)
 
 
-def check(trained: Mapping[str, Any], current: Mapping[str, Any], *, where: str, same_data: bool = False) -> None:
+def same(trained: Mapping[str, Any], current: Mapping[str, Any], *, grids: bool = True) -> bool:
+    """Whether two sets' records were made by one preprocessing; without `grids` whatever the sizes of their records."""
+    return not _changed(trained, current, PREPROCESSING, grids=grids)
+
+
+def check(
+    trained: Mapping[str, Any], current: Mapping[str, Any], *, where: str, same_data: bool = False, grids: bool = True
+) -> None:
     """Refuses input that was made by other rules than a network's training data.
 
     Args:
@@ -66,17 +77,13 @@ def check(trained: Mapping[str, Any], current: Mapping[str, Any], *, where: str,
         current: contract of its input now.
         where: what `current` belongs to, for the message.
         same_data: whether the records must be the same too.
+        grids: whether the records must have one size, where what is cut out of them has one in any case.
 
     Raises:
         UserError: they differ; names the fields. Other library versions are only logged: they may round differently.
     """
     fields = (*PREPROCESSING, *(SAME_DATA if same_data else ()))
-    then, now = (flat({name: contract.get(name) for name in fields}) for contract in (trained, current))
-    changed = [
-        f"{field} was {_short(then.get(field))} in training, is {_short(now.get(field))} now"
-        for field in sorted(then.keys() | now.keys())
-        if then.get(field) != now.get(field)
-    ]
+    changed = _changed(trained, current, fields, grids=grids)
     if changed:
         remedy = ", or --config.resume.force=True to go on with it" if same_data else ""
         more = f"; and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
@@ -89,6 +96,18 @@ def check(trained: Mapping[str, Any], current: Mapping[str, Any], *, where: str,
     others = [f"{n} {before[n]} then, {after[n]} now" for n in before.keys() & after.keys() if before[n] != after[n]]
     if others:
         LOG.warning("%s was made with other libraries than the training set: %s", where, "; ".join(others))
+
+
+def _changed(
+    trained: Mapping[str, Any], current: Mapping[str, Any], fields: Sequence[str], *, grids: bool
+) -> list[str]:
+    """The differing entries of these fields, each as words."""
+    then, now = (flat({name: contract.get(name) for name in fields}) for contract in (trained, current))
+    return [
+        f"{field} was {_short(then.get(field))} in training, is {_short(now.get(field))} now"
+        for field in sorted(then.keys() | now.keys())
+        if then.get(field) != now.get(field) and (grids or field not in GRID)
+    ]
 
 
 def check_resumed(trained: Mapping[str, Mapping[str, Any]], current: Mapping[str, Mapping[str, Any]]) -> None:

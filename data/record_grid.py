@@ -21,7 +21,7 @@ class RecordGrid:
 
     film_size: int = 256  # pixels of both sides of an X-ray
     volume: tuple[int, int, int] = (32, 128, 128)  # voxels (z, y, x) onto which a whole scan is brought
-    # (z, y, x): instead, voxels of this size over the scan's own extent; 0: of the scan's own size.
+    # (z, y, x), y and x alike: instead, such voxels over the scan's own extent; 0: of the scan's own size.
     spacing_mm: tuple[float, ...] = ()
     crop_to: str = ""  # one of CROPS: of a scan only the box around these, and a margin
 
@@ -42,6 +42,8 @@ class RecordGrid:
                 f"config.spacing_mm is {self.spacing_mm}: three lengths in mm, z, y and x, from {low:g} to {high:g}, "
                 "or 0 for the scan's own"
             )
+        if self.spacing_mm and self.spacing_mm[1] != self.spacing_mm[2]:
+            raise UserError(f"config.spacing_mm is {self.spacing_mm}: pixels are square, so y and x are alike")
         if self.spacing_mm and self.volume != RecordGrid.volume:
             raise UserError("config.spacing_mm leaves the shape to the scan, config.volume sets it: give one of them")
         check_choice("crop_to", self.crop_to, CROPS)

@@ -3,6 +3,8 @@
 import collections
 import dataclasses
 import statistics
+import time
+import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -19,6 +21,7 @@ FAR = 6.0  # robust standard deviations above which a row is an outlier
 MIN_ROWS = 8  # fewer have no usual value
 SHOWN = 20
 QUANTILES = (0, 1, 50, 99, 100)
+MASKS = ("organ_mask", "lesion_mask")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +42,7 @@ def examine(source: Source, converting: AbstractContextManager[pool.Convert], *,
     reports: list[tuple[int, str]] = []
     images: dict[bytes, list[Row]] = collections.defaultdict(list)
     noted: dict[str, list[int]] = collections.defaultdict(list)
+    kilobytes, started = [0.0], time.monotonic()
     with converting as convert, progress.shown(len(source.rows), "rows") as tick:
         for row, result in convert(source.rows):
             tick(1)
@@ -50,6 +54,7 @@ def examine(source: Source, converting: AbstractContextManager[pool.Convert], *,
             for code in notes:
                 noted[code].append(row.number)
             measured.append(Measured(row, image_statistics.measure(result)))
+            kilobytes.append(stored_bytes(result) / 1e3)
             if result["report"]:  # sets for evaluation have none
                 reports.append((row.number, result["report"]))
             images[build_statistics.image_key(result)].append(row)
@@ -69,8 +74,19 @@ def examine(source: Source, converting: AbstractContextManager[pool.Convert], *,
         "duplicates": [[row.number for row in rows] for rows in same],
         "duplicates_in_two_splits": [[r.number for r in rows] for rows in same if len({r.split for r in rows}) > 1],
         "patients_in_two_splits": [one.row for one in rejected if one.code == "leak_patient"],
+        "records": {
+            "megabytes": round(sum(kilobytes) / 1e3, 1),
+            "largest_megabytes": round(max(kilobytes) / 1e3, 3),
+            "seconds_to_read": round(time.monotonic() - started, 1),
+        },
         "reports": report_facts(reports, sorted(filter(None, totals.reports)), report_length, codes["empty_report"]),
     }
+
+
+def stored_bytes(example: Mapping[str, Any]) -> int:
+    """What a record of an example takes on the disk, but for its text: pixels as they are, masks packed."""
+    pixels = sum(example[name].nbytes for name in ("image", "volume") if name in example)
+    return pixels + sum(len(zlib.compress(example[name], 1)) for name in MASKS if name in example)
 
 
 def measures(measured: Sequence[Measured]) -> dict[str, dict[str, float]]:
@@ -159,6 +175,10 @@ def table(examined: Mapping[str, Any]) -> str:
     lines.append(entry("same pixels twice", len(examined["duplicates"])))
     lines.append(entry("  in two splits", len(examined["duplicates_in_two_splits"])))
     lines.append(entry("rows of patients in 2 splits", len(examined["patients_in_two_splits"])))
+    built = examined["records"]
+    largest = f", the largest record {built['largest_megabytes']:g}"
+    lines += ["a build of it", detail("takes MB of disk", round(built["megabytes"])) + largest]
+    lines.append(detail("and seconds, about", round(built["seconds_to_read"])) + " with as many workers")
     facts = examined["reports"]
     lines.append("reports")
     lines += [detail(f"language {name}", count) for name, count in facts["languages"].items()]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from nibabel import orientations
+from nibabel import affines, orientations
 
 from data.readers import body_box, geometry, payload, placement, volumes
 from data.readers.files import BadInput, Note, ignore_note
@@ -42,6 +42,19 @@ def read(
     """
     scan, own = volumes.read_own_ct(path, note, rules, rescale)
     return of_scan(scan, own, grid)
+
+
+def find(path: Path, grid: RecordGrid, rules: volumes.Rules = volumes.STRICT) -> tuple[Grid, Placement]:
+    """The grid along the patient's axes on which `read` lays a CT, and where it lies on the record.
+
+    By the headers alone, unless records are cropped to what pixels show. Raises BadInput.
+    """
+    if grid.crop_to:
+        placed = read(path, grid, rules=rules)
+        return placed.scan, placed.placed
+    straight = volumes.straight_grid(path, rules)
+    spacing = volumes.rounded(affines.voxel_sizes(straight.affine)[::-1])
+    return straight, placement.place(spacing, grid, tuple(slice(0, n) for n in straight.shape[::-1]))
 
 
 class MaskFile(NamedTuple):

@@ -148,13 +148,6 @@ def canonical_weights(
     return weights, np.array([f / n for f, n in zip(field, cells, strict=True)], np.float32)
 
 
-def scan_weights(shape: tuple[int, ...], spacing: tuple[float, ...], cells: Cells = VOLUME_SHAPE) -> Weights:
-    """The three matrices of the way back: from the grid of `cells` onto a (z, y, x) scan of `spacing` mm."""
-    extent = np.array(shape) * np.array(spacing)
-    axes = zip(cells, whole_field(shape, spacing, cells), shape, extent, strict=True)
-    return tuple(axis_weights(count, whole / count, n, size) for count, whole, n, size in axes)
-
-
 def resample(volume: np.ndarray, weights: Weights) -> np.ndarray:
     """Applies one matrix an axis to a (z, y, x) volume; float32. The outside counts as zero.
 

@@ -26,6 +26,7 @@ class Placement:
     weights: Weights
     spacing: tuple[float, float, float]  # of the scan, mm
     spacing_mm: np.ndarray  # of the record, float32 (3,)
+    field: tuple[float, ...]  # of the record, mm: float32 would round it
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -45,6 +46,14 @@ class Placement:
         """
         inside = np.asarray(points, np.float64) - [part.start for part in self.box]
         return (inside * self.spacing + self._start) / self.spacing_mm
+
+    @property
+    def back(self) -> Weights:
+        """The three matrices of the way back, from the record onto the box of the scan."""
+        axes = zip(self.weights, self.field, self.spacing, strict=True)
+        return tuple(
+            geometry.axis_weights(len(w), whole / len(w), w.shape[1], w.shape[1] * mm) for w, whole, mm in axes
+        )
 
     def affine(self, scan_affine: np.ndarray) -> np.ndarray:
         """Record index (z, y, x) to mm toward the patient's Left, Posterior, Superior: float64 (4, 4).
@@ -69,13 +78,14 @@ def place(spacing: tuple[float, float, float], grid: RecordGrid, box: Box) -> Pl
     size = tuple(part.stop - part.start for part in box)
     if not grid.spacing_mm:
         weights, spacing_mm = geometry.canonical_weights(size, spacing, grid.volume)
-        return Placement(box, weights, spacing, spacing_mm)
+        return Placement(box, weights, spacing, spacing_mm, geometry.whole_field(size, spacing, grid.volume))
     weights, asked = [], tuple(new or mm for new, mm in zip(grid.spacing_mm, spacing, strict=True))
     for n, mm, new in zip(size, spacing, asked, strict=True):
         cells = cells_along(n * mm, new)
         rows = geometry.axis_weights(n, mm, cells, cells * new)
         weights.append(rows / rows.sum(1, keepdims=True))
-    return Placement(box, tuple(weights), spacing, np.array(asked, np.float32))
+    field = tuple(len(rows) * new for rows, new in zip(weights, asked, strict=True))
+    return Placement(box, tuple(weights), spacing, np.array(asked, np.float32), field)
 
 
 def cells_along(extent: float, spacing: float) -> int:

@@ -99,6 +99,11 @@ def own_grid(path: Path, rules: Rules = STRICT) -> geometry.Grid:
     return geometry.Grid(opened.shape, opened.affine)
 
 
+def straight_grid(path: Path, rules: Rules = STRICT) -> geometry.Grid:
+    """The grid along the patient's axes on which `read_ct` lays a CT, by the headers alone. Raises BadInput."""
+    return geometry.patient_grid(own_grid(path, rules))
+
+
 def read_mask(path: Path, scan: Scan, *, own_numbers: bool, rules: Rules = STRICT) -> tuple[Scan, np.ndarray]:
     """The mask of a scan, which lies on the same voxels: uint8, 0 and a number for each object.
 
@@ -121,9 +126,13 @@ def read_mask(path: Path, scan: Scan, *, own_numbers: bool, rules: Rules = STRIC
 
 def to_zyx(scan: Scan) -> tuple[np.ndarray, tuple[float, float, float]]:
     """Voxels (z, y, x) and spacing (z, y, x) in mm of a scan that lies along the patient's axes."""
-    # One format keeps 0.8 mm as float32, another as text: unrounded, voxels would differ by 1 HU.
-    z, y, x = (round(float(size), 5) for size in affines.voxel_sizes(scan.affine)[::-1])
-    return scan.voxels.transpose(2, 1, 0), (z, y, x)
+    return scan.voxels.transpose(2, 1, 0), rounded(affines.voxel_sizes(scan.affine)[::-1])
+
+
+def rounded(spacing: np.ndarray) -> tuple[float, float, float]:
+    """A spacing (z, y, x) in mm: one format keeps 0.8 as float32, another as text, and voxels would differ by 1 HU."""
+    z, y, x = (round(float(size), 5) for size in spacing)
+    return z, y, x
 
 
 def _along_axes(scan: Scan, *, order: int, outside: float) -> Scan:

@@ -11,8 +11,9 @@ from data.build import dataset
 from data.errors import UserError
 from data.phantom import source as phantom
 from data.readers import dicom_pixels
+from data.record_grid import RecordGrid
 from unimedi_jax import cli
-from unimedi_jax.bench import decoding, job, measure, overheads, reading
+from unimedi_jax.bench import decoding, fine_records, job, measure, overheads, reading
 from unimedi_jax.bench.process import from_json, to_json
 
 
@@ -23,6 +24,9 @@ def config(tmp_path_factory, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(reading, "SPACING", (5.0, 5.0, 8.0))
     monkeypatch.setattr(reading, "ROWS", {"xray": 2, "ct": 2})
     monkeypatch.setattr(reading, "RECORDS", {"xray": 4, "ct": 4})
+    monkeypatch.setattr(fine_records, "GRID", RecordGrid(64, (32, 64, 64)))
+    monkeypatch.setattr(fine_records, "WINDOW", (8, 32, 32))
+    monkeypatch.setattr(fine_records, "COUNTS", {"xray": 2, "ct": 2})
     config = config_file.get_config("all,demo")
     config.films, config.scans, config.rounds, config.workers = 2, 1, 2, 0
     config.vocab_size = 100
@@ -43,6 +47,8 @@ def test_input_and_build(config, tmp_path: pathlib.Path) -> None:
     rows = measured(tmp_path)
     assert rows["X-rays from records, one core, cached"]["median"] > 0
     assert rows["CTs from records, 4 threads, not cached"]["median"] > 0
+    assert rows["CTs of 32 x 64 x 64 from records, one core, cached"]["median"] > 0
+    assert rows["windows of 8 x 32 x 32 of such CTs from records, one core, cached"]["median"] > 0
     assert rows["CTs: built over get_fdata + zoom"]["rounds"] == 2
     pixels, rate = rows["CTs from records, one core, cached, pixels"], rows["CTs from records, one core, cached"]
     assert pixels["median"] == pytest.approx(rate["median"] * 2**20 / 1e6)

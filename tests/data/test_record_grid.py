@@ -63,6 +63,7 @@ def test_default_records_are_those_of_earlier_versions(tmp_path):
         ({"volume": (2048, 2048, 2048)}, "config.volume is"),
         ({"spacing_mm": (2.0, 2.0)}, "config.spacing_mm is"),
         ({"spacing_mm": (0.01, 2.0, 2.0)}, "config.spacing_mm is"),
+        ({"spacing_mm": (2.0, 1.0, 2.0)}, "y and x are alike"),
         ({"spacing_mm": (2.0, 2.0, 2.0), "volume": (64, 192, 192)}, "give one of them"),
         ({"crop_to": "heart"}, "config.crop_to is 'heart'"),
     ],
@@ -101,6 +102,7 @@ def build(tmp_path, **settings):
 def test_a_finer_phantom_is_built_and_read_back(tmp_path):
     made = build(tmp_path, film_size=384, spacing_mm=(4, 3.0, 3.0), crop_to="lungs", xrays=10, cts=10)
     assert made.contract["records"]["xray"]["image"] == [384, 384]
+    assert (made.film_size, made.volume_shape) == (384, None)
     ct = made.contract["records"]["ct"]
     assert (ct["volume"], ct["spacing_mm"], ct["crop_to"]) == ([None] * 3, [4.0, 3.0, 3.0], "lungs")
     film = made.source("xray", "train")[0]

@@ -22,6 +22,7 @@ from werkzeug import test
 
 import unimedi_jax
 from configs import embed as embed_config
+from data import record_grid
 from data.errors import UserError
 from data.readers import volumes, xrays
 from tests import dicoms
@@ -139,7 +140,7 @@ def test_cells_reach_the_place_they_were_cut_from(folder):
     path = folder / "deep" / "scan.nii.gz"
     cells = (8, 4, 4)
     index = np.arange(np.prod(cells), dtype=np.float32).reshape(cells)
-    image = maps.on_own_voxels(index, path)
+    image = maps.on_own_voxels(np.kron(index, np.ones((4, 32, 32), np.float32)), path, record_grid.DEFAULT)
     data = np.asarray(image.dataobj)
     own = nibabel.load(path)
     shape = np.array(own.shape)

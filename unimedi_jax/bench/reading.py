@@ -24,7 +24,7 @@ from data.manifest import source as manifest
 from data.readers import table
 from data.reports import tokenizer
 from data.source import Rejected, Row
-from unimedi_jax.bench import measure
+from unimedi_jax.bench import fine_records, measure
 from unimedi_jax.config.pretraining import InputConfig, PretrainConfig
 from unimedi_jax.config.typed import typed
 from unimedi_jax.input import pipeline
@@ -45,6 +45,7 @@ def inputs(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Records through the training pipeline, beside a DataLoader that decodes what the records were built from."""
     path = make_originals(workdir / "originals", config.films, config.scans)
     results = [row for modality in pipeline.MODALITIES for row in _input_rows(config, path, modality)]
+    results += fine_records.rows(config, workdir)
     measure.report("input: from stored bytes to token batches", results, workdir)
 
 

@@ -26,7 +26,7 @@ from unimedi_jax.evaluation import hit_rates
 from unimedi_jax.inference import features, pretrained
 from unimedi_jax.inference.features import EmbeddedSplit
 from unimedi_jax.inference.pretrained import Pretrained
-from unimedi_jax.input import records
+from unimedi_jax.input import records, transforms
 from unimedi_jax.input.pipeline import MODALITIES
 from unimedi_jax.metrics import findings, linear_probe, shared_space, slices, zeroshot
 
@@ -131,7 +131,7 @@ def of_model(network: Network, own: records.RecordSet, patients: Patients) -> di
         measured["probe"] = network.probe(own, modality, alone)
         measured["information"] = np.array([information(network.trained.path, modality)])
         if alone.slice_scores is not None and k:
-            measured |= _slices(k, own, alone)
+            measured |= _slices(k, own, alone, network.trained.sampler("ct"))
         scores |= {f"{modality}/{name}": values for name, values in measured.items()}
     return scores | (of_space(parts, patients) if len(parts) == len(MODALITIES) else {})
 
@@ -179,10 +179,10 @@ def information(folder: pathlib.Path, modality: str) -> float:
     return float(np.mean(values[-LOGGED:])) if values else float("nan")
 
 
-def _slices(k: int, own: records.RecordSet, part: EmbeddedSplit) -> dict[str, np.ndarray]:
+def _slices(k: int, own: records.RecordSet, part: EmbeddedSplit, sampler: transforms.ToSample) -> dict[str, np.ndarray]:
     """Whether the chosen layers, random ones and the best fixed ones of validation CTs hold a nodule."""
     index = own.contract["labels"].index(NODULE)
-    choosing, lesion = hit_rates.lesions(own, "val")[:, index], part.lesions[:, index]
+    choosing, lesion = hit_rates.lesions(own, "val", sampler)[:, index], part.lesions[:, index]
     layers = part.slice_scores.shape[1]
     fixed = np.tile(slices.fixed_layers(choosing, layers=layers, k=k), (len(lesion), 1))
     hit, random = slices.cases(part.slice_scores, lesion, k)

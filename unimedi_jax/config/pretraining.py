@@ -56,10 +56,15 @@ class InputConfig:
 
     report_length: int = 112  # tokens, as MGCA
     report_buckets: tuple[int, ...] = ()  # lengths below, such as (48, 80): a batch takes the first that fits
-    crop: int = 224  # pixels of the 256 x 256 record
+    crop: int = 224  # pixels of the record of an X-ray (256 x 256 unless its set was built otherwise)
     crop_shift: int = 16  # pixels by which the crop may leave the centre: here, anywhere
     ct_shift: tuple[int, int, int] = (0, 0, 0)  # voxels of the record's grid by which a CT may move
     ct: VolumeAugmentation = VolumeAugmentation()
+    # CTs: "whole", the record brought to config.model.volume_size; "random", a window of so many of its voxels,
+    # anywhere in training and in the middle in evaluation.
+    window: str = "whole"
+    # Windows of an evaluated CT along z, y, x, evenly spread, whose vectors are averaged; (1, 1, 1): the middle one.
+    windows: tuple[int, int, int] = (1, 1, 1)
     shuffle_sentences: bool = False  # PRIOR's augmentation of reports
     sentences: float = 1.0  # share of a report's sentences, at least one, that a step reads; drawn anew each time
     drop_technique: bool = False  # training reads no sentences that only name the examination, input/sentences.py
@@ -78,6 +83,13 @@ class InputConfig:
     def __post_init__(self) -> None:
         if len(self.ct_shift) != 3:
             raise ValueError(f"ct_shift is three numbers of voxels, z, y and x, not {self.ct_shift}")
+        if self.window not in (allowed := ("whole", "random")):
+            raise ValueError(f"config.input.window is one of {', '.join(allowed)}, not {self.window!r}")
+        if len(self.windows) != 3 or min(self.windows) < 1 or (max(self.windows) > 1 and self.window == "whole"):
+            raise ValueError(
+                f"config.input.windows={self.windows} are three numbers, z, y and x, of at least 1; several take "
+                "config.input.window=random"
+            )
         for name, common in (("set_shares", "weights"), ("modality_shares", "batch")):
             if getattr(self, name) not in (common, "sqrt"):
                 raise ValueError(f"{name} is {common} or sqrt, not {getattr(self, name)!r}")
@@ -376,8 +388,8 @@ class PretrainConfig:
             raise ValueError(
                 f"config.input.report_buckets={buckets} are lengths below config.input.report_length={length}"
             )
-        if crop > 256 or crop % self.model.image_size:
+        if crop % self.model.image_size:
             raise ValueError(
-                f"config.input.crop={crop} is at most 256 and a multiple of "
-                f"config.model.image_size={self.model.image_size}"
+                f"config.input.crop={crop} is no multiple of config.model.image_size={self.model.image_size}: X-rays "
+                "are shrunk by means of blocks"
             )

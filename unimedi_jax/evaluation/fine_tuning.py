@@ -76,7 +76,7 @@ class FineTuning:
 
     @property
     def sampler(self) -> Callable[..., dict[str, np.ndarray]]:
-        return Labelled(self.pretrained.sampler(self.modality, keep=("labels",)))
+        return Labelled(self.pretrained.sampler(self.modality, keep=("labels",)).central)
 
     def source(self, split: str) -> Any:
         return self.dataset.source(self.modality, split, (*records.TRAINED_ON[self.modality], "labels"))

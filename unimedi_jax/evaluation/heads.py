@@ -12,7 +12,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from data import contract
+from data import contract, record_grid
 from data.errors import UserError
 from unimedi_jax import fingerprint, sharding
 from unimedi_jax.evaluation import head_facts
@@ -109,7 +109,7 @@ def load(text: str, trained: Pretrained) -> dict[str, Head]:
                 f"{then['step']}) than that of config.checkpoint ({trained.path}, {trained.network}, step "
                 f"{trained.step}): name its own checkpoint, or train a head on this one"
             )
-        here = sources.rules()
+        here = sources.rules(record_grid.of_contract(head.facts["contract"]))
         here = {**here, "records": {name: here["records"][name] for name in head.facts["contract"]["records"]}}
         contract.check(head.facts["contract"], here, where=f"reading files for config.head {text}")
     kinds = {head.facts["kind"] for head in heads}

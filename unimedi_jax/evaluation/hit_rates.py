@@ -13,7 +13,7 @@ from unimedi_jax.evaluation import results, trials
 from unimedi_jax.evaluation.downstream import Outputs, Part
 from unimedi_jax.inference import features
 from unimedi_jax.inference.pretrained import Pretrained
-from unimedi_jax.input import records
+from unimedi_jax.input import records, transforms
 from unimedi_jax.metrics import label_keys, slices
 
 TASK = "slices"
@@ -69,13 +69,17 @@ class HitRates:
     @functools.cached_property
     def choosing(self) -> slices.Lesions | None:
         """The lesions of the CTs that choose the fixed layers."""
-        return lesions(self.dataset, "val" if self.dataset.size("ct", "val") else "train")
+        return lesions(self.dataset, "val" if self.dataset.size("ct", "val") else "train", self.sampler)
+
+    @functools.cached_property
+    def sampler(self) -> transforms.ToSample:
+        """Records to what the network sees of them, their masks too."""
+        return self.trained.sampler("ct", keep=("report", "labels", "lesion_mask"))
 
     def measure(self, encoder: str, part: Part) -> None:
         """The rows of the "trained" or "untrained" encoder."""
         k, names = self.trained.model.slices, [*label_keys.of(self.dataset.contract["labels"]), "unstated"]
-        sampler = self.trained.sampler("ct", keep=("report", "labels", "lesion_mask"))
-        embedded = features.embed(self.embedder, self.trained.encoder(encoder), self.dataset, sampler, "test")
+        embedded = features.embed(self.embedder, self.trained.encoder(encoder), self.dataset, self.sampler, "test")
         settings = {"choosing": self.choosing, "resamples": self.config.resamples}
         rates = slices.by_finding(embedded.slice_scores, embedded.lesions, k, names, **settings)
         near = slices.around_centre(embedded.lesions)
@@ -88,11 +92,12 @@ class HitRates:
             part.rows += results.of(scalars, cases=rate.cases, **shared)
 
 
-def lesions(dataset: records.RecordSet, split: str) -> slices.Lesions | None:
-    """Which slices of the CTs of a split hold which finding; None without CTs."""
+def lesions(dataset: records.RecordSet, split: str, sampler: transforms.ToSample) -> slices.Lesions | None:
+    """Which slices of the CTs of a split, as `sampler` sees them, hold which finding; None without CTs."""
     if not dataset.size("ct", split):
         return None
     findings, masks = len(dataset.contract["labels"]), dataset.source("ct", split, ("lesion_mask",))
     with progress.shown(len(masks), f"lesion masks of {split}") as tick:
-        rows = [slices.lesion_slices(record["lesion_mask"][None], findings) for record in masks if not tick(1)]
+        cut_masks = (sampler.view("lesion_mask", record["lesion_mask"]) for record in masks if not tick(1))
+        rows = [slices.lesion_slices(mask[None], findings) for mask in cut_masks]
     return np.concatenate(rows)

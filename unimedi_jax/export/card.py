@@ -35,8 +35,8 @@ Plain PyTorch, from inside this folder (`unimedi_torch.py` needs torch, numpy, s
     import unimedi_torch
     model = unimedi_torch.load(".")
     model.reports(["Cardiomegaly."])     # unit vectors (b, {embedding})
-    model.xrays(films).z                 # films: uint8 tensor (b, 256, 256)
-    model.cts(volumes).z                 # volumes: int16 tensor (b, 32, 128, 128)
+    model.xrays(films).z                 # films: uint8 tensor (b, {film}, {film})
+    model.cts(volumes).z                 # volumes: int16 tensor (b, {volume})
 
 {timm}
 
@@ -51,6 +51,13 @@ TIMM = """timm (X-rays and slices: float (b, 1, {image}, {image}) in -1..1):
     vit(pixels)                                                    # CLS (b, {width})"""
 NO_TIMM = """timm: no file. This network's tokenizer is non-linear (`config.model.tokenizer`).
 A ViT of timm has room for a linear one alone and would compute something else."""
+
+
+def _routes(trained: pretrained.Pretrained, *, timm: str, report: str) -> str:
+    """Ways to use it, with the sizes of its records."""
+    volume = ", ".join("n" if n is None else str(n) for n in trained.grid.volume_shape)
+    sizes = {"film": trained.grid.film_size, "volume": volume, "embedding": trained.config["model"]["embedding"]}
+    return ROUTES.format(**sizes, timm=timm, report=report)
 
 
 def markdown(
@@ -83,7 +90,7 @@ def markdown(
         "## Results on held-out test patients",
         "",
         *_results(metrics),
-        *ROUTES.format(embedding=config["model"]["embedding"], timm=timm, report=quoted).splitlines(),
+        *_routes(trained, timm=timm, report=quoted).splitlines(),
         "",
         "## Files",
         "",

@@ -16,6 +16,7 @@ from unimedi_jax import writers
 from unimedi_jax.convert import checksums, names
 from unimedi_jax.export import card, parity, push, repository
 from unimedi_jax.inference import pretrained
+from unimedi_jax.input import cuts
 from unimedi_jax.train import saved_config
 
 LOG = logging.getLogger(__name__)
@@ -115,6 +116,7 @@ def architecture(trained: pretrained.Pretrained) -> dict[str, Any]:
         "image_grid": vision.image_grid,
         "volume_grid": vision.volume_grid,
         "crop": config["input"]["crop"],
+        "window": config["input"].get("window", cuts.WHOLE),
         "report_length": trained.report_length,
         "ct_slices": trained.ct_slices,
         **{name: config["model"][name] for name in (*INPUTS, *TOKENS, *SLICES, *EMBEDDINGS, *SCORES, *JOINT_SPACE)},
@@ -140,13 +142,23 @@ def contract(trained: pretrained.Pretrained) -> dict[str, Any]:
         "input": {
             "xray": f"the centre {crop} pixels of the record, block mean to {side} x {side} rounded "
             f"to integers, value / 127.5 - 1, patches of {patch} in raster order",
-            "ct": f"block mean of the record to {size} rounded to integers, Hounsfield units {low:g}..{high:g} "
+            "ct": f"{_cut(trained)} to {size} rounded to integers, Hounsfield units {low:g}..{high:g} "
             f"clipped to -1..1, patches of {block} in raster order (z, y, x)",
             "slices": slices if trained.ct_slices else "none: a CT is its volume alone, as in training",
             "report": f"the tokenizer in {pretrained.REPORT}/, at most {trained.report_length} tokens",
         },
         "sets": trained.contracts,
     }
+
+
+def _cut(trained: pretrained.Pretrained) -> str:
+    """How a volume of the network's size is made of a record."""
+    size, shape = trained.size("ct"), trained.grid.volume_shape
+    if trained.sampler("ct").window != cuts.WHOLE:
+        return "the central window of the record, air where it is smaller,"
+    if None in shape or not cuts.shrinks(shape, size):
+        return "the whole record, in plane with air around it to the proportions of the result, by the mean of areas"
+    return "block mean of the record"
 
 
 def _weights(trained: pretrained.Pretrained, folder: pathlib.Path, *, rgb: bool) -> None:

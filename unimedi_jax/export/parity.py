@@ -12,8 +12,10 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from data import next_step
+from data import next_step, record_grid
 from data.errors import UserError
+from data.readers import geometry, placement
+from data.record_grid import RecordGrid
 from unimedi_jax.inference import preprocess, pretrained
 from unimedi_jax.models import text, vision
 from unimedi_jax.typing import Array, PyTree
@@ -25,6 +27,7 @@ REPORTS = (
     "There is a nodule in the right upper lobe.",
     "Cardiomegaly.",
 )
+DRAWN = (57, 110, 145)  # voxels of a record whose set gives none: no multiples of a network's
 Arrays = dict[str, np.ndarray]
 
 
@@ -44,7 +47,7 @@ def check(trained: pretrained.Pretrained, folder: pathlib.Path, *, onnx: bool = 
         if onnx:
             raise UserError("config.onnx=True takes torch, onnxscript and onnxruntime: pip install them")
         return {"checked": False, "why": "torch is not installed", "how": how_to(), "tolerance": TOLERANCE}
-    films, volumes = fixed_inputs()
+    films, volumes = fixed_inputs(trained.grid)
     ours = jax_outputs(trained, films, volumes, REPORTS)
     theirs = torch_outputs(folder, films, volumes, REPORTS)
     differences, values = compare(ours, theirs), {k: float(np.abs(v).max(initial=0)) for k, v in ours.items()}
@@ -75,8 +78,22 @@ def check(trained: pretrained.Pretrained, folder: pathlib.Path, *, onnx: bool = 
     }
 
 
-def fixed_inputs() -> tuple[np.ndarray, np.ndarray]:
-    """Two X-rays and two volumes of records' shapes: a body with lungs that narrow toward the top, and noise."""
+def fixed_inputs(grid: RecordGrid = record_grid.DEFAULT) -> tuple[np.ndarray, np.ndarray]:
+    """Two X-rays and two volumes of records on a grid: a body with lungs that narrow toward the top, and noise.
+
+    Where records differ in their shapes it is DRAWN.
+    """
+    films, volumes = _drawn()
+    films = np.stack([geometry.canonical_xray(film, grid.film_size) for film in films])
+    shape = DRAWN if grid.spacing_mm else grid.volume
+    if shape != record_grid.DEFAULT.volume:
+        whole = tuple(slice(0, n) for n in volumes.shape[1:])
+        placed = placement.place((1.0, 1.0, 1.0), RecordGrid(volume=shape), whole)
+        volumes = np.stack([placement.volume_on(volume, placed) for volume in volumes])
+    return films, volumes
+
+
+def _drawn() -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     z, y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in (32, 128, 128)), indexing="ij")
     body = (x / 0.9) ** 2 + (y / 0.6) ** 2 < 1

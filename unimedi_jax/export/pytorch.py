@@ -1,12 +1,12 @@
 """UniMedI in PyTorch: loads an export and embeds X-rays, CTs and reports. It needs no JAX; copy it if you like.
 
     model = load("export")
-    model.xrays(films).z    # X-rays uint8 (b, 256, 256), dense = bright        -> unit vectors (b, e)
-    model.cts(volumes).z    # volumes int16 Hounsfield units (b, 32, 128, 128)  -> unit vectors (b, e)
+    model.xrays(films).z    # X-rays uint8 (b, y, x), dense = bright             -> unit vectors (b, e)
+    model.cts(volumes).z    # volumes int16 Hounsfield units (b, z, y, x)        -> unit vectors (b, e)
     model.reports(texts)    # list of b strings                                -> unit vectors (b, e)
 
-The export's contract.json says how a file becomes such an X-ray or volume. Parameters have the names of timm's ViT and
-transformers' BERT.
+The export's contract.json says how a file becomes such an X-ray or volume, and of what size. Parameters have the names
+of timm's ViT and transformers' BERT.
 """
 
 import json
@@ -19,6 +19,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
+
+AIR_HU = -1024.0  # beside a volume
 
 
 class Features(NamedTuple):
@@ -285,7 +287,7 @@ class UniMedI(nn.Module):
             self.add_module(f"head_{name}", Prototypes(wide, *sizes))
 
     def xrays(self, films: torch.Tensor) -> Features:
-        """X-rays, uint8 (b, 256, 256), bright = dense."""
+        """X-rays, uint8 (b, y, x) of the training records' size, bright = dense."""
         crop = self.a["crop"]
         start = [(side - crop) // 2 for side in films.shape[1:]]
         films = films[:, start[0] : start[0] + crop, start[1] : start[1] + crop]
@@ -294,10 +296,10 @@ class UniMedI(nn.Module):
         return Features(cls, self.project_image(cls, "xray"), scores, None, None)
 
     def cts(self, volumes: torch.Tensor) -> Features:
-        """CTs, int16 Hounsfield units (b, 32, 128, 128), axes growing to Superior, Posterior, Left."""
+        """CTs, int16 Hounsfield units (b, z, y, x), axes growing to Superior, Posterior, Left."""
         low, high = self.a["window_hu"]
         size, source = self.a["volume_size"], self.a["slice_source"]
-        fine = _shrink(volumes, [size[0], *source] if any(source) else size)
+        fine = self._cut(volumes, [size[0], *source] if any(source) else size)
         x, planes = ((v.clamp(low, high) - low) * (2 / (high - low)) - 1 for v in (_shrink(fine, size), fine))
         volume = self.vision.embed_volume(x)
         cls, scores = self.vision.encode(volume)
@@ -309,6 +311,14 @@ class UniMedI(nn.Module):
             view = [self._frontal(fine)] if self.a["frontal_view"] else []
             cls, scores = self.vision.encode(torch.cat([*view, self._slices(planes, layers), volume], 1))
         return Features(cls, self.project_image(cls, "ct"), scores, by_layer, layers)
+
+    def _cut(self, volumes: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+        """Records (b, z, y, x) as volumes of `size`: their central windows, or the whole of them."""
+        if self.a.get("window", "whole") != "whole":
+            return _central(volumes, size)
+        if any(old % new for old, new in zip(volumes.shape[1:], size, strict=True)):
+            return _resample(volumes, size)
+        return _shrink(volumes, size)
 
     def reports(self, texts: Sequence[str]) -> torch.Tensor:
         """Unit vectors (b, e) of report texts."""
@@ -401,6 +411,42 @@ def _shrink(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     cells = [n for pair in zip(size, steps, strict=True) for n in pair]
     total = x.int().reshape(x.shape[0], *cells).sum(tuple(range(2, 2 * len(steps) + 1, 2)))
     return torch.round(total.float() / float(np.prod(steps)))
+
+
+def _central(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """The middle (b, *size) of integers (b, z, y, x), air where these are fewer; float32."""
+    for axis, wide in enumerate(size, start=1):
+        n = x.shape[axis]
+        x = x.narrow(axis, max(n - wide, 0) // 2, min(n, wide))
+    beside = [((wide - n) // 2, wide - n - (wide - n) // 2) for n, wide in zip(x.shape[1:], size, strict=True)]
+    return F.pad(x.float(), [n for pair in beside[::-1] for n in pair], value=AIR_HU)
+
+
+def _resample(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Whole volumes (b, z, y, x) at `size`, air around them in plane to its proportions, rounded; float32."""
+    depth, height, width = x.shape[1:]
+    field = depth, max(height, width * size[1] / size[2]), max(width, height * size[2] / size[1])
+    axes = [axis_matrix(*axis).to(x.device) for axis in zip(x.shape[1:], size, field, strict=True)]
+    inside = torch.einsum("i,j,k->ijk", *(axis.sum(1) for axis in axes))
+    hu = torch.einsum("zi,yj,xk,bijk->bzyx", *axes, x.double())
+    return torch.round(hu + AIR_HU * (1 - inside)).float()
+
+
+def axis_matrix(old: int, new: int, field: float) -> torch.Tensor:
+    """(new, old) float64: one axis onto a field of `field` cells with the same centre, by the share of each covered.
+
+    Shrinking it is the mean of what a new cell covers, growing it is linear between the middles of the old ones.
+    """
+    wide = field / new
+    edges = np.arange(new + 1) * wide - (field - old) / 2
+    if wide > 1:
+        low, high = (np.arange(old) + one for one in (0, 1))
+        weights = (np.minimum(edges[1:, None], high) - np.maximum(edges[:-1, None], low)).clip(0) / wide
+    else:
+        place = (edges[:-1] + edges[1:])[:, None] / 2 - 0.5
+        inside = (place >= -0.5 - 1e-9) & (place <= old - 0.5 + 1e-9)
+        weights = (1 - np.abs(place.clip(0, old - 1) - np.arange(old))).clip(0) * inside
+    return torch.from_numpy(weights)
 
 
 def _unit(x: torch.Tensor) -> torch.Tensor:

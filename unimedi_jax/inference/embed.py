@@ -89,7 +89,7 @@ class Model:
             UserError: nothing to embed, or nothing that could be read.
         """
         sources.check(self.pretrained)
-        items, refused = sources.find(pathlib.Path(source).expanduser())
+        items, refused = sources.find(pathlib.Path(source).expanduser(), self.pretrained.grid)
         folder = None if maps_to is None else pathlib.Path(maps_to).expanduser()
         rows = _Rows(self, items, folder, partial)
         reads = (*self.pretrained.reads, *(() if self.pretrained.tokenizer is None else ("report",)))
@@ -113,7 +113,7 @@ class Model:
             UserError: not one picture, or one that cannot be read.
         """
         sources.check(self.pretrained)
-        items, refused = sources.find(pathlib.Path(path).expanduser())
+        items, refused = sources.find(pathlib.Path(path).expanduser(), self.pretrained.grid)
         pictures = [item for item in items if item.modality != "report"]
         if len(pictures) != 1:
             raise UserError(f"{path} holds {len(pictures)} pictures: attention is that of one")
@@ -121,7 +121,7 @@ class Model:
         pixels = [x for _, x in sources.read(pictures, modality, refused)]
         if not pixels:
             raise UserError(f"{path} cannot be read: {refused[0].reason}")
-        scores = self.features(modality, np.stack(pixels)).scores[0]
+        scores = self.features(modality, pixels).scores[0]
         return maps.on_own_grid(scores, pictures[0], self.pretrained)
 
     def embed_reports(self, texts: Sequence[str]) -> np.ndarray:
@@ -130,13 +130,12 @@ class Model:
         trained.check_reports()
         return features.embed_reports(self.embedder, trained.variables, trained.tokenizer, texts, trained.report_length)
 
-    def features(self, modality: str, pixels: np.ndarray) -> Any:
-        """`Features` of up to `embedder.rows` X-rays uint8 (b, 256, 256) or volumes int16 (b, 32, 128, 128)."""
-        xray = modality == "xray"
-        tokens = (preprocess.film_tokens if xray else preprocess.volume_tokens)(self.pretrained, pixels)
+    def features(self, modality: str, pixels: Sequence[np.ndarray]) -> Any:
+        """`Features` of up to `embedder.rows` X-rays uint8 (y, x) or volumes int16 (z, y, x) on the records' grid."""
+        cut = preprocess.film_tokens if modality == "xray" else preprocess.window_tokens
+        tokens = cut(self.pretrained, pixels)
         full = np.arange(self.embedder.rows).clip(max=len(tokens) - 1)  # one shape, one compilation
-        function = self.embedder.xray if xray else self.embedder.ct
-        batch = self.embedder(function, self.pretrained.variables, tokens[full])
+        batch = self.embedder.image(modality, self.pretrained.variables, tokens[full])
         return jax.tree.map(lambda x: x[: len(pixels)], batch)
 
 
@@ -217,15 +216,14 @@ class _Rows:
         if modality == "report":
             self.arrays["z"][index] = self.arrays["z_report"][index]
             return
-        pixels = np.stack(images)
-        values = self.model.features(modality, pixels)
+        values = self.model.features(modality, images)
         for name in self.arrays.keys() & values._asdict().keys():
             if getattr(values, name) is not None:
                 self.arrays[name][index] = getattr(values, name)
         if self.folder is not None:
             for row, i in enumerate(index):
                 one = jax.tree.map(lambda x, row=row: x[row], values)
-                maps.write(self.folder / self.stems[i], self.items[i], pixels[row], one, self.model.pretrained)
+                maps.write(self.folder / self.stems[i], self.items[i], images[row], one, self.model.pretrained)
 
     def done(self, refused: list[sources.Rejected]) -> Embeddings:
         """The rows that were read, in the order of the source."""
@@ -242,7 +240,13 @@ def _identity(model: Model, items: Sequence[sources.Item], folder: pathlib.Path 
     """Whatever the numbers depend on: weights, settings, and each item with the sizes and times of its files."""
     trained = model.pretrained
     weights = fingerprint.arrays({"params": trained.variables["params"], "stats": trained.variables["batch_stats"]})
-    settings = [trained.config["model"], trained.config["input"], trained.network, str(folder), sources.rules()]
+    settings = [
+        trained.config["model"],
+        trained.config["input"],
+        trained.network,
+        str(folder),
+        sources.rules(trained.grid),
+    ]
     facts = [(item.id, item.modality, item.report, sources.state(item)) for item in items]
     return json.dumps([weights, settings, model.embedder.ct_slices, facts])
 

@@ -44,6 +44,18 @@ class Embedder:
         placed = sharding.put_same(arrays, self.mesh)
         return multihost_utils.process_allgather(function(variables, *placed), tiled=True)
 
+    def image(self, modality: str, variables: PyTree, tokens: np.ndarray) -> towers.Features:
+        """`Features` of one batch of X-rays or CTs, tokens (b, n, v), or (b, w, n, v) of CTs in w windows.
+
+        Of several windows `cls` and `z` are means, of unit length for `z`; the rest is that of the first, the central.
+        """
+        function = self.xray if modality == "xray" else self.ct
+        if tokens.ndim == 3:
+            return self(function, variables, tokens)
+        parts = [self(function, variables, tokens[:, window]) for window in range(tokens.shape[1])]
+        cls, z = (np.mean([getattr(part, name) for part in parts], axis=0) for name in ("cls", "z"))
+        return parts[0]._replace(cls=cls, z=z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-8))
+
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddedSplit:
@@ -80,12 +92,11 @@ def embed(
 
     `images_alone`: without the report tower.
     """
-    of_image = embedder.xray if sampler.modality == "xray" else embedder.ct
     parts: dict[str, list[Any]] = {}
     shown: list[dict[str, Any]] = []
     count = len(dataset.contract["labels"])
     for batch in pipeline.evaluation(dataset, sampler, split, embedder.rows, limit=limit):
-        output = embedder(of_image, variables, batch["tokens"])
+        output = embedder.image(sampler.modality, variables, batch["tokens"])
         real = int(batch["mask"].sum())
         gathered = {"cls": output.cls, "z": output.z, "labels": batch["labels"]}
         gathered["reports"] = [records.text(report) for report in batch["report"]]

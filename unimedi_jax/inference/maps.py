@@ -1,16 +1,18 @@
 """Where the network attends: attention over an X-ray, chosen slices of a CT, attention on a CT's own voxels."""
 
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import nibabel
 import numpy as np
 from nibabel import affines, orientations
 
-from data.readers import geometry, volumes, xrays
+from data.readers import ct_records, geometry, xrays
+from data.record_grid import RecordGrid
 from unimedi_jax.inference import sources
 from unimedi_jax.inference.pretrained import Pretrained
+from unimedi_jax.input import cuts
 
 Window = tuple[float, float]
 SCALE = 3  # pixels of the picture for one of the record
@@ -22,51 +24,88 @@ def write(stem: pathlib.Path, item: sources.Item, pixels: np.ndarray, features: 
     if item.modality == "xray":
         picture = film_picture(pixels, film_attention(features.scores, trained))
     else:
-        attention = volume_attention(features.scores, trained)
-        picture = slices_picture(pixels, attention, chosen_slices(features.layers, trained), trained.model.window_hu)
-        image = on_own_voxels(attention, item.path)
+        attention = volume_attention(features.scores, pixels.shape, trained)
+        chosen = chosen_slices(features.layers, pixels.shape, trained)
+        picture = slices_picture(pixels, attention, chosen, trained.model.window_hu)
+        image = on_own_voxels(attention, item.path, trained.grid)
         write_whole(stem.with_name(f"{stem.name}.attention.nii.gz"), lambda path: nibabel.save(image, path))
     write_whole(stem.with_name(f"{stem.name}.attention.png"), lambda path: save_png(path, picture))
 
 
 def film_attention(scores: np.ndarray, trained: Pretrained) -> np.ndarray:
-    """Scores of an X-ray's tokens (n,) on the record's pixels, float32 (256, 256), sum 1; 0 outside the centre crop."""
-    grid, crop = trained.model.vision.image_grid, trained.config["input"]["crop"]
+    """Scores of an X-ray's tokens (n,) on the record's pixels, float32 (y, x), sum 1; 0 outside the centre crop."""
+    grid, side = trained.model.vision.image_grid, trained.grid.film_size
+    crop = trained.sampler("xray").cropped(side)
     cells = cv2.resize(scores.reshape(grid).astype(np.float32), (crop, crop), interpolation=cv2.INTER_NEAREST_EXACT)
-    spare = geometry.XRAY_SIZE - crop
+    spare = side - crop
     full = np.pad(cells, ((spare // 2, spare - spare // 2),) * 2)
     return full / full.sum()
 
 
-def volume_attention(scores: np.ndarray, trained: Pretrained) -> np.ndarray:
-    """Scores of the volume's tokens, which follow the slices' in the sequence, as float32 (z, y, x) cells."""
+def volume_attention(scores: np.ndarray, shape: tuple[int, ...], trained: Pretrained) -> np.ndarray:
+    """Scores of the volume's tokens, which follow the slices' in the sequence, on the voxels of a record of `shape`.
+
+    Float32 (z, y, x); 0 outside the window that the network saw.
+    """
     grid = trained.model.volume_grid
-    return scores[-int(np.prod(grid)) :].reshape(grid)
+    cells = scores[-int(np.prod(grid)) :].reshape(grid).astype(np.float32)
+    index, inside = zip(*(axis.places(n) for axis, n in zip(seen_axes(shape, trained), grid, strict=True)), strict=True)
+    return cells[np.ix_(*index)] * np.einsum("i,j,k->ijk", *(places.astype(np.float32) for places in inside))
 
 
-def chosen_slices(layers: np.ndarray, trained: Pretrained) -> list[int]:
-    """Slices of the record that the network took in 2D."""
+class SeenAxis(NamedTuple):
+    """Which voxels of an axis a network sees: `length` of them from `start` on, which may lie outside the record."""
+
+    start: float
+    length: float
+    voxels: int  # of the record
+
+    def places(self, cells: int) -> tuple[np.ndarray, np.ndarray]:
+        """For each voxel the cell that holds its middle, and whether it is seen; `cells` share the length."""
+        middle = (np.arange(self.voxels) + 0.5 - self.start) / self.length
+        return np.clip((middle * cells).astype(int), 0, cells - 1), (middle >= 0) & (middle < 1)
+
+
+def seen_axes(shape: tuple[int, ...], trained: Pretrained) -> list[SeenAxis]:
+    """What the network sees of a record of `shape`: its central window, or all of it, with air around."""
+    sampler = trained.sampler("ct")
+    size = sampler.volume_size
+    if sampler.window != cuts.WHOLE:
+        box = cuts.boxes(shape, size, sampler.windows)[0]
+        starts = (part.start - (wide - (part.stop - part.start)) // 2 for part, wide in zip(box, size, strict=True))
+        return [SeenAxis(*axis) for axis in zip(starts, size, shape, strict=True)]
+    if cuts.shrinks(shape, size):
+        return [SeenAxis(0, n, n) for n in shape]
+    field = geometry.whole_field(shape, (1.0, 1.0, 1.0), size)
+    return [SeenAxis((n - length) / 2, length, n) for n, length in zip(shape, field, strict=True)]
+
+
+def chosen_slices(layers: np.ndarray, shape: tuple[int, ...], trained: Pretrained) -> list[int]:
+    """Slices of a record of `shape` that the network took in 2D."""
     model = trained.model
     depth = model.volume_patch[0]
     offsets = [depth // 2] if model.slices_per_layer == 1 else range(depth)
-    step = geometry.VOLUME_SHAPE[0] // (model.volume_grid[0] * depth)  # slices of the record in one of the network's
-    return [int(layer * depth + offset) * step for layer in layers for offset in offsets]
+    axis, count = seen_axes(shape, trained)[0], model.volume_grid[0] * depth
+    own = [
+        int(axis.start + int(layer * depth + offset) * axis.length // count) for layer in layers for offset in offsets
+    ]
+    return [min(max(index, 0), shape[0] - 1) for index in own]
 
 
-def on_own_voxels(attention: np.ndarray, path: pathlib.Path) -> nibabel.Nifti1Image:
-    """Cells (z, y, x) of the canonical field on the voxels of the CT at `path`, in its own world space.
+def on_own_voxels(attention: np.ndarray, path: pathlib.Path, grid: RecordGrid) -> nibabel.Nifti1Image:
+    """A record's voxels (z, y, x) on those of the CT at `path`, the nearest, in its own world space.
 
     A NIfTI's own order of axes is kept; other formats, and tilted scans, give axes along the patient's.
     """
-    scan = volumes.read_ct(path)
-    voxels, spacing = volumes.to_zyx(scan)
-    extent = np.array(voxels.shape) * spacing
-    field = np.array([extent[0], max(extent[1:]), max(extent[1:])])  # as geometry.canonical_weights
-    index = []
-    for axis, cells in enumerate(attention.shape):
-        centre = (np.arange(voxels.shape[axis]) + 0.5) * spacing[axis] + (field[axis] - extent[axis]) / 2
-        index.append(np.minimum((centre / field[axis] * cells).astype(int), cells - 1))
-    spread = attention[np.ix_(*index)].transpose(2, 1, 0)
+    scan, placed = ct_records.find(path, grid)
+    spread = np.zeros(scan.shape[::-1], np.float32)
+    centres = [np.arange(part.start, part.stop) + 0.5 for part in placed.box]
+    longest = max(map(len, centres))
+    padded = np.stack([np.pad(axis, (0, longest - len(axis)), mode="edge") for axis in centres], axis=1)
+    index = np.clip(placed.points(padded).astype(int), 0, np.array(placed.shape) - 1).T
+    parts = [axis[: len(own)] for axis, own in zip(index, centres, strict=True)]
+    spread[placed.box] = attention[np.ix_(*parts)]
+    spread = spread.transpose(2, 1, 0)
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ scan.affine  # NIfTI counts toward Right and Anterior
     if path.is_file() and path.name.lower().endswith((".nii", ".nii.gz")):
         own = nibabel.load(path)
@@ -82,14 +121,17 @@ def on_own_grid(scores: np.ndarray, item: sources.Item, trained: Pretrained) -> 
     if item.modality == "xray":
         field = on_own_pixels(film_attention(scores, trained), xrays.read_full_xray(item.path).shape)
     else:
-        field = np.asarray(on_own_voxels(volume_attention(scores, trained), item.path).dataobj, np.float32)
+        shape = ct_records.find(item.path, trained.grid)[1].shape
+        attention = volume_attention(scores, shape, trained)
+        field = np.asarray(on_own_voxels(attention, item.path, trained.grid).dataobj, np.float32)
     return field / field.sum(dtype=np.float64).astype(np.float32)
 
 
 def on_own_pixels(attention: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Attention on the record's pixels as float32 on those of the X-ray of `shape` that it was made of."""
-    region = np.ascontiguousarray(attention[geometry.xray_region(shape)], np.float32)
-    method = cv2.INTER_LINEAR if max(shape) > geometry.XRAY_SIZE else cv2.INTER_AREA
+    size = len(attention)
+    region = np.ascontiguousarray(attention[geometry.xray_region(shape, size)], np.float32)
+    method = cv2.INTER_LINEAR if max(shape) > size else cv2.INTER_AREA
     return cv2.resize(region, shape[::-1], interpolation=method)
 
 
@@ -102,10 +144,9 @@ def slices_picture(volume: np.ndarray, attention: np.ndarray, chosen: list[int],
     """The chosen slices in a row, under them the same with the attention of their layer, BGR."""
     low, high = window_hu
     grey = np.clip((volume.astype(np.float32) - low) / (high - low) * 255, 0, 255).astype(np.uint8)
-    heat = np.kron(attention, np.ones([a // b for a, b in zip(volume.shape, attention.shape, strict=True)], np.float32))
     chosen = chosen or [len(volume) // 2]
     plain = [_large(cv2.cvtColor(grey[i], cv2.COLOR_GRAY2BGR)) for i in chosen]
-    overlaid = [_large(_overlay(grey[i], heat[i], heat.max())) for i in chosen]
+    overlaid = [_large(_overlay(grey[i], attention[i], attention.max())) for i in chosen]
     return cv2.vconcat([cv2.hconcat(plain), cv2.hconcat(overlaid)])
 
 

@@ -7,23 +7,26 @@ import numpy as np
 
 from data.reports import tokenizer
 from unimedi_jax.inference.pretrained import Pretrained
-from unimedi_jax.input import transforms
 
 
-def film_tokens(trained: Pretrained, films: np.ndarray) -> np.ndarray:
-    """X-rays uint8 (b, 256, 256) to tokens uint8 (b, n, v): the centre, as in evaluation."""
-    size, patch, crop = trained.size("xray"), trained.patch("xray"), trained.config["input"]["crop"]
-    cut = (transforms.film(transforms.crop(film, crop, 0, None), size) for film in films)
-    return np.stack([transforms.to_tokens(film, size, patch) for film in cut])
+def film_tokens(trained: Pretrained, films: Sequence[np.ndarray]) -> np.ndarray:
+    """X-rays uint8 (y, x) of records to tokens uint8 (b, n, v): the centre, as in evaluation."""
+    return np.stack([trained.sampler("xray").film(film) for film in films])
 
 
-def volume_tokens(trained: Pretrained, volumes: np.ndarray) -> np.ndarray:
-    """Volumes int16 HU (b, 32, 128, 128) to tokens int16 (b, n, v)."""
-    sampler = trained.sampler("ct")
-    return np.stack([transforms.to_tokens(x, sampler.volume_size, sampler.volume_patch) for x in volumes])
+def volume_tokens(trained: Pretrained, volumes: Sequence[np.ndarray]) -> np.ndarray:
+    """Volumes int16 HU (z, y, x) of records to tokens int16 (b, n, v); of several windows the central one."""
+    return np.stack([trained.sampler("ct").central.volume(volume) for volume in volumes])
 
 
-def tokens(trained: Pretrained, films: np.ndarray, volumes: np.ndarray, texts: Sequence[str]) -> dict[str, Any]:
+def window_tokens(trained: Pretrained, volumes: Sequence[np.ndarray]) -> np.ndarray:
+    """The same of all windows that an evaluation averages: (b, w, n, v); of one (b, n, v)."""
+    return np.stack([trained.sampler("ct").volume(volume) for volume in volumes])
+
+
+def tokens(
+    trained: Pretrained, films: Sequence[np.ndarray], volumes: Sequence[np.ndarray], texts: Sequence[str]
+) -> dict[str, Any]:
     """All three: {"xray", "ct", "report": (ids int32 (b, l), mask bool)}."""
     return {
         "xray": film_tokens(trained, films),

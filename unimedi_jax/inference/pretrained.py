@@ -10,8 +10,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from data import contract, json_files, members
+from data import contract, json_files, members, record_grid
 from data.errors import UserError
+from data.record_grid import RecordGrid
 from data.reports import tokenizer
 from unimedi_jax import checkpoint, objectives, sharding, trees
 from unimedi_jax.config import loaded
@@ -94,6 +95,11 @@ class Pretrained:
         _log_ct_input(self.path, used, self.ct_slices)
         return used
 
+    @functools.cached_property
+    def grid(self) -> RecordGrid:
+        """The grid of the first set that it was trained on, on which files are read; the default of other encoders."""
+        return record_grid.of_contract(next(iter(self.contracts.values()))) if self.contracts else record_grid.DEFAULT
+
     def size(self, modality: str) -> tuple[int, ...]:
         """Pixels (y, x) of an X-ray or voxels (z, y, x) of a CT at the network's input."""
         model = self.config["model"]
@@ -108,6 +114,8 @@ class Pretrained:
         reading = typed(InputConfig, self.config["input"], "config.input")
         model = typed(ModelConfig, self.config["model"], "config.model")
         sampler = transforms.ToSample.of(modality, self.tokenizer, reading, model)
+        if isinstance(self.model, Released):
+            sampler = dataclasses.replace(sampler, crop_of=released.RECORD)
         plain = {"ct": transforms.UNCHANGED, "shuffle": False, "sentences": 1.0, "drop_technique": False}
         return dataclasses.replace(sampler, **plain, keep=keep)
 
@@ -122,10 +130,10 @@ class Pretrained:
             UserError: they were made by other rules.
         """
         for modality in modalities:
-            known = next((one for one in self.contracts.values() if modality in one["records"]), None)
-            if known:
-                then, now = _part(known, modality), _part(dataset.contract, modality)
-                contract.check(then, now, where=f"{modality} of {dataset.folder}")
+            now = _part(dataset.contract, modality)
+            known = [_part(one, modality) for one in self.contracts.values() if modality in one["records"]]
+            if known and not any(contract.same(then, now) for then in known):
+                contract.check(known[0], now, where=f"{modality} of {dataset.folder}")
 
 
 @functools.cache

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import pydicom
 
-from data import contract, json_files
+from data import contract, json_files, record_grid
 from data.build import contracts
 from data.errors import UserError
 from data.manifest import samples
 from data.manifest import source as manifest
-from data.readers import volumes, xrays
+from data.readers import ct_records, volumes, xrays
 from data.readers.files import BadInput
+from data.record_grid import RecordGrid
 from data.reports import text
 from data.source import Rejected
 from unimedi_jax.inference import pretrained
@@ -36,13 +37,13 @@ class Item:
 
     id: str  # the path as given, relative to the source; of a line of text its number
     modality: str  # "xray", "ct" or "report"
-    read: Callable[[], np.ndarray] | None = None  # X-ray uint8 (256, 256) or volume int16 HU (32, 128, 128)
+    read: Callable[[], np.ndarray] | None = None  # X-ray uint8 (y, x) or volume int16 HU (z, y, x)
     report: str = ""
     path: pathlib.Path | None = None
 
 
-def find(source: pathlib.Path) -> tuple[list[Item], list[Rejected]]:
-    """All items of a source, in a fixed order, and the rows that the check of a manifest rejected.
+def find(source: pathlib.Path, grid: RecordGrid = record_grid.DEFAULT) -> tuple[list[Item], list[Rejected]]:
+    """All items of a source, to be read on `grid`, in a fixed order, and the rows that a manifest's check rejected.
 
     A .csv is a manifest of the build job, of which only path and modality are needed, and a .txt holds one report a
     line. A folder is searched with its subfolders; one with a DICOM CT series is one CT.
@@ -54,14 +55,14 @@ def find(source: pathlib.Path) -> tuple[list[Item], list[Rejected]]:
         raise UserError(f"config.source {source} does not exist")
     rejected: list[Rejected] = []
     if source.is_dir():
-        items = list(_folder(source, source))
+        items = list(_folder(source, source, grid))
     elif source.suffix.lower() == ".csv":
-        items, rejected = _manifest(source)
+        items, rejected = _manifest(source, grid)
     elif source.suffix.lower() == ".txt":
         lines = [text.clean(line) for line in source.read_text(encoding="utf-8-sig").splitlines()]
         items = [Item(str(n), "report", report=line) for n, line in enumerate(lines, 1) if not text.is_empty(line)]
     else:
-        items = [item] if (item := _file(source, source.parent)) else []
+        items = [item] if (item := _file(source, source.parent, grid)) else []
     if not items and not rejected:
         known = ", ".join((*PICTURES, ".dcm", *volumes.SUFFIXES))
         raise UserError(
@@ -139,34 +140,39 @@ def check(trained: pretrained.Pretrained) -> None:
     Raises:
         UserError: the fields of the contract that differ.
     """
-    for then in trained.contracts.values():
-        contract.check(then, rules(), where="reading files by the rules of this version")
+    for then in trained.contracts.values():  # sets of a run may differ in their grids, and files are read on one
+        own = rules(record_grid.of_contract(then))
+        contract.check(then, own, where="reading files by the rules of this version")
 
 
-def rules() -> dict[str, Any]:
-    """The contract of what is read here."""
-    return {"format": contracts.FORMAT, "records": contracts.rules(), "libraries": contracts.libraries()}
+def rules(grid: RecordGrid = record_grid.DEFAULT) -> dict[str, Any]:
+    """The contract of what is read here on a grid."""
+    return {"format": contracts.FORMAT, "records": contracts.rules(grid=grid), "libraries": contracts.libraries()}
 
 
-def _folder(folder: pathlib.Path, root: pathlib.Path) -> Iterator[Item]:
+def _folder(folder: pathlib.Path, root: pathlib.Path, grid: RecordGrid) -> Iterator[Item]:
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     files = {entry: _modality(entry) for entry in entries if entry.is_file()}
     if "CT" in files.values():
-        yield Item(_name(folder, root), "ct", lambda: volumes.read_volume(folder)[0], path=folder)
-    yield from filter(None, (_file(file, root) for file, modality in files.items() if modality != "CT"))
+        yield Item(_name(folder, root), "ct", _ct_reader(folder, grid), path=folder)
+    yield from filter(None, (_file(file, root, grid) for file, modality in files.items() if modality != "CT"))
     for entry in entries:
         if entry.is_dir() and not entry.is_symlink():  # a link may lead in a circle
-            yield from _folder(entry, root)
+            yield from _folder(entry, root, grid)
 
 
-def _file(path: pathlib.Path, root: pathlib.Path) -> Item | None:
+def _ct_reader(path: pathlib.Path, grid: RecordGrid) -> Callable[[], np.ndarray]:
+    return lambda: ct_records.read(path, grid).fields["volume"]
+
+
+def _file(path: pathlib.Path, root: pathlib.Path, grid: RecordGrid) -> Item | None:
     """An X-ray or CT by the file's name; None for what is neither."""
     name = path.name.lower()
     kind = _modality(path)
     if name.endswith(volumes.SUFFIXES) or kind == "CT":
-        return Item(_name(path, root), "ct", lambda: volumes.read_volume(path)[0], path=path)
+        return Item(_name(path, root), "ct", _ct_reader(path, grid), path=path)
     if path.suffix.lower() in PICTURES or kind is not None:
-        return Item(_name(path, root), "xray", lambda: xrays.read_xray(path), path=path)
+        return Item(_name(path, root), "xray", lambda: xrays.read_xray(path, grid.film_size), path=path)
     return None
 
 
@@ -197,8 +203,8 @@ def _header(path: pathlib.Path) -> pydicom.Dataset | None:
         return pydicom.Dataset()
 
 
-def _manifest(path: pathlib.Path) -> tuple[list[Item], list[Rejected]]:
-    source = manifest.read_pictures(path)
+def _manifest(path: pathlib.Path, grid: RecordGrid) -> tuple[list[Item], list[Rejected]]:
+    source = manifest.read_pictures(path, grid)
 
     def pixels(row: Any) -> np.ndarray:
         record = source.convert(row)

@@ -15,6 +15,7 @@ from unimedi_jax.input import transforms
 
 JITTERED, BLURRED, MIRRORED = 0.8, 0.5, 0.5  # chances
 JITTER, SIGMA = (0.6, 1.4), (0.1, 2.0)  # factor of brightness and contrast, radius of the blur in pixels
+RECORD = 256  # pixels of a side; of larger films as large a share is cropped
 Film = UInt8[np.ndarray, "y x"]
 
 
@@ -40,7 +41,8 @@ class ToLabelled:
     crop: int = 224
 
     def __call__(self, record: dict[str, Any], rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
-        film = transforms.crop(record["image"], self.crop, len(record["image"]), rng)
+        side = len(record["image"])
+        film = transforms.crop(record["image"], self.crop * side // RECORD, side, rng)
         if rng is not None and self.jittered:
             film = np.ascontiguousarray(moco(film, rng))
         tokens = transforms.to_tokens(transforms.film(film, self.size), self.size, self.patch)

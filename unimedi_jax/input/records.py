@@ -9,8 +9,9 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from data import contract as contracts
-from data import next_step, record_files
+from data import next_step, record_files, record_grid
 from data.errors import UserError
+from data.record_grid import RecordGrid
 
 LOG = logging.getLogger(__name__)
 VERSION = "1.0.0"
@@ -75,6 +76,21 @@ class RecordSet:
     name: str
     folder: pathlib.Path
     contract: dict[str, Any]
+
+    @property
+    def grid(self) -> RecordGrid:
+        """The grid of its records. Raises UserError for a contract that names none that records can have."""
+        return record_grid.of_contract(self.contract)
+
+    @property
+    def film_size(self) -> int:
+        """Pixels of both sides of its X-rays."""
+        return self.grid.film_size
+
+    @property
+    def volume_shape(self) -> tuple[int, int, int] | None:
+        """Voxels (z, y, x) of its volumes; None where they differ from record to record (`grid.spacing_mm`)."""
+        return None if self.grid.spacing_mm else self.grid.volume
 
     def size(self, modality: str, split: str) -> int:
         """Number of records; 0 for a modality or split that the set lacks."""

@@ -13,9 +13,10 @@ from data.errors import UserError
 from data.reports import negation, tokenizer
 from unimedi_jax import patches
 from unimedi_jax.config.pretraining import InputConfig, ModelConfig, VolumeAugmentation
-from unimedi_jax.input import augmentation, records, sentences
+from unimedi_jax.input import augmentation, cuts, records, sentences
 
 Sample = dict[str, Any]
+Tokens = Int16[np.ndarray, "*w n v"]
 UNCHANGED = VolumeAugmentation()
 
 
@@ -99,12 +100,15 @@ class ToSample:
     modality: str
     reports: Any  # a tokenizer of transformers; None: no report is read
     length: int
-    crop: int  # X-rays: pixels cut out of 256
+    crop: int  # X-rays: pixels cut out of the record
     image_size: int
     image_patch: tuple[int, int]
     volume_size: tuple[int, int, int]
     volume_patch: tuple[int, int, int]
     crop_shift: int = 16  # X-rays: pixels by which the cut may leave the centre
+    crop_of: int = 0  # X-rays: pixels of the records that `crop` means; others are cut in proportion. 0: as many of any
+    window: str = cuts.WHOLE  # CTs: the whole record, or a window of the network's size
+    windows: tuple[int, int, int] = (1, 1, 1)  # of a CT that is evaluated, along z, y, x: `tokens` are (w, n, v)
     shift: tuple[int, int, int] = (0, 0, 0)  # CTs: voxels of the record's grid
     ct: VolumeAugmentation = UNCHANGED
     shuffle: bool = False  # sentences of reports
@@ -121,9 +125,15 @@ class ToSample:
         sizes = {"image_size": model.image_size, "image_patch": model.image_patch}
         sizes |= {"volume_size": volume_size, "volume_patch": volume_patch}
         cut = {"crop": reading.crop, "crop_shift": reading.crop_shift, "shift": reading.ct_shift, "ct": reading.ct}
+        cut |= {"window": reading.window, "windows": reading.windows}
         words = {"shuffle": reading.shuffle_sentences, "sentences": reading.sentences}
         words["drop_technique"] = reading.drop_technique
         return cls(modality, reports, reading.report_length, **sizes, **cut, **words)
+
+    @property
+    def central(self) -> "ToSample":
+        """The same, of several windows of a CT the central one alone."""
+        return dataclasses.replace(self, windows=(1, 1, 1))
 
     @property
     def bytes(self) -> int:
@@ -131,24 +141,54 @@ class ToSample:
         return self.image_size**2 if self.modality == "xray" else 2 * math.prod(self.volume_size)
 
     def __call__(self, record: dict[str, Any], rng: np.random.Generator | None = None) -> Sample:
-        if self.modality == "xray":
-            pixels = crop(record["image"], self.crop, self.crop_shift, rng)
-            size = (self.image_size,) * 2
-            tokens = to_tokens(film(pixels, size), size, self.image_patch)
-        else:
-            voxels = record["volume"]
-            if rng is not None and any(self.shift):
-                voxels = shift(voxels, self.shift, rng)
-            if rng is not None:
-                voxels = augmentation.augment(voxels, self.ct, rng)
-            tokens = to_tokens(voxels, self.volume_size, self.volume_patch)
-        sample = {"tokens": np.ascontiguousarray(tokens)}
+        xray = self.modality == "xray"
+        sample = {"tokens": self.film(record["image"], rng) if xray else self.volume(record["volume"], rng)}
         if self.reports is not None:
             sample |= self._texts(records.text(record["report"]), rng)
         sample["id"] = records.text(record["id"])
         if self.grouped:
             sample["study"] = study(records.text(record["patient"]), records.text(record["report"]))
-        return sample | {name: record[name] for name in self.keep if name in record}
+        return sample | {name: self.view(name, record[name]) for name in self.keep if name in record}
+
+    def film(self, image: UInt8[np.ndarray, "y x"], rng: np.random.Generator | None = None) -> UInt8[np.ndarray, "n v"]:
+        """The tokens of an X-ray's record."""
+        pixels = crop(image, self.cropped(len(image)), self.crop_shift, rng)
+        size = (self.image_size,) * 2
+        return np.ascontiguousarray(to_tokens(film(pixels, size), size, self.image_patch))
+
+    def cropped(self, side: int) -> int:
+        """Pixels of an X-ray's record of `side` pixels that are read."""
+        return self.crop * side // self.crop_of if self.crop_of else self.crop
+
+    def volume(self, volume: Int16[np.ndarray, "z y x"], rng: np.random.Generator | None = None) -> Tokens:
+        """The tokens of a CT's record, (n, v), or (w, n, v) of several windows."""
+        if rng is None and self.window != cuts.WHOLE and math.prod(self.windows) > 1:
+            views = [x[None] for x in cuts.views(volume, self.volume_size, self.windows)]
+            return np.stack([patches.patchify(x, self.volume_patch)[0] for x in views])
+        if self.window != cuts.WHOLE:
+            volume = cuts.window(volume, self._box(volume.shape, rng), self.volume_size, augmentation.AIR_HU)
+        if rng is not None and any(self.shift):
+            volume = shift(volume, self.shift, rng)
+        if rng is not None:
+            volume = augmentation.augment(volume, self.ct, rng)
+        if not cuts.shrinks(volume.shape, self.volume_size):
+            volume = cuts.resampled(volume, self.volume_size)
+        return np.ascontiguousarray(to_tokens(volume, self.volume_size, self.volume_patch))
+
+    def _box(self, shape: tuple[int, ...], rng: np.random.Generator | None) -> cuts.Box:
+        if rng is None:
+            return cuts.boxes(shape, self.volume_size, self.windows)[0]
+        return cuts.random_box(shape, self.volume_size, rng)
+
+    def view(self, name: str, value: Any) -> Any:
+        """A field that is kept; volume and masks of a CT that is not seen as it lies in the record are cut, too."""
+        if name not in cuts.OUTSIDE or self.modality != "ct":
+            return value
+        if self.window != cuts.WHOLE:
+            return cuts.window(value, self._box(value.shape, None), self.volume_size, cuts.OUTSIDE[name])
+        if cuts.shrinks(value.shape, self.volume_size):
+            return value
+        return (cuts.resampled if name == "volume" else cuts.resampled_mask)(value, self.volume_size)
 
     def _texts(self, report: str, rng: np.random.Generator | None) -> Sample:
         texts = {"text": report} if rng is None else self._augmented(report, rng)

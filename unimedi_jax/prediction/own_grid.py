@@ -9,7 +9,10 @@ from jaxtyping import Float, UInt8
 from nibabel import affines
 from scipy import ndimage
 
-from data.readers import geometry, volumes
+from data import record_grid
+from data.readers import ct_records, geometry, volumes
+from data.readers.placement import Placement
+from data.record_grid import RecordGrid
 from unimedi_jax.evaluation.segmenter import decide
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # NIfTI counts toward Right and Anterior
@@ -17,46 +20,56 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # NIfTI counts toward Right and An
 
 def xray_mask(logits: Float[np.ndarray, "y x c"], shape: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
     """Classes of an X-ray of `shape` from logits on the record's grid, whose padding is cut off."""
-    region = np.ascontiguousarray(logits[geometry.xray_region(shape)], np.float32)
-    method = cv2.INTER_LINEAR if max(shape) > geometry.XRAY_SIZE else cv2.INTER_AREA
+    size = len(logits)
+    region = np.ascontiguousarray(logits[geometry.xray_region(shape, size)], np.float32)
+    method = cv2.INTER_LINEAR if max(shape) > size else cv2.INTER_AREA
     return decide(cv2.resize(region, shape[::-1], interpolation=method).reshape(*shape, -1))
 
 
-def ct_mask(logits: Float[np.ndarray, "z y x c"], path: pathlib.Path) -> nibabel.Nifti1Image:
+def ct_mask(
+    logits: Float[np.ndarray, "z y x c"], path: pathlib.Path, grid: RecordGrid = record_grid.DEFAULT
+) -> nibabel.Nifti1Image:
     """Classes on the voxels of the CT at `path`, in its own order of axes and with its own affine.
 
-    Logits are interpolated, not classes. A tilted scan was read on a grid along the patient's axes, of which each of
-    its voxels takes the nearest.
+    Logits are interpolated, not classes; outside what a record of `grid` is cropped to all is background. A tilted
+    scan was read on a grid along the patient's axes, of which each of its voxels takes the nearest.
 
     Raises:
         BadInput: the file cannot be read any more.
     """
     own = volumes.own_grid(path)
-    straight = geometry.patient_grid(own)
+    straight, placed = ct_records.find(path, grid)
     pull = np.linalg.inv(straight.affine) @ own.affine
-    classes = _on_scan(logits, straight)
+    classes = _on_scan(logits, straight, placed)
     voxels = ndimage.affine_transform(classes, pull[:3, :3], pull[:3, 3], own.shape, np.uint8, 0, mode="nearest")
     image = nibabel.Nifti1Image(voxels, _affine(own, path))
     image.header.set_xyzt_units("mm")
     return image
 
 
-def own_boxes(boxes: Float[np.ndarray, "n 4"], shape: tuple[int, int]) -> Float[np.ndarray, "n 4"]:
-    """Boxes (y0, x0, y1, x1) of the record in pixels of the X-ray of `shape` that it was made of, none outside it."""
+def own_boxes(
+    boxes: Float[np.ndarray, "n 4"], shape: tuple[int, int], size: int = geometry.XRAY_SIZE
+) -> Float[np.ndarray, "n 4"]:
+    """Boxes (y0, x0, y1, x1) of a record of `size` pixels in those of the X-ray of `shape` that it was made of.
+
+    None lies outside it.
+    """
     corners = boxes.reshape(-1, 2)
-    return geometry.own_xray_points(corners, shape).reshape(-1, 4)
+    return geometry.own_xray_points(corners, shape, size).reshape(-1, 4)
 
 
-def _on_scan(logits: Float[np.ndarray, "z y x c"], grid: geometry.Grid) -> UInt8[np.ndarray, "i j k"]:
+def _on_scan(
+    logits: Float[np.ndarray, "z y x c"], grid: geometry.Grid, placed: Placement
+) -> UInt8[np.ndarray, "i j k"]:
     """Classes (x, y, z) on a grid along the patient's axes; slice by slice, logits of all voxels would be large."""
-    shape, spacing = grid.shape[::-1], tuple(affines.voxel_sizes(grid.affine)[::-1])
-    along_z, along_y, along_x = geometry.scan_weights(shape, spacing)
+    along_z, along_y, along_x = placed.back
     planes = np.moveaxis(logits, -1, 1).astype(np.float32)  # (z, c, y, x)
-    classes = np.empty(grid.shape, np.uint8)
+    classes = np.zeros(grid.shape, np.uint8)
+    inside = classes[placed.box[::-1]]
     for index, row in enumerate(along_z):
         used = np.flatnonzero(row)
         plane = along_y @ np.tensordot(row[used], planes[used], 1) @ along_x.T
-        classes[..., index] = decide(np.moveaxis(plane, 0, -1)).T
+        inside[..., index] = decide(np.moveaxis(plane, 0, -1)).T
     return classes
 
 

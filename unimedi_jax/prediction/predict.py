@@ -1,6 +1,7 @@
 """The predict job: pictures in, a CSV out, with masks and drawn boxes beside it where a head makes them."""
 
 import collections
+import dataclasses
 import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -8,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from data import record_grid
 from data.errors import UserError
 from data.readers.files import BadInput
+from data.record_grid import RecordGrid
 from unimedi_jax.config.jobs import PredictConfig
 from unimedi_jax.config.typed import typed
 from unimedi_jax.evaluation import heads, results
@@ -35,12 +38,16 @@ def run(config: Mapping[str, Any], _: pathlib.Path | None = None) -> None:
     outputs.check_file(out, "config.out")
     if settings.head and settings.ct_slices is not None:
         raise UserError("config.ct_slices stands in the head as it was trained: leave it out beside config.head")
-    items, refused = sources.find(pathlib.Path(settings.source).expanduser())
-    if items and all(item.modality == "report" for item in items):
-        raise UserError(f"config.source {settings.source} holds reports: name X-rays or CTs")
+    source = pathlib.Path(settings.source).expanduser()
+    if not source.exists():  # before weights are read
+        raise UserError(f"config.source {source} does not exist")
     trained = pretrained.load(settings.checkpoint, settings.network)
     sources.check(trained)
-    by_modality = _predictors(settings, trained, out)
+    trained_heads = heads.load(settings.head, trained) if settings.head else {}
+    items, refused = sources.find(source, _grid(trained, trained_heads))
+    if items and all(item.modality == "report" for item in items):
+        raise UserError(f"config.source {settings.source} holds reports: name X-rays or CTs")
+    by_modality = _predictors(settings, trained, trained_heads, out)
     rows = predict(items, refused, by_modality, batch=settings.rows * trained.mesh.size)
     if not rows:
         reason = f"; the first of {len(refused)} reasons: {refused[0].reason}" if refused else ""
@@ -54,11 +61,27 @@ def run(config: Mapping[str, Any], _: pathlib.Path | None = None) -> None:
     print(f"predicted: {counted} in {out}" + (f"; {len(refused)} left out, see {ledger}" if refused else ""))
 
 
-def _predictors(settings: PredictConfig, trained: pretrained.Pretrained, out: pathlib.Path) -> dict[str, Predictor]:
+def _grid(trained: pretrained.Pretrained, by_modality: Mapping[str, heads.Head]) -> RecordGrid:
+    """The grid to read files on: of the records that a modality's head was trained on, else that of the encoder."""
+    of_head = {modality: record_grid.of_contract(head.facts["contract"]) for modality, head in by_modality.items()}
+    xray, ct = (of_head.get(modality, trained.grid) for modality in ("xray", "ct"))
+    return dataclasses.replace(ct, film_size=xray.film_size)
+
+
+def _predictors(
+    settings: PredictConfig, trained: pretrained.Pretrained, by_modality: Mapping[str, heads.Head], out: pathlib.Path
+) -> dict[str, Predictor]:
     if not settings.head:
         return predictors.zero_shot(trained, settings)
     place = predictors.Place(out.with_suffix(""), out)
-    return predictors.of_heads(heads.load(settings.head, trained), trained, settings.rows, place)
+    return predictors.of_heads(by_modality, trained, settings.rows, place)
+
+
+def _answers(predictor: Predictor, pixels: Sequence[np.ndarray]) -> Sequence[Any]:
+    """The answers for pictures, together where they are of one shape."""
+    if len({x.shape for x in pixels}) == 1:
+        return predictor.answers(np.stack(pixels))
+    return [predictor.answers(x[None])[0] for x in pixels]
 
 
 def predict(
@@ -70,7 +93,7 @@ def predict(
     for modality, predictor in by_modality.items():
         readable = sources.read(items, modality, refused)
         while some := list(itertools.islice(readable, batch)):
-            answers = predictor.answers(np.stack([pixels for _, pixels in some]))
+            answers = _answers(predictor, [pixels for _, pixels in some])
             for (index, _), answer in zip(some, answers, strict=True):
                 item = items[index]
                 shared = {"file": item.id, "series": sources.series(item), "modality": modality}

@@ -10,6 +10,7 @@ import jax
 import nibabel
 import numpy as np
 
+from data import record_grid
 from data.errors import UserError
 from data.readers import xrays
 from unimedi_jax import objectives, patches
@@ -146,6 +147,7 @@ def _segment(head: Head, trained: Pretrained, rows: int, place: Place) -> Predic
     names, modality = head.facts["names"], head.modality
     sizes = saved.settings(head, "classes", "setr_channels", "unetr_features", "windows")
     segmenter, network = Segmenter(trained, modality, **sizes), head.network(trained)
+    grid = record_grid.of_contract(head.facts["contract"])
 
     def answers(pixels: np.ndarray) -> np.ndarray:
         return segmenter.predict(network, pixels, rows * trained.mesh.size)
@@ -156,7 +158,7 @@ def _segment(head: Head, trained: Pretrained, rows: int, place: Place) -> Predic
         return [{"mask": name} | _sizes("pixels", mask, names, 1)]
 
     def ct(item: sources.Item, stem: str, logits: np.ndarray) -> list[Row]:
-        image = own_grid.ct_mask(logits, item.path)
+        image = own_grid.ct_mask(logits, item.path, grid)
         name = place.write(f"{stem}.mask.nii.gz", lambda path: nibabel.save(image, path))
         millilitres = abs(float(np.linalg.det(image.affine[:3, :3]))) / 1000
         return [{"mask": name} | _sizes("ml", np.asarray(image.dataobj), names, millilitres)]
@@ -175,6 +177,7 @@ def _detect(head: Head, trained: Pretrained, rows: int, place: Place) -> Predict
     finder = BoxFinder(trained, **settings, published=head.facts.get("published", False))
     network, threshold = head.network(trained), head.facts["threshold"]
     size, patch = trained.size("xray"), trained.patch("xray")
+    side = record_grid.of_contract(head.facts["contract"]).film_size
 
     def answers(pixels: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         tokens = patches.patchify(np.stack([dense.whole(one, size) for one in pixels]), patch)
@@ -183,7 +186,7 @@ def _detect(head: Head, trained: Pretrained, rows: int, place: Place) -> Predict
 
     def boxes(item: sources.Item, stem: str, answer: tuple[np.ndarray, np.ndarray]) -> list[Row]:
         film = xrays.read_full_xray(item.path)
-        corners, scores = own_grid.own_boxes(answer[0], film.shape), answer[1]
+        corners, scores = own_grid.own_boxes(answer[0], film.shape, side), answer[1]
         inside = np.prod(corners[:, 2:] - corners[:, :2], axis=1) > 0  # the record's padding is no part of the picture
         corners, scores = corners[inside][: detection.MOST], scores[inside][: detection.MOST]
         picture = _drawn(film, corners[scores >= threshold], scores)

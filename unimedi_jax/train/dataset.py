@@ -40,8 +40,8 @@ def open_sets(data: str, data_dir: str | pathlib.Path) -> Sets:
     if not sets:
         raise UserError("config.data names no set: give built sets, such as phantom or mine,phantom:0.5")
     first = sets[0][0]
-    for other, _ in sets[1:]:
-        contract.check(first.contract, other.contract, where=f"the set {other.name} beside {first.name}")
+    for other, _ in sets[1:]:  # what is cut out of their records has one size in any case: `check_grids`
+        contract.check(first.contract, other.contract, where=f"the set {other.name} beside {first.name}", grids=False)
     return tuple(sets)
 
 
@@ -55,6 +55,26 @@ def check_sets(sets: Sets, model: towers.UniMedI, *, uses_reports: bool) -> None
     if silent and uses_reports:
         names = ", ".join(silent)
         raise UserError(f"config.data: {names} have no reports to learn from: these sets are for evaluation")
+
+
+def check_grids(sets: Sets, config: PretrainConfig) -> None:
+    """Raises UserError where the records of a set are too small for what the run cuts out of them."""
+    cut, size = config.input.crop, config.model.ct_input[0]
+    for record_set, _ in sets:
+        grid, name = record_set.grid, record_set.name
+        if record_set.size("xray", "train") and config.batch.xray and cut > grid.film_size:
+            raise UserError(
+                f"config.input.crop={cut}, but the X-rays of {name} have {grid.film_size} pixels a side: crop fewer, "
+                "or build the set with a larger config.film_size"
+            )
+        if not (record_set.size("ct", "train") and config.batch.ct) or None in grid.volume_shape:
+            continue
+        if any(own < new for own, new in zip(grid.volume_shape, size, strict=True)):
+            raise UserError(
+                f"config.model.volume_size={config.model.volume_size} (with config.model.slice_source: {size}) is "
+                f"finer than the volumes of {name}, {grid.volume_shape}: lower it, or build the set with a larger "
+                "config.volume"
+            )
 
 
 def share_rows(config: PretrainConfig, sets: Sets) -> BatchConfig:

@@ -139,6 +139,7 @@ def build_job(config: PretrainConfig, workdir: pathlib.Path) -> TrainingJob:
         known = config.tokenizer or (workdir / "tokenizer" / "tokenizer.json").exists()
         name = config.tokenizer if known else start.tokenizer(**vars(config.init))
         tokenizer = dataset.run_tokenizer(name, sets, workdir)
+    dataset.check_grids(sets, config)
     dataset.check_ids(config.objective, tokenizer)
     dataset.check_labels(config.objective, sets)
     train_step = build_train_step(config, len(tokenizer), mesh)

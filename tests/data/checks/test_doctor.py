@@ -81,6 +81,8 @@ def test_the_doctor_s_findings(raw, tmp_path, capsys):
     assert examined["duplicates"] == examined["duplicates_in_two_splits"] == [[1, 14]]
     assert examined["reports"]["languages"]["es"] == 1
     assert (examined["reports"]["repeated_texts"], examined["reports"]["rows_with_repeated_text"]) == (1, 5)
+    assert examined["records"]["megabytes"] == round(14 * 256**2 / 1e6, 1)
+    assert examined["records"]["largest_megabytes"] == round(256**2 / 1e6, 3)
     assert not (tmp_path / "none").exists()
     shown = capsys.readouterr().out
     assert "strange.png: film/spread" in shown
