@@ -7,6 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from configs import predict as configs
 from data.build import dataset
 from data.errors import UserError
 from data.manifest import options
@@ -15,9 +16,11 @@ from data.record_grid import RecordGrid
 from tests.conftest import once
 from unimedi_jax.config.jobs import CropsConfig, SegmentConfig
 from unimedi_jax.evaluation import segment, trials
+from unimedi_jax.evaluation.crop_segmenter import CropSegmenter
 from unimedi_jax.evaluation.crop_task import CropTask
 from unimedi_jax.evaluation.downstream import Outputs
 from unimedi_jax.input import records, scan_grid
+from unimedi_jax.prediction import predict
 
 SPLITS = ("train",) * 5 + ("val", "test", "test")
 SPACING = (4.0, 4.0, 4.0)
@@ -69,22 +72,42 @@ def own_set(tmp_path_factory) -> tuple[records.RecordSet, dict[str, nibabel.Nift
     return records.open_set(where, "own"), files
 
 
-def test_a_set_is_trained_on_in_crops_and_measured_on_its_files(trained, own_set, tmp_path):
-    own, files = own_set
+@pytest.fixture(scope="module")
+def evaluated(trained, own_set, tmp_path_factory):
+    """The rows of an evaluation and the folder that it has left."""
+    workdir = tmp_path_factory.mktemp("evaluated")
+    return segment.evaluate(trained, own_set[0], CONFIG, Outputs(trained, workdir, detailed=True)), workdir
+
+
+def test_a_set_is_trained_on_in_crops_and_measured_on_its_files(own_set, evaluated):
+    (own, files), (rows, workdir) = own_set, evaluated
     assert {"lesion_mask", "original_lesion_mask"} <= set(own.contract["truth"])
-    rows = segment.evaluate(trained, own, CONFIG, Outputs(trained, tmp_path, detailed=True))
     assert {row.task for row in rows} == {
         "segmentation of lesions, frozen encoder, UNETR's protocol with other settings"
     }
     values = {row.metric: row.value for row in rows}
     assert values["cases/lesion"] == 2
     assert set(segment.METRICS) <= set(values)
-    written = sorted((tmp_path / "masks" / "frozen").glob("*.nii.gz"))
+    written = sorted((workdir / "masks" / "frozen").glob("*.nii.gz"))
     assert len(written) == 2
     for path in written:
         image = nibabel.load(path)
         assert image.shape == files["test"][0].shape
         np.testing.assert_allclose(image.affine, files["test"][0].affine, atol=1e-4)
+
+
+def test_a_saved_head_predicts_files_as_it_did_those_of_the_test(checkpoint_dir, own_set, evaluated, tmp_path):
+    """Files are read at the spacing of the set that the head was trained on."""
+    (own, files), (_, workdir) = own_set, evaluated
+    config = configs.get_config()
+    config.checkpoint, config.head, config.rows = str(checkpoint_dir), str(workdir), 1
+    config.source, config.out = files["test"][0].get_filename().replace("mask", "ct"), str(tmp_path / "new.csv")
+    predict.run(config)
+    own_id = records.text(own.source("ct", "test", ("id",))[0]["id"])
+    expected = nibabel.load(workdir / "masks" / "frozen" / f"{own_id}.nii.gz")
+    (made,) = (nibabel.load(path) for path in (tmp_path / "new").glob("*.nii.gz"))
+    assert (made.get_fdata() != expected.get_fdata()).mean() < 1e-3, "logits near 0 round otherwise in other batches"
+    np.testing.assert_allclose(made.affine, expected.affine, atol=1e-4)
 
 
 def test_the_truth_is_the_file_s_own_mask(trained, own_set):
@@ -101,7 +124,8 @@ def test_the_truth_is_the_file_s_own_mask(trained, own_set):
     sharp = np.where(record["lesion_mask"] > 0, 1.0, -1.0)[..., None].astype(np.float32)
     back = scan_grid.classes(sharp, places, lambda plane: (plane[..., 0] > 0).astype(np.uint8))
     truth = files["test"][0].get_fdata() > 0
-    assert 2 * (back & truth).sum() / (back.sum() + truth.sum()) > 0.9
+    # At 4 mm a lesion of 20 mm is blurred; one that lay a voxel beside would have no more than 0.8.
+    assert 2 * (back & truth).sum() / (back.sum() + truth.sum()) > 0.85
 
 
 def test_whole_scans_are_predicted_in_windows_of_the_crop(trained, own_set):
@@ -119,7 +143,7 @@ def test_whole_scans_are_predicted_in_windows_of_the_crop(trained, own_set):
     assert batch["crops"].shape == (2, *RECIPE.crop)
 
 
-def test_organs_are_classes_and_those_with_sides_are_never_mirrored(trained, phantom):
+def test_organs_are_classes_and_those_with_sides_are_never_mirrored(trained, phantom, monkeypatch):
     """The phantom's own grid: a recipe without a spacing takes any."""
     config = dataclasses.replace(CONFIG, target="organs", unetr=dataclasses.replace(RECIPE, spacing_mm=()))
     task = CropTask(trained, phantom, "frozen", {"train": [0], "val": [], "test": [0]}, config)
@@ -130,7 +154,9 @@ def test_organs_are_classes_and_those_with_sides_are_never_mirrored(trained, pha
     batch = task.sampler(task.source("train")[0], np.random.default_rng(0))
     loss, _ = jax.jit(task.loss)(task.start(trials.Trial("trained")), batch)
     assert np.isfinite(loss)
-    (truth, predicted, spacing), *_ = task.masks("test", task.start(trials.Trial("trained")))
+    nothing = np.zeros((32, 128, 128, len(task.names) + 1), np.float32)
+    monkeypatch.setattr(CropSegmenter, "predict", lambda *_: nothing)
+    (truth, predicted, spacing), *_ = task.masks("test", None)
     assert truth.shape == predicted.shape == (32, 128, 128), "it has no file: the record's own mask"
     np.testing.assert_allclose(spacing, task.source("test")[0]["spacing_mm"], rtol=1e-6)
 

@@ -154,7 +154,7 @@ def _slices(
     trained: Pretrained, dataset: records.RecordSet, config: EvaluateConfig, outputs: Outputs
 ) -> list[results.Result]:
     """Of whole scans on one grid, or, where a set has its scans' own slices, in windows of these."""
-    checked = slice_windows if native.spacing(dataset) else hit_rates
+    checked = slice_windows if native.has_own_slices(dataset) else hit_rates
     return checked.evaluate(trained, dataset, config, outputs)
 
 

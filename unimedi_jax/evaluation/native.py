@@ -21,3 +21,9 @@ def check(trained: Pretrained, dataset: records.RecordSet) -> None:
 def spacing(dataset: records.RecordSet) -> tuple[float, ...]:
     """Millimetres (z, y, x) of the CTs of a set that has a spacing; empty for whole scans on one grid."""
     return tuple(dataset.contract["records"].get("ct", {}).get("spacing_mm") or ())
+
+
+def has_own_slices(dataset: records.RecordSet) -> bool:
+    """Whether the slices of a set's CTs are those of the scans: kept as they were, or drawn so, as the phantom's."""
+    first = spacing(dataset)[:1]
+    return first == (0.0,) or bool(first and "generator" in dataset.contract["source"])

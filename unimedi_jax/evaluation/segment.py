@@ -29,6 +29,9 @@ from unimedi_jax.typing import Array, Bool, Float, PyTree
 
 METRICS = ("dice/mean", "hd95/mean", "nsd/mean")
 MASKS = "masks"  # folder of predictions in a job's workdir
+# What makes up the network of a saved head.
+FACTS = ("classes", "setr_channels", "unetr_features", "windows")
+CROP_FACTS = ("classes", "features", "size", "window_hu", "overlap")
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -107,7 +110,7 @@ def _measure(task: "Task | CropTask", trial: Trial, workdir: pathlib.Path | None
     part.rows += results.of(scalars, data=task.dataset.name, cases=len(task.cases["test"]), ct_slices=slices, **shared)
     if part.detailed:
         _add_cases(part, task, values, shared)
-    if part.detailed and trial == trials.main(config) and isinstance(task, Task):
+    if part.detailed and trial == trials.main(config):
         part.heads.append(head(task, trial, network))
 
 
@@ -261,11 +264,12 @@ def _add_cases(
     part.add([every[row] for row in task.cases["test"]], columns, **shared)
 
 
-def head(task: Task, trial: Trial, network: Network) -> heads.Head:
+def head(task: Task | CropTask, trial: Trial, network: Network) -> heads.Head:
     """What is saved of a trained network."""
-    settings = {
-        name: getattr(task.segmenter, name) for name in ("classes", "setr_channels", "unetr_features", "windows")
-    }
-    facts = dict(names=task.names, target=task.config.target, **settings)
-    made = heads.make("segment", task.tune, task.pretrained, task.dataset, task.modality, trial, **facts)
+    in_crops = isinstance(task, CropTask)
+    kind, fields = ("crops", CROP_FACTS) if in_crops else ("segment", FACTS)
+    facts = dict(
+        names=task.names, target=task.config.target, **{name: getattr(task.segmenter, name) for name in fields}
+    )
+    made = heads.make(kind, task.tune, task.pretrained, task.dataset, task.modality, trial, **facts)
     return dataclasses.replace(made, arrays=heads.network_arrays(network))

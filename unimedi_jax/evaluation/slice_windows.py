@@ -50,7 +50,7 @@ def evaluate(
     if not dataset.size("ct", "test") or not {"boxes", "lesion_mask"} & set(dataset.contract["truth"]):
         raise UserError("no CT test records with boxes or a lesion mask")
     native.check(trained, dataset)
-    if native.spacing(dataset)[:1] != (0.0,) and "generator" not in dataset.contract["source"]:
+    if not native.has_own_slices(dataset):
         raise UserError(f"{dataset.folder} has no slices of its scans: build it with --config.spacing_mm=0,1,1")
     outputs = outputs or Outputs()
     fills = ((name, functools.partial(_measure, trained, dataset, config, name)) for name in trials.encoders(config))
