@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+import pydicom
 import pytest
 from sklearn.model_selection import train_test_split
 
@@ -72,9 +73,16 @@ def test_greys_by_the_largest_value_are_opencv_s(tmp_path):
     rng = np.random.default_rng(0)
     stored = rng.integers(0, 3000, (64, 64)).astype(np.uint16)
     made = dicoms.dataset(
-        stored, Modality="CR", BitsAllocated=16, BitsStored=12, HighBit=11, WindowCenter=800, WindowWidth=400
+        stored,
+        Modality="CR",
+        BitsAllocated=16,
+        BitsStored=12,
+        HighBit=11,
+        WindowCenter=800,
+        WindowWidth=400,
+        SOPClassUID=pydicom.uid.ComputedRadiographyImageStorage,
     )
-    made.save_as(tmp_path / "film.dcm")
+    made.save_as(tmp_path / "film.dcm", enforce_file_format=True)
     shown = xrays.read_film(tmp_path / "film.dcm", by_largest=True).pixels
     expected = cv2.convertScaleAbs(stored, alpha=255.0 / stored.max())
     np.testing.assert_array_equal(shown, expected)
