@@ -1,7 +1,7 @@
 """The evaluations that a data folder allows: --config.checkpoint=runs/... --config.data_dir=records.
 
-Probe, retrieval and slices take minutes; --config.tasks=probe,retrieve,slices,segment,detect trains decoders too.
-Without `config.data` all built sets of the folder are used, or the phantom where there is none.
+Probe, retrieval and slices take minutes; --config.tasks=probe,retrieve,slices,segment,detect trains decoders too, and
+candidates are LUNA16's. Without `config.data` all built sets of the folder are used, or the phantom if there is none.
 """
 
 from ml_collections import ConfigDict

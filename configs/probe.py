@@ -1,7 +1,8 @@
 """Classification of findings with a trained encoder: configs/probe.py:<built set>, the phantom without one.
 
 Linear probe: logistic regression on frozen CLS features, to its optimum; C by validation AUROC. `config.tune=full`
-trains the whole network. Labels that are uncertain (-1 in a manifest) or unknown are left out, label by label.
+trains the whole network; with `config.protocol=unimiss`, `hkbu` or `voco` on CTs at a size of their own. Labels that
+are uncertain (-1 in a manifest) or unknown are left out, label by label.
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from data.errors import UserError, check_choice
@@ -21,7 +21,8 @@ class RecordGrid:
 
     film_size: int = 256  # pixels of both sides of an X-ray
     volume: tuple[int, int, int] = (32, 128, 128)  # voxels (z, y, x) onto which a whole scan is brought
-    spacing_mm: tuple[float, ...] = ()  # (z, y, x), y and x alike: instead, such voxels over the scan's own extent
+    # (z, y, x), y and x alike: instead, such voxels over the scan's own extent; 0: of the scan's own size.
+    spacing_mm: tuple[float, ...] = ()
     crop_to: str = ""  # one of CROPS: of a scan only the box around these, and a margin
 
     def __post_init__(self) -> None:
@@ -34,9 +35,12 @@ class RecordGrid:
                 f"with a product of at most {MOST_VOXELS:,}"
             )
         low, high = SPACING_MM
-        if self.spacing_mm and (len(self.spacing_mm) != 3 or not all(low <= mm <= high for mm in self.spacing_mm)):
+        if self.spacing_mm and (
+            len(self.spacing_mm) != 3 or not all(low <= (mm or low) <= high for mm in self.spacing_mm)
+        ):
             raise UserError(
-                f"config.spacing_mm is {self.spacing_mm}: three lengths in mm, z, y and x, from {low:g} to {high:g}"
+                f"config.spacing_mm is {self.spacing_mm}: three lengths in mm, z, y and x, from {low:g} to {high:g}, "
+                "or 0 for the scan's own"
             )
         if self.spacing_mm and self.spacing_mm[1] != self.spacing_mm[2]:
             raise UserError(f"config.spacing_mm is {self.spacing_mm}: pixels are square, so y and x are alike")
@@ -53,6 +57,11 @@ class RecordGrid:
     def plain_volumes(self) -> bool:
         """Whether volumes are as they always were; else their records say how they lie in the patient and the file."""
         return dataclasses.replace(self, film_size=RecordGrid.film_size) == DEFAULT
+
+    def with_originals(self, masks: Iterable[str]) -> frozenset[str]:
+        """The annotations of a set whose `masks` come in files: but by default `original_<mask>` too."""
+        masks = frozenset(masks)
+        return masks if self.plain_volumes else masks | {f"original_{mask}" for mask in masks}
 
     @property
     def changed(self) -> dict[str, Any]:

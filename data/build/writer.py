@@ -12,6 +12,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
+from data.readers import ct_records
 from data.record_files import TEMPLATE
 from data.source import Example, Source
 
@@ -40,6 +41,11 @@ def features(source: Source, modality: str) -> tfds.features.FeaturesDict:
         if mask in source.annotations:
             # Mostly zeros: packed, they cost training next to nothing.
             fields[mask] = tensor(shape=shape, dtype=np.uint8, encoding="zlib")
+        if modality == "ct" and (original := f"{ct_records.ORIGINAL}{mask}") in source.annotations:
+            fields[original] = tensor(shape=(None,) * 3, dtype=np.uint8, encoding="zlib")
+    for places in ("candidates", "excluded"):
+        if modality == "ct" and places in source.annotations:
+            fields[places] = tensor(shape=(None, 4), dtype=np.float32)
     if "boxes" in source.annotations:
         fields["boxes"] = tensor(shape=(None, 1 + 2 * len(shape)), dtype=np.float32)
     return tfds.features.FeaturesDict(fields)

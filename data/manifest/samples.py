@@ -84,6 +84,8 @@ def pixels(
     fields = _xray(sample, note, grid) if modality == "xray" else _volume(sample, note, grid, rules)
     if masks and not sample.mask:
         fields["lesion_mask"] = np.full(fields[image].shape, UNANNOTATED, np.uint8)
+        if "original_shape" in fields:
+            fields[ct_records.ORIGINAL + "lesion_mask"] = np.full(fields["original_shape"], UNANNOTATED, np.uint8)
     return fields
 
 
@@ -99,8 +101,8 @@ def _xray(sample: Sample, note: Note, grid: RecordGrid) -> Example:
 def _volume(sample: Sample, note: Note, grid: RecordGrid, rules: volumes.Rules) -> Example:
     if not sample.mask:
         return ct_records.read(sample.file, grid, note, rules).fields
-    fields, mask = ct_records.read_with_mask(sample.file, (sample.mask, LESION_OF_ANY_KIND), grid, note, rules)
-    return fields | {"lesion_mask": mask}
+    mask = ct_records.MaskFile(sample.mask, "lesion_mask", LESION_OF_ANY_KIND)
+    return ct_records.read_with_mask(sample.file, mask, grid, note, rules)
 
 
 def locate(path: str, folder: Path, missing: str, *, folder_allowed: bool, links: bool = False) -> Path:

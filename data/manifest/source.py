@@ -63,7 +63,7 @@ def read(manifest: Path, options: Options = DEFAULT, salt: str = "") -> Source:
         prompts={name: prompts.of_label(name) for name in names},
         rows=rows,
         convert=functools.partial(samples.convert, read=pixels, grid=options.grid),
-        annotations=frozenset({"lesion_mask"} if masks else ()),
+        annotations=options.grid.with_originals({"lesion_mask"} if masks else ()),
         contract={
             "kind": "manifest",
             **CONTRACT,

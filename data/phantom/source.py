@@ -43,12 +43,15 @@ def source(
     A patient does not change with the number of others, so sets of one seed share their first ones. On another `grid`
     they have the same bodies and findings, but these lie elsewhere: places are drawn from the voxels of the lung.
 
-    Errors: `UserError` for a language without a grammar, for negative or no counts, and for a crop to a fixed shape.
+    Errors: `UserError` for a language without a grammar, for negative or no counts, for a spacing of 0, and for a crop
+    to a fixed shape.
     """
     if language not in LANGUAGES:
         raise UserError(f"phantom: language {language!r} is unknown; use one of {list(LANGUAGES)}")
     if min(xrays, cts) < 0 or xrays + cts + options.both == 0:
         raise UserError(f"phantom: {xrays} X-rays and {cts} CTs make no set; ask for at least one")
+    if grid.spacing_mm and 0 in grid.spacing_mm:
+        raise UserError("phantom: no scanner has given it a spacing: ask for lengths in config.spacing_mm, as in 2,2,2")
     if grid.crop_to and not grid.spacing_mm:
         raise UserError(f"phantom: config.crop_to={grid.crop_to} needs config.spacing_mm, as in 2,2,2")
     rows = []

@@ -5,15 +5,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from nibabel import affines
+from nibabel import affines, orientations
 
 from data.readers import body_box, geometry, payload, placement, volumes
 from data.readers.files import BadInput, Note, ignore_note
 from data.readers.geometry import Grid, Scan
 from data.readers.placement import Placement
-from data.record_grid import RecordGrid
+from data.record_grid import MOST_VOXELS, RecordGrid
 from data.source import Example
 
+ORIGINAL = "original_"  # how the fields of a file's own voxels begin
 RECORD_BYTES, MASK_BYTES = 2, 2  # for each voxel of a record: itself; a mask, and where one object of it lies
 UNPLACED = np.diag([np.nan, np.nan, np.nan, 1.0])  # the affine of a scan whose file does not say how it lies
 
@@ -56,22 +57,44 @@ def find(path: Path, grid: RecordGrid, rules: volumes.Rules = volumes.STRICT) ->
     return straight, placement.place(spacing, grid, tuple(slice(0, n) for n in straight.shape[::-1]))
 
 
-def read_with_mask(
-    path: Path,
-    mask: tuple[Path, int | None],
-    grid: RecordGrid,
-    note: Note = ignore_note,
-    rules: volumes.Rules = volumes.STRICT,
-) -> tuple[Example, np.ndarray]:
-    """The fields that `read` gives, and a mask on the same grid: uint8 (z, y, x), 0 or a value.
+class MaskFile(NamedTuple):
+    """The mask of a CT in a file of its own."""
 
-    `mask` is the mask's file, and the value of whatever is not 0 in it; None: the mask's own numbers. Raises BadInput.
+    path: Path
+    field: str  # of the record
+    value: int | None = None  # of whatever is not 0 in it; None: the mask's own numbers
+
+
+def read_with_mask(
+    path: Path, mask: MaskFile, grid: RecordGrid, note: Note = ignore_note, rules: volumes.Rules = volumes.STRICT
+) -> Example:
+    """The fields that `read` gives, and the mask on the same grid: uint8 (z, y, x), 0 or a value.
+
+    Unless the grid is the default, `original_<field>` is the mask on the scan's own voxels, in the order of its file:
+    what predictions are measured against. Raises BadInput.
     """
     scan, own = volumes.read_own_ct(path, note, rules)
-    objects = volumes.read_mask(mask[0], scan, own_numbers=mask[1] is None, rules=rules)
+    objects, turned = volumes.read_mask(mask.path, scan, own_numbers=mask.value is None, rules=rules)
     fields, placed, _ = of_scan(scan, own, grid, masked=True)
     del scan  # a mask at the scanner's resolution needs its room
-    return fields, mask_on(objects.voxels.transpose(2, 1, 0), placed, mask[1], grid)
+    fields[mask.field] = mask_on(objects.voxels.transpose(2, 1, 0), placed, mask.value, grid)
+    if not grid.plain_volumes:
+        fields[ORIGINAL + mask.field] = on_file(turned, own, mask.value)
+    return fields
+
+
+def on_file(turned: np.ndarray, own: Grid, value: int | None) -> np.ndarray:
+    """A mask (x, y, z) toward the patient's L, P, S, in the order of its scan's file: uint8, numbers or `value`.
+
+    Raises BadInput for more voxels than a record may hold.
+    """
+    if turned.size > MOST_VOXELS:
+        raise BadInput("too_large", f"a mask of {turned.size:,} voxels, at most {MOST_VOXELS:,}")
+    change = orientations.io_orientation(own.affine)
+    back = np.empty_like(change)
+    back[change[:, 0].astype(int)] = np.column_stack([np.arange(3), change[:, 1]])
+    mask = orientations.apply_orientation(turned, back)
+    return np.ascontiguousarray(mask if value is None else np.where(mask != 0, np.uint8(value), np.uint8(0)), np.uint8)
 
 
 def of_scan(scan: Scan, own: Grid, grid: RecordGrid, *, masked: bool = False) -> PlacedScan:

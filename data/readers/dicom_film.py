@@ -15,8 +15,11 @@ MOST_SATURATED = 0.5
 BYTES_A_PIXEL = 28  # values as floats, twice as doubles, and the pictures of them (tests/data/test_memory.py measures)
 
 
-def read(data: bytes, note: Note) -> film.Film:
-    """The X-ray of a DICOM file; `note` gets what was tolerated. Raises BadInput."""
+def read(data: bytes, note: Note, *, by_largest: bool = False) -> film.Film:
+    """The X-ray of a DICOM file; `note` gets what was tolerated. Raises BadInput.
+
+    `by_largest`: stored values over the largest of them, as some published code reads films, whatever their window.
+    """
     dataset = _dataset(data)
     if str(dataset.get("BurnedInAnnotation", "")).upper() == "YES":
         note("burned_in")
@@ -29,7 +32,10 @@ def read(data: bytes, note: Note) -> film.Film:
         note("film_turned")
     stored = _stored_pixels(dataset)
     padding = dicom_bits.padding(stored, dataset)
-    shown = _colours(stored, dataset, note) if stored.ndim == 3 else _greys(stored, padding, dataset, note)
+    if stored.ndim == 2 and by_largest:
+        shown = greys.to_8_bits(np.abs(stored.astype(np.float32)), 0, max(float(stored.max()), 1.0))
+    else:
+        shown = _colours(stored, dataset, note) if stored.ndim == 3 else _greys(stored, padding, dataset, note)
     if _dense_is_dark(dataset, note):
         shown = 255 - shown
     shown[padding] = 0

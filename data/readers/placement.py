@@ -71,20 +71,21 @@ class Placement:
 def place(spacing: tuple[float, float, float], grid: RecordGrid, box: Box) -> Placement:
     """The placement of the `box` of a scan of `spacing` mm, both (z, y, x).
 
-    By `grid.spacing_mm` a record has the box's extent to the nearest whole voxel: at a border half a voxel may lie
-    outside, which takes the value of the half that does not. Otherwise the whole box comes onto `grid.volume`.
+    By `grid.spacing_mm`, of which 0 is the scan's own, a record has the box's extent to the nearest whole voxel: at a
+    border half a voxel may lie outside, which takes the value of the half that does not. Otherwise the whole box comes
+    onto `grid.volume`.
     """
     size = tuple(part.stop - part.start for part in box)
     if not grid.spacing_mm:
         weights, spacing_mm = geometry.canonical_weights(size, spacing, grid.volume)
         return Placement(box, weights, spacing, spacing_mm, geometry.whole_field(size, spacing, grid.volume))
-    weights = []
-    for n, mm, new in zip(size, spacing, grid.spacing_mm, strict=True):
+    weights, asked = [], tuple(new or mm for new, mm in zip(grid.spacing_mm, spacing, strict=True))
+    for n, mm, new in zip(size, spacing, asked, strict=True):
         cells = cells_along(n * mm, new)
         rows = geometry.axis_weights(n, mm, cells, cells * new)
         weights.append(rows / rows.sum(1, keepdims=True))
-    field = tuple(len(rows) * new for rows, new in zip(weights, grid.spacing_mm, strict=True))
-    return Placement(box, tuple(weights), spacing, np.array(grid.spacing_mm, np.float32), field)
+    field = tuple(len(rows) * new for rows, new in zip(weights, asked, strict=True))
+    return Placement(box, tuple(weights), spacing, np.array(asked, np.float32), field)
 
 
 def cells_along(extent: float, spacing: float) -> int:

@@ -104,22 +104,24 @@ def straight_grid(path: Path, rules: Rules = STRICT) -> geometry.Grid:
     return geometry.patient_grid(own_grid(path, rules))
 
 
-def read_mask(path: Path, scan: Scan, *, own_numbers: bool, rules: Rules = STRICT) -> Scan:
+def read_mask(path: Path, scan: Scan, *, own_numbers: bool, rules: Rules = STRICT) -> tuple[Scan, np.ndarray]:
     """The mask of a scan, which lies on the same voxels: uint8, 0 and a number for each object.
 
-    With `own_numbers` these are the file's, else they count in the order of appearance. Raises BadInput.
+    With `own_numbers` these are the file's, else they count in the order of appearance. Beside it the mask (x, y, z) as
+    it is turned, and not straightened, which is the same array where the scan is not tilted. Raises BadInput.
     """
     opened = _open(path, rules)
     _check_geometry(opened, rules)
     payload.check_memory(opened.shape, opened.itemsize, more=math.prod(opened.shape) * MASK_BYTES)
-    mask = _along_axes(hounsfield.to_objects(opened, own_numbers=own_numbers), order=0, outside=0)
+    objects = hounsfield.to_objects(opened, own_numbers=own_numbers)
+    mask = _along_axes(objects, order=0, outside=0)
     if mask.voxels.shape != scan.voxels.shape:
         raise BadInput("mask_geometry", f"the mask is {mask.voxels.shape}, its scan {scan.voxels.shape}")
     ends = np.array([np.zeros(3), np.array(scan.voxels.shape) - 1])
     apart = np.abs(affines.apply_affine(mask.affine, ends) - affines.apply_affine(scan.affine, ends)).max()
     if apart > 0.1 * affines.voxel_sizes(scan.affine).min():
         raise BadInput("mask_geometry", f"the mask lies {apart:.2f} mm off its scan")
-    return mask
+    return mask, geometry.reorient(objects).voxels
 
 
 def to_zyx(scan: Scan) -> tuple[np.ndarray, tuple[float, float, float]]:

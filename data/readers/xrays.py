@@ -33,11 +33,14 @@ def read_full_xray(path: Path, note: Note = ignore_note) -> np.ndarray:
     return read_film(path, note).pixels
 
 
-def read_film(path: Path, note: Note = ignore_note) -> Film:
-    """The X-ray of a file, and how it lies on the file's own pixels: for masks and points of these. Raises BadInput."""
+def read_film(path: Path, note: Note = ignore_note, *, by_largest: bool = False) -> Film:
+    """The X-ray of a file, and how it lies on the file's own pixels: for masks and points of these. Raises BadInput.
+
+    `by_largest`: the greys of a DICOM file are its stored values over their largest, whatever its window.
+    """
     data = read_bytes(path)
     if data[128:132] == b"DICM" or path.suffix.lower() in (".dcm", ".dicom"):
-        return dicom_film.read(data, note)
+        return dicom_film.read(data, note, by_largest=by_largest)
     return pictures.read(data, path.suffix.lower().lstrip("."), note)
 
 

@@ -14,12 +14,14 @@ from data.record_grid import RecordGrid
 from data.source import Example
 
 
-def xray_with_boxes(sample: Sample, modality: str, note: Note, grid: RecordGrid) -> Example:
+def xray_with_boxes(
+    sample: Sample, modality: str, note: Note, grid: RecordGrid, *, by_largest: bool = False
+) -> Example:
     """An X-ray and its `boxes` (n, 5): label, y0, x0, y1, x1 on the record.
 
     `sample.annotation` holds x0, y0, x1, y1 on the pixels of the file. Raises BadInput.
     """
-    film = xrays.read_film(sample.file, note)
+    film = xrays.read_film(sample.file, note, by_largest=by_largest)
     height, width = film.stored
     boxes = np.zeros((len(sample.annotation), 5), np.float32)
     for box, (x0, y0, x1, y1) in zip(boxes, sample.annotation, strict=True):
@@ -62,6 +64,28 @@ def volume_with_nodules(sample: Sample, modality: str, note: Note, grid: RecordG
     fields, placed, scan = ct_records.read(sample.file, grid, note)
     boxes, mask = balls(sample.annotation, scan, placed)
     return {**fields, "boxes": boxes, "lesion_mask": mask}
+
+
+def volume_with_candidates(sample: Sample, modality: str, note: Note, grid: RecordGrid) -> Example:
+    """The same with `candidates` (n, 4): class, z, y, x on the record, from its first edge; and `excluded` (n, 4).
+
+    That is z, y, x on the record and a diameter in mm, of findings that count for nothing. In world coordinates
+    `sample.annotation` holds nodules, candidates (class, x, y, z) and excluded findings (x, y, z, diameter). Raises
+    BadInput.
+    """
+    nodules, candidates, excluded = sample.annotation
+    fields, placed, scan = ct_records.read(sample.file, grid, note)
+    boxes, mask = balls(nodules, scan, placed)
+    proposed, left_out = (np.array(rows, np.float64).reshape(-1, 4) for rows in (candidates, excluded))
+    proposed[:, 1:] = placed.points(_on_scan(proposed[:, 1:], scan))
+    left_out[:, :3] = placed.points(_on_scan(left_out[:, :3], scan))
+    marks = {"candidates": proposed.astype(np.float32), "excluded": left_out.astype(np.float32)}
+    return {**fields, "boxes": boxes, "lesion_mask": mask, **marks}
+
+
+def _on_scan(world: np.ndarray, scan: geometry.Grid) -> np.ndarray:
+    """World coordinates (n, 3) as z, y, x of a scan, from its first edge."""
+    return affines.apply_affine(np.linalg.inv(scan.affine), world)[:, ::-1] + 0.5
 
 
 def balls(

@@ -40,5 +40,4 @@ def read(root: Path) -> DatasetIndex:
 
 def volume_with_organs(sample: Sample, modality: str, note: Note, grid: RecordGrid) -> Example:
     """A CT and its organ mask, with the set's own numbers. Raises BadInput."""
-    fields, mask = ct_records.read_with_mask(sample.file, (sample.mask, None), grid, note)
-    return fields | {"organ_mask": mask}
+    return ct_records.read_with_mask(sample.file, ct_records.MaskFile(sample.mask, "organ_mask"), grid, note)

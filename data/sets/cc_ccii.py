@@ -20,6 +20,8 @@ CLASSES = ("CP", "NCP", "Normal")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif")
 MIN_SLICES = 4
 RANGE_HU = (-1000, 1000)  # what the greys 0 and 255 become; nominal, for the slices hold no Hounsfield units
+FOLD, FOLD_PARTS = "CC_CCII_fold{fold}_{part}.csv", {"train": "train", "valid": "test"}
+Scan = tuple[str, str, str, str, list[str]]  # split, class, patient, scan, slices in order
 LISTS = {"train": "ct_train.json", "test": "ct_test.json"}
 PUBLISHED = {"train": 3_195, "test": 798}
 LAYOUT = "<CP|NCP|Normal>/<patient>/<scan>/0000.png, or the scans of config.options.lists"
@@ -33,15 +35,20 @@ EXPECTED = {
 }
 
 
-def read(root: Path, *, lists: str, first_slice: str) -> DatasetIndex:
-    """Every scan; `lists` is the folder of HKBU's ct_train.json and ct_test.json, else patients are split by a hash.
+def read(root: Path, *, lists: str, first_slice: str, fold: int = 0) -> DatasetIndex:
+    """Every scan; `lists` is the folder of HKBU's ct_train.json and ct_test.json, or of VoCo's three folds.
+
+    Without lists patients are split by a hash. VoCo's folds have a train and a valid list, the latter to test on.
 
     `first_slice` is the end at which a scan begins, "superior" or "inferior": the slices do not tell.
     """
     dataset_index.check_option("first_slice", first_slice, ("superior", "inferior"))
     counts, left_out = collections.Counter(), collections.Counter()
     items = []
-    scans = _listed(Path(lists).expanduser()) if lists else _walked(root)
+    folder = Path(lists).expanduser()
+    folds = bool(lists) and (folder / FOLD.format(fold=fold, part="train")).exists()
+    scans = _listed(folder) if lists and not folds else _walked(root)
+    scans = _fold(folder, fold, scans, left_out) if folds else scans
     for split, kind, patient, scan, names in scans:
         counts[f"{split} scans of {kind}" if split else f"scans of {kind}"] += 1
         if len(names) < MIN_SLICES:
@@ -53,7 +60,7 @@ def read(root: Path, *, lists: str, first_slice: str) -> DatasetIndex:
     greys = f"0 to 255 run to {RANGE_HU} linearly"
     facts = {"hounsfield": False, "greys": greys, "spacing": "unknown", "first": first_slice}
     pixels = functools.partial(slices, superior_first=first_slice == "superior")
-    published = PUBLISHED if lists else {}
+    published = PUBLISHED if lists and not folds else {}
     return DatasetIndex(items, CLASSES, counts, left_out, published, pixels, facts=facts)
 
 
@@ -75,7 +82,7 @@ def slices(sample: Sample, modality: str, note: Note, grid: RecordGrid, *, super
     return fields | {"volume": np.maximum(fields["volume"], low)}
 
 
-def _listed(folder: Path) -> list[tuple[str, str, str, str, list[str]]]:
+def _listed(folder: Path) -> list[Scan]:
     """(split, class, patient, scan, slices in order) of HKBU's lists: {class: {patient: {scan: [slice, ...]}}}."""
     trees = {split: json.loads(dataset_index.find(folder, name).read_text("utf-8")) for split, name in LISTS.items()}
     return [
@@ -87,7 +94,19 @@ def _listed(folder: Path) -> list[tuple[str, str, str, str, list[str]]]:
     ]
 
 
-def _walked(root: Path) -> list[tuple[str, str, str, str, list[str]]]:
+def _fold(folder: Path, fold: int, walked: list[Scan], left_out: collections.Counter) -> list[Scan]:
+    """The scans of a fold of VoCo's, which names patient and scan; their class is that of the tree."""
+    places = {scan[2:4]: scan for scan in walked}
+    scans = []
+    for part, split in FOLD_PARTS.items():
+        rows = dataset_index.table(folder, FOLD.format(fold=fold, part=part), ("patient_id", "scan_id"))
+        named = [(row["patient_id"], row["scan_id"]) for row in rows]
+        left_out["listed scans that are not in the tree"] += sum(name not in places for name in named)
+        scans += [(split, *places[name][1:]) for name in named if name in places]
+    return scans
+
+
+def _walked(root: Path) -> list[Scan]:
     folders = [folder for kind in CLASSES for folder in dataset_index.find(root, kind).glob("*/*")]
     return [("", *folder.parts[-3:], _slices(folder)) for folder in sorted(folders) if folder.is_dir()]
 

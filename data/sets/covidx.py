@@ -53,7 +53,9 @@ def read(root: Path, *, version: str, split: str) -> DatasetIndex:
             items.append(Item(f"{side}/{name}", "xray", patient, side, labels=labels))
     train, val, test = ([item for item in items if item.split == side] for side in ("train", "val", "test"))
     if split == "mgca":
-        held_out = set(dataset_index.drawn(range(len(train)), train_size=1 - VAL_SHARE)[1])
+        order, drawn = dataset_index.drawn(range(len(train)), train_size=1 - VAL_SHARE)
+        # In the order of MGCA's list, which its draws of 1 and 10 % depend on.
+        train, held_out = [train[at] for at in (*order, *drawn)], set(range(len(order), len(train)))
         left_out = {}
     else:
         tested = {item.patient for item in test}

@@ -8,14 +8,16 @@ from data.sets import annotations, dataset_index
 from data.sets.dataset_index import DatasetIndex, Item
 
 SUBSETS = 10
+Place = tuple[float, ...]
 LAYOUT = "subset0/<seriesuid>.mhd ... subset9/, or subset0/subset0/..."
-EXPECTED = {"CTs": 888, "CTs of subset0": 89}
+EXPECTED = {"CTs": 888, "CTs of subset0": 89, "candidates on these CTs": 754_975}
 
 
-def read(root: Path, *, test: int, val: int, smallest_mm: float) -> DatasetIndex:
+def read(root: Path, *, test: int, val: int, smallest_mm: float, candidates: bool = False) -> DatasetIndex:
     """The CTs of the subsets that are there; `test` and `val` are the numbers of those of the two splits.
 
-    Nodules of at most `smallest_mm` are left out (the paper's check of slices takes those above 3 mm).
+    Nodules of at most `smallest_mm` are left out (the paper's check of slices takes those above 3 mm). With
+    `candidates` the places of candidates_V2.csv are in the records, and those of annotations_excluded.csv.
     """
     if test == val or not {test, val} <= set(range(SUBSETS)):
         raise UserError(f"config.options.test={test} and val={val} are two different subsets, 0 to {SUBSETS - 1}")
@@ -26,6 +28,7 @@ def read(root: Path, *, test: int, val: int, smallest_mm: float) -> DatasetIndex
         place = tuple(float(row[name]) for name in ("coordX", "coordY", "coordZ", "diameter_mm"))
         nodules[row["seriesuid"]] += [place] if place[3] > smallest_mm else []
     items, counts = [], collections.Counter({"CTs": 0, "nodules listed": len(rows)})
+    proposed, excluded = (_candidates(root), _excluded(root)) if candidates else ({}, {})
     dataset_index.find(root, f"subset{test}")  # without it there is nothing to test on: a wrong path
     for number in range(SUBSETS):
         folder = dataset_index.inner(root / f"subset{number}", f"subset{number}")
@@ -34,7 +37,35 @@ def read(root: Path, *, test: int, val: int, smallest_mm: float) -> DatasetIndex
             inside = tuple(nodules.get(path.stem, ()))
             counts.update({"CTs": 1, f"CTs of subset{number}": 1, "CTs with a nodule": int(bool(inside))})
             labels = (float(bool(inside)),)
-            items.append(Item(str(path.relative_to(root)), "ct", path.stem, split, labels=labels, annotation=inside))
-    counts["nodules on these CTs"] = sum(len(item.annotation) for item in items)
-    read = annotations.volume_with_nodules
-    return DatasetIndex(items, ("Nodule",), counts, read=read, annotations=("boxes", "lesion_mask"))
+            counts["nodules on these CTs"] += len(inside)
+            marks = inside
+            if candidates:
+                marks = (inside, tuple(proposed.get(path.stem, ())), tuple(excluded.get(path.stem, ())))
+                counts["candidates on these CTs"] += len(marks[1])
+            items.append(Item(str(path.relative_to(root)), "ct", path.stem, split, labels=labels, annotation=marks))
+    read, fields = annotations.volume_with_nodules, ("boxes", "lesion_mask")
+    if candidates:
+        read, fields = annotations.volume_with_candidates, (*fields, "candidates", "excluded")
+    return DatasetIndex(items, ("Nodule",), counts, read=read, annotations=fields)
+
+
+def _candidates(root: Path) -> dict[str, list[Place]]:
+    """Class, x, y, z of every candidate by series."""
+    names = [f"{folder}candidates_V2.csv" for folder in ("", "CSVFILES/", "candidates_V2/")]
+    rows = dataset_index.table(root, names, ("seriesuid", "coordX", "coordY", "coordZ", "class"))
+    return _by_series(rows, ("class", "coordX", "coordY", "coordZ"))
+
+
+def _excluded(root: Path) -> dict[str, list[Place]]:
+    """x, y, z, diameter of the findings that are neither hits nor false positives."""
+    folders = ("", "CSVFILES/", "annotations/", "evaluationScript/annotations/")
+    columns = ("coordX", "coordY", "coordZ", "diameter_mm")
+    names = [f"{folder}annotations_excluded.csv" for folder in folders]
+    return _by_series(dataset_index.table(root, names, ("seriesuid", *columns)), columns)
+
+
+def _by_series(rows: list[dict[str, str]], columns: tuple[str, ...]) -> dict[str, list[Place]]:
+    places: dict[str, list[Place]] = collections.defaultdict(list)
+    for row in rows:
+        places[row["seriesuid"]].append(tuple(float(row[name]) for name in columns))
+    return places

@@ -21,11 +21,14 @@ def read(root: Path) -> DatasetIndex:
     rejected: list[Rejected] = []
     counts = {}
     tables = {name: dataset_index.table(root, f"{name}.csv", ("image_name", "annotation")) for name in ("train", "dev")}
-    _, held_out = dataset_index.drawn(range(len(tables["train"])), test_size=0.1)
+    train, held_out = dataset_index.drawn(range(len(tables["train"])), test_size=0.1)
+    # In the order of MGCA's lists, which its draws of 1 and 10 % depend on.
+    order = {"train": (*train, *held_out), "dev": range(len(tables["dev"]))}
     sides = {"train": dict.fromkeys(held_out, "val"), "dev": {}}
     for name, rows in tables.items():
         counts[f"films of {name}.csv"] = len(rows)
-        for at, row in enumerate(rows):
+        for at in order[name]:
+            row = rows[at]
             path, side = f"{name}/{row['image_name']}", sides[name].get(at, "train" if name == "train" else "test")
             try:
                 boxes = tuple(box(shape) for shape in row["annotation"].split(";") if shape.strip())

@@ -1,6 +1,7 @@
 """SIIM-ACR Pneumothorax (stage 1 or 2): pneumothorax and its mask from run lengths."""
 
 import collections
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +25,13 @@ EXPECTED = {"rows": 12_954, "films": 12_047, "with pneumothorax": 2_669, "rows w
 SEED = 42  # of the negatives that MGCA's training keeps
 
 
-def read(root: Path, *, split: str) -> DatasetIndex:
+def read(root: Path, *, split: str, greys: str = "window") -> DatasetIndex:
     """Every X-ray; `split` "clean" goes by study, "mgca" by row of the table, with as many negatives as positives.
 
     MGCA's split puts rows of one X-ray into two splits, each with its part of the mask; it is reproduced here.
+    `greys` as of RSNA.
     """
+    dataset_index.check_option("greys", greys, ("window", "largest"))
     dataset_index.check_option("split", split, ("clean", "mgca"))
     rows = dataset_index.table(root, TABLES, ("ImageId", "EncodedPixels"))
     rows = [row | {"ImageId": row["ImageId"].removesuffix(".dcm")} for row in rows]
@@ -50,7 +53,8 @@ def read(root: Path, *, split: str) -> DatasetIndex:
     counts["rows without"] = sum(row["EncodedPixels"] == NONE for row in rows)
     left_out = {"films without pneumothorax, to balance": len({row["ImageId"] for row in rows} - {i for i, _ in runs})}
     leaks = split == "mgca"
-    return DatasetIndex(items, ("Pneumothorax",), counts, left_out, {}, xray_with_runs, ("lesion_mask",), leaks=leaks)
+    pixels = functools.partial(xray_with_runs, by_largest=greys == "largest")
+    return DatasetIndex(items, ("Pneumothorax",), counts, left_out, {}, pixels, ("lesion_mask",), leaks=leaks)
 
 
 def _study(path: Path, root: Path) -> str:
@@ -68,9 +72,9 @@ def _study(path: Path, root: Path) -> str:
         return path.stem
 
 
-def xray_with_runs(sample: Sample, modality: str, note: Note, grid: RecordGrid) -> Example:
+def xray_with_runs(sample: Sample, modality: str, note: Note, grid: RecordGrid, *, by_largest: bool = False) -> Example:
     """An X-ray and its mask, 1 where any of its runs lies. Raises BadInput."""
-    film = xrays.read_film(sample.file, note)
+    film = xrays.read_film(sample.file, note, by_largest=by_largest)
     mask = np.zeros(film.stored, bool)
     for run in sample.annotation:
         mask |= annotations.relative_runs(run, film.stored)

@@ -18,7 +18,7 @@ from data.source import ORGANS, SPLITS, Rejected, Row, Source
 
 FOREIGN = ("error", "keep", "translate")
 # Options of later versions at their defaults: a set that was built before stays the same.
-UNNAMED = {"blank": "unknown"}
+UNNAMED = {"blank": "unknown", "candidates": False, "greys": "window", "fold": 0}
 PLACES = ("reports", "lists")  # options that name a path on this machine: the contract holds only the name
 Translate = Callable[[Sequence[tuple[str, str]]], Sequence[str]]  # (id, text) of reports to English
 
@@ -98,12 +98,15 @@ def source(
         rejected += leaked
     if not keep_ids:
         rows = samples.hidden(rows, salt)
+    annotations = frozenset(index.annotations)
+    if any(item.mask for item in index.items):
+        annotations = grid.with_originals(annotations)
     return Source(
         labels=index.labels,
         prompts={label: prompts.of_label(label) for label in index.labels},
         rows=rows,
         convert=functools.partial(samples.convert, read=index.read, grid=grid),
-        annotations=frozenset(index.annotations),
+        annotations=annotations,
         contract={
             "kind": name,
             "options": {key: Path(one).name if key in PLACES else one for key, one in _named(options).items()},

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from jax import numpy as jnp
+from monai.optimizers import WarmupCosineSchedule
 
 from data.errors import UserError
 from tests.tolerances import float32
@@ -93,3 +94,18 @@ def test_divergence_is_one_line():
         _fit(lr=1e38)
     with pytest.raises(UserError, match="devices"):
         fit.check_batch(7, sharding.make_mesh())
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.1])
+def test_rates_warm_up_and_fall_along_a_cosine_as_monais(warmup):
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimiser = torch.optim.AdamW([weight], lr=0.3)
+    theirs = WarmupCosineSchedule(optimiser, warmup_steps=round(100 * warmup), t_total=100)
+    own = fit.schedule(0.3, dataclasses.replace(RECIPE, warmup=warmup, cosine=True), 100)
+    for step in range(101):
+        assert float(own(step)) == pytest.approx(optimiser.param_groups[0]["lr"], abs=1e-6)
+        optimiser.step()
+        theirs.step()
+    assert fit.schedule(0.3, RECIPE, 100) == 0.3
+    risen = fit.schedule(0.3, dataclasses.replace(RECIPE, warmup=0.5), 100)
+    assert [float(risen(step)) for step in (0, 25, 50, 90)] == pytest.approx([0, 0.15, 0.3, 0.3])

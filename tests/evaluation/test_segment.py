@@ -9,7 +9,7 @@ import pytest
 
 from data.errors import UserError
 from unimedi_jax.config.jobs import FitConfig, SegmentConfig
-from unimedi_jax.evaluation import segment, trials
+from unimedi_jax.evaluation import segment, segment_cases, trials
 from unimedi_jax.input import dense
 
 RECIPE = FitConfig(8, epochs=1, patience=1, lr=1e-2, weight_decay=0.05)
@@ -48,7 +48,7 @@ def test_volumes_get_logits_for_every_voxel(trained, phantom):
 
 def test_names_come_from_the_contract():
     contract = {"records": {"organ_mask": "0 none, 1 right lung, 2 left lung, 3 heart"}}
-    assert segment.organs(contract) == ["right lung", "left lung", "heart"]
+    assert segment_cases.organs(contract) == ["right lung", "left lung", "heart"]
 
 
 @pytest.mark.parametrize(

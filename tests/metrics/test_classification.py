@@ -41,6 +41,22 @@ def test_resamples_are_measured_as_scikit_learn_measures_their_rows(monkeypatch,
         np.testing.assert_allclose(values, expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("one_of", [False, True])
+def test_sensitivity_and_specificity_are_scikit_learns(one_of):
+    rng = np.random.default_rng(0)
+    probabilities, classes = rng.random((50, 3)), rng.integers(0, 3, 50)
+    targets = np.eye(3)[classes]
+    values = classification.measure(probabilities, targets, ["a", "b", "c"], one_of=one_of)
+    called = probabilities.argmax(axis=1)[:, None] == np.arange(3) if one_of else probabilities >= 0.5
+    for column, name in enumerate("abc"):
+        truth, answer = targets[:, column] == 1, called[:, column]
+        assert values[f"sensitivity/{name}"] == pytest.approx(metrics.recall_score(truth, answer))
+        assert values[f"specificity/{name}"] == pytest.approx(metrics.recall_score(~truth, ~answer))
+    assert values["sensitivity/macro"] == pytest.approx(np.mean([values[f"sensitivity/{name}"] for name in "abc"]))
+    nobody = classification.measure(probabilities[:, :1], np.full((50, 1), np.nan), ["a"])
+    assert np.isnan(nobody["sensitivity/a"])
+
+
 def test_a_resample_without_positives_has_no_result():
     counts = np.array([[2, 0], [0, 2], [1, 1]])
     for ours in (auroc.resampled, classification.average_precision):

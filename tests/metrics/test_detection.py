@@ -103,6 +103,29 @@ def test_interval_holds_the_number():
     assert measured["map/low"] < measured["map"] < measured["map/high"]
 
 
+def test_suppression_by_mgca_s_code_box_by_box():
+    """Widths and heights count a pixel more, and who overlaps by the threshold itself goes."""
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 20, (30, 2))
+    places, scores = np.concatenate([corners, corners + rng.uniform(1, 12, (30, 2))], axis=1), rng.random(30)
+    left, expected = list(np.argsort(-scores)), []
+    while left:
+        best, rest = left[0], left[1:]
+        expected.append(best)
+        y0, x0, y1, x1 = places[best]
+        left = []
+        for other in rest:
+            b = places[other]
+            inter = max(min(y1, b[2]) - max(y0, b[0]) + 1, 0) * max(min(x1, b[3]) - max(x0, b[1]) + 1, 0)
+            areas = (y1 - y0 + 1) * (x1 - x0 + 1) + (b[2] - b[0] + 1) * (b[3] - b[1] + 1)
+            left += [other] if inter / (areas - inter) < 0.5 else []
+    _, own = detection.suppress(places, scores, above=0.5, pixel=1.0)
+    np.testing.assert_array_equal(own, scores[expected])
+    assert len(detection.suppress(places, scores, above=0.5)[1]) >= len(own)
+    twins = np.array([[0.0, 0, 9, 9], [0.0, 0, 9, 4]])  # with the pixel 10 x 10 and 10 x 5: exactly a half
+    assert len(detection.suppress(twins, np.array([0.9, 0.8]), above=0.5, pixel=1.0)[1]) == 1
+
+
 def test_suppression_keeps_the_best():
     places = np.array([[0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30], [0, 5, 10, 15.0]])
     strongest, scores = detection.suppress(places, np.array([0.5, 0.9, 0.1, 0.4]), above=0.5)

@@ -34,6 +34,26 @@ def test_empty_masks_follow_the_stated_rule():
         assert present[0] == truth.any()
 
 
+def test_absent_structures_count_by_the_rule_that_is_named():
+    """UNETR's code gives 0 to whatever is not there, MONAI's means leave it out."""
+    truth, predicted = np.zeros((4, 6, 6), np.uint8), np.zeros((4, 6, 6), np.uint8)
+    truth[1:3, 1:3, 1:3] = predicted[1:3, 1:3, 1:3] = 1
+    predicted[0, 5, 5] = 3  # 2 is in neither, 3 is predicted alone
+    diagonal = float(np.linalg.norm([4, 6, 6]))
+    for rule, nowhere, alone in (
+        ("one", (1, 0, 1), (0, diagonal, 0)),
+        ("zero", (0, diagonal, 0), (0, diagonal, 0)),
+        ("skip", (np.nan,) * 3, (np.nan,) * 3),
+    ):
+        values, present = segmentation.case(truth, predicted, 3, (1, 1, 1), tolerance=1.0, absent=rule)
+        np.testing.assert_allclose(values, [(1, 0, 1), nowhere, alone])
+        assert present.tolist() == [True, False, False]
+    both = np.stack([values, values])
+    summary = segmentation.summarise(both, np.stack([present, present]), ["a", "b", "c"], resamples=10)
+    assert summary["dice/mean"] == 1, "of the structures that are somewhere"
+    assert summary["dice/mean/low"] == 1
+
+
 @pytest.mark.filterwarnings("ignore:monai.metrics.utils:FutureWarning")  # MONAI's, of its own argument
 @pytest.mark.parametrize("seed", range(3))
 def test_random_masks_equal_the_judges(seed):

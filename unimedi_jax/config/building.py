@@ -22,7 +22,8 @@ class BuildConfig:
     worker_memory_gb: float = 2.0  # of each of them: a file that would take more is refused by its size
     film_size: int = 256  # pixels of both sides of an X-ray's record: a multiple of 32, at most 2048
     volume: tuple[int, int, int] = (32, 128, 128)  # voxels (z, y, x) of a CT's record, onto which the scan is brought
-    spacing_mm: tuple[float, ...] = ()  # (z, y, x), y and x alike: instead, such voxels over the scan's own extent
+    # (z, y, x), y and x alike: instead, such voxels over the scan's own extent; 0: of the scan's own size.
+    spacing_mm: tuple[float, ...] = ()
     crop_to: str = ""  # "body" or "lungs": of a CT only the box around these, and 10 mm beside
     runner: str = "pool"  # of these processes; or "beam", an Apache Beam pipeline (requirements-beam.txt)
     beam: str = ""  # its options, such as "--runner=FlinkRunner --flink_master=host:8081"; empty: on this machine

@@ -3,6 +3,7 @@
 import dataclasses
 
 from unimedi_jax.config.pretraining import PretrainConfig, check_score
+from unimedi_jax.config.recipes import HKBU, VOCO, VOCO_VOLUMES, CropsConfig, FitConfig, VolumesConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,24 +82,14 @@ class PredictConfig:
 
 
 PROTOCOLS = ("ours", "mgca")  # of evaluations; docs/protocols.md
+IN_CROPS = ("unetr", "voco")  # those of segmentation that train on crops of CTs at their own resolution
+OF_VOLUMES = ("unimiss", "hkbu", "voco")  # those of classification that fine-tune on whole CTs
 
 
-def check_protocol(protocol: str) -> None:
-    """Raises ValueError for a protocol that is none of PROTOCOLS."""
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol is one of {', '.join(PROTOCOLS)}, not {protocol!r}")
-
-
-@dataclasses.dataclass(frozen=True)
-class FitConfig:
-    """How a network is trained for a downstream task: AdamW, stopped early by the validation patients."""
-
-    batch: int = 16
-    epochs: int = 50
-    patience: int = 10  # epochs without a better validation score
-    lr: float = 5e-4  # of the head or decoder
-    encoder_lr: float = 5e-5
-    weight_decay: float = 1e-6
+def check_protocol(protocol: str, *others: str) -> None:
+    """Raises ValueError for a protocol that is none of PROTOCOLS, nor one of the `others` that a job has."""
+    if protocol not in (*PROTOCOLS, *others):
+        raise ValueError(f"protocol is one of {', '.join((*PROTOCOLS, *others))}, not {protocol!r}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,11 +121,23 @@ class ProbeConfig(DownstreamConfig):
     # MGCA's recipe for its linear classifier, where the encoder learns ten times slower (our choice).
     full: FitConfig = FitConfig(batch=48)
     # "mgca": its linear classifier by its own solver, augmentation and draws, in rows of their own (docs/protocols.md).
+    # "unimiss" (RICORD), "hkbu", "voco" (CC-CCII): CTs fine-tuned at a size of their own; set tune=full.
     protocol: str = "ours"
     mgca: FitConfig = FitConfig(batch=48)  # of that protocol, whose encoder is frozen
+    unimiss: VolumesConfig = VolumesConfig()  # of that protocol
+    hkbu: VolumesConfig = HKBU
+    voco: VolumesConfig = VOCO_VOLUMES
 
     def __post_init__(self) -> None:
-        check_protocol(self.protocol)
+        check_protocol(self.protocol, *OF_VOLUMES)
+        if (self.protocol in OF_VOLUMES) != (self.tune == "full") and self.protocol != "ours":
+            kind, tune = ("fine-tuned", "full") if self.protocol in OF_VOLUMES else ("linear", "linear")
+            raise ValueError(f"config.protocol={self.protocol} is that of a {kind} classifier: set config.tune={tune}")
+
+    @property
+    def volumes(self) -> VolumesConfig:
+        """The recipe of a protocol of whole CTs."""
+        return {"unimiss": self.unimiss, "hkbu": self.hkbu, "voco": self.voco}[self.protocol]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,11 +181,23 @@ class SegmentConfig(SegmentTask, DownstreamConfig):
     seeds: tuple[int, ...] = (0,)
     windows: bool = False  # CTs at the record's resolution in sliding windows; False: the whole, shrunk
     # "mgca": X-rays by MGCA's draws, best epoch by the validation loss, Dice by picture on the network's grid.
+    # "unetr" (BTCV), "voco" (AMOS22): CTs in crops at their own resolution, measured on the voxels of the file.
     protocol: str = "ours"
-    mgca: FitConfig = FitConfig(weight_decay=0.05)  # of that protocol, as for RSNA; SIIM's batch is 8
+    mgca: FitConfig = FitConfig(weight_decay=0.05)  # of that protocol
+    siim_batch: int = 8  # of it on SIIM, in place of its batch
+    unetr: CropsConfig = CropsConfig()  # of that protocol
+    voco: CropsConfig = VOCO  # and of this one
+    steps: int = 0  # of unetr and voco, in place of the recipe's; its warm-up and validations keep their places
+    masks: bool = False  # of unetr and voco: the predictions of the test cases as NIfTI on the file's voxels, in masks/
 
     def __post_init__(self) -> None:
-        check_protocol(self.protocol)
+        check_protocol(self.protocol, *IN_CROPS)
+
+    @property
+    def crops(self) -> CropsConfig:
+        """The recipe of a protocol in crops, of the length asked for."""
+        recipe = {"unetr": self.unetr, "voco": self.voco}[self.protocol]
+        return dataclasses.replace(recipe, steps=self.steps or recipe.steps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,12 +229,20 @@ class DetectConfig(DetectTask, DownstreamConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class CandidatesTask:
+    """How candidates of nodules (LUNA16) are told apart: a linear probe on crops around them."""
+
+    crop: tuple[int, ...] = (32, 64, 64)  # mm (z, y, x) around a candidate
+    negatives: int = 50  # of each training CT, drawn; its nodules all train
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluateConfig(DownstreamConfig):
     """The evaluations that a data folder allows, on one page."""
 
     job: str = "evaluate"
     data: str = ""  # built sets, comma-separated; empty: all of the folder
-    tasks: str = "probe,retrieve,slices"  # minutes; and "segment", "detect", which train decoders for hours
+    tasks: str = "probe,retrieve,slices"  # minutes; "candidates" (LUNA16); "segment", "detect": hours
     shares: tuple[float, ...] = (0.01, 0.1, 1.0)  # of the training patients, linear probe
     seeds: tuple[int, ...] = (0, 1, 2)
     ct_slices: bool | None = None  # CTs with their chosen slices, or by the volume alone; None: as in the run
@@ -227,6 +250,7 @@ class EvaluateConfig(DownstreamConfig):
     rows: int = 32  # a device, when embedding
     segment: SegmentTask = SegmentTask()
     detect: DetectTask = DetectTask()
+    candidates: CandidatesTask = CandidatesTask()
     prompts: str = ""  # of zero-shot: a .json or .csv, "ct_clip" or "chexzero"; empty: the set's own
     score: str = "sum"  # zero-shot: minus denials ("difference"), minus other findings ("others"), or both
 

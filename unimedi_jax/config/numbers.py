@@ -11,7 +11,8 @@ MOST_WHOLE = 2**31 - 1  # whole numbers are int32 on the devices
 # A number is at least 0, but for these fields; a field of a base class counts for all that derive from it.
 LEAST: dict[str, float] = {
     **dict.fromkeys(("InputConfig.processes", "MeshConfig.data"), -1),
-    **dict.fromkeys(("ModelConfig.window_hu", "SigLIP.bias"), -math.inf),
+    **dict.fromkeys(("ModelConfig.window_hu", "CropsConfig.window_hu", "VolumesConfig.window_hu"), -math.inf),
+    "SigLIP.bias": -math.inf,
     **dict.fromkeys(("PretrainConfig.steps", "PretrainConfig.log_every", "PretrainConfig.accumulate"), 1),
     **dict.fromkeys(("MeshConfig.fsdp", "DistributedConfig.processes", "DistributedConfig.timeout"), 1),
     **dict.fromkeys(("CheckpointConfig.every", "GuardConfig.max_skipped", "InputConfig.threads"), 1),
@@ -22,6 +23,9 @@ LEAST: dict[str, float] = {
     **dict.fromkeys(("ModelConfig.prototypes_cls", "ModelConfig.prototypes_patch"), 1),
     **dict.fromkeys((f"{job}Config.rows" for job in ("Evals", "Embed", "Probe", "Retrieve", "Evaluate")), 1),
     **dict.fromkeys(("FitConfig.batch", "FitConfig.epochs", "RetrieveConfig.each", "EvaluateConfig.each"), 1),
+    **dict.fromkeys((f"CropsConfig.{name}" for name in ("crop", "cts", "crops", "steps", "validations")), 1),
+    **dict.fromkeys((f"VolumesConfig.{name}" for name in ("size", "batch", "epochs")), 1),
+    **dict.fromkeys(("CandidatesTask.crop", "CandidatesTask.negatives", "SegmentConfig.siim_batch"), 1),
     **dict.fromkeys(("SegmentTask.setr_channels", "SegmentTask.unetr_features"), 1),
     **dict.fromkeys(("DetectTask.most", "DetectTask.widths", "BenchConfig.rounds"), 1),
     **dict.fromkeys(("BuildConfig.report_length", "InputConfig.report_length"), 3),  # its marks and a word
@@ -32,7 +36,9 @@ MOST: dict[str, float] = dict.fromkeys(
         *("BuildConfig.max_rejected", "CtRate.val_share", "InputConfig.max_damaged", "ModelConfig.report_dropout"),
         *("OptimConfig.b1", "OptimConfig.b2", "EmaConfig.base", "EmaConfig.final"),
         *(f"{job}.shares" for job in ("ProbeConfig", "SegmentTask", "DetectTask", "EvaluateConfig")),
-        *("DetectTask.lowest", "DetectTask.confidence", "DetectTask.overlap"),
+        *(f"CropsConfig.{name}" for name in ("positive", "warmup", "flip", "rotate", "scale", "shift", "overlap")),
+        *(f"VolumesConfig.{name}" for name in ("share", "warmup", "flip", "affine", "gamma", "noise", "intensity")),
+        *("FitConfig.warmup", "DetectTask.lowest", "DetectTask.confidence", "DetectTask.overlap"),
     ),
     1,
 )

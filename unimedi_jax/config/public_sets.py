@@ -63,6 +63,7 @@ class Rsna:
     """Of RSNA Pneumonia."""
 
     split: str = "detection"  # and segmentation; or "classification"
+    greys: str = "window"  # or "largest": stored values over their largest, as MGCA reads DICOM
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,13 +79,15 @@ class Siim:
     """Of SIIM-ACR Pneumothorax."""
 
     split: str = "clean"  # or "mgca"
+    greys: str = "window"  # or "largest": stored values over their largest, as MGCA reads DICOM
 
 
 @dataclasses.dataclass(frozen=True)
 class CcCcii:
     """Of CC-CCII."""
 
-    lists: str = ""  # folder of ct_train.json, ct_test.json
+    lists: str = ""  # folder of HKBU's ct_train.json, ct_test.json, or of VoCo's CC_CCII_fold0_train.csv, ..._valid.csv
+    fold: int = 0  # of VoCo's lists
     first_slice: str = "superior"  # or "inferior"
 
 
@@ -102,6 +105,7 @@ class Luna16:
     test: int = 0  # the subset for testing
     val: int = 1  # and the one for validation
     smallest_mm: float = 0.0  # nodules of at most so many mm are left out
+    candidates: bool = False  # the places of candidates_V2.csv too, for FROC; build with config.spacing_mm=1,1,1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -67,4 +67,6 @@ class BoxFinder:
         size = np.array(shape, np.float32)
         centre, half = places[best, :2] * size, places[best, 2:] * size / 2
         corners = np.concatenate([np.clip(centre - half, 0, size), np.clip(centre + half, 0, size)], axis=1)
-        return detection.suppress(corners, scores[best], above=self.overlap)
+        # A pixel is one of the network's picture, where MGCA's boxes lie.
+        pixel = shape[0] / self.pretrained.size("xray")[0] if self.published else 0.0
+        return detection.suppress(corners, scores[best], above=self.overlap, pixel=pixel)

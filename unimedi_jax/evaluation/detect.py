@@ -10,7 +10,8 @@ import ml_collections
 import numpy as np
 
 from data.errors import UserError
-from unimedi_jax.config.jobs import DetectConfig, FitConfig
+from unimedi_jax.config.jobs import DetectConfig
+from unimedi_jax.config.recipes import FitConfig
 from unimedi_jax.evaluation import downstream, draws, fit, heads, results, trials, yolo
 from unimedi_jax.evaluation.box_finder import BoxFinder
 from unimedi_jax.evaluation.downstream import Outputs, Part

@@ -48,6 +48,20 @@ def states(
     return model.apply({"params": encoder}, method=run)
 
 
+def states_of_crops(model: towers.UniMedI, encoder: Params, crops: Float[Array, "b z y x"]) -> vision.Encoded:
+    """Tokens and the outputs of all blocks of crops in [-1, 1] of any size that the patch divides.
+
+    The table of positions is interpolated to the crop's grid.
+    """
+
+    def run(bound: towers.UniMedI) -> vision.Encoded:
+        patch = bound.volume_patch
+        tokens = bound.embed_pixels("ct", patches.patchify(crops, patch), patches.grid(crops.shape[1:], patch))
+        return bound.vision.encode(tokens, hidden=True)
+
+    return model.apply({"params": encoder}, method=run)
+
+
 def voxels(model: towers.UniMedI, tokens: Num[Array, "b n v"]) -> Float[Array, "b z y x"]:
     """The volume that CT tokens were cut from, in the network's scale of [-1, 1]."""
     return inputs.hounsfield(patches.unpatchify(tokens, model.volume_grid, model.volume_patch), model.window_hu)

@@ -15,7 +15,18 @@ from data import contract
 from data.errors import UserError
 from unimedi_jax.config.jobs import DetectConfig, EvaluateConfig, ProbeConfig, SegmentConfig
 from unimedi_jax.config.typed import typed
-from unimedi_jax.evaluation import detect, hit_rates, probe, results, retrieve, segment, trials
+from unimedi_jax.evaluation import (
+    candidates,
+    detect,
+    hit_rates,
+    native,
+    probe,
+    results,
+    retrieve,
+    segment,
+    slice_windows,
+    trials,
+)
 from unimedi_jax.evaluation.downstream import Outputs
 from unimedi_jax.inference import pretrained, prompts
 from unimedi_jax.inference.pretrained import Pretrained
@@ -38,6 +49,8 @@ SHOWN = {
     retrieve.PRECISION: ("p5", "p10", "p100"),
     retrieve.GAP: ("xray_ct/distance", "xray_ct/accuracy", "xray_ct_cls/accuracy", "images/separation"),
     hit_rates.TASK: hit_rates.METRICS,
+    slice_windows.TASK: slice_windows.METRICS,
+    candidates.TASK: candidates.METRICS,
     **dict.fromkeys(itertools.starmap(segment.task_name, SEGMENTATIONS), (*segment.METRICS, "dice_present/mean")),
     **dict.fromkeys(detect.TASKS.values(), detect.METRICS),
 }
@@ -52,7 +65,7 @@ BY_EMBEDDINGS = (
     retrieve.ACROSS,
     retrieve.PRECISION,
 )
-WITHOUT_LABELS = (*BY_EMBEDDINGS, retrieve.GAP, hit_rates.TASK)
+WITHOUT_LABELS = (*BY_EMBEDDINGS, retrieve.GAP, hit_rates.TASK, slice_windows.TASK, candidates.TASK)
 BLIND = ("/random_rate", "/fixed_rate")  # of slices chosen blindly: the same for every network
 CHANCE = {"i2t_r": "chance_r", "t2i_r": "chance_r", "p": "chance_p", "hit": "chance_hit"}
 
@@ -137,6 +150,14 @@ def _detect(
     return _by_protocol(config, lambda name: detect.evaluate(trained, dataset, _with(settings, name), outputs))
 
 
+def _slices(
+    trained: Pretrained, dataset: records.RecordSet, config: EvaluateConfig, outputs: Outputs
+) -> list[results.Result]:
+    """Of whole scans on one grid, or, where a set has its scans' own slices, in windows of these."""
+    checked = slice_windows if native.has_own_slices(dataset) else hit_rates
+    return checked.evaluate(trained, dataset, config, outputs)
+
+
 def _with(settings: Any, protocol: str) -> Any:
     return dataclasses.replace(settings, protocol=protocol)
 
@@ -163,7 +184,8 @@ def _section(config: EvaluateConfig, name: str) -> dict[str, Any]:
 TASKS = {
     "probe": _probe,
     "retrieve": retrieve.evaluate,
-    "slices": hit_rates.evaluate,
+    "slices": _slices,
+    "candidates": candidates.evaluate,
     "segment": _segment,
     "detect": _detect,
 }

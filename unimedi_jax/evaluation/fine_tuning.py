@@ -10,7 +10,8 @@ import numpy as np
 import optax
 from jax import numpy as jnp
 
-from unimedi_jax.config.jobs import FitConfig, ProbeConfig
+from unimedi_jax.config.jobs import ProbeConfig
+from unimedi_jax.config.recipes import FitConfig
 from unimedi_jax.evaluation import classifiers, draws, fit, heads
 from unimedi_jax.evaluation import network as networks
 from unimedi_jax.evaluation.downstream import Part

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from data import progress
 from data.errors import UserError
 from unimedi_jax import sharding
-from unimedi_jax.config.jobs import FitConfig
+from unimedi_jax.config.recipes import FitConfig
 from unimedi_jax.evaluation import draws
 from unimedi_jax.evaluation.network import Network
 from unimedi_jax.evaluation.trials import Trial
@@ -99,14 +99,17 @@ def fit(
     """At most `recipe.epochs` of `steps` batches each; stops after `recipe.patience` epochs without a better score.
 
     The learning rate of the subtree "encoder" of the parameters is `recipe.encoder_lr`, that of all else `recipe.lr`;
-    both are constant, as in MGCA. Without `score` the last epoch is returned. A score that is not a number, such as an
+    both follow `schedule`. Without `score` the last epoch is returned. A score that is not a number, such as an
     AUROC of a single class, is no better than any other.
 
     Raises:
         UserError: the loss is not finite.
     """
     rates = {part: recipe.encoder_lr if part == "encoder" else recipe.lr for part in network.params}
-    optimisers = {part: optax.adamw(rate, weight_decay=recipe.weight_decay) for part, rate in rates.items()}
+    optimisers = {
+        part: optax.adamw(schedule(rate, recipe, recipe.epochs * steps), weight_decay=recipe.weight_decay)
+        for part, rate in rates.items()
+    }
     tx = optax.multi_transform(optimisers, {part: part for part in network.params})
     # Copied: the step donates its arguments, and the caller's weights start the next fit.
     network = jax.jit(lambda x: x)(sharding.put_replicated(network, mesh))
@@ -132,6 +135,14 @@ def fit(
     if not best.epoch:  # no validation was ever defined: patience ended it, and the last epoch is as good as any
         best = Fitted(jax.device_get(network), float("nan"), epoch)
     return best._replace(network=sharding.put_replicated(best.network, mesh))
+
+
+def schedule(rate: float, recipe: FitConfig, steps: int) -> float | optax.Schedule:
+    """A learning rate over so many steps: constant, as in MGCA, or after a warm-up falling to 0 along a cosine."""
+    warmup = round(recipe.warmup * steps)
+    if recipe.cosine:
+        return optax.warmup_cosine_decay_schedule(0.0, rate, warmup, max(steps, warmup + 1))
+    return optax.linear_schedule(0.0, rate, warmup) if warmup else rate
 
 
 def _make_step(loss: Loss, tx: optax.GradientTransformation) -> Callable[..., tuple[Network, optax.OptState, Array]]:

@@ -71,5 +71,14 @@ OF_KIND: dict[str, Fits] = {
         "unetr_features": _whole,
         "windows": _flag,
     },
+    "crops": {
+        "names": _list_of(_text),
+        "target": _text,
+        "classes": _whole,
+        "features": _whole,
+        "size": _list_of(_whole),
+        "window_hu": _list_of(_number),
+        "overlap": _number,
+    },
     "detect": {"widths": _list_of(_whole), "lowest": _number, "overlap": _number, "threshold": _number},
 }

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from unimedi_jax.config.jobs import FitConfig
+from unimedi_jax.config.recipes import FitConfig
 from unimedi_jax.evaluation import draws
 from unimedi_jax.evaluation import network as networks
 from unimedi_jax.evaluation.fine_tuning import FineTuning

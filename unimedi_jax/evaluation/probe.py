@@ -9,12 +9,13 @@ import ml_collections
 
 from data import progress
 from data.errors import UserError
-from unimedi_jax.config.jobs import ProbeConfig
+from unimedi_jax.config.jobs import OF_VOLUMES, ProbeConfig
 from unimedi_jax.evaluation import classifiers, downstream, draws, mgca_probe, results, trials
 from unimedi_jax.evaluation.downstream import Outputs, Part
 from unimedi_jax.evaluation.fine_tuning import SPLITS, FineTuning
 from unimedi_jax.evaluation.probe_outputs import TASKS, ProbeOutputs, task_name
 from unimedi_jax.evaluation.trials import Trial
+from unimedi_jax.evaluation.volume_tuning import VolumeTuning
 from unimedi_jax.inference import features
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input.records import RecordSet
@@ -22,11 +23,13 @@ from unimedi_jax.metrics import classification, linear_probe
 
 LOG = logging.getLogger(__name__)
 METRICS = ("auroc/macro10", "auprc/macro10", "accuracy/macro")
+RATES = ("sensitivity/macro", "specificity/macro")
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Trains and tests the classifiers of `configs/probe.py`."""
-    downstream.run(config, workdir, ProbeConfig, evaluate, METRICS)
+    shown = (*METRICS, *RATES) if config.protocol in OF_VOLUMES else METRICS
+    downstream.run(config, workdir, ProbeConfig, evaluate, shown)
 
 
 def evaluate(
@@ -43,12 +46,11 @@ def evaluate(
         raise UserError(f"config.tune is one of {', '.join(TASKS)}, not {config.tune!r}")
     if not dataset.contract["labels"]:
         raise UserError(f"the set {dataset.name} in {dataset.folder} has no labels: there is nothing to classify")
-    if config.protocol != "ours" and config.tune != "linear":
-        raise UserError(f"config.protocol={config.protocol} is that of a linear classifier: set config.tune=linear")
-    asked = config.modality if config.protocol == "ours" else "xray"
+    asked = {"ours": config.modality, "mgca": "xray"}.get(config.protocol, "ct")
     modalities = trials.modalities(trained, dataset, asked)
-    trained.check(dataset, modalities)
-    measure = {"ours": _linear if config.tune == "linear" else _full, "mgca": _published}[config.protocol]
+    if config.protocol not in OF_VOLUMES:  # whose task compares what they depend on
+        trained.check(dataset, modalities)
+    measure = {"ours": _linear if config.tune == "linear" else _full, "mgca": _published}.get(config.protocol, _full)
     outputs = outputs or Outputs()
     rows = [row for modality in modalities for row in measure(trained, dataset, modality, config, outputs)]
     if not rows:
@@ -82,6 +84,9 @@ def _full(
 ) -> list[results.Result]:
     """The whole network is trained, from the encoder's weights and a linear head of zeros."""
     task = FineTuning(trained, dataset, modality, config)
+    if config.protocol in OF_VOLUMES:
+        task = VolumeTuning(trained, dataset, modality, config)
+        task.check()
     chosen = trials.trials(config, len(task.cases["train"]))
     return [row for trial in chosen for row in _part(outputs, task, trial)]
 

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import pathlib
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,13 +11,15 @@ import ml_collections
 import numpy as np
 from jax import numpy as jnp
 
-from data import progress
 from data.errors import UserError
 from unimedi_jax import sharding
-from unimedi_jax.config.jobs import FitConfig, SegmentConfig
+from unimedi_jax.config.jobs import IN_CROPS, SegmentConfig
+from unimedi_jax.config.recipes import FitConfig
 from unimedi_jax.evaluation import dense_losses, downstream, draws, fit, heads, results, trials
+from unimedi_jax.evaluation.crop_task import CropTask
 from unimedi_jax.evaluation.downstream import Outputs, Part
 from unimedi_jax.evaluation.network import Network
+from unimedi_jax.evaluation.segment_cases import TUNES, annotated, structures, task_name
 from unimedi_jax.evaluation.segmenter import Segmenter, decide
 from unimedi_jax.evaluation.trials import Trial
 from unimedi_jax.inference.pretrained import Pretrained
@@ -27,7 +28,10 @@ from unimedi_jax.metrics import segmentation
 from unimedi_jax.typing import Array, Bool, Float, PyTree
 
 METRICS = ("dice/mean", "hd95/mean", "nsd/mean")
-TUNES = {"frozen": "frozen encoder", "full": "fine-tuned"}
+MASKS = "masks"  # folder of predictions in a job's workdir
+# What makes up the network of a saved head.
+FACTS = ("classes", "setr_channels", "unetr_features", "windows")
+CROP_FACTS = ("classes", "features", "size", "window_hu", "overlap")
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -46,37 +50,60 @@ def evaluate(
         UserError: a setting is wrong, or the set has no annotated cases.
     """
     tunes, target = trials.tunes(config.tune, TUNES), config.target
+    in_crops = config.protocol in IN_CROPS
     if target not in dense.TARGETS:
         raise UserError(f"config.target is one of {', '.join(dense.TARGETS)}, not {target!r}")
     field, place = dense.TARGETS[target], f"the set {dataset.name} in {dataset.folder}"
     if config.protocol == "mgca" and target == "organs":
         raise UserError("config.protocol=mgca segments one structure: set config.target=boxes (RSNA) or lesions (SIIM)")
+    if in_crops and target == "boxes":
+        raise UserError(f"config.protocol={config.protocol} segments CTs: set config.target=organs or lesions")
     if field not in dataset.contract["truth"]:
         raise UserError(f"{place} has no {field}: choose another config.target")
+    if in_crops:
+        config = dataclasses.replace(config, modality="ct")
     if config.protocol == "mgca":
         config = dataclasses.replace(config, modality="xray", seeds=(draws.PUBLISHED_SEED,))
     table, outputs = [], outputs or Outputs()
     for modality in trials.modalities(trained, dataset, config.modality):
-        trained.check(dataset, (modality,))
+        if not in_crops:  # whose task compares what crops depend on
+            trained.check(dataset, (modality,))
         cases = {split: annotated(dataset, modality, split, config) for split in ("train", "val", "test")}
         if not cases["train"] or not cases["test"]:
             continue
         for tune in tunes:
-            task = Task(trained, dataset, modality, tune, cases, config)
+            task = _task(trained, dataset, modality, tune, cases, config)
             for trial in trials.trials(config, len(cases["train"])):
                 facts = dict(task=task.title, modality=modality, head=trial == trials.main(config))
-                fill = functools.partial(_measure, task, trial)
+                masks = outputs.workdir if config.masks and facts["head"] else None
+                fill = functools.partial(_measure, task, trial, masks)
                 table += outputs.part(fill, config, [dataset], **facts, **trial._asdict())
     if not table:
         raise UserError(f"{place} has no annotated test cases for {target}, or {trials.TOO_FEW}")
     return table
 
 
-def _measure(task: "Task", trial: Trial, part: Part) -> None:
-    """Trains and tests the decoder of a trial."""
+def _task(
+    trained: Pretrained,
+    dataset: records.RecordSet,
+    modality: str,
+    tune: str,
+    cases: Mapping[str, list[int]],
+    config: SegmentConfig,
+) -> "Task | CropTask":
+    """What is trained and tested by the protocol of `config`. Raises UserError where the set does not fit it."""
+    if config.protocol not in IN_CROPS:
+        return Task(trained, dataset, modality, tune, cases, config)
+    task = CropTask(trained, dataset, tune, cases, config)
+    task.check()
+    return task
+
+
+def _measure(task: "Task | CropTask", trial: Trial, workdir: pathlib.Path | None, part: Part) -> None:
+    """Trains and tests the decoder of a trial; with a `workdir` its predictions of crops are left in `masks/`."""
     config = task.config
-    network = fit.train(task, trial, draws.of_protocol(config.protocol))
-    values, present = _tested(task, network)
+    network = task.train(trial)
+    values, present = _tested(task, network, workdir and workdir / MASKS / task.tune)
     scalars = segmentation.summarise(values, present, task.names, resamples=config.resamples)
     shared = dict(task=task.title, modality=task.modality, **trial._asdict())
     slices = False if task.modality == "ct" else None
@@ -85,29 +112,6 @@ def _measure(task: "Task", trial: Trial, part: Part) -> None:
         _add_cases(part, task, values, shared)
     if part.detailed and trial == trials.main(config):
         part.heads.append(head(task, trial, network))
-
-
-def task_name(target: str, tune: str, protocol: str = "ours") -> str:
-    """The task of the results for a target, a way of tuning and a protocol."""
-    return f"segmentation of {target}, {TUNES[tune]}{trials.PUBLISHED[protocol]}"
-
-
-def organs(contract: Mapping[str, Any]) -> list[str]:
-    """Names of the classes of the organ mask, from the contract's "0 none, 1 right lung, 2 left lung, ..."."""
-    text = contract["records"]["organ_mask"]
-    numbered = {int(number): name for number, name in re.findall(r"(\d+) ([^,]+)", text)}
-    return [numbered[number] for number in range(1, max(numbered) + 1)]
-
-
-def annotated(dataset: records.RecordSet, modality: str, split: str, config: SegmentConfig) -> list[int]:
-    """Rows of a split whose target somebody has drawn, at most `config.limit` (0 = all)."""
-    rows = list(range(dataset.size(modality, split)))
-    if rows and config.target != "boxes":
-        field = dense.TARGETS[config.target]
-        masks = dataset.source(modality, split, (field,))
-        with progress.shown(len(rows), f"masks of {split}") as tick:
-            rows = [i for i in rows if not tick(1) and not (masks[i][field] == dense.UNANNOTATED).all()]
-    return rows[: config.limit] if config.limit else rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +132,7 @@ class Task:
     @property
     def title(self) -> str:
         """The task of the results."""
-        return task_name(self.config.target, self.tune, self.config.protocol)
+        return task_name(self.config.target, self.tune, self.config)
 
     @property
     def published(self) -> bool:
@@ -138,7 +142,8 @@ class Task:
     @property
     def recipe(self) -> FitConfig:
         if self.published:
-            return self.config.mgca
+            siim = self.dataset.contract["source"].get("kind") == "siim"
+            return dataclasses.replace(self.config.mgca, batch=self.config.siim_batch) if siim else self.config.mgca
         return {"xray": self.config.xray, "ct": self.config.ct}[self.modality]
 
     @property
@@ -148,8 +153,7 @@ class Task:
     @functools.cached_property
     def names(self) -> list[str]:
         """Of the structures 1, 2, ..."""
-        target = self.config.target
-        return organs(self.dataset.contract) if target == "organs" else [target.removesuffix("s").removesuffix("e")]
+        return structures(self.dataset, self.config.target)
 
     @functools.cached_property
     def segmenter(self) -> Segmenter:
@@ -175,6 +179,10 @@ class Task:
     def start(self, trial: Trial) -> Network:
         """Raises UserError where the decoder does not fit the encoder."""
         return self.segmenter.start(trial, frozen=self.tune == "frozen")
+
+    def train(self, trial: Trial) -> Network:
+        """The network of a share of the training cases, at its best epoch."""
+        return fit.train(self, trial, draws.of_protocol(self.config.protocol))
 
     def loss(self, network: Network, batch: PyTree) -> tuple[Array, PyTree]:
         logits, stats = self.segmenter.logits(network, batch["tokens"], train=True)
@@ -230,16 +238,23 @@ class Task:
         return jax.jit(loss)
 
 
-def _tested(task: Task, network: Network) -> tuple[Float[np.ndarray, "n c 3"], Bool[np.ndarray, "n c"]]:
+def _tested(
+    task: Task | CropTask, network: Network, folder: pathlib.Path | None
+) -> tuple[Float[np.ndarray, "n c 3"], Bool[np.ndarray, "n c"]]:
     """Dice, HD95 and NSD of every test case and structure, and which structures it has."""
-    count, tolerance = len(task.names), task.config.tolerance
-    cases = task.masks("test", network)
-    measured = [segmentation.case(truth, mask, count, spacing, tolerance=tolerance) for truth, mask, spacing in cases]
+    rules = {"tolerance": task.config.tolerance, "absent": "one"}
+    if isinstance(task, CropTask):
+        cases, rules["absent"] = task.masks("test", network, folder), task.recipe.absent
+    else:
+        cases = task.masks("test", network)
+    measured = [segmentation.case(truth, mask, len(task.names), spacing, **rules) for truth, mask, spacing in cases]
     values, present = (np.stack(part) for part in zip(*measured, strict=True))
     return values, present
 
 
-def _add_cases(part: Part, task: Task, values: Float[np.ndarray, "n c 3"], shared: Mapping[str, Any]) -> None:
+def _add_cases(
+    part: Part, task: Task | CropTask, values: Float[np.ndarray, "n c 3"], shared: Mapping[str, Any]
+) -> None:
     every = downstream.ids(task.dataset, task.modality)
     columns = {
         f"{kind}:{name}": values[:, number, index]
@@ -249,11 +264,12 @@ def _add_cases(part: Part, task: Task, values: Float[np.ndarray, "n c 3"], share
     part.add([every[row] for row in task.cases["test"]], columns, **shared)
 
 
-def head(task: Task, trial: Trial, network: Network) -> heads.Head:
+def head(task: Task | CropTask, trial: Trial, network: Network) -> heads.Head:
     """What is saved of a trained network."""
-    settings = {
-        name: getattr(task.segmenter, name) for name in ("classes", "setr_channels", "unetr_features", "windows")
-    }
-    facts = dict(names=task.names, target=task.config.target, **settings)
-    made = heads.make("segment", task.tune, task.pretrained, task.dataset, task.modality, trial, **facts)
+    in_crops = isinstance(task, CropTask)
+    kind, fields = ("crops", CROP_FACTS) if in_crops else ("segment", FACTS)
+    facts = dict(
+        names=task.names, target=task.config.target, **{name: getattr(task.segmenter, name) for name in fields}
+    )
+    made = heads.make(kind, task.tune, task.pretrained, task.dataset, task.modality, trial, **facts)
     return dataclasses.replace(made, arrays=heads.network_arrays(network))

@@ -62,9 +62,7 @@ class Segmenter:
         encoded = encoder.states(model, network.encoder, tokens, self.modality, hidden=ct)
         inputs: tuple[Any, ...] = (encoded.patches,)
         if ct:
-            depth = len(encoded.hidden)
-            taps = [encoded.hidden[max(1, round(share * depth)) - 1] for share in QUARTERS]
-            inputs = (encoder.voxels(model, tokens), taps, encoded.patches)
+            inputs = (encoder.voxels(model, tokens), taps(encoded.hidden), encoded.patches)
         return networks.decode(self.decoder, network, *inputs, train=train)
 
     def on_record(self, network: Network, tokens: Array, shape: tuple[int, ...]) -> Logits:
@@ -95,6 +93,11 @@ class Segmenter:
             return np.asarray(self.apply(network, sharding.put_batch(patches.patchify(windows, patch), mesh)))
 
         return sliding.predict(volume, size, logits, rows=rows)
+
+
+def taps(hidden: Float[Array, "depth b n d"]) -> list[Float[Array, "b n d"]]:
+    """The hidden states that UNETR's decoder takes."""
+    return [hidden[max(1, round(share * len(hidden))) - 1] for share in QUARTERS]
 
 
 def batched(

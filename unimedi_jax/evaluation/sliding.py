@@ -38,12 +38,13 @@ def predict(
         part = boxes[first : first + rows]
         predicted = function(np.stack([volume[box] for box in part + part[-1:] * (rows - len(part))]))
         if total is None:
-            total = np.zeros((*volume.shape, predicted.shape[-1]))
-            norm = np.zeros((*volume.shape, 1))
+            total = np.zeros((*volume.shape, predicted.shape[-1]), np.float32)
+            norm = np.zeros((*volume.shape, 1), np.float32)
         for box, logits in zip(part, predicted, strict=False):
             total[box] += weight[..., None] * logits
             norm[box] += weight[..., None]
-    return total / norm
+    total /= norm  # in place: the logits of a whole CT are large
+    return total
 
 
 def _gaussian(window: Sequence[int]) -> Float[np.ndarray, "wz wy wx"]:
@@ -51,4 +52,4 @@ def _gaussian(window: Sequence[int]) -> Float[np.ndarray, "wz wy wx"]:
     for length in window:
         distance = np.arange(length) - (length - 1) / 2
         weight = weight[..., None] * np.exp(-(distance**2) / (2 * (SIGMA * length) ** 2))
-    return np.maximum(weight, 1e-3)  # no voxel may be left without any weight
+    return np.maximum(weight, 1e-3).astype(np.float32)  # no voxel may be left without any weight

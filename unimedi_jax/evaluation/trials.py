@@ -14,7 +14,9 @@ from unimedi_jax.input import leaks, pipeline, records
 LOG = logging.getLogger(__name__)
 ENCODERS = ("trained", "untrained")
 FEWEST = 5  # training cases
-PUBLISHED = {"ours": "", "mgca": ", MGCA's protocol"}  # ends of a task's name: rows of two protocols are never mixed
+# Ends of a task's name: rows of two protocols are never mixed.
+PROTOCOLS = {"mgca": "MGCA", "unetr": "UNETR", "voco": "VoCo", "hkbu": "HKBU", "unimiss": "UniMiSS"}
+PUBLISHED = {"ours": ""} | {name: f", {authors}'s protocol" for name, authors in PROTOCOLS.items()}
 KINDS = {"xray": "X-ray", "ct": "CT"}
 TOO_FEW = f"fewer than {FEWEST} training cases, or config.shares leave fewer: nothing was trained"
 

@@ -29,7 +29,11 @@ def truth(record: dict[str, Any], target: str) -> UInt8[np.ndarray, "*space"] | 
             low, high = np.rint(box[1:].reshape(2, -1)).astype(int)
             mask[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = 1
         return mask
-    mask = record[TARGETS[target]]
+    return classes(record[TARGETS[target]], target)
+
+
+def classes(mask: UInt8[np.ndarray, "*space"], target: str) -> UInt8[np.ndarray, "*space"] | None:
+    """Classes 1, 2, ... of a mask that somebody drew, None of one that nobody did."""
     if (mask == UNANNOTATED).all():
         return None
     known = np.where(mask == UNANNOTATED, 0, mask)

@@ -1,4 +1,4 @@
-"""AUROC, average precision and accuracy of a classifier: all three, always, for several labels or exclusive classes."""
+"""AUROC, average precision, accuracy, sensitivity and specificity: for several labels or for exclusive classes."""
 
 from collections.abc import Sequence
 
@@ -64,6 +64,9 @@ def measure(
 ) -> dict[str, float]:
     """`auroc/<name>`, `auprc/<name>`, `accuracy/<name>`, their means over labels `.../macro`, and counts.
 
+    Beside them `sensitivity/<name>` and `specificity/<name>` where the accuracy is measured: at 0.5, or of the most
+    probable class with `one_of`.
+
     `auroc/macro10` and `auprc/macro10`, which headlines show, are means over the labels with at least 10 positives and
     10 negatives; `macro10/findings` counts these labels. A column of NaN (nothing could be fitted) has no result;
     `undefined` counts the labels without AUROC. With `one_of` the columns are exclusive classes and `accuracy/macro` is
@@ -87,6 +90,7 @@ def measure(
     result["macro10/findings"] = float(enough.sum())
     if one_of:
         result["accuracy/macro"] = float(_top(probabilities, targets, whole)[0])
+    result |= _rates(probabilities, targets, names, one_of)
     for name, column in zip(names, targets.T, strict=True):
         result[f"positives/{name}"] = float((column == 1).sum())
         result[f"negatives/{name}"] = float((column == 0).sum())
@@ -104,6 +108,22 @@ def measure(
             result |= _interval(f"{kind}/macro", *tries[:, defined].T)
             if kind in AREAS:
                 result |= _interval(f"{kind}/macro10", *tries[:, defined & enough].T)
+    return result
+
+
+def _rates(probabilities: Table, targets: Table, names: Sequence[str], one_of: bool) -> dict[str, float]:
+    """`sensitivity/...` and `specificity/...` of every label and their means; NaN where there are no such cases."""
+    called = probabilities >= THRESHOLD
+    if one_of:
+        called = np.arange(len(names)) == probabilities.argmax(axis=1)[:, None]
+    unfitted = np.isnan(probabilities).all(axis=0)
+    result = {}
+    for kind, right, of in (("sensitivity", called, targets == 1), ("specificity", ~called, targets == 0)):
+        cases = of.sum(axis=0)
+        values = np.where(cases > 0, (right & of).sum(axis=0) / np.maximum(cases, 1), np.nan)
+        values[unfitted] = np.nan
+        result |= {f"{kind}/{name}": float(value) for name, value in zip(names, values, strict=True)}
+        result[f"{kind}/macro"] = vectors.nan_mean(values)
     return result
 
 

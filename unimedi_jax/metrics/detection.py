@@ -26,26 +26,30 @@ class Case(NamedTuple):
     truth: Float[np.ndarray, "m 4"]
 
 
-def overlaps(a: Float[np.ndarray, "n 4"], b: Float[np.ndarray, "m 4"]) -> Float[np.ndarray, "n m"]:
-    """Intersection over union of every pair; two boxes without area overlap by 0."""
+def overlaps(a: Float[np.ndarray, "n 4"], b: Float[np.ndarray, "m 4"], more: float = 0.0) -> Float[np.ndarray, "n m"]:
+    """Intersection over union of every pair, each side `more` longer; two boxes without area overlap by 0."""
     low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
-    both = np.prod(np.clip(high - low, 0, None), axis=-1)
-    area_a, area_b = (np.prod(boxes[:, 2:] - boxes[:, :2], axis=-1) for boxes in (a, b))
+    both = np.prod(np.clip(high - low + more, 0, None), axis=-1)
+    area_a, area_b = (np.prod(boxes[:, 2:] - boxes[:, :2] + more, axis=-1) for boxes in (a, b))
     union = area_a[:, None] + area_b[None] - both
     return np.divide(both, union, out=np.zeros_like(both), where=union > 0)
 
 
 def suppress(
-    boxes: Float[np.ndarray, "n 4"], scores: Float[np.ndarray, " n"], *, above: float
+    boxes: Float[np.ndarray, "n 4"], scores: Float[np.ndarray, " n"], *, above: float, pixel: float = 0.0
 ) -> tuple[Float[np.ndarray, "k 4"], Float[np.ndarray, " k"]]:
-    """Best first, without those that overlap a better one by more than `above` (non-maximum suppression)."""
+    """Best first, without those that overlap a better one by more than `above` (non-maximum suppression).
+
+    With a `pixel` as in MGCA's code: each side of a box is a pixel longer, and who overlaps by `above` goes too.
+    """
     order = np.argsort(-scores, kind="stable")
     boxes, scores = boxes[order], scores[order]
     left = np.ones(len(boxes), bool)
-    table = overlaps(boxes, boxes)
+    table = overlaps(boxes, boxes, pixel)
+    apart = table < above if pixel else table <= above
     for row in range(len(boxes)):
         if left[row]:
-            left[row + 1 :] &= table[row, row + 1 :] <= above
+            left[row + 1 :] &= apart[row, row + 1 :]
     return boxes[left], scores[left]
 
 

@@ -1,8 +1,10 @@
 """Dice, HD95 and NSD of one structure, and the rule for empty masks.
 
 Both masks empty: Dice 1, HD95 0, NSD 1. One of them empty: Dice 0, NSD 0, HD95 the diagonal of the picture, since a
-distance to nothing must cost something. A surface is the set of a mask's voxels that erosion takes away, every one
-counting the same, as in MONAI; DeepMind's surface-distance weighs them by their area, which differs a little.
+distance to nothing must cost something. Of a structure that the truth lacks that is the rule "one"; by "zero" it is as
+bad as can be whatever is predicted (UNETR's code), by "skip" it counts nowhere (MONAI's means). A surface is the set of
+a mask's voxels that erosion takes away, every one counting the same, as in MONAI; DeepMind's surface-distance weighs
+them by their area, which differs a little.
 """
 
 from collections.abc import Sequence
@@ -51,15 +53,21 @@ def _around(mask: Mask) -> tuple[slice, ...]:
 
 
 def case(
-    truth: Classes, predicted: Classes, classes: int, spacing: Sequence[float], *, tolerance: float
+    truth: Classes, predicted: Classes, classes: int, spacing: Sequence[float], *, tolerance: float, absent: str = "one"
 ) -> tuple[Float[np.ndarray, "c 3"], Bool[np.ndarray, " c"]]:
-    """Dice, HD95 and NSD of the structures 1 to `classes` of one case, and which of them the truth holds."""
+    """Dice, HD95 and NSD of the structures 1 to `classes` of one case, and which of them the truth holds.
+
+    `absent` is the rule for those that it lacks; by "skip" their values are NaN.
+    """
+    worst = (0.0, float(np.linalg.norm(np.multiply(truth.shape, spacing))), 0.0)
     values = np.zeros((classes, len(KINDS)))
     present = np.zeros(classes, bool)
     for number in range(1, classes + 1):
         a, b = truth == number, predicted == number
         values[number - 1] = dice(a, b), *surfaces(a, b, spacing, tolerance=tolerance)
         present[number - 1] = a.any()
+    if absent != "one":
+        values[~present] = worst if absent == "zero" else np.nan
     return values, present
 
 
@@ -82,7 +90,7 @@ def summarise(
         result |= {f"{kind}/{name}": value for name, value in zip(names, by_name, strict=True)}
         result[f"{kind}/mean"] = vectors.nan_mean(np.array(by_name))
         if resamples and len(values) > 1:
-            each = values[:, :, index].mean(axis=1)
+            each = np.array([vectors.nan_mean(of_case) for of_case in values[:, :, index]])
             low, high = bootstrap.mean_interval(each, resamples=resamples, seed=seed)
             result |= {f"{kind}/mean/low": low, f"{kind}/mean/high": high}
     held = [vectors.nan_mean(values[present[:, number], number, 0]) for number in range(len(names))]

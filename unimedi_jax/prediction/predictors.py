@@ -18,6 +18,7 @@ from unimedi_jax.config.jobs import PredictConfig
 from unimedi_jax.evaluation import classifiers
 from unimedi_jax.evaluation import heads as saved
 from unimedi_jax.evaluation.box_finder import BoxFinder
+from unimedi_jax.evaluation.crop_segmenter import CropSegmenter
 from unimedi_jax.evaluation.heads import Head
 from unimedi_jax.evaluation.segmenter import Segmenter, batched
 from unimedi_jax.inference import embed, features, maps, preprocess, prompts, sources
@@ -98,7 +99,7 @@ def own_prompts(trained: Pretrained) -> dict[str, Mapping[str, Sequence[str]]]:
 
 def of_heads(heads: Mapping[str, Head], trained: Pretrained, rows: int, place: Place) -> dict[str, Predictor]:
     """The predictors of saved heads, by modality."""
-    kinds = {"probe": _probe, "segment": _segment, "detect": _detect}
+    kinds = {"probe": _probe, "segment": _segment, "crops": _crops, "detect": _detect}
     return {modality: kinds[head.facts["kind"]](head, trained, rows, place) for modality, head in heads.items()}
 
 
@@ -144,13 +145,28 @@ def _how(cut: Mapping[str, Any]) -> str:
 
 
 def _segment(head: Head, trained: Pretrained, rows: int, place: Place) -> Predictor:
-    names, modality = head.facts["names"], head.modality
     sizes = saved.settings(head, "classes", "setr_channels", "unetr_features", "windows")
-    segmenter, network = Segmenter(trained, modality, **sizes), head.network(trained)
-    grid = record_grid.of_contract(head.facts["contract"])
+    segmenter, network = Segmenter(trained, head.modality, **sizes), head.network(trained)
 
     def answers(pixels: np.ndarray) -> np.ndarray:
         return segmenter.predict(network, pixels, rows * trained.mesh.size)
+
+    return _masks(head, answers, place)
+
+
+def _crops(head: Head, trained: Pretrained, rows: int, place: Place) -> Predictor:
+    sizes = saved.settings(head, "classes", "features", "size", "window_hu", "overlap")
+    segmenter, network = CropSegmenter(trained, **sizes), head.network(trained)
+
+    def answers(pixels: np.ndarray) -> np.ndarray:
+        return np.stack([segmenter.predict(network, volume, rows * trained.mesh.size) for volume in pixels])
+
+    return _masks(head, answers, place)
+
+
+def _masks(head: Head, answers: Callable[[np.ndarray], np.ndarray], place: Place) -> Predictor:
+    """Masks of the logits that `answers` gives on the records' grid."""
+    names, modality, grid = head.facts["names"], head.modality, record_grid.of_contract(head.facts["contract"])
 
     def xray(item: sources.Item, stem: str, logits: np.ndarray) -> list[Row]:
         mask = own_grid.xray_mask(logits, xrays.read_full_xray(item.path).shape)

@@ -26,18 +26,28 @@ class Way(NamedTuple):
 
 LINEAR = (
     Way("linear probe", (NOT, NOT, CLOSE), "the optimum of a regularised classifier on features computed once; draws"),
-    Way(f"linear probe{MGCA}", (CLOSE,) * 3, "which X-rays the 1 and 10 % are; rounding of grey levels of DICOM files"),
+    Way(f"linear probe{MGCA}", (CLOSE,) * 3, "the stream of random numbers"),
 )
 BOXES = (
     Way("segmentation of boxes, frozen encoder", (CLOSE,) * 3, "best epoch by Dice; Dice at 256 pixels; draws"),
-    Way(f"segmentation of boxes, frozen encoder{MGCA}", (CLOSE,) * 3, "which X-rays the 1 and 10 % are; 256 pixels"),
+    Way(f"segmentation of boxes, frozen encoder{MGCA}", (CLOSE,) * 3, "records of 256 pixels"),
 )
 DETECTION = (
     Way("detection, frozen encoder", (CLOSE,) * 3, "loss, score and best epoch of ours; draws"),
-    Way(f"detection, frozen encoder{MGCA}", (CLOSE,) * 3, "which X-rays the 1 and 10 % are; a pyramid of a ViT's map"),
+    Way(f"detection, frozen encoder{MGCA}", (CLOSE,) * 3, "a pyramid of a ViT's map"),
 )
 ORGANS = (
     Way("segmentation of organs, fine-tuned", (NOT,) * 3, "whole scans on a coarse grid, few steps, no augmentation"),
+    Way(
+        "segmentation of organs, fine-tuned, UNETR's protocol",
+        (CLOSE,) * 3,
+        "no mirroring; windows blended by a Gaussian; Dice on the file's voxels",
+    ),
+    Way(
+        "segmentation of organs, fine-tuned, VoCo's protocol",
+        (CLOSE,) * 3,
+        "UNETR's decoder; no mirroring; windows blended by a Gaussian; Dice on the file's voxels",
+    ),
 )
 
 

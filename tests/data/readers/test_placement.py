@@ -145,7 +145,8 @@ def test_a_perfect_mask_comes_back(tmp_path, radii, least):
     paths = save(tmp_path / "ct.nii", scan, lps), save(tmp_path / "mask.nii", mask, lps)
     dice = {}
     for name, grid in (("fine", RecordGrid(spacing_mm=(2.0, 1.5, 1.5))), ("coarse", RecordGrid(volume=(9, 24, 24)))):
-        fields, small = ct_records.read_with_mask(paths[0], (paths[1], 1), grid)
+        fields = ct_records.read_with_mask(paths[0], ct_records.MaskFile(paths[1], "mask", 1), grid)
+        small = fields["mask"]
         affine = fields["affine"][:, [2, 1, 0, 3]]
         record = itk(small.transpose(2, 1, 0).astype(np.float32), affine)
         back = SimpleITK.Resample(record, itk(mask, lps), SimpleITK.Transform(), SimpleITK.sitkLinear, 0.0)
@@ -190,7 +191,8 @@ def test_a_scan_without_lungs_or_body_is_named(tmp_path):
 
 
 MASKED = (
-    "(lambda path: ct_records.read_with_mask(path, (path.with_name(path.name.replace('ct', 'mask')), 1), "
+    "(lambda path: ct_records.read_with_mask("
+    "path, ct_records.MaskFile(path.with_name(path.name.replace('ct', 'mask')), 'mask', 1), "
     "record_grid.RecordGrid(spacing_mm=(1.0, 0.7, 0.7))))"
 )
 

@@ -53,7 +53,8 @@ def patch_header(path, **fields):
 
 def masked(path, mask_path, value):
     """Volume, spacing and mask on the default grid."""
-    fields, mask = ct_records.read_with_mask(path, (mask_path, value), record_grid.DEFAULT)
+    fields = ct_records.read_with_mask(path, ct_records.MaskFile(mask_path, "mask", value), record_grid.DEFAULT)
+    mask = fields["mask"]
     return fields["volume"], fields["spacing_mm"], mask
 
 

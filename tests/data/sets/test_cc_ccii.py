@@ -44,6 +44,23 @@ def test_folders_without_lists(tree, build):
     np.testing.assert_allclose(other["volume"][::-1], volume, atol=1)
 
 
+def test_voco_s_folds_name_patient_and_scan(tree, build, tmp_path):
+    for fold, test in ((0, "2"), (1, "11")):
+        rows = [f"{patient},{patient}00,0" for patients in SCANS.values() for patient in patients]
+        for part, lines in (
+            ("train", [r for r in rows if r != f"{test},{test}00,0"]),
+            ("valid", [f"{test},{test}00,0"]),
+        ):
+            text = "\n".join(["patient_id,scan_id,target", *lines, *(["99,9900,1"] if part == "valid" else [])])
+            (tmp_path / f"CC_CCII_fold{fold}_{part}.csv").write_text(text + "\n")
+    made = build("cc_ccii", tree, lists=str(tmp_path))
+    assert made.splits() == {"train": 5, "test": 1}
+    assert made.record("CP/2/200", "test")["labels"].tolist() == [1, 0, 0]
+    assert made.contract["source"]["left_out"]["listed scans that are not in the tree"] == 1
+    other = build("cc_ccii", tree, lists=str(tmp_path), fold=1)
+    assert other.record("NCP/11/1100", "test")["labels"].tolist() == [0, 1, 0]
+
+
 def test_hkbu_s_lists_give_order_and_split(tree, build, tmp_path):
     def names(start):
         return [f"{n}.png" for n in range(start, 12)]

@@ -67,6 +67,31 @@ def test_a_nodule_lies_where_its_world_coordinates_say(tree, build):
         assert made.counted(line), line
 
 
+def test_candidates_lie_on_the_record_and_in_its_file(tree, build):
+    x, y, z, _ = NODULE
+    rows(
+        tree / "candidates_V2.csv",
+        "seriesuid,coordX,coordY,coordZ,class",
+        f"1.3.6.1,{x},{y},{z},1",
+        f"1.3.6.2,{x + 10},{y},{z},0",
+        "1.3.9.9,0,0,0,0",
+    )
+    rows(
+        tree / "CSVFILES/annotations_excluded.csv",
+        "seriesuid,coordX,coordY,coordZ,diameter_mm",
+        f"1.3.6.2,{x},{y},{z},7",
+    )
+    made = build("luna16", tree, candidates=True)
+    assert {"candidates", "excluded"} <= set(made.contract["truth"])
+    plain, flipped = (made.record(f"subset0/1.3.6.{n}.mhd", "test") for n in (1, 2))
+    middle = (plain["boxes"][0, 1:4] + plain["boxes"][0, 4:]) / 2
+    np.testing.assert_allclose(plain["candidates"], [[1, *middle]], rtol=1e-4)
+    np.testing.assert_allclose(flipped["candidates"], [[0, middle[0], middle[1], middle[2] + 10 / 0.375]], rtol=1e-4)
+    np.testing.assert_allclose(flipped["excluded"], [[*middle, 7]], rtol=1e-4)
+    assert plain["excluded"].shape == (0, 4)
+    assert made.record("subset1/1.3.6.3.mhd", "val")["candidates"].shape == (0, 4)
+
+
 def test_the_voxel_agrees_with_simpleitk(tree):
     image = SimpleITK.ReadImage(str(tree / "subset0/1.3.6.1.mhd"))
     assert image.TransformPhysicalPointToIndex(NODULE[:3]) == (20, 30, 24)

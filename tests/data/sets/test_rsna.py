@@ -1,10 +1,14 @@
 """RSNA on a tree of its layout: one row a box, films of 128 pixels, both of MGCA's splits."""
 
+import cv2
 import numpy as np
+import pydicom
 import pytest
 from sklearn.model_selection import train_test_split
 
 from data.errors import UserError
+from data.readers import xrays
+from tests import dicoms
 from tests.data.sets.conftest import film, rows
 from unimedi_jax.input import dense
 
@@ -61,7 +65,28 @@ def test_the_splits_are_mgca_s(tree, build, split, held_out):
     train, rest = train_test_split(sorted(PATIENTS), test_size=held_out, random_state=0)
     test, val = train_test_split(rest, test_size=0.5, random_state=0)
     for side, part in (("train", train), ("val", val), ("test", test)):
-        assert {one["patient"] for one in made.records[side].values()} == set(part)
+        assert [one["patient"] for one in made.records[side].values()] == part, "in the lists' order"
+
+
+def test_greys_by_the_largest_value_are_opencv_s(tmp_path):
+    """As MGCA reads a film of 12 bits whose window shows less of it."""
+    rng = np.random.default_rng(0)
+    stored = rng.integers(0, 3000, (64, 64)).astype(np.uint16)
+    made = dicoms.dataset(
+        stored,
+        Modality="CR",
+        BitsAllocated=16,
+        BitsStored=12,
+        HighBit=11,
+        WindowCenter=800,
+        WindowWidth=400,
+        SOPClassUID=pydicom.uid.ComputedRadiographyImageStorage,
+    )
+    made.save_as(tmp_path / "film.dcm", enforce_file_format=True)
+    shown = xrays.read_film(tmp_path / "film.dcm", by_largest=True).pixels
+    expected = cv2.convertScaleAbs(stored, alpha=255.0 / stored.max())
+    np.testing.assert_array_equal(shown, expected)
+    assert (xrays.read_film(tmp_path / "film.dcm").pixels != shown).mean() > 0.5
 
 
 def test_a_missing_folder_is_one_line(tree, build):

@@ -1,0 +1,67 @@
+"""FROC of candidates against MONAI's and against LUNA16's arithmetic, written down threshold by threshold."""
+
+import numpy as np
+import pytest
+from monai.metrics import compute_froc_curve_data, compute_froc_score
+
+from unimedi_jax.metrics import froc
+
+NONE = np.zeros((0, 4))
+
+
+def random_scans(rng, count=12):
+    """Scans of 0 to 4 nodules, the candidates at them and beside them, scored at random."""
+    scans = []
+    for _ in range(count):
+        number = int(rng.integers(0, 5))
+        nodules = np.column_stack([rng.uniform(0, 200, (number, 3)), rng.uniform(4, 20, number)])
+        detected = nodules[rng.random(number) < 0.8]
+        near = detected[:, :3] + rng.normal(0, 0.5, (len(detected), 3))
+        places = np.concatenate([near, rng.uniform(300, 900, (30, 3))])
+        scores = rng.random(len(places)) * np.append(np.full(len(near), 1.0), np.full(30, 0.8))
+        scans.append(froc.of_scan(places, scores, nodules, NONE))
+    return scans
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_equals_monai(seed):
+    scans = random_scans(np.random.default_rng(seed))
+    hits = np.concatenate([scan.hits for scan in scans])
+    false = np.concatenate([scan.false for scan in scans])
+    curve = compute_froc_curve_data(false, hits[~np.isnan(hits)], len(hits), len(scans))
+    expected = compute_froc_score(*curve, eval_thresholds=froc.RATES)
+    assert froc.measure(scans)["froc"] == pytest.approx(expected, abs=0.02), "MONAI starts at the first threshold"
+    for threshold in np.quantile(np.append(hits[~np.isnan(hits)], false), (0.1, 0.5, 0.9)):
+        rates, sensitivity = froc.curve(scans)
+        called = np.nansum(hits >= threshold) / len(hits)
+        wrong = (false >= threshold).sum() / len(scans)
+        at = np.flatnonzero((rates == wrong) & (sensitivity == called))
+        assert len(at), "every threshold is a point of the curve"
+
+
+def test_equals_lunas_arithmetic():
+    """Its evaluation: ROC over candidates but the excluded, hits scaled to all nodules, interpolated at the rates."""
+    scans = random_scans(np.random.default_rng(9))
+    hits = np.concatenate([scan.hits for scan in scans])
+    truth = np.concatenate([np.ones((~np.isnan(hits)).sum()), np.zeros(sum(len(scan.false) for scan in scans))])
+    scores = np.concatenate([hits[~np.isnan(hits)], *(scan.false for scan in scans)])
+    order = np.argsort(-scores)
+    tp, fp = np.cumsum(truth[order]), np.cumsum(1 - truth[order])
+    tpr, fpr = np.append(0, tp / truth.sum()), np.append(0, fp / (1 - truth).sum())
+    sensitivity = tpr * truth.sum() / len(hits)
+    false = fpr * (len(truth) - truth.sum()) / len(scans)
+    expected = np.mean(np.interp(froc.RATES, false, sensitivity))
+    assert froc.measure(scans)["froc"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_what_counts_for_nothing_is_no_false_positive():
+    nodules, ignored = np.array([[0.0, 0, 0, 10]]), np.array([[50.0, 0, 0, 6], [90.0, 0, 0, 6]])
+    places = np.array([[1.0, 0, 0], [4.9, 0, 0], [5.1, 0, 0], [52.0, 0, 0], [200.0, 0, 0]])
+    scan = froc.of_scan(places, np.array([0.2, 0.6, 0.9, 0.8, 0.5]), nodules, ignored)
+    assert scan.hits.tolist() == [0.6], "the best of two hits, the other is left out"
+    assert sorted(scan.false) == [0.5, 0.9]
+    missed = froc.of_scan(places[:0], np.zeros(0), nodules, NONE)
+    measured = froc.measure([scan, missed], resamples=20)
+    assert measured["nodules/missed"] == 1
+    assert measured["sensitivity/0.5"] == pytest.approx(0.5)
+    assert measured["froc/low"] <= measured["froc"] <= measured["froc/high"]

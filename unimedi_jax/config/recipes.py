@@ -1,0 +1,161 @@
+"""How downstream networks are trained: sections of the settings in jobs.py."""
+
+import dataclasses
+
+ABSENT = ("zero", "skip", "one")  # what a structure that the truth lacks counts as
+
+
+def check_absent(rule: str) -> None:
+    """Raises ValueError for a rule that is none of ABSENT."""
+    if rule not in ABSENT:
+        raise ValueError(f"absent is one of {', '.join(ABSENT)}, not {rule!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class FitConfig:
+    """How a network is trained for a downstream task: AdamW, stopped early by the validation patients."""
+
+    batch: int = 16
+    epochs: int = 50
+    patience: int = 10  # epochs without a better validation score
+    lr: float = 5e-4  # of the head or decoder
+    encoder_lr: float = 5e-5
+    weight_decay: float = 1e-6
+    warmup: float = 0.0  # share of all steps in which the rates rise from 0
+    cosine: bool = False  # then they fall to 0 along a cosine; False: they stay
+
+
+@dataclasses.dataclass(frozen=True)
+class CropsConfig:
+    """Decoders trained on crops of CTs at their own resolution; the defaults are UNETR's for BTCV."""
+
+    spacing_mm: tuple[float, ...] = (2.0, 1.5, 1.5)  # (z, y, x) that the set was built with; empty: any
+    window_hu: tuple[float, ...] = (-175.0, 250.0)  # what the network sees; a CT is cut to the box of all above it
+    crop: tuple[int, ...] = (96, 96, 96)  # voxels (z, y, x)
+    cts: int = 1  # of a step
+    crops: int = 4  # of each of its CTs
+    positive: float = 0.5  # share of the crops around a voxel of a structure; the others are around none
+    steps: int = 120_000  # UNETR: 5,000 epochs of 24 CTs
+    validations: int = 50  # spread evenly over the steps; the best state is taken
+    lr: float = 1e-4
+    encoder_lr: float = 1e-4
+    weight_decay: float = 1e-5
+    warmup: float = 0.01  # share of the steps
+    flip: float = 0.2  # chance along each axis; never where the name of a structure says left or right
+    rotate: float = 0.2  # chance of quarter turns in the axial plane
+    scale: float = 0.1  # chance of a factor of 0.9 to 1.1 on the intensities
+    shift: float = 0.1  # chance of up to a tenth of the window more or less
+    overlap: float = 0.5  # of the windows in which a CT is predicted, blended by Gaussian weights
+    absent: str = "zero"  # what a structure that the truth lacks counts as: "zero", "skip" or "one"
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what does not fit together."""
+        check_absent(self.absent)
+        if len(self.crop) != 3 or len(self.spacing_mm) not in (0, 3) or len(self.window_hu) != 2:
+            raise ValueError("crop and spacing_mm are three numbers (z, y, x), window_hu two")
+        if self.window_hu[0] >= self.window_hu[1]:
+            raise ValueError(f"window_hu={self.window_hu} is no range")
+
+    @property
+    def fit(self) -> FitConfig:
+        """As epochs from one validation to the next."""
+        rates = {name: getattr(self, name) for name in ("lr", "encoder_lr", "weight_decay", "warmup")}
+        batch, count = self.cts * self.crops, min(self.validations, self.steps)
+        return FitConfig(batch, epochs=count, patience=count, cosine=True, **rates)
+
+
+# VoCo's recipe for AMOS22: 1,000 epochs of 200 CTs.
+VOCO = CropsConfig(
+    spacing_mm=(1.5, 1.5, 1.5),
+    crops=16,
+    positive=0.9,
+    steps=200_000,
+    validations=20,
+    lr=3e-4,
+    encoder_lr=3e-4,
+    weight_decay=0.005,
+    warmup=0.05,
+    scale=0.0,
+    shift=0.0,
+    overlap=0.75,
+    absent="skip",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class VolumesConfig:
+    """Classifiers of CTs fine-tuned at a size of their own; the defaults are UniMiSS's for RICORD."""
+
+    size: tuple[int, ...] = (64, 128, 128)  # voxels (z, y, x) that a whole record is brought to
+    window_hu: tuple[float, ...] = (-1024.0, 325.0)  # what the network sees
+    share: float = 1.0  # of the plane's sides that is cut out of its middle
+    batch: int = 8
+    epochs: int = 100
+    patience: int = 30  # epochs without a better validation score
+    best: str = "auroc"  # what that is: "auroc", "accuracy" or "loss"
+    lr: float = 5e-5
+    encoder_lr: float = 5e-5
+    weight_decay: float = 5e-3
+    warmup: float = 0.0  # share of all steps
+    cosine: bool = False
+    flip: tuple[float, ...] = (0.5, 0.5, 0.5)  # chances along z, y, x; none where a label says left or right
+    affine: float = 0.2  # chance of rotations of up to 15 degrees and a zoom of 0.85 to 1.25
+    gamma: float = 0.15  # chance of an exponent of 0.7 to 1.5
+    noise: float = 0.1  # chance of a deviation of up to a tenth of the window
+    intensity: float = 0.15  # chance of the two below
+    add: float = 0.1  # most, of the window
+    multiply: float = 0.25  # most beside 1
+    offset: float = 0.0  # most by which the cut leaves the middle, of the plane's side
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what does not fit together."""
+        if len(self.size) != 3 or len(self.flip) != 3 or len(self.window_hu) != 2:
+            raise ValueError("size and flip are three numbers (z, y, x), window_hu two")
+        if self.window_hu[0] >= self.window_hu[1]:
+            raise ValueError(f"window_hu={self.window_hu} is no range")
+        if self.best not in ("auroc", "accuracy", "loss"):
+            raise ValueError(f"best is auroc, accuracy or loss, not {self.best!r}")
+
+    @property
+    def fit(self) -> FitConfig:
+        """Rates, length and stop."""
+        return FitConfig(**{field.name: getattr(self, field.name) for field in dataclasses.fields(FitConfig)})
+
+
+# 64 slices, trained whole, measured by accuracy; its lists have no validation part, and the last epoch is taken.
+HKBU = VolumesConfig(
+    window_hu=(-1000.0, 1000.0),
+    epochs=200,
+    patience=200,
+    best="accuracy",
+    lr=1e-4,
+    encoder_lr=1e-4,
+    weight_decay=5e-4,
+    cosine=True,
+    affine=0.0,
+    gamma=0.0,
+    noise=0.0,
+)
+# VoCo's for CC-CCII: 384 of 512 pixels, moved by up to 18.
+VOCO_VOLUMES = VolumesConfig(
+    size=(64, 384, 384),
+    window_hu=(-1000.0, 1000.0),
+    share=0.75,
+    batch=4,
+    epochs=100,
+    patience=100,
+    best="accuracy",
+    lr=1e-4,
+    encoder_lr=1e-4,
+    weight_decay=1e-2,
+    warmup=0.05,
+    cosine=True,
+    flip=(0.5, 0.0, 0.0),
+    affine=0.0,
+    gamma=0.0,
+    noise=0.0,
+    intensity=1.0,
+    add=0.07,
+    multiply=0.05,
+    offset=18 / 512,
+)

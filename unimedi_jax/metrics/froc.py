@@ -1,0 +1,73 @@
+"""FROC of candidates (LUNA16, Setio et al., Medical Image Analysis 2017): sensitivity against false positives a scan.
+
+A candidate within a nodule's radius of its middle hits it; of a nodule's several hits the best-scored counts and the
+others are no false positives, nor are hits of findings that count for nothing. A nodule without a candidate is missed
+at every threshold. The score is the mean sensitivity at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false positives a scan.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from unimedi_jax.metrics import bootstrap, vectors
+
+RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # false positives a scan
+
+
+class Scan(NamedTuple):
+    """What became of the candidates of one scan."""
+
+    hits: Float[np.ndarray, " n"]  # the best score of each nodule, NaN for a missed one
+    false: Float[np.ndarray, " m"]  # scores of candidates that hit nothing
+
+
+def of_scan(
+    candidates: Float[np.ndarray, "n 3"],
+    scores: Float[np.ndarray, " n"],
+    nodules: Float[np.ndarray, "m 4"],
+    ignored: Float[np.ndarray, "k 4"],
+) -> Scan:
+    """Candidates by their middles, nodules and findings that count for nothing by middle and diameter, all in mm."""
+    on_nodule, on_ignored = (_inside(candidates, findings) for findings in (nodules, ignored))
+    best = np.full(len(nodules), np.nan)
+    for row, hit in enumerate(on_nodule.T):
+        best[row] = scores[hit].max() if hit.any() else np.nan
+    return Scan(best, scores[~on_nodule.any(axis=1) & ~on_ignored.any(axis=1)])
+
+
+def _inside(points: Float[np.ndarray, "n 3"], findings: Float[np.ndarray, "m 4"]) -> Bool[np.ndarray, "n m"]:
+    distance = np.linalg.norm(points[:, None] - findings[None, :, :3], axis=-1)
+    return distance < findings[None, :, 3] / 2
+
+
+def curve(scans: Sequence[Scan]) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:
+    """False positives a scan and sensitivity at every threshold, from none called to all; NaN without nodules."""
+    hits, false = (np.concatenate([getattr(scan, name) for scan in scans]) for name in ("hits", "false"))
+    cuts = np.unique(np.concatenate([hits[~np.isnan(hits)], false]))[::-1]
+    order = np.sort(hits[~np.isnan(hits)]), np.sort(false)
+    called, wrong = (len(one) - np.searchsorted(one, cuts) for one in order)
+    sensitivity = np.append(0, called) / len(hits) if len(hits) else np.full(len(cuts) + 1, np.nan)
+    return np.append(0, wrong) / len(scans), sensitivity
+
+
+def score(scans: Sequence[Scan], rates: Sequence[float] = RATES) -> Float[np.ndarray, " r"]:
+    """Sensitivity at each of the rates, interpolated linearly between thresholds as LUNA16's evaluation does."""
+    return np.interp(rates, *curve(scans))
+
+
+def measure(scans: Sequence[Scan], *, resamples: int = 0, seed: int = 0) -> dict[str, float]:
+    """`froc`, the mean over RATES with an interval over scans, `sensitivity/<rate>`, and counts."""
+    values = score(scans)
+    result = {"froc": float(values.mean())}
+    result |= {f"sensitivity/{rate:g}": float(value) for rate, value in zip(RATES, values, strict=True)}
+    if resamples:
+        result["froc/low"], result["froc/high"] = bootstrap.interval(
+            lambda rows: vectors.nan_mean(score([scans[row] for row in rows])),
+            len(scans),
+            resamples=resamples,
+            seed=seed,
+        )
+    nodules = np.concatenate([scan.hits for scan in scans])
+    return result | {"nodules": float(len(nodules)), "nodules/missed": float(np.isnan(nodules).sum())}
