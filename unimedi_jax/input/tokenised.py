@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int32
 MOST_BYTES = 64 << 20  # of what is kept; each process that reads keeps its own
 KEY_BYTES = 200  # what Python and NumPy add to an entry, about
 
-Encoded = tuple[Int32[np.ndarray, "l"], Bool[np.ndarray, "l"]]
+Encoded = tuple[Int32[np.ndarray, " l"], Bool[np.ndarray, " l"]]
 
 
 class Tokenised:
