@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from data.readers import film, greys, jpeg, memory
+from data.readers import film, greys, jpeg, levels, memory
 from data.readers.files import BadInput, Note
 
 FORMATS = ("PNG", "JPEG", "MPO", "BMP", "WEBP", "TIFF")
@@ -45,9 +45,14 @@ def read(data: bytes, suffix: str, note: Note) -> film.Film:
     check_colour(pixels, note)
     grey = grey_values(pixels)
     greys.check_size(*grey.shape)
-    greys.check_contrast(grey)
-    if grey.dtype != np.uint8:
-        grey = greys.to_8_bits(grey, *greys.percentiles(grey))
+    if grey.dtype == np.uint16:
+        each = levels.of(grey)
+        greys.check_contrast(each.values)
+        ends = greys.percentiles(each.values, each.counts)
+        grey = each.picture(greys.to_8_bits(each.values[None], *ends)[0])
+    else:
+        greys.check_contrast(grey)
+        grey = grey if grey.dtype == np.uint8 else greys.to_8_bits(grey, *greys.percentiles(grey))
     return film.hung(grey, aspect=aspect)
 
 
