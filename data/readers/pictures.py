@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from data.readers import film, greys, jpeg, levels, memory
+from data.readers import film, greys, jpeg, levels, memory, png
 from data.readers.files import BadInput, Note
 
 FORMATS = ("PNG", "JPEG", "MPO", "BMP", "WEBP", "TIFF")
@@ -65,7 +65,10 @@ def decode(data: bytes) -> tuple[np.ndarray, str, int, float]:
     try:
         with Image.open(io.BytesIO(data)) as header:
             kind, mode, size, density = header.format, header.mode, header.size, _density(header.info)
-            frames, turn = getattr(header, "n_frames", 1), header.getexif().get(EXIF_TURN, 1)
+            frames = getattr(header, "n_frames", 1)
+            # A PNG's own `getexif` decodes it to the end, where EXIF may stand, too.
+            exif = Image.Image.getexif(header) if png.is_plain(data) else header.getexif()
+            turn = exif.get(EXIF_TURN, 1)
     except Image.DecompressionBombError as error:
         raise BadInput("too_large", "the header claims more pixels than any film has") from error
     except Exception as error:  # damaged EXIF blocks raise whatever they lead to
