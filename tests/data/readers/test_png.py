@@ -44,9 +44,9 @@ def test_an_orientation_is_applied_wherever_it_stands(at):
     place = data.index(b"IDAT" if at == "before" else b"IEND") - 4
     data = data[:place] + chunk(b"eXIf", turned()) + data[place:]
     assert png.is_plain(data) == (at == "before")
-    pixels, _, turn, _ = pictures.decode(data)
-    assert turn == 6
-    np.testing.assert_array_equal(pixels, np.rot90(GREYS, -1))
+    picture = pictures.decode(data)
+    assert picture.turn == 6
+    np.testing.assert_array_equal(picture.pixels, np.rot90(GREYS, -1))
 
 
 def test_every_cut_and_every_changed_byte_is_seen():
