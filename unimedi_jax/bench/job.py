@@ -7,7 +7,7 @@ import ml_collections
 import psutil
 
 from data.errors import UserError
-from unimedi_jax.bench import decoding, measure, overheads, reading, step
+from unimedi_jax.bench import building, decoding, embedding, measure, overheads, reading, step
 
 LOG = logging.getLogger(__name__)
 IDLE = 10  # per cent of the processors' time that others may take
@@ -17,8 +17,10 @@ BENCHES = {
     "input": reading.inputs,
     "checkpoint": overheads.checkpoints,
     "compile": overheads.compiling,
-    "build": reading.build,
+    "build": building.build,
     "decode": decoding.run,
+    "embed": embedding.embed,
+    "start": embedding.start,
 }
 
 

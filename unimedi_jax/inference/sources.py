@@ -1,6 +1,8 @@
 """Files, folders, DICOM series and manifests as a list of pictures and reports, read by the rules of the build job."""
 
 import collections
+import concurrent.futures
+import contextvars
 import dataclasses
 import functools
 import itertools
@@ -25,6 +27,7 @@ from data.source import Rejected
 from unimedi_jax.inference import pretrained
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+AHEAD = {"xray": 8, "ct": 1, "report": 1}  # items that are read before they are asked for
 LONGEST_STEM = 200  # bytes of a file's name, which file systems limit to 255
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 DICOM = (".dcm", ".dicom", ".ima", "")  # of damaged files; whole ones are known by what they begin with
@@ -75,19 +78,38 @@ def read(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Index and pixels (nothing for a report) of the items of a modality; those that cannot be read go to `refused`.
 
-    Items whose number in `skip` is True are passed over.
+    Items whose number in `skip` is True are passed over. A thread reads the next AHEAD while the network works on those
+    before; one at a time, so that no more memory is taken than for reading one.
     """
-    for index, item in enumerate(items):
-        if item.modality != modality or (len(skip) and skip[index]):
-            continue
+    chosen = (
+        index for index, item in enumerate(items) if item.modality == modality and not (len(skip) and skip[index])
+    )
+    with concurrent.futures.ThreadPoolExecutor(1, "reader") as thread:
+        waiting: collections.deque[tuple[int, concurrent.futures.Future]] = collections.deque()
         try:
-            pixels = item.read() if item.read else np.zeros(0)
-        except BadInput as error:
-            refused.append(Rejected(index + 1, item.id, str(error)))
-        except Exception as error:  # damage that no reader knows must not lose the others
-            refused.append(Rejected(index + 1, item.id, f"unreadable: {type(error).__name__}"))
-        else:
-            yield index, pixels
+            while True:
+                for index in itertools.islice(chosen, AHEAD[modality] - len(waiting)):
+                    # The thread has the caller's limit of memory.
+                    work = functools.partial(contextvars.copy_context().run, _pixels, items[index])
+                    waiting.append((index, thread.submit(work)))
+                if not waiting:
+                    return
+                index, result = waiting.popleft()
+                try:
+                    pixels = result.result()
+                except BadInput as error:
+                    refused.append(Rejected(index + 1, items[index].id, str(error)))
+                except Exception as error:  # damage that no reader knows must not lose the others
+                    refused.append(Rejected(index + 1, items[index].id, f"unreadable: {type(error).__name__}"))
+                else:
+                    yield index, pixels
+        finally:
+            for _, result in waiting:  # the caller reads no further
+                result.cancel()
+
+
+def _pixels(item: Item) -> np.ndarray:
+    return item.read() if item.read else np.zeros(0)
 
 
 def write_ledger(out: pathlib.Path, refused: Sequence[Rejected]) -> pathlib.Path:

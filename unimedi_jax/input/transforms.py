@@ -129,6 +129,12 @@ class ToSample:
         words["drop_technique"] = reading.drop_technique
         return cls(modality, reports, reading.report_length, **sizes, **cut, **words)
 
+    def keeping(self, most_bytes: int) -> "ToSample":
+        """The same, with room for so many bytes of tokenised reports, none of them known yet."""
+        other = dataclasses.replace(self)
+        object.__setattr__(other, "_known", tokenised.Tokenised(most_bytes))
+        return other
+
     @property
     def bytes(self) -> int:
         """Of a sample's tokens, next to which the rest is small."""
