@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 
 from data import child_processes
+from data.build import heap
 from data.source import ConvertRow, Example, Rejected, Row, Source
 
 Converted = tuple[Row, Example | Rejected]
@@ -113,6 +114,7 @@ def _executor(count: int) -> concurrent.futures.ProcessPoolExecutor:
 def _begin() -> None:
     """There is one process per core already: more threads would only compete."""
     child_processes.exit_with_parent()
+    heap.reuse()
     import cv2
     import threadpoolctl
 
