@@ -2,7 +2,10 @@
 
 import logging
 import pathlib
+import platform
+import re
 
+import joblib
 import ml_collections
 import psutil
 
@@ -33,10 +36,19 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         )
     workdir.mkdir(parents=True, exist_ok=True)
     busy = psutil.cpu_percent(interval=2)
-    measure.report("machine", [measure.Result("processors at other work", "%", (busy,), f"below {IDLE}")], workdir)
+    measure.report(
+        f"machine: {_processor()}", [measure.Result("processors at other work", "%", (busy,), f"below {IDLE}")], workdir
+    )
     if busy >= IDLE:
         # Threads that wait for each other suffer most, so that even interleaved measurements have wrong ratios.
         LOG.warning("this machine is at other work: measure again when it is not, ratios of steps above all")
     for name in names:
         BENCHES[name](config, workdir)
     print(f"lines: {workdir / measure.LINES}")
+
+
+def _processor() -> str:
+    """How many cores of what processor this process may use."""
+    known = pathlib.Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*:\s*(.+)$", known.read_text() if known.exists() else "", re.MULTILINE)
+    return f"{joblib.cpu_count()} cores, {names[0] if names else platform.processor() or platform.machine()}"
