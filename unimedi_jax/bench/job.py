@@ -2,14 +2,13 @@
 
 import logging
 import pathlib
-import platform
-import re
 
 import joblib
 import ml_collections
 import psutil
 
 from data.errors import UserError
+from unimedi_jax import machine
 from unimedi_jax.bench import building, decoding, embedding, measure, overheads, reading, step
 
 LOG = logging.getLogger(__name__)
@@ -37,7 +36,9 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     busy = psutil.cpu_percent(interval=2)
     measure.report(
-        f"machine: {_processor()}", [measure.Result("processors at other work", "%", (busy,), f"below {IDLE}")], workdir
+        f"machine: {joblib.cpu_count()} cores, {machine.processor()}",
+        [measure.Result("processors at other work", "%", (busy,), f"below {IDLE}")],
+        workdir,
     )
     if busy >= IDLE:
         # Threads that wait for each other suffer most, so that even interleaved measurements have wrong ratios.
@@ -45,10 +46,3 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     for name in names:
         BENCHES[name](config, workdir)
     print(f"lines: {workdir / measure.LINES}")
-
-
-def _processor() -> str:
-    """How many cores of what processor this process may use."""
-    known = pathlib.Path("/proc/cpuinfo")
-    names = re.findall(r"^model name\s*:\s*(.+)$", known.read_text() if known.exists() else "", re.MULTILINE)
-    return f"{joblib.cpu_count()} cores, {names[0] if names else platform.processor() or platform.machine()}"
