@@ -17,7 +17,7 @@ from data.manifest import options, privacy, table
 from data.manifest import source as manifest
 from data.phantom import options as phantom_options
 from data.phantom import source as phantom
-from data.readers import ct_records, memory, volumes
+from data.readers import ct_records, geometry, memory, reduced, volumes
 from data.record_grid import RecordGrid
 from data.reports import sections
 from data.sets import dataset_index, translate
@@ -43,7 +43,7 @@ def run(config: Any, workdir: Path) -> None:
         _examine(config, workdir, budget, beam)
         return
     dataset.make_folder(data_dir)
-    source = _limited(_source(config, data_dir, workdir), config.worker_memory_gb)
+    source = _limited(_reduced(_source(config, data_dir, workdir), config), config.worker_memory_gb)
     built = dataset.build(source, data_dir, config.name, max_rejected=budget, workers=config.workers, beam=beam)
     print(summary(built, silent=source.contract.get("reports", True) is None))
 
@@ -58,7 +58,7 @@ def ensure_phantom(data_dir: str | Path) -> None:
 
 
 def _examine(config: Any, workdir: Path, budget: float, beam: str | None) -> None:
-    source = _limited(_source(config, None, workdir), config.worker_memory_gb)
+    source = _limited(_reduced(_source(config, None, workdir), config), config.worker_memory_gb)
     scratch = workdir / "beam"
     shutil.rmtree(scratch, ignore_errors=True)  # left by an interrupted run, perhaps with another source
     converting = executors.converter(source, config.workers, beam, scratch)
@@ -80,6 +80,15 @@ def _check_memory(gigabytes: float) -> None:
 def _limited(source: Source, gigabytes: float) -> Source:
     """The source, whose rows are read under a limit of memory."""
     return dataclasses.replace(source, convert=functools.partial(memory.limited, source.convert, gigabytes))
+
+
+def _reduced(source: Source, config: Any) -> Source:
+    """The source, whose JPEGs are decoded at a reduced scale unless they are to be exact; its contract says so."""
+    if config.get("exact_jpeg", True):
+        return source
+    size = config.get("film_size", geometry.XRAY_SIZE)
+    convert = functools.partial(reduced.under, source.convert, reduced.TIMES * size)
+    return dataclasses.replace(source, convert=convert, contract=source.contract | {"jpeg": reduced.rule(size)})
 
 
 def _folder(config: Any) -> Path | None:

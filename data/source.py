@@ -15,7 +15,7 @@ ORGANS = ("right lung", "left lung", "heart")
 Example = dict[str, Any]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Row:
     """One X-ray or CT of a source, before its pixels are read. Small and picklable: rows cross process borders."""
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from unimedi_jax.inference.embed import Model
 
 
-def load(path: "str | PathLike[str]", network: str = "student", **settings: int | bool) -> "Model":
+def load(path: "str | PathLike[str]", network: str = "student", **settings: int | bool | str) -> "Model":
     """A trained network by its path or name on the hub, see `unimedi_jax.inference.embed.load`. Imports JAX."""
     from unimedi_jax.inference import embed
 

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Iterable
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 import numpy as np
 
 from data.source import MODALITIES, SPLITS, Example, Rejected
+
+
+NOWHERE: frozenset[str] = frozenset()
 
 
 @dataclasses.dataclass
@@ -22,8 +26,8 @@ class BuildStatistics:
     # Training pictures by patient and report, as hashes.
     studies: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     _digests: dict[tuple[str, str], Any] = dataclasses.field(default_factory=dict)
-    pictures: dict[bytes, set[str]] = dataclasses.field(default_factory=dict)  # hash -> splits
-    patients: dict[str, set[str]] = dataclasses.field(default_factory=dict)  # as the records name them -> splits
+    pictures: dict[bytes, frozenset[str]] = dataclasses.field(default_factory=dict)  # hash -> splits
+    patients: dict[str, frozenset[str]] = dataclasses.field(default_factory=dict)  # as the records name them -> splits
 
     def add(self, modality: str, split: str, example: Example, notes: Iterable[str] = ()) -> None:
         """Adds an accepted row: `example` as it will be stored."""
@@ -36,8 +40,8 @@ class BuildStatistics:
             array = np.frombuffer(value.encode(), np.uint8) if isinstance(value, str) else np.asarray(value)
             digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
             digest.update(array.tobytes())
-        self.pictures.setdefault(image_key(example), set()).add(split)
-        self.patients.setdefault(example["patient"], set()).add(split)
+        for splits, key in ((self.pictures, image_key(example)), (self.patients, example["patient"])):
+            splits[key] = _with(splits.get(key, NOWHERE), split)
         if split == "train":
             self.reports.add(example["report"])
             if example["report"]:
@@ -71,6 +75,12 @@ class BuildStatistics:
     def rejected_in_order(self) -> tuple[Rejected, ...]:
         """The rejected rows in the order of the source."""
         return tuple(sorted(self.rejected, key=lambda one: one.row))
+
+
+@functools.cache
+def _with(splits: frozenset[str], split: str) -> frozenset[str]:
+    """One object for all that lie in the same splits: a million sets would take a quarter of a gigabyte."""
+    return splits | {split}
 
 
 def study_key(patient: str, report: str) -> bytes:

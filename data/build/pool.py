@@ -12,6 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 from data import child_processes
 from data.record_grid import RecordGrid
+from data.build import heap
 from data.source import ConvertRow, Example, Rejected, Row, Source
 
 Converted = tuple[Row, Example | Rejected]
@@ -81,13 +82,24 @@ class Workers:
                 waiting.clear()
                 yield from ((row, _alone(self._convert, row)) for row in lost)
                 continue
-            yield waiting.popleft()[0], result
+            row, _ = waiting.popleft()
+            yield row, _sharing(result, row)
 
     def close(self, *, wait: bool = True) -> None:
         """Ends the processes; without `wait` each when its row is done, or this process ends."""
         if self._executor is not None:
             self._executor.shutdown(wait=wait, cancel_futures=True)
             self._executor = None
+
+
+def _sharing(result: Example | Rejected, row: Row) -> Example | Rejected:
+    """The result with the row's own strings: a copy of each came back from the process, and some are kept."""
+    if not isinstance(result, Rejected):
+        for name in ("report", "patient"):
+            own = getattr(row.info, name, None)
+            if name in result and result[name] == own:
+                result[name] = own
+    return result
 
 
 def _alone(convert: ConvertRow, row: Row) -> Example | Rejected:
@@ -110,6 +122,7 @@ def _executor(count: int) -> concurrent.futures.ProcessPoolExecutor:
 def _begin() -> None:
     """There is one process per core already: more threads would only compete."""
     child_processes.exit_with_parent()
+    heap.reuse()
     import cv2
     import threadpoolctl
 

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import hashlib
 import statistics
 import time
 import zlib
@@ -22,6 +23,7 @@ MIN_ROWS = 8  # fewer have no usual value
 SHOWN = 20
 QUANTILES = (0, 1, 50, 99, 100)
 MASKS = ("organ_mask", "lesion_mask")
+BATCH = 1024  # reports that are tokenised at once: each takes ten kilobytes meanwhile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +42,8 @@ def examine(source: Source, converting: AbstractContextManager[pool.Convert], *,
     totals = build_statistics.BuildStatistics(list(source.rejected))
     measured: list[Measured] = []
     reports: list[tuple[int, str]] = []
-    images: dict[bytes, list[Row]] = collections.defaultdict(list)
+    images: dict[bytes, Row] = {}
+    same: dict[bytes, list[Row]] = {}  # of pictures that occur again
     noted: dict[str, list[int]] = collections.defaultdict(list)
     kilobytes, started = [0.0], time.monotonic()
     with converting as convert, progress.shown(len(source.rows), "rows") as tick:
@@ -57,9 +60,11 @@ def examine(source: Source, converting: AbstractContextManager[pool.Convert], *,
             kilobytes.append(stored_bytes(result) / 1e3)
             if result["report"]:  # sets for evaluation have none
                 reports.append((row.number, result["report"]))
-            images[build_statistics.image_key(result)].append(row)
+            key = build_statistics.image_key(result)
+            if (first := images.setdefault(key, row)) is not row:
+                same.setdefault(key, [first]).append(row)
     rejected = totals.rejected_in_order()
-    same = [rows for rows in images.values() if len(rows) > 1]
+    duplicates = [same[key] for key in images if key in same]
     codes = collections.Counter(one.code for one in rejected)
     return {
         "rows": totals.total() + len(rejected),
@@ -71,8 +76,10 @@ def examine(source: Source, converting: AbstractContextManager[pool.Convert], *,
         "noted_rows": {code: noted[code] for code, _ in totals.notes.most_common()},
         "measures": measures(measured),
         "outliers": outliers(measured),
-        "duplicates": [[row.number for row in rows] for rows in same],
-        "duplicates_in_two_splits": [[r.number for r in rows] for rows in same if len({r.split for r in rows}) > 1],
+        "duplicates": [[row.number for row in rows] for rows in duplicates],
+        "duplicates_in_two_splits": [
+            [r.number for r in rows] for rows in duplicates if len({r.split for r in rows}) > 1
+        ],
         "patients_in_two_splits": [one.row for one in rejected if one.code == "leak_patient"],
         "records": {
             "megabytes": round(sum(kilobytes) / 1e3, 1),
@@ -129,14 +136,18 @@ def outliers(measured: Sequence[Measured]) -> list[dict[str, Any]]:
 def report_facts(reports: Sequence[tuple[int, str]], train: Sequence[str], limit: int, empty: int) -> dict[str, Any]:
     """Counts over the reports (row, text): languages, sections, tokens, and texts that occur more than once."""
     texts = [report for _, report in reports]
-    rows: dict[str, list[int]] = collections.defaultdict(list)
+    first: dict[bytes, int] = {}
+    again: dict[bytes, list[int]] = {}
     for number, report in reports:
-        rows[report.lower()].append(number)
-    repeated = sorted((numbers for numbers in rows.values() if len(numbers) > 1), key=len, reverse=True)
+        key = hashlib.blake2b(report.lower().encode(), digest_size=16).digest()
+        if (earlier := first.setdefault(key, number)) is not number:
+            again.setdefault(key, [earlier]).append(number)
+    repeated = sorted((again[key] for key in first if key in again), key=len, reverse=True)
     lengths = np.array([0])
     if texts:
         words = tokenizer.train(train or texts)
-        lengths = np.array([len(one.ids) for one in words.encode_batch(texts)])
+        parts = (texts[start : start + BATCH] for start in range(0, len(texts), BATCH))
+        lengths = np.array([len(one.ids) for part in parts for one in words.encode_batch(part)])
     counts = collections.Counter(name for report in texts for name in sections.sections(report))
     return {
         "count": len(texts),

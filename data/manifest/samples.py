@@ -23,7 +23,7 @@ UNANNOTATED = 255
 TRAIN_SHARE, VAL_SHARE = 0.8, 0.1
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, slots=True)
 class Sample:
     """What a worker needs to read one row, and what shows that its files have not changed."""
 
@@ -116,14 +116,15 @@ def locate(path: str, folder: Path, missing: str, *, folder_allowed: bool, links
         base = folder.resolve()
         target = (base / path).resolve(strict=True)
         named = Path(os.path.normpath(base / path)) if links else target
+        is_folder = target.is_dir()
         if not Path(path).is_absolute():
             advice = "copy the file in, or write its absolute path into the manifest"
             if not named.is_relative_to(base):
                 problem = "the path, or the link that it is, leads out of the manifest's folder"
                 raise BadInput("path_outside", f"{problem}: {advice}")
-            if not links and target.is_dir() and not _stays_inside(target, base):
+            if not links and is_folder and not _stays_inside(target, base):
                 raise BadInput("path_outside", f"a link in the folder leads out of the manifest's: {advice}")
-        if target.is_dir() and not folder_allowed:
+        if is_folder and not folder_allowed:
             raise BadInput("io_error", "a folder, where a file is wanted")
     except FileNotFoundError as error:
         raise BadInput(missing, "there is no such file") from error
@@ -149,7 +150,7 @@ def _state(path: Path) -> str:
         files = sorted(path.iterdir()) if path.is_dir() else [path]
         if path.suffix in (".hdr", ".img", ".mhd", ".nhdr"):  # the voxels are in a file beside
             files = sorted(file for file in path.parent.iterdir() if file.name.startswith(path.stem))
-        facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        facts = [(file.name, facts.st_size, facts.st_mtime_ns) for file in files for facts in (file.stat(),)]
         if len(facts) == 1:
             return "{1}/{2}".format(*facts[0])
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
@@ -196,5 +197,11 @@ def hashed_split(patient: str) -> str:
 
 
 def hidden(rows: list[Row], salt: str) -> list[Row]:
-    """The rows with pseudonyms for their patients."""
-    return [replace(row, info=replace(row.info, patient=privacy.pseudonym(row.info.patient, salt))) for row in rows]
+    """The same list, its rows replaced, one after the other, by those with pseudonyms for their patients."""
+    names: dict[str, str] = {}  # one string for all rows of a patient
+    for index, row in enumerate(rows):
+        patient = row.info.patient
+        if patient not in names:
+            names[patient] = privacy.pseudonym(patient, salt)
+        rows[index] = replace(row, info=replace(row.info, patient=names[patient]))
+    return rows

@@ -1,6 +1,8 @@
 """A CSV of your own X-rays and CTs -> Source. A bad row is left out with a reason and never stops the build."""
 
+import dataclasses
 import functools
+import hashlib
 import re
 from pathlib import Path
 
@@ -38,14 +40,16 @@ def read(manifest: Path, options: Options = DEFAULT, salt: str = "") -> Source:
     names = [column[len(LABEL) :].strip() for column in header if column.startswith(LABEL)]
     rejected: list[Rejected] = []
     rows: list[Row] = []
-    first_row: dict[Path, dict[str, str]] = {}  # that names the file
+    first_row: dict[Path, bytes] = {}  # that names the file, as a hash
+    few: dict[tuple[float, ...], tuple[float, ...]] = {}  # sets of labels: thousands of rows share one
     uncertain = dict.fromkeys(names, 0)
     for number, fields in numbered:
         row = dict(zip(header, (field.strip() for field in fields), strict=False))
         try:
             _check_fields(fields, header)
             sample, split = _sample(row, names, manifest.parent, options)
-            _check_new(row, first_row.setdefault(sample.file, row))
+            sample = dataclasses.replace(sample, labels=few.setdefault(sample.labels, sample.labels))
+            _check_new(fields, sample.file, first_row)
         except BadInput as error:
             rejected.append(Rejected(number, readable(row.get("path", "")), str(error)))
             continue
@@ -53,6 +57,7 @@ def read(manifest: Path, options: Options = DEFAULT, salt: str = "") -> Source:
             uncertain[name] += table.whole(row[LABEL + name]) == "-1"
         key = privacy.pseudonym(row["path"], salt)
         rows.append(Row(key, row["modality"].lower(), split, number, info=sample, path=row["path"]))
+    del first_row
     rows, leaked = samples.split_by_patient(rows)
     if not options.keep_ids:
         rows = samples.hidden(rows, salt)
@@ -90,13 +95,13 @@ def read_pictures(manifest: Path, grid: RecordGrid = record_grid.DEFAULT) -> Sou
     header, numbered = table.read(manifest, PICTURES)
     rejected: list[Rejected] = []
     rows: list[Row] = []
-    first_row: dict[Path, dict[str, str]] = {}
+    first_row: dict[Path, bytes] = {}
     for number, fields in numbered:
         row = dict(zip(header, (field.strip() for field in fields), strict=False))
         try:
             _check_fields(fields, header)
             sample = _picture(row, manifest.parent)
-            _check_new(row, first_row.setdefault(sample.file, row))
+            _check_new(fields, sample.file, first_row)
         except BadInput as error:
             rejected.append(Rejected(number, readable(row.get("path", "")), str(error)))
             continue
@@ -113,12 +118,15 @@ def _check_fields(fields: list[str], header: list[str]) -> None:
         raise BadInput("wrong_fields", f"{len(fields)} fields, the header has {len(header)}")
 
 
-def _check_new(row: dict[str, str], first: dict[str, str]) -> None:
-    """Raises BadInput unless `first`, the first row that names the same file, is this one."""
-    if first is not row and first == row:
+def _check_new(fields: list[str], file: Path, first_row: dict[Path, bytes]) -> None:
+    """Raises BadInput for a file that an earlier row names, else adds this row to `first_row`."""
+    content = hashlib.blake2b(repr([field.strip() for field in fields]).encode(), digest_size=16).digest()
+    first = first_row.setdefault(file, content)
+    if first is content:
+        return
+    if first == content:
         raise BadInput("duplicate_row", "the row stands in the manifest already")
-    if first is not row:
-        raise BadInput("duplicate_path", "an earlier row names the same file with other content")
+    raise BadInput("duplicate_path", "an earlier row names the same file with other content")
 
 
 def _sample(row: dict[str, str], names: list[str], folder: Path, options: Options) -> tuple[samples.Sample, str]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from data import progress
 from data.errors import UserError
 from data.readers import table
 
@@ -38,7 +39,14 @@ def read(manifest: Path, required: Sequence[str] = REQUIRED) -> tuple[list[str],
     unused = [name for name in header if name not in (*REQUIRED, *OPTIONAL) and not name.startswith(LABEL)]
     if unused:
         LOG.warning("columns of %s that are not used: %s", manifest, ", ".join(unused))
-    return header, enumerate(rows, start=1)
+    return header, _numbered(rows)
+
+
+def _numbered(rows: table.Rows) -> Iterator[tuple[int, list[str]]]:
+    with progress.shown(len(rows), "rows listed") as tick:
+        for number, fields in enumerate(rows, start=1):
+            yield number, fields
+            tick(1)
 
 
 def whole(value: str) -> str:

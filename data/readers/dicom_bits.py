@@ -26,10 +26,22 @@ def values(words: np.ndarray, header: pydicom.Dataset, precision: int = 0) -> np
         high = stored - 1
     if not 1 <= stored <= high + 1 <= allocated:
         raise BadInput("bits_conflict", f"BitsStored {stored} and HighBit {high} do not fit words of {allocated} bits")
-    _check_other_bits(words, stored, high, _overlay_bits(header, stored, high))
+    if not _has_other_bits(words, stored, high):
+        if words.dtype.kind == "u" and high == stored - 1:
+            return words
+    else:
+        _check_other_bits(words, stored, high, _overlay_bits(header, stored, high))
     if stored == allocated:
         return words
     return np.right_shift(np.left_shift(words, allocated - 1 - high), allocated - stored)
+
+
+def _has_other_bits(words: np.ndarray, stored: int, high: int) -> bool:
+    """Whether any word has a bit set that is not its value's: one pass, where most films and slices have none."""
+    if stored == 8 * words.dtype.itemsize or not words.size:
+        return False
+    own = ((1 << stored) - 1) << (high + 1 - stored)
+    return bool(int(np.bitwise_or.reduce(words.view(f"u{words.dtype.itemsize}"), axis=None)) & ~own)
 
 
 def _check_other_bits(words: np.ndarray, stored: int, high: int, overlays: int) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pydicom
 
-from data.readers import dicom_bits, dicom_luts, dicom_pixels, dicom_tags, film, greys, memory, pictures
+from data.readers import dicom_bits, dicom_luts, dicom_pixels, dicom_tags, film, greys, levels, memory, pictures
 from data.readers.files import BadInput, Note
 
 LATERAL = ("LL", "RL", "LATERAL", "LLD", "RLD")
@@ -31,16 +31,23 @@ def read(data: bytes, note: Note, *, by_largest: bool = False) -> film.Film:
     if turn != film.UPRIGHT:
         note("film_turned")
     stored = _stored_pixels(dataset)
-    padding = dicom_bits.padding(stored, dataset)
-    if stored.ndim == 2 and by_largest:
-        shown = greys.to_8_bits(np.abs(stored.astype(np.float32)), 0, max(float(stored.max()), 1.0))
+    if stored.ndim == 3:
+        shown = _colours(stored, dataset, note)
+        shown = 255 - shown if _dense_is_dark(dataset, note) else shown
+        greys.check_contrast(shown)
+        return film.hung(shown, aspect=aspect, turn=turn)
+    each = levels.of(stored)
+    values = each.values[None]
+    padding = dicom_bits.padding(values, dataset)
+    if by_largest:
+        shown = greys.to_8_bits(np.abs(values.astype(np.float32)), 0, max(float(values.max()), 1.0))
     else:
-        shown = _colours(stored, dataset, note) if stored.ndim == 3 else _greys(stored, padding, dataset, note)
+        shown = _greys(values, each.counts[None], padding, dataset, note)
     if _dense_is_dark(dataset, note):
         shown = 255 - shown
     shown[padding] = 0
     greys.check_contrast(shown)
-    return film.hung(shown, aspect=aspect, turn=turn)
+    return film.hung(each.picture(shown[0]), aspect=aspect, turn=turn)
 
 
 def _dataset(data: bytes) -> pydicom.Dataset:
@@ -103,16 +110,21 @@ def _colours(stored: np.ndarray, dataset: pydicom.Dataset, note: Note) -> np.nda
     return greys.to_8_bits(pictures.grey_values(stored), 0, (1 << int(dataset.BitsStored)) - 1)
 
 
-def _greys(stored: np.ndarray, padding: np.ndarray, dataset: pydicom.Dataset, note: Note) -> np.ndarray:
-    """The picture that the first VOI LUT or window shows, or percentiles, uint8; padding is anything."""
+def _greys(
+    stored: np.ndarray, counts: np.ndarray, padding: np.ndarray, dataset: pydicom.Dataset, note: Note
+) -> np.ndarray:
+    """What the first VOI LUT or window shows, or percentiles, of each pixel value, uint8; padding is anything.
+
+    `stored` (1, k) are the values that occur, `counts` (1, k) how often, and `padding` (1, k) which of them is it.
+    """
     values = dicom_luts.modality_values(stored, dataset)
     if not np.isfinite(values).all():
         raise BadInput("nonfinite", "the modality LUT gives NaN or infinite values")
-    body = values[~padding]
+    body, often = values[~padding], counts[~padding]
     if not body.size:
         raise BadInput("constant_image", "every pixel is padding")
     greys.check_contrast(body)
-    low, high = greys.percentiles(body)
+    low, high = greys.percentiles(body, often)
     shown = None
     sequence = dataset.get("VOILUTSequence")
     if sequence and sequence[0].get("LUTDescriptor") is not None:
@@ -124,21 +136,22 @@ def _greys(stored: np.ndarray, padding: np.ndarray, dataset: pydicom.Dataset, no
     elif window := dicom_luts.window(dataset):
         shown = greys.to_8_bits(*dicom_luts.windowed(values, *window))
         ends = (window[0] - window[1] / 2, window[0] + window[1] / 2)
-    if shown is not None and _shows(shown[~padding], ends, (low, high)):
+    if shown is not None and _shows(shown[~padding], often, ends, (low, high)):
         return shown
     if shown is not None:
         note("window_ignored")
     return greys.to_8_bits(values, low, high)
 
 
-def _shows(shown: np.ndarray, ends: tuple[float, float], used: tuple[float, float]) -> bool:
+def _shows(shown: np.ndarray, counts: np.ndarray, ends: tuple[float, float], used: tuple[float, float]) -> bool:
     """Whether a window or a table leaves something to see: one beside the film, or of another depth, does not.
 
-    `shown` are the grey values that it gives, `ends` what it maps, and `used` the percentiles of the film's values.
+    `shown` are the grey values that it gives, `counts` how often each occurs, `ends` what it maps, and `used` the
+    percentiles of the film's values.
     """
     if (used[1] - used[0]) > OTHER_DEPTH * (ends[1] - ends[0]):
-        return np.count_nonzero((shown == 0) | (shown == 255)) <= MOST_SATURATED * shown.size
-    low, high = np.percentile(shown, greys.PERCENTILES)
+        return counts[(shown == 0) | (shown == 255)].sum() <= MOST_SATURATED * counts.sum()
+    low, high = (greys.percentile(shown, counts, share) for share in greys.PERCENTILES)
     return high - low > 255 / OTHER_DEPTH
 
 

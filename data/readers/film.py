@@ -40,12 +40,13 @@ class Film:
     turn: Turn = UPRIGHT
 
     def hang(self, mask: np.ndarray) -> np.ndarray:
-        """A mask (y, x) of the stored pixels on those of the film. Raises BadInput for one of another size."""
+        """A mask (y, x) of the stored pixels as the film hangs. Raises BadInput for one of another size."""
         if mask.shape != self.stored:
             raise BadInput("mask_geometry", f"the mask is {mask.shape}, its film {self.stored}")
         turned = self.turn.apply(mask)
-        if turned.shape == self.pixels.shape:
-            return turned
+        times = turned.shape[0] // self.pixels.shape[0] or 1
+        if turned.shape == (times * self.pixels.shape[0], times * self.pixels.shape[1]):
+            return turned  # as fine as the film, or finer: decoded at a reduced scale
         size = self.pixels.shape[::-1]
         return cv2.resize(np.ascontiguousarray(turned), size, interpolation=cv2.INTER_NEAREST_EXACT)
 

@@ -19,10 +19,25 @@ def blocks(pixels: np.ndarray) -> Iterator[slice]:
     return (slice(start, start + rows) for start in range(0, len(pixels), rows))
 
 
-def percentiles(values: np.ndarray) -> tuple[float, float]:
-    """Percentiles 0.5 and 99.5, or the extremes where these two agree."""
-    low, high = np.percentile(values, PERCENTILES)
+def percentiles(values: np.ndarray, counts: np.ndarray | None = None) -> tuple[float, float]:
+    """Percentiles 0.5 and 99.5, or the extremes where these two agree; `counts` says how often each value occurs."""
+    if counts is None:
+        low, high = np.percentile(values, PERCENTILES)
+    else:
+        low, high = (percentile(values, counts, share) for share in PERCENTILES)
     return (float(low), float(high)) if high > low else (float(values.min()), float(values.max()))
+
+
+def percentile(values: np.ndarray, counts: np.ndarray, share: float) -> float:
+    """numpy.percentile, to the last bit, of pixels of which `counts` (k,) have the value `values` (k,)."""
+    order = np.argsort(values, kind="stable")
+    last = np.cumsum(counts[order])
+    place = (int(last[-1]) - 1) * (share / 100)
+    below = int(np.floor(place))
+    pair = np.searchsorted(last, [below, min(below + 1, int(last[-1]) - 1)], side="right")
+    low, high = values[order[pair]]
+    step, part = np.subtract(high, low), np.float64(place - below)
+    return float(low + step * part if part < 0.5 else high - step * (1 - part))
 
 
 def to_8_bits(values: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -5,7 +5,6 @@ Both nibabel and SimpleITK can miss a damaged or missing end.
 
 import contextlib
 import functools
-import gzip
 import io
 import math
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from typing import BinaryIO
 
 import nibabel
 import numpy as np
+from isal import igzip
 
 from data.readers import nifti_affine, payload
 from data.readers.files import BadInput, check_file
@@ -31,7 +31,7 @@ def read(path: Path, assume: str) -> VolumeStream:
     packed = path.name.lower().endswith(".gz")
     if packed:
         _check_gzip(path)
-    opened = functools.partial(gzip.open if packed else open, path, "rb")
+    opened = functools.partial(igzip.open if packed else open, path, "rb")
     with payload.refusals(), opened() as stream:
         header = _header(stream.read(544), b"n+")
     room = path.stat().st_size * (DEFLATE_RATIO if packed else 1)

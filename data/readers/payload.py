@@ -3,12 +3,12 @@
 import contextlib
 import dataclasses
 import gzip
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import numpy as np
+from isal import isal_zlib
 
 from data.readers import memory
 from data.readers.files import BadInput, check_file
@@ -43,7 +43,7 @@ class Inflated:
     """A zlib or gzip stream that is unpacked as it is read."""
 
     def __init__(self, packed: BinaryIO) -> None:
-        self._packed, self._unpack = packed, zlib.decompressobj(wbits=47)  # either, by its first bytes
+        self._packed, self._unpack = packed, isal_zlib.decompressobj(wbits=47)  # either, by its first bytes
 
     def read(self, size: int) -> bytes:
         """At most `size` bytes, fewer at the end. Raises EOFError for a stream without its end."""
@@ -110,7 +110,7 @@ def refusals() -> Iterator[None]:
         yield
     except EOFError as error:
         raise BadInput("gzip_truncated", "the compressed stream ends early") from error
-    except (gzip.BadGzipFile, zlib.error) as error:
+    except (gzip.BadGzipFile, isal_zlib.error) as error:
         raise BadInput("gzip_crc", "the compressed stream is damaged") from error
     except OSError as error:
         raise BadInput("io_error", f"the file cannot be read ({type(error).__name__})") from error

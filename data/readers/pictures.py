@@ -1,13 +1,15 @@
 """Reads one X-ray from a picture file (PNG, JPEG, BMP, WebP, TIFF) to 8-bit grey values."""
 
+import dataclasses
 import io
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from data.readers import film, greys, jpeg, memory
+from data.readers import film, greys, jpeg, levels, memory, png, reduced
 from data.readers.files import BadInput, Note
 
 FORMATS = ("PNG", "JPEG", "MPO", "BMP", "WEBP", "TIFF")
@@ -33,7 +35,7 @@ COLOURED, MOST_COLOURED = 0.1, 0.2
 
 def read(data: bytes, suffix: str, note: Note) -> film.Film:
     """The X-ray of a picture file, `suffix` that of its name; `note` gets what was tolerated. Raises BadInput."""
-    pixels, kind, turn, aspect = decode(data)
+    pixels, kind, turn, aspect, stored = decode(data, reduced.LEAST.get())
     if suffix not in SUFFIXES.get(kind, JPEG_SUFFIXES):
         note("wrong_extension")
     if turn != 1:
@@ -44,23 +46,39 @@ def read(data: bytes, suffix: str, note: Note) -> film.Film:
         raise BadInput("nonfinite", "the film has NaN or infinite pixels")
     check_colour(pixels, note)
     grey = grey_values(pixels)
-    greys.check_size(*grey.shape)
-    greys.check_contrast(grey)
-    if grey.dtype != np.uint8:
-        grey = greys.to_8_bits(grey, *greys.percentiles(grey))
-    return film.hung(grey, aspect=aspect)
+    greys.check_size(*stored)
+    if grey.dtype == np.uint16:
+        each = levels.of(grey)
+        greys.check_contrast(each.values)
+        ends = greys.percentiles(each.values, each.counts)
+        grey = each.picture(greys.to_8_bits(each.values[None], *ends)[0])
+    else:
+        greys.check_contrast(grey)
+        grey = grey if grey.dtype == np.uint8 else greys.to_8_bits(grey, *greys.percentiles(grey))
+    hung = film.hung(grey, aspect=aspect)
+    return dataclasses.replace(hung, stored=stored)
 
 
-def decode(data: bytes) -> tuple[np.ndarray, str, int, float]:
-    """Pixels (y, x) or (y, x, RGB or RGBA) of a picture file, as deep as stored and upright, and what its header says.
+class Picture(NamedTuple):
+    """Pixels (y, x) or (y, x, RGB or RGBA), as deep as stored and upright, and what the header says."""
 
-    That is its format, its EXIF orientation, and how many times as high as wide an upright pixel is.
-    """
+    pixels: np.ndarray
+    kind: str  # Pillow's name of the format
+    turn: int  # the EXIF orientation
+    aspect: float  # how many times as high as wide an upright pixel is
+    stored: tuple[int, int]  # (y, x) pixels of the file, upright; more than `pixels` has at a reduced scale
+
+
+def decode(data: bytes, least: int = 0) -> Picture:
+    """The picture of a file, a JPEG perhaps at a scale that leaves `least` pixels of its longest side (reduced.py)."""
     # Pillow identifies a file without decoding it; OpenCV decodes, because Pillow cuts 16-bit colour down to 8.
     try:
         with Image.open(io.BytesIO(data)) as header:
             kind, mode, size, density = header.format, header.mode, header.size, _density(header.info)
-            frames, turn = getattr(header, "n_frames", 1), header.getexif().get(EXIF_TURN, 1)
+            frames = getattr(header, "n_frames", 1)
+            # A PNG's own `getexif` decodes it to the end, where EXIF may stand, too.
+            exif = Image.Image.getexif(header) if png.is_plain(data) else header.getexif()
+            turn = exif.get(EXIF_TURN, 1)
     except Image.DecompressionBombError as error:
         raise BadInput("too_large", "the header claims more pixels than any film has") from error
     except Exception as error:  # damaged EXIF blocks raise whatever they lead to
@@ -81,7 +99,7 @@ def decode(data: bytes) -> tuple[np.ndarray, str, int, float]:
     if kind in ("JPEG", "MPO") and not jpeg.stream_facts(data).ended:
         raise BadInput("jpeg_truncated", "the JPEG ends before its end marker")
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), reduced.flags(kind, mode, size, least))
     except cv2.error as error:
         raise BadInput("not_an_image", "the picture cannot be decoded") from error
     if pixels is None:
@@ -92,7 +110,10 @@ def decode(data: bytes) -> tuple[np.ndarray, str, int, float]:
         pixels = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]  # OpenCV's BGR
     undone = TURNS.get(turn, film.UPRIGHT)
     aspect = film.aspect(density)
-    return np.ascontiguousarray(undone.apply(pixels)), kind, turn, 1 / aspect if undone.swap else aspect
+    stored = size if undone.swap else size[::-1]
+    return Picture(
+        np.ascontiguousarray(undone.apply(pixels)), kind, turn, 1 / aspect if undone.swap else aspect, stored
+    )
 
 
 def _density(info: dict) -> tuple[float, float] | None:

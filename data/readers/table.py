@@ -1,8 +1,10 @@
 """Reads CSV and TSV: the user's own as spreadsheets write them, strictly, and published ones as they come."""
 
 import csv
+import dataclasses
 import gzip
 import io
+import itertools
 import logging
 import re
 from collections.abc import Iterator, Sequence
@@ -20,7 +22,43 @@ LONGEST_CELL = 1 << 30  # characters; the csv module refuses a whole table for o
 csv.field_size_limit(LONGEST_CELL)
 
 
-def read_spreadsheet(path: Path) -> tuple[list[str], list[list[str]]]:
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The rows of a user's CSV below its header, read anew whenever they are asked for: never all in memory."""
+
+    path: Path
+    encoding: str
+    errors: str
+    delimiter: str
+    hinted: bool  # a first line names the delimiter
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[list[str]]:
+        return itertools.islice(self._lines(), 1, None)
+
+    def _lines(self) -> Iterator[list[str]]:
+        try:
+            with self.path.open(encoding=self.encoding, errors=self.errors, newline="") as stream:
+                if self.hinted:
+                    while not stream.readline().endswith("\n"):
+                        pass
+                lines = csv.reader(stream, delimiter=self.delimiter, strict=True)
+                try:
+                    yield from _filled(lines)
+                except csv.Error as error:
+                    raise UserError(
+                        f"{self.path} is not valid CSV at line {lines.line_num + self.hinted}: {error}. Fields with "
+                        f"quotes, line breaks or '{self.delimiter}' in them must stand in double quotes, quotes "
+                        "inside doubled"
+                    ) from error
+        except OSError as error:
+            raise UserError(f"cannot read the manifest {self.path}: {error.strerror}") from error
+
+
+def read_spreadsheet(path: Path) -> tuple[list[str], Rows]:
     """The header and the rows of a user's CSV; lines that are blank, or delimiters alone, are dropped.
 
     The delimiter is that of a first line `sep=;`, else the most frequent of `,`, `;`, tab and `|` in the header. UTF-8
@@ -34,22 +72,18 @@ def read_spreadsheet(path: Path) -> tuple[list[str], list[list[str]]]:
         raise UserError(f"cannot read the manifest {path}: {error.strerror}") from error
     if content.startswith(LFS_MAGIC):
         raise UserError(f"{path} is a Git LFS pointer: run `git lfs pull` where it comes from")
-    text, skipped = _decoded(content, path), 0
-    first, _, rest = text.partition("\n")
-    if hint := SEPARATOR.fullmatch(first.strip("\r\n ")):
-        text, skipped = rest, 1
+    encoding, errors = _encoding(content, path)
+    first, _, rest = content.decode(encoding, errors).partition("\n")
+    hint = SEPARATOR.fullmatch(first.strip("\r\n "))
     delimiter = hint[1] if hint else max(DELIMITERS, key=first.count)
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        rows = list(_filled(lines))
-    except csv.Error as error:
-        raise UserError(
-            f"{path} is not valid CSV at line {lines.line_num + skipped}: {error}. Fields with quotes, line breaks or "
-            f"'{delimiter}' in them must stand in double quotes, quotes inside doubled"
-        ) from error
-    if rows and any(map(is_damaged, rows[0])):
+    del content, rest  # as large as the file, each
+    rows = Rows(path, encoding, errors, delimiter, bool(hint), 0)
+    lines = rows._lines()
+    header = next(lines, [])
+    count = sum(1 for _ in lines)
+    if any(map(is_damaged, header)):
         raise UserError(f"{path} has bytes in its first line that are not UTF-8: save it as CSV in UTF-8")
-    return (rows[0], rows[1:]) if rows else ([], [])
+    return header, dataclasses.replace(rows, count=count)
 
 
 def is_damaged(cell: str) -> bool:
@@ -106,22 +140,30 @@ def _filled(lines: Iterator[list[str]]) -> Iterator[list[str]]:
 
 def _decoded(content: bytes, path: Path) -> str:
     """The text of a table, in which bytes that are not UTF-8 are lone surrogates, as `surrogateescape` gives them."""
+    return content.decode(*_encoding(content, path))
+
+
+def _encoding(content: bytes, path: Path) -> tuple[str, str]:
+    """How a table is decoded: the encoding, and what becomes of bytes that are none of it. Raises UserError."""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         try:
-            return content.decode("utf-16")
+            content.decode("utf-16")
         except UnicodeDecodeError as error:
             raise UserError(f"{path} is UTF-16 that is cut short or damaged: save it as CSV in UTF-8") from error
+        return "utf-16", "strict"
     start = content[:200]
     if 4 * start.count(0) > len(start):  # a stray NUL is a matter of its cell
         raise UserError(f"{path} looks like UTF-16 without a byte-order mark, or is no text: save it as CSV in UTF-8")
     try:
-        return content.decode("utf-8-sig")
+        content.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = content.decode("utf-8-sig", errors="surrogateescape")
+    else:
+        return "utf-8-sig", "strict"
     damaged = len(NOT_UTF8.findall(text))
     if damaged <= len(BEYOND_ASCII.findall(text)) - damaged:
-        return text
+        return "utf-8-sig", "surrogateescape"
     # No more letters are UTF-8 than are not: a file of another encoding. By chance its accents are hardly ever UTF-8.
-    text = content.decode("cp1252", errors="replace")
-    LOG.warning("%s is not UTF-8: read as Windows-1252, %d bytes unknown", path, text.count("\ufffd"))
-    return text
+    unknown = content.decode("cp1252", errors="replace").count("\ufffd")
+    LOG.warning("%s is not UTF-8: read as Windows-1252, %d bytes unknown", path, unknown)
+    return "cp1252", "replace"

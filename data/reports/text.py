@@ -36,6 +36,8 @@ MIXED_SHARE, MIXED_WORDS = 0.3, 3
 def clean(text: str) -> str:
     """The report as it is stored: one line, NFC, visible characters."""
     text = unicodedata.normalize("NFC", " ".join(html.unescape(text).split()))
+    if text.isprintable():  # and so without any of these
+        return text
     # Cc controls, Cf format characters (byte-order mark, bidi), Co private use, Cs halves of pairs.
     return " ".join("".join(c for c in text if unicodedata.category(c) not in ("Cc", "Cf", "Co", "Cs")).split())
 

@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 import pytest
+from pyarrow import parquet
 
 from configs import bench as config_file
 from data.build import dataset
@@ -13,15 +14,17 @@ from data.phantom import source as phantom
 from data.readers import dicom_pixels
 from data.record_grid import RecordGrid
 from unimedi_jax import cli
-from unimedi_jax.bench import decoding, fine_records, job, measure, overheads, reading
+from unimedi_jax.bench import building, decoding, embedding, fine_records, job, measure, originals, overheads, reading
 from unimedi_jax.bench.process import from_json, to_json
 
 
 @pytest.fixture
 def config(tmp_path_factory, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(reading, "XRAY", (300, 256))
-    monkeypatch.setattr(reading, "CT", (64, 64, 40))
-    monkeypatch.setattr(reading, "SPACING", (5.0, 5.0, 8.0))
+    monkeypatch.setattr(originals, "XRAY", (300, 256))
+    monkeypatch.setattr(originals, "CT", (64, 64, 40))
+    monkeypatch.setattr(originals, "SPACING", (5.0, 5.0, 8.0))
+    monkeypatch.setattr(building, "LISTED", 50)
+    monkeypatch.setattr(building, "PHANTOM", {"xray": 1, "ct": 1})
     monkeypatch.setattr(reading, "ROWS", {"xray": 2, "ct": 2})
     monkeypatch.setattr(reading, "RECORDS", {"xray": 4, "ct": 4})
     monkeypatch.setattr(fine_records, "GRID", RecordGrid(64, (32, 64, 64)))
@@ -43,13 +46,18 @@ def test_input_and_build(config, tmp_path: pathlib.Path) -> None:
     config.data_dir = str(tmp_path / "records")
     dataset.build(phantom.source(xrays=12, cts=8, seed=1), data_dir=tmp_path / "records", name="phantom", workers=1)
     reading.inputs(config, tmp_path)
-    reading.build(config, tmp_path)
+    building.build(config, tmp_path)
     rows = measured(tmp_path)
     assert rows["X-rays from records, one core, cached"]["median"] > 0
     assert rows["CTs from records, 4 threads, not cached"]["median"] > 0
     assert rows["CTs of 32 x 64 x 64 from records, one core, cached"]["median"] > 0
     assert rows["windows of 8 x 32 x 32 of such CTs from records, one core, cached"]["median"] > 0
-    assert rows["CTs: built over get_fdata + zoom"]["rounds"] == 2
+    assert rows["X-rays: one core over tokenising anew"]["unit"] == "x"
+    assert rows["CTs in .nii.gz: built over get_fdata + zoom"]["rounds"] == 2
+    for name in ("X-rays in JPEG, reduced, built", "X-rays in DICOM, built", "CTs in DICOM, built"):
+        assert rows[name]["median"] > 0
+    assert 0 < rows["memory of a million rows, reports of 600 letters"]["median"] < 10
+    assert rows["the whole phantom, two cores"]["rounds"] == 2
     pixels, rate = rows["CTs from records, one core, cached, pixels"], rows["CTs from records, one core, cached"]
     assert pixels["median"] == pytest.approx(rate["median"] * 2**20 / 1e6)
 
@@ -107,3 +115,16 @@ def test_other_work_is_reported(config, tmp_path: pathlib.Path, monkeypatch, cap
 
 def test_both_jobs_are_on_the_list() -> None:
     assert {"bench", "compile"} <= set(cli.JOBS)
+
+
+def test_embed_and_start(config, tmp_path: pathlib.Path) -> None:
+    config.pretrain.compilations = ""
+    embedding.embed(config, tmp_path)
+    embedding.start(config, tmp_path)
+    rows = measured(tmp_path)
+    assert rows["X-rays embedded, ours"]["median"] > 0
+    assert rows["embedding over PyTorch"]["rounds"] == 2
+    assert rows["load to the first embedding, programs kept"]["median"] > 0
+    assert rows["main.py --help"]["goal"] == "below 0.2"
+    ours, theirs = (parquet.read_table(tmp_path / f"{name}.parquet") for name in ("ours", "torch"))
+    assert ours.num_rows == theirs.num_rows == config.films

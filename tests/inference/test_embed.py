@@ -26,9 +26,11 @@ from data import record_grid
 from data.errors import UserError
 from data.readers import volumes, xrays
 from tests import dicoms
+from unimedi_jax import trees
 from unimedi_jax.export import parity
-from unimedi_jax.inference import embed, maps, preprocess, sources
+from unimedi_jax.inference import embed, maps, preprocess, pretrained, sources
 from unimedi_jax.inference.partial_rows import PartialRows
+from unimedi_jax.train import state
 
 ROOT = pathlib.Path(__file__).parents[2]
 AFFINE = np.array([[0, -3, 0, 40], [2.5, 0, 0, -70], [0, 0, -4, 30], [0, 0, 0, 1.0]])  # axes turned and mirrored
@@ -379,3 +381,24 @@ def test_a_picture_that_cannot_be_written_is_an_error_and_leaves_nothing(tmp_pat
     with pytest.raises(OSError, match="full"):
         maps.write_whole(tmp_path / "x.png", full)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("settings", [{}, {"slices": 0}, {"slice_baseline": 0.9}, {"projection": "linear"}])
+def test_the_shapes_of_a_network_are_those_that_its_objective_gives_it(make_trained, settings):
+    """Loading calls its parts once; training traces the whole objective."""
+    model = make_trained(**settings).model
+    whole = jax.eval_shape(lambda: state.init_variables(model, jax.random.key(0))[0])
+    own = pretrained.variables_like(model)
+    assert trees.shapes(own) == trees.shapes({"params": whole["params"], "batch_stats": whole.get("batch_stats", {})})
+
+
+def test_loading_keeps_programs_only_where_jax_keeps_none_and_the_caller_wants_it(monkeypatch, exported, tmp_path):
+    enabled = []
+    monkeypatch.setattr(embed.compile_cache, "enable", enabled.append)
+    for known in ("", None):
+        jax.config.update("jax_compilation_cache_dir", known if known is None else str(tmp_path))
+        try:
+            embed.load(exported, compilations="here")
+        finally:
+            jax.config.update("jax_compilation_cache_dir", None)
+    assert enabled == ["here"]

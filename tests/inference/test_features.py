@@ -1,5 +1,7 @@
 """Embeddings of a split: each record once and in its order, on any number of devices."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -61,3 +63,37 @@ def test_every_record_once_on_any_number_of_devices(tiny, tiny_variables, on_one
         ours, expected = getattr(split, name), getattr(on_one_device, name)
         assert len(ours) == RECORDS
         np.testing.assert_allclose(ours, expected, atol=1e-5, err_msg=name)
+
+
+class Words:
+    """A tokenizer with one token a word."""
+
+    def __call__(self, texts, max_length, **settings):
+        ids = np.zeros((len(texts), max_length), np.int64)
+        for row, text in zip(ids, texts, strict=True):
+            numbers = [int(word) for word in text.split()][:max_length]
+            row[: len(numbers)] = numbers
+        return {"input_ids": ids, "attention_mask": ids > 0}
+
+
+def test_reports_of_like_lengths_share_a_batch_of_a_bucket(tiny, tiny_variables):
+    rng = np.random.default_rng(0)
+    texts = [" ".join(map(str, rng.integers(1, 50, n))) for n in (12, 1, 4, 7, 2, 12, 3)]
+    mesh = jax.make_mesh((1, 1), sharding.AXES, axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:1])
+    lengths, found = [], []
+    for buckets in ((), (8, 4)):
+        embedder = features.Embedder.of(tiny, mesh, rows=2, ct_slices=True, buckets=buckets)
+        report = embedder.report
+
+        def spy(variables, text, mask, report=report):
+            lengths.append(text.shape[1])
+            return report(variables, text, mask)
+
+        embedder = dataclasses.replace(embedder, report=spy)
+        variables = sharding.put_replicated(tiny_variables, mesh)
+        found.append(features.embed_reports(embedder, variables, Words(), texts, 12))
+        alone = [features.embed_reports(embedder, variables, Words(), [text], 12)[0] for text in texts]
+        np.testing.assert_allclose(found[-1], alone, atol=1e-5)
+        del lengths[-len(texts) :]
+    assert lengths == [12] * 4 + [4, 4, 12, 12]
+    np.testing.assert_allclose(*found, atol=1e-5)

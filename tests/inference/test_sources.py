@@ -1,8 +1,13 @@
 """What a folder holds: every DICOM file in it is embedded or is in the ledger, whatever its name."""
 
+import threading
+import time
+
 import numpy as np
 import pytest
 
+from data.readers import memory
+from data.readers.files import BadInput
 from tests import dicoms
 from unimedi_jax.inference import sources
 
@@ -37,3 +42,49 @@ def test_an_xray_beside_a_series_is_an_item_of_its_own(tmp_path):
 def test_one_file_whose_name_is_a_uid(tmp_path):
     save(tmp_path / "1.2.840.113619.7", "CR")
     assert named(tmp_path / "1.2.840.113619.7") == {("1.2.840.113619.7", "xray")}
+
+
+@pytest.mark.parametrize("modality", ["xray", "ct"])
+def test_items_are_read_ahead_by_few_in_order_under_the_callers_limit(modality):
+    lock, running, most, limits, begun = threading.Lock(), [0], [0], set(), []
+
+    def reading(number):
+        def read():
+            with lock:
+                running[0] += 1
+                most[0] = max(most[0], running[0])
+                limits.add(memory.LIMIT.get())
+                begun.append(number)
+            time.sleep(0.001)
+            with lock:
+                running[0] -= 1
+            if number == 3:
+                raise BadInput("too_small", "a thumbnail")
+            if number == 4:
+                raise OSError
+            return np.full(1, number)
+
+        return sources.Item(str(number), modality, read)
+
+    items, refused = [reading(number) for number in range(30)], []
+    before = memory.LIMIT.set(1.25)
+    try:
+        rows = sources.read(items, modality, refused, skip=[number == 5 for number in range(30)])
+        first = next(rows)
+        assert len(begun) <= 1 + sources.AHEAD[modality]
+        rest = [(index, int(pixels[0])) for index, pixels in (first, *rows)]
+    finally:
+        memory.LIMIT.reset(before)
+    assert rest == [(number, number) for number in range(30) if number not in (3, 4, 5)]
+    assert [one.reason for one in refused] == ["too_small: a thumbnail", "unreadable: OSError"]
+    assert most[0] <= sources.READERS[modality]
+    assert (limits, sorted(begun)) == ({1.25}, [number for number in range(30) if number != 5])
+
+
+def test_who_stops_early_reads_little_more():
+    begun = []
+    items = [sources.Item(str(n), "xray", lambda n=n: begun.append(n) or np.zeros(1)) for n in range(100)]
+    rows = sources.read(items, "xray", [])
+    next(rows)
+    rows.close()
+    assert len(begun) <= 1 + sources.AHEAD["xray"]

@@ -3,11 +3,13 @@
 import logging
 import pathlib
 
+import joblib
 import ml_collections
 import psutil
 
 from data.errors import UserError
-from unimedi_jax.bench import decoding, measure, overheads, reading, step
+from unimedi_jax import machine
+from unimedi_jax.bench import building, decoding, embedding, measure, overheads, reading, step
 
 LOG = logging.getLogger(__name__)
 IDLE = 10  # per cent of the processors' time that others may take
@@ -17,8 +19,10 @@ BENCHES = {
     "input": reading.inputs,
     "checkpoint": overheads.checkpoints,
     "compile": overheads.compiling,
-    "build": reading.build,
+    "build": building.build,
     "decode": decoding.run,
+    "embed": embedding.embed,
+    "start": embedding.start,
 }
 
 
@@ -31,7 +35,11 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         )
     workdir.mkdir(parents=True, exist_ok=True)
     busy = psutil.cpu_percent(interval=2)
-    measure.report("machine", [measure.Result("processors at other work", "%", (busy,), f"below {IDLE}")], workdir)
+    measure.report(
+        f"machine: {joblib.cpu_count()} cores, {machine.processor()}",
+        [measure.Result("processors at other work", "%", (busy,), f"below {IDLE}")],
+        workdir,
+    )
     if busy >= IDLE:
         # Threads that wait for each other suffer most, so that even interleaved measurements have wrong ratios.
         LOG.warning("this machine is at other work: measure again when it is not, ratios of steps above all")

@@ -52,6 +52,7 @@ class SourceBuild(BuildConfig):
     source: str = ""  # the CSV, or the root of a public set
     keep_ids: bool = False  # store patients as the source names them, not as salted hashes
     salt: str = ""  # of these hashes; empty: <data_dir>/.salt, made by the first build
+    exact_jpeg: bool = True  # or large JPEGs are decoded at a half to an eighth of their scale: docs/building.md
 
 
 @dataclasses.dataclass(frozen=True)

@@ -339,7 +339,7 @@ class BenchConfig:
     """How fast step, input, checkpoint, compile, build and decode are on this machine."""
 
     job: str = "bench"
-    what: str = "all"  # or step, input, checkpoint, compile, build, decode, joined by a plus
+    what: str = "all"  # or step, input, checkpoint, compile, build, decode, embed, start, joined by a plus
     rounds: int = 5  # whose median and spread are reported
     vocab_size: int = 28996
     bfloat16: bool = True  # the time of the PyTorch twin in bfloat16 beside it

@@ -14,12 +14,14 @@ import numpy as np
 
 from data.errors import UserError
 from data.readers import memory
-from unimedi_jax import fingerprint
+from unimedi_jax import compile_cache, fingerprint
+from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.inference import features, maps, outputs, preprocess, pretrained, projector, sources
 from unimedi_jax.inference.partial_rows import PartialRows
 
 LOG = logging.getLogger(__name__)
 FORMATS = (".npz", ".parquet")
+COMPILATIONS = PretrainConfig.compilations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,14 +141,24 @@ class Model:
         return jax.tree.map(lambda x: x[: len(pixels)], batch)
 
 
-def load(path: str | pathlib.Path, network: str = "student", *, rows: int = 8, ct_slices: bool | None = None) -> Model:
+def load(
+    path: str | pathlib.Path,
+    network: str = "student",
+    *,
+    rows: int = 8,
+    ct_slices: bool | None = None,
+    compilations: str = COMPILATIONS,
+) -> Model:
     """The network of a run's workdir, an export or a released encoder, for `rows` a batch and device.
 
     CTs are embedded as the run trained them; `ct_slices` True: with their chosen slices, False: by the volume alone.
+    What takes a second or longer to compile is kept in the folder `compilations` ("": nowhere), unless JAX has one.
 
     Raises:
         UserError: nothing that can be loaded.
     """
+    if jax.config.jax_compilation_cache_dir is None:
+        compile_cache.enable(compilations)
     trained = pretrained.load(path, network)
     return Model(trained, trained.embedder(rows=rows, ct_slices=ct_slices))
 

@@ -28,16 +28,22 @@ class Embedder:
     rows: int
     mesh: Mesh
     ct_slices: bool
+    buckets: tuple[int, ...] = ()  # lengths of reports, growing
 
     @classmethod
-    def of(cls, model: towers.UniMedI, mesh: Mesh, *, rows: int, ct_slices: bool) -> "Embedder":
-        """`rows` a batch and device; `ct_slices`: CTs with their chosen slices, or by their volume alone."""
+    def of(
+        cls, model: towers.UniMedI, mesh: Mesh, *, rows: int, ct_slices: bool, buckets: Sequence[int] = ()
+    ) -> "Embedder":
+        """`rows` a batch and device; `ct_slices`: CTs with their chosen slices, or by their volume alone.
+
+        A batch of reports is cut to the first of the lengths `buckets` that holds it, as in training.
+        """
 
         def method(name: str, *static: Any) -> Callable[..., Any]:
             return jax.jit(lambda variables, *x: model.apply(variables, *x, *static, method=name))
 
         images = method("xray_features"), method("ct_features", ct_slices)
-        return cls(*images, method("embed_report"), rows * mesh.size, mesh, ct_slices)
+        return cls(*images, method("embed_report"), rows * mesh.size, mesh, ct_slices, tuple(sorted(buckets)))
 
     def __call__(self, function: Callable[..., Any], variables: PyTree, *arrays: Any) -> Any:
         """One batch on the devices, the result as host arrays (on every host the whole of it)."""
@@ -55,6 +61,12 @@ class Embedder:
         parts = [self(function, variables, tokens[:, window]) for window in range(tokens.shape[1])]
         cls, z = (np.mean([getattr(part, name) for part in parts], axis=0) for name in ("cls", "z"))
         return parts[0]._replace(cls=cls, z=z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-8))
+
+    def reports(self, variables: PyTree, text: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Unit vectors (b, e) of tokenised reports (b, l)."""
+        used = np.flatnonzero(mask.any(axis=0)).max(initial=-1) + 1
+        length = next((bucket for bucket in self.buckets if bucket >= used), mask.shape[1])
+        return self(self.report, variables, text[:, :length], mask[:, :length])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +113,7 @@ def embed(
         gathered = {"cls": output.cls, "z": output.z, "labels": batch["labels"]}
         gathered["reports"] = [records.text(report) for report in batch["report"]]
         if not images_alone:
-            gathered["z_report"] = embedder(embedder.report, variables, batch["text"], batch["text_mask"])
+            gathered["z_report"] = embedder.reports(variables, batch["text"], batch["text_mask"])
         if output.slice_scores is not None:
             gathered["slice_scores"] = output.slice_scores
             if "lesion_mask" in batch:
@@ -121,11 +133,12 @@ def embed(
 def embed_reports(embedder: Embedder, variables: PyTree, words: Any, texts: Sequence[str], length: int) -> np.ndarray:
     """Texts, by the tokenizer `words` at most `length` tokens each, as unit vectors of the joint space (n, e)."""
     text, mask = tokenizer.encode(words, list(texts), length)
+    order = np.argsort(mask.sum(axis=1), kind="stable")  # reports of like lengths share a batch
     rows = []
     for start in range(0, len(texts), embedder.rows):
-        part = np.arange(start, start + embedder.rows).clip(max=len(texts) - 1)
-        rows.append(embedder(embedder.report, variables, text[part], mask[part]))
-    return np.concatenate(rows)[: len(texts)]
+        part = order[np.arange(start, start + embedder.rows).clip(max=len(texts) - 1)]
+        rows.append(embedder.reports(variables, text[part], mask[part]))
+    return np.concatenate(rows)[: len(texts)][np.argsort(order)]
 
 
 def embed_prompts(

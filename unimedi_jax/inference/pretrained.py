@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+from flax import linen as nn
+from jax import numpy as jnp
 from jax.sharding import Mesh
 
 from data import contract, json_files, members, record_grid
@@ -121,7 +123,9 @@ class Pretrained:
 
     def embedder(self, *, rows: int, ct_slices: bool | None = None) -> features.Embedder:
         """The network's inference functions; `rows` a batch and device, `ct_slices` as `use_slices` takes it."""
-        return features.Embedder.of(self.model, self.mesh, rows=rows, ct_slices=self.use_slices(ct_slices))
+        buckets = self.config["input"].get("report_buckets", ())
+        chosen = self.use_slices(ct_slices)
+        return features.Embedder.of(self.model, self.mesh, rows=rows, ct_slices=chosen, buckets=buckets)
 
     def check(self, dataset: records.RecordSet, modalities: tuple[str, ...]) -> None:
         """Compares the contract of a set's records of these modalities with that of the training records.
@@ -191,8 +195,14 @@ def build(config: dict[str, Any], vocab_size: int) -> towers.UniMedI:
 
 
 def variables_like(model: towers.UniMedI) -> PyTree:
-    """Shapes of the model's {"params", "batch_stats"}."""
-    shapes = jax.eval_shape(lambda: states.init_variables(model, jax.random.key(0))[0])
+    """Shapes of the model's {"params", "batch_stats"}: its heads are called once, not the objective that they serve."""
+
+    def run(network: towers.UniMedI) -> None:
+        network.run_towers(towers.example_batch(model))
+        for head in network.head.values():
+            head(jnp.zeros((1, network.vision.width)))
+
+    shapes = jax.eval_shape(nn.init(run, model), jax.random.key(0))
     return {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
 
 

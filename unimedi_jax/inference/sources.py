@@ -1,12 +1,15 @@
 """Files, folders, DICOM series and manifests as a list of pictures and reports, read by the rules of the build job."""
 
 import collections
+import concurrent.futures
+import contextvars
 import dataclasses
 import functools
 import itertools
 import os
 import pathlib
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -26,6 +29,8 @@ from data.source import Rejected
 from unimedi_jax.inference import pretrained
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+AHEAD = {"xray": 8, "ct": 1, "report": 1}  # items that are read before they are asked for
+READERS = {"xray": 2, "ct": 1, "report": 1}  # threads: decoding a film takes little memory, a CT much
 LONGEST_STEM = 200  # bytes of a file's name, which file systems limit to 255
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 DICOM = (".dcm", ".dicom", ".ima", "")  # of damaged files; whole ones are known by what they begin with
@@ -76,19 +81,38 @@ def read(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Index and pixels (nothing for a report) of the items of a modality; those that cannot be read go to `refused`.
 
-    Items whose number in `skip` is True are passed over.
+    Items whose number in `skip` is True are passed over. READERS threads read the next AHEAD while the network works on
+    those before; CTs one at a time, so that no more memory is taken than for reading one.
     """
-    for index, item in enumerate(items):
-        if item.modality != modality or (len(skip) and skip[index]):
-            continue
+    chosen = (
+        index for index, item in enumerate(items) if item.modality == modality and not (len(skip) and skip[index])
+    )
+    with concurrent.futures.ThreadPoolExecutor(READERS[modality], "reader") as threads:
+        waiting: collections.deque[tuple[int, concurrent.futures.Future]] = collections.deque()
         try:
-            pixels = item.read() if item.read else np.zeros(0)
-        except BadInput as error:
-            refused.append(Rejected(index + 1, item.id, str(error)))
-        except Exception as error:  # damage that no reader knows must not lose the others
-            refused.append(Rejected(index + 1, item.id, f"unreadable: {type(error).__name__}"))
-        else:
-            yield index, pixels
+            while True:
+                for index in itertools.islice(chosen, AHEAD[modality] - len(waiting)):
+                    # A thread has the caller's limit of memory.
+                    work = functools.partial(contextvars.copy_context().run, _pixels, items[index])
+                    waiting.append((index, threads.submit(work)))
+                if not waiting:
+                    return
+                index, result = waiting.popleft()
+                try:
+                    pixels = result.result()
+                except BadInput as error:
+                    refused.append(Rejected(index + 1, items[index].id, str(error)))
+                except Exception as error:  # damage that no reader knows must not lose the others
+                    refused.append(Rejected(index + 1, items[index].id, f"unreadable: {type(error).__name__}"))
+                else:
+                    yield index, pixels
+        finally:
+            for _, result in waiting:  # the caller reads no further
+                result.cancel()
+
+
+def _pixels(item: Item) -> np.ndarray:
+    return item.read() if item.read else np.zeros(0)
 
 
 def write_ledger(out: pathlib.Path, refused: Sequence[Rejected]) -> pathlib.Path:
@@ -204,10 +228,11 @@ def _header(path: pathlib.Path) -> pydicom.Dataset | None:
 
 
 def _manifest(path: pathlib.Path, grid: RecordGrid) -> tuple[list[Item], list[Rejected]]:
-    source = manifest.read_pictures(path, grid)
+    source, one_at_a_time = manifest.read_pictures(path, grid), threading.Lock()
 
     def pixels(row: Any) -> np.ndarray:
-        record = source.convert(row)
+        with one_at_a_time:  # it silences warnings, which Python does for all threads at once
+            record = source.convert(row)
         if isinstance(record, Rejected):
             code, _, detail = record.reason.partition(": ")
             raise BadInput(code, detail)

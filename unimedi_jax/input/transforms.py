@@ -1,6 +1,7 @@
 """From a record to one sample of a batch. Augmentation moves and crops; it never mirrors: reports name sides."""
 
 import dataclasses
+import functools
 import hashlib
 import math
 from typing import Any
@@ -13,7 +14,7 @@ from data.errors import UserError
 from data.reports import negation, tokenizer
 from unimedi_jax import patches
 from unimedi_jax.config.pretraining import InputConfig, ModelConfig, VolumeAugmentation
-from unimedi_jax.input import augmentation, cuts, records, sentences
+from unimedi_jax.input import augmentation, cuts, records, sentences, tokenised
 
 Sample = dict[str, Any]
 Tokens = Int16[np.ndarray, "*w n v"]
@@ -54,12 +55,12 @@ def shrink(x: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     if any(old % new for old, new in zip(x.shape, size, strict=True)):
         advice = "choose sizes in config.model that divide them"
         raise UserError(f"records of {x.shape} do not shrink to {tuple(size)}: {advice}")
+    cells = math.prod(old // new for old, new in zip(x.shape, size, strict=True))
     # Whole strided planes are added up axis by axis: five times as fast as a mean over tiny axes.
-    total, cells = x.astype(np.int32), 1
+    total, width = x, np.uint16 if x.dtype == np.uint8 and cells <= 257 else np.int32
     for axis, (old, new) in enumerate(zip(x.shape, size, strict=True)):
-        step = old // new
-        planes = [total[(slice(None),) * axis + (slice(k, None, step),)] for k in range(step)]
-        total, cells = sum(planes[1:], start=planes[0]), cells * step
+        planes = [total[(slice(None),) * axis + (slice(k, None, old // new),)] for k in range(old // new)]
+        total = functools.reduce(functools.partial(np.add, dtype=width), planes)
     return np.rint(total / np.float32(cells)).astype(x.dtype)
 
 
@@ -117,6 +118,9 @@ class ToSample:
     texts: tuple[str, ...] = ("text",)
     grouped: bool = False  # tell which pictures belong together
     keep: tuple[str, ...] = ()
+    _known: tokenised.Tokenised = dataclasses.field(
+        default_factory=tokenised.Tokenised, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def of(cls, modality: str, reports: Any, reading: InputConfig, model: ModelConfig) -> "ToSample":
@@ -129,6 +133,12 @@ class ToSample:
         words = {"shuffle": reading.shuffle_sentences, "sentences": reading.sentences}
         words["drop_technique"] = reading.drop_technique
         return cls(modality, reports, reading.report_length, **sizes, **cut, **words)
+
+    def keeping(self, most_bytes: int) -> "ToSample":
+        """The same, with room for so many bytes of tokenised reports, none of them known yet."""
+        other = dataclasses.replace(self)
+        object.__setattr__(other, "_known", tokenised.Tokenised(most_bytes))
+        return other
 
     @property
     def central(self) -> "ToSample":
@@ -192,9 +202,14 @@ class ToSample:
 
     def _texts(self, report: str, rng: np.random.Generator | None) -> Sample:
         texts = {"text": report} if rng is None else self._augmented(report, rng)
-        ids, masks = tokenizer.encode(self.reports, list(texts.values()), self.length)
-        rows = zip(texts, ids, masks, strict=True)
-        return {key: x for name, row, mask in rows for key, x in ((name, row), (f"{name}_mask", mask))}
+        # Words that are drawn anew each time hardly ever come again.
+        drawn = rng is not None and (self.shuffle or self.sentences < 1 or "other" in self.texts)
+        encoded = {name: self._encode(t) if drawn else self._known.get(t, self._encode) for name, t in texts.items()}
+        return {key: x for name, (ids, mask) in encoded.items() for key, x in ((name, ids), (f"{name}_mask", mask))}
+
+    def _encode(self, text: str) -> tokenised.Encoded:
+        ids, mask = tokenizer.encode(self.reports, [text], self.length)
+        return ids[0], mask[0]
 
     def _augmented(self, report: str, rng: np.random.Generator) -> dict[str, str]:
         if self.drop_technique:

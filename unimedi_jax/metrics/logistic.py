@@ -2,7 +2,7 @@
 
 import numpy as np
 from jaxtyping import Float
-from scipy import optimize, special
+from scipy import special
 from threadpoolctl import threadpool_limits
 
 ITERATIONS = 1000
@@ -45,6 +45,8 @@ def _minimise(
     x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "n c"], strength: Float[np.ndarray, "n c"], one_of: bool
 ) -> Float[np.ndarray, "d+1 c"]:
     """Weights, and below them the intercepts, by L-BFGS; `strength` is C of every label, 0 where it is unknown."""
+    from scipy import optimize  # a fifth of a second, which embedding does not need
+
     shape = (x.shape[1] + 1, y.shape[1])
     scale = 1 / (1 + strength.sum())  # steps of a sensible size from the start
 
