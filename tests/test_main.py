@@ -33,7 +33,10 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
         (["--config=configs/pretrain.py", "--config.stpes=3"], "no setting 'stpes': did you mean steps?"),
         (["--config=configs/pretrain.py", "--config.model.slces=3"], "did you mean model.slices, model.scores?"),
         (["--config=configs/pretrain.py", "--config.optim.lr=3"], "did you mean optim.peak_lr"),
-        (["--config", "configs/pretrain.py", "--config.batch_size", "3"], "did you mean batch.xray, batch.ct?"),
+        (
+            ["--config", "configs/pretrain.py", "--config.batch_size", "3"],
+            "did you mean batch.xray, batch.ct, batch.total?",
+        ),
         (["--config=configs/pretrain.py", "--config.data.name=real"], "config.data is a value ('phantom')"),
         (["--config=configs/pretrain.py", "--config.steps.name=3"], "config.steps is a value (113000)"),
         (["--config=configs/probe.py", "--config.ct_slices.name=3"], "config.ct_slices is a value (None)"),

@@ -124,7 +124,7 @@ def build_job(config: PretrainConfig, workdir: pathlib.Path) -> TrainingJob:
     mesh = sharding.make_mesh(**vars(config.mesh))
     plain = json.loads(json.dumps(dataclasses.asdict(config)))
     plain["machine"] = here = machine.describe(mesh)
-    plain["global_batch"] = {name: rows * mesh.size for name, rows in plain["batch"].items()}
+    plain["global_batch"] = config.batch.rows(mesh.size)
     with hosts.primary_first("config.json is there"):
         if jax.process_index() == 0 and not checkpoint.started(workdir):
             saved_config.forget_start(workdir)
@@ -151,7 +151,7 @@ def _check_batch(config: PretrainConfig, batch: Mapping[str, int], devices: int)
     if config.accumulate < 1 or any(rows % (devices * config.accumulate) for rows in batch.values()):
         raise UserError(
             f"the run's global batch {batch} does not divide over {devices} devices in {config.accumulate} parts: "
-            "see config.accumulate"
+            "see config.accumulate and config.batch.total"
         )
     rows, chunk = sum(batch.values()), getattr(config.objective, "contrastive_chunk", 0)
     if chunk and rows % chunk:
