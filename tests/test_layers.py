@@ -23,7 +23,7 @@ LAYERS = (
         "data.members",
         "data.next_step",
     ),
-    ("data.readers", "data.reports"),
+    ("data.readers", "data.reports", "data.buckets"),
     ("data.manifest", "data.phantom"),
     ("data.sets",),
     ("data.build",),
@@ -42,7 +42,7 @@ LAYERS = (
     ("evaluation",),
     ("train",),
     ("export", "comparison", "aot", "bench", "prediction"),
-    ("messages", "cli"),
+    ("messages", "staging", "cli"),
     ("main",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

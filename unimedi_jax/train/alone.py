@@ -6,6 +6,8 @@ import os
 import pathlib
 from collections.abc import Iterator
 
+from data.buckets import mirror
+from data.buckets.lease import Lease
 from data.errors import UserError
 
 
@@ -23,9 +25,16 @@ def alone(workdir: pathlib.Path, *, primary: bool) -> Iterator[None]:
         yield
         return
     handle = _lock(workdir)
+    place = mirror.of(workdir)
     try:
-        yield
+        if place is None:
+            yield
+        else:
+            with Lease(place.store, place.store.path) as place.lease:  # the lock is of this machine alone
+                yield
     finally:
+        if place is not None:
+            place.lease = None
         with contextlib.suppress(OSError):  # it holds the run
             workdir.rmdir()
         os.close(handle)
