@@ -34,6 +34,9 @@ LOG = logging.getLogger(__name__)
 SMALLEST_SLICE = 2**20  # bytes; a replicated array is divided among its devices only if each then writes this much
 SPARE = 64 * 2**20  # bytes that stay free beyond the checkpoint itself: the logs go on
 JSON = ocp.args.JsonRestore()
+TOGETHER = ocp.options.MultiprocessingOptions()
+# The first host saves without the others, who restore with it, each from its own disk.
+ALONE = ocp.options.MultiprocessingOptions(active_processes={0}, barrier_sync_key_prefix="alone")
 Meta = dict[str, Any]  # facts about the run, as JSON
 T = TypeVar("T")
 
@@ -91,14 +94,9 @@ class Checkpoints:
             integrity.tidy(self.folder, half_sent=place is not None)
         hosts.barrier("checkpoints are tidy")
         self._orbax = ocp.AsyncCheckpointer(_handler())
-        # Saves alone what it has gathered; together they restore, each from its own disk.
-        alone = ocp.options.MultiprocessingOptions(
-            primary_host=0, active_processes={0}, barrier_sync_key_prefix="alone"
-        )
-        self._writer = self._orbax
-        self._gathers = place is not None and jax.process_count() > 1
+        self._writer, self._gathers = self._orbax, place is not None and jax.process_count() > 1
         if self._gathers and self._primary:
-            self._writer = ocp.AsyncCheckpointer(_handler(), multiprocessing_options=alone)
+            self._writer = ocp.AsyncCheckpointer(_handler(ALONE), multiprocessing_options=ALONE)
 
     def save(
         self, step: int, state: PyTree, iterator: Iterator[Any], meta: Meta, scores: Mapping[int, float] | None = None
@@ -356,13 +354,14 @@ def _damage_named() -> Iterator[None]:
         raise integrity.DamagedError(_first_line(error)) from error
 
 
-def _handler() -> ocp.CompositeCheckpointHandler:
+def _handler(hosts_of: ocp.options.MultiprocessingOptions = TOGETHER) -> ocp.CompositeCheckpointHandler:
     # A program of its own cuts out each device's share of an array: for hundreds of small arrays, compiling these takes
     # longer than writing everything.
     arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=SMALLEST_SLICE)
     registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
     return ocp.CompositeCheckpointHandler(
-        state=ocp.PyTreeCheckpointHandler(type_handler_registry=registry),
+        composite_options=ocp.CompositeOptions(multiprocessing_options=hosts_of),
+        state=ocp.PyTreeCheckpointHandler(type_handler_registry=registry, multiprocessing_options=hosts_of),
         data=ocp.JsonCheckpointHandler(),
         meta=ocp.JsonCheckpointHandler(),
     )
