@@ -124,7 +124,7 @@ class Checkpoints:
             self._begun = self._pending = step
             arrays = jax.tree.map(_key_data, state)
             if self._gathers:
-                arrays = jax.tree.map(_gathered, arrays)  # takes all hosts
+                arrays = jax.tree.map(_gathered, arrays)  # takes all hosts, one array after the other
                 if not self._primary:
                     return
             items = {
@@ -373,11 +373,13 @@ def _onto(abstract: PyTree, **settings: Any) -> ocp.args.PyTreeRestore:
     return ocp.args.PyTreeRestore(plain, restore_args=ocp.checkpoint_utils.construct_restore_args(plain), **settings)
 
 
-def _gathered(array: jax.Array) -> np.ndarray:
-    """A global array in this host's memory, where no step can overwrite it."""
+def _gathered(array: jax.Array) -> np.ndarray | None:
+    """A global array in the first host's memory, where no step can overwrite it; None on the others."""
+    first = jax.process_index() == 0
     if array.is_fully_replicated:
-        return np.array(array.addressable_data(0))
-    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+        return np.array(array.addressable_data(0)) if first else None
+    whole = multihost_utils.process_allgather(array, tiled=True)
+    return np.asarray(whole) if first else None
 
 
 def _key_data(leaf: Any) -> Any:

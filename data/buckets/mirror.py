@@ -4,10 +4,11 @@ An object is there whole or not at all, but a folder of objects is not: what say
 manifest.json, is sent last and removed first.
 """
 
+import contextlib
 import functools
 import logging
 import posixpath
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -76,6 +77,11 @@ class Mirror:
         for name in gone:
             del index[name]
         self._entry.save()
+
+    def close(self) -> None:
+        """Gives the folder up: others may write or remove it."""
+        _OPEN.remove(self)
+        self._entry.close()
 
     def _pull(self, listed: Mapping[str, Object]) -> None:
         index = self._entry.index
@@ -162,26 +168,40 @@ def fetch(url: str, only: Sequence[str] = ()) -> Path:
         UserError: there is nothing, no room, no right, or no way.
     """
     for entry, alone in cache.entries(url, "r"):
-        mirror = Mirror(url, entry, only)
-        if alone:
-            mirror.pull()
-            entry.share()
-        elif not mirror.is_current():
-            _OPEN.remove(mirror)
-            entry.close()
-            continue
-        if not only and not mirror.path.exists():
-            raise UserError(f"{url}: there is nothing")
-        return mirror.path
+        with _opened(url, entry, only) as mirror:
+            if alone:
+                mirror.pull()
+                entry.share()
+            current = alone or mirror.is_current()
+            if current and not only and not mirror.path.exists():
+                raise UserError(f"{url}: there is nothing")
+            if current:
+                return mirror.path
+        mirror.close()
     raise AssertionError("entries never end")
 
 
 def written(url: str, only: Sequence[str] = ()) -> Mirror:
     """A folder for what is to be written, with what is there already."""
     entry, _ = next(cache.entries(url, "w"))
-    mirror = Mirror(url, entry, only)
-    mirror.pull()
+    with _opened(url, entry, only) as mirror:
+        mirror.pull()
     return mirror
+
+
+@contextlib.contextmanager
+def _opened(url: str, entry: cache.Entry, only: Sequence[str]) -> Iterator[Mirror]:
+    """A mirror that stays open unless the body raises."""
+    try:
+        mirror = Mirror(url, entry, only)
+    except UserError:
+        entry.close()
+        raise
+    try:
+        yield mirror
+    except BaseException:
+        mirror.close()
+        raise
 
 
 def of(path: Path) -> Mirror | None:

@@ -107,7 +107,7 @@ def test_what_does_not_fit_or_is_not_there_is_one_line(scheme, cache, monkeypatc
     old = mirror.fetch(f"{scheme}://bucket/old")
     with pytest.raises(UserError, match=r"UNIMEDI_CACHE_GB=1e-06 is in use: raise it, or mount the bucket"):
         mirror.fetch(f"{scheme}://bucket/new")
-    mirror._OPEN[0]._entry.close()  # the process that read it has ended
+    next(one for one in mirror._OPEN if one.path == old).close()  # the process that read it has ended
     assert mirror.fetch(f"{scheme}://bucket/new").is_dir()
     assert not old.exists()
     monkeypatch.setenv("UNIMEDI_CACHE_GB", "1e-7")

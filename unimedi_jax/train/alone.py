@@ -31,10 +31,16 @@ def alone(workdir: pathlib.Path, *, primary: bool) -> Iterator[None]:
             yield
         else:
             with Lease(place.store, place.store.path) as place.lease:  # the lock is of this machine alone
-                yield
+                try:
+                    yield
+                except BaseException:
+                    with contextlib.suppress(UserError):  # the first error is the one to show
+                        place.push()
+                    raise
+                place.push()
     finally:
-        if place is not None:
-            place.lease = None
+        if place is not None:  # whoever holds it next is the one to send
+            place.lease, place.active = None, place.path != workdir
         with contextlib.suppress(OSError):  # it holds the run
             workdir.rmdir()
         os.close(handle)
