@@ -6,13 +6,13 @@ Below this, jobs know folders alone; training sends its own at every checkpoint,
 import contextlib
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from data.buckets import mirror
 from data.buckets.store import Store, is_url
 from data.errors import UserError
-from unimedi_jax.config.paths import READ, WRITTEN
+from unimedi_jax.config.paths import DATA, READ, WRITTEN
 
 SETS_OF_ITS_OWN = ("build", "claims")  # jobs that write into data_dir
 BEHIND = re.compile(r"(.+?)(:best|:\d+)?")  # a run, and which of its checkpoints
@@ -31,30 +31,35 @@ def staged(config: Any, workdir: pathlib.Path | str) -> Iterator[pathlib.Path]:
         mirrors.append(mirror.written(url, only))
         return str(mirrors[-1].path)
 
+    def send() -> None:
+        for one in mirrors:
+            one.push()
+
+    try:
+        _stage(config, write)
+        if is_url(str(workdir)):
+            workdir = write(str(workdir))
+        try:
+            yield pathlib.Path(workdir)
+        except BaseException:
+            with contextlib.suppress(UserError):  # the first error is the one to show
+                send()
+            raise
+        send()
+    finally:
+        mirror.close_all()
+
+
+def _stage(config: Any, write: Callable[..., str]) -> None:
     for key in READ:
         if is_url(_get(config, key)):
             _set(config, key, _fetched(_get(config, key), config))
     for key in WRITTEN:
         if is_url(_get(config, key)):
             _set(config, key, write(_get(config, key)))
-    if is_url(_get(config, "data_dir")):
+    if is_url(url := _get(config, DATA)):
         own = config.job in SETS_OF_ITS_OWN
-        place = write(config.data_dir, *_sets(config), ".salt") if own else mirror.fetch(config.data_dir, _sets(config))
-        config.data_dir = str(place)
-    if is_url(str(workdir)):
-        workdir = write(str(workdir))
-    try:
-        yield pathlib.Path(workdir)
-    except BaseException:
-        with contextlib.suppress(UserError):  # the first error is the one to show
-            _send(mirrors)
-        raise
-    _send(mirrors)
-
-
-def _send(mirrors: list[mirror.Mirror]) -> None:
-    for one in mirrors:
-        one.push()
+        config.data_dir = write(url, *_sets(config), ".salt") if own else str(mirror.fetch(url, _sets(config)))
 
 
 def _fetched(text: str, config: Any) -> str:

@@ -204,6 +204,12 @@ def _opened(url: str, entry: cache.Entry, only: Sequence[str]) -> Iterator[Mirro
         raise
 
 
+def close_all() -> None:
+    """Gives up every folder that this process has opened."""
+    while _OPEN:
+        _OPEN[-1].close()
+
+
 def of(path: Path) -> Mirror | None:
     """The mirror that a path of this process lies in; None on a disk of one's own."""
     return next((mirror for mirror in reversed(_OPEN) if path.is_relative_to(mirror.path)), None)

@@ -25,6 +25,6 @@ def cache(tmp_path, monkeypatch):
     def choose(name: str) -> None:
         monkeypatch.setenv("UNIMEDI_CACHE", str(tmp_path / name))
 
-    monkeypatch.setattr(mirror, "_OPEN", [])
     choose("cache")
-    return choose
+    yield choose
+    mirror.close_all()
