@@ -20,6 +20,7 @@ CREDENTIALS = {
     "s3": "aws configure, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
 }
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
+ADDRESSES = {"gs": ("STORAGE_EMULATOR_HOST",), "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")}  # of other servers
 # Errors of botocore and google-auth by their names: neither package need be installed.
 _WITHOUT = (
     "NoCredentialsError",
@@ -133,7 +134,9 @@ class Store:
 def _file_system(scheme: str) -> Any:
     # It would ask for each bucket what kind it is, by an API of its own that needs other rights.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-    settings: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
+    # fsspec keeps one instance for the same settings, with its connections: the address has to be among them.
+    addresses = (os.environ.get(name) for name in ADDRESSES[scheme])
+    settings: dict[str, Any] = {"use_listings_cache": False, "endpoint_url": next(filter(None, addresses), None)}
     if scheme == "s3":
         settings["config_kwargs"] = {"connect_timeout": 10, "read_timeout": 120}
     try:
