@@ -45,7 +45,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
         (["--config=configs/nothere.py", "--config.steps=3"], "no config file 'configs/nothere.py'"),
         (["--config=configs/pretrain.py:dmo", "--config.steps=3"], "the presets are"),
         (["--config=configs/pretrain.py", "--config.steps=x"], "--config.steps=x"),
-        (["--config=configs/pretrain.py", "--config.data_dir=gs://b"], "config.data_dir=gs://b: gs:// is not"),
+        (["--config=configs/pretrain.py", "--config.data_dir=abfs://b"], "config.data_dir=abfs://b: abfs:// is not"),
         (["--config=configs/pretrain.py", "stray"], "unknown argument 'stray'"),
         (["--config=configs/pretrain.py", "--config.data=nothere"], "no built set named nothere"),
         (["--config=configs/build.py:manifest"], "config.source"),
