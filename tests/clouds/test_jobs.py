@@ -48,6 +48,9 @@ def test_a_set_is_built_in_a_bucket_and_read_from_it(scheme, cache, capsys):
     config = build.get_config("phantom")
     config.update(data_dir=f"{scheme}://bucket/built", xrays=4, cts=2, workers=1, name="small")
     go(building, config, pathlib.Path("runs"))
+    printed = capsys.readouterr().out
+    assert f"built: {scheme}://bucket/built/small/" in printed
+    assert f"--config.data_dir={scheme}://bucket/built " in printed, "the next command reads where this one wrote"
     assert {"small/contract.json", "small/members.json"} <= names(config_url := f"{scheme}://bucket/built")
     assert not [name for name in names(config_url) if name.endswith(".partial")]
     cache("other")
