@@ -1,11 +1,17 @@
-"""Who writes into a place of a bucket, where no file can be locked: an object that its owner keeps renewing."""
+"""Who writes into a place of a bucket, where no file can be locked.
 
+<place>/.lease            names the owner; made by one of several who try, and never written again
+<place>/.lease-<token>    the owner's sign of life, renewed
+"""
+
+import contextlib
 import json
 import os
 import secrets
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from types import TracebackType
 
 from data.buckets.store import Store
@@ -26,16 +32,18 @@ class Lease:
     def __init__(self, store: Store, folder: str) -> None:
         self._store, self._name, self._folder = store, f"{folder}/{NAME}", folder
         self._facts = {"token": secrets.token_hex(8), "host": socket.gethostname(), "process": os.getpid()}
-        self._beats = 0
+        self._content = json.dumps(self._facts).encode()
         self._done = threading.Event()
 
     def __enter__(self) -> "Lease":
-        while not self._store.create(self._name, self._content()):
-            before = self._store.read(self._name)
-            if before is None:
-                continue  # its owner has just gone
-            self._wait_for_its_end(before)
-            self._store.remove(self._name)
+        while not self._store.create(self._name, self._content):
+            owner = self._store.read(self._name)
+            if owner is None:
+                continue  # it has just gone
+            self._wait_for_its_end(owner)
+            if self._store.read(self._name) == owner:
+                self._store.remove(self._name)
+                self._store.remove(self._sign(_parsed(owner)))
         time.sleep(0.2)  # of two that found the same owner gone, the one who removed last has it
         self.check()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
@@ -50,6 +58,7 @@ class Lease:
         try:
             if self._is_ours():
                 self._store.remove(self._name)
+            self._store.remove(self._sign(self._facts))
         except UserError:
             if kind is None:
                 raise
@@ -60,33 +69,30 @@ class Lease:
             raise UserError(f"{self._where()}: another run has taken it over, this one was not heard of: let it go on")
 
     def _is_ours(self) -> bool:
-        content = self._store.read(self._name)
-        return content is not None and _parsed(content).get("token") == self._facts["token"]
+        return self._store.read(self._name) == self._content
 
-    def _wait_for_its_end(self, before: bytes) -> None:
-        owner = _parsed(before)
+    def _wait_for_its_end(self, content: bytes) -> None:
+        owner = _parsed(content)
         if owner.get("host") == self._facts["host"] and not _alive(owner.get("process")):
             return
-        end = time.monotonic() + PATIENCE
+        before, end = self._store.read(self._sign(owner)), time.monotonic() + PATIENCE
         while time.monotonic() < end:
             time.sleep(min(BEAT, PATIENCE) / 10)
-            if (now := self._store.read(self._name)) != before:
-                if now is None:
-                    return
+            if self._store.read(self._name) != content:
+                return  # it has ended, or somebody else was quicker
+            if self._store.read(self._sign(owner)) != before:
                 raise UserError(f"{self._where()}: another process trains there: wait for its end, or name another")
 
     def _renew(self) -> None:
+        beats = 0
         while not self._done.wait(BEAT):
-            try:
-                if not self._is_ours():
-                    return  # `check` says so
-                self._beats += 1
-                self._store.write(self._name, self._content())
-            except UserError:
-                continue  # the next one may come through
+            beats += 1
+            with contextlib.suppress(UserError):  # the next one may come through
+                self._store.write(self._sign(self._facts), str(beats).encode())
 
-    def _content(self) -> bytes:
-        return json.dumps(self._facts | {"beat": self._beats}).encode()
+    def _sign(self, owner: Mapping[str, object]) -> str:
+        """The object with an owner's sign of life."""
+        return f"{self._name}-{owner.get('token')}"
 
     def _where(self) -> str:
         return f"{self._store.scheme}://{self._folder}"

@@ -55,8 +55,8 @@ class Mirror:
 
     def is_current(self) -> bool:
         """Whether the folder is what the bucket holds."""
-        listed, here = self._listed(), self._here()
-        return not self._outdated(listed) and not [name for name in here if self._covers(name) and name not in listed]
+        listed = self._listed()
+        return not self._outdated(listed) and not self._superfluous(listed)
 
     def push(self) -> None:
         """Sends what is new or changed here, manifests last; then removes there what was sent and has gone here."""
@@ -85,11 +85,9 @@ class Mirror:
 
     def _pull(self, listed: Mapping[str, Object]) -> None:
         index = self._entry.index
-        for name in self._here():
-            # What the bucket has nothing of, such as a phantom that was built here, stays.
-            if name not in listed and self._covers(name, listed):
-                self._local(name).unlink()
-                index.pop(name, None)
+        for name in self._superfluous(listed):
+            self._local(name).unlink()
+            index.pop(name, None)
         outdated = self._outdated(listed)
         size = sum(listed[name].size for name in outdated)
         if size:
@@ -127,12 +125,13 @@ class Mirror:
         names = (path.relative_to(self._entry.path).as_posix() for path in files)
         return sorted(name for name in names if not _is_left_out(name))
 
-    def _covers(self, name: str, listed: Mapping[str, Object] | None = None) -> bool:
-        """Whether a name is of this mirror; with `listed`, of a part of it of which the bucket has something."""
-        roots = [root for root in self._roots if _is_below(name, root)]
-        if listed is None or self._roots[0].find("/") < 0:
-            return bool(roots)
-        return any(_is_below(other, root) for other in listed for root in roots)
+    def _superfluous(self, listed: Mapping[str, Object]) -> list[str]:
+        """Files here that the bucket does not have.
+
+        Of a set that it has nothing of, such as a phantom that was built here, all files may stay.
+        """
+        own = [root for root in self._roots if "/" not in root or any(_is_below(name, root) for name in listed)]
+        return [name for name in self._here() if name not in listed and any(_is_below(name, root) for root in own)]
 
     def _local(self, name: str) -> Path:
         return self._entry.path / name
