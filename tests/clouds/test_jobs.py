@@ -31,8 +31,8 @@ def go(module, config, workdir) -> None:
 
 
 def names(url: str) -> set[str]:
-    found = Store(url)
-    return {name.removeprefix(f"{found.path}/") for name in found.list(found.path)}
+    store = Store(url)
+    return {name.removeprefix(f"{store.path}/") for name in store.list(store.path)}
 
 
 @pytest.fixture(autouse=True)
@@ -51,8 +51,8 @@ def test_a_set_is_built_in_a_bucket_and_read_from_it(scheme, cache, capsys):
     printed = capsys.readouterr().out
     assert f"built: {scheme}://bucket/built/small/" in printed
     assert f"--config.data_dir={scheme}://bucket/built " in printed, "the next command reads where this one wrote"
-    assert {"small/contract.json", "small/members.json"} <= names(config_url := f"{scheme}://bucket/built")
-    assert not [name for name in names(config_url) if name.endswith(".partial")]
+    assert {"small/contract.json", "small/members.json"} <= names(f"{scheme}://bucket/built")
+    assert not [name for name in names(f"{scheme}://bucket/built") if name.endswith(".partial")]
     cache("other")
     config = inspect.get_config()
     config.path = f"{scheme}://bucket/built/small"
