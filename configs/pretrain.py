@@ -71,7 +71,7 @@ DEMO = {
     # Everything starts from scratch here, on two thousand X-rays: the reports have to teach first, and attention that
     # is not learnt yet must not hide half of the image.
     "objective": {"weight_icl": 0.1, "weight_pcl": 0.1, "mask_ratio": 0.1},
-    "optim": {"peak_lr": 1e-3, "warmup_steps": 30},
+    "optim": {"peak_lr": 1e-3, "chosen_for": 64, "warmup_steps": 30},
     "ema": {"base": 0.99},  # 0.996 averages over more steps than this run can spare
     "freeze_last_layer_steps": 0,
     "checkpoint": {"every": 150},

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data import next_step, record_grid
+from data.buckets import mirror
 from data.build import contracts, dataset, executors
 from data.checks import doctor, doctor_page
 from data.errors import OverBudgetError, UserError
@@ -177,6 +178,6 @@ def summary(built: dataset.Built, *, silent: bool = False) -> str:
         lines.append(f"warning: {built.leaked} pictures are, pixel by pixel, in more than one split")
     if built.rejected:
         lines.append(f"rows left out, with reasons: {dataset.readable_ledger(built.folder)}")
-    lines.append(f"{'built' if built.made else 'already built'}: {built.folder}{os.sep}")
+    lines.append(f"{'built' if built.made else 'already built'}: {mirror.named(str(built.folder))}{os.sep}")
     lines += next_step.lines(built.folder, built.counts, silent=silent, made=built.made)
     return "\n".join(lines)

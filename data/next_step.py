@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from data.buckets import mirror
+
 RUNS = Path("runs")  # where jobs put their folders unless --workdir names one
 DEMO = RUNS / "pretrain-demo"
 ACCELERATORS = ("jax-cuda13-plugin", "jax-cuda12-plugin", "jax-rocm7-plugin", "jax-rocm6-plugin", "libtpu")
@@ -39,7 +41,7 @@ def command(job: str, preset: str = "", **settings: str) -> str:
         words = ["unimedi", f"--config={job}{argument}"]
     else:
         words = ["python", sys.argv[0] if started == "main.py" else "main.py", f"--config=configs/{job}.py{argument}"]
-    return shlex.join([*words, *(f"--{key}={value}" for key, value in settings.items())])
+    return shlex.join([*words, *(f"--{key}={value}" for key, value in mirror.named(settings).items())])
 
 
 def has_accelerator() -> bool:

@@ -22,6 +22,7 @@ LAYERS = (
         "data.contract",
         "data.pages",
         "data.members",
+        "data.buckets",
         "data.next_step",
     ),
     ("data.readers", "data.reports"),
@@ -43,7 +44,7 @@ LAYERS = (
     ("evaluation",),
     ("train",),
     ("export", "comparison", "aot", "bench", "prediction"),
-    ("messages", "cli"),
+    ("messages", "staging", "cli"),
     ("main",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

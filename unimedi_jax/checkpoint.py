@@ -5,6 +5,9 @@
 
 Orbax restores a flipped bit without noticing. The hashes are taken in memory, before a save and after a restore, so
 they cover everything between.
+
+Of a workdir in a bucket every host has a mirror on its own disk. The first one gathers the state, saves it there and
+sends it in the background, the manifest last; a checkpoint counts when it has arrived.
 """
 
 import contextlib
@@ -13,12 +16,16 @@ import logging
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any, NamedTuple, TypeVar
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
+from data.buckets.mirror import Mirror
 from data.errors import UserError
 from unimedi_jax import hosts, integrity
 from unimedi_jax.typing import PyTree
@@ -27,6 +34,9 @@ LOG = logging.getLogger(__name__)
 SMALLEST_SLICE = 2**20  # bytes; a replicated array is divided among its devices only if each then writes this much
 SPARE = 64 * 2**20  # bytes that stay free beyond the checkpoint itself: the logs go on
 JSON = ocp.args.JsonRestore()
+TOGETHER = ocp.options.MultiprocessingOptions()
+# The first host saves without the others, who restore with it, each from its own disk.
+ALONE = ocp.options.MultiprocessingOptions(active_processes={0}, barrier_sync_key_prefix="alone")
 Meta = dict[str, Any]  # facts about the run, as JSON
 T = TypeVar("T")
 
@@ -51,9 +61,18 @@ class Checkpoints:
     """The checkpoints of one run. Every process of it calls every method, in the same order.
 
     The latest `keep` stay, the `keep_best` with the highest scores, and those of every `keep_every` steps (0 = none).
+    `place`: the mirror that the workdir is, if it is in a bucket.
     """
 
-    def __init__(self, workdir: pathlib.Path, *, keep: int = 2, keep_every: int = 0, keep_best: int = 0) -> None:
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        *,
+        keep: int = 2,
+        keep_every: int = 0,
+        keep_best: int = 0,
+        place: Mirror | None = None,
+    ) -> None:
         self.folder = (workdir / "checkpoints").absolute()
         self._policies = [policies.LatestN(max(keep, 1))]
         if keep_every:
@@ -62,15 +81,22 @@ class Checkpoints:
             best = policies.BestN(get_metric_fn=float, n=keep_best, keep_checkpoints_without_metrics=False)
             self._policies.append(best)
         self._primary = jax.process_index() == 0
+        self._place, self._has_disk = place, self._primary or place is not None  # of its own
+        self._begun: int | None = None  # the step of the last save, the same on all hosts, until it was waited for
         self._pending: int | None = None  # the step that Orbax is writing, its manifest not yet in place
+        self._sending: Future[None] | None = None
+        self._sender = ThreadPoolExecutor(1)
         self._scores: Mapping[int, float] = {}
         self._lock: IO[str] | None = None
-        if self._primary:
+        if self._has_disk:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(self.folder)
-            integrity.tidy(self.folder)
+            integrity.tidy(self.folder, half_sent=place is not None)
         hosts.barrier("checkpoints are tidy")
         self._orbax = ocp.AsyncCheckpointer(_handler())
+        self._writer, self._gathers = self._orbax, place is not None and jax.process_count() > 1
+        if self._gathers and self._primary:
+            self._writer = ocp.AsyncCheckpointer(_handler(ALONE), multiprocessing_options=ALONE)
 
     def save(
         self, step: int, state: PyTree, iterator: Iterator[Any], meta: Meta, scores: Mapping[int, float] | None = None
@@ -95,36 +121,52 @@ class Checkpoints:
                 integrity.prepare(folder, integrity.describe(step, state, data=position, meta=meta))
             else:
                 integrity.describe(step, state)  # hashing global arrays takes all hosts
-            self._pending = step
+            self._begun = self._pending = step
+            arrays = jax.tree.map(_key_data, state)
+            if self._gathers:
+                arrays = jax.tree.map(_gathered, arrays)  # takes all hosts, one array after the other
+                if not self._primary:
+                    return
             items = {
-                "state": ocp.args.PyTreeSave(jax.tree.map(_key_data, state)),
+                "state": ocp.args.PyTreeSave(arrays),
                 "data": ocp.args.JsonSave(position),
                 "meta": ocp.args.JsonSave(meta),
             }
-            self._orbax.save(folder, args=ocp.args.Composite(**items))
+            self._writer.save(folder, args=ocp.args.Composite(**items))
 
     def check(self) -> None:
         """Commits a save that has finished in the meantime; raises the UserError of one that failed."""
+        if self._begun is None:
+            return
+        if self._sending is not None and self._sending.done():
+            with self._explained(self._begun):
+                self._sending.result()
+            self._sending = None
         if self._pending is None:
             return
         folder = self.folder / str(self._pending)
         with self._explained(self._pending):
-            self._orbax.check_for_errors()
+            self._writer.check_for_errors()
             if self._primary and folder.exists():
                 integrity.commit(folder)
                 self._prune()
+                if self._place is not None:
+                    self._sending = self._sender.submit(self._place.push)
         if integrity.committed(folder):
             self._pending = None
 
     def wait(self) -> None:
-        """Returns when everything is written."""
-        if self._pending is None:
+        """Returns when everything is written, in the bucket if there is one."""
+        if self._begun is None:
             return
-        with self._explained(self._pending):
-            self._orbax.wait_until_finished()
+        with self._explained(self._begun):
+            self._writer.wait_until_finished()
         self.check()
+        if self._sending is not None:
+            with self._explained(self._begun):
+                self._sending.result()
         hosts.barrier("a checkpoint is committed")
-        self._pending = None
+        self._begun = self._pending = self._sending = None
 
     def restore(self, abstract: PyTree, last: int | None = None) -> Restored | None:
         """The newest checkpoint that passes, straight onto its devices; None where there is none at all.
@@ -139,6 +181,8 @@ class Checkpoints:
         if last is not None:
             self.wait()
             self._after(last, integrity.remove)
+            if self._place is not None and not self._primary:
+                self._place.pull()  # what the first host has saved since
         advice = "bring back a copy of one, or start anew with another --workdir"
         restored = _newest(self.folder, lambda step: self._load(step, abstract), advice)
         if restored is not None:
@@ -150,6 +194,9 @@ class Checkpoints:
         try:
             self.wait()
         finally:
+            self._sender.shutdown()
+            if self._writer is not self._orbax:
+                self._writer.close()
             self._orbax.close()
             if self._lock is not None:
                 self._lock.close()
@@ -178,10 +225,12 @@ class Checkpoints:
         return Restored(step, state, restored["data"], restored["meta"])
 
     def _after(self, last: int, dispose: Callable[[pathlib.Path], None]) -> None:
-        if self._primary:
-            for step in reversed(integrity.steps(self.folder)):
-                if step > last:
-                    dispose(self.folder / str(step))
+        if self._has_disk:
+            later = [step for step in reversed(integrity.steps(self.folder)) if step > last]
+            for step in later:
+                dispose(self.folder / str(step))
+            if self._place is not None and self._primary and later:
+                self._place.push()
         hosts.barrier("later checkpoints are out of the way")
 
     def _prune(self) -> None:
@@ -208,10 +257,12 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            self._pending = None
+            self._begun = self._pending = self._sending = None
+            where = self.folder if self._place is None else self._place.url
+            what = "disk" if self._place is None else "disk and the bucket"
             raise UserError(
-                f"the checkpoint of step {step} could not be written to {self.folder} ({_first_line(error)}); those "
-                "before it are whole: see to the disk, and the same command goes on from there"
+                f"the checkpoint of step {step} could not be written to {where} ({_first_line(error)}); those "
+                f"before it are whole: see to the {what}, and the same command goes on from there"
             ) from error
 
 
@@ -303,13 +354,14 @@ def _damage_named() -> Iterator[None]:
         raise integrity.DamagedError(_first_line(error)) from error
 
 
-def _handler() -> ocp.CompositeCheckpointHandler:
+def _handler(hosts_of: ocp.options.MultiprocessingOptions = TOGETHER) -> ocp.CompositeCheckpointHandler:
     # A program of its own cuts out each device's share of an array: for hundreds of small arrays, compiling these takes
     # longer than writing everything.
     arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=SMALLEST_SLICE)
     registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
     return ocp.CompositeCheckpointHandler(
-        state=ocp.PyTreeCheckpointHandler(type_handler_registry=registry),
+        composite_options=ocp.CompositeOptions(multiprocessing_options=hosts_of),
+        state=ocp.PyTreeCheckpointHandler(type_handler_registry=registry, multiprocessing_options=hosts_of),
         data=ocp.JsonCheckpointHandler(),
         meta=ocp.JsonCheckpointHandler(),
     )
@@ -319,6 +371,15 @@ def _onto(abstract: PyTree, **settings: Any) -> ocp.args.PyTreeRestore:
     """Restores a tree of ShapeDtypeStructs onto the devices that their shardings name, keys as integers."""
     plain = jax.tree.map(_key_data, abstract)
     return ocp.args.PyTreeRestore(plain, restore_args=ocp.checkpoint_utils.construct_restore_args(plain), **settings)
+
+
+def _gathered(array: jax.Array) -> np.ndarray | None:
+    """A global array in the first host's memory, where no step can overwrite it; None on the others."""
+    first = jax.process_index() == 0
+    if array.is_fully_replicated:
+        return np.array(array.addressable_data(0)) if first else None
+    whole = multihost_utils.process_allgather(array, tiled=True)
+    return np.asarray(whole) if first else None
 
 
 def _key_data(leaf: Any) -> Any:

@@ -26,7 +26,9 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Job and settings: configs/<job>.py, with :arg where the job takes one."
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run; by default runs/, the config's name and, of evaluations, the checkpoint's."
+    "workdir",
+    None,
+    "Folder of the run, or gs:// or s3://; by default runs/, the config's name and, of evaluations, the checkpoint's.",
 )
 _PRIVATE = flags.DEFINE_bool(
     "private", True, "Whether what is written is its owner's alone (folders 0700, files 0600), whatever the umask."
@@ -149,15 +151,23 @@ def _run(argv: Sequence[str]) -> None:
 
     numbers.check_all(config.to_dict(), reference.defaults(config.to_dict()))
     paths.check_all(config.to_dict())
-    paths.check(_WORKDIR.value or "", "--workdir")
+    paths.check(_WORKDIR.value or "", "--workdir", bucket=True)
     messages.log_only_our_lines()
     if _PRIVATE.value:
         os.umask(0o077)  # reports, pictures and ids are in most of what is written
-    _ensure_phantom(config)
-    _module(config.job).run(config, _workdir())
+    from unimedi_jax import staging
+
+    with staging.staged(config, _workdir()) as workdir:
+        _ensure_phantom(config)
+        _module(config.job).run(config, workdir)
 
 
-def _workdir() -> pathlib.Path:
+def _workdir() -> pathlib.Path | str:
+    """The folder of the run, or its address in a bucket."""
+    from data.buckets.store import is_url
+
+    if _WORKDIR.value and is_url(_WORKDIR.value):
+        return _WORKDIR.value
     if _WORKDIR.value:
         return pathlib.Path(_WORKDIR.value).expanduser()
     path, _, argument = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")

@@ -2,7 +2,10 @@
 
 import contextlib
 import os
+import pathlib
+import secrets
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 
@@ -12,9 +15,12 @@ from jax import numpy as jnp
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from data.buckets.mirror import Mirror
 from data.errors import RESUMABLE, UserError
 from unimedi_jax import sharding
 from unimedi_jax.typing import Array
+
+VISIBLE = 10.0  # seconds in which a shared disk shows a new file to all
 
 
 def connect(coordinator: str = "", processes: int = 1, process: int = 0, timeout: int = 60) -> None:
@@ -45,13 +51,42 @@ def barrier(point: str) -> None:
 
 
 @contextlib.contextmanager
-def primary_first(point: str) -> Iterator[None]:
-    """The first process runs the body alone, then the others do and find the files that it wrote."""
+def primary_first(point: str, place: Mirror | None = None) -> Iterator[None]:
+    """The first process runs the body alone, then the others do and find the files that it wrote, in a bucket's too."""
     if jax.process_index():
         barrier(point)
+        if place is not None:
+            place.pull()
     yield
     if not jax.process_index():
+        if place is not None and jax.process_count() > 1:
+            place.push()
         barrier(point)
+
+
+def check_shared(folder: pathlib.Path) -> None:
+    """Refuses a folder that is another one on each host: within seconds, on all of them, before anything is built.
+
+    Raises:
+        UserError: this host, or another, does not see what the first one writes there.
+    """
+    if jax.process_count() == 1:
+        return
+    token = int(multihost_utils.broadcast_one_to_all(np.uint32(secrets.randbits(32))))
+    mark = folder / f".hosts-{token:08x}"
+    if jax.process_index() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    barrier("the first host has written")
+    end = time.monotonic() + VISIBLE
+    while not mark.exists() and time.monotonic() < end:
+        time.sleep(0.2)  # a network's file system may show it late
+    blind = multihost_utils.process_allgather(np.array(not mark.exists()))
+    if jax.process_index() == 0:
+        mark.unlink()
+    if hosts := np.flatnonzero(blind).tolist():
+        remedy = "name a --workdir on a disk that all hosts see, or in a bucket (gs://, s3://)"
+        raise UserError(f"{folder} on host {', '.join(map(str, hosts))} is not that of host 0: {remedy}")
 
 
 def any_host(mine: bool, mesh: Mesh) -> Array:

@@ -62,8 +62,11 @@ def steps(root: pathlib.Path) -> list[int]:
     return sorted(int(path.name) for path in root.iterdir() if path.name.isdecimal() and path.is_dir())
 
 
-def tidy(root: pathlib.Path) -> None:
-    """After a kill: commits what was fully written, removes what was half written or half deleted."""
+def tidy(root: pathlib.Path, *, half_sent: bool = False) -> None:
+    """After a kill: commits what was fully written, removes what was half written or half deleted.
+
+    `half_sent`: what has no manifest, too. It was on its way into a bucket, where nothing is renamed into its place.
+    """
     for waiting in root.glob("*.manifest"):
         folder = root / waiting.stem
         if folder.exists() and not committed(folder):
@@ -72,6 +75,9 @@ def tidy(root: pathlib.Path) -> None:
             waiting.unlink()
     for rest in (*root.glob("*.partial"), *root.glob("*.old"), *root.glob("*.orbax-checkpoint-tmp*")):
         shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
+    for step in steps(root) if half_sent else ():
+        if not committed(root / str(step)):
+            remove(root / str(step))
 
 
 def remove(folder: pathlib.Path) -> None:

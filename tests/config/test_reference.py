@@ -114,7 +114,7 @@ def test_options_of_a_set_have_their_meaning():
     ("key", "nearest"),
     [
         ("optim.lr", ["optim.peak_lr", "optim.start_lr", "optim.end_lr"]),
-        ("batch_size", ["batch.xray", "batch.ct"]),
+        ("batch_size", ["batch.xray", "batch.ct", "batch.total"]),
         ("model.slces", ["model.slices", "model.scores"]),
         ("mask_ratio", ["objective.mask_ratio"]),
         ("stpes", ["steps"]),

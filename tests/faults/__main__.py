@@ -29,11 +29,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", action="store_true", help="no round of training but the undisturbed one")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begins no round after so many minutes")
+    parser.add_argument("--bucket", action="store_true", help="the workdir in buckets on loopback, by bad lines")
     options = parser.parse_args()
     until = time.monotonic() + 60 * options.minutes
     with tempfile.TemporaryDirectory() as folder:
         rng = random.Random(options.seed)
-        failed, done = campaign(pathlib.Path(folder), options.rounds, until, rng, every=1 if options.jobs else 3)
+        if options.bucket:
+            from tests.faults import bucket
+
+            failed, done = bucket.campaign(pathlib.Path(folder), options.rounds, until, rng)
+        else:
+            failed, done = campaign(pathlib.Path(folder), options.rounds, until, rng, every=1 if options.jobs else 3)
     print(f"rounds {done}, equal to the undisturbed run {done - failed}, not equal {failed}")
     sys.exit(1 if failed else 0)
 

@@ -15,7 +15,8 @@ def holding(**counts: int) -> types.SimpleNamespace:
 
 def shared(xrays: int, cts: int, *sets: types.SimpleNamespace, by: str = "sqrt") -> tuple[int, int]:
     config = dataclasses.replace(PretrainConfig(), input=InputConfig(modality_shares=by), batch=BatchConfig(xrays, cts))
-    return tuple(vars(dataset.share_rows(config, [(one, 1.0) for one in sets])).values())
+    batch = dataset.share_rows(config, [(one, 1.0) for one in sets])
+    return batch.xray, batch.ct
 
 
 def test_rows_by_the_square_root_of_the_records() -> None:
@@ -40,3 +41,15 @@ def test_the_configured_rows_by_default() -> None:
     assert shared(3, 5, holding(xray=900, ct=100), by="batch") == (3, 5)
     with pytest.raises(ValueError, match="modality_shares is batch or sqrt"):
         InputConfig(modality_shares="log")
+
+
+def test_a_batch_of_so_many_in_all_stays_on_any_number_of_devices() -> None:
+    assert BatchConfig(12, 4).rows(8) == {"xray": 96, "ct": 32}
+    assert BatchConfig(12, 4).rows(16) == {"xray": 192, "ct": 64}
+    for devices in (1, 8, 32):
+        assert BatchConfig(12, 4, total=128).rows(devices) == {"xray": 96, "ct": 32}
+    assert BatchConfig(16, 0, total=100).rows(4) == {"xray": 100, "ct": 0}
+    with pytest.raises(
+        ValueError, match=r"config.batch.total=126 cannot be shared as 12 X-rays to 4 CTs: a multiple of 4"
+    ):
+        BatchConfig(12, 4, total=126)

@@ -198,8 +198,10 @@ def test_the_plan_of_a_run_is_in_the_log_before_its_first_step(config, tmp_path,
     job = jobs.build_job(typed(PretrainConfig, config), tmp_path)
     with caplog.at_level(logging.INFO):
         plan.announce(job)
-    assert "2 x cpu, float32, 20 steps of 12 X-rays of 8 (30.0 epochs)" in caplog.text
+    assert "2 x cpu on 1 host, mesh data 2 x fsdp 1, float32, 20 steps of 12 X-rays of 8 (30.0 epochs)" in caplog.text
     assert "every batch of 12 X-rays repeats records, as there are 8" in caplog.text
+    assert "the global batch is 12, and grows with the 2 devices: config.optim.peak_lr=" in caplog.text
+    assert plan.other_batch(job.config, job.config.optim.chosen_for, 2) == ""
     assert "on a CPU" not in caplog.text
     assert "copies are negatives of each other; a smaller config.batch.xray avoids it" in caplog.text
     assert plan.repeats({"xray": 8}, {"xray": 8, "ct": 0}) == []

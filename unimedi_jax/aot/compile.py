@@ -55,9 +55,12 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     settings = typed(PretrainConfig, config.pretrain, "config.pretrain")
     mesh = sharding.make_mesh(**vars(settings.mesh), devices=targets.devices(target))
     program = build_train_step(settings, config.vocab_size, mesh)
-    length, rows = settings.input.report_length, dict(vars(settings.batch))
+    length, rows = settings.input.report_length, settings.batch.rows(mesh.size)
     if not any(rows.values()):
         raise UserError("config.pretrain.batch asks for neither X-rays nor CTs")
+    if any(count % mesh.size for count in rows.values()):
+        raise UserError(f"config.pretrain.batch.total: {rows} do not divide over {mesh.size} devices")
+    rows = {name: count // mesh.size for name, count in rows.items()}
 
     def attempt(rows: Rows) -> Attempt:
         return _compile(program, rows, length, GPU_OPTIONS if target.gpu else {})

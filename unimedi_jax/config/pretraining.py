@@ -1,6 +1,7 @@
 """Settings of pre-training: `config` of configs/pretrain.py, field for field."""
 
 import dataclasses
+import math
 import re
 from typing import Any
 
@@ -103,6 +104,22 @@ class BatchConfig:
 
     xray: int = 12
     ct: int = 4
+    # Samples on all devices together, X-rays to CTs as above: the same on any number of devices. 0: they grow with it.
+    total: int = 0
+
+    def __post_init__(self) -> None:
+        if self.total and any(self.total * rows % max(self.xray + self.ct, 1) for rows in (self.xray, self.ct)):
+            raise ValueError(
+                f"config.batch.total={self.total} cannot be shared as {self.xray} X-rays to {self.ct} CTs: a multiple "
+                f"of {(self.xray + self.ct) // math.gcd(self.xray, self.ct)} can"
+            )
+
+    def rows(self, devices: int) -> dict[str, int]:
+        """Samples of each modality on so many devices together."""
+        each = {"xray": self.xray, "ct": self.ct}
+        if not self.total:
+            return {name: rows * devices for name, rows in each.items()}
+        return {name: self.total * rows // max(sum(each.values()), 1) for name, rows in each.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,6 +226,7 @@ class OptimConfig:
     """AdamW and the schedule of its learning rate: linear warm-up, then half a cosine."""
 
     peak_lr: float = 2e-5
+    chosen_for: int = 128  # samples a step that peak_lr was chosen for; the log says where a run has others
     start_lr: float = 1e-8
     end_lr: float = 1e-8
     warmup_steps: int = int(STEPS * SHARES["optim.warmup_steps"])  # until set 0.4 of the steps (MGCA: 20 of 50 epochs)

@@ -6,6 +6,8 @@ import os
 import pathlib
 from collections.abc import Iterator
 
+from data.buckets import mirror
+from data.buckets.lease import Lease
 from data.errors import UserError
 
 
@@ -23,9 +25,22 @@ def alone(workdir: pathlib.Path, *, primary: bool) -> Iterator[None]:
         yield
         return
     handle = _lock(workdir)
+    place = mirror.of(workdir)
     try:
-        yield
+        if place is None:
+            yield
+        else:
+            with Lease(place.store, place.store.path) as place.lease:  # the lock is of this machine alone
+                try:
+                    yield
+                except BaseException:
+                    with contextlib.suppress(UserError):  # the first error is the one to show
+                        place.push()
+                    raise
+                place.push()
     finally:
+        if place is not None:  # whoever holds it next is the one to send
+            place.lease, place.active = None, place.path != workdir
         with contextlib.suppress(OSError):  # it holds the run
             workdir.rmdir()
         os.close(handle)

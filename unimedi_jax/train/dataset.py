@@ -90,7 +90,7 @@ def share_rows(config: PretrainConfig, sets: Sets) -> BatchConfig:
     rows = batch.xray + batch.ct
     cts = min(max(round(rows * roots["ct"] / sum(roots.values())), 1), rows - 1)
     LOG.info("%d X-rays and %d CTs a device and step, for %d and %d records", rows - cts, cts, *counts.values())
-    return BatchConfig(rows - cts, cts)
+    return dataclasses.replace(batch, xray=rows - cts, ct=cts)
 
 
 def check_leaks(config: PretrainConfig, sets: Sets, workdir: pathlib.Path) -> None:

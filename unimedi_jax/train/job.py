@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from data.buckets import mirror
 from data.errors import UserError
 from unimedi_jax import checkpoint, flops, hosts, machine, objectives, optim, sharding
 from unimedi_jax.config.pretraining import PretrainConfig
@@ -122,19 +123,20 @@ def build_job(config: PretrainConfig, workdir: pathlib.Path) -> TrainingJob:
     sets = dataset.open_sets(config.data, config.data_dir)
     config = dataclasses.replace(config, batch=dataset.share_rows(config, sets))
     mesh = sharding.make_mesh(**vars(config.mesh))
-    plain = json.loads(json.dumps(dataclasses.asdict(config)))
+    place = mirror.of(workdir)
+    plain = mirror.named(json.loads(json.dumps(dataclasses.asdict(config))))
     plain["machine"] = here = machine.describe(mesh)
-    plain["global_batch"] = {name: rows * mesh.size for name, rows in plain["batch"].items()}
-    with hosts.primary_first("config.json is there"):
+    plain["global_batch"] = config.batch.rows(mesh.size)
+    with hosts.primary_first("config.json is there", place):
         if jax.process_index() == 0 and not checkpoint.started(workdir):
             saved_config.forget_start(workdir)
         plain = saved_config.keep(plain, workdir, force=config.resume.force)
     machine.warn_of_another(plain.get("machine", {}), here)
     batch = plain["global_batch"]
     _check_batch(config, batch, mesh.size)
-    with hosts.primary_first("the list of members is there"):
+    with hosts.primary_first("the list of members is there", place):
         dataset.check_leaks(config, sets, workdir)
-    with hosts.primary_first("the tokenizer is there"):
+    with hosts.primary_first("the tokenizer is there", place):
         # A run that goes on has its own copy, and asks no hub for anything.
         known = config.tokenizer or (workdir / "tokenizer" / "tokenizer.json").exists()
         name = config.tokenizer if known else start.tokenizer(**vars(config.init))
@@ -152,7 +154,7 @@ def _check_batch(config: PretrainConfig, batch: Mapping[str, int], devices: int)
     if config.accumulate < 1 or any(rows % (devices * config.accumulate) for rows in batch.values()):
         raise UserError(
             f"the run's global batch {batch} does not divide over {devices} devices in {config.accumulate} parts: "
-            "see config.accumulate"
+            "see config.accumulate and config.batch.total"
         )
     rows, chunk = sum(batch.values()), getattr(config.objective, "contrastive_chunk", 0)
     if chunk and rows % chunk:

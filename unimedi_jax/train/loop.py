@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from data import contract
+from data.buckets import mirror
 from data.errors import StoppedError
 from unimedi_jax import checkpoint, compile_cache, hosts, sharding, trackers, trees, writers
 from unimedi_jax.config.pretraining import PretrainConfig
@@ -41,8 +42,17 @@ def run(config: Mapping[str, Any], workdir: pathlib.Path) -> None:
     settings = typed(PretrainConfig, config)
     compile_cache.enable(settings.compilations)
     hosts.connect(**vars(settings.distributed))
-    with signals.SignalHandler() as stopping, hosts.none_lost(), alone(workdir, primary=jax.process_index() == 0):
-        _run(settings, workdir, stopping)
+    primary, place = jax.process_index() == 0, mirror.of(workdir)
+    with signals.SignalHandler() as stopping, hosts.none_lost():
+        if place is None:
+            hosts.check_shared(workdir)
+        else:
+            place.active = primary
+        with alone(workdir, primary=primary):
+            with hosts.primary_first("the workdir is fetched", place):
+                if place is not None and primary:
+                    place.pull()  # what another run sent before this one held the place
+            _run(settings, workdir, stopping)
 
 
 def _run(config: PretrainConfig, workdir: pathlib.Path, stopping: signals.SignalHandler) -> None:
@@ -50,6 +60,7 @@ def _run(config: PretrainConfig, workdir: pathlib.Path, stopping: signals.Signal
     primary = jax.process_index() == 0
     measured = places.of_sets([record_set for record_set, _ in job.sets])
     keep = {name: getattr(config.checkpoint, name) for name in ("keep", "keep_every", "keep_best")}
+    keep["place"] = mirror.of(workdir)
     with (
         jax.set_mesh(job.mesh),
         checkpoint.Checkpoints(workdir, **keep) as checkpoints,

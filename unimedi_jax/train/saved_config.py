@@ -27,7 +27,16 @@ _RUN = (
     "track",
     "profile",
 )
-_DEVICES = ("mesh", "sharding", "distributed", "accumulate", "model.attention", "model.remat", "model.layers")
+_DEVICES = (
+    "optim.chosen_for",
+    "mesh",
+    "sharding",
+    "distributed",
+    "accumulate",
+    "model.attention",
+    "model.remat",
+    "model.layers",
+)
 _CHUNKS = ("objective.contrastive_chunk", "objective.local_chunk")
 _READING = ("input.report_buckets", "input.threads", "input.processes")
 # The run keeps the global batch that it began with on any number of devices.

@@ -1,0 +1,75 @@
+"""Two hosts without a shared disk: with a bucket they train as one does, killed and started again."""
+
+import pathlib
+import shutil
+import threading
+
+from data.buckets import mirror
+from tests import buckets
+from tests.faults import __main__ as campaign
+from tests.faults import injuries
+
+STEPS = ["--config.steps=6", "--config.checkpoint.every=2", "--config.evals.every=1000"]
+SMALL = ["--config.batch.xray=1", "--config.batch.ct=1", "--config.evals.limit=4", "--config.evals.rows=1"]
+
+
+def two(records, workdir, folder: pathlib.Path, kill: str = "", **environment: str) -> list[tuple[int, str]]:
+    """Starts both, each with its own disk and two devices; kills the second at a line. Exit codes and logs."""
+    together = f"--config.distributed.coordinator=127.0.0.1:{buckets.free_port()}"
+    flags = [*STEPS, *SMALL, together, "--config.distributed.processes=2", "--config.distributed.timeout=20"]
+    processes = []
+    for host in range(2):
+        own = {"UNIMEDI_CACHE": str(folder / f"cache{host}"), "FAULTS_IDS": str(folder / f"ids{host}")}
+        place = workdir(host) if callable(workdir) else workdir
+        number = f"--config.distributed.process={host}"
+        settings = environment | own | {"JAX_NUM_CPU_DEVICES": "2"}
+        processes.append(injuries.start(records(host), place, *flags, number, **settings))
+    logs: list[list[str]] = [[], []]
+
+    def listen(host: int) -> None:
+        for line in processes[host].stderr:
+            logs[host].append(line)
+            if kill and host == 1 and kill in line:
+                processes[1].kill()
+
+    threads = [threading.Thread(target=listen, args=(host,)) for host in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        codes = [process.wait(timeout=300) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+        for thread in threads:
+            thread.join()
+        for process in processes:
+            process.stderr.close()
+    return [(code, "".join(log)) for code, log in zip(codes, logs, strict=True)]
+
+
+def test_separate_folders_are_refused_on_both_hosts(records_dir, tmp_path):
+    for code, log in two(lambda _: records_dir, lambda host: tmp_path / f"run{host}", tmp_path):
+        assert code == 2, log
+        assert "on host 1 is not that of host 0: name a --workdir on a disk that all hosts see" in log
+        assert "Traceback" not in log
+        assert len(log.splitlines()) == 1, log
+
+
+def test_with_a_bucket_they_end_as_one_host_does(records_dir, tmp_path, cache):
+    alone = tmp_path / "alone"
+    ids = {"FAULTS_IDS": str(tmp_path / "alone.ids")}
+    process = injuries.start(records_dir, alone, *STEPS, *SMALL, JAX_NUM_CPU_DEVICES="4", **ids)
+    log = process.communicate()[1]
+    assert process.returncode == 0, log
+    expected = campaign.observe(alone, tmp_path / "alone.ids")
+
+    copies = [shutil.copytree(records_dir, tmp_path / f"records{host}") for host in range(2)]
+    with buckets.s3() as variables, buckets.variables(variables):
+        (code, log), (other, _) = two(copies.__getitem__, "s3://bucket/run", tmp_path, kill="step 4/")
+        assert (code, other) == (75, -9), log
+        for code, log in two(copies.__getitem__, "s3://bucket/run", tmp_path):
+            assert code == 0, log
+            assert "going on from step" in log
+        observed = campaign.observe(mirror.fetch("s3://bucket/run"), tmp_path / "ids0")
+    assert campaign.differences(expected, observed, whole=True) == []
