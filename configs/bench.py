@@ -1,5 +1,6 @@
 """How fast it is, here: configs/bench.py:step, :input, :checkpoint, :compile, :build, :decode, :all, or :step+input.
 
+With `--config.pretrain.trainable=...` the step is measured beside the one that trains everything.
 Further words are presets of configs/pretrain.py: `:step,demo` measures the demo's step instead of ViT-B's.
 """
 

@@ -32,6 +32,7 @@ LAYERS = (
     ("typing", "trees", "patches", "placement", "mean"),
     ("config",),
     ("losses", "selection", "metrics", "models", "flops", "hlo", "input"),
+    ("lora", "trainable"),
     ("optim", "sharding", "hosts", "machine", "compile_cache", "fingerprint", "integrity", "checkpoint"),
     ("trackers", "writers"),
     ("objectives",),

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from unimedi_jax.config import trainable as rules
 from unimedi_jax.config.pretraining import PretrainConfig, check_score
 
 
@@ -30,6 +31,7 @@ class ExportConfig:
     job: str = "export"
     checkpoint: str = ""  # a run's workdir (its newest; RUN:best or RUN:600 for another checkpoint), or an export
     network: str = "student"  # or "teacher": its visual side
+    adapters: str = ""  # the adapters.safetensors of another export (LoRA), to be merged into this network
     out: str = ""  # a folder that does not exist yet
     rgb: bool = False  # also the ViT for three equal channels
     onnx: bool = False  # also the encoders as ONNX
@@ -89,6 +91,13 @@ def check_protocol(protocol: str) -> None:
         raise ValueError(f"protocol is one of {', '.join(PROTOCOLS)}, not {protocol!r}")
 
 
+def check_trainable(config: "ProbeConfig | SegmentConfig | DetectConfig") -> None:
+    """Raises ValueError for rules of `trainable` that mean nothing, or that no way of tuning uses."""
+    rules.check(config.trainable)
+    if config.trainable != rules.EVERYTHING and "full" not in config.tune.split(","):
+        raise ValueError("config.trainable is about the network of config.tune=full: set that too")
+
+
 @dataclasses.dataclass(frozen=True)
 class FitConfig:
     """How a network is trained for a downstream task: AdamW, stopped early by the validation patients."""
@@ -99,6 +108,11 @@ class FitConfig:
     lr: float = 5e-4  # of the head or decoder
     encoder_lr: float = 5e-5
     weight_decay: float = 1e-6
+    layer_decay: float = 1.0  # of the encoder's rate, from each of its layers to the one below; 1: the same for all
+
+    def __post_init__(self) -> None:
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay is above 0 and at most 1, not {self.layer_decay}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,9 +146,11 @@ class ProbeConfig(DownstreamConfig):
     # "mgca": its linear classifier by its own solver, augmentation and draws, in rows of their own (docs/protocols.md).
     protocol: str = "ours"
     mgca: FitConfig = FitConfig(batch=48)  # of that protocol, whose encoder is frozen
+    trainable: rules.Rules = rules.EVERYTHING  # of tune=full: paths and what becomes of them, docs/fine_tuning.md
 
     def __post_init__(self) -> None:
         check_protocol(self.protocol)
+        check_trainable(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,9 +196,11 @@ class SegmentConfig(SegmentTask, DownstreamConfig):
     # "mgca": X-rays by MGCA's draws, best epoch by the validation loss, Dice by picture on the network's grid.
     protocol: str = "ours"
     mgca: FitConfig = FitConfig(weight_decay=0.05)  # of that protocol, as for RSNA; SIIM's batch is 8
+    trainable: rules.Rules = rules.EVERYTHING  # of tune=full: paths and what becomes of them, docs/fine_tuning.md
 
     def __post_init__(self) -> None:
         check_protocol(self.protocol)
+        check_trainable(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,9 +226,11 @@ class DetectConfig(DetectTask, DownstreamConfig):
     seeds: tuple[int, ...] = (0,)
     # "mgca": MGCA's loss to the letter, its draws, objectness alone as the score, best epoch by its mAP.
     protocol: str = "ours"
+    trainable: rules.Rules = rules.EVERYTHING  # of tune=full: paths and what becomes of them, docs/fine_tuning.md
 
     def __post_init__(self) -> None:
         check_protocol(self.protocol)
+        check_trainable(self)
 
 
 @dataclasses.dataclass(frozen=True)

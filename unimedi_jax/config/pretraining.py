@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 from unimedi_jax.config import objectives
+from unimedi_jax.config import trainable as rules
 
 STEPS = 113_000  # 50 epochs of 217k X-rays at 96 a step
 # Settings that are a share of config.steps until they are set.
@@ -205,6 +206,11 @@ class OptimConfig:
     b1: float = 0.9
     b2: float = 0.999
     clip_norm: float = 3.0  # of the global norm of the gradients; 0 = no clipping
+    layer_decay: float = 1.0  # of the learning rate, from each layer of a tower to the one below; 1: the same for all
+
+    def __post_init__(self) -> None:
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay is above 0 and at most 1, not {self.layer_decay}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -315,6 +321,8 @@ class PretrainConfig:
     # Steps in which the prototypes stay as they were initialised; until set 0.02 of the steps (DINO: the first epoch).
     freeze_last_layer_steps: int = int(STEPS * SHARES["freeze_last_layer_steps"])
     freeze_patch_embed: bool = False  # the tokenizers stay as they were initialised
+    # (path, "full", "frozen" or "lora:rank=8:alpha=16"): what trains; the first path that matches, docs/fine_tuning.md.
+    trainable: rules.Rules = rules.EVERYTHING
     mesh: MeshConfig = MeshConfig()
     sharding: tuple[tuple[str, str], ...] = ((".*", "fsdp"),)  # first path that matches: "fsdp" or "replicate"
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -335,6 +343,7 @@ class PretrainConfig:
         return SHOWN[str(self.show_reports).lower()]
 
     def __post_init__(self) -> None:
+        rules.check(self.trainable)
         if str(self.show_reports).lower() not in SHOWN:
             raise ValueError(f"config.show_reports is yes, no or auto, not {self.show_reports!r}")
         if self.accumulate > 1 and self.objective.name != "unimedi":

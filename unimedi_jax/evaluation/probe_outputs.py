@@ -20,7 +20,8 @@ Table = Float[np.ndarray, "n c"]  # n cases, c labels or classes
 
 def task_name(config: ProbeConfig) -> str:
     """The task of the results by a way of tuning and a protocol."""
-    return TASKS[config.tune] + trials.PUBLISHED[config.protocol]
+    part = trials.in_part(config.tune, config.trainable)
+    return TASKS[config.tune] + part + trials.PUBLISHED[config.protocol]
 
 
 @dataclasses.dataclass(frozen=True)

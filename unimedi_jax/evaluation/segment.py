@@ -15,6 +15,7 @@ from jax import numpy as jnp
 from data import progress
 from data.errors import UserError
 from unimedi_jax import sharding
+from unimedi_jax.config import trainable as rules
 from unimedi_jax.config.jobs import FitConfig, SegmentConfig
 from unimedi_jax.evaluation import dense_losses, downstream, draws, fit, heads, results, trials
 from unimedi_jax.evaluation.downstream import Outputs, Part
@@ -87,9 +88,9 @@ def _measure(task: "Task", trial: Trial, part: Part) -> None:
         part.heads.append(head(task, trial, network))
 
 
-def task_name(target: str, tune: str, protocol: str = "ours") -> str:
-    """The task of the results for a target, a way of tuning and a protocol."""
-    return f"segmentation of {target}, {TUNES[tune]}{trials.PUBLISHED[protocol]}"
+def task_name(target: str, tune: str, protocol: str = "ours", asked: rules.Rules = rules.EVERYTHING) -> str:
+    """The task of the results for a target, a way of tuning, a protocol and what trains."""
+    return f"segmentation of {target}, {TUNES[tune]}{trials.in_part(tune, asked)}{trials.PUBLISHED[protocol]}"
 
 
 def organs(contract: Mapping[str, Any]) -> list[str]:
@@ -128,7 +129,7 @@ class Task:
     @property
     def title(self) -> str:
         """The task of the results."""
-        return task_name(self.config.target, self.tune, self.config.protocol)
+        return task_name(self.config.target, self.tune, self.config.protocol, self.trainable)
 
     @property
     def published(self) -> bool:
@@ -140,6 +141,10 @@ class Task:
         if self.published:
             return self.config.mgca
         return {"xray": self.config.xray, "ct": self.config.ct}[self.modality]
+
+    @property
+    def trainable(self) -> rules.Rules:
+        return self.config.trainable if self.tune == "full" else rules.EVERYTHING
 
     @property
     def strata(self) -> Float[np.ndarray, "n 0"]:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from data.errors import UserError
+from unimedi_jax.config import trainable as rules
 from unimedi_jax.evaluation import draws
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input import leaks, pipeline, records
@@ -28,6 +29,13 @@ class Trial(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.encoder} encoder, {self.share:.0%} of labels, seed {self.seed}"
+
+
+def in_part(tune: str, asked: rules.Rules) -> str:
+    """End of a task's name where only a part of a fine-tuned network trains."""
+    if tune != "full" or asked == rules.EVERYTHING:
+        return ""
+    return ", by LoRA" if any(rules.parse(text).kind == "lora" for _, text in asked) else ", in part"
 
 
 def trials(config: Any, cases: int) -> list[Trial]:
