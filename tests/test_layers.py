@@ -22,6 +22,7 @@ LAYERS = (
         "data.pages",
         "data.members",
         "data.next_step",
+        "data.views",
     ),
     ("data.readers", "data.reports"),
     ("data.manifest", "data.phantom"),

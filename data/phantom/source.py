@@ -4,6 +4,7 @@ Every patient is drawn from (seed, modality, number) alone and has one examinati
 have an X-ray and a CT. Nothing is downloaded and nothing is licensed.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -17,9 +18,11 @@ from data.phantom.grammar import LANGUAGES
 from data.phantom.options import DEFAULT, Options
 from data.phantom.places import Rule
 from data.source import MODALITIES, Example, Row, Source
+from data.views import FRONTAL, LATERAL
 
 VERSION = "1.0"
 BOTH = "both"  # marks the rows of a patient with an X-ray and a CT
+VIEW = "lateral"  # marks the rows of a patient's second X-ray
 SPLIT_OF_TEN = ("train",) * 8 + ("val", "test")
 # Painted in this order, so that a small finding is not lost under a large one.
 PAINT_ORDER = ("cardiomegaly", "pleural effusion", "pneumothorax", "consolidation", "nodule")
@@ -48,20 +51,25 @@ def source(
             if i not in left_out:
                 key = f"phantom-{modality}-{i:05d}"
                 rows.append(Row(key, modality, splits[i], len(rows) + 1, (seed, i, language)))
+                if options.views == 2 and modality == "xray":
+                    rows.append(Row(f"{key}-{VIEW}", modality, splits[i], len(rows) + 1, (seed, i, language, VIEW)))
     for i in range(options.both):
         for modality in MODALITIES:
             key, split = f"{pair_name(i)}-{modality}", options.split or "test"
             rows.append(Row(key, modality, split, len(rows) + 1, (seed, i, language, BOTH)))
     settings = {"seed": seed, "xrays": xrays, "cts": cts, "language": language, **options.changed}
     sizes = {"film_pixels": radiograph.SIZE, "volume_shape": list(scanner.SHAPE)}
-    by_height = options.nodules == "by_height"
+    by_height, columns = options.nodules == "by_height", ("study", "view") if options.views == 2 else ()
+    settings |= {"columns": list(columns)} if columns else {}
+    chosen = ({"by_height": True} if by_height else {}) | ({"columns": True} if columns else {})
     return Source(
         labels=LABELS,
         prompts=grammar.prompts(language),
         rows=rows,
-        convert=functools.partial(convert, by_height=True) if by_height else convert,
+        convert=functools.partial(convert, **chosen) if chosen else convert,
         annotations=frozenset({"organ_mask", "lesion_mask", "boxes"}),
         contract={"generator": f"phantom {VERSION}", **settings, **sizes},
+        columns=columns,
         salt=f"phantom {VERSION}, seed {seed}",  # the first patient of another seed is another one
     )
 
@@ -71,9 +79,13 @@ def pair_name(number: int) -> str:
     return f"phantom-{BOTH}-{number:05d}"
 
 
-def convert(row: Row, *, by_height: bool = False) -> Example:
-    """Draws the patient of a row and examines it: an example of the record contract, with its annotations."""
-    seed, number, language, *paired = row.info
+def convert(row: Row, *, by_height: bool = False, columns: bool = False) -> Example:
+    """Draws the patient of a row and examines it: an example of the record contract, with its annotations.
+
+    With `columns` it tells its study and view.
+    """
+    seed, number, language, *marks = row.info
+    paired, lateral = BOTH in marks, VIEW in marks
     stream = [seed, len(MODALITIES) if paired else MODALITIES.index(row.modality), number]
     # Words come from their own stream: the language of a set does not change its pictures.
     words = np.random.default_rng([*stream, 1, MODALITIES.index(row.modality)] if paired else [*stream, 1])
@@ -84,12 +96,20 @@ def convert(row: Row, *, by_height: bool = False) -> Example:
         labels = findings.draw_labels(rng)
         upright = row.modality == "xray"
         patient = patients.draw_patient(rng, upright=upright, enlarged=CARDIOMEGALY in labels)
-        lesions, example = (xray if upright else ct)(patient, labels, rng, Rule(by_height))
+        if upright:
+            thorax, lesions = standing(patient, labels, rng, Rule(by_height))
+            example = take_xray(thorax, lesions, rng)
+        else:
+            lesions, example = ct(patient, labels, rng, Rule(by_height))
     ratio = heart_ratio(example["organ_mask"])
+    if lateral:  # the report is the frontal film's, where the heart is measured
+        example = take_lateral(thorax, lesions, np.random.default_rng([*stream, 3]))
     report = grammar.write_report(lesions, modality=row.modality, heart_ratio=ratio, language=language, rng=words)
     known = np.array([name in labels for name in LABELS], np.float32)
-    owner = pair_name(number) if paired else row.key
-    return {"id": row.key, "patient": owner, "report": report, "labels": known, **example}
+    owner = pair_name(number) if paired else row.key.removesuffix(f"-{VIEW}")
+    view = (LATERAL if lateral else FRONTAL) if row.modality == "xray" else ""
+    study = {"study": owner if row.modality == "xray" else row.key, "view": view} if columns else {}
+    return {"id": row.key, "patient": owner, "report": report, "labels": known, **study, **example}
 
 
 def examine_pair(modality: str, stream: list[int], by_height: bool) -> tuple[tuple[str, ...], list[Lesion], Example]:
@@ -115,18 +135,27 @@ def examine_pair(modality: str, stream: list[int], by_height: bool) -> tuple[tup
     return labels, lesions, example
 
 
-def xray(
+def standing(
     patient: patients.Patient, labels: tuple[str, ...], rng: np.random.Generator, rule: Rule = findings.ANYWHERE
-) -> tuple[list[Lesion], Example]:
-    """Image, masks and boxes of an X-ray of the standing patient."""
+) -> tuple[patients.Thorax, list[Lesion]]:
+    """The thorax of the standing patient, and its lesions."""
     thorax = anatomy.build(patient, radiograph.xray_grid(patient), rng)
-    lesions = findings.draw_lesions(thorax, labels, rng, rule)
-    return lesions, take_xray(thorax, lesions, rng)
+    return thorax, findings.draw_lesions(thorax, labels, rng, rule)
 
 
-def take_xray(thorax: patients.Thorax, lesions: list[Lesion], rng: np.random.Generator) -> Example:
-    """The X-ray of a thorax with its lesions."""
+def take_lateral(thorax: patients.Thorax, lesions: list[Lesion], rng: np.random.Generator) -> Example:
+    """The X-ray from the side, of the same thorax with the same lesions; what it does not show has no mask."""
+    turned = [dataclasses.replace(one, occupancy=one.occupancy.swapaxes(1, 2)) for one in lesions]
+    return take_xray(thorax, turned, rng, thorax.sideways())
+
+
+def take_xray(
+    thorax: patients.Thorax, lesions: list[Lesion], rng: np.random.Generator, sideways: patients.Thorax | None = None
+) -> Example:
+    """The X-ray of a thorax with its lesions; of `sideways`, the thorax turned, where that is asked for."""
     lungs = {side: patients.hemithorax(thorax, side) for side in ("right", "left")}
+    if sideways is not None:
+        lungs, thorax = {side: lung.swapaxes(1, 2) for side, lung in lungs.items()}, sideways
     exposure = radiograph.draw_exposure(thorax.patient, rng)
 
     def shadow(occupancy: np.ndarray, threshold_mm: float) -> np.ndarray:
@@ -139,7 +168,8 @@ def take_xray(thorax: patients.Thorax, lesions: list[Lesion], rng: np.random.Gen
         if lesion.label == PNEUMOTHORAX:
             # An X-ray shows the rim beyond the edge of the lung, not the air in front of it.
             mask &= ~shadow(lungs[lesion.side] - lesion.occupancy, 20)
-        masks.append((lesion, mask))
+        if mask.any():
+            masks.append((lesion, mask))
     return {"image": radiograph.take_xray(thorax, exposure, rng), **annotations(organs, masks)}
 
 

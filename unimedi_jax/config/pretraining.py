@@ -68,8 +68,13 @@ class InputConfig:
     set_shares: str = "weights"
     # Rows of X-rays and CTs: "batch", config.batch; "sqrt", as many in all, by the square root of their records.
     modality_shares: str = "batch"
-    # Pictures of one patient under one report are no negatives of each other, in sets that hold such pictures.
+    # Pictures of one study, or of one patient under one report, are positives of their report and no negatives of each
+    # other, in sets that hold such pictures.
     group_studies: bool = True
+    # Of a study in an epoch: "pictures", each by itself; "all", together in a batch, at most `most_of_study`; "one",
+    # drawn anew; "frontal", the first frontal one, else the first.
+    per_study: str = "pictures"
+    most_of_study: int = 4
     threads: int = 4  # that read records and batch them
     # Processes that do so instead of threads, where the device is so fast that threads would hold up its program;
     # -1: none beside a CPU, four a device of a host beside GPUs and TPUs, of at most half its cores.
@@ -82,6 +87,10 @@ class InputConfig:
         for name, common in (("set_shares", "weights"), ("modality_shares", "batch")):
             if getattr(self, name) not in (common, "sqrt"):
                 raise ValueError(f"{name} is {common} or sqrt, not {getattr(self, name)!r}")
+        if self.per_study not in (allowed := ("pictures", "all", "one", "frontal")):
+            raise ValueError(f"per_study is one of {', '.join(allowed)}, not {self.per_study!r}")
+        if self.most_of_study < 1:
+            raise ValueError(f"most_of_study is at least 1, not {self.most_of_study}")
         if not 0 < self.sentences <= 1:
             raise ValueError(f"sentences is a share above 0 and at most 1, not {self.sentences}")
 

@@ -16,6 +16,7 @@ LOG = logging.getLogger(__name__)
 ENCODERS = ("trained", "untrained")
 FEWEST = 5  # training cases
 PUBLISHED = {"ours": "", "mgca": ", MGCA's protocol"}  # ends of a task's name: rows of two protocols are never mixed
+BY_STUDY = ", by study"  # ends the name of a task whose cases are studies, their pictures pooled
 KINDS = {"xray": "X-ray", "ct": "CT"}
 TOO_FEW = f"fewer than {FEWEST} training cases, or config.shares leave fewer: nothing was trained"
 
