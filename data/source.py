@@ -59,6 +59,7 @@ class Source:
     annotations: frozenset[str] = frozenset()  # of "organ_mask", "lesion_mask", "boxes": what examples carry
     contract: dict[str, Any] = dataclasses.field(default_factory=dict)  # source-specific preprocessing facts
     rejected: tuple[Rejected, ...] = ()  # rows that are left out before any pixel is read
+    columns: tuple[str, ...] = ()  # of views.COLUMNS: what the records tell beside the rest
     organs: tuple[str, ...] = ORGANS  # what 1, 2, ... mean in `organ_mask`
     salt: str = ""  # of the hashes that tell members of sets
     grid: RecordGrid = record_grid.DEFAULT  # of the examples' pixels

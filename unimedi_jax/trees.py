@@ -22,6 +22,27 @@ def map_with_name(function: Callable[[str, Any], Any], tree: PyTree) -> PyTree:
     return jax.tree_util.tree_map_with_path(lambda path, leaf: function(_name(path), leaf), tree)
 
 
+def match(rules: Sequence[tuple[str, T]], paths: Sequence[str], what: str) -> dict[str, T]:
+    """For each path, the value of the first rule whose regular expression occurs in it.
+
+    Raises:
+        ValueError: no rule matches a path, or a rule matches none.
+    """
+    used: set[str] = set()
+
+    def value(path: str) -> T:
+        for pattern, result in rules:
+            if re.search(pattern, path):
+                used.add(pattern)
+                return result
+        raise ValueError(f"no {what} rule matches the parameter {path}")
+
+    chosen = {path: value(path) for path in paths}
+    if unused := [pattern for pattern, _ in rules if pattern not in used]:
+        raise ValueError(f"{what} rules that match no parameter: {unused}")
+    return chosen
+
+
 def first_match(rules: Sequence[tuple[str, T]], tree: PyTree, what: str) -> PyTree:
     """For each leaf, the value of the first rule whose regular expression occurs in its path.
 
@@ -29,19 +50,8 @@ def first_match(rules: Sequence[tuple[str, T]], tree: PyTree, what: str) -> PyTr
         ValueError: no rule matches a leaf, or a rule matches no leaf: both are typing errors in a configuration, and
             silence would replicate, decay or freeze the wrong parameters.
     """
-    used: set[str] = set()
-
-    def value(name: str, _: Any) -> T:
-        for pattern, result in rules:
-            if re.search(pattern, name):
-                used.add(pattern)
-                return result
-        raise ValueError(f"no {what} rule matches the parameter {name}")
-
-    result = map_with_name(value, tree)
-    if unused := [pattern for pattern, _ in rules if pattern not in used]:
-        raise ValueError(f"{what} rules that match no parameter: {unused}")
-    return result
+    chosen = match(rules, names(tree), what)
+    return map_with_name(lambda name, _: chosen[name], tree)
 
 
 def shapes(tree: PyTree) -> dict[str, tuple[tuple[int, ...], str]]:

@@ -23,7 +23,7 @@ class BuildStatistics:
     accepted: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     notes: collections.Counter = dataclasses.field(default_factory=collections.Counter)  # codes of reasons.NOTES
     reports: set[str] = dataclasses.field(default_factory=set)  # of the training split
-    # Training pictures by patient and report, as hashes.
+    # Training pictures by patient and study, or report where no study is named, as hashes.
     studies: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     _digests: dict[tuple[str, str], Any] = dataclasses.field(default_factory=dict)
     pictures: dict[bytes, frozenset[str]] = dataclasses.field(default_factory=dict)  # hash -> splits
@@ -45,7 +45,7 @@ class BuildStatistics:
         if split == "train":
             self.reports.add(example["report"])
             if example["report"]:
-                self.studies[study_key(example["patient"], example["report"])] += 1
+                self.studies[study_key(example["patient"], example.get("study") or example["report"])] += 1
 
     def content_hash(self) -> str:
         """sha256 over all fields of all examples, in the order they are stored."""
@@ -57,7 +57,7 @@ class BuildStatistics:
         return sum(len(splits) > 1 for splits in self.pictures.values())
 
     def sharing_a_report(self) -> int:
-        """How many training pictures are of the same patient, under the same report, as another."""
+        """How many training pictures are of the same patient and study, or report, as another."""
         return sum(count for count in self.studies.values() if count > 1)
 
     def total(self) -> int:
@@ -83,9 +83,9 @@ def _with(splits: frozenset[str], split: str) -> frozenset[str]:
     return splits | {split}
 
 
-def study_key(patient: str, report: str) -> bytes:
-    """A hash that pictures share which belong together: of one patient, under one report."""
-    return hashlib.blake2b(f"{patient}\0{report}".encode(), digest_size=8).digest()
+def study_key(patient: str, study: str) -> bytes:
+    """A hash that pictures share which belong together: of one patient, of one study or under one report."""
+    return hashlib.blake2b(f"{patient}\0{study}".encode(), digest_size=8).digest()
 
 
 def image_key(example: Example) -> bytes:

@@ -25,6 +25,7 @@ def features(source: Source, modality: str) -> tfds.features.FeaturesDict:
     tensor, string = tfds.features.Tensor, tfds.features.Text
     shape = (source.grid.film_size,) * 2 if modality == "xray" else source.grid.volume_shape
     fields = {"id": string(), "patient": string(), "report": string()}
+    fields |= {name: string() for name in source.columns}
     fields["labels"] = tensor(shape=(len(source.labels),), dtype=np.float32)
     # Raw bytes: a volume is read in 1.4 ms, zlib takes three times as long.
     if modality == "xray":

@@ -35,11 +35,13 @@ class Sample:
     state: str  # sizes and times of the row's files
     sha256: str = ""  # that the file must have
     annotation: Any = None  # what a set's tables hold of the image: boxes, runs of a mask, slope and intercept
+    columns: tuple[tuple[str, str], ...] = ()  # of views.COLUMNS, with their values
 
     def __repr__(self) -> str:
         """What the fingerprint of a source hashes: no paths, and the names by which sets on disk are recognised."""
         facts = f"patient={self.patient!r}, report={self.report!r}, labels={self.labels!r}, state={self.state!r}"
-        return f"Case({facts}, sha256={self.sha256!r}, truth={self.annotation!r})"
+        columns = f", columns={self.columns!r}" if self.columns else ""
+        return f"Case({facts}, sha256={self.sha256!r}, truth={self.annotation!r}{columns})"
 
 
 Reader = Callable[[Sample, str, Note, RecordGrid], Example]  # the fields of a sample's pixels, by its modality
@@ -67,6 +69,7 @@ def convert(row: Row, *, read: Reader, grid: RecordGrid = record_grid.DEFAULT) -
         "id": row.key,
         "patient": row.info.patient,
         "report": row.info.report,
+        **dict(row.info.columns),
         "labels": np.array(row.info.labels, np.float32),
         **fields,
         "notes": (*dict.fromkeys(notes), *image_statistics.suspicions(image_statistics.measure(fields))),
@@ -197,11 +200,17 @@ def hashed_split(patient: str) -> str:
 
 
 def hidden(rows: list[Row], salt: str) -> list[Row]:
-    """The same list, its rows replaced, one after the other, by those with pseudonyms for their patients."""
+    """The same list, its rows replaced one after the other: pseudonyms for patients, studies and series."""
     names: dict[str, str] = {}  # one string for all rows of a patient
     for index, row in enumerate(rows):
-        patient = row.info.patient
-        if patient not in names:
-            names[patient] = privacy.pseudonym(patient, salt)
-        rows[index] = replace(row, info=replace(row.info, patient=names[patient]))
+        sample = row.info
+        if sample.patient not in names:
+            names[sample.patient] = privacy.pseudonym(sample.patient, salt)
+        columns = tuple((name, _hidden(name, value, sample.patient, salt)) for name, value in sample.columns)
+        rows[index] = replace(row, info=replace(sample, patient=names[sample.patient], columns=columns))
     return rows
+
+
+def _hidden(column: str, value: str, patient: str, salt: str) -> str:
+    """A view and a blank as they are; a name of a study or series as a pseudonym, another one for each patient."""
+    return value if column == "view" or not value else privacy.pseudonym(f"{patient}\0{column}\0{value}", salt)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data import record_grid
+from data import record_grid, views
 from data.manifest import privacy, samples, table
 from data.manifest.options import DEFAULT, UNCERTAIN, Options
 from data.manifest.table import LABEL
@@ -38,6 +38,7 @@ def read(manifest: Path, options: Options = DEFAULT, salt: str = "") -> Source:
     """
     header, numbered = table.read(manifest)
     names = [column[len(LABEL) :].strip() for column in header if column.startswith(LABEL)]
+    columns = tuple(column for column in views.COLUMNS if column in header)
     rejected: list[Rejected] = []
     rows: list[Row] = []
     first_row: dict[Path, bytes] = {}  # that names the file, as a hash
@@ -80,7 +81,9 @@ def read(manifest: Path, options: Options = DEFAULT, salt: str = "") -> Source:
             "language": options.language,
             "assumed_axes": options.scans.assume,
             "min_slices": options.scans.min_slices,
+            **({"columns": list(columns)} if columns else {}),
         },
+        columns=columns,
         rejected=tuple(sorted((*rejected, *leaked), key=lambda one: one.row)),
         salt=salt,
         grid=options.grid,
@@ -156,7 +159,9 @@ def _sample(row: dict[str, str], names: list[str], folder: Path, options: Option
         labels.append(meanings[value])
     file, sha256 = _file(row, folder, modality)
     mask = samples.locate(row["mask"], folder, "missing_mask", folder_allowed=False) if row.get("mask") else None
-    return samples.Sample(file, mask, patient, report, tuple(labels), samples.state(file, mask), sha256), split
+    columns = tuple((name, table.whole(text.clean(row[name]))) for name in views.COLUMNS if name in row)
+    state = samples.state(file, mask)
+    return samples.Sample(file, mask, patient, report, tuple(labels), state, sha256, columns=columns), split
 
 
 def _picture(row: dict[str, str], folder: Path) -> samples.Sample:

@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from data import progress
+from data import progress, views
 from data.errors import UserError
 from data.readers import table
 
 REQUIRED = ("path", "modality", "report", "patient")
-OPTIONAL = ("split", "mask", "sha256")
+OPTIONAL = ("split", "mask", "sha256", *views.COLUMNS)
 LABEL = "label:"
 WHOLE = re.compile(r"([+-]?\d+)[.,]0+")
 LOG = logging.getLogger(__name__)

@@ -17,11 +17,14 @@ class Options:
     both: int = 0  # patients with an X-ray and a CT, beside the others; they belong to test, or to `split`
     split: str = ""  # the split of all patients; empty: 8 of 10 train, 1 validates, 1 tests
     nodules: str = "by_volume"  # one of NODULES
+    views: int = 1  # of an X-ray's patient: 2 adds a lateral film to each frontal one, in the same study
 
     def __post_init__(self) -> None:
         """Raises UserError for a value that is not allowed."""
         check_choice("split", self.split, ("", *SPLITS))
         check_choice("nodules", self.nodules, NODULES)
+        if self.views not in (1, 2):
+            raise UserError(f"config.views is {self.views}: 1 for frontal X-rays, 2 for a lateral beside each")
         counts = {"train_xrays": self.train_xrays, "train_cts": self.train_cts, "both": self.both}
         for name, count in counts.items():
             if count is not None and count < 0:

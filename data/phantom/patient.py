@@ -87,6 +87,19 @@ class Thorax:
         rows = (z + corner[0]) * self.hu.shape[1] + (y + corner[1])
         return rows * self.hu.shape[2] + (x + corner[2])
 
+    def sideways(self) -> "Thorax":
+        """The same thorax with y and x exchanged: what a beam from the patient's right goes through."""
+
+        def turned(values: np.ndarray) -> np.ndarray:
+            return values.swapaxes(1, 2)
+
+        grids = (Grid(grid.z, grid.x, grid.y) for grid in (self.grid, self.inner))
+        box = (self.box[0], self.box[2], self.box[1])
+        bodies = map(turned, (self.cage, self.lung, self.heart))
+        grid, inner = grids
+        cage, lung, heart = bodies
+        return Thorax(self.patient, grid, turned(self.hu), box, inner, cage, self.dome.T, lung, heart)
+
     @property
     def hu_box(self) -> np.ndarray:
         """The part of `hu` inside the box, as a view."""

@@ -111,7 +111,8 @@ def place(path: np.ndarray, grid: Grid, exposure: Exposure) -> np.ndarray:
     xc = (len(grid.x) - 1) / 2 + exposure.offset_mm[1] / grid.step[2]
     k = max(exposure.field_mm) / exposure.size / grid.step[0]
     half = (exposure.size - 1) / 2
-    matrix = np.array([[k, 0, xc - k * half], [0, -k, zc + k * half]])
+    across = k / round(grid.step[2] / grid.step[0])  # from the side voxels are three times as wide as high
+    matrix = np.array([[across, 0, xc - across * half], [0, -k, zc + k * half]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     projected = cv2.warpAffine(path, matrix, (exposure.size,) * 2, flags=flags, borderMode=cv2.BORDER_REPLICATE)
     result, field = np.zeros_like(projected), exposed(exposure)

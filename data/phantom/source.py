@@ -4,6 +4,7 @@ Every patient is drawn from (seed, modality, number) alone and has one examinati
 have an X-ray and a CT. Nothing is downloaded and nothing is licensed.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -21,9 +22,11 @@ from data.phantom.places import Rule
 from data.readers import body_box
 from data.record_grid import RecordGrid
 from data.source import MODALITIES, Example, Row, Source
+from data.views import FRONTAL, LATERAL
 
 VERSION = "1.0"
 BOTH = "both"  # marks the rows of a patient with an X-ray and a CT
+VIEW = "lateral"  # marks the rows of a patient's second X-ray
 SPLIT_OF_TEN = ("train",) * 8 + ("val", "test")
 # Painted in this order, so that a small finding is not lost under a large one.
 PAINT_ORDER = ("cardiomegaly", "pleural effusion", "pneumothorax", "consolidation", "nodule")
@@ -64,14 +67,19 @@ def source(
             if i not in left_out:
                 key = f"phantom-{modality}-{i:05d}"
                 rows.append(Row(key, modality, splits[i], len(rows) + 1, (seed, i, language)))
+                if options.views == 2 and modality == "xray":
+                    rows.append(Row(f"{key}-{VIEW}", modality, splits[i], len(rows) + 1, (seed, i, language, VIEW)))
     for i in range(options.both):
         for modality in MODALITIES:
             key, split = f"{pair_name(i)}-{modality}", options.split or "test"
             rows.append(Row(key, modality, split, len(rows) + 1, (seed, i, language, BOTH)))
     settings = {"seed": seed, "xrays": xrays, "cts": cts, "language": language, **options.changed}
     sizes = {"film_pixels": grid.film_size, "volume_shape": list(grid.volume_shape)}
+    columns = ("study", "view") if options.views == 2 else ()
+    settings |= {"columns": list(columns)} if columns else {}
     choices = {"by_height": True} if options.nodules == "by_height" else {}
     choices |= {"grid": grid} if grid != record_grid.DEFAULT else {}
+    choices |= {"columns": True} if columns else {}
     return Source(
         labels=LABELS,
         prompts=grammar.prompts(language),
@@ -79,6 +87,7 @@ def source(
         convert=functools.partial(convert, **choices) if choices else convert,
         annotations=frozenset({"organ_mask", "lesion_mask", "boxes"}),
         contract={"generator": f"phantom {VERSION}", **settings, **sizes},
+        columns=columns,
         salt=f"phantom {VERSION}, seed {seed}",  # the first patient of another seed is another one
         grid=grid,
     )
@@ -89,9 +98,15 @@ def pair_name(number: int) -> str:
     return f"phantom-{BOTH}-{number:05d}"
 
 
-def convert(row: Row, *, by_height: bool = False, grid: RecordGrid = record_grid.DEFAULT) -> Example:
-    """Draws the patient of a row and examines it: an example of the record contract, with its annotations."""
-    seed, number, language, *paired = row.info
+def convert(
+    row: Row, *, by_height: bool = False, grid: RecordGrid = record_grid.DEFAULT, columns: bool = False
+) -> Example:
+    """Draws the patient of a row and examines it: an example of the record contract, with its annotations.
+
+    With `columns` it tells its study and view.
+    """
+    seed, number, language, *marks = row.info
+    paired, lateral = BOTH in marks, VIEW in marks
     stream = [seed, len(MODALITIES) if paired else MODALITIES.index(row.modality), number]
     # Words come from their own stream: the language of a set does not change its pictures.
     words = np.random.default_rng([*stream, 1, MODALITIES.index(row.modality)] if paired else [*stream, 1])
@@ -102,12 +117,20 @@ def convert(row: Row, *, by_height: bool = False, grid: RecordGrid = record_grid
         labels = findings.draw_labels(rng)
         upright = row.modality == "xray"
         patient = patients.draw_patient(rng, upright=upright, enlarged=CARDIOMEGALY in labels)
-        lesions, example = (xray if upright else ct)(patient, labels, rng, Rule(by_height), grid)
+        if upright:
+            thorax, lesions = standing(patient, labels, rng, Rule(by_height), grid)
+            example = take_xray(thorax, lesions, rng, grid)
+        else:
+            lesions, example = ct(patient, labels, rng, Rule(by_height), grid)
     ratio = heart_ratio(example["organ_mask"])
+    if lateral:  # the report is the frontal film's, where the heart is measured
+        example = take_lateral(thorax, lesions, np.random.default_rng([*stream, 3]), grid)
     report = grammar.write_report(lesions, modality=row.modality, heart_ratio=ratio, language=language, rng=words)
     known = np.array([name in labels for name in LABELS], np.float32)
-    owner = pair_name(number) if paired else row.key
-    return {"id": row.key, "patient": owner, "report": report, "labels": known, **example}
+    owner = pair_name(number) if paired else row.key.removesuffix(f"-{VIEW}")
+    view = (LATERAL if lateral else FRONTAL) if row.modality == "xray" else ""
+    study = {"study": owner if row.modality == "xray" else row.key, "view": view} if columns else {}
+    return {"id": row.key, "patient": owner, "report": report, "labels": known, **study, **example}
 
 
 def examine_pair(
@@ -136,24 +159,37 @@ def examine_pair(
     return labels, lesions, take_ct(own, lesions, scan, draws(6), grid)
 
 
-def xray(
+def standing(
     patient: patients.Patient,
     labels: tuple[str, ...],
     rng: np.random.Generator,
     rule: Rule = findings.ANYWHERE,
     grid: RecordGrid = record_grid.DEFAULT,
-) -> tuple[list[Lesion], Example]:
-    """Image, masks and boxes of an X-ray of the standing patient."""
+) -> tuple[patients.Thorax, list[Lesion]]:
+    """The thorax of the standing patient, and its lesions."""
     thorax = anatomy.build(patient, radiograph.xray_grid(patient, grid.film_size), rng)
-    lesions = findings.draw_lesions(thorax, labels, rng, rule)
-    return lesions, take_xray(thorax, lesions, rng, grid)
+    return thorax, findings.draw_lesions(thorax, labels, rng, rule)
+
+
+def take_lateral(
+    thorax: patients.Thorax, lesions: list[Lesion], rng: np.random.Generator, grid: RecordGrid = record_grid.DEFAULT
+) -> Example:
+    """The X-ray from the side, of the same thorax with the same lesions; what it does not show has no mask."""
+    turned = [dataclasses.replace(one, occupancy=one.occupancy.swapaxes(1, 2)) for one in lesions]
+    return take_xray(thorax, turned, rng, grid, thorax.sideways())
 
 
 def take_xray(
-    thorax: patients.Thorax, lesions: list[Lesion], rng: np.random.Generator, grid: RecordGrid = record_grid.DEFAULT
+    thorax: patients.Thorax,
+    lesions: list[Lesion],
+    rng: np.random.Generator,
+    grid: RecordGrid = record_grid.DEFAULT,
+    sideways: patients.Thorax | None = None,
 ) -> Example:
-    """The X-ray of a thorax with its lesions."""
+    """The X-ray of a thorax with its lesions; of `sideways`, the thorax turned, where that is asked for."""
     lungs = {side: patients.hemithorax(thorax, side) for side in ("right", "left")}
+    if sideways is not None:
+        lungs, thorax = {side: lung.swapaxes(1, 2) for side, lung in lungs.items()}, sideways
     exposure = radiograph.draw_exposure(thorax.patient, rng, grid.film_size)
 
     def shadow(occupancy: np.ndarray, threshold_mm: float) -> np.ndarray:
@@ -166,7 +202,8 @@ def take_xray(
         if lesion.label == PNEUMOTHORAX:
             # An X-ray shows the rim beyond the edge of the lung, not the air in front of it.
             mask &= ~shadow(lungs[lesion.side] - lesion.occupancy, 20)
-        masks.append((lesion, mask))
+        if mask.any():
+            masks.append((lesion, mask))
     return {"image": radiograph.take_xray(thorax, exposure, rng), **annotations(organs, masks)}
 
 

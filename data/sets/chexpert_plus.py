@@ -57,7 +57,8 @@ def read(
         side = "val" if split == "train" and samples.share_of(patient) < val_share else split
         report = {"findings": row["section_findings"], "impression": row["section_impression"]}
         labels = label_of.get(row["path_to_image"], (float("nan"),) * len(names)) if label_of or labeler else ()
-        items.append(Item(path, "xray", patient, side, report, f"{patient}/{study}", labels))
+        of = {"study": study, "view": row["frontal_lateral"].lower()}
+        items.append(Item(path, "xray", patient, side, report, f"{patient}/{study}", labels, **of))
     counts = {"films": len(rows), "studies": len(studies), "patients": len({patient for patient, _ in studies})}
     if listed is not None:
         left_out["listed films that the table lacks"] = len(listed.keys() - {row["path_to_image"] for row in rows})

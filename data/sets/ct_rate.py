@@ -73,7 +73,8 @@ def read(root: Path, *, reconstructions: str, val_share: float) -> DatasetIndex:
                 report = {"findings": row["Findings_EN"], "impression": row["Impressions_EN"]}
                 known = labels.get(name, (float("nan"),) * len(LABELS))
                 place = str(path.relative_to(root))
-                items.append(Item(place, "ct", patient, side, report, scan, known, annotation=rescale.get(name)))
+                of = {"study": scan, "series": name.removesuffix(".nii.gz"), "annotation": rescale.get(name)}
+                items.append(Item(place, "ct", patient, side, report, scan, known, **of))
     counts = {"patients": len(patients), "scans": len(scans), "volumes": count}
     counts |= of_folder if len(of_folder) > len(places) else {}  # a part comes from two folders
     return DatasetIndex(items, LABELS, counts, left_out, read=volume)

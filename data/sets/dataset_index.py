@@ -32,6 +32,9 @@ class Item:
     report_id: str = ""  # its key in a table of translations
     labels: tuple[float, ...] = ()
     mask: str = ""  # a file, like `path`
+    study: str = ""  # what its patient's pictures of one examination share, under one report
+    view: str = ""  # of an X-ray, as the set names it
+    series: str = ""  # of a CT
     member: str = ""  # which of a file's pictures it is, where one file holds several
     annotation: Any = None  # of the image, by the set's tables: goes to `DatasetIndex.read` with the sample
 

@@ -70,7 +70,8 @@ def read(root: Path, *, reports: str, views: str, split: str, labeler: str, unce
             continue
         path = place(subject, study, row["dicom_id"])
         labels = label_of.get(study, (float("nan"),) * len(LABELS)) if labeler else ()
-        items.append(Item(path, "xray", subject, SPLITS[split].get(row["split"], ""), report, study, labels))
+        side, view = SPLITS[split].get(row["split"], ""), view_of[row["dicom_id"]]
+        items.append(Item(path, "xray", subject, side, report, study, labels, study=study, view=view))
     counts = {"films in the split table": len(rows), "films of these views with a report": len(items)}
     return DatasetIndex(items, LABELS if labeler else (), counts, left_out)
 

@@ -47,6 +47,7 @@ def read(root: Path, *, views: str, labels: str, children: bool) -> DatasetIndex
             path = str(files[row["ImageID"]].relative_to(root))
             values = dataset_index.named(row["Labels"], names)
             report = {"findings": row["Report"]}
-            items.append(Item(path, "xray", row["PatientID"], "", report, row["ReportID"], values))
+            of = {"study": row["ReportID"], "view": row["Projection"]}
+            items.append(Item(path, "xray", row["PatientID"], "", report, row["ReportID"], values, **of))
     counts = {"films": len(rows), "patients": len(patients), "reports": len(reports)}
     return DatasetIndex(items, names, counts, left_out)

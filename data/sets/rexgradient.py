@@ -33,5 +33,5 @@ def read(root: Path, *, views: str) -> DatasetIndex:
                     left_out[f"films of other views than {views}"] += 1
                     continue
                 place = picture.removeprefix("../")  # the table's paths start from its folder
-                items.append(Item(place, "xray", str(study["PatientID"]), split, report, key))
+                items.append(Item(place, "xray", str(study["PatientID"]), split, report, key, study=key, view=view))
     return DatasetIndex(items, (), {"studies": studies, "patients": len(patients), "films": films}, left_out)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data import record_grid, sets
+from data import record_grid, sets, views
 from data.errors import UserError, check_choice
 from data.manifest import privacy, samples
 from data.readers.files import BadInput
@@ -75,7 +75,7 @@ def source(
     captions = dict.fromkeys(range(len(index.items)), "")
     if reports:
         captions = _captions(index.items, reports, counts, rejected)
-    rows, times = [], collections.Counter()
+    rows, times, columns = [], collections.Counter(), _columns(index.items)
     for at, caption in captions.items():
         item = index.items[at]
         place = (item.path, item.member, item.split)
@@ -83,7 +83,7 @@ def source(
         try:
             if times[place] > 1:
                 raise BadInput("duplicate_row", "the set's tables name the film or CT twice")
-            sample = _sample(item, root, caption)
+            sample = _sample(item, root, caption, columns)
         except BadInput as error:
             rejected.append(Rejected(at + 1, item.path, str(error)))
             continue
@@ -118,7 +118,9 @@ def source(
             "left_out": dict(index.left_out),
             "patients_in_two_splits": both,
             "organs": list(index.organs),
+            **({"columns": list(columns)} if columns else {}),
         },
+        columns=columns,
         rejected=tuple(sorted(rejected, key=lambda one: one.row)),
         salt=salt,
         organs=index.organs or ORGANS,
@@ -159,13 +161,20 @@ def _beside(what: str, got: int, published: int | str | None) -> str:
     return f"  {what:<42}{got:>10,}  {published:,}  {'same' if published == got else 'DIFFERS'}"
 
 
-def _sample(item: dataset_index.Item, root: Path, caption: str) -> samples.Sample:
+def _columns(items: Sequence[dataset_index.Item]) -> tuple[str, ...]:
+    """The fields of views.COLUMNS that a set's layout gives."""
+    return tuple(name for name in views.COLUMNS if any(getattr(item, name) for item in items))
+
+
+def _sample(item: dataset_index.Item, root: Path, caption: str, columns: Sequence[str]) -> samples.Sample:
     if not text.clean(item.patient):
         raise BadInput("no_patient", "splits go by patient: the set's table gives none")
     file = samples.locate(item.path, root, "missing_image", folder_allowed=item.modality == "ct", links=True)
     mask = samples.locate(item.mask, root, "missing_mask", folder_allowed=False, links=True) if item.mask else None
     state = samples.state(file, mask)
-    return samples.Sample(file, mask, item.patient, caption, item.labels, state, annotation=item.annotation)
+    named = tuple((name, getattr(item, name)) for name in columns)
+    facts = {"annotation": item.annotation, "columns": named}
+    return samples.Sample(file, mask, item.patient, caption, item.labels, state, **facts)
 
 
 def _captions(

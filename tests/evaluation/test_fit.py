@@ -41,7 +41,7 @@ def _fit(mesh=None, score=None, **changes):
     params = {"encoder": {"w": jnp.zeros((3, 1))}, "decoder": {"b": jnp.zeros(1)}}
     start = Network(params, {"offset": jnp.zeros(()), "steps": jnp.zeros(())})
     recipe = dataclasses.replace(RECIPE, **changes)
-    return fit.fit(start, _loss, _batches(), score, recipe, steps=4, mesh=mesh or sharding.make_mesh())
+    return fit.fit(start, _loss, _batches(), score, recipe, fit.Loop(4, mesh or sharding.make_mesh()))
 
 
 def test_follows_torch_adamw_with_two_learning_rates():

@@ -63,3 +63,26 @@ def test_glorias_local_contrast_leaves_them_out() -> None:
             counted = [j for j in range(5) if j == i or STUDY[j] != STUDY[i]]
             expected[row, i] = np.log(np.exp(np.float64(table[i, counted])).sum()) - table[i, i]
     np.testing.assert_allclose(gloria.contrast(jnp.asarray(logits), jnp.asarray(STUDY)), expected, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("eight_devices")
+def test_all_pictures_of_a_study_are_positives_on_any_mesh() -> None:
+    """Against loops over pairs: a picture's target is uniform over the reports of its study, which are no negatives."""
+    rng = np.random.default_rng(1)
+    z = rng.standard_normal((2, 16, 8)).astype(np.float32)
+    z /= np.linalg.norm(z, axis=-1, keepdims=True)
+    study, temperature = rng.integers(-4, 4, 16).astype(np.int32), 0.2
+    expected = np.zeros((2, 16))
+    for way, (own, others) in enumerate((z, z[::-1])):
+        for i in range(16):
+            scores = [float(np.float64(own[i]) @ np.float64(other)) / temperature for other in others]
+            everything = np.log(sum(np.exp(scores)))
+            positives = [everything - scores[j] for j in range(16) if study[j] == study[i]]
+            expected[way, i] = sum(positives) / len(positives)
+    mesh = sharding.make_mesh(4, 2)
+    rows = jax.NamedSharding(mesh, jax.P(("data", "fsdp")))
+    with jax.set_mesh(mesh):
+        for chunk in (0, 8):
+            loss = jax.jit(lambda x, y, s, chunk=chunk: losses.contrastive(x, y, temperature, s, chunk))
+            spread = loss(*(jax.device_put(x, rows) for x in (*z, study)))
+            np.testing.assert_allclose(spread, expected, rtol=1e-4)

@@ -6,11 +6,12 @@ import optax
 import pytest
 from jax import numpy as jnp
 
-from unimedi_jax import sharding, trees
+from unimedi_jax import lora, sharding, trainable, trees
 from unimedi_jax.models import towers
 from unimedi_jax.objectives import base
 from unimedi_jax.objectives.unimedi import Objective
 from unimedi_jax.train import gradcache
+from unimedi_jax.train import step as steps
 
 pytestmark = pytest.mark.usefixtures("eight_devices")
 
@@ -159,3 +160,25 @@ def test_both_passes_have_the_same_dropout(make_tiny, random_params, make_batch)
         for s in (1, -1)
     ]
     assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(length, rel=0.05)
+
+
+def test_adapters_in_parts_get_the_gradients_of_the_whole(model, arguments) -> None:
+    (student, *rest), batch = arguments
+    rules = ((r"^vision/.*qkv/kernel$", "lora:rank=2"), ("project_", "full"), (".*", "frozen"))
+    partition = trainable.partition(rules, student)
+    student = partition.with_adapters(student, jax.random.key(1))
+    trained = jax.tree.map(lambda x: x + 0.05, partition.split(student))
+
+    def gradients(parts: int):
+        def run(trained, batch):
+            whole = steps.by_stage(model, Objective(), parts, lambda x: lora.merge(partition.join(student, x)))
+            return whole(trained, *rest, batch, jax.random.key(3), jnp.int32(0))
+
+        return jax.device_get(jax.jit(run)(trained, batch))
+
+    (loss, _), ours = gradients(4)
+    (expected_loss, _), expected = gradients(1)
+    assert float(loss) == pytest.approx(float(expected_loss), rel=1e-5)
+    length = float(optax.tree.norm(expected))
+    assert set(trees.names(ours)) == set(trees.names(trained))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5 * length, rtol=1e-5), ours, expected)

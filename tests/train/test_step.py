@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from unimedi_jax import optim, trees
+from unimedi_jax import optim, trainable, trees
+from unimedi_jax.config import trainable as rules
 from unimedi_jax.config.pretraining import OptimConfig
 from unimedi_jax.models import sizes
 from unimedi_jax.objectives.unimedi import Objective
+from unimedi_jax.train import job
 from unimedi_jax.train import state as states
 from unimedi_jax.train import step as steps
 
@@ -19,18 +21,21 @@ STEPS = 50
 OPTIMISER = OptimConfig(warmup_steps=5, peak_lr=3e-3, start_lr=1e-4)
 
 
-def make(model, **settings):
-    """State before the first step and the jitted step."""
+def make(model, asked=rules.EVERYTHING, **settings):
+    """State before the first step and the jitted step; what trains is as `asked`."""
     tx, schedule = optim.make(OPTIMISER, STEPS)
+    params = jax.eval_shape(lambda: states.init_variables(model, jax.random.key(0), Objective())[0]["params"])
+    partition = trainable.partition(asked, params) if asked != rules.EVERYTHING else trainable.EVERYTHING
     step = steps.make_train_step(
         model,
         tx,
         objective=Objective(),
         schedule=schedule,
         ema=optim.ema_schedule(base=0.9, final=1.0, steps=STEPS),
+        partition=partition,
         **settings,
     )
-    return jax.jit(states.make_init(model, tx, Objective()))(jax.random.key(0)), jax.jit(step)
+    return jax.jit(states.make_init(model, tx, Objective(), partition))(jax.random.key(0)), jax.jit(step)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +156,7 @@ def test_eight_pairs_are_learnt_by_heart(start) -> None:
 
 def test_frozen_parameters_do_not_move_at_all(make_tiny, make_batch) -> None:
     model = make_tiny(size=sizes.Size(32, 1, 4, 64))
-    state, step = make(model, freeze_last_layer_steps=2, freeze_patch_embed=True)
+    state, step = make(model, (job.TOKENIZERS_STAY, *rules.EVERYTHING), freeze_last_layer_steps=2)
     batch, still = make_batch(model, 2, 0), []
     for _ in range(3):
         before, (state, _) = state, step(state, batch)
@@ -164,7 +169,7 @@ def test_frozen_parameters_do_not_move_at_all(make_tiny, make_batch) -> None:
 
 def test_the_frozen_tokenizer_stays_with_its_sub_patches(make_tiny, make_batch) -> None:
     model = make_tiny(size=sizes.Size(32, 1, 4, 64), tokenizer="nonlinear", subpatch_hidden=4)
-    state, step = make(model, freeze_patch_embed=True)
+    state, step = make(model, (job.TOKENIZERS_STAY, *rules.EVERYTHING))
     after, _ = step(state, make_batch(model, 2, 2))
     names = {name for name in trees.names(state.params) if "patch_" in name}
     assert len(names) == 2 * (2 + 5)

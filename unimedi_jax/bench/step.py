@@ -10,6 +10,7 @@ import ml_collections
 from unimedi_jax import flops, sharding, trees
 from unimedi_jax.bench import measure
 from unimedi_jax.bench.process import Process, from_json, random_batch, to_json
+from unimedi_jax.config import trainable as rules
 from unimedi_jax.train.job import build_train_step
 
 GIB = 2**30
@@ -30,6 +31,8 @@ class Ours:
         peak = flops.peak(kind)
         self.facts = {
             "parameters": trees.count(self._state.params),
+            "trained": trees.count(jax.eval_shape(self._program.partition.split, self._state.params)),
+            "moments": trees.count(self._state.opt_state),
             "jax": jax.__version__,
             "device": kind,
             "flops": work,
@@ -53,14 +56,21 @@ make = Ours  # what `process.serve` calls
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Measures the step of `config.pretrain`; against the twin where torch and transformers are installed."""
+    """Measures the step of `config.pretrain`, against the twin where torch and transformers are installed.
+
+    Where `config.pretrain.trainable` trains a part of the parameters, against the step that trains all of them.
+    """
     settings = to_json(config)
     # Both sides use one GPU at the same time: JAX would reserve three quarters of it.
     sides = {"ours": Process(__name__, settings, {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"})}
     missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
     ours_alone = {"registers": 0, "score_layers": 0, "slice_source": [0, 0], "frontal_view": False}
     ours_alone = [name for name, plain in ours_alone.items() if settings["model"][name] != plain]
-    if ours_alone:
+    in_part = config.pretrain.trainable != rules.EVERYTHING
+    if in_part:
+        everything = settings | {"trainable": rules.EVERYTHING}
+        sides["all parameters"] = Process(__name__, everything, {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"})
+    elif ours_alone:
         print(f"no PyTorch twin: config.pretrain.model.{ours_alone[0]} has none")
     elif missing:
         print(f"no PyTorch twin: {', '.join(missing)} not installed (requirements-dev.txt)")
@@ -76,6 +86,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             side.close()
     parameters = {name: side.facts["parameters"] for name, side in sides.items()}
     ours, model, batch = sides["ours"].facts, settings["model"], config.pretrain.batch
+    if in_part:
+        parameters |= {"trained": ours["trained"], "of its optimiser": ours["moments"]}
     title = (
         f"step on {ours['device']}: {batch.xray} X-rays and {batch.ct} CTs, vision {model['vision_size']}, "
         f"report {model['report_size']}, {model['dtype']}; parameters {parameters}"
@@ -89,7 +101,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
 
 def table(seconds: dict[str, tuple[float, ...]], peaks: dict[str, float], samples: int) -> list[measure.Result]:
-    """Rates, peaks, and the ratios of ours to the twin's."""
+    """Rates, peaks, and the ratios of ours to the twin's, or to ours where all parameters train."""
     results = []
     for name, values in seconds.items():
         results += [
@@ -100,5 +112,10 @@ def table(seconds: dict[str, tuple[float, ...]], peaks: dict[str, float], sample
         results += [
             measure.ratio("samples a second over the twin's", seconds["twin"], seconds["ours"], "at least 1.3"),
             measure.ratio("peak memory over the twin's", [peaks["ours"]], [peaks["twin"]], "at most 1"),
+        ]
+    if (whole := "all parameters") in seconds:
+        results += [
+            measure.ratio("samples a second over those with all parameters", seconds[whole], seconds["ours"]),
+            measure.ratio("peak memory over that with all parameters", [peaks["ours"]], [peaks[whole]]),
         ]
     return results

@@ -42,6 +42,7 @@ class PhantomBuild(BuildConfig):
     train_cts: int | None = None
     both: int = 0  # patients with an X-ray and a CT (one `patient` in both records), for testing alone, beside these
     split: str = ""  # the split of all patients, such as "test"; empty: 8 of 10 train, 1 validates, 1 tests
+    views: int = 1  # of an X-ray's patient; 2: a lateral film beside each frontal one, records with `study` and `view`
     nodules: str = "by_volume"  # where they lie in the lung; "by_height": as often in each depth layer that has room
 
 

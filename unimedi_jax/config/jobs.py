@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from unimedi_jax.config import trainable as rules
 from unimedi_jax.config.pretraining import PretrainConfig, check_score
 from unimedi_jax.config.recipes import HKBU, VOCO, VOCO_VOLUMES, CropsConfig, FitConfig, VolumesConfig
 
@@ -31,6 +32,7 @@ class ExportConfig:
     job: str = "export"
     checkpoint: str = ""  # a run's workdir (its newest; RUN:best or RUN:600 for another checkpoint), or an export
     network: str = "student"  # or "teacher": its visual side
+    adapters: str = ""  # the adapters.safetensors of another export (LoRA), to be merged into this network
     out: str = ""  # a folder that does not exist yet
     rgb: bool = False  # also the ViT for three equal channels
     onnx: bool = False  # also the encoders as ONNX
@@ -92,6 +94,13 @@ def check_protocol(protocol: str, *others: str) -> None:
         raise ValueError(f"protocol is one of {', '.join((*PROTOCOLS, *others))}, not {protocol!r}")
 
 
+def check_trainable(config: "ProbeConfig | SegmentConfig | DetectConfig") -> None:
+    """Raises ValueError for rules of `trainable` that mean nothing, or that no way of tuning uses."""
+    rules.check(config.trainable)
+    if config.trainable != rules.EVERYTHING and "full" not in config.tune.split(","):
+        raise ValueError("config.trainable is about the network of config.tune=full: set that too")
+
+
 @dataclasses.dataclass(frozen=True)
 class DownstreamConfig:
     """What the evaluations share."""
@@ -127,9 +136,11 @@ class ProbeConfig(DownstreamConfig):
     unimiss: VolumesConfig = VolumesConfig()  # of that protocol
     hkbu: VolumesConfig = HKBU
     voco: VolumesConfig = VOCO_VOLUMES
+    trainable: rules.Rules = rules.EVERYTHING  # of tune=full: paths and what becomes of them, docs/fine_tuning.md
 
     def __post_init__(self) -> None:
         check_protocol(self.protocol, *OF_VOLUMES)
+        check_trainable(self)
         if (self.protocol in OF_VOLUMES) != (self.tune == "full") and self.protocol != "ours":
             kind, tune = ("fine-tuned", "full") if self.protocol in OF_VOLUMES else ("linear", "linear")
             raise ValueError(f"config.protocol={self.protocol} is that of a {kind} classifier: set config.tune={tune}")
@@ -188,10 +199,12 @@ class SegmentConfig(SegmentTask, DownstreamConfig):
     unetr: CropsConfig = CropsConfig()  # of that protocol
     voco: CropsConfig = VOCO  # and of this one
     steps: int = 0  # of unetr and voco, in place of the recipe's; its warm-up and validations keep their places
+    trainable: rules.Rules = rules.EVERYTHING  # of tune=full: paths and what becomes of them, docs/fine_tuning.md
     masks: bool = False  # of unetr and voco: the predictions of the test cases as NIfTI on the file's voxels, in masks/
 
     def __post_init__(self) -> None:
         check_protocol(self.protocol, *IN_CROPS)
+        check_trainable(self)
 
     @property
     def crops(self) -> CropsConfig:
@@ -223,9 +236,11 @@ class DetectConfig(DetectTask, DownstreamConfig):
     seeds: tuple[int, ...] = (0,)
     # "mgca": MGCA's loss to the letter, its draws, objectness alone as the score, best epoch by its mAP.
     protocol: str = "ours"
+    trainable: rules.Rules = rules.EVERYTHING  # of tune=full: paths and what becomes of them, docs/fine_tuning.md
 
     def __post_init__(self) -> None:
         check_protocol(self.protocol)
+        check_trainable(self)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from unimedi_jax.config import objectives
+from unimedi_jax.config import trainable as rules
 
 STEPS = 113_000  # 50 epochs of 217k X-rays at 96 a step
 # Settings that are a share of config.steps until they are set.
@@ -73,8 +74,13 @@ class InputConfig:
     set_shares: str = "weights"
     # Rows of X-rays and CTs: "batch", config.batch; "sqrt", as many in all, by the square root of their records.
     modality_shares: str = "batch"
-    # Pictures of one patient under one report are no negatives of each other, in sets that hold such pictures.
+    # Pictures of one study, or of one patient under one report, are positives of their report and no negatives of each
+    # other, in sets that hold such pictures.
     group_studies: bool = True
+    # Of a study in an epoch: "pictures", each by itself; "all", together in a batch, at most `most_of_study`; "one",
+    # drawn anew; "frontal", the first frontal one, else the first.
+    per_study: str = "pictures"
+    most_of_study: int = 4
     threads: int = 4  # that read records and batch them
     # Processes that do so instead of threads, where the device is so fast that threads would hold up its program;
     # -1: none beside a CPU, four a device of a host beside GPUs and TPUs, of at most half its cores.
@@ -94,6 +100,10 @@ class InputConfig:
         for name, common in (("set_shares", "weights"), ("modality_shares", "batch")):
             if getattr(self, name) not in (common, "sqrt"):
                 raise ValueError(f"{name} is {common} or sqrt, not {getattr(self, name)!r}")
+        if self.per_study not in (allowed := ("pictures", "all", "one", "frontal")):
+            raise ValueError(f"per_study is one of {', '.join(allowed)}, not {self.per_study!r}")
+        if self.most_of_study < 1:
+            raise ValueError(f"most_of_study is at least 1, not {self.most_of_study}")
         if not 0 < self.sentences <= 1:
             raise ValueError(f"sentences is a share above 0 and at most 1, not {self.sentences}")
 
@@ -235,6 +245,11 @@ class OptimConfig:
     b1: float = 0.9
     b2: float = 0.999
     clip_norm: float = 3.0  # of the global norm of the gradients; 0 = no clipping
+    layer_decay: float = 1.0  # of the learning rate, from each layer of a tower to the one below; 1: the same for all
+
+    def __post_init__(self) -> None:
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay is above 0 and at most 1, not {self.layer_decay}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -345,6 +360,8 @@ class PretrainConfig:
     # Steps in which the prototypes stay as they were initialised; until set 0.02 of the steps (DINO: the first epoch).
     freeze_last_layer_steps: int = int(STEPS * SHARES["freeze_last_layer_steps"])
     freeze_patch_embed: bool = False  # the tokenizers stay as they were initialised
+    # (path, "full", "frozen" or "lora:rank=8:alpha=16"): what trains; the first path that matches, docs/fine_tuning.md.
+    trainable: rules.Rules = rules.EVERYTHING
     mesh: MeshConfig = MeshConfig()
     sharding: tuple[tuple[str, str], ...] = ((".*", "fsdp"),)  # first path that matches: "fsdp" or "replicate"
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -365,6 +382,7 @@ class PretrainConfig:
         return SHOWN[str(self.show_reports).lower()]
 
     def __post_init__(self) -> None:
+        rules.check(self.trainable)
         if str(self.show_reports).lower() not in SHOWN:
             raise ValueError(f"config.show_reports is yes, no or auto, not {self.show_reports!r}")
         if self.accumulate > 1 and self.objective.name != "unimedi":

@@ -23,6 +23,12 @@ class FitConfig:
     weight_decay: float = 1e-6
     warmup: float = 0.0  # share of all steps in which the rates rise from 0
     cosine: bool = False  # then they fall to 0 along a cosine; False: they stay
+    layer_decay: float = 1.0  # of the encoder's rate, from each of its layers to the one below; 1: the same for all
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a factor that is none."""
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay is above 0 and at most 1, not {self.layer_decay}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +51,7 @@ class CropsConfig:
     rotate: float = 0.2  # chance of quarter turns in the axial plane
     scale: float = 0.1  # chance of a factor of 0.9 to 1.1 on the intensities
     shift: float = 0.1  # chance of up to a tenth of the window more or less
+    layer_decay: float = 1.0  # of the encoder's rate, from layer to layer downwards
     overlap: float = 0.5  # of the windows in which a CT is predicted, blended by Gaussian weights
     absent: str = "zero"  # what a structure that the truth lacks counts as: "zero", "skip" or "one"
 
@@ -59,7 +66,7 @@ class CropsConfig:
     @property
     def fit(self) -> FitConfig:
         """As epochs from one validation to the next."""
-        rates = {name: getattr(self, name) for name in ("lr", "encoder_lr", "weight_decay", "warmup")}
+        rates = {name: getattr(self, name) for name in ("lr", "encoder_lr", "weight_decay", "warmup", "layer_decay")}
         batch, count = self.cts * self.crops, min(self.validations, self.steps)
         return FitConfig(batch, epochs=count, patience=count, cosine=True, **rates)
 
@@ -98,6 +105,7 @@ class VolumesConfig:
     weight_decay: float = 5e-3
     warmup: float = 0.0  # share of all steps
     cosine: bool = False
+    layer_decay: float = 1.0  # of the encoder's rate, from layer to layer downwards
     flip: tuple[float, ...] = (0.5, 0.5, 0.5)  # chances along z, y, x; none where a label says left or right
     affine: float = 0.2  # chance of rotations of up to 15 degrees and a zoom of 0.85 to 1.25
     gamma: float = 0.15  # chance of an exponent of 0.7 to 1.5

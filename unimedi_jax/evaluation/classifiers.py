@@ -16,7 +16,7 @@ def logits(
     pretrained: Pretrained, network: Network, tokens: Num[Array, "b n v"], modality: str, *, ct_slices: bool
 ) -> Float[Array, "b c"]:
     """Of every label or class, by a fine-tuned network."""
-    head = network.params["decoder"]
+    head = network.decoder
     settings = {"ct_slices": ct_slices, "stats": network.encoder_stats}
     cls = encoder.cls(pretrained.model, network.encoder, tokens, modality, **settings)
     return cls @ head["weights"] + head["bias"][None]

@@ -17,6 +17,7 @@ from nibabel import affines
 
 from data import progress
 from data.errors import UserError
+from unimedi_jax.config import trainable as rules
 from unimedi_jax.config.jobs import SegmentConfig
 from unimedi_jax.config.recipes import CropsConfig
 from unimedi_jax.evaluation import dense_losses, draws, fit, native
@@ -112,8 +113,10 @@ class CropTask:
         drawn = supervised.training(self.source("train"), self.sampler, rows, recipe.cts, seed=trial.seed)
         batches = ({name: x.reshape(-1, *x.shape[2:]) for name, x in batch.items()} for batch in drawn)
         score = self.score if self.cases["val"] else None
-        settings = dict(steps=recipe.steps // recipe.fit.epochs, mesh=mesh, name=f"{self.title}, {trial}")
-        return fit.fit(self.start(trial), self.loss, batches, score, recipe.fit, **settings).network
+        asked = self.config.trainable if self.tune == "full" else rules.EVERYTHING
+        start, partition = fit.prepared(self.start(trial), asked, recipe.fit, trial.seed)
+        loop = fit.Loop(recipe.steps // recipe.fit.epochs, mesh, f"{self.title}, {trial}", partition)
+        return fit.trimmed(fit.fit(start, self.loss, batches, score, recipe.fit, loop).network, partition)
 
     def score(self, network: Network) -> float:
         """Mean Dice of the structures that the validation CTs have, on the records' grid."""

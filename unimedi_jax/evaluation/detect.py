@@ -10,6 +10,7 @@ import ml_collections
 import numpy as np
 
 from data.errors import UserError
+from unimedi_jax.config import trainable as rules
 from unimedi_jax.config.jobs import DetectConfig
 from unimedi_jax.config.recipes import FitConfig
 from unimedi_jax.evaluation import downstream, draws, fit, heads, results, trials, yolo
@@ -27,9 +28,9 @@ METRICS = ("map", "map_coco", "ap50", "map_mgca")
 TASKS = {"frozen": "detection, frozen encoder", "full": "detection, fine-tuned"}
 
 
-def task_name(tune: str, protocol: str = "ours") -> str:
-    """The task of the results by a way of tuning and a protocol."""
-    return TASKS[tune] + trials.PUBLISHED[protocol]
+def task_name(tune: str, protocol: str = "ours", asked: rules.Rules = rules.EVERYTHING) -> str:
+    """The task of the results by a way of tuning, a protocol and what trains."""
+    return TASKS[tune] + trials.in_part(tune, asked) + trials.PUBLISHED[protocol]
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -57,8 +58,7 @@ def evaluate(
     for tune in tunes:
         task = Task(trained, dataset, tune, config)
         for trial in trials.trials(config, len(task.cases["train"])):
-            name = task_name(tune, config.protocol)
-            facts = dict(task=name, modality="xray", head=trial == trials.main(config))
+            facts = dict(task=task.title, modality="xray", head=trial == trials.main(config))
             fill = functools.partial(_measure, task, trial)
             table += outputs.part(fill, config, [dataset], **facts, **trial._asdict())
     if not table:
@@ -72,7 +72,7 @@ def _measure(task: "Task", trial: Trial, part: Part) -> None:
     network = fit.train(task, trial, draws.of_protocol(config.protocol))
     cases = task.tested("test", network)
     scalars = detection.measure(cases, confidence=config.confidence, resamples=config.resamples)
-    shared = dict(task=task_name(task.tune, config.protocol), modality="xray", **trial._asdict())
+    shared = dict(task=task.title, modality="xray", **trial._asdict())
     part.rows += results.of(scalars, data=task.dataset.name, cases=len(cases), **shared)
     if part.detailed:
         _add_cases(part, task, cases, shared)
@@ -116,6 +116,11 @@ class Task:
         return self.tune
 
     @property
+    def title(self) -> str:
+        """The task of the results."""
+        return task_name(self.tune, self.config.protocol, self.trainable)
+
+    @property
     def published(self) -> bool:
         """Whether this is MGCA's protocol."""
         return self.config.protocol == "mgca"
@@ -129,6 +134,10 @@ class Task:
         """X-rays of each split, at most `config.limit` (0 = all)."""
         sizes = {split: self.dataset.size("xray", split) for split in ("train", "val", "test")}
         return {split: range(min(size, self.config.limit or size)) for split, size in sizes.items()}
+
+    @property
+    def trainable(self) -> rules.Rules:
+        return self.config.trainable if self.tune == "full" else rules.EVERYTHING
 
     @property
     def strata(self) -> Float[np.ndarray, "n 1"]:

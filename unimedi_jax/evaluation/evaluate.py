@@ -56,6 +56,9 @@ SHOWN = {
 }
 _TRAINED = (probe.TASKS["linear"], *itertools.starmap(segment.task_name, SEGMENTATIONS), *detect.TASKS.values())
 SHOWN |= {f"{task}{published.MGCA}": SHOWN[task] for task in _TRAINED}
+_BY_STUDY = (probe.TASKS["linear"], retrieve.ZEROSHOT, retrieve.PROMPTS, retrieve.ONE_OF)
+_BY_STUDY += (retrieve.REPORTS, retrieve.PRECISION)
+SHOWN |= {f"{task}{trials.BY_STUDY}": SHOWN[task] for task in _BY_STUDY}
 # Nothing is trained for these, so they have no share of labels.
 BY_EMBEDDINGS = (
     retrieve.ZEROSHOT,
@@ -64,6 +67,7 @@ BY_EMBEDDINGS = (
     retrieve.REPORTS,
     retrieve.ACROSS,
     retrieve.PRECISION,
+    *(f"{task}{trials.BY_STUDY}" for task in _BY_STUDY[1:]),
 )
 WITHOUT_LABELS = (*BY_EMBEDDINGS, retrieve.GAP, hit_rates.TASK, slice_windows.TASK, candidates.TASK)
 BLIND = ("/random_rate", "/fixed_rate")  # of slices chosen blindly: the same for every network

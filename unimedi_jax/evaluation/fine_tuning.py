@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from jax import numpy as jnp
 
+from unimedi_jax.config import trainable as rules
 from unimedi_jax.config.jobs import ProbeConfig
 from unimedi_jax.config.recipes import FitConfig
 from unimedi_jax.evaluation import classifiers, draws, fit, heads
@@ -45,6 +46,10 @@ class FineTuning:
     @property
     def recipe(self) -> FitConfig:
         return self.config.full
+
+    @property
+    def trainable(self) -> rules.Rules:
+        return self.config.trainable
 
     @functools.cached_property
     def labels(self) -> dict[str, Float[np.ndarray, "n c"]]:

@@ -15,7 +15,8 @@ from jax.sharding import Mesh
 
 from data import progress
 from data.errors import UserError
-from unimedi_jax import sharding
+from unimedi_jax import lora, sharding, trainable, trees
+from unimedi_jax.config import trainable as rules
 from unimedi_jax.config.recipes import FitConfig
 from unimedi_jax.evaluation import draws
 from unimedi_jax.evaluation.network import Network
@@ -26,6 +27,7 @@ from unimedi_jax.typing import Array, PyTree
 
 LOG = logging.getLogger(__name__)
 Loss = Callable[[Network, PyTree], tuple[Array, PyTree]]
+ENCODER = "encoder/"  # how the paths of its parameters start
 
 
 class Task(Protocol):
@@ -34,6 +36,7 @@ class Task(Protocol):
     pretrained: Pretrained
     name: str  # for the log
     recipe: FitConfig
+    trainable: rules.Rules  # what trains of the parameters of `start`
     cases: Mapping[str, Sequence[int]]  # rows of the records of each split
     strata: np.ndarray  # (n, c) labels of the training cases, of which a share has its proportions
     sampler: supervised.Sampler
@@ -54,6 +57,15 @@ class Task(Protocol):
         """How good the network is on the validation cases: higher is better."""
 
 
+class Loop(NamedTuple):
+    """What a fit runs on."""
+
+    steps: int  # an epoch
+    mesh: Mesh
+    name: str = ""  # for the log
+    partition: trainable.Partition = trainable.EVERYTHING
+
+
 class Fitted(NamedTuple):
     """The network at its best epoch."""
 
@@ -66,13 +78,39 @@ Draw = Callable[..., np.ndarray]  # (labels, share, seed=): rows of the training
 
 
 def train(task: Task, trial: Trial, draw: Draw = draws.stratified) -> Network:
-    """The network of a task, trained on a share of its training cases, which `draw` draws."""
+    """The network of a task, trained on a share of its training cases, which `draw` draws.
+
+    Raises:
+        UserError: the batch does not divide over the devices, a rule fits no parameter, or the loss is not finite.
+    """
     mesh, batch = task.pretrained.mesh, check_batch(task.recipe.batch, task.pretrained.mesh)
     cases = [task.cases["train"][i] for i in draw(task.strata, trial.share, seed=trial.seed)]
     batches = supervised.training(task.source("train"), task.sampler, cases, batch, seed=trial.seed)
     score = task.score if task.cases["val"] else None
-    settings = dict(steps=max(1, len(cases) // batch), mesh=mesh, name=f"{task.name}, {trial}")
-    return fit(task.start(trial), task.loss, batches, score, task.recipe, **settings).network
+    start, partition = prepared(task.start(trial), task.trainable, task.recipe, trial.seed)
+    loop = Loop(max(1, len(cases) // batch), mesh, f"{task.name}, {trial}", partition)
+    return trimmed(fit(start, task.loss, batches, score, task.recipe, loop).network, partition)
+
+
+def prepared(start: Network, asked: rules.Rules, recipe: FitConfig, seed: int) -> tuple[Network, trainable.Partition]:
+    """The network with the adapters that `config.trainable` asks for, and what trains of it. Raises UserError."""
+    if asked == rules.EVERYTHING and recipe.layer_decay == 1:
+        return start, trainable.EVERYTHING
+    partition = _partition(asked, start)
+    return start._replace(params=jax.jit(partition.with_adapters)(start.params, jax.random.key(seed))), partition
+
+
+def trimmed(network: Network, partition: trainable.Partition) -> Network:
+    """The network without its copy of an encoder that nothing has changed."""
+    frozen = "encoder" in network.params and not partition.trains(ENCODER)
+    return network.without_encoder() if frozen else network
+
+
+def _partition(asked: rules.Rules, start: Network) -> trainable.Partition:
+    try:
+        return trainable.partition(asked, start.params)
+    except ValueError as error:
+        raise UserError(f"config.trainable: {error}") from error
 
 
 def predictions(task: Task, split: str, network: Network) -> Iterator[Any]:
@@ -91,30 +129,25 @@ def fit(
     batches: Iterator[dict[str, np.ndarray]],
     score: Callable[[Network], float] | None,
     recipe: FitConfig,
-    *,
-    steps: int,
-    mesh: Mesh,
-    name: str = "",
+    loop: Loop,
 ) -> Fitted:
-    """At most `recipe.epochs` of `steps` batches each; stops after `recipe.patience` epochs without a better score.
+    """At most `recipe.epochs` of `loop.steps` batches each; ends `recipe.patience` epochs after the best score.
 
     The learning rate of the subtree "encoder" of the parameters is `recipe.encoder_lr`, that of all else `recipe.lr`;
-    both follow `schedule`. Without `score` the last epoch is returned. A score that is not a number, such as an
+    both follow `schedule`. What `loop.partition` freezes stays, without optimiser state.
+
+    Without `score` the last epoch is returned. A score that is not a number, such as an
     AUROC of a single class, is no better than any other.
 
     Raises:
         UserError: the loss is not finite.
     """
-    rates = {part: recipe.encoder_lr if part == "encoder" else recipe.lr for part in network.params}
-    optimisers = {
-        part: optax.adamw(schedule(rate, recipe, recipe.epochs * steps), weight_decay=recipe.weight_decay)
-        for part, rate in rates.items()
-    }
-    tx = optax.multi_transform(optimisers, {part: part for part in network.params})
+    steps, mesh, name, partition = loop
+    tx = optimiser(recipe, partition, recipe.epochs * steps)
     # Copied: the step donates its arguments, and the caller's weights start the next fit.
     network = jax.jit(lambda x: x)(sharding.put_replicated(network, mesh))
-    opt_state = jax.jit(tx.init)(network.params)
-    step = _make_step(loss, tx)
+    opt_state = jax.jit(lambda params: tx.init(partition.split(params)))(network.params)
+    step = _make_step(loss, tx, partition)
     best, started = Fitted(jax.device_get(network), float("nan"), 0), time.monotonic()
     for epoch in range(1, recipe.epochs + 1):
         total = 0.0
@@ -145,13 +178,36 @@ def schedule(rate: float, recipe: FitConfig, steps: int) -> float | optax.Schedu
     return optax.linear_schedule(0.0, rate, warmup) if warmup else rate
 
 
-def _make_step(loss: Loss, tx: optax.GradientTransformation) -> Callable[..., tuple[Network, optax.OptState, Array]]:
+def optimiser(recipe: FitConfig, partition: trainable.Partition, steps: int) -> optax.GradientTransformation:
+    """AdamW at the encoder's rate and at that of all else, adapters included, times the rates of the partition."""
+
+    def part(name: str, _: Any) -> str:
+        return "encoder" if name.removeprefix(f"{lora.KEY}/").startswith(ENCODER) else "decoder"
+
+    rates = {"encoder": recipe.encoder_lr, "decoder": recipe.lr}
+    optimisers = {
+        name: optax.adamw(schedule(rate, recipe, steps), weight_decay=recipe.weight_decay)
+        for name, rate in rates.items()
+    }
+    tx = optax.multi_transform(optimisers, functools.partial(trees.map_with_name, part))
+    if not partition.choices:
+        return tx
+    return trainable.scaled(tx, functools.partial(partition.rates, layer_decay=recipe.layer_decay))
+
+
+def _make_step(
+    loss: Loss, tx: optax.GradientTransformation, partition: trainable.Partition
+) -> Callable[..., tuple[Network, optax.OptState, Array]]:
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(network: Network, opt_state: optax.OptState, batch: PyTree) -> tuple[Network, optax.OptState, Array]:
-        grad_fn = jax.value_and_grad(lambda params: loss(network._replace(params=params), batch), has_aux=True)
-        (value, stats), grads = grad_fn(network.params)
-        updates, opt_state = tx.update(grads, opt_state, network.params)
-        return Network(optax.apply_updates(network.params, updates), stats), opt_state, value
+        def of_trained(trained: PyTree) -> tuple[Array, PyTree]:
+            return loss(network._replace(params=partition.join(network.params, trained)), batch)
+
+        trained = partition.split(network.params)
+        (value, stats), grads = jax.value_and_grad(of_trained, has_aux=True)(trained)
+        updates, opt_state = tx.update(grads, opt_state, trained)
+        params = partition.join(network.params, optax.apply_updates(trained, updates))
+        return Network(params, stats), opt_state, value
 
     return step
 

@@ -87,7 +87,7 @@ def save(head: Head, workdir: pathlib.Path) -> pathlib.Path:
     path = workdir / FOLDER / head.facts["tune"] / f"{head.modality}{SUFFIX}"
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    arrays = {name: np.ascontiguousarray(array) for name, array in head.arrays.items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in head.arrays.items()}
     facts = head.facts | {"sha256": _hash(arrays, head.facts)}
     partial.write_bytes(safetensors.numpy.save(arrays, {KEY: json.dumps(facts)}))
     return partial.replace(path)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 
+from unimedi_jax import lora
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.typing import Params, PyTree
 
@@ -14,13 +15,23 @@ BASELINE = "slice_baseline"  # the one part of an encoder's running statistics t
 class Network(NamedTuple):
     """What is trained and what is not."""
 
-    params: PyTree  # "decoder", and "encoder" where it is fine-tuned
+    params: PyTree  # "decoder", "encoder" where it is fine-tuned, and adapters of both (lora.KEY) where there are any
     stats: PyTree  # BatchNorm's running statistics, "encoder" where it is frozen, "encoder_stats" where it has some
 
     @property
     def encoder(self) -> Params:
-        """Parameters of the vision tower, under "vision"."""
-        return {**self.stats, **self.params}["encoder"]
+        """Parameters of the vision tower, under "vision", with their adapters in them."""
+        return lora.merge({**self.stats, **self.params})["encoder"]
+
+    @property
+    def decoder(self) -> Params:
+        """Parameters of the head or decoder."""
+        return lora.merge({**self.stats, **self.params})["decoder"]
+
+    def without_encoder(self) -> "Network":
+        """The same, its encoder among what is not trained: that of the checkpoint, whatever adapters add to it."""
+        params = {name: part for name, part in self.params.items() if name != "encoder"}
+        return Network(params, {**self.stats, "encoder": self.params["encoder"]})
 
     @property
     def encoder_stats(self) -> PyTree:
@@ -41,7 +52,7 @@ def start(pretrained: Pretrained, encoder: str, decoder: Mapping[str, PyTree], *
 def decode(decoder: nn.Module, network: Network, *inputs: Any, train: bool) -> tuple[Any, PyTree]:
     """The decoder's output, and the network's `stats` with BatchNorm's new statistics, where it has any."""
     stats = {name: x for name, x in network.stats.items() if not name.startswith("encoder")}
-    variables = {"params": network.params["decoder"], **stats}
+    variables = {"params": network.decoder, **stats}
     if not (train and stats):
         return decoder.apply(variables, *inputs), network.stats
     output, updates = decoder.apply(variables, *inputs, train=True, mutable=list(stats))

@@ -11,7 +11,7 @@ from unimedi_jax.evaluation.downstream import Part
 from unimedi_jax.evaluation.trials import Trial
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input.records import RecordSet
-from unimedi_jax.metrics import classification, thresholds
+from unimedi_jax.metrics import classification, pooling, thresholds
 from unimedi_jax.typing import Float
 
 TASKS = {"linear": "linear probe", "full": "full fine-tuning"}
@@ -20,7 +20,8 @@ Table = Float[np.ndarray, "n c"]  # n cases, c labels or classes
 
 def task_name(config: ProbeConfig) -> str:
     """The task of the results by a way of tuning and a protocol."""
-    return TASKS[config.tune] + trials.PUBLISHED[config.protocol]
+    part = trials.in_part(config.tune, config.trainable)
+    return TASKS[config.tune] + part + trials.PUBLISHED[config.protocol]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,17 +41,31 @@ class ProbeOutputs:
         return self.dataset.contract["labels"]
 
     @functools.cached_property
+    def studies(self) -> list[tuple[str, str]]:
+        """Of the test cases, where the set names studies."""
+        return downstream.studies_of(self.dataset, self.modality)
+
+    @functools.cached_property
     def ids(self) -> list[str]:
         """Of the test cases."""
         return downstream.ids(self.dataset, self.modality)
 
     def measured(self, part: Part, trial: Trial, probabilities: Table) -> None:
-        """Adds the rows, and where they are wanted probability and label of every test case."""
+        """Adds the rows, and where they are wanted probability and label of every test case.
+
+        Of studies with several pictures also rows by study: the mean of their probabilities.
+        """
         settings = {"one_of": self.one_of, "resamples": self.config.resamples}
         scalars = classification.measure(probabilities, self.labels, self.names, **settings)
         slices = self.trained.use_slices(self.config.ct_slices) if self.modality == "ct" else None
         shared = dict(task=task_name(self.config), modality=self.modality, **trial._asdict())
         part.rows += results.of(scalars, data=self.dataset.name, cases=len(self.labels), ct_slices=slices, **shared)
+        group, first = pooling.groups(self.studies)
+        if len(first) < len(group):
+            pooled = pooling.mean(probabilities, group), pooling.present(self.labels, group)
+            scalars = classification.measure(*pooled, self.names, **settings)
+            of_study = shared | {"task": shared["task"] + trials.BY_STUDY}
+            part.rows += results.of(scalars, data=self.dataset.name, cases=len(first), ct_slices=slices, **of_study)
         if not part.detailed:
             return
         columns = {

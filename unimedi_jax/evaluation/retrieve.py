@@ -54,6 +54,7 @@ def evaluate(
 ) -> list[results.Result]:
     """All rows of the sets' test patients: report retrieval both ways, equal reports being right answers; X-ray to CT
     and back by finding; precision of reports by finding; zero-shot classification from each set's prompts; the gap.
+    Of studies with several pictures what one modality allows also by study, the mean of their pictures.
 
     X-rays of one set and CTs of another are measured as those of one set are; `data` then names both, the set of the
     queries first, as in "films+scans". Each set, and each such pair, is a part of `outputs` with each encoder.
@@ -99,7 +100,7 @@ class Retrieval:
         key = (dataset.name, modality)
         if key not in self.embedded:
             self.trained.check(dataset, (modality,))
-            sampler = self.trained.sampler(modality, keep=("report", "labels"))
+            sampler = self.trained.sampler(modality, keep=("report", "labels", "patient", "study"))
             variables = self.trained.encoder(self.encoder)
             self.embedded[key] = features.embed(self.embedder, variables, dataset, sampler, "test")
         return self.embedded[key]
@@ -114,6 +115,9 @@ class Retrieval:
                 scalars[ACROSS] = self._across(own, embedded[OTHER[modality]])
             for task, values in scalars.items():
                 part.rows += self._rows(task, values, dataset.name, modality, own)
+            if (pooled := own.by_study) is not None:
+                for task, values in self._aligned(dataset, pooled).items():
+                    part.rows += self._rows(f"{task}{trials.BY_STUDY}", values, dataset.name, modality, pooled)
         silent = [modality for modality, own in embedded.items() if not any(own.reports)]
         embedded |= {modality: dataclasses.replace(embedded[modality], z_report=None) for modality in silent}
         if len(embedded) > len(silent) or len(embedded) > 1:  # two clouds at least

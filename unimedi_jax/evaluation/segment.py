@@ -13,6 +13,7 @@ from jax import numpy as jnp
 
 from data.errors import UserError
 from unimedi_jax import sharding
+from unimedi_jax.config import trainable as rules
 from unimedi_jax.config.jobs import IN_CROPS, SegmentConfig
 from unimedi_jax.config.recipes import FitConfig
 from unimedi_jax.evaluation import dense_losses, downstream, draws, fit, heads, results, trials
@@ -145,6 +146,10 @@ class Task:
             siim = self.dataset.contract["source"].get("kind") == "siim"
             return dataclasses.replace(self.config.mgca, batch=self.config.siim_batch) if siim else self.config.mgca
         return {"xray": self.config.xray, "ct": self.config.ct}[self.modality]
+
+    @property
+    def trainable(self) -> rules.Rules:
+        return self.config.trainable if self.tune == "full" else rules.EVERYTHING
 
     @property
     def strata(self) -> Float[np.ndarray, "n 0"]:

@@ -14,11 +14,12 @@ TUNES = {"frozen": "frozen encoder", "full": "fine-tuned"}
 
 def task_name(target: str, tune: str, protocol: str | SegmentConfig = "ours") -> str:
     """The task of the results for a target, a way of tuning and a protocol; of changed settings under its own name."""
-    changed = ""
+    changed = part = ""
     if isinstance(protocol, SegmentConfig):
+        part = trials.in_part(tune, protocol.trainable)
         same = protocol.protocol not in IN_CROPS or protocol.crops == getattr(SegmentConfig, protocol.protocol)
         protocol, changed = protocol.protocol, "" if same else " with other settings"
-    return f"segmentation of {target}, {TUNES[tune]}{trials.PUBLISHED[protocol]}{changed}"
+    return f"segmentation of {target}, {TUNES[tune]}{part}{trials.PUBLISHED[protocol]}{changed}"
 
 
 def structures(dataset: records.RecordSet, target: str) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from data.errors import UserError
+from unimedi_jax.config import trainable as rules
 from unimedi_jax.evaluation import draws
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input import leaks, pipeline, records
@@ -17,6 +18,7 @@ FEWEST = 5  # training cases
 # Ends of a task's name: rows of two protocols are never mixed.
 PROTOCOLS = {"mgca": "MGCA", "unetr": "UNETR", "voco": "VoCo", "hkbu": "HKBU", "unimiss": "UniMiSS"}
 PUBLISHED = {"ours": ""} | {name: f", {authors}'s protocol" for name, authors in PROTOCOLS.items()}
+BY_STUDY = ", by study"  # ends the name of a task whose cases are studies, their pictures pooled
 KINDS = {"xray": "X-ray", "ct": "CT"}
 TOO_FEW = f"fewer than {FEWEST} training cases, or config.shares leave fewer: nothing was trained"
 
@@ -30,6 +32,13 @@ class Trial(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.encoder} encoder, {self.share:.0%} of labels, seed {self.seed}"
+
+
+def in_part(tune: str, asked: rules.Rules) -> str:
+    """End of a task's name where only a part of a fine-tuned network trains."""
+    if tune != "full" or asked == rules.EVERYTHING:
+        return ""
+    return ", by LoRA" if any(rules.parse(text).kind == "lora" for _, text in asked) else ", in part"
 
 
 def trials(config: Any, cases: int) -> list[Trial]:

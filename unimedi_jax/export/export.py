@@ -15,7 +15,7 @@ from data.errors import UserError
 from unimedi_jax import writers
 from unimedi_jax.convert import checksums, names
 from unimedi_jax.export import card, parity, push, repository
-from unimedi_jax.inference import pretrained
+from unimedi_jax.inference import adapters, pretrained
 from unimedi_jax.input import cuts
 from unimedi_jax.train import saved_config
 
@@ -55,6 +55,8 @@ def _export(config: Any, out: pathlib.Path) -> None:
     trained = pretrained.load(config.checkpoint, config.network)
     if trained.files is not None:
         raise UserError(f"{config.checkpoint} is in files of PyTorch's already: there is nothing to export")
+    if config.adapters:
+        trained = adapters.add(trained, config.adapters)
     agreement = write(trained, out, rgb=config.rgb, onnx=config.onnx, licence=config.licence)
     print(f"exported: {config.out} (start with its README.md)")
     if not agreement["checked"]:
@@ -80,6 +82,8 @@ def write(
         raise UserError(f"config.out {out} cannot be made: {error.strerror}") from error
     try:
         _weights(trained, staging, rgb=rgb)
+        if trained.adapters is not None:
+            adapters.write(staging / adapters.FILE, trained.adapters, trained.kernels)
         module = resources.files("unimedi_jax.export") / "pytorch.py"
         (staging / "unimedi_torch.py").write_text(module.read_text(encoding="utf-8"), encoding="utf-8")
         agreement = parity.check(trained, staging, onnx=onnx)

@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 
 from data.reports import tokenizer
 from unimedi_jax import sharding
-from unimedi_jax.input import pipeline, records, transforms
-from unimedi_jax.metrics import linear_probe, slices
+from unimedi_jax.input import pipeline, records, studies, transforms
+from unimedi_jax.metrics import linear_probe, pooling, slices, vectors
 from unimedi_jax.models import towers
 from unimedi_jax.typing import PyTree
 
@@ -82,6 +82,22 @@ class EmbeddedSplit:
     lesions: np.ndarray | None = None  # (n, c, slices) bool, CTs with masks
     examples: tuple[dict[str, Any], ...] = ()  # the first few records with their scores, for the page
     names: tuple[str, ...] = ()  # c, of the labels
+    studies: tuple[tuple[str, str], ...] = ()  # what the pictures of a study share; of sets that name studies
+
+    @property
+    def by_study(self) -> "EmbeddedSplit | None":
+        """The mean picture of every study, under its report; None where none has several pictures."""
+        group, first = pooling.groups(self.studies)
+        if len(first) == len(self.studies):
+            return None
+        return EmbeddedSplit(
+            cls=pooling.mean(self.cls, group),
+            z=pooling.mean(vectors.unit_rows(self.z), group),
+            z_report=None if self.z_report is None else self.z_report[first],
+            labels=pooling.present(self.labels, group),
+            reports=tuple(self.reports[row] for row in first),
+            names=self.names,
+        )
 
     @property
     def labelled(self) -> linear_probe.Labelled:
@@ -112,6 +128,10 @@ def embed(
         real = int(batch["mask"].sum())
         gathered = {"cls": output.cls, "z": output.z, "labels": batch["labels"]}
         gathered["reports"] = [records.text(report) for report in batch["report"]]
+        if "study" in batch:
+            names = zip(batch["patient"], batch["report"], batch["study"], strict=True)
+            fields = ({"patient": x, "report": y, "study": z} for x, y, z in names)
+            gathered["studies"] = [studies.key(one) for one in fields]
         if not images_alone:
             gathered["z_report"] = embedder.reports(variables, batch["text"], batch["text_mask"])
         if output.slice_scores is not None:
@@ -123,10 +143,15 @@ def embed(
         for i in range(min(real, examples - len(shown))):
             fields = output._asdict() | {name: batch[name] for name in sampler.keep if name in batch}
             shown.append({name: value[i] for name, value in fields.items() if value is not None})
-    reports = tuple(parts.pop("reports"))
+    reports, of_studies = tuple(parts.pop("reports")), tuple(parts.pop("studies", ()))
     dtypes = {"lesions": bool}
     arrays = {name: np.stack(values).astype(dtypes.get(name, np.float32)) for name, values in parts.items()}
-    facts = {"reports": reports, "examples": tuple(shown), "names": tuple(dataset.contract["labels"])}
+    facts = {
+        "reports": reports,
+        "studies": of_studies,
+        "examples": tuple(shown),
+        "names": tuple(dataset.contract["labels"]),
+    }
     return EmbeddedSplit(**facts, **{"z_report": None, **arrays})
 
 

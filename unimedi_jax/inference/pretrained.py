@@ -16,7 +16,7 @@ from data import contract, json_files, members, record_grid
 from data.errors import UserError
 from data.record_grid import RecordGrid
 from data.reports import tokenizer
-from unimedi_jax import checkpoint, objectives, sharding, trees
+from unimedi_jax import checkpoint, fingerprint, lora, objectives, sharding, trees
 from unimedi_jax.config import loaded
 from unimedi_jax.config.pretraining import InputConfig, ModelConfig
 from unimedi_jax.config.typed import typed
@@ -50,6 +50,8 @@ class Pretrained:
     network: str  # "student" or "teacher"
     step: int
     files: pathlib.Path | None = None  # of a released encoder: the folder of its weights
+    adapters: PyTree = None  # of a run with LoRA, beside the variables, which they are merged into
+    kernels: dict[str, str] | None = None  # fingerprints of the kernels that they change, before that
 
     @functools.cached_property
     def untrained(self) -> PyTree:
@@ -212,7 +214,8 @@ def _run(place: pathlib.Path, network: str, step: int | None) -> Pretrained:
     if network == "teacher" and not state["teacher"]:
         name = meta["config"]["objective"]["name"]
         raise UserError(f"{place} has no teacher: its objective, {name}, needs none with these settings")
-    params = state["params"] if network == "student" else {**state["params"], **state["teacher"]}
+    params = lora.merge(state["params"])
+    params = params if network == "student" else {**params, **state["teacher"]}
     words = tokenizer.load(place / "tokenizer")
     model = _model(meta["config"], len(words), place)
     variables = {"params": params, "batch_stats": state["stats"]["batch_stats"]}
@@ -223,7 +226,12 @@ def _run(place: pathlib.Path, network: str, step: int | None) -> Pretrained:
         raise UserError(f"{place} has no {error.args[0]!r}, which its settings ask for: name another run") from error
     if differing := _differing(variables, own):
         raise UserError(f"{place} does not fit its own settings: {', '.join(differing[:4])}")
-    return _placed(place, model, variables, words, {**meta, "network": network, "step": step})
+    trained = _placed(place, model, variables, words, {**meta, "network": network, "step": step})
+    adapters = state["params"].get(lora.KEY) if network == "student" else None
+    if adapters is None:
+        return trained
+    kernels = fingerprint.arrays(jax.device_put(lora.kernels_of(state["params"], adapters)))
+    return dataclasses.replace(trained, adapters=jax.device_put(adapters), kernels=kernels)
 
 
 def _export(place: pathlib.Path, network: str) -> Pretrained:

@@ -12,7 +12,7 @@ import numpy as np
 from data import progress
 from data.errors import UserError
 from unimedi_jax.config.pretraining import InputConfig
-from unimedi_jax.input import records, transforms, workers
+from unimedi_jax.input import records, studies, transforms, workers
 
 HostBatch = dict[str, dict[str, np.ndarray]]
 MODALITIES = ("xray", "ct")
@@ -121,8 +121,13 @@ def _endless(
         source = record_set.source(sampler.modality, "train", fields)
         if reading.max_damaged:
             source = records.SkipDamaged(source, reading.max_damaged)
-        dataset = grain.MapDataset.source(source).seed(seed * 1000 + number).shuffle()
-        datasets.append(dataset.repeat().random_map(sampler))
+        own = seed * 1000 + number
+        if reading.per_study == "pictures":
+            dataset = grain.MapDataset.source(source).seed(own).shuffle()
+            datasets.append(dataset.repeat().random_map(sampler))
+        else:
+            of_set = studies.read(record_set, sampler.modality, reading.max_damaged)
+            datasets.append(studies.samples(source, of_set, sampler, reading, own))
         weights.append(weight * math.sqrt(size) if reading.set_shares == "sqrt" else weight)
     if not datasets:
         names, kind = ", ".join(record_set.name for record_set, _ in sets), sampler.modality

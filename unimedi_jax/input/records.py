@@ -15,7 +15,8 @@ from data.record_grid import RecordGrid
 
 LOG = logging.getLogger(__name__)
 VERSION = "1.0.0"
-TRAINED_ON = {"xray": ("id", "patient", "report", "image"), "ct": ("id", "patient", "report", "volume")}
+COMMON = ("id", "patient", "report", "study", "view")  # the last two in sets that have them
+TRAINED_ON = {"xray": (*COMMON, "image"), "ct": (*COMMON, "volume")}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -82,9 +82,12 @@ def to_tokens(x: np.ndarray, size: tuple[int, ...], patch: tuple[int, ...]) -> n
     return patches.patchify(shrink(x, size)[None], patch)[0]
 
 
-def study(patient: str, report: str) -> np.int32:
-    """A number that the pictures of one patient under one report share; others share it once in four billion pairs."""
-    digest = hashlib.blake2b(f"{patient}\0{report}".encode(), digest_size=4).digest()
+def study(patient: str, name: str) -> np.int32:
+    """A number that the pictures of one patient of one study, or under one report, share.
+
+    Others share it once in four billion pairs.
+    """
+    digest = hashlib.blake2b(f"{patient}\0{name}".encode(), digest_size=4).digest()
     return np.frombuffer(digest, "<i4")[0]
 
 
@@ -157,7 +160,8 @@ class ToSample:
             sample |= self._texts(records.text(record["report"]), rng)
         sample["id"] = records.text(record["id"])
         if self.grouped:
-            sample["study"] = study(records.text(record["patient"]), records.text(record["report"]))
+            name = records.text(record.get("study", "")) or records.text(record["report"])
+            sample["study"] = study(records.text(record["patient"]), name)
         return sample | {name: self.view(name, record[name]) for name in self.keep if name in record}
 
     def film(self, image: UInt8[np.ndarray, "y x"], rng: np.random.Generator | None = None) -> UInt8[np.ndarray, "n v"]:

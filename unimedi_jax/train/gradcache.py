@@ -5,20 +5,25 @@ collects these, the gradient of the loss with respect to them follows, and a sec
 networks. The teacher runs once, the student forward twice.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax import numpy as jnp
 
-from unimedi_jax import losses
+from unimedi_jax import lora, losses
 from unimedi_jax.mean import Mean
 from unimedi_jax.models import towers
 from unimedi_jax.objectives import alignment, base, common, distillation, unimedi
 from unimedi_jax.typing import Array, Batch, Float, Int, Key, Metrics, Params, PyTree
 
 
-def value_and_grad(model: towers.UniMedI, objective: unimedi.Objective, parts: int) -> base.LossFunction:
+def value_and_grad(
+    model: towers.UniMedI, objective: unimedi.Objective, parts: int, whole: Callable[[Params], Params] = lora.merge
+) -> base.LossFunction:
     """`jax.value_and_grad(loss_function(model, objective), has_aux=True)`, the activations of one part at a time.
+
+    `whole` makes the networks' parameters of those that the gradients are with respect to.
 
     The `parts` of a batch are of equal size. Values and gradients are those of the whole batch up to rounding, but for
     random draws (dropout, random masks), whose keys are each part's own. Held for the whole batch: the teacher's
@@ -43,7 +48,7 @@ def value_and_grad(model: towers.UniMedI, objective: unimedi.Objective, parts: i
                 targets = objective.teacher_forward(bound, batch, draws, step, baseline)
                 return targets, _vectors(*objective.student_forward(student, batch, targets), batch)
 
-            return None, base.apply(model, forward, params, norms, key)[0]
+            return None, base.apply(model, forward, whole(params), norms, key)[0]
 
         _, (targets, vectors) = jax.lax.scan(collect, None, (divided, keys))
 
@@ -56,7 +61,7 @@ def value_and_grad(model: towers.UniMedI, objective: unimedi.Objective, parts: i
                     unimedi.follow_slices(student, jax.tree.map(losses.merge, targets["ct"].slice_scores))
                 return objective.batch_losses(student, batch, outputs, reports)
 
-            terms, batch_stats = base.apply(model, forward, params, norms, of_contrast)
+            terms, batch_stats = base.apply(model, forward, whole(params), norms, of_contrast)
             return base.total(terms, objective, step)[0], (terms, batch_stats)
 
         # The gradient with respect to the vectors is what the second pass carries back.
@@ -74,7 +79,7 @@ def value_and_grad(model: towers.UniMedI, objective: unimedi.Objective, parts: i
                 return *distilled, _vectors(outputs, reports, batch)
 
             def local(params: Params) -> tuple[Array, Any]:
-                terms, stats, vectors = base.apply(model, forward, params, norms, key)[0]
+                terms, stats, vectors = base.apply(model, forward, whole(params), norms, key)[0]
                 # Parts are of equal size: the mean over the batch is the mean of theirs.
                 loss = base.total(terms, objective, step)[0] / parts
                 return loss + sum(jax.tree.leaves(jax.tree.map(_dot, pulls, vectors))), (terms, stats)

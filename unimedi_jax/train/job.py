@@ -1,6 +1,7 @@
 """From the settings to the objects of a run: model, objective, compiled step, data, evaluations."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import logging
@@ -14,7 +15,8 @@ from jax.sharding import Mesh
 
 from data.buckets import mirror
 from data.errors import UserError
-from unimedi_jax import checkpoint, flops, hosts, machine, objectives, optim, sharding
+from unimedi_jax import checkpoint, flops, hosts, lora, machine, objectives, optim, sharding, trainable
+from unimedi_jax.config import trainable as rules
 from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.evaluation import evaluator
 from unimedi_jax.inference import features, prompts, start
@@ -24,7 +26,8 @@ from unimedi_jax.train import dataset, saved_config, state, step
 from unimedi_jax.typing import PyTree
 
 LOG = logging.getLogger(__name__)
-STEP_SETTINGS = ("accumulate", "freeze_last_layer_steps", "freeze_patch_embed")
+STEP_SETTINGS = ("accumulate", "freeze_last_layer_steps")
+TOKENIZERS_STAY = ("vision/(patch|subpatch)_", "frozen")  # config.freeze_patch_embed as a rule of config.trainable
 COMPILER_OPTIONS = {
     # The part of a TPU's VMEM that one fusion may use: with the 16 MiB of the default the step does not compile for
     # v5e, where a gradient's all-reduce runs inside the loss over the prototypes.
@@ -45,6 +48,7 @@ class TrainStep:
     init: Callable[[jax.Array], state.TrainState]  # jitted, onto the mesh
     abstract: PyTree  # ShapeDtypeStructs with shardings: the restore target
     step: Callable[..., Any]  # jitted
+    partition: trainable.Partition  # of the parameters: what trains
 
     def lower(self, rows: Mapping[str, int], length: int) -> jax.stages.Lowered:
         """The step for `rows` of each modality a device and reports of `length` tokens, by shapes alone."""
@@ -96,8 +100,11 @@ def build_train_step(config: PretrainConfig, vocab_size: int, mesh: Mesh) -> Tra
     if config.evals.network == "teacher" and not objective.teacher_parts(model):
         raise UserError(f"config.evals.network=teacher: the objective {objective.name} has none with these settings")
     tx, schedule = optim.make(config.optim, config.steps)
-    init = state.make_init(model, tx, objective)
     try:
+        partition = _partition(config, model, objective)
+        if config.optim.layer_decay < 1 or partition.choices:
+            tx = trainable.scaled(tx, functools.partial(partition.rates, layer_decay=config.optim.layer_decay))
+        init = state.make_init(model, tx, objective, partition)
         abstract = jax.eval_shape(init, jax.random.key(config.seed))
     except ValueError as error:  # what modules say of their settings; other errors are ours
         raise UserError(f"config.model: {error}") from error
@@ -106,12 +113,25 @@ def build_train_step(config: PretrainConfig, vocab_size: int, mesh: Mesh) -> Tra
     except ValueError as error:
         raise UserError(f"config.sharding: {error}") from error
     ema = optim.ema_schedule(**vars(config.ema), steps=config.steps)
-    settings = {name: getattr(config, name) for name in STEP_SETTINGS}
+    settings = {name: getattr(config, name) for name in STEP_SETTINGS} | {"partition": partition}
     train_step = step.make_train_step(model, tx, objective=objective, schedule=schedule, ema=ema, **settings)
     options = {"out_shardings": (layout, None), "compiler_options": COMPILER_OPTIONS.get(device.platform)}
     placed = jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), abstract, layout)
     init, train_step = jax.jit(init, out_shardings=layout), jax.jit(train_step, donate_argnames="state", **options)
-    return TrainStep(config, mesh, model, objective, init, placed, train_step)
+    return TrainStep(config, mesh, model, objective, init, placed, train_step, partition)
+
+
+def _partition(config: PretrainConfig, model: towers.UniMedI, objective: objectives.Objective) -> trainable.Partition:
+    """What trains by the settings. Raises UserError where a rule fits no parameter."""
+    asked = (TOKENIZERS_STAY, *config.trainable) if config.freeze_patch_embed else config.trainable
+    if asked == rules.EVERYTHING and config.optim.layer_decay == 1:
+        return trainable.EVERYTHING
+    key = jax.random.key(config.seed)
+    params = jax.eval_shape(lambda: state.init_variables(model, key, objective)[0]["params"])
+    try:
+        return trainable.partition(asked, params)
+    except ValueError as error:
+        raise UserError(f"config.trainable: {error}") from error
 
 
 def build_job(config: PretrainConfig, workdir: pathlib.Path) -> TrainingJob:
@@ -193,10 +213,11 @@ def load_pretrained(fresh: state.TrainState, job: TrainingJob, workdir: pathlib.
     if jax.process_index() == 0:
         start.write(summaries, workdir / "init.json")
     params = filled["params"]
+    adapters = {lora.KEY: fresh.params[lora.KEY]} if lora.KEY in fresh.params else {}
     batch_stats = jax.tree.map(_like, filled["batch_stats"], fresh.model_state["batch_stats"])
     return dataclasses.replace(
         fresh,
-        params=jax.tree.map(_like, params, fresh.params),
+        params=jax.tree.map(_like, {**params, **adapters}, fresh.params),
         teacher=jax.tree.map(_like, {part: params[part] for part in fresh.teacher}, fresh.teacher),
         model_state=fresh.model_state | {"batch_stats": batch_stats},
     )

@@ -121,7 +121,9 @@ def _start(
     restored = checkpoints.restore(job.abstract)
     if restored is None:
         state = jobs.initial_state(job, workdir)
-        LOG.info("new run: %.1f M parameters", trees.count(state.params) / 1e6)
+        trained = jax.eval_shape(job.partition.split, state.params)
+        whole, trained = (trees.count(x) / 1e6 for x in (state.params, trained))
+        LOG.info("new run: %.1f M parameters, %.3g M of them train (%.1f %%)", whole, trained, 100 * trained / whole)
         return state, 0, LossMonitor(workdir, **guard)
     if not job.config.resume.force:
         contract.check_resumed(restored.meta["contracts"], job.contracts)

@@ -8,9 +8,12 @@ import jax
 import optax
 from jax import numpy as jnp
 
+from unimedi_jax import lora, trainable
 from unimedi_jax.models import towers
 from unimedi_jax.objectives import Objective, base, unimedi
 from unimedi_jax.typing import Array, Key, Params, PyTree
+
+ADAPTERS = 2**31 - 1  # folded into a run's key for their start: no run has so many steps
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -19,7 +22,7 @@ class TrainState:
     """Everything a run needs to go on, apart from its place in the data."""
 
     step: Array  # int32 scalar, the only truth about progress
-    params: Params
+    params: Params  # with adapters beside them where config.trainable asks for any
     teacher: Params  # moving average of the objective's parts of `params`; {} where it has no teacher
     opt_state: optax.OptState
     model_state: PyTree  # batch_stats of the projections, and the objective's own: centres of the distillation, say
@@ -55,19 +58,23 @@ def init_variables(
 
 
 def make_init(
-    model: towers.UniMedI, tx: optax.GradientTransformation, objective: Objective
+    model: towers.UniMedI,
+    tx: optax.GradientTransformation,
+    objective: Objective,
+    partition: trainable.Partition = trainable.EVERYTHING,
 ) -> Callable[[Key[Array, ""]], TrainState]:
-    """A function from a key to the state before the first step."""
+    """A function from a key to the state before the first step; what `partition` freezes has no optimiser state."""
 
     def init(key: Key[Array, ""]) -> TrainState:
         variables, run_key = init_variables(model, key, objective)
-        params = variables["params"]
+        base = variables["params"]
+        params = partition.with_adapters(base, jax.random.fold_in(run_key, ADAPTERS))
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
             # Copied: donating the state must not hand the same buffer over twice.
-            teacher=jax.tree.map(jnp.copy, {part: params[part] for part in objective.teacher_parts(model)}),
-            opt_state=tx.init(params),
+            teacher=jax.tree.map(jnp.copy, {part: base[part] for part in objective.teacher_parts(model)}),
+            opt_state=tx.init(partition.split(params)),
             model_state={"batch_stats": variables.get("batch_stats", {}), **objective.state(model)},
             key=run_key,
             skipped=jnp.zeros((), jnp.int32),
@@ -83,5 +90,6 @@ def variables(state: TrainState, network: str = "student") -> PyTree:
         raise ValueError(f"network is student or teacher, not {network!r}")
     if network == "teacher" and not state.teacher:
         raise ValueError("this run has no teacher")
-    params = state.params if network == "student" else {**state.params, **state.teacher}
+    params = lora.merge(state.params)
+    params = params if network == "student" else {**params, **state.teacher}
     return {"params": params, "batch_stats": state.model_state["batch_stats"]}

@@ -6,27 +6,30 @@ import jax
 import optax
 from jax import numpy as jnp
 
-from unimedi_jax import optim, trees
+from unimedi_jax import lora, optim, trainable, trees
 from unimedi_jax.mean import Mean
 from unimedi_jax.models import towers
 from unimedi_jax.objectives import Objective, base
 from unimedi_jax.train import gradcache
 from unimedi_jax.train.state import TrainState
-from unimedi_jax.typing import Array, Batch, Metrics
-
-TOKENIZERS = ("vision/patch_", "vision/subpatch_")  # how the names of their parameters start
+from unimedi_jax.typing import Array, Batch, Metrics, Params
 
 
-def by_stage(model: towers.UniMedI, objective: Objective, parts: int) -> base.LossFunction:
+def by_stage(
+    model: towers.UniMedI, objective: Objective, parts: int, whole: Callable[[Params], Params] = lora.merge
+) -> base.LossFunction:
     """Loss and gradients by the stage that a step belongs to, of a batch in so many parts.
+
+    `whole` makes the networks' parameters of those that the gradients are with respect to.
 
     All stages are in one program, of which a step runs the branch of its own: shapes may differ between them.
     """
 
     def of(stage: Objective) -> base.LossFunction:
         if parts > 1:
-            return gradcache.value_and_grad(model, stage, parts)
-        return jax.value_and_grad(base.loss_function(model, stage), has_aux=True)
+            return gradcache.value_and_grad(model, stage, parts, whole)
+        loss = base.loss_function(model, stage)
+        return jax.value_and_grad(lambda params, *rest: loss(whole(params), *rest), has_aux=True)
 
     functions = [of(stage) for stage in objective.stages()]
     if len(functions) == 1:
@@ -43,38 +46,37 @@ def make_train_step(
     ema: Callable[[Array], Array],
     accumulate: int = 1,
     freeze_last_layer_steps: int = 0,
-    freeze_patch_embed: bool = False,
+    partition: trainable.Partition = trainable.EVERYTHING,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """`step(state, batch) -> (state, metrics)`; `schedule` and `ema` map a step to learning rate and momentum.
 
     The batch passes in `accumulate` parts (UniMedI's objective alone); all samples are negatives of each other all the
     same. The teacher follows after the optimiser: teacher = m teacher + (1 - m) student. `freeze_last_layer_steps`
-    freezes the prototypes at the start (DINO), `freeze_patch_embed` both tokenizers (A-CLIP).
+    freezes the prototypes at the start (DINO). Gradients, and `norm/grads`, are those of what trains by `partition`.
 
     Where the loss, the gradients or the state after the step is not finite, the state stays as it is, bit for bit: only
     `step` and the counts of skipped steps move. The optimiser counts the steps it took, `step - skipped`.
     """
 
-    value_and_grad = by_stage(model, objective, accumulate)
-
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
+        trained = partition.split(state.params)
+        value_and_grad = by_stage(model, objective, accumulate, lambda x: lora.merge(partition.join(state.params, x)))
         (loss, (metrics, model_state)), grads = value_and_grad(
-            state.params, state.teacher, state.model_state, batch, key, state.step
+            trained, state.teacher, state.model_state, batch, key, state.step
         )
         unfrozen = (state.step >= freeze_last_layer_steps).astype(jnp.float32)
 
         def freeze(name: str, x: Array) -> Array:
-            if name.endswith("last_layer"):
-                return x * unfrozen
-            return jnp.zeros_like(x) if freeze_patch_embed and name.startswith(TOKENIZERS) else x
+            return x * unfrozen if name.endswith("last_layer") else x
 
         # Gradients, so that no moments gather; updates, because decoupled weight decay needs no gradient.
         grads = trees.map_with_name(freeze, grads)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, trees.map_with_name(freeze, updates))
+        updates, opt_state = tx.update(grads, state.opt_state, trained)
+        params = partition.join(state.params, optax.apply_updates(trained, trees.map_with_name(freeze, updates)))
         momentum = ema(state.step)
-        teacher = optim.average(state.teacher, {k: params[k] for k in state.teacher}, momentum)
+        student = lora.merge(params)
+        teacher = optim.average(state.teacher, {k: student[k] for k in state.teacher}, momentum)
         norms = {"norm/grads": optax.tree.norm(grads), "norm/params": optax.tree.norm(params)}
         finite = jnp.isfinite(jnp.stack([loss, *norms.values(), optax.tree.norm((teacher, model_state))])).all()
         params, teacher, opt_state, model_state = jax.tree.map(

@@ -487,3 +487,27 @@ def test_pictures_alone_need_no_patient_and_no_report(folder):
     path.write_text("path\nf0.png\n")
     with pytest.raises(UserError, match="lacks the columns modality in its first line: it needs path, modality, and"):
         manifest.read_pictures(path)
+
+
+def test_studies_are_of_one_patient_and_views_stay_as_they_are(table):
+    rows = [
+        film(0, study="1.0", view="Lateral", series=""),
+        film(1, study="1", view="PA", series=""),
+        film(2, study="", view="", series="", patient=TRAIN[0]),
+        film(3, study="1", view="ap", series="", patient=TRAIN[0]),
+    ]
+    source = table(rows, ("path", "modality", "report", "patient", "study", "view", "series"))
+    assert source.columns == ("study", "view", "series")
+    assert source.contract["columns"] == ["study", "view", "series"]
+    records = [source.convert(row) for row in source.rows]
+    first, other, blank, same = records
+    assert first["study"] == same["study"]
+    assert first["study"] != other["study"], "of another patient"
+    assert len(first["study"]) == 16
+    assert "1" not in (first["study"], other["study"])
+    assert blank["study"] == ""
+    assert [one["view"] for one in records] == ["Lateral", "PA", "", "ap"]
+    plain = table([film(0)], ("path", "modality", "report", "patient"))
+    assert plain.columns == ()
+    assert not {"columns", *source.columns} & {*plain.contract, *plain.convert(plain.rows[0])}
+    assert "columns" not in repr(plain.rows[0])

@@ -54,7 +54,8 @@ def test_the_contract_of_the_embedded_set_names_no_new_setting():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"split": "exam"}, {"nodules": "anywhere"}, {"both": -1}, {"train_cts": -3}, {"train_xrays": -1}]
+    "settings",
+    [{"views": 3}, {"split": "exam"}, {"nodules": "anywhere"}, {"both": -1}, {"train_cts": -3}, {"train_xrays": -1}],
 )
 def test_a_wrong_setting_is_one_line(settings):
     with pytest.raises(UserError, match=next(iter(settings))):

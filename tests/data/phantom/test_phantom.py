@@ -40,8 +40,10 @@ def draw(modality, labels, seed):
     rng = np.random.default_rng([7, seed])
     upright = modality == "xray"
     patient = patients.draw_patient(rng, upright=upright, enlarged="cardiomegaly" in labels)
-    examine = phantom.xray if upright else phantom.ct
-    return examine(patient, labels, rng)
+    if not upright:
+        return phantom.ct(patient, labels, rng)
+    thorax, lesions = phantom.standing(patient, labels, rng)
+    return lesions, phantom.take_xray(thorax, lesions, rng)
 
 
 # ---- the source ----

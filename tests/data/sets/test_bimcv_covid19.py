@@ -58,6 +58,7 @@ def test_cts_with_spanish_reports(tree, build):
     of = {one["patient"]: one for one in by_id.values()}
     assert of["sub-S03044"]["report"] == SPANISH.format("izquierdo")
     assert of["sub-S03044"]["labels"].tolist() == [1, 0]
+    assert all(one["study"].startswith("ses-") and "view" not in one for one in by_id.values())
     assert all(map(math.isnan, of["sub-S03045"]["labels"])), "unchanged"
     assert of["sub-S03045"]["volume"].max() <= 3071
     assert made.contract["notes"]["metal_clipped"] == 1
@@ -80,6 +81,7 @@ def test_films_and_any_language(tree, build):
     assert sum(made.splits().values()) == 5
     [film_record] = [one for split in made.records.values() for one in split.values() if "image" in one]
     assert film_record["labels"].tolist() == [1], "labels parted by commas"
+    assert film_record["view"] in ("pa", "ap")
     assert made.counted("films that are not frontal, or of unknown view 1")
 
 

@@ -43,6 +43,7 @@ def test_reports_and_labels(tree, build):
     one = made.record(f"PNG/PNG/{path(2)}".replace(".jpg", ".png"), "train")
     assert one["report"] == "1. No acute disease of the chest. The lungs of patient 2 are clear."
     assert one["patient"] == "patient00002"
+    assert (one["study"], one["view"]) == ("study1", "frontal")
     of = dict(zip(made.contract["labels"], one["labels"].tolist(), strict=True))
     assert (of["Edema"], of["Fracture"]) == (1, 0)
     assert math.isnan(of["Pneumonia"])

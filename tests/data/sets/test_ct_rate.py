@@ -50,6 +50,7 @@ def test_the_whole_set(tree, build):
     one = made.record(volume_path("train_1_a_2", "train_fixed"), "train")
     assert one["report"] == "Normal CT of the chest. " + FINDINGS.format("train_1_a_2")
     assert one["patient"] == "train_1"
+    assert (one["study"], one["series"]) == ("train_1_a", "train_1_a_2")
     assert one["labels"].tolist() == [float(k == 2) for k in range(18)]
     assert one["volume"].min() < -980
     for line in (

@@ -78,6 +78,8 @@ def test_the_whole_set(tree, build):
     first = made.record(path("a1"), "train")
     assert first["report"] == "no pneumonia in case the lungs are clear 1 cm nodule", "MGCA loses `1.`"
     assert first["patient"] == "p10000032"
+    assert (first["study"], first["view"]) == ("s50414267", "PA")
+    assert made.contract["source"]["columns"] == ["study", "view"]
     assert made.contract["labels"] == list(LABELS)
     assert first["labels"][:2].tolist() == [1, 0]
     assert all(map(math.isnan, first["labels"][2:]))
@@ -114,7 +116,11 @@ def test_reports_in_mit_lcp_s_section_table(tree, build, tmp_path):
     )
     report = {"style": "plain", "empty": "last_paragraph"}
     made = build("mimic_cxr", tree[0], report, reports=str(table), labeler="", views="PA,AP,LATERAL")
-    assert made.record(path("a2"), "train")["report"] == "No pneumonia, seen."
+    lateral, frontal = (made.record(path(name), "train") for name in ("a2", "a1"))
+    assert lateral["report"] == "No pneumonia, seen."
+    assert lateral["study"] == frontal["study"]
+    assert (lateral["view"], frontal["view"]) == ("LATERAL", "PA")
+    assert made.contract["pictures_sharing_a_report"] == 2
     assert made.record(path("a3"), "train")["report"] == "A paragraph of the lungs."
     assert made.splits() == {"train": 3, "val": 1}
 

@@ -37,6 +37,7 @@ def test_spanish_reports(tree, build):
     made = build("padchest", tree, labels="cardiomegaly,normal")
     by_patient = {one["patient"]: one for part in made.records.values() for one in part.values()}
     assert by_patient.keys() == {"p1", "p3", "p5"}
+    assert all(one["study"] and one["view"] in ("PA", "AP", "AP_horizontal") for one in by_patient.values())
     assert by_patient["p1"]["report"] == SPANISH.format(1).strip()
     assert by_patient["p1"]["labels"].tolist() == [0, 1]
     assert by_patient["p3"]["labels"].tolist() == [1, 0]

@@ -40,6 +40,8 @@ def test_frontal_films_with_their_reports(tree, build):
     one = made.record("deid_png/Pc/Ac/studies/1.c/series/2.0/instances/3.0.png", "val")
     assert one["report"] == "No acute disease of the chest. The lungs of c are clear."
     assert one["patient"] == "Pc"
+    assert one["view"] == "PA"
+    assert one["study"]
     for line in (
         "studies 4 160,000 DIFFERS",
         "films 12 273,004 DIFFERS",
