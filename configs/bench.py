@@ -1,6 +1,7 @@
-"""How fast it is, here: configs/bench.py:step, :input, :checkpoint, :compile, :build, :decode, :all, or :step+input.
+"""How fast it is, here: configs/bench.py:step, :input, :checkpoint, :compile, :build, :decode, :search or :all.
 
-Further words are presets of configs/pretrain.py: `:step,demo` measures the demo's step instead of ViT-B's.
+Several are joined by a plus, as in :step+input. Further words are presets of configs/pretrain.py: `:step,demo` measures
+the demo's step instead of ViT-B's.
 """
 
 from ml_collections import ConfigDict

@@ -41,7 +41,7 @@ LAYERS = (
     ("report",),
     ("evaluation",),
     ("train",),
-    ("export", "comparison", "aot", "bench", "prediction"),
+    ("export", "comparison", "aot", "bench", "prediction", "search"),
     ("messages", "cli"),
     ("main",),
 )

@@ -7,7 +7,7 @@ import ml_collections
 import psutil
 
 from data.errors import UserError
-from unimedi_jax.bench import decoding, measure, overheads, reading, step
+from unimedi_jax.bench import decoding, measure, overheads, reading, searching, step
 
 LOG = logging.getLogger(__name__)
 IDLE = 10  # per cent of the processors' time that others may take
@@ -19,6 +19,7 @@ BENCHES = {
     "compile": overheads.compiling,
     "build": reading.build,
     "decode": decoding.run,
+    "search": searching.run,
 }
 
 

@@ -8,7 +8,7 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pydicom
@@ -22,7 +22,9 @@ from data.readers import volumes, xrays
 from data.readers.files import BadInput
 from data.reports import text
 from data.source import Rejected
-from unimedi_jax.inference import pretrained
+
+if TYPE_CHECKING:  # what reads an upload in a process of its own waits for no JAX
+    from unimedi_jax.inference import pretrained
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 LONGEST_STEM = 200  # bytes of a file's name, which file systems limit to 255
@@ -133,7 +135,7 @@ def series(item: Item) -> str:
     return uids.most_common(1)[0][0] if uids else ""
 
 
-def check(trained: pretrained.Pretrained) -> None:
+def check(trained: "pretrained.Pretrained") -> None:
     """Compares the contracts that a network was trained with to the rules of this version's readers.
 
     Raises:
