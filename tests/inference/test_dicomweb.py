@@ -172,10 +172,11 @@ def test_a_server_that_fails_is_one_line(server, answer):
 def test_hostile_instances_are_judged_by_the_readers(server, temporary):
     film = server.instances[STUDY, FILM, "DX"][0]
     uid = dicom_bytes(corpus.film().astype(np.uint16), Modality="DX", SOPInstanceUID="1.2.9.1.1")
-    server.instances[STUDY, FILM, "DX"] = [film[:-1000], b"junk", uid.replace(b"1.2.9.1.1", b"../../../x")]
+    odd = [film[:-1000], b"junk", uid.replace(b"1.2.9.1.1", b"../../../x"), film[:-1000]]  # the last has a UID again
+    server.instances[STUDY, FILM, "DX"] = odd
     with dicomweb.opened(address(server), 1.0) as folder:
         assert all(path.is_relative_to(temporary) for path in folder.rglob("*"))
-        assert len(list((folder / FILM).iterdir())) == 3
+        assert len(list((folder / FILM).iterdir())) == 4
         items, refused = sources.find(folder)
         list(sources.read(items, "xray", refused))
     assert {one.reason.partition(":")[0] for one in refused} >= {"dicom_truncated"}

@@ -94,7 +94,7 @@ def test_files_and_lists_of_reports_are_indexed_and_the_unreadable_named(model, 
     assert np.isnan(index.z_report).all()
     printed = capsys.readouterr().out
     assert "1 left out, see" in printed
-    assert "2 xray" in printed
+    assert "2 X-rays" in printed
     assert "c.png" in (tmp_path / "index" / "index.rejected.jsonl").read_text()
     (tmp_path / "reports.txt").write_text("There is a nodule.\n\nNo effusion.\n")
     run(index=tmp_path / "texts", checkpoint="run", source=tmp_path / "reports.txt")

@@ -162,7 +162,7 @@ def test_the_files_are_their_owners_alone(tmp_path):
     embed.Embeddings(ids, kinds, z, z, z, nothing, nothing.astype(np.int32)).save(tmp_path / "all.npz")
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "4 ct" in done.stdout
+    assert "4 CTs" in done.stdout
     places = [tmp_path / "index", *(tmp_path / "index").rglob("*")]
     assert {oct(path.stat().st_mode & 0o777) for path in places if path.is_dir()} == {"0o700"}
     assert {oct(path.stat().st_mode & 0o777) for path in places if path.is_file()} == {"0o600"}

@@ -95,7 +95,9 @@ def _download(address: Address, folder: pathlib.Path, most: int, setting: str) -
                 count += 1
                 if count > MOST_INSTANCES:
                     raise TooMuchError
-                (folder / uid / _name(part, count)).write_bytes(part)
+                path = folder / uid / _name(part, count)
+                path = path.with_name(f"{count:05d}.dcm") if path.exists() else path  # none takes another's place
+                path.write_bytes(part)
     except TooMuchError as error:
         limit = f"{most / (1 << 30):.3g} GB (config.download_gb)"
         raise UserError(f"{setting}: the study has more than {limit} or {MOST_INSTANCES} instances") from error

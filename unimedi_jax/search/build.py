@@ -141,16 +141,17 @@ def _embedded(model: embed.Model, batch: Sequence[Entry], facts: Mapping[str, An
     """The rows of each array of a batch of one modality."""
     count, width, size = len(batch), facts["width"], facts["picture_size"]
     z, z_report = (np.full((count, width), np.nan, np.float32) for _ in range(2))
-    scores = None
     if batch[0].pixels is not None:
-        values = model.features(batch[0].case.modality, np.stack([entry.pixels for entry in batch]))
-        z[:], scores = values.z, values.slice_scores
+        z[:] = model.features(batch[0].case.modality, np.stack([entry.pixels for entry in batch])).z
     with_report = [i for i, entry in enumerate(batch) if entry.case.report]
     if with_report and model.pretrained.tokenizer is not None:
         z_report[with_report] = model.embed_reports([batch[i].case.report for i in with_report])
-    shown = [pictures.small(entry.pixels, size, None if scores is None else scores[i]) for i, entry in enumerate(batch)]
     labels = [[entry.labels.get(name, -1) for name in facts["labels"]] for entry in batch]
-    arrays = {"z": z, "z_report": z_report, "pictures": np.stack(shown)}
+    arrays = {
+        "z": z,
+        "z_report": z_report,
+        "pictures": np.stack([pictures.small(entry.pixels, size) for entry in batch]),
+    }
     return arrays | {"labels": np.array(labels, np.int8).reshape(count, -1)}
 
 

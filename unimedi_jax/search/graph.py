@@ -75,9 +75,7 @@ def of(index: Index, name: str) -> Graph | None:
     """The graph of an index; None where it has none. Raises UserError for a damaged one."""
     if f"graph_{name}.rows.npy" not in index.graphs:
         return None
-    if name not in index.opened:
-        index.opened[name] = _open(index, name)
-    return index.opened[name]
+    return index.once(("graph", name), lambda: _open(index, name))
 
 
 def _open(index: Index, name: str) -> Graph:

@@ -11,7 +11,7 @@ import numpy as np
 
 from data import pages
 from unimedi_jax.report import page as report_page
-from unimedi_jax.search import pictures, query, view
+from unimedi_jax.search import pictures, query, ranking, view
 from unimedi_jax.search.ranking import Filters
 from unimedi_jax.search.store import Index
 
@@ -76,9 +76,10 @@ def _render(index: Index, shown: view.Shown | None, asked: Asked, *, served: boo
 
 
 def _choices(index: Index) -> dict[str, list[str]]:
-    modalities, splits = (sorted(set(index.columns[name]) - {""}) for name in ("modality", "split"))
-    known = [name for i, name in enumerate(index.facts["labels"]) if (index.labels[:, i] == 1).any()]
-    return {"modalities": [name for name in modalities if name in ("xray", "ct")], "splits": splits, "labels": known}
+    modalities = [name for name in ranking.values(index, "modality") if name in ("xray", "ct")]
+    names = enumerate(index.facts["labels"])
+    labels = index.once("findings", lambda: [name for i, name in names if (index.labels[:, i] == 1).any()])
+    return {"modalities": modalities, "splits": ranking.values(index, "split"), "labels": labels}
 
 
 def _cards(index: Index, hits: list[tuple[Any, dict[str, Any]]]) -> list[dict[str, Any]]:

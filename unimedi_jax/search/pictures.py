@@ -1,26 +1,21 @@
-"""Small pictures of cases, for a page: an X-ray as it is read, of a CT one axial slice."""
+"""Small pictures of cases, for a page: an X-ray as it is read, of a CT its middle slice."""
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
 from unimedi_jax.report import figures
 
 
-def small(
-    pixels: np.ndarray | None, size: int, scores: Float[np.ndarray, " layers"] | None = None
-) -> UInt8[np.ndarray, "s s"]:
+def small(pixels: np.ndarray | None, size: int) -> UInt8[np.ndarray, "s s"]:
     """An X-ray uint8 (y, x) or a CT int16 HU (z, y, x) at `size` x `size` pixels; black where there is none.
 
-    Of a CT the middle of the layer with the highest of `scores` (eq. 2) is shown, without them its middle slice; in the
-    lung window, the patient's right at left.
+    Of a CT the middle slice is shown, in the lung window, the patient's right at left.
     """
     if pixels is None or not size:
         return np.zeros((size, size), np.uint8)
     if pixels.ndim == 3:
-        depth = len(pixels) if scores is None else len(pixels) // len(scores)
-        layer = 0 if scores is None else int(np.argmax(scores))
-        pixels = figures.lung_window(pixels[layer * depth + depth // 2])
+        pixels = figures.lung_window(pixels[len(pixels) // 2])
     return cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA)
 
 

@@ -99,5 +99,5 @@ def facts(index: Index, hit: Hit, *, show_reports: bool) -> dict[str, Any]:
 
 
 def findings(labels: Mapping[str, int | None]) -> str:
-    """The names of the findings that a case has; a dash where none is known."""
-    return ", ".join(name for name, value in labels.items() if value) or "-"
+    """The names of the findings that a case has."""
+    return ", ".join(name for name, value in labels.items() if value) or "no finding marked"

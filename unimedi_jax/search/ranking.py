@@ -36,21 +36,25 @@ def allowed(index: Index, filters: Filters) -> Bool[np.ndarray, " n"] | None:
     Raises:
         UserError: the index has no such label, modality or split.
     """
-    passed = None
+    masks = []
     for name in ("modality", "split"):
         if value := getattr(filters, name):
-            known = sorted(set(index.columns[name]) - {""})
+            known = values(index, name)
             if value not in known:
                 raise UserError(f"config.{name}={value}: the index has {', '.join(known) or 'none'}")
-            mask = index.columns[name] == value
-            passed = mask if passed is None else passed & mask
+            masks.append(index.once((name, value), lambda name=name, value=value: index.columns[name] == value))
     if filters.label:
         known = index.facts["labels"]
         if filters.label not in known:
             raise UserError(f"config.label={filters.label}: the index has {', '.join(known) or 'no labels'}")
-        mask = index.labels[:, known.index(filters.label)] == 1
-        passed = mask if passed is None else passed & mask
-    return passed
+        column = known.index(filters.label)
+        masks.append(index.once(("label", column), lambda: index.labels[:, column] == 1))
+    return np.logical_and.reduce(masks) if masks else None
+
+
+def values(index: Index, name: str) -> list[str]:
+    """What a column, "modality" or "split", holds, without blanks."""
+    return index.once(("values", name), lambda: sorted(set(index.columns[name]) - {""}))
 
 
 def nearest(

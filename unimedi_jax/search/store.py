@@ -19,7 +19,7 @@ import pathlib
 import re
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -53,7 +53,7 @@ class Index:
     pictures: UInt8[np.ndarray, "n s s"]
     columns: dict[str, np.ndarray]  # "id", "patient", "modality", "split" (n,) text; "start" (n,) bytes into CASES
     graphs: dict[str, np.ndarray]  # of `graph.py`, by the names of their files
-    opened: dict[str, Any] = dataclasses.field(default_factory=dict)  # those that were walked, in memory
+    computed: dict[Any, Any] = dataclasses.field(default_factory=dict)  # of `once`
 
     def __len__(self) -> int:
         return self.facts["rows"]
@@ -62,6 +62,12 @@ class Index:
     def part(self) -> pathlib.Path:
         """The folder of the files that index.json names."""
         return self.folder / self.facts["part"]
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make` gives, computed once for an opened index: graphs in memory, what filters let pass."""
+        if key not in self.computed:
+            self.computed[key] = make()
+        return self.computed[key]
 
     def report(self, row: int) -> str:
         """The report of a case; "" where the index holds none."""

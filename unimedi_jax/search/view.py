@@ -9,6 +9,7 @@ from unimedi_jax.search.query import Answer
 from unimedi_jax.search.ranking import KINDS, Hit
 from unimedi_jax.search.store import Index
 
+PLURALS = {"xray": "X-rays", "ct": "CTs", "report": "reports"}
 LONGEST_ID = 40  # letters of an id in the table
 
 
@@ -53,6 +54,6 @@ def table(shown: Shown) -> str:
 
 def summary(index: Index) -> str:
     """How many cases of which kind an index holds."""
-    counts = collections.Counter(index.columns["modality"])
-    parts = [f"{count} {name or 'of no modality'}" for name, count in sorted(counts.items())]
+    counts = index.once("counts", lambda: collections.Counter(index.columns["modality"]))
+    parts = [f"{count:,} {PLURALS.get(name, name)}" for name, count in sorted(counts.items())]
     return ", ".join(parts) or "no cases"
