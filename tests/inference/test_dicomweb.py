@@ -3,6 +3,7 @@
 import io
 import logging
 import pathlib
+import sys
 import tempfile
 
 import numpy as np
@@ -187,3 +188,9 @@ def test_no_server_is_one_line():
         gone = address(server)
     with pytest.raises(UserError, match=r"the server cannot be read \(ConnectionError\)"), dicomweb.opened(gone, 1.0):
         pass
+
+
+def test_without_its_client_a_line_says_what_to_install(server, monkeypatch):
+    monkeypatch.setitem(sys.modules, "dicomweb_client.web", None)
+    with pytest.raises(UserError, match=r"pip install -r requirements-dicomweb.txt"):
+        dicomweb.opened(address(server), 1.0).__enter__()

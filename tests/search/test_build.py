@@ -123,12 +123,13 @@ def test_an_index_of_the_embed_jobs_file(tmp_path, suffix):
     assert index.columns["modality"].tolist() == kinds.tolist()
     np.testing.assert_array_equal(index.z, np.where(kinds[:, None] == "report", np.nan, z))
     np.testing.assert_array_equal(index.z_report, z_report)
-    (tmp_path / f"no{suffix}").write_bytes(b"PAR1 or PK")
-    with pytest.raises(UserError, match="no file of embeddings"):
-        run(index=tmp_path / "other", source=tmp_path / f"no{suffix}")
+    for content in (b"PAR1 or PK", (tmp_path / f"all{suffix}").read_bytes()[:-30], b""):
+        (tmp_path / f"no{suffix}").write_bytes(content)
+        with pytest.raises(UserError, match="no file of embeddings"):
+            run(index=tmp_path / "other", source=tmp_path / f"no{suffix}")
 
 
-def test_many_cases_get_a_graph_that_outlives_a_deletion(tmp_path):
+def test_many_cases_get_a_graph_that_outlives_interruption_and_deletion(tmp_path, monkeypatch):
     z = np.random.default_rng(1).standard_normal((60, 8)).astype(np.float32)
     z /= np.linalg.norm(z, axis=1, keepdims=True)
     nothing = np.zeros((60, 0), np.float32)
@@ -136,6 +137,11 @@ def test_many_cases_get_a_graph_that_outlives_a_deletion(tmp_path):
     embed.Embeddings(ids, np.full(60, "xray"), z, z, z, nothing, nothing.astype(np.int32)).save(tmp_path / "all.npz")
     run(index=tmp_path / "index", source=tmp_path / "all.npz", exact=50)
     assert len(store.read(tmp_path / "index").graphs) == 6
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "add_graphs", lambda *_: None)  # as if it had been interrupted there
+        run(index=tmp_path / "again", source=tmp_path / "all.npz", exact=50)
+    run(index=tmp_path / "again", source=tmp_path / "all.npz", exact=50)
+    assert len(store.read(tmp_path / "again").graphs) == 6
     run(index=tmp_path / "index", delete="case 7", exact=50)
     index = store.read(tmp_path / "index")
     assert len(index) == 59

@@ -1,6 +1,7 @@
 """The nearest rows: exactly those of scikit-learn, and along the graph those of faiss's own."""
 
 import dataclasses
+import sys
 
 import faiss
 import numpy as np
@@ -140,3 +141,11 @@ def test_a_graph_that_leads_elsewhere_is_refused(large):
     ):
         with pytest.raises(UserError, match="a graph that no build makes"):
             graph.check(*damaged, len(large))
+
+
+def test_without_faiss_a_line_says_what_to_install(large, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    query = unit_rows(1, 16)[0]
+    with pytest.raises(UserError, match=r"pip install -r requirements-faiss.txt"):
+        ranking.nearest(dataclasses.replace(large, computed={}), "pictures", query, 3, None, exact=100)
+    assert len(ranking.nearest(large, "pictures", query, 3, None, exact=4000)) == 3

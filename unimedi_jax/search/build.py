@@ -3,6 +3,7 @@
 import itertools
 import logging
 import pathlib
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -40,7 +41,7 @@ def of_entries(
     identity = fingerprint.facts([entries.facts, made_by, picture_size, keep_reports])
     facts = _facts(entries.total, width, entries.labels, picture_size, identity)
     facts |= {"network": made_by, "has_reports": keep_reports}
-    if is_there(folder, identity):
+    if is_there(folder, identity, exact):
         return
     if entries.total > exact:
         graph.library()  # what is missing is said before hours of work, not after them
@@ -75,7 +76,7 @@ def of_embeddings(folder: pathlib.Path, path: pathlib.Path, *, exact: int) -> No
     """
     status = path.stat()
     identity = fingerprint.facts([path.name, status.st_size, status.st_mtime_ns])
-    if is_there(folder, identity):
+    if is_there(folder, identity, exact):
         return
     try:
         columns = _columns(path)
@@ -86,7 +87,7 @@ def of_embeddings(folder: pathlib.Path, path: pathlib.Path, *, exact: int) -> No
         arrays = store.allocate(folder / facts["part"], facts)
         arrays["z"][:] = np.where((kinds == "report")[:, None], np.nan, z)
         arrays["z_report"][:] = z_report
-    except (KeyError, ValueError, OSError, TypeError) as error:
+    except (KeyError, ValueError, OSError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is no file of embeddings as configs/embed.py writes them: embed again") from error
     rows = zip(ids.tolist(), kinds.tolist(), strict=True)
     lines = [cases.line(Case(name, modality=kind), keep_report=False) for name, kind in rows]
@@ -94,8 +95,12 @@ def of_embeddings(folder: pathlib.Path, path: pathlib.Path, *, exact: int) -> No
     _finish(folder, facts, exact)
 
 
-def is_there(folder: pathlib.Path, identity: str) -> bool:
-    """Whether the index has been built already. Raises UserError where the folder holds another."""
+def is_there(folder: pathlib.Path, identity: str, exact: int) -> bool:
+    """Whether the index has been built already; graphs that its build was interrupted before are added.
+
+    Raises:
+        UserError: the folder holds another index.
+    """
     if not (folder / store.FACTS).exists():
         return False
     known = json_files.read_object(folder / store.FACTS, store.ADVICE).get("identity")
@@ -105,6 +110,7 @@ def is_there(folder: pathlib.Path, identity: str) -> bool:
             "another folder; to search it, leave config.data and config.source empty"
         )
     LOG.info("%s is built already", folder)
+    add_graphs(folder, exact)
     return True
 
 
