@@ -164,7 +164,7 @@ def _embedded(model: embed.Model, batch: Sequence[Entry], facts: Mapping[str, An
 def _columns(path: pathlib.Path) -> dict[str, np.ndarray]:
     names = ("ids", "modality", "z", "z_report")
     if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in names}
     table = parquet.read_table(path)
     columns = {name: table[name].combine_chunks() for name in names if name in table.column_names}

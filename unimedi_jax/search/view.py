@@ -9,7 +9,7 @@ from unimedi_jax.search.query import Answer
 from unimedi_jax.search.ranking import KINDS, Hit
 from unimedi_jax.search.store import Index
 
-PLURALS = {"xray": "X-rays", "ct": "CTs", "report": "reports"}
+NAMES = {"xray": "X-ray", "ct": "CT", "report": "report"}
 LONGEST_ID = 40  # letters of an id in the table
 
 
@@ -55,5 +55,5 @@ def table(shown: Shown) -> str:
 def summary(index: Index) -> str:
     """How many cases of which kind an index holds."""
     counts = index.once("counts", lambda: collections.Counter(index.columns["modality"]))
-    parts = [f"{count:,} {PLURALS.get(name, name)}" for name, count in sorted(counts.items())]
+    parts = [f"{count:,} {NAMES.get(name, name)}{'s' * (count != 1)}" for name, count in sorted(counts.items())]
     return ", ".join(parts) or "no cases"
