@@ -14,7 +14,7 @@ from unimedi_jax.search import graph, ranking
 from unimedi_jax.search.ranking import Filters
 from unimedi_jax.search.store import Index
 
-ROWS, QUERIES, NEAREST = 200_000, 20, 10
+ROWS, QUERIES, NEAREST = 200_000, 10, 10
 WIDTHS = (128, 512)  # of the joint space: the default, and CLIP's
 GOAL = "below 50"
 
@@ -38,7 +38,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
 def _along_a_graph(rounds: int) -> list[measure.Result]:
     """Clustered vectors, as embeddings are: random ones in many dimensions have no near neighbours."""
-    index = _random(ROWS // 4, WIDTHS[0], clusters=500)
+    index = _random(ROWS // 10, WIDTHS[0], clusters=200)
     index.graphs.update(graph.build(index, "z"))
     queries = index.z[:: len(index) // QUERIES][:QUERIES]
     times = [_milliseconds(index, queries, Filters(), exact=0) for _ in range(rounds)]
