@@ -33,6 +33,7 @@ advisories: .venv/run.txt
 	cp requirements.txt $@
 
 .venv/dev.txt: requirements.txt requirements-beam.txt requirements-cloud.txt requirements-wandb.txt requirements-mlflow.txt \
+		requirements-faiss.txt requirements-dicomweb.txt \
 		requirements-dev.txt requirements-judges.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt

@@ -15,7 +15,7 @@ from setuptools.command.build_py import build_py
 
 ROOT = pathlib.Path(__file__).parent
 HOUSE, INSIDE = "unimedi_jax", ("data", "configs")
-EXTRAS = ("cuda", "tpu", "beam", "cloud", "translate", "gpl", "wandb", "mlflow", "aot", "dev")
+EXTRAS = ("cuda", "tpu", "beam", "cloud", "translate", "gpl", "wandb", "mlflow", "faiss", "dicomweb", "aot", "dev")
 
 
 def requirements(name: str) -> list[str]:

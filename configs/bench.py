@@ -1,4 +1,5 @@
-"""How fast it is, here: configs/bench.py:step, :input, :checkpoint, :compile, :build, :decode, :embed, :start or :all.
+"""How fast it is, here: configs/bench.py:step, :input, :checkpoint, :compile, :build, :decode, :embed, :start, :search
+or :all.
 
 Several are joined by a plus, as in :step+input. Further words are presets of configs/pretrain.py: `:step,demo` measures
 the demo's step instead of ViT-B's. With `--config.pretrain.trainable=...` the step is measured beside the one that

@@ -45,7 +45,7 @@ LAYERS = (
     ("report",),
     ("evaluation",),
     ("train",),
-    ("export", "comparison", "aot", "bench", "prediction"),
+    ("export", "comparison", "aot", "bench", "prediction", "search"),
     ("messages", "staging", "cli"),
     ("main",),
 )

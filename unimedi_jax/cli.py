@@ -41,6 +41,7 @@ JOBS = {
     "export": "A run as files for timm, transformers, plain PyTorch and ONNX.",
     "embed": "Embeddings of X-rays, CTs and reports.",
     "predict": "Findings, masks or boxes of X-rays and CTs, by prompts or a saved head.",
+    "search": "Similar cases by picture and sentence: an index, a table, a page.",
     "inspect": "What a set, a run or an export holds, and its preprocessing contract.",
     "audit": "Whether names or report text of a raw source are in a folder.",
     "probe": "Classification with a trained encoder.",
@@ -72,6 +73,8 @@ def _module(name: str) -> Any:
             from unimedi_jax.inference import embed as job
         case "predict":
             from unimedi_jax.prediction import predict as job
+        case "search":
+            from unimedi_jax.search import job
         case "inspect":
             from unimedi_jax.report import inspection as job
         case "audit":

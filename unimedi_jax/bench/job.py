@@ -9,7 +9,7 @@ import psutil
 
 from data.errors import UserError
 from unimedi_jax import machine
-from unimedi_jax.bench import building, decoding, embedding, measure, overheads, reading, step
+from unimedi_jax.bench import building, decoding, embedding, measure, overheads, reading, searching, step
 
 LOG = logging.getLogger(__name__)
 IDLE = 10  # per cent of the processors' time that others may take
@@ -23,6 +23,7 @@ BENCHES = {
     "decode": decoding.run,
     "embed": embedding.embed,
     "start": embedding.start,
+    "search": searching.run,
 }
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 
 from unimedi_jax.config import trainable as rules
-from unimedi_jax.config.pretraining import PretrainConfig, check_score
+from unimedi_jax.config.pretraining import SHOWN, PretrainConfig, check_score
 from unimedi_jax.config.recipes import HKBU, VOCO, VOCO_VOLUMES, CropsConfig, FitConfig, VolumesConfig
 
 
@@ -52,12 +52,14 @@ class EmbedConfig:
     # timm:FILE or hf:FOLDER_OR_ID (docs/encoders.md).
     checkpoint: str = ""
     network: str = "student"  # or "teacher": its visual side
-    source: str = ""  # a file, a folder, a DICOM series, a manifest (.csv), or reports (.txt, one a line)
+    # A file, a folder, a DICOM series, a manifest (.csv), reports (.txt, one a line), or dicomweb:URL?study=UID.
+    source: str = ""
     out: str = ""  # .npz or .parquet
     maps: str = ""  # a folder for chosen slices and attention: PNG, and NIfTI on a CT's own voxels
     rows: int = 8  # a batch and device
     ct_slices: bool | None = None  # CTs with their chosen slices, or by the volume alone; None: as in the run
     worker_memory_gb: float = 2.0  # a file that would take more to read is refused by its size
+    download_gb: float = 4.0  # of a study from a DICOMweb server
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +83,51 @@ class PredictConfig:
         check_score(self.score)
         if self.rows < 1:
             raise ValueError(f"config.rows is at least 1, not {self.rows}")
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchConfig:
+    """Similar cases by picture, by sentence or by both, from an index of embeddings (docs/search.md)."""
+
+    job: str = "search"
+    index: str = ""  # its folder; made from `data` or `source` where there is none yet
+    # A run's workdir (its newest; RUN:best or RUN:600 for another checkpoint), an export, or a released encoder:
+    # timm:FILE or hf:FOLDER_OR_ID (docs/encoders.md). Queries need the one that made the index.
+    checkpoint: str = ""
+    network: str = "student"  # or "teacher": its visual side
+    data: str = ""  # what to index: built sets, comma-separated
+    data_dir: str = "records"
+    source: str = ""  # or a .npz or .parquet of configs/embed.py, or what its config.source takes
+    keep_reports: bool = False  # put the texts of reports into the index: without them no page can show any
+    picture_size: int = 96  # pixels of the small pictures in the index, 0 = none
+    query: str = ""  # an X-ray or CT: a file, a DICOM series or dicomweb:URL?study=UID
+    text: str = ""  # a sentence; with `query` the sum of both
+    k: int = 10  # nearest pictures and nearest reports that are shown
+    modality: str = ""  # "xray" or "ct": such cases alone
+    split: str = ""  # cases of this split alone
+    label: str = ""  # cases that have this finding alone
+    out: str = ""  # a .json or .html for the answer
+    serve: int = 0  # the port of a page on this machine's loopback; 0 = none
+    show_reports: str = "no"  # "yes": texts of reports on the page, in the table and in `out`
+    delete: str = ""  # a patient (or a case's id) whose cases are removed from the index
+    exact: int = 1_000_000  # so many cases are compared one by one; with more, by a graph (requirements-faiss.txt)
+    rows: int = 8  # a batch and device
+    ct_slices: bool | None = None  # CTs with their chosen slices, or by the volume alone; None: as in the run
+    worker_memory_gb: float = 2.0  # a picture that would take more to read is refused by its size
+    upload_mb: int = 512  # of one query sent to the page
+    upload_seconds: int = 60  # for which an upload may be read
+    download_gb: float = 4.0  # of a study from a DICOMweb server
+
+    def __post_init__(self) -> None:
+        if SHOWN.get(str(self.show_reports).lower()) is None:
+            raise ValueError(f"config.show_reports is yes or no, not {self.show_reports!r}")
+        if self.serve > 65535:
+            raise ValueError(f"config.serve is a port up to 65535, not {self.serve}")
+
+    @property
+    def shows_reports(self) -> bool:
+        """What `show_reports` says."""
+        return bool(SHOWN[str(self.show_reports).lower()])
 
 
 PROTOCOLS = ("ours", "mgca")  # of evaluations; docs/protocols.md
@@ -351,10 +398,10 @@ class CompileConfig:
 
 @dataclasses.dataclass(frozen=True)
 class BenchConfig:
-    """How fast step, input, checkpoint, compile, build and decode are on this machine."""
+    """How fast step, input, checkpoint, compile, build, decode and search are on this machine."""
 
     job: str = "bench"
-    what: str = "all"  # or step, input, checkpoint, compile, build, decode, embed, start, joined by a plus
+    what: str = "all"  # or step, input, checkpoint, compile, build, decode, embed, start, search, joined by a plus
     rounds: int = 5  # whose median and spread are reported
     vocab_size: int = 28996
     bfloat16: bool = True  # the time of the PyTorch twin in bfloat16 beside it

@@ -14,7 +14,14 @@ from typing import Any, NamedTuple
 
 from unimedi_jax.config import building, jobs, objectives, pretraining
 
-_USE = (jobs.ExportConfig, jobs.EmbedConfig, jobs.PredictConfig, jobs.InspectConfig, jobs.AuditConfig)
+_USE = (
+    jobs.ExportConfig,
+    jobs.EmbedConfig,
+    jobs.PredictConfig,
+    jobs.SearchConfig,
+    jobs.InspectConfig,
+    jobs.AuditConfig,
+)
 _EVALUATE = (jobs.ProbeConfig, jobs.SegmentConfig, jobs.DetectConfig, jobs.RetrieveConfig, jobs.EvaluateConfig)
 _STUDY = (jobs.AblateConfig, jobs.CompareConfig, jobs.ClaimsConfig, jobs.CompileConfig, jobs.BenchConfig)
 JOBS: dict[str, type] = {

@@ -16,7 +16,7 @@ from data.errors import UserError
 from data.readers import memory
 from unimedi_jax import compile_cache, fingerprint
 from unimedi_jax.config.pretraining import PretrainConfig
-from unimedi_jax.inference import features, maps, outputs, preprocess, pretrained, projector, sources
+from unimedi_jax.inference import dicomweb, features, maps, outputs, preprocess, pretrained, projector, sources
 from unimedi_jax.inference.partial_rows import PartialRows
 
 LOG = logging.getLogger(__name__)
@@ -176,7 +176,8 @@ def run(config: Any, _: pathlib.Path | None = None) -> None:
     partial = out.with_name(f".{out.name}.rows")
     model = load(config.checkpoint, config.network, rows=config.rows, ct_slices=config.ct_slices)
     embed = functools.partial(model.embed, maps_to=config.maps or None, partial=partial)
-    embeddings = memory.limited(embed, config.worker_memory_gb, config.source)
+    with dicomweb.opened(config.source, config.download_gb) as source:
+        embeddings = memory.limited(embed, config.worker_memory_gb, source)
     embeddings.save(out)
     partial.unlink()
     rejected, modality = embeddings.rejected, embeddings.modality

@@ -11,7 +11,7 @@ import pathlib
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pydicom
@@ -26,7 +26,9 @@ from data.readers.files import BadInput
 from data.record_grid import RecordGrid
 from data.reports import text
 from data.source import Rejected
-from unimedi_jax.inference import pretrained
+
+if TYPE_CHECKING:  # what reads an upload in a process of its own waits for no JAX
+    from unimedi_jax.inference import pretrained
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 AHEAD = {"xray": 8, "ct": 1, "report": 1}  # items that are read before they are asked for
@@ -158,7 +160,7 @@ def series(item: Item) -> str:
     return uids.most_common(1)[0][0] if uids else ""
 
 
-def check(trained: pretrained.Pretrained) -> None:
+def check(trained: "pretrained.Pretrained") -> None:
     """Compares the contracts that a network was trained with to the rules of this version's readers.
 
     Raises:
