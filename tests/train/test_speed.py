@@ -1,7 +1,10 @@
 """Rates and the time left, as the log shows them."""
 
+import types
+
 import pytest
 
+from unimedi_jax.train import speed as speeds
 from unimedi_jax.train.speed import Speed
 
 
@@ -11,7 +14,7 @@ def measured(monkeypatch):
 
     def at(rate: float) -> tuple[Speed, dict[str, float]]:
         clock = iter([0.0, 100 / rate, 100 / rate])
-        monkeypatch.setattr("unimedi_jax.train.speed.time.perf_counter", lambda: next(clock))
+        monkeypatch.setattr(speeds, "time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
         speed = Speed(first=0, last=1000, samples=8, device_kind="cpu", devices=1)
         speed.waited(10 / rate)
         return speed, speed.report(100)
