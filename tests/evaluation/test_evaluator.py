@@ -5,11 +5,12 @@ import pathlib
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from data.errors import UserError
 from tests.evaluation.conftest import small_job
 from unimedi_jax.config.jobs import ProbeConfig
-from unimedi_jax.evaluation import evaluator, probe
+from unimedi_jax.evaluation import evaluator, examples, probe
 from unimedi_jax.inference import features
 from unimedi_jax.input import places, records
 from unimedi_jax.metrics import gap, slices
@@ -72,6 +73,58 @@ def test_a_run_measures_how_its_slices_are_chosen(checkpoint_dir, records_dir, t
         assert scalars[f"ct/probe/{label}"] == pytest.approx(job[f"auroc/{label}"], abs=1e-6, nan_ok=True)
 
 
+def test_the_pictures_are_of_the_best_median_and_worst_cases(checkpoint_dir, records_dir, trained) -> None:
+    """By hand from scores and masks; the records are those of the split, with the scores that it was ranked by."""
+    measure = build_evaluator(small_job(records_dir, checkpoint_dir))
+    _, embedded = measure(trained.variables, "test")
+    for place in measure.measured("test"):
+        part = embedded[place.name]
+        shown = measure.pictured(trained.variables, place, "test", part)
+        source = place.dataset.source(place.modality, "test")
+        for picked in shown.cases:
+            case = shown.records[picked.row]
+            mask = source[picked.row]["lesion_mask"]
+            if place.modality == "xray":
+                scores, touched = case["scores"], _touched(mask, measure.samplers["xray"])
+            else:
+                scores = case["slice_scores"]
+                touched = ((mask > 0) & (mask < 255)).reshape(len(scores), -1).any(axis=1)
+            by_hand = roc_auc_score(touched, scores)
+            assert by_hand == pytest.approx(part.attention_auc[picked.row], abs=1e-6)
+            assert picked.reason.endswith(f"attention AUC {by_hand:.2f}")
+            assert case["report"].decode() == part.reports[picked.row]
+        values = part.attention_auc[[picked.row for picked in shown.cases]]
+        assert values[0] == np.nanmax(part.attention_auc)
+        assert values[-1] == np.nanmin(part.attention_auc)
+        assert {picked.reason.split()[0] for picked in shown.queries} <= {"best", "median", "worst"}
+        assert set(shown.records) == {picked.row for picked in (*shown.cases, *shown.queries)}
+
+
+def _touched(mask: np.ndarray, sampler) -> np.ndarray:
+    """Patches of the centre of an X-ray with a lesion, one by one."""
+    start, (rows, _) = (mask.shape[0] - sampler.crop) // 2, sampler.image_patch
+    side = sampler.crop * rows // sampler.image_size  # pixels of the record in a patch
+    inside = mask[start : start + sampler.crop, start : start + sampler.crop]
+    cells = range(0, sampler.crop, side)
+    blocks = [inside[y : y + side, x : x + side] for y in cells for x in cells]
+    return np.array([((block > 0) & (block < 255)).any() for block in blocks])
+
+
+@pytest.mark.parametrize(
+    ("lesions", "scores", "reason"),
+    [(True, True, "attention AUC"), (False, True, "zero-shot AUC"), (False, False, "nothing to rank by")],
+)
+def test_without_masks_the_findings_rank_and_without_either_nothing(lesions, scores, reason) -> None:
+    z = np.random.default_rng(0).normal(size=(9, 3))
+    part = dataclasses.replace(split(z, z), attention_auc=np.linspace(0, 1, 9) if lesions else None)
+    picked = examples.pick(part, z[:, :1] if scores else None)
+    assert len(picked) == 3
+    assert all(reason in one.reason for one in picked)
+    assert examples.pick_queries(part) == (), "no reports"
+    if not scores:
+        assert [one.row for one in picked] == [0, 1, 2]
+
+
 # ---- several sets, with made-up embeddings ----
 
 
@@ -99,7 +152,7 @@ def measure(monkeypatch) -> evaluator.Evaluator:
         made("unlabelled", (), xray={"train": 9}),
     ]
 
-    def embed(_, __, dataset, sampler, split, *, examples=0, images_alone=False, **___) -> features.EmbeddedSplit:
+    def embed(_, __, dataset, sampler, split, *, images_alone=False, **___) -> features.EmbeddedSplit:
         if dataset.name == "damaged":
             raise UserError("record 3 of damaged cannot be read")
         labels, n = dataset.contract["labels"], dataset.size(sampler, split)

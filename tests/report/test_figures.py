@@ -108,8 +108,8 @@ def test_curves_with_gaps_and_many_keys() -> None:
     lines = [{"step": s, **{f"k{i}": s * i for i in range(9)}} for s in range(30)]
     lines[4]["k1"], lines[5]["k1"] = None, float("nan")
     keys = [f"k{i}" for i in range(9)]
-    assert _decoded(figures.curves(lines, keys, title="many")).std() > 0
-    assert _decoded(figures.curves(lines, ["k1"], title="one")).std() > 0
+    assert _decoded(figures.curves(lines, {key: key for key in keys}, title="many")).std() > 0
+    assert _decoded(figures.curves(lines, {"k1": "one"}, title="one", unit="nats", chance=0.5)).std() > 0
 
 
 def test_embedding_map_gives_every_name_its_colour() -> None:

@@ -77,7 +77,9 @@ def test_figures_take_every_name(recwarn):
     points = np.random.default_rng(0).normal(size=(len(NAMES), 2))
     picture = figures.embedding_map(points, NAMES, ["$\\frac"] * len(NAMES), "$\\title{")
     assert picture.startswith(b"\x89PNG")
-    assert figures.curves([{"step": 1, **dict.fromkeys(NAMES, 1.0)}], NAMES, title="$\\frac{")
+    assert figures.curves(
+        [{"step": 1, **dict.fromkeys(NAMES, 1.0)}], dict(zip(NAMES, NAMES, strict=True)), title="$\\frac{"
+    )
     assert not recwarn.list
     # A name that begins with an underscore is in the legend too.
     hidden, shown = (figures.embedding_map(points[:1], [name], [name], "t") for name in ("_", "."))

@@ -126,15 +126,37 @@ def test_links_and_pictures_are_whole(shown: str) -> None:
         assert picture["alt"]
 
 
-def test_what_is_no_loss_has_curves_of_its_own() -> None:
-    """On the axis of the losses it would bend their curves."""
-    losses = ["loss", "loss/icl", "loss/pcl", "xray/icl", "ct/icl"]
-    others = ["xray/icl_information", "ct/pcl_information", "xray/icl_prototypes", "ct/icl_prototypes"]
-    lines = [{"step": step, **dict.fromkeys([*losses, *others], 0.5 * step)} for step in (1, 2)]
-    panels = dict(page._panels(lines))
-    assert panels["Information of the targets, in nats"] == others[:2]
-    assert panels["Prototypes"] == others[2:], "a count is no loss either, and no nats"
-    assert (panels["X-rays"], panels["CTs"]) == (["xray/icl"], ["ct/icl"])
+def test_every_loss_and_measure_has_axes_of_its_own_with_their_unit() -> None:
+    """On the axis of another it would bend its curve."""
+    losses = ["loss", "loss/vl", "loss/pcl", "loss/mine", "xray/vl", "ct/vl", "xray/pcl"]
+    others = ["xray/icl_information", "ct/icl_information", "xray/icl_prototypes", "lr"]
+    validated = ["val/loss", *(f"val/{place}/zeroshot/macro" for place in ("xray", "ct", "xray:mine"))]
+    validated += ["val/ct/slices/any/hit_rate", "val/xray/zeroshot/nodule", "val/xray/retrieval/i2t_r5/low"]
+    keys = [*losses, *others, *validated]
+    lines = [{"step": step, **dict.fromkeys(keys, 0.5 * step)} for step in (1, 2)]
+    panels = {panel.title: panel for panel in page._panels([*lines, {"step": 2, "test/once": 1.0}])}
+    shown = {title: (panel.unit, dict(panel.keys), panel.chance) for title, panel in panels.items()}
+    auc = {"val/xray/zeroshot/macro": "X-rays", "val/ct/zeroshot/macro": "CTs"}
+    assert shown == {
+        "Total loss": ("weighted sum of all losses", {"loss": "loss"}, None),
+        "Image-report contrast (vl)": ("nats", {"xray/vl": "X-rays", "ct/vl": "CTs", "loss/vl": "all"}, None),
+        "Distillation of patches (pcl)": ("nats", {"xray/pcl": "X-rays"}, None),
+        "mine": ("loss", {"loss/mine": "all"}, None),
+        "Information of the targets (icl)": (
+            "nats",
+            {"xray/icl_information": "X-rays", "ct/icl_information": "CTs"},
+            None,
+        ),
+        "Prototypes (icl)": ("prototypes", {"xray/icl_prototypes": "X-rays"}, None),
+        "Learning rate": ("learning rate", {"lr": "learning rate"}, None),
+        "Validation: loss": ("loss", {"val/loss": "loss"}, None),
+        "Validation: zero-shot classification": (
+            "AUC, mean over findings",
+            auc | {"val/xray:mine/zeroshot/macro": "X-rays, mine"},
+            0.5,
+        ),
+        "Validation: chosen slices": ("share of CTs hit", {"val/ct/slices/any/hit_rate": "CTs"}, None),
+    }
 
 
 def test_reports_are_hidden_unless_asked_for(filled: content.PageContent, shown: str) -> None:
@@ -181,7 +203,11 @@ def _of_texts(text: Callable[[str], str]) -> content.PageContent:
             )
         ],
         embedding=None,
-        attention=[content.AttentionExample(image, np.ones((2, 2)), text("finding"), text("X-ray report"))],
+        attention=[
+            content.AttentionExample(
+                image, np.ones((2, 2)), text("finding"), text("X-ray report"), reason=text("reason of the X-ray")
+            )
+        ],
         slices=[
             content.SliceExample(
                 lesion.astype(np.int16), np.ones(2), np.array([1]), np.array([4]), text("CT finding"), text("CT report")
@@ -189,6 +215,8 @@ def _of_texts(text: Callable[[str], str]) -> content.PageContent:
         ],
         retrieval=[content.RetrievalExample(text("retrieval modality"), image, text("true report"), [retrieved])],
         notes=[text("note")],
+        headline=[text("sentence")],
+        flags=[text("flag")],
         pictures=[(text("picture"), figures.greyscale(image))],
     )
 
@@ -204,7 +232,7 @@ def test_hostile_texts_stay_texts_wherever_they_come_from() -> None:
     assert_loads_and_runs_nothing(hostile_page)
     assert_same_page_but_for_texts(hostile_page, page.render(_of_texts(str), show_reports=True))
     assert "<script" not in hostile_page
-    assert len(set(places)) == 29
+    assert len(set(places)) == 32
     shown = Parsed(hostile_page).shown
     for place in places:
         as_is = f"{place}: {HOSTILE}"

@@ -27,6 +27,7 @@ from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.config.typed import typed
 from unimedi_jax.evaluation import trials
 from unimedi_jax.input import leaks
+from unimedi_jax.report import headline
 from unimedi_jax.train import dataset, loop, plan
 from unimedi_jax.train import job as jobs
 from unimedi_jax.train.alone import alone
@@ -76,7 +77,11 @@ def test_a_set_without_val_or_test_patients_is_trained_on_to_the_end(
     config.data = name
     with caplog.at_level(logging.INFO):
         loop.run(config, tmp_path / "run")
-    assert "report page:" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "report page:" in printed
+    assert headline.NOTHING in printed
+    (explained,) = [message for message in caplog.messages if message.startswith("the loss is a weighted sum")]
+    assert "vl: images against the reports of the batch, in nats" in explained
     warned = [record.getMessage() for record in caplog.records if f"the set {name} has no" in record.getMessage()]
     assert len(warned) == len(missing), "once for each split"
     lines = writers.read(tmp_path / "run")

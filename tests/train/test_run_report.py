@@ -8,7 +8,7 @@ import pytest
 
 from tests.pages import Parsed
 from unimedi_jax.config.pretraining import PretrainConfig
-from unimedi_jax.evaluation import evaluator
+from unimedi_jax.evaluation import evaluator, examples
 from unimedi_jax.inference import features
 from unimedi_jax.input.places import Place
 from unimedi_jax.input.records import RecordSet
@@ -22,23 +22,29 @@ SCANS = RecordSet("scans", pathlib.Path("scans"), {"labels": ["mass", "nodule"],
 PLACES = [Place("xray", "xray", FILMS, alone=False), Place("ct", "ct", SCANS, alone=False)]
 
 
-def split(place: Place, labels: np.ndarray, examples: int) -> features.EmbeddedSplit:
+def split(place: Place, labels: np.ndarray) -> features.EmbeddedSplit:
     """Cases with these labels; neighbours in the list are neighbours in space."""
     n, rng = len(labels), np.random.default_rng(len(place.name))
     angle = np.linspace(0, 1, n)
     z = np.stack([np.cos(angle), np.sin(angle), *rng.normal(size=(4, n)) / 9], axis=1).astype(np.float32)
     reports = tuple(f"{place.dataset.name} case {row}" for row in range(n))
-    shown = []
-    for row in range(examples):
-        case = {"labels": labels[row], "report": reports[row].encode()}
+    about = {"names": tuple(place.labels), "slice_scores": rng.random((n, 4))}
+    return features.EmbeddedSplit(z, z, z, labels.astype(np.float32), reports, **about)
+
+
+def first_six(place: Place, part: features.EmbeddedSplit) -> examples.Examples:
+    """Pictures of the first six cases, three of which are queries too."""
+    rng, shown = np.random.default_rng(len(part.z)), {}
+    for row in range(6):
+        case = {"labels": part.labels[row], "report": part.reports[row].encode()}
         if place.modality == "xray":
             case |= {"image": rng.integers(0, 255, (64, 64), np.uint8), "scores": rng.random(4)}
         else:
             scores, volume = rng.random(4), rng.integers(-1000, 300, (8, 32, 32)).astype(np.int16)
             case |= {"volume": volume, "slice_scores": scores, "layers": scores.argsort()[-2:]}
-        shown.append(case)
-    about = {"examples": tuple(shown), "names": tuple(place.labels), "slice_scores": rng.random((n, 4))}
-    return features.EmbeddedSplit(z, z, z, labels.astype(np.float32), reports, **about)
+        shown[row] = case
+    picked = [examples.Picked(row, f"number {row}") for row in range(6)]
+    return examples.Examples(tuple(picked), tuple(picked[:3]), shown)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +52,7 @@ def content():
     """The page's content: three normal films first, then unknown ones; nine scans with a mass, thirty without."""
     films = np.array([[0, 0]] * 3 + [[NAN, NAN], [1, NAN], [0, NAN]] + [[0, 1], [1, 0]] * 12, float)
     scans = np.array([[1, 0]] * 9 + [[0, 1]] * 12 + [[0, 0]] * 18, float)
-    embedded = {p.name: split(p, x, 6) for p, x in zip(PLACES, (films, scans), strict=True)}
+    embedded = {p.name: split(p, x) for p, x in zip(PLACES, (films, scans), strict=True)}
     line, rng = {"step": 2, "test/cases": 69.0}, np.random.default_rng(0)
     for place in PLACES:
         part = embedded[place.name]
@@ -62,7 +68,8 @@ def content():
     evaluations = types.SimpleNamespace(places=PLACES, samplers={"xray": sampler, "ct": sampler}, has_joint_space=True)
     about = {"name": "two", "config": {}, "contracts": {one.name: one.contract for one in (FILMS, SCANS)}}
     losses = [{"step": step, "loss": 2.0 / step, "xray/icl_information": 0.1 * step} for step in (1, 2)]
-    return run_report._content(about, evaluations, [*losses, line], embedded)
+    shown = {p.name: first_six(p, embedded[p.name]) for p in PLACES}
+    return run_report._content(about, evaluations, [*losses, line], embedded, shown)
 
 
 @pytest.fixture(scope="module")

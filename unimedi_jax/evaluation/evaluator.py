@@ -10,6 +10,7 @@ import numpy as np
 
 from data.errors import UserError
 from data.reports.prompts import Pair
+from unimedi_jax.evaluation import examples
 from unimedi_jax.inference import features
 from unimedi_jax.input import transforms
 from unimedi_jax.input.pipeline import NAMES
@@ -58,7 +59,7 @@ class Evaluator:
         return bool(self.measured(split))
 
     def __call__(
-        self, variables: PyTree, split: str, *, final: bool = False, examples: int = 0
+        self, variables: PyTree, split: str, *, final: bool = False
     ) -> tuple[dict[str, float], dict[str, features.EmbeddedSplit]]:
         """Scalars under the names of their places (`xray/zeroshot/macro`, ...) and the embeddings that they come from.
 
@@ -73,7 +74,7 @@ class Evaluator:
         failures = []
         for place in self.measured(split):
             try:
-                part, values = self._of_place(variables, place, split, final=final, examples=examples)
+                part, values = self._of_place(variables, place, split, final=final)
             except UserError as error:
                 if jax.process_count() > 1:
                     raise  # the other hosts, whose copy may be whole, would wait for this one
@@ -87,10 +88,10 @@ class Evaluator:
         return scalars | (_named("gap", gaps(embedded)) if embedded else {}), embedded
 
     def _of_place(
-        self, variables: PyTree, place: Place, split: str, *, final: bool, examples: int
+        self, variables: PyTree, place: Place, split: str, *, final: bool
     ) -> tuple[features.EmbeddedSplit, dict[str, float]]:
         alone, resamples = not self.has_joint_space, RESAMPLES if final else 0
-        part = self._embed(variables, place, split, examples=examples, images_alone=alone)
+        part = self._embed(variables, place, split, images_alone=alone)
         if alone:  # gaps and maps are then those of the representation
             part = dataclasses.replace(part, z=vectors.unit_rows(part.cls).astype(np.float32))
         train, val = (self._images(variables, place, name) if final else None for name in ("train", "val"))
@@ -125,13 +126,25 @@ class Evaluator:
         What prompts cannot draw out of the reports themselves they cannot draw out of images that match them.
         """
         results = _named("retrieval", retrieval.recall(part.z, part.z_report, part.reports, resamples=resamples))
-        contract = {"labels": place.labels, "prompts": self.prompts[place.dataset.name]}
-        prompts = features.embed_prompts(self.embedder, variables, self.tokenizer, contract, self.length)
-        if prompts:
+        if prompts := self._prompts(variables, place):
             for name, z in (("zeroshot", part.z), ("prompts", part.z_report)):
                 auc = zeroshot.auc(z, *prompts, part.labels, score=self.score, resamples=resamples)
                 results |= _named(name, auc.scalars(place.labels))
         return results
+
+    def _prompts(self, variables: PyTree, place: Place) -> tuple[list[np.ndarray], list[np.ndarray]] | None:
+        """The embedded prompts of the findings of a place; None where it has none."""
+        contract = {"labels": place.labels, "prompts": self.prompts[place.dataset.name]}
+        return features.embed_prompts(self.embedder, variables, self.tokenizer, contract, self.length)
+
+    def pictured(self, variables: PyTree, place: Place, split: str, part: features.EmbeddedSplit) -> examples.Examples:
+        """The best, the median and the worst case of a split that `part` has embedded, for pictures."""
+        prompts = self._prompts(variables, place) if self.has_joint_space else None
+        scores = zeroshot.scores(part.z, *prompts, self.score) if prompts else None
+        picked = examples.Examples(examples.pick(part, scores), examples.pick_queries(part))
+        sampler = self.samplers[place.modality]
+        shown = features.examples(self.embedder, variables, place.dataset, sampler, split, picked.rows)
+        return picked._replace(records=shown)
 
     def _slice_choice(
         self, part: features.EmbeddedSplit, others: features.EmbeddedSplit | None, resamples: int

@@ -11,9 +11,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from data.reports import tokenizer
-from unimedi_jax import sharding
+from unimedi_jax import patches, sharding
 from unimedi_jax.input import pipeline, records, studies, transforms
-from unimedi_jax.metrics import linear_probe, pooling, slices, vectors
+from unimedi_jax.metrics import linear_probe, pooling, ranking, slices, vectors
 from unimedi_jax.models import towers
 from unimedi_jax.typing import PyTree
 
@@ -80,7 +80,7 @@ class EmbeddedSplit:
     reports: tuple[str, ...]
     slice_scores: np.ndarray | None = None  # (n, layers), CTs
     lesions: np.ndarray | None = None  # (n, c, slices) bool, CTs with masks
-    examples: tuple[dict[str, Any], ...] = ()  # the first few records with their scores, for the page
+    attention_auc: np.ndarray | None = None  # (n,) `ranking.attention_auc` of patches or layers; with masks
     names: tuple[str, ...] = ()  # c, of the labels
     studies: tuple[tuple[str, str], ...] = ()  # what the pictures of a study share; of sets that name studies
 
@@ -113,15 +113,13 @@ def embed(
     split: str,
     *,
     limit: int = 0,
-    examples: int = 0,
     images_alone: bool = False,
 ) -> EmbeddedSplit:
-    """Every record of a split through the network, at most `limit` (0 = all); the first `examples` are returned whole.
+    """Every record of a split through the network, at most `limit` (0 = all).
 
     `images_alone`: without the report tower.
     """
     parts: dict[str, list[Any]] = {}
-    shown: list[dict[str, Any]] = []
     count = len(dataset.contract["labels"])
     for batch in pipeline.evaluation(dataset, sampler, split, embedder.rows, limit=limit):
         output = embedder.image(sampler.modality, variables, batch["tokens"])
@@ -138,21 +136,49 @@ def embed(
             gathered["slice_scores"] = output.slice_scores
             if "lesion_mask" in batch:
                 gathered["lesions"] = slices.lesion_slices(batch["lesion_mask"], count)
+                layers = slices.touched_layers(gathered["lesions"].any(axis=1), layers=output.slice_scores.shape[1])
+                gathered["attention_auc"] = ranking.attention_auc(output.slice_scores, layers)
+        elif "lesion_mask" in batch:
+            gathered["attention_auc"] = ranking.attention_auc(output.scores, _patches(batch["lesion_mask"], sampler))
         for name, values in gathered.items():
             parts.setdefault(name, []).extend(values[:real])
-        for i in range(min(real, examples - len(shown))):
-            fields = output._asdict() | {name: batch[name] for name in sampler.keep if name in batch}
-            shown.append({name: value[i] for name, value in fields.items() if value is not None})
     reports, of_studies = tuple(parts.pop("reports")), tuple(parts.pop("studies", ()))
     dtypes = {"lesions": bool}
     arrays = {name: np.stack(values).astype(dtypes.get(name, np.float32)) for name, values in parts.items()}
-    facts = {
-        "reports": reports,
-        "studies": of_studies,
-        "examples": tuple(shown),
-        "names": tuple(dataset.contract["labels"]),
-    }
+    facts = {"reports": reports, "studies": of_studies, "names": tuple(dataset.contract["labels"])}
     return EmbeddedSplit(**facts, **{"z_report": None, **arrays})
+
+
+def examples(
+    embedder: Embedder,
+    variables: PyTree,
+    dataset: records.RecordSet,
+    sampler: transforms.ToSample,
+    split: str,
+    rows: Sequence[int],
+) -> dict[int, dict[str, Any]]:
+    """Some records of a split with what the network gives for them, by row: for pictures.
+
+    Each has the fields of `towers.Features` and those of the record that the sampler keeps.
+    """
+    source = dataset.source(sampler.modality, split)
+    shown: dict[int, dict[str, Any]] = {}
+    for start in range(0, len(rows), embedder.rows):
+        part = rows[start : start + embedder.rows]
+        samples = [sampler(source[row]) for row in part]
+        padding = samples[-1:] * (embedder.rows - len(part))
+        tokens = np.stack([sample["tokens"] for sample in [*samples, *padding]])
+        output = embedder.image(sampler.modality, variables, tokens)
+        for index, (row, sample) in enumerate(zip(part, samples, strict=True)):
+            fields = {name: value[index] for name, value in output._asdict().items() if value is not None}
+            shown[row] = fields | {name: sample[name] for name in sampler.keep if name in sample}
+    return shown
+
+
+def _patches(lesion_masks: Sequence[np.ndarray], sampler: transforms.ToSample) -> np.ndarray:
+    """Which patches of each X-ray show a lesion (b, n)."""
+    grid = patches.grid((sampler.image_size,) * 2, sampler.image_patch)
+    return np.stack([ranking.lesion_patches(mask, sampler.cropped(len(mask)), grid) for mask in lesion_masks])
 
 
 def embed_reports(embedder: Embedder, variables: PyTree, words: Any, texts: Sequence[str], length: int) -> np.ndarray:

@@ -54,7 +54,7 @@ def hit_rate(
     Layers tied across the k-th place count by the chance of a random order among them.
     """
     hits, lucky = cases(slice_scores, lesion, k)
-    touched = _touched_layers(np.asarray(lesion, bool), layers=slice_scores.shape[1])
+    touched = touched_layers(np.asarray(lesion, bool), layers=slice_scores.shape[1])
     some, full = touched.any(axis=1), touched.all(axis=1)
     counts = (int(rows.sum()) for rows in (some & ~full, ~some, full))
     interval = bootstrap.mean_interval(hits, resamples=resamples, seed=seed)
@@ -68,7 +68,7 @@ def cases(
 
     NaN for CTs with nothing to hit or nothing to miss.
     """
-    touched = _touched_layers(np.asarray(lesion, bool), layers=slice_scores.shape[1])
+    touched = touched_layers(np.asarray(lesion, bool), layers=slice_scores.shape[1])
     if len(touched) != len(slice_scores):
         raise ValueError(f"{len(slice_scores)} rows of scores, {len(touched)} of lesions")
     rows = touched.any(axis=1) & ~touched.all(axis=1)
@@ -119,7 +119,7 @@ def fixed_layers(lesion: Bool[np.ndarray, "n slices"], *, layers: int, k: int) -
     Each layer in turn is the one that hits most of the CTs not hit yet (greedy maximum coverage); to be
     chosen on other CTs than it is measured on. Lesions near the middle make it far stronger than random choice.
     """
-    touched = _touched_layers(np.asarray(lesion, bool), layers=layers)
+    touched = touched_layers(np.asarray(lesion, bool), layers=layers)
     left = touched[~touched.all(axis=1)]
     scores = np.zeros(layers)
     for _ in range(min(k, layers)):
@@ -133,7 +133,7 @@ def fixed_rate(
     choosing: Bool[np.ndarray, "m slices"], lesion: Bool[np.ndarray, "n slices"], *, layers: int, k: int
 ) -> float:
     """Hit rate on the CTs of `lesion` of the `fixed_layers` of other CTs; NaN where no CT of either can be hit."""
-    touched = _touched_layers(choosing, layers=layers)
+    touched = touched_layers(choosing, layers=layers)
     if not (touched.any(axis=1) & ~touched.all(axis=1)).any():
         return float("nan")
     fixed = fixed_layers(choosing, layers=layers, k=k)
@@ -168,7 +168,8 @@ def _by_name(lesion: Lesions, names: Sequence[str]) -> dict[str, Bool[np.ndarray
     return {"any": lesion.any(axis=1)} | {name: lesion[:, index] for index, name in enumerate(names)}
 
 
-def _touched_layers(lesion: Bool[np.ndarray, "n slices"], *, layers: int) -> Bool[np.ndarray, "n layers"]:
+def touched_layers(lesion: Bool[np.ndarray, "n slices"], *, layers: int) -> Bool[np.ndarray, "n layers"]:
+    """Which depth layers show a lesion in one of their slices. Raises ValueError: layers do not divide the slices."""
     if layers < 1 or lesion.shape[1] % layers:
         raise ValueError(f"{lesion.shape[1]} slices do not divide into {layers} layers")
     return lesion.reshape(len(lesion), layers, lesion.shape[1] // layers).any(axis=2)

@@ -81,6 +81,7 @@ class AttentionExample:
     report: str = ""
     lesion: Bool[np.ndarray, "y x"] | None = None  # outlined where known
     source: str = "X-ray"  # and of which set, where there are several
+    reason: str = ""  # why this case: "median of 61: attention AUC 0.71"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +96,7 @@ class SliceExample:
     report: str = ""
     lesion: Bool[np.ndarray, "z y x"] | None = None
     source: str = "CT"
+    reason: str = ""
 
 
 class Retrieved(NamedTuple):
@@ -113,6 +115,7 @@ class RetrievalExample:
     image: UInt8[np.ndarray, "y x"]  # X-ray, or one slice of the CT (`figures.lung_window`)
     true_report: str
     retrieved: Sequence[Retrieved]
+    reason: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,5 +132,7 @@ class PageContent:
     slices: Sequence[SliceExample] = ()
     retrieval: Sequence[RetrievalExample] = ()
     notes: Sequence[str] = ()  # plain sentences under the headline, e.g. labels whose prompts look inverted
+    headline: Sequence[str] = ()  # what the numbers show and what they do not (`headline.of`), under the title
+    flags: Sequence[str] = ()  # numbers that show nothing, and why
     kind: str = "pre-training report"
     pictures: Sequence[tuple[str, bytes]] = ()  # titles and PNGs, shown side by side

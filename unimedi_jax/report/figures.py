@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int16, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from scipy import ndimage
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
@@ -25,7 +26,7 @@ MARKERS = ("o", "^", "s", "D", "v", "P")
 LESION_RGB = (0, 200, 255)
 LUNG_WINDOW_HU = (-1350, 150)  # level -600, width 1500
 TSNE_POINTS = 1000
-LONGEST_NAME = 60  # letters of a legend
+LONGEST_NAME, LEGEND_LETTERS = 60, 76  # letters of a name in a legend, and of a line of one under a map
 STYLE = {
     "font.size": 9,
     "font.family": "sans-serif",
@@ -42,24 +43,36 @@ STYLE = {
 }
 
 
-def curves(metrics: Sequence[Mapping[str, Any]], keys: Sequence[str], *, title: str) -> bytes:
-    """One panel of the scalars `keys` against the step; values that are not finite leave a gap."""
+def curves(
+    metrics: Sequence[Mapping[str, Any]],
+    keys: Mapping[str, str],
+    *,
+    title: str,
+    unit: str = "",
+    chance: float | None = None,
+) -> bytes:
+    """One panel of scalars against the step, by key and name; values that are not finite leave a gap.
+
+    `unit` names the vertical axis, and a dotted line stands at `chance`.
+    """
     with mpl.rc_context(STYLE):
-        # Many names go under the curves, where they hide none.
-        height = 2.9 + (0.1 * len(keys) if len(keys) > 4 else 0.0)
-        figure = Figure(figsize=(5.0, height), layout="constrained")
+        figure = Figure(figsize=(4.2, 2.7), layout="constrained")
         axes = figure.subplots()
-        for key, colour in zip(keys, itertools.cycle(COLOURS), strict=False):
+        for (key, name), colour in zip(keys.items(), itertools.cycle(COLOURS), strict=False):
             points = [(line["step"], line[key]) for line in metrics if key in line]
             steps, values = np.array(points, np.float64).reshape(-1, 2).T
             values = np.where(np.isfinite(values), values, np.nan)
             few = "o" if len(steps) < 20 else None
-            axes.plot(steps, values, color=colour, linewidth=1.3, marker=few, ms=3, label=_name(key))
+            axes.plot(steps, values, color=colour, linewidth=1.3, marker=few, ms=3, label=_name(name))
+        if chance is not None:
+            axes.axhline(chance, color="#888888", linewidth=1, linestyle=":", label="chance")
         axes.grid(axis="y", color="#eeeeee")
-        axes.set(title=title, xlabel="step")
-        if len(keys) > 4:
+        axes.set(title=title, xlabel="step", ylabel=unit)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        if len(keys) > 4:  # many names go under the curves, where they hide none
+            figure.set_figheight(2.7 + 0.1 * len(keys))
             figure.legend(fontsize=8, ncols=2, loc="outside lower center")
-        elif len(keys) > 1:
+        elif len(keys) > 1 or chance is not None:
             axes.legend(fontsize=8)
         return _png(figure)
 
@@ -109,7 +122,9 @@ def embedding_map(
             ]
         axes.set(title=title, xticks=[], yticks=[])
         axes.spines[["left", "bottom"]].set_visible(False)
-        figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8)
+        longest = max(len(handle.get_label()) for handle in handles)
+        columns = min(max(LEGEND_LETTERS // (longest + 5), 1), 4)
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8)
         return _png(figure)
 
 
@@ -153,7 +168,7 @@ def slice_scores(example: SliceExample) -> bytes:
     depth = slices // layers
     chosen = np.isin(np.arange(layers), example.chosen_layers)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 2.3), layout="constrained")
+        figure = Figure(figsize=(4.2, 1.9), layout="constrained")
         bars, strip = figure.subplots(2, sharex=True, height_ratios=(8, 1), gridspec_kw={"hspace": 0.02})
         centre = (np.arange(layers) + 0.5) * depth - 0.5
         colours = np.where(chosen, COLOURS[0], "#cfd6dc")

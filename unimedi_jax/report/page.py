@@ -1,6 +1,7 @@
 """The one-page report of a run: a single HTML file that opens offline and runs no script."""
 
 import collections
+import dataclasses
 import functools
 import json
 import os
@@ -12,15 +13,19 @@ from typing import Any
 from data import pages
 from data.contract import flat
 from unimedi_jax.input import pipeline
-from unimedi_jax.report import figures, tables
+from unimedi_jax.metrics import auroc
+from unimedi_jax.report import figures, loss_names, tables
 from unimedi_jax.report.content import Number, PageContent
 
 TEMPLATE = Path(__file__).with_name("templates") / "page.html"
 VALIDATION = re.compile(r"val/.*(loss|macro|i2t_r5|any/hit_rate)")
-TITLES = {
-    "information": "Information of the targets, in nats"
-}  # of measures that are no loss, by the end of their names
-CURVES_PER_PANEL = 8
+VALIDATED = {  # titles, units and chance
+    "zeroshot/macro": ("zero-shot classification", "AUC, mean over findings", auroc.CHANCE),
+    "prompts/macro": ("prompts on reports", "AUC, mean over findings", auroc.CHANCE),
+    "supervised/macro": ("trained classifier", "AUC, mean over findings", auroc.CHANCE),
+    "retrieval/i2t_r5": ("report retrieval", "recall at 5", None),
+    "slices/any/hit_rate": ("chosen slices", "share of CTs hit", None),
+}
 
 
 def write(path: str | os.PathLike[str], content: PageContent, *, show_reports: bool = False) -> Path:
@@ -58,37 +63,63 @@ def _facts(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Number | str]:
         "last logged loss": Number("loss", last["loss"]),
     }
     if "time" in first and "time" in last:
-        facts["between them"] = f"{(last['time'] - first['time']) / 60:.1f} min"
+        facts["time between the two"] = f"{(last['time'] - first['time']) / 60:.1f} min"
     speed = tables.latest(metrics, "speed/samples_per_s")
     if speed is not None:
         facts["samples per second"] = Number("speed/samples_per_s", speed, digits=1)
     return facts
 
 
-def _panels(metrics: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[str]]]:
-    """Titles and keys of the curves: scalars of two steps or more, few to a panel."""
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """Curves that share an axis."""
+
+    title: str
+    unit: str  # of the vertical axis
+    keys: Mapping[str, str]  # of the metrics, and the names of their curves
+    chance: float | None = None
+
+
+def _panels(metrics: Sequence[Mapping[str, Any]]) -> Iterator[Panel]:
+    """Scalars of two steps or more: each loss, each other measure, validation, learning rate have axes of their own."""
     count = collections.Counter(key for line in metrics for key in line)
     keys = [key for key in count if count[key] > 1 and isinstance(tables.latest(metrics, key), int | float)]
-    losses = {key.removeprefix("loss/") for key in keys if key.startswith("loss/")}
-    groups = {
-        "Total loss": [key for key in keys if key == "loss"],
-        "Parts of the loss": [key for key in keys if key.startswith("loss/")],
-    }
-    # What is no loss, such as a count or nats, has an axis of its own: on that of the losses it would flatten them.
-    for modality, name in pipeline.NAMES.items():
-        own = {key: key.removeprefix(f"{modality}/") for key in keys if key.startswith(f"{modality}/")}
-        groups[name] = [key for key, measure in own.items() if measure in losses]
-        for key, measure in own.items():
-            if measure not in losses:
-                end = measure.rpartition("_")[2]
-                groups.setdefault(TITLES.get(end, end.capitalize()), []).append(key)
-    groups |= {
-        "Validation patients": [key for key in keys if VALIDATION.fullmatch(key)],
-        "Learning rate": [key for key in keys if key == "lr"],
-    }
-    for title, members in groups.items():
-        for start in range(0, len(members), CURVES_PER_PANEL):
-            yield title, members[start : start + CURVES_PER_PANEL]
+    if "loss" in keys:
+        yield Panel("Total loss", "weighted sum of all losses", {"loss": "loss"})
+    losses = loss_names.of(keys)
+    measures = dict.fromkeys(key.partition("/")[2] for key in keys if key.partition("/")[0] in pipeline.NAMES)
+    for measure in [*losses, *(measure for measure in measures if measure not in losses)]:
+        own = {f"{modality}/{measure}": name for modality, name in pipeline.NAMES.items()}
+        own = {key: name for key, name in own.items() if key in keys}
+        if measure not in losses:
+            yield Panel(*_measure(measure), own)
+            continue
+        whole = {f"loss/{measure}": "all"} if len(own) != 1 else {}  # of one modality they are the same
+        yield Panel(loss_names.title(measure), loss_names.unit(measure), own | whole)
+    if "lr" in keys:
+        yield Panel("Learning rate", "learning rate", {"lr": "learning rate"})
+    yield from _validation([key for key in keys if VALIDATION.fullmatch(key)])
+
+
+def _measure(name: str) -> tuple[str, str]:
+    """Title and unit of what is no loss, such as "icl_information" or a count."""
+    loss, _, what = name.rpartition("_")
+    if what == "information":
+        return f"Information of the targets ({loss})", "nats"
+    return f"{what.capitalize()} ({loss})" if loss else what.capitalize(), what
+
+
+def _validation(keys: Sequence[str]) -> Iterator[Panel]:
+    """A panel for each measure of the validation patients, with a curve for each place."""
+    panels: dict[str, dict[str, str]] = {}
+    for key in keys:
+        place, _, measure = key.removeprefix("val/").partition("/")
+        modality, _, own_set = place.partition(":")
+        name = pipeline.NAMES.get(modality, modality) + (f", {own_set}" if own_set else "")
+        panels.setdefault(measure or place, {})[key] = name
+    for measure, curves in panels.items():
+        title, unit, chance = VALIDATED.get(measure, (measure, measure.rpartition("/")[2], None))
+        yield Panel(f"Validation: {title}", unit, curves, chance)
 
 
 def _splits(contract: Mapping[str, Any]) -> list[str]:

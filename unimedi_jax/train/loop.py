@@ -21,6 +21,7 @@ from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.config.typed import typed
 from unimedi_jax.evaluation import evaluator
 from unimedi_jax.input import pipeline, places
+from unimedi_jax.report import loss_names
 from unimedi_jax.train import job as jobs
 from unimedi_jax.train import plan, profiling, run_report, saved_config, signals
 from unimedi_jax.train import state as states
@@ -166,7 +167,7 @@ class _Running:
         with self.stopping.safe_to_exit():
             scalars, _ = self.evaluate(states.variables(state, self.job.config.evals.network), "val")
         self.writer.scalars(step, {f"val/{name}": value for name, value in scalars.items()})
-        LOG.info("step %d, validation: %s", step, run_report.headline(scalars, self.evaluate.places))
+        LOG.info("step %d, validation: %s", step, run_report.progress(scalars, self.evaluate.places))
 
     def scores(self) -> dict[int, float]:
         """Step -> what `keep_best` goes by, of all validations so far; where it is undefined, the worst."""
@@ -217,6 +218,7 @@ def _train(running: _Running, state: states.TrainState, monitor: LossMonitor, *,
         if step == first + 1:
             jax.block_until_ready(metrics)
             LOG.info("first step after %.0f s, compilation included", time.perf_counter() - started)
+            LOG.info("%s", loss_names.explained(loss_names.of(metrics)))
             speed.restart(step)
             compiled = time.perf_counter()
             stopping.mark_dirty()
@@ -253,11 +255,7 @@ def _log(result: StepResult | None, running: _Running, speed: Speed, monitor: Lo
         return
     values = host_values(result.metrics) | speed.report(step)
     running.writer.scalars(step, values)
-    parts = " ".join(f"{key.removeprefix('loss/')} {values[key]:.3f}" for key in values if key.startswith("loss/"))
-    mfu = f", MFU {values['speed/mfu']:.0%}" if "speed/mfu" in values else ""
-    rates = f"{values['speed/samples_per_s']:.0f} samples/s{mfu}, waiting for data {values['speed/wait_share']:.1%}"
-    rest = f"{rates}, left {speed.eta(step)}"
-    LOG.info("step %d/%d  loss %.3f (%s)  %s", step, config.steps, values["loss"], parts, rest)
+    LOG.info("%s", speed.line(step, values))
 
 
 def facts(job: TrainingJob) -> dict[str, Any]:

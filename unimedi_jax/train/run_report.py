@@ -1,6 +1,5 @@
 """The end of a run: evaluation of held-out patients, the report page, the summary on the terminal."""
 
-import collections
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,19 +7,17 @@ from typing import Any
 import numpy as np
 
 from unimedi_jax import patches, writers
-from unimedi_jax.evaluation import evaluator
+from unimedi_jax.evaluation import evaluator, examples
 from unimedi_jax.inference import features
 from unimedi_jax.input import records
-from unimedi_jax.input.pipeline import MODALITIES
 from unimedi_jax.input.places import Place
 from unimedi_jax.metrics import auroc, findings, label_keys, retrieval
-from unimedi_jax.report import content, figures, page, tables
+from unimedi_jax.report import content, figures, headline, page, tables
 from unimedi_jax.train.job import TrainingJob
 from unimedi_jax.typing import PyTree
 
 MAPPED, FEWEST_POINTS = 400, 8  # points of a place on the map, and of all together
-EXAMPLES = 6  # cases a modality on the page, shared by its sets
-HEADLINE = {"zeroshot/macro10": "zero-shot AUC", "retrieval/i2t_r5": "R@5", "slices/any/hit_rate": "slice hit rate"}
+PROGRESS = {"zeroshot/macro10": "zero-shot AUC", "retrieval/i2t_r5": "R@5", "slices/any/hit_rate": "slice hit rate"}
 
 
 def final(
@@ -31,8 +28,9 @@ def final(
     The line of metrics.jsonl marks the run as finished, so it comes last. Returns the page's path.
     """
     workdir, step, show = writer.workdir, job.config.steps, job.config.reports_shown
-    most = max(collections.Counter(place.modality for place in evaluations.places).values(), default=1)
-    scalars, embedded = evaluations(trained, "test", final=True, examples=-(-EXAMPLES // most))
+    scalars, embedded = evaluations(trained, "test", final=True)
+    measured = [place for place in evaluations.places if place.name in embedded]
+    shown = {place.name: evaluations.pictured(trained, place, "test", embedded[place.name]) for place in measured}
     before, _ = evaluations(untrained, "test", final=True)
     # Without test patients the count alone marks the run as finished.
     line = {"test/cases": sum(len(part.z) for part in embedded.values())}
@@ -40,9 +38,9 @@ def final(
     line |= {f"untrained/{name}": value for name, value in before.items()}
     path = workdir / "report" / "index.html"
     metrics = [*writers.read(workdir), {"step": step, **line}]
-    shown = all(name == "phantom" for name in job.contracts) if show is None else show
+    show = all(name == "phantom" for name in job.contracts) if show is None else show
     about = {"name": workdir.name, "config": job.saved_config, "contracts": job.contracts}
-    page.write(path, _content(about, evaluations, metrics, embedded), show_reports=shown)
+    page.write(path, _content(about, evaluations, metrics, embedded, shown), show_reports=show)
     writer.scalars(step, line)
     return path
 
@@ -52,11 +50,11 @@ def finished(workdir: pathlib.Path) -> bool:
     return (workdir / "report" / "index.html").exists() and tables.final(writers.read(workdir)) is not None
 
 
-def headline(scalars: Mapping[str, float], measured: Sequence[Place]) -> str:
+def progress(scalars: Mapping[str, float], measured: Sequence[Place]) -> str:
     """The few numbers that show how a run is doing, of each of its places."""
     parts = []
     for place in measured:
-        numbers = {title: scalars.get(f"{place.name}/{measure}") for measure, title in HEADLINE.items()}
+        numbers = {title: scalars.get(f"{place.name}/{measure}") for measure, title in PROGRESS.items()}
         texts = [f"{title} {_text(value)}" for title, value in numbers.items() if value is not None]
         if texts:
             parts.append(f"{place.title} {', '.join(texts)}")
@@ -68,9 +66,11 @@ def _text(value: float) -> str:
 
 
 def summary(workdir: pathlib.Path, measured: Sequence[Place]) -> str:
-    """The result tables of a finished run as text, from its metrics.jsonl alone."""
+    """The headline and the result tables of a finished run as text, from its metrics.jsonl alone."""
     metrics = [line for line in writers.read(workdir) if tables.final([line])]
-    return "\n\n".join(tables.text(table, metrics) for table in tables.result_tables(metrics, measured))
+    sentences, flags = headline.of(metrics, measured)
+    texts = [tables.text(table, metrics) for table in tables.result_tables(metrics, measured)]
+    return "\n\n".join([*texts, "\n".join([*sentences, *(f"! {flag}" for flag in flags)])])
 
 
 def _content(
@@ -78,29 +78,28 @@ def _content(
     evaluations: evaluator.Evaluator,
     metrics: Sequence[Mapping[str, Any]],
     embedded: Mapping[str, features.EmbeddedSplit],
+    shown: Mapping[str, examples.Examples],
 ) -> content.PageContent:
     measured = [place for place in evaluations.places if place.name in embedded]
-    cases = {
-        place.name: [_Case(example, evaluations, place) for example in embedded[place.name].examples]
-        for place in measured
-    }
-    xrays, cts = (
-        [case for place in measured if place.modality == modality for case in cases[place.name]]
-        for modality in MODALITIES
-    )
+
+    def cases(kind: str) -> list[_Case]:
+        return [
+            _Case(each, shown[place.name].records, evaluations, place)
+            for place in measured
+            for each in getattr(shown[place.name], kind)
+        ]
+
+    sentences, flags = headline.of(metrics, evaluations.places)
     return content.PageContent(
         **about,
+        headline=sentences,
+        flags=flags,
         metrics=metrics,
         tables=tables.result_tables(metrics, evaluations.places),
         embedding=_map(measured, embedded),
-        attention=[case.attention() for case in xrays],
-        slices=[case.slices() for case in cts],
-        retrieval=[
-            _retrieved(place, case, row, embedded[place.name])
-            for place in measured
-            if evaluations.has_joint_space
-            for row, case in list(enumerate(cases[place.name]))[: -(-len(cases[place.name]) // 2)]
-        ],
+        attention=[case.attention() for case in cases("cases") if case.place.modality == "xray"],
+        slices=[case.slices() for case in cases("cases") if case.place.modality == "ct"],
+        retrieval=[_retrieved(case, embedded[case.place.name]) for case in cases("queries")],
         notes=_inverted(measured, metrics),
     )
 
@@ -120,28 +119,36 @@ def _inverted(measured: Sequence[Place], metrics: Sequence[Mapping[str, Any]]) -
 class _Case:
     """One record of the page with the network's view of it."""
 
-    def __init__(self, example: Mapping[str, Any], evaluations: evaluator.Evaluator, place: Place) -> None:
-        self._example, self._sampler, self._place = example, evaluations.samplers[place.modality], place
-        self.findings = findings.described(example["labels"], place.labels)
-        self.report = records.text(example["report"])
+    def __init__(
+        self,
+        picked: examples.Picked,
+        shown: Mapping[int, Mapping[str, Any]],
+        evaluations: evaluator.Evaluator,
+        place: Place,
+    ) -> None:
+        self.row, self.reason, self.place = picked.row, picked.reason, place
+        self._example, self._sampler = shown[picked.row], evaluations.samplers[place.modality]
+        self.findings = findings.described(self._example["labels"], place.labels)
+        self.report = records.text(self._example["report"])
 
     def attention(self) -> content.AttentionExample:
         image, lesion = self._xray()
         cells = patches.grid((self._sampler.image_size,) * 2, self._sampler.image_patch)
         scores = np.asarray(self._example["scores"], np.float32).reshape(cells)
-        return content.AttentionExample(image, scores, self.findings, self.report, lesion, self._place.title)
+        about = (self.findings, self.report, lesion, self.place.title, self.reason)
+        return content.AttentionExample(image, scores, *about)
 
     def slices(self) -> content.SliceExample:
         volume, chosen = self._example["volume"], np.asarray(self._example["layers"])
         scores = np.asarray(self._example["slice_scores"], np.float32)
         depth = len(volume) // len(scores)
         middle = chosen * depth + depth // 2
-        about = (self.findings, self.report, self._lesion(), self._place.title)
+        about = (self.findings, self.report, self._lesion(), self.place.title, self.reason)
         return content.SliceExample(volume, scores, chosen, middle, *about)
 
     def picture(self) -> np.ndarray:
         """The one picture that represents the case: the X-ray, or the slice of the CT with the highest score."""
-        if self._place.modality == "xray":
+        if self.place.modality == "xray":
             return self._xray()[0]
         example = self.slices()
         best = int(example.scores.argmax())
@@ -174,13 +181,13 @@ def _map(measured: Sequence[Place], embedded: Mapping[str, features.EmbeddedSpli
     return content.EmbeddingMap(figures.tsne(points), modality, finding) if len(points) >= FEWEST_POINTS else None
 
 
-def _retrieved(place: Place, case: _Case, row: int, part: features.EmbeddedSplit) -> content.RetrievalExample:
-    order, similarity = retrieval.nearest(part.z[row : row + 1], part.z_report, 3)
+def _retrieved(case: _Case, part: features.EmbeddedSplit) -> content.RetrievalExample:
+    order, similarity = retrieval.nearest(part.z[case.row : case.row + 1], part.z_report, 3)
     retrieved = [
-        content.Retrieved(part.reports[i], float(s), _correct(part, row, i))
+        content.Retrieved(part.reports[i], float(s), _correct(part, case.row, i))
         for i, s in zip(order[0], similarity[0], strict=True)
     ]
-    return content.RetrievalExample(place.title, case.picture(), case.report, retrieved)
+    return content.RetrievalExample(case.place.title, case.picture(), case.report, retrieved, case.reason)
 
 
 def _correct(part: features.EmbeddedSplit, row: int, other: int) -> bool | None:

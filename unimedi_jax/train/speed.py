@@ -1,8 +1,10 @@
 """The speed of training as the log shows it: samples a second, time left, waiting for data, MFU."""
 
 import time
+from collections.abc import Mapping
 
 from unimedi_jax import flops
+from unimedi_jax.report import loss_names
 
 
 class Speed:
@@ -40,6 +42,16 @@ class Speed:
         return scalars
 
     def eta(self, step: int) -> str:
-        """Time left at the rate of the last report, as h:mm:ss."""
-        seconds = int((self._last - step) / self._rate) if self._rate else 0
-        return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+        """Time left at the rate of the last report, such as "2 h 07 min" or "7 min 38 s"; evaluations not included."""
+        minutes, seconds = divmod(int((self._last - step) / self._rate) if self._rate else 0, 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
+
+    def line(self, step: int, values: Mapping[str, float]) -> str:
+        """A step in the log, from its scalars and those of the last report."""
+        parts = ", ".join(f"{name} {values[f'loss/{name}']:.3f}" for name in loss_names.of(values))
+        rates = [f"{values['speed/samples_per_s']:.0f} samples/s"]
+        rates += [f"MFU {values['speed/mfu']:.0%}"] if "speed/mfu" in values else []
+        rates += [f"waiting for data {values['speed/wait_share']:.1%} of the time"]
+        loss = f"step {step} of {self._last}: loss {values['loss']:.3f} ({parts})"
+        return f"{loss}; {', '.join(rates)}; {self.eta(step)} left"
