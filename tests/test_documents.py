@@ -2,7 +2,10 @@
 
 import pathlib
 import re
+import runpy
 import shlex
+import shutil
+import subprocess
 
 import pytest
 from absl import flags
@@ -12,6 +15,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "data" / "README.md"])
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module")  # of ml_collections
+DOCS_PYTHON = ROOT / ".venv-docs" / "bin" / "python"  # of make docs
 PLACEHOLDERS = {"configs/<job>.py", "configs/build.py:<set>"}
 
 
@@ -64,12 +68,15 @@ def anchors(path: pathlib.Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
 
 
+def links(name: str) -> list[str]:
+    """Where a page's links lead, but for those to the web."""
+    prose = re.sub(r"```.*?```|^ {4}.*$|`[^`\n]*`", "", text_of(name), flags=re.DOTALL | re.MULTILINE)
+    return [one for one in re.findall(r"\]\(([^)\s]+)\)", prose) if not re.match(r"https?://|mailto:", one)]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_links_lead_somewhere(name):
-    prose = re.sub(r"```.*?```|^ {4}.*$|`[^`\n]*`", "", text_of(name), flags=re.DOTALL | re.MULTILINE)
-    for target in re.findall(r"\]\(([^)\s]+)\)", prose):
-        if re.match(r"https?://|mailto:", target):
-            continue
+    for target in links(name):
         file, _, anchor = target.partition("#")
         path = (ROOT / name).parent / file if file else ROOT / name
         assert path.exists(), f"{name}: {target}"
@@ -92,3 +99,40 @@ def test_the_figure_of_the_method_is_what_its_script_draws():
     scope: dict = {"__file__": str(ROOT / "docs" / "figures" / "method.py"), "__name__": "method"}
     exec(text_of("docs/figures/method.py"), scope)
     assert text_of("docs/method.svg") == scope["figure"]()
+
+
+def site_builder() -> dict:
+    return runpy.run_path(str(ROOT / "docs" / "build_site.py"))
+
+
+def test_the_site_holds_every_page_and_what_they_link_to(tmp_path):
+    site_builder()["copy_pages"](tmp_path)
+    for name in NAMES:
+        assert (tmp_path / name).is_file(), name
+        for target in filter(None, (link.partition("#")[0] for link in links(name))):
+            assert (tmp_path / name).parent.joinpath(target).is_file(), f"{name}: {target}"
+
+
+def test_the_menu_of_the_site_is_the_index():
+    start = "**Start**\n\n- [a.md](a.md): one\n- [../b/README.md](../b/README.md): two\n"
+    index = f"# Index\n\n{start}\n**More**\n\n- [c_d.md](c_d.md): three\n"
+    menu = site_builder()["navigation"](index)
+    assert menu[2:] == [{"Start": [{"A": "docs/a.md"}, {"B": "b/README.md"}]}, {"More": [{"C d": "docs/c_d.md"}]}]
+
+
+@pytest.mark.skipif(not DOCS_PYTHON.is_file(), reason="make docs has not been run")
+def test_the_site_builds_and_a_broken_link_fails_it(tmp_path):
+    clone = tmp_path / "clone"
+    site_builder()["copy_pages"](clone)
+    for name in ("build_site.py", "mkdocs.yml"):
+        shutil.copy(ROOT / "docs" / name, clone / "docs" / name)
+    command = [str(DOCS_PYTHON), "docs/build_site.py", "out"]
+    built = subprocess.run(command, cwd=clone, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    assert "UniMedI" in (clone / "out" / "index.html").read_text(encoding="utf-8")
+    with (clone / "docs" / "running.md").open("a", encoding="utf-8") as page:
+        page.write("\n[nowhere](nowhere.md) [no heading](method.md#none)\n")
+    built = subprocess.run(command, cwd=clone, capture_output=True, text=True, check=False)
+    assert built.returncode == 1
+    assert "nowhere.md" in built.stderr
+    assert "#none" in built.stderr
