@@ -116,7 +116,7 @@ def _public(config: Any, salt: str, workdir: Path) -> Source:
     if not config.source:
         raise UserError(
             "config.source is empty: name the root of the download, as in --config.source=/data/"
-            f"{config.kind} (data/README.md shows its tree)"
+            f"{config.kind} (data/README.md links to its tree)"
         )
     reports = _reports(config.report, Path(config.data_dir).expanduser(), workdir) if "report" in config else None
     root, chosen = Path(config.source).expanduser(), config.options.to_dict()

@@ -65,7 +65,9 @@ def find(root: Path, *names: str) -> Path:
     present = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     near = difflib.get_close_matches(Path(names[0]).name, present, SHOWN, 0.5)
     hint = f" (there is {', '.join(near)})" if near else ""
-    raise UserError(f"{root} has no {' or '.join(names)}{hint}: data/README.md shows the tree that this set must have")
+    raise UserError(
+        f"{root} has no {' or '.join(names)}{hint}: data/README.md links to the tree that this set must have"
+    )
 
 
 def folders(root: Path, *patterns: str) -> list[Path]:

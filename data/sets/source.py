@@ -64,7 +64,7 @@ def source(
     except (ValueError, KeyError, AttributeError) as error:  # a word for a number, a list for a table
         raise UserError(
             f"a table or list of {name} in {root} is not of its published form ({type(error).__name__}): "
-            "data/README.md shows the tree that this set must have"
+            "data/README.md links to the tree that this set must have"
         ) from error
     if not index.items and not index.rejected:
         raise UserError(_nothing(name, root, index.left_out))
@@ -125,7 +125,7 @@ def _nothing(name: str, root: Path, left_out: Mapping[str, int]) -> str:
     gone = "; ".join(f"{count} {what}" for what, count in left_out.items() if count)
     return (
         f"{root} has nothing to build of {name}: looked below it for {sets.SETS[name].LAYOUT}"
-        f"{f' (left out: {gone})' if gone else ''}. data/README.md shows the trees that are read"
+        f"{f' (left out: {gone})' if gone else ''}. data/README.md links to the trees that are read"
     )
 
 
