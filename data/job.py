@@ -100,7 +100,7 @@ def _source(config: Any, data_dir: Path | None, workdir: Path) -> Source:
         return _public(config, salt, workdir)
     if not config.source:
         raise UserError(
-            f"config.source is empty: name the CSV, as in --config.source=films.csv ({', '.join(table.REQUIRED)}, ...)"
+            f"config.source is empty: name the CSV, as in --config.source=my.csv ({', '.join(table.REQUIRED)}, ...)"
         )
     order, scans = dataset_index.words(config.sections), volumes.Rules(config.assume, config.min_slices)
     chosen = options.Options(config.uncertain, config.language, order, config.keep_ids, scans)

@@ -200,7 +200,7 @@ class Checkpoints:
         if free < needed:
             raise UserError(
                 f"no room for the checkpoint of step {step}: it takes {needed / 1e9:.2f} GB, {self.folder} has "
-                f"{free / 1e9:.2f} GB left; make room, and the same command goes on from the checkpoint before"
+                f"{free / 1e9:.2f} GB left; make room, and the same command resumes from the checkpoint before"
             )
 
     @contextlib.contextmanager
@@ -211,7 +211,7 @@ class Checkpoints:
             self._pending = None
             raise UserError(
                 f"the checkpoint of step {step} could not be written to {self.folder} ({_first_line(error)}); those "
-                "before it are whole: see to the disk, and the same command goes on from there"
+                "before it are whole: check the disk, and the same command resumes from there"
             ) from error
 
 

@@ -112,7 +112,7 @@ def _check_fields(fields: list[str], header: list[str]) -> None:
 def _check_new(row: dict[str, str], first: dict[str, str]) -> None:
     """Raises BadInput unless `first`, the first row that names the same file, is this one."""
     if first is not row and first == row:
-        raise BadInput("duplicate_row", "the row stands in the manifest already")
+        raise BadInput("duplicate_row", "the row is in the manifest already")
     if first is not row:
         raise BadInput("duplicate_path", "an earlier row names the same file with other content")
 

@@ -78,7 +78,7 @@ def _headers(folder: Path) -> list[tuple[Path, pydicom.Dataset]]:
     if not folder.is_dir():
         header = dicom_tags.read(folder, pixels=False)
         if not header.get("Rows"):
-            raise BadInput("no_pixels", "an object without a picture, or with a damaged header")
+            raise BadInput("no_pixels", "an object without an image, or with a damaged header")
         if not _several(header):
             raise BadInput("single_dicom", "one DICOM slice: name the folder that holds the series")
         return [(folder, header)]
@@ -222,7 +222,7 @@ def _planes(images: list[Image]) -> Iterator[np.ndarray]:
         memory.check(2 * path.stat().st_size)
         dataset = dicom_tags.read(path, pixels=True)
         if "PixelData" not in dataset:
-            raise BadInput("no_pixels", "a slice holds no picture")
+            raise BadInput("no_pixels", "a slice holds no image")
         memory.check(2 * path.stat().st_size + int(dataset.Rows) * int(dataset.Columns) * PLANE_BYTES)
         for image in of_file:
             yield _hounsfield(image, dataset).T[..., None]

@@ -45,7 +45,7 @@ def read_spreadsheet(path: Path) -> tuple[list[str], list[list[str]]]:
     except csv.Error as error:
         raise UserError(
             f"{path} is not valid CSV at line {lines.line_num + skipped}: {error}. Fields with quotes, line breaks or "
-            f"'{delimiter}' in them must stand in double quotes, quotes inside doubled"
+            f"'{delimiter}' in them need double quotes around them, with quotes inside doubled"
         ) from error
     if rows and any(map(is_damaged, rows[0])):
         raise UserError(f"{path} has bytes in its first line that are not UTF-8: save it as CSV in UTF-8")
@@ -113,7 +113,7 @@ def _decoded(content: bytes, path: Path) -> str:
             raise UserError(f"{path} is UTF-16 that is cut short or damaged: save it as CSV in UTF-8") from error
     start = content[:200]
     if 4 * start.count(0) > len(start):  # a stray NUL is a matter of its cell
-        raise UserError(f"{path} looks like UTF-16 without a byte-order mark, or is no text: save it as CSV in UTF-8")
+        raise UserError(f"{path} looks like UTF-16 without a byte-order mark, or is not text: save it as CSV in UTF-8")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:

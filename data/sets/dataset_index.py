@@ -56,7 +56,7 @@ class DatasetIndex:
 def find(root: Path, *names: str) -> Path:
     """The first of these files or folders below `root`, a .csv or .tsv also as .gz. Raises UserError for none."""
     if not root.is_dir():
-        raise UserError(f"config.source {root} is no folder: name the root of the download")
+        raise UserError(f"config.source {root} is not a folder: name the root of the download")
     for name in names:
         for path in (root / name, root / f"{name}.gz"):
             if path.exists():

@@ -58,7 +58,7 @@ def source(
     Raises UserError for a tree that lacks what the set must have, or for unknown options.
     """
     if not root.is_dir():
-        raise UserError(f"config.source {root} is no folder: name the root of the download")
+        raise UserError(f"config.source {root} is not a folder: name the root of the download")
     try:
         index = sets.SETS[name].read(root, **options)
     except (ValueError, KeyError, AttributeError) as error:  # a word for a number, a list for a table
@@ -80,7 +80,7 @@ def source(
         times[place] += 1
         try:
             if times[place] > 1:
-                raise BadInput("duplicate_row", "the set's tables name the film or CT twice")
+                raise BadInput("duplicate_row", "the set's tables name the X-ray or CT twice")
             sample = _sample(item, root, caption)
         except BadInput as error:
             rejected.append(Rejected(at + 1, item.path, str(error)))

@@ -45,7 +45,7 @@ def test_a_source_that_is_none_is_one_line(name, tmp_path):
     with pytest.raises(UserError, match=r"config\.source is empty.*data/README\.md"):
         job.run(config, tmp_path)
     config.source, config.data_dir = str(tmp_path / "nowhere"), str(tmp_path / "records")
-    with pytest.raises(UserError, match="nowhere is no folder"):
+    with pytest.raises(UserError, match="nowhere is not a folder"):
         job.run(config, tmp_path)
     config.source = str(tmp_path / "records")
     with pytest.raises(UserError, match=r"data/README\.md links to the tree") as caught:
