@@ -169,7 +169,11 @@ def test_the_site_builds_and_a_broken_link_fails_it(tmp_path):
     command = [str(DOCS_PYTHON), "docs/build_site.py", "out"]
     built = subprocess.run(command, cwd=clone, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
-    assert "UniMedI" in (clone / "out" / "index.html").read_text(encoding="utf-8")
+    page = (clone / "out" / "index.html").read_text(encoding="utf-8")
+    assert "UniMedI" in page
+    assert (
+        re.findall(r"""<(?:script|img|iframe)[^>]+src="?http|<link[^>]+stylesheet[^>]+href="?http|unpkg""", page) == []
+    )
     with (clone / "docs" / "running.md").open("a", encoding="utf-8") as page:
         page.write("\n[nowhere](nowhere.md) [no heading](method.md#none)\n")
     built = subprocess.run(command, cwd=clone, capture_output=True, text=True, check=False)
