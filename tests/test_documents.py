@@ -24,6 +24,11 @@ def text_of(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
+def prose_of(name: str) -> str:
+    """Without code."""
+    return re.sub(r"```.*?```|^ {4}[^\n]*$|`[^`\n]*`", "", text_of(name), flags=re.DOTALL | re.MULTILINE)
+
+
 def commands(name: str) -> list[str]:
     """What is to be typed behind `main.py` or `unimedi`, to the end of the line or of the code."""
     joined = re.sub(r"\\\n\s*", "", text_of(name))
@@ -71,8 +76,7 @@ def anchors(path: pathlib.Path) -> set[str]:
 
 def links(name: str) -> list[str]:
     """Where a page's links lead, but for those to the web."""
-    prose = re.sub(r"```.*?```|^ {4}.*$|`[^`\n]*`", "", text_of(name), flags=re.DOTALL | re.MULTILINE)
-    return [one for one in re.findall(r"\]\(([^)\s]+)\)", prose) if not re.match(r"https?://|mailto:", one)]
+    return [one for one in re.findall(r"\]\(([^)\s]+)\)", prose_of(name)) if not re.match(r"https?://|mailto:", one)]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -110,8 +114,7 @@ def test_pages_are_short_and_their_tables_hold_no_prose(name):
 
 @pytest.mark.parametrize("name", PROSE)
 def test_pages_use_the_words_of_the_field(name):
-    prose = re.sub(r"```.*?```|^ {4}.*$|`[^`\n]*`", "", text_of(name), flags=re.DOTALL | re.MULTILINE)
-    assert FORBIDDEN.findall(re.sub(r"\s+", " ", prose)) == []
+    assert FORBIDDEN.findall(re.sub(r"\s+", " ", prose_of(name))) == []
 
 
 @pytest.mark.parametrize("name", PROSE)
