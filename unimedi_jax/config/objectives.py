@@ -30,34 +30,34 @@ class UniMedI(Views):
 
     name: str = "unimedi"
     crop_scale: tuple[float, float] = (0.5, 1.0)
-    weight_vl: float = 1.0
-    weight_icl: float = 1.0
-    weight_pcl: float = 1.0
-    temperature: float = 0.07  # of the image-report contrast
+    weight_vl: float = 1.0  # weight of L_vl, the image-report contrast
+    weight_icl: float = 1.0  # weight of L_icl, self-distillation on CLS
+    weight_pcl: float = 1.0  # weight of L_pcl, self-distillation on patches
+    temperature: float = 0.07  # temperature of the image-report contrast
     negatives: str = "all"  # all samples of the batch; or "modality": those of the sample's own
     identical_reports: bool = False  # whether word-for-word equal reports are positives of each other
     contrastive_chunk: int = 0  # rows of the similarities at a time, for global batches of many thousands; 0 = all
     soft_targets: float = 0.0  # share of L_vl's targets that follows the similarity of the reports
-    soft_temperature: float = 0.07  # of that similarity: the smaller, the closer a report has to be
+    soft_temperature: float = 0.07  # temperature of that similarity: the smaller, the closer a report has to be
     # Each report is read as two halves of its sentences, dealt anew every time: both belong to the image, and with
     # `weight_reports` to each other. What findings and impression say in other words teaches the report tower.
     report_halves: bool = False
-    weight_reports: float = 0.5  # of the contrast between the halves
+    weight_reports: float = 0.5  # weight of the contrast between the halves
     negation: bool = False  # the report with its findings turned into their opposite is one more negative of its image
-    weight_local: float = 0.0  # of sentences against patches
+    weight_local: float = 0.0  # weight of the contrast of sentences and patches
     sentences: int = 8  # runs of tokens that stand for a report's sentences there
-    local_temperature: float = 0.07  # of a sentence's attention over the patches, and of the contrast
+    local_temperature: float = 0.07  # temperature of a sentence's attention over the patches, and of the contrast
     local_chunk: int = 8  # reports whose attention over all images exists at a time: memory for time
-    student_temperature: float = 0.1
+    student_temperature: float = 0.1  # of the softmax over prototypes
     teacher_temperature_cls: tuple[float, float] = (0.04, 0.04)  # start and end of the warm-up
     teacher_temperature_patch: tuple[float, float] = (0.04, 0.07)
-    temperature_warmup_steps: int = 0
-    centre_momentum: float = 0.9
+    temperature_warmup_steps: int = 0  # steps of the warm-up of the teacher's temperatures
+    centre_momentum: float = 0.9  # momentum of the running mean of the teacher's outputs, which is subtracted
     centre_by_modality: bool = False  # X-rays and CTs each centred on their own mean, not on that of the mixed batch
     centring: str = "mean"  # or "sinkhorn": a modality's samples use all prototypes alike, and there is no centre
     sinkhorn_iterations: int = 3
-    weight_koleo: float = 0.0  # spreads the CLS of a modality's samples (DINOv2: 0.1)
-    head_norm: bool = False  # BatchNorm in DINO's heads
+    weight_koleo: float = 0.0  # weight of KoLeo, which spreads the CLS of a modality's samples (DINOv2: 0.1)
+    head_norm: bool = False  # whether DINO's heads have BatchNorm
     distillation_ramp_steps: int = 0  # steps in which the weights of L_icl and L_pcl grow from 0; 0 = none
     two_views: bool = False  # the student sees a random part of what the teacher sees, in another light
     mask_ratio: float = 0.5  # share of the tokens that the student does not see

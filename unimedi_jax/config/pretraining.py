@@ -56,7 +56,7 @@ class InputConfig:
 
     report_length: int = 112  # tokens of a report, as in MGCA
     report_buckets: tuple[int, ...] = ()  # shorter lengths, such as (48, 80): a batch takes the first that fits
-    crop: int = 224  # pixels of the 256 x 256 record
+    crop: int = 224  # side in pixels of the part of the 256 x 256 record that is read
     crop_shift: int = 16  # pixels by which the crop may leave the centre; 16: anywhere
     ct_shift: tuple[int, int, int] = (0, 0, 0)  # voxels of the record's grid by which a CT may move
     ct: VolumeAugmentation = VolumeAugmentation()
@@ -98,20 +98,20 @@ class ModelConfig:
     """Towers, tokenizers and heads. Sizes in pixels and voxels are those that the input pipeline delivers."""
 
     vision_size: str = "B"  # "Mu", "Ti", "S", "B", "L", as in unimedi_jax/models/sizes.py
-    report_size: str = "B"
-    image_size: int = 224
-    image_patch: tuple[int, int] = (16, 16)
+    report_size: str = "B"  # likewise, of the report tower
+    image_size: int = 224  # pixels of an X-ray along each side
+    image_patch: tuple[int, int] = (16, 16)  # y, x
     volume_size: tuple[int, int, int] = (32, 128, 128)  # z, y, x
     volume_patch: tuple[int, int, int] = (4, 16, 16)  # also (1, 32, 32) or (16, 8, 8): all give 512 tokens
     # "nonlinear": beside the linear map of each patch, an MLP on each of its sub-patches; all of them and their maximum
     # are added to the token. For lesions smaller than a patch.
     tokenizer: str = "linear"
-    image_subpatch: tuple[int, int] = (4, 4)  # pixels; divides image_patch
-    volume_subpatch: tuple[int, int, int] = (2, 4, 4)  # voxels; divides volume_patch
+    image_subpatch: tuple[int, int] = (4, 4)  # pixels; must divide image_patch
+    volume_subpatch: tuple[int, int, int] = (2, 4, 4)  # voxels; must divide volume_patch
     subpatch_hidden: int = 48  # units of both layers of the MLP
-    window_hu: tuple[float, float] = (-1000.0, 1000.0)
+    window_hu: tuple[float, float] = (-1000.0, 1000.0)  # HU that become -1 and 1
     slices: int = 2  # k of the top-k, in depth layers of volume_patch[0] slices; 0: the volume alone
-    slices_per_layer: int = 1
+    slices_per_layer: int = 1  # slices that are cut from each chosen layer
     slice_size: int = 224  # pixels that a slice is resized to
     # Pixels, y and x, of the planes that slices are cut from, such as a record's (128, 128): multiples of volume_size.
     # (0, 0): the volume's own.
@@ -120,27 +120,27 @@ class ModelConfig:
     # Momentum of the running mean of each depth layer's score. The mean is subtracted before layers are ranked, so that
     # the place of a slice does not count. 0: the scores as they are.
     slice_baseline: float = 0.0
-    type_embedding: bool = False
-    slice_embedding: bool = False
-    position_init: str = "normal"  # of the learned tables; or "sincos"
+    type_embedding: bool = False  # whether a learnt vector marks tokens as 2D or 3D
+    slice_embedding: bool = False  # whether a learnt vector marks the depth of a slice
+    position_init: str = "normal"  # how the learnt position tables start; or "sincos"
     registers: int = 0  # learnt tokens after CLS that belong to no part of the image
-    cls_key: bool = True
+    cls_key: bool = True  # whether CLS counts in the softmax of eq. 1
     score_layers: int = 0  # how many of the last layers eq. 1 uses; 0: all
     scores: str = "mean"  # the mean of CLS attention over layers and heads; or "rollout", attention rollout
     # A token does not count in a layer where its norm is an outlier: a modified z-score above this (3.5 is usual).
     # 0: all count.
     sink_norm: float = 0.0
     embedding: int = 128  # width of the joint space
-    projection: str = "mlp"  # or "linear"
-    projection_hidden: int = 2048
+    projection: str = "mlp"  # into the joint space; or "linear"
+    projection_hidden: int = 2048  # units of its hidden layer
     norm_by_modality: bool = False  # the image projection has separate BatchNorms for X-rays and CTs
-    prototypes_cls: int = 65536
-    prototypes_patch: int = 8192
-    head_hidden: int = 2048
-    head_bottleneck: int = 256
-    report_positions: int = 512
-    report_dropout: float = 0.1
-    report_pooling: str = "cls"  # or "mean"
+    prototypes_cls: int = 65536  # outputs of the head on CLS
+    prototypes_patch: int = 8192  # outputs of the head on patches
+    head_hidden: int = 2048  # units of the hidden layers of both heads
+    head_bottleneck: int = 256  # units before the prototypes
+    report_positions: int = 512  # the most tokens of a report
+    report_dropout: float = 0.1  # dropout of the report tower in training
+    report_pooling: str = "cls"  # what stands for a report: CLS; or "mean", of its tokens
     attention: str = "auto"  # "cudnn" on NVIDIA GPUs, "splash" on TPUs, "blocks" on CPUs; or "xla"
     remat: str = "none"  # "dots" and "full" trade arithmetic for memory
     layers: str = "auto"  # "unrolled" on GPUs, where it is faster; elsewhere "scanned", which compiles faster
@@ -196,25 +196,25 @@ class ModelConfig:
 class OptimConfig:
     """AdamW and the schedule of its learning rate: linear warm-up, then half a cosine."""
 
-    peak_lr: float = 2e-5
+    peak_lr: float = 2e-5  # the learning rate after the warm-up
     start_lr: float = 1e-8
     end_lr: float = 1e-8
     warmup_steps: int = int(
         STEPS * SHARES["optim.warmup_steps"]
     )  # unless set, 0.4 of the steps (MGCA: 20 of 50 epochs)
-    weight_decay: float = 0.05
+    weight_decay: float = 0.05  # of the parameters that `decay` names
     decay: str = r"(kernel|embedding|last_layer)$"  # paths of the parameters that decay; MGCA decays ".*"
     b1: float = 0.9
     b2: float = 0.999
-    clip_norm: float = 3.0  # of the global norm of the gradients; 0 = no clipping
+    clip_norm: float = 3.0  # the most that the global norm of the gradients may be; 0 = no clipping
 
 
 @dataclasses.dataclass(frozen=True)
 class EmaConfig:
     """Momentum of the teacher: half a cosine from the first step to the last."""
 
-    base: float = 0.996
-    final: float = 1.0
+    base: float = 0.996  # at the first step
+    final: float = 1.0  # at the last step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,11 +229,11 @@ class MeshConfig:
 class CheckpointConfig:
     """When the state is saved, and which checkpoints stay."""
 
-    every: int = 1000  # steps
+    every: int = 1000  # steps between checkpoints
     keep: int = 2  # how many of the latest stay
     keep_every: int = 0  # steps between further checkpoints that stay; 0 = none
     keep_best: int = 1  # how many stay of those with the highest `best` in validation
-    best: str = "xray/zeroshot/macro"
+    best: str = "xray/zeroshot/macro"  # the validation metric by which they are ranked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,7 +245,7 @@ class ResumeConfig:
 
 @dataclasses.dataclass(frozen=True)
 class GuardConfig:
-    """When losses that spike or are not finite stop a run or send it back."""
+    """When losses that spike or are not finite stop a run or restore a checkpoint."""
 
     max_skipped: int = 10  # steps in a row with losses that are not finite after which the run stops
     spike: float = 6.0  # standard deviations above the mean of the last losses that are logged as a spike; 0 = none
@@ -259,9 +259,9 @@ class DistributedConfig:
     """Several hosts, each of which starts the same command with its own `process`."""
 
     coordinator: str = ""  # "host:port" of the first process, or "auto"
-    processes: int = 1
+    processes: int = 1  # how many there are
     process: int = 0  # the number of this host's process, from 0
-    timeout: int = 60  # seconds
+    timeout: int = 60  # seconds of silence after which a host counts as lost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,7 +269,7 @@ class EvalsConfig:
     """Validation during the run."""
 
     every: int = 5000  # steps between validations; 0: none while the run trains
-    network: str = "student"  # or "teacher"
+    network: str = "student"  # which network is evaluated; or "teacher"
     ct_slices: bool = True  # CTs are evaluated as trained, with their chosen slices; False: the volume alone
     rows: int = 16  # samples of a batch on each device
     limit: int = 256  # records of each split and modality; 0 = all. configs/evaluate.py always takes all
@@ -296,15 +296,15 @@ def profile_steps(text: str) -> range:
 
 @dataclasses.dataclass(frozen=True)
 class PretrainConfig:
-    """A whole run."""
+    """A pre-training run."""
 
     job: str = "pretrain"
-    seed: int = 42
-    steps: int = STEPS
-    log_every: int = 50
+    seed: int = 42  # of weights, shuffling and augmentation
+    steps: int = STEPS  # optimiser steps of the whole run
+    log_every: int = 50  # steps between lines of the log
     compilations: str = "~/.cache/unimedi_jax"  # folder of compiled programs, for faster starts; "": not kept
     data: str = "phantom"  # built sets in data_dir, comma-separated, each with an optional :weight
-    data_dir: str = "records"
+    data_dir: str = "records"  # the folder of built sets
     tokenizer: str = ""  # a folder or hub id; empty: a WordPiece vocabulary of the sets' own reports
     init: InitConfig = InitConfig()
     input: InputConfig = InputConfig()
@@ -318,7 +318,8 @@ class PretrainConfig:
     freeze_last_layer_steps: int = int(STEPS * SHARES["freeze_last_layer_steps"])
     freeze_patch_embed: bool = False  # whether the tokenizers stay as initialised
     mesh: MeshConfig = MeshConfig()
-    sharding: tuple[tuple[str, str], ...] = ((".*", "fsdp"),)  # first path that matches: "fsdp" or "replicate"
+    # Pairs of a pattern and "fsdp" or "replicate": the first that matches the path of a parameter decides.
+    sharding: tuple[tuple[str, str], ...] = ((".*", "fsdp"),)
     checkpoint: CheckpointConfig = CheckpointConfig()
     resume: ResumeConfig = ResumeConfig()
     guard: GuardConfig = GuardConfig()
