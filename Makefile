@@ -1,6 +1,7 @@
 # make pretrain   sets up .venv, trains the demo on the embedded phantom, writes a report page
 # make test       sets up .venv with the test tools, lints and runs the suite
 # make aot        sets up .venv-aot with the compilers of TPUs and GPUs, for configs/compile.py and its tests
+# make docs       sets up .venv-docs and builds the documentation as a site into build/site; a broken link fails it
 # make advisories   lists known weaknesses of the packages that a run needs: a report, which fails nothing
 # PYTHON=python3.12 make ...   another interpreter; ARGS="--config.steps=100" passes settings on
 # PROCESSES=4 make test        so many test files at a time, each process up to 6 GB
@@ -9,7 +10,7 @@ PYTHON ?= python3
 PROCESSES ?= 2
 BIN := .venv/bin
 
-.PHONY: pretrain test aot advisories clean
+.PHONY: pretrain test aot docs advisories clean
 
 pretrain: .venv/run.txt
 	$(BIN)/python main.py --config=configs/pretrain.py:demo $(ARGS)
@@ -20,6 +21,9 @@ test: .venv/dev.txt
 	$(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 aot: .venv-aot/aot.txt
+
+docs: .venv-docs/docs.txt
+	.venv-docs/bin/python docs/build_site.py build/site
 
 advisories: .venv/run.txt
 	test -x .venv-audit/bin/pip-audit || ($(PYTHON) -m venv .venv-audit && .venv-audit/bin/pip install --quiet pip-audit)
@@ -45,5 +49,10 @@ advisories: .venv/run.txt
 	.venv-aot/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-aot.txt
 	cp requirements-aot.txt $@
 
+.venv-docs/docs.txt: requirements-docs.txt
+	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	cp requirements-docs.txt $@
+
 clean:
-	rm -rf .venv .venv-aot .venv-audit .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf .venv .venv-aot .venv-docs .venv-audit .pytest_cache .ruff_cache build dist *.egg-info

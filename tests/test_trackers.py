@@ -132,14 +132,14 @@ def test_a_tracker_that_fails_is_left_and_the_run_goes_on(tmp_path, caplog):
     assert len(writers.read(tmp_path)) == 3
     assert broken.calls == 1
     (message,) = caplog.messages
-    assert message == "broken takes no more (ConnectionError): the run goes on without it"
+    assert message == "broken fails (ConnectionError): the run continues without it"
 
 
 def test_what_cannot_start_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"config.track=wandb,tensorbord: 'tensorbord' is none of wandb, mlflow"):
         PretrainConfig(track="wandb,tensorbord")
     monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(UserError, match=r"config.track=mlflow takes mlflow-skinny: pip install -r requirements-mlflow"):
+    with pytest.raises(UserError, match=r"config.track=mlflow needs mlflow-skinny: pip install -r requirements-mlflow"):
         trackers.start("mlflow", tmp_path, {})
 
     def refuse(**_):

@@ -249,7 +249,7 @@ class Checkpoints:
         if free < needed:
             raise UserError(
                 f"no room for the checkpoint of step {step}: it takes {needed / 1e9:.2f} GB, {self.folder} has "
-                f"{free / 1e9:.2f} GB left; make room, and the same command goes on from the checkpoint before"
+                f"{free / 1e9:.2f} GB left; make room, and the same command resumes from the checkpoint before"
             )
 
     @contextlib.contextmanager
@@ -262,7 +262,7 @@ class Checkpoints:
             what = "disk" if self._place is None else "disk and the bucket"
             raise UserError(
                 f"the checkpoint of step {step} could not be written to {where} ({_first_line(error)}); those "
-                f"before it are whole: see to the {what}, and the same command goes on from there"
+                f"before it are whole: check the {what}, and the same command resumes from there"
             ) from error
 
 

@@ -1,7 +1,7 @@
-"""One command for every job: python main.py --config=configs/<job>.py[:arg] [--config.key=value ...] [--workdir=DIR].
+"""One command for every job: python main.py --config=configs/<job>.py[:preset] [--config.key=value ...] [--workdir=DIR]
 
-The command of the installed package: unimedi --config=<job>[:arg] ... With --config and --help: the settings of that
-job and preset, their values and their meaning.
+The installed package has the same command as unimedi --config=<job>[:preset] ... With --config and --help it prints
+the settings of that job and preset: their values and their meaning.
 """
 
 import os
@@ -23,36 +23,38 @@ FLAGS = ("config", "workdir", "private")
 HOUSE = pathlib.Path(__file__).resolve().parent
 CONFIGS = next(folder for folder in (HOUSE / "configs", HOUSE.parent / "configs") if folder.is_dir())
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Job and settings: configs/<job>.py, with :arg where the job takes one."
+    "config", None, "Job and settings: configs/<job>.py, with :preset where the job has presets."
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "Folder of the run, or gs:// or s3://; by default runs/, the config's name and, of evaluations, the checkpoint's.",
+    "Folder of the run, also gs:// or s3://; by default in runs/, named after the config (evaluations: and the checkpoint).",
 )
 _PRIVATE = flags.DEFINE_bool(
-    "private", True, "Whether what is written is its owner's alone (folders 0700, files 0600), whatever the umask."
+    "private",
+    True,
+    "Only the owner may read what is written (folders 0700, files 0600); --noprivate: as the umask says.",
 )
 
 # Every job and what it is for.
 JOBS = {
-    "build": "Raw source to records.",
-    "pretrain": "UniMedI pre-training.",
-    "export": "A run as files for timm, transformers, plain PyTorch and ONNX.",
-    "embed": "Embeddings of X-rays, CTs and reports.",
-    "predict": "Findings, masks or boxes of X-rays and CTs, by prompts or a saved head.",
-    "search": "Similar cases by picture and sentence: an index, a table, a page.",
-    "inspect": "What a set, a run or an export holds, and its preprocessing contract.",
-    "audit": "Whether names or report text of a raw source are in a folder.",
-    "probe": "Classification with a trained encoder.",
-    "segment": "Segmentation with a trained encoder.",
-    "detect": "Detection with a trained encoder.",
-    "retrieve": "Retrieval and zero-shot classification.",
-    "evaluate": "The evaluations that the data allow, on one page.",
-    "ablate": "Several pre-training presets on the same data, and their table.",
-    "compare": "UniMedI beside the systems it is compared with: trained alike, and their table.",
-    "claims": "The paper's claims on the phantom: trained models, gates, intervals, a verdict for each.",
-    "compile": "The training step ahead of time, for TPU slices and GPUs that are not here.",
+    "build": "Turns a raw source into records.",
+    "pretrain": "Pre-trains UniMedI or another objective.",
+    "export": "Writes a run as files for timm, transformers, plain PyTorch and ONNX.",
+    "embed": "Embeds X-rays, CTs and reports.",
+    "predict": "Predicts findings, masks or boxes of X-rays and CTs, by prompts or a saved head.",
+    "search": "Finds similar cases by image and sentence: an index, a table, a page.",
+    "inspect": "Shows what a set, a run or an export holds, and its preprocessing contract.",
+    "audit": "Searches a folder for names and report text of a raw source.",
+    "probe": "Trains and measures classifiers on a trained encoder.",
+    "segment": "Trains and measures segmentation on a trained encoder.",
+    "detect": "Trains and measures detection on a trained encoder.",
+    "retrieve": "Measures retrieval and zero-shot classification.",
+    "evaluate": "Runs all evaluations that the data allow, on one page.",
+    "ablate": "Trains several presets on the same data and writes their table.",
+    "compare": "Trains UniMedI and the systems it is compared with alike and writes their table.",
+    "claims": "Tests the paper's claims on the phantom: trained models, gates, intervals, a verdict for each.",
+    "compile": "Compiles the training step ahead of time, for TPU slices and GPUs that are not here.",
     "bench": "Measures step, input, checkpoint, compile and build.",
 }
 
@@ -133,7 +135,7 @@ def main() -> None:
     except BrokenPipeError:
         os._exit(0)  # whoever read our lines, such as head, has seen enough
     except KeyboardInterrupt:
-        print("stopped: the same command goes on from what is written", file=sys.stderr, flush=True)
+        print("stopped: the same command resumes from what is written", file=sys.stderr, flush=True)
         os._exit(130)  # what workers are doing is not waited for: they end with this process
     except Exception as error:
         if not (message := messages.of_the_machine(error)):

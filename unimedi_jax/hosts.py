@@ -111,7 +111,7 @@ def none_lost() -> Iterator[None]:
             raise
         traceback.print_exc()
         line = str(error).strip().splitlines()[0][:200]
-        words = f"another host was lost, or failed ({line}): the same command on all hosts goes on"
+        words = f"another host was lost, or failed ({line}): the same command on all hosts resumes"
         print(words, file=sys.stderr, flush=True)
         os._exit(RESUMABLE)  # closing what is open would wait for the lost host
 

@@ -127,7 +127,7 @@ def fits(manifest: dict[str, Any], abstract: PyTree) -> None:
     if differing and all(name.startswith("teacher/") and name not in asked for name in differing):
         raise UserError(
             f"the checkpoint at step {manifest['step']} holds a teacher, and with these settings nothing needs one any "
-            "more: go on with the version that began the run, or begin anew with another --workdir"
+            "more: resume with the version that began the run, or start anew with another --workdir"
         )
     if differing:
         described = [f"{name} {_words(saved.get(name))} saved, {_words(asked.get(name))} now" for name in differing]

@@ -38,9 +38,9 @@ def of_the_machine(error: Exception) -> str:
     if isinstance(error, RuntimeError) and "home directory" in words:
         return "~ stands for no folder, as there is no home: set the variable HOME, or write paths in full"
     if isinstance(error, OSError) and error.errno in _DISK:
-        return f"{error.filename or 'writing'}: {error.strerror}; see to the disk, and the same command goes on"
+        return f"{error.filename or 'writing'}: {error.strerror}; check the disk, and the same command resumes"
     if cause := next((one for one in _DISK_WORDS if one in words), ""):
-        return f"writing: {cause}; see to the disk, and the same command goes on"
+        return f"writing: {cause}; check the disk, and the same command resumes"
     return ""
 
 

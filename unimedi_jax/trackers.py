@@ -51,7 +51,7 @@ def start(names: str, workdir: pathlib.Path, config: Mapping[str, Any]) -> list[
     chosen = [name.strip() for name in names.split(",") if name.strip()]
     for name in chosen:
         if importlib.util.find_spec(name) is None:
-            raise UserError(f"config.track={name} takes {PACKAGES[name]}: pip install -r requirements-{name}.txt")
+            raise UserError(f"config.track={name} needs {PACKAGES[name]}: pip install -r requirements-{name}.txt")
     trackers: list[Tracker] = []
     for name in chosen:
         try:

@@ -74,7 +74,7 @@ class Writer:
                 act(tracker)
             except Exception as error:  # a server of somebody else's, or the way to it
                 self._trackers.remove(tracker)
-                LOG.warning("%s takes no more (%s): the run goes on without it", tracker.name, type(error).__name__)
+                LOG.warning("%s fails (%s): the run continues without it", tracker.name, type(error).__name__)
 
     def _event(self, step: int, **content: Any) -> None:
         self._events.add_event(Event(wall_time=time.time(), step=step, **content))

@@ -89,10 +89,10 @@ def _options(options: str, workers: int) -> PipelineOptions:
             known, every = (chosen.get_all_options(retain_unknown_options=unknown) for unknown in (False, True))
     except (ValueError, SystemExit) as error:  # an option without its value ends the program, as on a command line
         reason = messages.getvalue().strip().rpartition("error: ")[2] or error
-        raise UserError(f"config.beam is no list of Beam's options: {reason}") from error
+        raise UserError(f"config.beam does not hold Beam's options: {reason}") from error
     unknown = ", ".join(sorted(every.keys() - known.keys()))
     if unknown and standard.runner is None:
-        raise UserError(f"config.beam is no list of Beam's options: {unknown} is none of them")
+        raise UserError(f"config.beam: {unknown} is not an option of Beam's")
     if unknown:
         LOG.warning("Beam leaves it to the runner to know: %s", unknown)
     if standard.runner is None:

@@ -149,7 +149,7 @@ def _built_before(folder: Path, fingerprint: str) -> Built | None:
         lines = (beside if beside.exists() else inside).read_text(encoding="utf-8").splitlines()
         rejected = tuple(Rejected(**json.loads(line)) for line in lines)
     except (OSError, ValueError, TypeError, RecursionError):
-        raise UserError(f"{folder} exists and is no built set: {remedy}") from None
+        raise UserError(f"{folder} exists and is not a built set: {remedy}") from None
     if facts.get("source_fingerprint") != fingerprint:
         raise UserError(f"{folder} was built from another source, or from files that have changed since: {remedy}")
     return Built(folder, False, facts["splits"], rejected, facts["pictures_in_two_splits"], facts.get("notes", {}))

@@ -128,7 +128,7 @@ def locate(path: str, folder: Path, missing: str, *, folder_allowed: bool, links
             if not links and is_folder and not _stays_inside(target, base):
                 raise BadInput("path_outside", f"a link in the folder leads out of the manifest's: {advice}")
         if is_folder and not folder_allowed:
-            raise BadInput("io_error", "a folder, where a file is wanted")
+            raise BadInput("io_error", "a folder where a file is needed")
     except FileNotFoundError as error:
         raise BadInput(missing, "there is no such file") from error
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL or too long a name

@@ -128,7 +128,7 @@ def _check_new(fields: list[str], file: Path, first_row: dict[Path, bytes]) -> N
     if first is content:
         return
     if first == content:
-        raise BadInput("duplicate_row", "the row stands in the manifest already")
+        raise BadInput("duplicate_row", "the row is in the manifest already")
     raise BadInput("duplicate_path", "an earlier row names the same file with other content")
 
 

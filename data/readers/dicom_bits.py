@@ -89,5 +89,5 @@ def padding(stored: np.ndarray, header: pydicom.Dataset) -> np.ndarray:
     try:
         limits = sorted(in_values(int(number), stored) for number in (low, low if high in (None, "") else high))
     except (TypeError, ValueError) as error:
-        raise BadInput("dicom_damaged", "PixelPaddingValue is no number") from error
+        raise BadInput("dicom_damaged", "PixelPaddingValue is not a number") from error
     return (stored >= limits[0]) & (stored <= limits[1])

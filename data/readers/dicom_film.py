@@ -63,9 +63,9 @@ def _dataset(data: bytes) -> pydicom.Dataset:
     if modality in NOT_XRAYS.split():
         raise BadInput("wrong_modality", f"DICOM modality {modality} in a row of modality xray")
     if "PixelData" not in dataset or not rows:
-        raise BadInput("no_pixels", "the file holds no picture")
+        raise BadInput("no_pixels", "the file holds no image")
     if frames > 1:
-        raise BadInput("multi_frame", f"{frames} frames in one film")
+        raise BadInput("multi_frame", f"{frames} frames in one X-ray")
     greys.check_size(rows, columns)
     memory.check(2 * len(data) + rows * columns * BYTES_A_PIXEL + greys.WORK)
     return dataset

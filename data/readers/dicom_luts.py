@@ -72,7 +72,7 @@ def modality_values(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
     try:
         return (stored.astype(np.float64) * float(slope) + float(intercept)).astype(np.float32)
     except (TypeError, ValueError) as error:
-        raise BadInput("dicom_damaged", "RescaleSlope or RescaleIntercept is no number") from error
+        raise BadInput("dicom_damaged", "RescaleSlope or RescaleIntercept is not a number") from error
 
 
 def window(dataset: pydicom.Dataset) -> tuple[float, float, str] | None:

@@ -80,7 +80,7 @@ def _check_stream(dataset: pydicom.Dataset, syntax: uid.UID, frame: int) -> int:
         raise BadInput("dicom_truncated", "the compressed pixels end early")
     # A decoder allocates the size in the stream; only that of the header has been checked.
     if facts.height and (facts.height, facts.width) != (dataset.Rows, dataset.Columns):
-        raise BadInput("dicom_pixels", "the compressed picture has another size than its header")
+        raise BadInput("dicom_pixels", "the size of the compressed image differs from its header's")
     if facts.signed and not dataset.PixelRepresentation:
         raise BadInput("bits_conflict", "the compressed samples have a sign, by PixelRepresentation they have none")
     if facts.precision > dataset.BitsAllocated:

@@ -36,7 +36,7 @@ def read(images: list[Image]) -> Iterator[np.ndarray]:
             continue
         dataset = dicom_tags.read(path, pixels=True)
         if "PixelData" not in dataset:
-            raise BadInput("no_pixels", "a slice holds no picture")
+            raise BadInput("no_pixels", "a slice holds no image")
         memory.check(2 * path.stat().st_size + int(dataset.Rows) * int(dataset.Columns) * PLANE_BYTES)
         for image in of_file:
             yield _hounsfield(image, dicom_pixels.decode(dataset, image.frame), dataset).T[..., None]

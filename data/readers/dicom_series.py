@@ -66,7 +66,7 @@ def _headers(folder: Path) -> list[Image]:
     if not folder.is_dir():
         header = dicom_tags.read(folder, pixels=False)
         if not header.get("Rows"):
-            raise BadInput("no_pixels", "an object without a picture, or with a damaged header")
+            raise BadInput("no_pixels", "an object without an image, or with a damaged header")
         if not _several(header):
             raise BadInput("single_dicom", "one DICOM slice: name the folder that holds the series")
         return [Image(folder, header, None)]

@@ -37,7 +37,7 @@ def check_file(path: Path) -> None:
         if not path.exists():
             raise BadInput("missing_file", "there is no such file")
         if not path.is_file():
-            raise BadInput("io_error", "a folder or device, where a file is wanted")
+            raise BadInput("io_error", "a folder or device where a file is needed")
         with path.open("rb") as stream:
             head = stream.read(len(LFS_MAGIC))
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13

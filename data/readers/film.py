@@ -42,7 +42,7 @@ class Film:
     def hang(self, mask: np.ndarray) -> np.ndarray:
         """A mask (y, x) of the stored pixels as the film hangs. Raises BadInput for one of another size."""
         if mask.shape != self.stored:
-            raise BadInput("mask_geometry", f"the mask is {mask.shape}, its film {self.stored}")
+            raise BadInput("mask_geometry", f"the mask is {mask.shape}, its X-ray {self.stored}")
         turned = self.turn.apply(mask)
         times = turned.shape[0] // self.pixels.shape[0] or 1
         if turned.shape == (times * self.pixels.shape[0], times * self.pixels.shape[1]):
@@ -94,7 +94,7 @@ def turn_of(orientation: list[str]) -> Turn:
     if swap:
         row, column = column, row
     if column not in "HF" or row in "HF":
-        raise BadInput("film_orientation", "the film's rows and columns do not run across and along the body")
+        raise BadInput("film_orientation", "the X-ray's rows and columns do not run across and along the body")
     return Turn(swap, rows=column == "H", columns=row == "R")
 
 
@@ -102,5 +102,5 @@ def _main(direction: str) -> str:
     """The first letter, along which a direction mostly runs."""
     letter = direction.strip().upper()[:1]
     if not letter or not any(letter in side for side in SIDES):
-        raise BadInput("film_orientation", "the direction of the film's rows or columns is none that DICOM knows")
+        raise BadInput("film_orientation", "DICOM does not know the direction of the X-ray's rows or columns")
     return letter

@@ -59,7 +59,7 @@ def _fields(path: Path) -> tuple[dict[str, str], int]:
             match = LINE.match(line.decode("latin-1"))
             if not match:
                 if line.strip():
-                    raise BadInput("bad_header", "a line that is no field of a MetaImage header")
+                    raise BadInput("bad_header", "a line that is not a field of a MetaImage header")
                 continue
             name, mark, value = match.groups()
             known = FIELDS.get(name.lower())
@@ -85,9 +85,9 @@ def _shape_and_type(fields: dict[str, str]) -> tuple[tuple[int, int, int], np.dt
     except (KeyError, ValueError) as error:
         raise BadInput("bad_header", "NDims, DimSize, ElementType or ElementDataFile is missing or unknown") from error
     if fields.get("ObjectType", "Image") != "Image":
-        raise BadInput("bad_header", "a MetaIO object that is no image")
+        raise BadInput("bad_header", "a MetaIO object that is not an image")
     if channels != 1:
-        raise BadInput("not_scalar", "one number a voxel is wanted")
+        raise BadInput("not_scalar", "one number for each voxel is needed")
     if len(sizes) < 3 or any(size != 1 for size in sizes[3:]):
         raise BadInput("not_3d", f"the image has the shape {tuple(sizes)}")
     payload.check_shape(tuple(sizes))
@@ -147,7 +147,7 @@ def _payload(
     try:
         skip = int(fields.get("HeaderSize", "0"))
     except ValueError as error:
-        raise BadInput("bad_header", "HeaderSize is no number") from error
+        raise BadInput("bad_header", "HeaderSize is not a number") from error
     if name.upper() == "LOCAL":
         if skip:
             raise BadInput("unsupported_header", "HeaderSize, with voxels in the file of the header")

@@ -73,7 +73,7 @@ def _start(header: nibabel.Nifti1Header) -> int:
     single = bytes(header["magic"].item())[:2] == b"n+"
     first = int(header["sizeof_hdr"]) + 4 if single else 0  # four bytes announce extensions
     if not first <= offset <= MAX_START or offset != int(offset):
-        raise BadInput("nifti_header", f"vox_offset is {offset:g}, voxels begin at {first} or behind")
+        raise BadInput("nifti_header", f"vox_offset is {offset:g}, but voxels begin at {first} or later")
     return int(offset)
 
 
@@ -120,7 +120,7 @@ def _shape(header: nibabel.Nifti1Header) -> tuple[int, int, int]:
     except Exception as error:
         raise BadInput("nifti_header", "dimensions or data type are none that NIfTI knows") from error
     if dtype.kind not in "iuf":
-        raise BadInput("not_scalar", "one number a voxel is wanted, not colours or complex numbers")
+        raise BadInput("not_scalar", "one number for each voxel is needed, not colours or complex numbers")
     if len(shape) < 3 or any(n != 1 for n in shape[3:]):
         raise BadInput("not_3d", f"the image has the shape {tuple(shape)}")
     payload.check_shape(shape)

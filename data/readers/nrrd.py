@@ -82,7 +82,7 @@ def _fields(path: Path) -> tuple[dict[str, str], int]:
             if value.startswith("="):
                 continue
             if not mark or name != name.strip() or (value and not value.startswith(" ")):
-                raise BadInput("bad_header", "a line that is no field of an NRRD header")
+                raise BadInput("bad_header", "a line that is not a field of an NRRD header")
             name = name.lower().replace(" ", "")
             if name in fields:
                 raise BadInput("bad_header", "a field is in the header twice")
@@ -124,7 +124,7 @@ def _affine(fields: dict[str, str], directions: list[np.ndarray | None]) -> np.n
         match = VECTOR.fullmatch(fields["spaceorigin"])
         origin = _vector(match) if match else None
         if origin is None:
-            raise BadInput("bad_header", "space origin is no vector")
+            raise BadInput("bad_header", "space origin is not a vector")
     units = re.findall(r'"([^"]*)"', fields.get("spaceunits", '"mm" "mm" "mm"'))
     if len(units) != 3 or not {unit.strip().lower() for unit in units} <= MILLIMETRES.keys():
         raise BadInput("bad_spacing", "space units that are no lengths")
@@ -143,7 +143,7 @@ def _payload(
     try:
         lines, skip = (int(fields.get(name, "0")) for name in ("lineskip", "byteskip"))
     except ValueError as error:
-        raise BadInput("bad_header", "line skip or byte skip is no number") from error
+        raise BadInput("bad_header", "line skip or byte skip is not a number") from error
     if lines or (skip and packed):
         raise BadInput("unsupported_header", "NRRD with line skip, or with byte skip within a compressed stream")
     file, start = (payload.beside(path, name), 0) if name else (path, end)

@@ -100,7 +100,7 @@ def _reach_the_end(stream: Stream) -> None:
     while data := stream.read(1 << 20):
         behind += len(data)
         if behind > MOST_BEHIND:
-            raise BadInput("too_large", f"more than {MOST_BEHIND >> 20} MB are packed behind the voxels")
+            raise BadInput("too_large", f"more than {MOST_BEHIND >> 20} MB are packed after the voxels")
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ def read(data: bytes, suffix: str, note: Note) -> film.Film:
     if aspect != 1:
         note("stretched")
     if np.issubdtype(pixels.dtype, np.floating) and not all(np.isfinite(pixels[r]).all() for r in greys.blocks(pixels)):
-        raise BadInput("nonfinite", "the film has NaN or infinite pixels")
+        raise BadInput("nonfinite", "the X-ray has NaN or infinite pixels")
     check_colour(pixels, note)
     grey = grey_values(pixels)
     greys.check_size(*stored)
@@ -80,17 +80,17 @@ def decode(data: bytes, least: int = 0) -> Picture:
             exif = Image.Image.getexif(header) if png.is_plain(data) else header.getexif()
             turn = exif.get(EXIF_TURN, 1)
     except Image.DecompressionBombError as error:
-        raise BadInput("too_large", "the header claims more pixels than any film has") from error
+        raise BadInput("too_large", "the header claims more pixels than any X-ray has") from error
     except Exception as error:  # damaged EXIF blocks raise whatever they lead to
         if data.startswith(b"\xff\xd8\xff") and not jpeg.stream_facts(data).ended:
             raise BadInput("jpeg_truncated", "the JPEG ends before its end marker") from error
         if data.startswith(MAGIC):
-            raise BadInput("truncated", "the picture ends early or is damaged") from error
-        raise BadInput("not_an_image", "neither a picture nor DICOM") from error
+            raise BadInput("truncated", "the image ends early or is damaged") from error
+        raise BadInput("not_an_image", "neither an image nor DICOM") from error
     if kind not in FORMATS:
         raise BadInput("unsupported_format", f"{kind} is none of {', '.join(FORMATS)}")
     if frames > 1 and kind != "MPO":  # MPO: a camera's JPEG with previews behind the picture
-        raise BadInput("multi_frame", f"{frames} pictures in one file")
+        raise BadInput("multi_frame", f"{frames} images in one file")
     if mode == "CMYK":
         raise BadInput("unsupported_colour", "CMYK")
     if size[0] * size[1] > greys.MAX_PIXELS:
@@ -101,9 +101,9 @@ def decode(data: bytes, least: int = 0) -> Picture:
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), reduced.flags(kind, mode, size, least))
     except cv2.error as error:
-        raise BadInput("not_an_image", "the picture cannot be decoded") from error
+        raise BadInput("not_an_image", "the image cannot be decoded") from error
     if pixels is None:
-        raise BadInput("truncated", "the picture ends early or is damaged")
+        raise BadInput("truncated", "the image ends early or is damaged")
     if mode == "1" and pixels.dtype == np.uint8:
         pixels = np.where(pixels > 0, np.uint8(255), np.uint8(0))
     if pixels.ndim == 3:
@@ -181,7 +181,7 @@ def check_colour(pixels: np.ndarray, note: Note) -> None:
         away += np.count_nonzero(apart[0] | apart[1])
     share = away / (pixels.shape[0] * pixels.shape[1])
     if share > MOST_COLOURED:
-        raise BadInput("coloured", f"{share:.0%} of the pixels have colours of their own: no film")
+        raise BadInput("coloured", f"{share:.0%} of the pixels are coloured: not an X-ray")
 
 
 def _colour_blocks(pixels: np.ndarray, full: float) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]]:

@@ -153,7 +153,7 @@ def _encoding(content: bytes, path: Path) -> tuple[str, str]:
         return "utf-16", "strict"
     start = content[:200]
     if 4 * start.count(0) > len(start):  # a stray NUL is a matter of its cell
-        raise UserError(f"{path} looks like UTF-16 without a byte-order mark, or is no text: save it as CSV in UTF-8")
+        raise UserError(f"{path} looks like UTF-16 without a byte-order mark, or is not text: save it as CSV in UTF-8")
     try:
         content.decode("utf-8-sig")
     except UnicodeDecodeError:

@@ -139,7 +139,7 @@ def caption(report: str | Mapping[str, str], policy: Policy, counts: collections
     if policy.style == "mgca":
         joined = mgca(joined)
     if text.is_empty(joined):
-        raise BadInput("empty_report", "none of the wanted sections has words")
+        raise BadInput("empty_report", "none of the sections to take has words")
     return joined
 
 

@@ -29,7 +29,7 @@ def xray_with_boxes(
         if (corners != [[y0, x0], [y1, x1]]).any():
             note("boxes_clipped")
         if (corners[0] >= corners[1]).any():
-            raise BadInput("mask_geometry", f"a box without area on its film of {width} x {height} pixels")
+            raise BadInput("mask_geometry", f"a box without area on its X-ray of {width} x {height} pixels")
         placed = np.sort(film.points(corners), axis=0)  # a turn may exchange the corners
         box[1:] = geometry.xray_points(placed, film.pixels.shape, grid.film_size).ravel()
     return {"image": geometry.canonical_xray(film.pixels, grid.film_size), "boxes": boxes}
@@ -49,7 +49,7 @@ def relative_runs(text: str, shape: tuple[int, int]) -> np.ndarray:
     height, width = shape
     ends = np.cumsum(numbers)  # of gaps and lengths alternately
     if len(ends) and ends[-1] > height * width:
-        raise BadInput("mask_geometry", f"a mask's runs are longer than its film of {width} x {height} pixels")
+        raise BadInput("mask_geometry", f"a mask's runs are longer than its X-ray of {width} x {height} pixels")
     flat = np.zeros(height * width, bool)
     for start, end in zip(ends[0::2], ends[1::2], strict=True):
         flat[start:end] = True

@@ -80,7 +80,9 @@ def _place(root: Path, rows: list[dict[str, str]]) -> tuple[str, str]:
             for suffix in SUFFIXES:
                 if (root / folder / row["path_to_image"]).with_suffix(suffix).exists():
                     return folder, suffix
-    raise UserError(f"{root} has no films: looked below it for {LAYOUT}. data/README.md shows the trees that are read")
+    raise UserError(
+        f"{root} has no X-rays: looked below it for {LAYOUT}. data/README.md links to the trees that are read"
+    )
 
 
 def _labels(root: Path, labeler: str, uncertain: float, blank: str) -> Mapping[str, tuple[float, ...]]:

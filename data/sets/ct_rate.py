@@ -43,7 +43,7 @@ def read(root: Path, *, reconstructions: str, val_share: float) -> DatasetIndex:
     places = {part: volumes_of for part in PARTS if (volumes_of := _places(base, part))}
     if not places:
         raise UserError(
-            f"{root} has no volumes: looked below it for {LAYOUT}. data/README.md shows the trees that are read"
+            f"{root} has no volumes: looked below it for {LAYOUT}. data/README.md links to the trees that are read"
         )
     for part, volume_at in places.items():
         tables, split = PARTS[part]

@@ -59,7 +59,7 @@ class DatasetIndex:
 def find(root: Path, *names: str) -> Path:
     """The first of these files or folders below `root`, a .csv or .tsv also as .gz. Raises UserError for none."""
     if not root.is_dir():
-        raise UserError(f"config.source {root} is no folder: name the root of the download")
+        raise UserError(f"config.source {root} is not a folder: name the root of the download")
     for name in names:
         for path in (root / name, root / f"{name}.gz"):
             if path.exists():
@@ -68,7 +68,9 @@ def find(root: Path, *names: str) -> Path:
     present = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     near = difflib.get_close_matches(Path(names[0]).name, present, SHOWN, 0.5)
     hint = f" (there is {', '.join(near)})" if near else ""
-    raise UserError(f"{root} has no {' or '.join(names)}{hint}: data/README.md shows the tree that this set must have")
+    raise UserError(
+        f"{root} has no {' or '.join(names)}{hint}: data/README.md links to the tree that this set must have"
+    )
 
 
 def folders(root: Path, *patterns: str) -> list[Path]:

@@ -85,7 +85,9 @@ def _place(root: Path) -> Callable[[str, str, str], str]:
         for suffix in SUFFIXES:
             if any((root / folder).glob(f"*.{suffix}")):
                 return lambda subject, study, film: str(Path(folder, f"{film}.{suffix}"))
-    raise UserError(f"{root} has no films: looked below it for {LAYOUT}. data/README.md shows the trees that are read")
+    raise UserError(
+        f"{root} has no X-rays: looked below it for {LAYOUT}. data/README.md links to the trees that are read"
+    )
 
 
 def _labels(root: Path, labeler: str, uncertain: float, blank: str) -> Mapping[str, tuple[float, ...]]:

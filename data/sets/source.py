@@ -60,13 +60,13 @@ def source(
     Raises UserError for a tree that lacks what the set must have, or for unknown options.
     """
     if not root.is_dir():
-        raise UserError(f"config.source {root} is no folder: name the root of the download")
+        raise UserError(f"config.source {root} is not a folder: name the root of the download")
     try:
         index = sets.SETS[name].read(root, **options)
     except (ValueError, KeyError, AttributeError) as error:  # a word for a number, a list for a table
         raise UserError(
             f"a table or list of {name} in {root} is not of its published form ({type(error).__name__}): "
-            "data/README.md shows the tree that this set must have"
+            "data/README.md links to the tree that this set must have"
         ) from error
     if not index.items and not index.rejected:
         raise UserError(_nothing(name, root, index.left_out))
@@ -82,7 +82,7 @@ def source(
         times[place] += 1
         try:
             if times[place] > 1:
-                raise BadInput("duplicate_row", "the set's tables name the film or CT twice")
+                raise BadInput("duplicate_row", "the set's tables name the X-ray or CT twice")
             sample = _sample(item, root, caption, columns)
         except BadInput as error:
             rejected.append(Rejected(at + 1, item.path, str(error)))
@@ -133,7 +133,7 @@ def _nothing(name: str, root: Path, left_out: Mapping[str, int]) -> str:
     gone = "; ".join(f"{count} {what}" for what, count in left_out.items() if count)
     return (
         f"{root} has nothing to build of {name}: looked below it for {sets.SETS[name].LAYOUT}"
-        f"{f' (left out: {gone})' if gone else ''}. data/README.md shows the trees that are read"
+        f"{f' (left out: {gone})' if gone else ''}. data/README.md links to the trees that are read"
     )
 
 

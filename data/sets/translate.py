@@ -155,7 +155,7 @@ def _folder(name: str) -> Path:
             folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=FILES))
         except Exception as error:  # no network, no such name, no right: all in the hub's own words
             why = str(error).strip().splitlines()[0][:160]
-            raise UserError(f"the model {name!r} is no folder, and the hub does not give it: {why}") from error
+            raise UserError(f"the model {name!r} is not a folder, and the hub does not give it: {why}") from error
     if not any((folder / weights).exists() for weights in WEIGHTS):
         raise UserError(f"{folder} holds no {' or '.join(WEIGHTS)}")
     return folder

@@ -234,7 +234,7 @@ def test_overrides_reach_every_preset_and_an_objective_its_own():
         (dict(seeds=()), "for one seed or more"),
         (dict(presets="clip+random_mask"), "clip+random_mask does not fit"),
         (dict(encoders="timm:nowhere.safetensors"), "no file or folder nowhere.safetensors"),
-        (dict(encoders="{vit}:0.5:0.5"), "is no timm:FILE or hf:FOLDER_OR_ID"),
+        (dict(encoders="{vit}:0.5:0.5"), "is not timm:FILE or hf:FOLDER_OR_ID"),
         (dict(encoders="timm:{vit}:deviation=0"), "above 0"),
         (dict(encoders="timm:{vit},timm:{vit}"), "somebody is the name of two rows"),
         (dict(encoders="timm:{text}"), "text.safetensors"),

@@ -106,8 +106,8 @@ def test_all_lines_of_a_help_page_carry_the_current_value():
 
 def test_options_of_a_set_have_their_meaning():
     notes = {one.key: one.comment for one in reference.settings(build.get_config("chexpert").to_dict())}
-    assert notes["options.each"] == "X-rays a task of 5x200"
-    assert notes["options"] == "Of CheXpert."
+    assert notes["options.each"] == "X-rays of each task of 5x200"
+    assert notes["options"] == "CheXpert."
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def test_a_folder_with_a_colon_in_its_name_is_itself(run, tmp_path, monkeypatch)
 def test_mistakes_are_one_line(run, tmp_path):
     with pytest.raises(UserError, match=r"no checkpoint of step 4: it has those of 1, 3, 5, 7$"):
         pretrained.load(f"{run}:4")
-    with pytest.raises(UserError, match="behind the colon stands best or a step"):
+    with pytest.raises(UserError, match="after the colon comes best or a step"):
         pretrained.load(f"{run}:bset")
     with pytest.raises(UserError, match=r"no run and no export at .*nowhere: "):
         pretrained.load(f"{tmp_path / 'nowhere'}:best")

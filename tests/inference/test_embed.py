@@ -181,8 +181,8 @@ def test_attention_in_a_notebook_is_an_array_on_the_pictures_own_grid(model, emb
     # In the middle of the cells: between two of them the larger grid is interpolated.
     np.testing.assert_allclose(record[20::8, 4::8], (expected / expected.sum())[20::8, 4::8], rtol=0.02)
     for path, words in (
-        (folder, "holds 4 pictures"),
-        (folder / "reports.txt", "holds 0 pictures"),
+        (folder, "holds 4 images"),
+        (folder / "reports.txt", "holds 0 images"),
         (folder / "deep" / "broken.png", "cannot be read: "),
     ):
         with pytest.raises(UserError, match=words):

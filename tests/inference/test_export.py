@@ -237,7 +237,7 @@ def test_without_torch_it_says_that_it_did_not_check(trained, tmp_path, monkeypa
     printed = capsys.readouterr().out
     assert "warning: not compared with PyTorch, as torch is not installed. To check it: pip install torch" in printed
     assert f"--config.checkpoint={out} --config.out={out}-checked" in printed
-    with pytest.raises(UserError, match=r"config.onnx=True takes torch"):
+    with pytest.raises(UserError, match=r"config.onnx=True needs torch"):
         export.write(trained, tmp_path / "other", onnx=True)
 
 

@@ -164,8 +164,8 @@ def test_what_must_not_go_up_does_not(light, server, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (dict(push="name"), "config.push=name is no name on the hub"),
-        (dict(push="org/name@main"), "is no name on the hub"),
+        (dict(push="name"), "config.push=name is not a name on the hub"),
+        (dict(push="org/name@main"), "is not a name on the hub"),
         (dict(push="org/name", source="nowhere.csv"), "config.source nowhere.csv does not exist"),
         (dict(push="org/name"), "of config.push an export alone"),
         (dict(), "are needed"),

@@ -57,7 +57,7 @@ def planned(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, taken: 
 def _encoder(item: str, workdir: pathlib.Path) -> Encoder:
     if not released.is_address(item):
         raise UserError(
-            f"config.encoders: {item} is no timm:FILE or hf:FOLDER_OR_ID; size, mean and deviation stand behind it, as "
+            f"config.encoders: {item} is not timm:FILE or hf:FOLDER_OR_ID; size, mean and deviation follow it, as "
             "in timm:mgca.pth:size=224:mean=0.5:deviation=0.5"
         )
     name = pathlib.PurePath(released.parse(item).place.partition("@")[0]).name

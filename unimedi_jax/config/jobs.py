@@ -36,11 +36,11 @@ class ExportConfig:
     out: str = ""  # a folder that does not exist yet
     rgb: bool = False  # also the ViT for three equal channels
     onnx: bool = False  # also the encoders as ONNX
-    licence: str = ""  # of the weights, by its name on the hub; empty: apache-2.0 of the phantom's, unknown of others
+    licence: str = ""  # licence of the weights, as the hub names it; empty: the phantom's apache-2.0, others' unknown
     push: str = ""  # org/name: upload the export to the Hugging Face hub; without `out`, the export `checkpoint` names
-    public: bool = False  # of push: for everybody to see
-    dry_run: bool = False  # of push: print what would go up, send nothing
-    source: str = ""  # of push: the CSV of the set, whose identifiers are searched for first; "none": not searched
+    public: bool = False  # for push: whether everybody may see it
+    dry_run: bool = False  # for push: print what would be uploaded, send nothing
+    source: str = ""  # for push: the CSV of the set; its identifiers are searched for first. "none": no search
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ class EmbedConfig:
     source: str = ""
     out: str = ""  # .npz or .parquet
     maps: str = ""  # a folder for chosen slices and attention: PNG, and NIfTI on a CT's own voxels
-    rows: int = 8  # a batch and device
+    rows: int = 8  # samples of a batch on each device
     ct_slices: bool | None = None  # CTs with their chosen slices, or by the volume alone; None: as in the run
     worker_memory_gb: float = 2.0  # a file that would take more to read is refused by its size
     download_gb: float = 4.0  # of a study from a DICOMweb server
@@ -74,7 +74,7 @@ class PredictConfig:
     source: str = ""  # a file, a folder, a DICOM series, or a .csv with the columns path and modality
     out: str = ""  # a .csv; masks and drawn boxes go into the folder of that name beside it
     head: str = ""  # the workdir of probe, segment or detect, or a folder in its heads/; empty: zero-shot, by prompts
-    rows: int = 8  # a batch and device
+    rows: int = 8  # samples of a batch on each device
     ct_slices: bool | None = None  # zero-shot on CTs with their chosen slices; None: as in the run. A head has its own
     prompts: str = ""  # of zero-shot: a .json or .csv, "ct_clip" or "chexzero"; empty: those of the run's sets
     score: str = "sum"  # zero-shot: minus denials ("difference"), minus other findings ("others"), or both
@@ -158,9 +158,9 @@ class DownstreamConfig:
     network: str = "student"  # or "teacher"
     data: str = "phantom"  # a built set
     data_dir: str = "records"
-    untrained: bool = True  # the same from a network that has learnt nothing, beside it
-    resamples: int = 1000  # of the bootstrap intervals
-    allow_leaks: bool = False  # measure though the network was trained on patients or pictures of the test records
+    untrained: bool = True  # whether an untrained network is measured beside it
+    resamples: int = 1000  # resamples of the bootstrap intervals
+    allow_leaks: bool = False  # whether to measure although the network learnt from patients or images tested on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,12 +168,12 @@ class ProbeConfig(DownstreamConfig):
     """Classification of findings with a trained encoder."""
 
     job: str = "probe"
-    modality: str = ""  # "xray" or "ct"; all that the set has
-    tune: str = "linear"  # or "full"
+    modality: str = ""  # "xray" or "ct"; empty: all that the set has
+    tune: str = "linear"  # a linear classifier on the frozen encoder; or "full": the encoder is fine-tuned
     shares: tuple[float, ...] = (0.01, 0.1, 1.0)  # of the training patients, stratified draws
     seeds: tuple[int, ...] = (0, 1, 2)  # of the draws, and of full fine-tuning
     ct_slices: bool | None = None  # CTs with their chosen slices, or by the volume alone; None: as in the run
-    rows: int = 32  # a device, when embedding
+    rows: int = 32  # samples of a batch on each device, when embedding
     # MGCA's recipe for its linear classifier, where the encoder learns ten times slower (our choice).
     full: FitConfig = FitConfig(batch=48)
     # "mgca": its linear classifier by its own solver, augmentation and draws, in rows of their own (docs/protocols.md).
@@ -205,8 +205,8 @@ class RetrieveConfig(DownstreamConfig):
     job: str = "retrieve"
     data: str = "phantom"  # built sets, comma-separated
     ct_slices: bool | None = None  # CTs with their chosen slices, or by the volume alone; None: as in the run
-    each: int = 200  # patients a finding of the precision at k (CheXpert 5x200)
-    rows: int = 32  # a device, when embedding
+    each: int = 200  # patients of each finding for the precision at k (CheXpert 5x200)
+    rows: int = 32  # samples of a batch on each device, when embedding
     prompts: str = ""  # of zero-shot: a .json or .csv, "ct_clip" or "chexzero"; empty: the set's own
     score: str = "sum"  # zero-shot: minus denials ("difference"), minus other findings ("others"), or both
 
@@ -220,7 +220,7 @@ class SegmentTask:
 
     tune: str = "frozen,full"  # of the encoder; the decoder is always trained
     shares: tuple[float, ...] = (1.0,)  # of the training patients: RSNA and SIIM 0.01, 0.1, 1; AMOS 0.2, 0.4, 1
-    limit: int = 0  # cases a split, 0 = all
+    limit: int = 0  # cases of each split; 0 = all
     tolerance: float = 2.0  # of NSD, mm (pixels for X-rays)
     setr_channels: tuple[int, ...] = (512, 256, 128, 64)
     unetr_features: int = 16
@@ -234,11 +234,11 @@ class SegmentConfig(SegmentTask, DownstreamConfig):
     """Segmentation with a trained encoder."""
 
     job: str = "segment"
-    modality: str = ""  # "xray" or "ct"; all that the set has
+    modality: str = ""  # "xray" or "ct"; empty: all that the set has
     target: str = "organs"  # "lesions": one class whatever the finding; "boxes": their union, as RSNA's
     seeds: tuple[int, ...] = (0,)
     windows: bool = False  # CTs at the record's resolution in sliding windows; False: the whole, shrunk
-    # "mgca": X-rays by MGCA's draws, best epoch by the validation loss, Dice by picture on the network's grid.
+    # "mgca": X-rays by MGCA's draws, best epoch by the validation loss, Dice by image on the network's grid.
     # "unetr" (BTCV), "voco" (AMOS22): CTs in crops at their own resolution, measured on the voxels of the file.
     protocol: str = "ours"
     mgca: FitConfig = FitConfig(weight_decay=0.05)  # of that protocol
@@ -266,12 +266,12 @@ class DetectTask:
 
     tune: str = "frozen"  # "full": the encoder learns too; "frozen,full": both
     shares: tuple[float, ...] = (1.0,)  # of the training patients; the papers: 0.01, 0.1, 1
-    limit: int = 0  # X-rays a split, 0 = all
-    most: int = 20  # boxes of an X-ray
+    limit: int = 0  # X-rays of each split; 0 = all
+    most: int = 20  # the most boxes of an X-ray
     widths: tuple[int, ...] = (512, 256, 128)  # of the head, coarsest scale first
     lowest: float = 0.01  # score below which a box is not counted
     confidence: float = 0.5  # of map_mgca
-    overlap: float = 0.5  # above it the weaker of two boxes goes
+    overlap: float = 0.5  # IoU of two boxes above which the weaker one is dropped
     recipe: FitConfig = FitConfig()
 
 
@@ -303,13 +303,14 @@ class EvaluateConfig(DownstreamConfig):
     """The evaluations that a data folder allows, on one page."""
 
     job: str = "evaluate"
-    data: str = ""  # built sets, comma-separated; empty: all of the folder
-    tasks: str = "probe,retrieve,slices"  # minutes; "candidates" (LUNA16); "segment", "detect": hours
+    data: str = ""  # built sets, comma-separated; empty: all sets in data_dir
+    # These take minutes. Further: "candidates" (LUNA16); "segment" and "detect" train decoders for hours.
+    tasks: str = "probe,retrieve,slices"
     shares: tuple[float, ...] = (0.01, 0.1, 1.0)  # of the training patients, linear probe
     seeds: tuple[int, ...] = (0, 1, 2)
     ct_slices: bool | None = None  # CTs with their chosen slices, or by the volume alone; None: as in the run
-    each: int = 200  # patients a finding of the precision at k
-    rows: int = 32  # a device, when embedding
+    each: int = 200  # patients of each finding for the precision at k
+    rows: int = 32  # samples of a batch on each device, when embedding
     segment: SegmentTask = SegmentTask()
     detect: DetectTask = DetectTask()
     candidates: CandidatesTask = CandidatesTask()
@@ -336,7 +337,7 @@ class AblateConfig:
     job: str = "ablate"
     data: str = "phantom"
     data_dir: str = "records"
-    presets: str = ""  # of configs/pretrain.py, comma-separated; several of one run are joined by a plus
+    presets: str = ""  # presets of configs/pretrain.py, comma-separated; several for one run are joined by a plus
     seeds: tuple[int, ...] = (0, 1, 2)
     # What all share, as in --config.base.steps=300; its objective is UniMedI's and its ablations' alone.
     base: PretrainConfig = dataclasses.field(default_factory=PretrainConfig)
@@ -363,22 +364,22 @@ class ClaimsConfig:
     data_dir: str = "records"
     unimedi: str = "unimedi"  # the preset of configs/pretrain.py that stands for UniMedI
     seeds: tuple[int, ...] = (0, 1, 2)
-    xrays: int = 2240  # that train in each set
+    xrays: int = 2240  # X-rays that train, in each set
     # The sets that are trained on, by their training CTs, in this order; "phantom" is the embedded set.
     sets: str = "1120,112,56,phantom"
-    plenty: int = 1120  # of these, the training CTs of the set that C2 to C4 are about
-    scarce: int = 112  # and of the one where C1 says that X-rays help
-    equal_flops: bool = True  # the cheaper models once more, with the steps that UniMedI's arithmetic buys
+    plenty: int = 1120  # training CTs of the set that C2 to C4 are about
+    scarce: int = 112  # training CTs of the set where C1 says that X-rays help
+    equal_flops: bool = True  # train the cheaper models again, with the steps that UniMedI's arithmetic buys
     # Beside them the findings as targets, with tokens of the same size and a quarter of it: what is possible at most.
     ceilings: bool = True
     # Who is evaluated: fresh patients that validate, or with "test" those that `test_seed` draws, once for a workdir.
     split: str = "val"
     val_seed: int = 1
     test_seed: int | None = None  # a seed never used before
-    patients: int = 1000  # of each modality that are evaluated
-    both: int = 300  # beside them, examined both ways
-    resamples: int = 2000  # of patients and seeds
-    rows: int = 32  # a device, when embedding
+    patients: int = 1000  # patients of each modality who are evaluated
+    both: int = 300  # further patients, examined both ways
+    resamples: int = 2000  # resamples of patients and seeds
+    rows: int = 32  # samples of a batch on each device, when embedding
     # What all share, as in --config.base.steps=300, and what each preset changes in it.
     base: PretrainConfig = dataclasses.field(default_factory=PretrainConfig)
     changes: dict[str, dict] = dataclasses.field(default_factory=dict)
@@ -386,14 +387,14 @@ class ClaimsConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CompileConfig:
-    """The training step ahead of time, for TPU slices and GPUs that are not here."""
+    """Compiles the training step ahead of time, for TPU slices and GPUs that are not here."""
 
     job: str = "compile"
     target: str = "v5e-256"
     # What is compiled, as in --config.pretrain.batch.xray=48.
     pretrain: PretrainConfig = dataclasses.field(default_factory=PretrainConfig)
     vocab_size: int = 28996  # words of the report tower: Bio_ClinicalBERT's
-    keep_text: bool = False  # program.txt, the compiled program
+    keep_text: bool = False  # whether to write program.txt, the compiled program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -402,10 +403,10 @@ class BenchConfig:
 
     job: str = "bench"
     what: str = "all"  # or step, input, checkpoint, compile, build, decode, embed, start, search, joined by a plus
-    rounds: int = 5  # whose median and spread are reported
+    rounds: int = 5  # rounds of each measurement, whose median and spread are reported
     vocab_size: int = 28996
-    bfloat16: bool = True  # the time of the PyTorch twin in bfloat16 beside it
-    data: str = "phantom"  # records that input reads
+    bfloat16: bool = True  # whether the PyTorch twin is timed in bfloat16, too
+    data: str = "phantom"  # the set that "input" reads
     data_dir: str = "records"
     # Originals that build reads, and a DataLoader beside input: JPEGs of 3056 x 2544, .nii.gz of 512 x 512 x 300.
     films: int = 24

@@ -34,7 +34,7 @@ def check(config: Any, where: str) -> None:
     for name, value in read.items():
         usual = getattr(default, name)
         if dataclasses.is_dataclass(usual) and not isinstance(value, dict):
-            raise UserError(f"{where} is damaged or was edited: config.{name} is no section of settings")
+            raise UserError(f"{where} is damaged or was edited: config.{name} is not a section of settings")
         if name != "objective":
             _check_kinds({name: value}, default, where, "config")
     try:

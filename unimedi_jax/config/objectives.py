@@ -25,50 +25,50 @@ class Views:
 class UniMedI(Views):
     """UniMedI: image-report contrast, self-distillation on CLS and on patches, and what the student sees.
 
-    The settings of views count with `two_views` alone.
+    The settings of views have an effect only with `two_views`.
     """
 
     name: str = "unimedi"
     crop_scale: tuple[float, float] = (0.5, 1.0)
-    weight_vl: float = 1.0
-    weight_icl: float = 1.0
-    weight_pcl: float = 1.0
-    temperature: float = 0.07  # of the image-report contrast
-    negatives: str = "all"  # of the batch, or those of one's own "modality"
-    identical_reports: bool = False  # treat word-for-word equal reports as positives of each other
+    weight_vl: float = 1.0  # weight of L_vl, the image-report contrast
+    weight_icl: float = 1.0  # weight of L_icl, self-distillation on CLS
+    weight_pcl: float = 1.0  # weight of L_pcl, self-distillation on patches
+    temperature: float = 0.07  # temperature of the image-report contrast
+    negatives: str = "all"  # all samples of the batch; or "modality": those of the sample's own
+    identical_reports: bool = False  # whether word-for-word equal reports are positives of each other
     contrastive_chunk: int = 0  # rows of the similarities at a time, for global batches of many thousands; 0 = all
-    soft_targets: float = 0.0  # share of L_vl's targets that follows how alike the reports are
-    soft_temperature: float = 0.07  # of that likeness: the smaller, the closer a report has to be
+    soft_targets: float = 0.0  # share of L_vl's targets that follows the similarity of the reports
+    soft_temperature: float = 0.07  # temperature of that similarity: the smaller, the closer a report has to be
     # Each report is read as two halves of its sentences, dealt anew every time: both belong to the image, and with
     # `weight_reports` to each other. What findings and impression say in other words teaches the report tower.
     report_halves: bool = False
-    weight_reports: float = 0.5  # of the contrast between the halves
+    weight_reports: float = 0.5  # weight of the contrast between the halves
     negation: bool = False  # the report with its findings turned into their opposite is one more negative of its image
-    weight_local: float = 0.0  # of sentences against patches
+    weight_local: float = 0.0  # weight of the contrast of sentences and patches
     sentences: int = 8  # runs of tokens that stand for a report's sentences there
-    local_temperature: float = 0.07  # of a sentence's attention over the patches, and of the contrast
+    local_temperature: float = 0.07  # temperature of a sentence's attention over the patches, and of the contrast
     local_chunk: int = 8  # reports whose attention over all images exists at a time: memory for time
-    student_temperature: float = 0.1
+    student_temperature: float = 0.1  # of the softmax over prototypes
     teacher_temperature_cls: tuple[float, float] = (0.04, 0.04)  # start and end of the warm-up
     teacher_temperature_patch: tuple[float, float] = (0.04, 0.07)
-    temperature_warmup_steps: int = 0
-    centre_momentum: float = 0.9
+    temperature_warmup_steps: int = 0  # steps of the warm-up of the teacher's temperatures
+    centre_momentum: float = 0.9  # momentum of the running mean of the teacher's outputs, which is subtracted
     centre_by_modality: bool = False  # X-rays and CTs each centred on their own mean, not on that of the mixed batch
     centring: str = "mean"  # or "sinkhorn": a modality's samples use all prototypes alike, and there is no centre
     sinkhorn_iterations: int = 3
-    weight_koleo: float = 0.0  # spreads the CLS of a modality's samples (DINOv2: 0.1)
-    head_norm: bool = False  # BatchNorm in DINO's heads
-    distillation_ramp_steps: int = 0  # in which the weights of L_icl and L_pcl grow from 0; 0 = none
+    weight_koleo: float = 0.0  # weight of KoLeo, which spreads the CLS of a modality's samples (DINOv2: 0.1)
+    head_norm: bool = False  # whether DINO's heads have BatchNorm
+    distillation_ramp_steps: int = 0  # steps in which the weights of L_icl and L_pcl grow from 0; 0 = none
     two_views: bool = False  # the student sees a random part of what the teacher sees, in another light
-    mask_ratio: float = 0.5  # share of tokens the student does not see
-    mask_ramp_steps: int = 0  # in which that share grows from 0; 0 = none
-    mask_stages: int = 4  # equal steps of that growth, each a program of its own to compile
+    mask_ratio: float = 0.5  # share of the tokens that the student does not see
+    mask_ramp_steps: int = 0  # steps in which that share grows from 0; 0 = none
+    mask_stages: int = 4  # equal stages of that growth, each compiled as a branch of its own
     mask_mode: str = "drop"  # "drop" removes tokens, "mask_token" replaces them and distils there (iBOT)
     mask_by: str = "attention"  # "attention" keeps the informative tokens, "random" any
     mask_scope: str = "sequence"  # "sequence", or "part": slices and volume keep their own share
     mask_block: int = 1  # 2 keeps 2 x 2 blocks of an X-ray's tokens (A-CLIP)
     slices_by: str = "attention"  # "attention" (eq. 2) or "random"
-    random_until_step: int = 0  # before it both choices are random: attention from scratch means nothing yet
+    random_until_step: int = 0  # before this step both choices are random: early attention means nothing yet
 
     def __post_init__(self) -> None:
         super().__post_init__()

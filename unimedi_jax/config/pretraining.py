@@ -43,8 +43,8 @@ class VolumeAugmentation:
     """How far CTs may be changed in training, anew each time; 0: not at all. They are never mirrored."""
 
     zoom: float = 0.0  # share by which the chest may grow or shrink about its centre
-    scale: float = 0.0  # share by which HU may be multiplied, water staying at 0
-    offset: float = 0.0  # HU that may be added or taken away
+    scale: float = 0.0  # share by which HU may be scaled; water stays at 0
+    offset: float = 0.0  # HU that may be added or subtracted
     noise: float = 0.0  # HU, standard deviation of the noise in each voxel of the record
 
     def __post_init__(self) -> None:
@@ -56,10 +56,10 @@ class VolumeAugmentation:
 class InputConfig:
     """How records are read, augmented and cut."""
 
-    report_length: int = 112  # tokens, as MGCA
-    report_buckets: tuple[int, ...] = ()  # lengths below, such as (48, 80): a batch takes the first that fits
-    crop: int = 224  # pixels of the record of an X-ray (256 x 256 unless its set was built otherwise)
-    crop_shift: int = 16  # pixels by which the crop may leave the centre: here, anywhere
+    report_length: int = 112  # tokens of a report, as in MGCA
+    report_buckets: tuple[int, ...] = ()  # shorter lengths, such as (48, 80): a batch takes the first that fits
+    crop: int = 224  # side in pixels of the part of an X-ray's record that is read
+    crop_shift: int = 16  # pixels by which the crop may leave the centre; 16: anywhere
     ct_shift: tuple[int, int, int] = (0, 0, 0)  # voxels of the record's grid by which a CT may move
     ct: VolumeAugmentation = VolumeAugmentation()
     # CTs: "whole", the record brought to config.model.volume_size; "random", a window of so many of its voxels,
@@ -69,21 +69,21 @@ class InputConfig:
     windows: tuple[int, int, int] = (1, 1, 1)
     shuffle_sentences: bool = False  # PRIOR's augmentation of reports
     sentences: float = 1.0  # share of a report's sentences, at least one, that a step reads; drawn anew each time
-    drop_technique: bool = False  # training reads no sentences that only name the examination, input/sentences.py
+    drop_technique: bool = False  # training skips sentences that only name the examination (input/sentences.py)
     # Samples of each of several sets: "weights", those of config.data; "sqrt", these times the root of its records.
     set_shares: str = "weights"
     # Rows of X-rays and CTs: "batch", config.batch; "sqrt", as many in all, by the square root of their records.
     modality_shares: str = "batch"
-    # Pictures of one study, or of one patient under one report, are positives of their report and no negatives of each
-    # other, in sets that hold such pictures.
+    # Whether images of one study, or of one patient under one report, are positives of their report and no negatives of
+    # each other, in sets that have such images.
     group_studies: bool = True
     # Of a study in an epoch: "pictures", each by itself; "all", together in a batch, at most `most_of_study`; "one",
     # drawn anew; "frontal", the first frontal one, else the first.
     per_study: str = "pictures"
     most_of_study: int = 4
-    threads: int = 4  # that read records and batch them
-    # Processes that do so instead of threads, where the device is so fast that threads would hold up its program;
-    # -1: none beside a CPU, four a device of a host beside GPUs and TPUs, of at most half its cores.
+    threads: int = 4  # threads that read records and batch them
+    # Processes that do so instead of threads, for devices so fast that threads would hold up the program; -1: none on
+    # a CPU; on GPUs and TPUs four for each device of a host, on at most half of its cores.
     processes: int = -1
     max_damaged: float = 0.0  # share of a set's records that may be unreadable; the next ones replace them
 
@@ -110,7 +110,7 @@ class InputConfig:
 
 @dataclasses.dataclass(frozen=True)
 class BatchConfig:
-    """Samples a device. 16 on each of 8 devices is the paper's global batch of 128."""
+    """Samples on each device. 16 on each of 8 devices is the paper's global batch of 128."""
 
     xray: int = 12
     ct: int = 4
@@ -137,53 +137,53 @@ class ModelConfig:
     """Towers, tokenizers and heads. Sizes in pixels and voxels are those that the input pipeline delivers."""
 
     vision_size: str = "B"  # "Mu", "Ti", "S", "B", "L", as in unimedi_jax/models/sizes.py
-    report_size: str = "B"
-    image_size: int = 224
-    image_patch: tuple[int, int] = (16, 16)
+    report_size: str = "B"  # likewise, of the report tower
+    image_size: int = 224  # pixels of an X-ray along each side
+    image_patch: tuple[int, int] = (16, 16)  # y, x
     volume_size: tuple[int, int, int] = (32, 128, 128)  # z, y, x
     volume_patch: tuple[int, int, int] = (4, 16, 16)  # also (1, 32, 32) or (16, 8, 8): all give 512 tokens
     # "nonlinear": beside the linear map of each patch, an MLP on each of its sub-patches; all of them and their maximum
     # are added to the token. For lesions smaller than a patch.
     tokenizer: str = "linear"
-    image_subpatch: tuple[int, int] = (4, 4)  # pixels; divides image_patch
-    volume_subpatch: tuple[int, int, int] = (2, 4, 4)  # voxels; divides volume_patch
+    image_subpatch: tuple[int, int] = (4, 4)  # pixels; must divide image_patch
+    volume_subpatch: tuple[int, int, int] = (2, 4, 4)  # voxels; must divide volume_patch
     subpatch_hidden: int = 48  # units of both layers of the MLP
-    window_hu: tuple[float, float] = (-1000.0, 1000.0)
+    window_hu: tuple[float, float] = (-1000.0, 1000.0)  # HU that become -1 and 1
     slices: int = 2  # k of the top-k, in depth layers of volume_patch[0] slices; 0: the volume alone
-    slices_per_layer: int = 1
+    slices_per_layer: int = 1  # slices that are cut from each chosen layer
     slice_size: int = 224  # pixels that a slice is resized to
     # Pixels, y and x, of the planes that slices are cut from, such as a record's (128, 128): multiples of volume_size.
     # (0, 0): the volume's own.
     slice_source: tuple[int, int] = (0, 0)
     frontal_view: bool = False  # a frontal projection of the CT, embedded as an X-ray, joins its slices
-    # Momentum of the running mean of each depth layer's score, which is taken off before layers are ranked: what counts
-    # is not where a slice lies. 0: the scores as they are.
+    # Momentum of the running mean of each depth layer's score. The mean is subtracted before layers are ranked, so that
+    # the place of a slice does not count. 0: the scores as they are.
     slice_baseline: float = 0.0
-    type_embedding: bool = False
-    slice_embedding: bool = False
-    position_init: str = "normal"  # of the learned tables; or "sincos"
-    registers: int = 0  # learnt tokens after CLS that are no part of the image
-    cls_key: bool = True
-    score_layers: int = 0  # of eq. 1: the last so many; 0: all
-    scores: str = "mean"  # of CLS attention over layers and heads; or "rollout", attention rollout
-    # Tokens whose norm in a layer is an outlier, of a modified z-score above this (3.5 is usual), do not count there.
+    type_embedding: bool = False  # whether a learnt vector marks tokens as 2D or 3D
+    slice_embedding: bool = False  # whether a learnt vector marks the depth of a slice
+    position_init: str = "normal"  # how the learnt position tables start; or "sincos"
+    registers: int = 0  # learnt tokens after CLS that belong to no part of the image
+    cls_key: bool = True  # whether CLS counts in the softmax of eq. 1
+    score_layers: int = 0  # how many of the last layers eq. 1 uses; 0: all
+    scores: str = "mean"  # the mean of CLS attention over layers and heads; or "rollout", attention rollout
+    # A token does not count in a layer where its norm is an outlier: a modified z-score above this (3.5 is usual).
     # 0: all count.
     sink_norm: float = 0.0
     embedding: int = 128  # width of the joint space
-    projection: str = "mlp"  # or "linear"
-    projection_hidden: int = 2048
+    projection: str = "mlp"  # into the joint space; or "linear"
+    projection_hidden: int = 2048  # units of its hidden layer
     norm_by_modality: bool = False  # the image projection has separate BatchNorms for X-rays and CTs
-    prototypes_cls: int = 65536
-    prototypes_patch: int = 8192
-    head_hidden: int = 2048
-    head_bottleneck: int = 256
-    report_positions: int = 512
-    report_dropout: float = 0.1
-    report_pooling: str = "cls"  # or "mean"
-    attention: str = "auto"  # the device's: "cudnn" on NVIDIA, "splash" on TPUs, "blocks" on CPUs; or "xla"
+    prototypes_cls: int = 65536  # outputs of the head on CLS
+    prototypes_patch: int = 8192  # outputs of the head on patches
+    head_hidden: int = 2048  # units of the hidden layers of both heads
+    head_bottleneck: int = 256  # units before the prototypes
+    report_positions: int = 512  # the most tokens of a report
+    report_dropout: float = 0.1  # dropout of the report tower in training
+    report_pooling: str = "cls"  # what stands for a report: CLS; or "mean", of its tokens
+    attention: str = "auto"  # "cudnn" on NVIDIA GPUs, "splash" on TPUs, "blocks" on CPUs; or "xla"
     remat: str = "none"  # "dots" and "full" trade arithmetic for memory
-    layers: str = "auto"  # "unrolled" on GPUs, which is faster there, else "scanned", which compiles faster
-    dtype: str = "bfloat16"  # of the arithmetic; parameters, softmax and losses are float32
+    layers: str = "auto"  # "unrolled" on GPUs, where it is faster; elsewhere "scanned", which compiles faster
+    dtype: str = "bfloat16"  # type of the arithmetic; parameters, softmax and losses are float32
 
     def __post_init__(self) -> None:
         if self.layers not in (allowed := ("auto", "scanned", "unrolled")):
@@ -235,16 +235,18 @@ class ModelConfig:
 class OptimConfig:
     """AdamW and the schedule of its learning rate: linear warm-up, then half a cosine."""
 
-    peak_lr: float = 2e-5
-    chosen_for: int = 128  # samples a step that peak_lr was chosen for; the log says where a run has others
+    peak_lr: float = 2e-5  # the learning rate after the warm-up
+    chosen_for: int = 128  # samples a step that peak_lr was chosen for; the log says where a run has another number
     start_lr: float = 1e-8
     end_lr: float = 1e-8
-    warmup_steps: int = int(STEPS * SHARES["optim.warmup_steps"])  # until set 0.4 of the steps (MGCA: 20 of 50 epochs)
-    weight_decay: float = 0.05
+    warmup_steps: int = int(
+        STEPS * SHARES["optim.warmup_steps"]
+    )  # unless set, 0.4 of the steps (MGCA: 20 of 50 epochs)
+    weight_decay: float = 0.05  # of the parameters that `decay` names
     decay: str = r"(kernel|embedding|last_layer)$"  # paths of the parameters that decay; MGCA decays ".*"
     b1: float = 0.9
     b2: float = 0.999
-    clip_norm: float = 3.0  # of the global norm of the gradients; 0 = no clipping
+    clip_norm: float = 3.0  # the most that the global norm of the gradients may be; 0 = no clipping
     layer_decay: float = 1.0  # of the learning rate, from each layer of a tower to the one below; 1: the same for all
 
     def __post_init__(self) -> None:
@@ -256,8 +258,8 @@ class OptimConfig:
 class EmaConfig:
     """Momentum of the teacher: half a cosine from the first step to the last."""
 
-    base: float = 0.996
-    final: float = 1.0
+    base: float = 0.996  # at the first step
+    final: float = 1.0  # at the last step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,29 +274,29 @@ class MeshConfig:
 class CheckpointConfig:
     """When the state is saved, and which checkpoints stay."""
 
-    every: int = 1000  # steps
-    keep: int = 2  # the latest
-    keep_every: int = 0  # and one each so many steps, 0 = none
-    keep_best: int = 1  # and those with the highest `best` in validation
-    best: str = "xray/zeroshot/macro"
+    every: int = 1000  # steps between checkpoints
+    keep: int = 2  # how many of the latest stay
+    keep_every: int = 0  # steps between further checkpoints that stay; 0 = none
+    keep_best: int = 1  # how many stay of those with the highest `best` in validation
+    best: str = "xray/zeroshot/macro"  # the validation metric by which they are ranked
 
 
 @dataclasses.dataclass(frozen=True)
 class ResumeConfig:
-    """How a run goes on."""
+    """How a run resumes."""
 
-    force: bool = False  # go on though settings or data have changed
+    force: bool = False  # whether it resumes although settings or data have changed
 
 
 @dataclasses.dataclass(frozen=True)
 class GuardConfig:
-    """When losses that spike or are not finite stop a run or send it back."""
+    """When losses that spike or are not finite stop a run or restore a checkpoint."""
 
-    max_skipped: int = 10  # steps in a row that were not finite before the run stops
-    spike: float = 6.0  # standard deviations above the mean of the last losses that are worth a line; 0 = none
-    # Spikes in a row after which the state goes back to the checkpoint before them, the data on; 0 = never.
+    max_skipped: int = 10  # steps in a row with losses that are not finite after which the run stops
+    spike: float = 6.0  # standard deviations above the mean of the last losses that are logged as a spike; 0 = none
+    # Spikes in a row after which the checkpoint before them is restored, while the data moves on; 0 = never.
     rollback: int = 0
-    max_rollbacks: int = 3  # of a run before it stops
+    max_rollbacks: int = 3  # rollbacks after which the run stops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,20 +304,20 @@ class DistributedConfig:
     """Several hosts, each of which starts the same command with its own `process`."""
 
     coordinator: str = ""  # "host:port" of the first process, or "auto"
-    processes: int = 1
-    process: int = 0  # of this host
-    timeout: int = 60  # seconds
+    processes: int = 1  # how many there are
+    process: int = 0  # the number of this host's process, from 0
+    timeout: int = 60  # seconds of silence after which a host counts as lost
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalsConfig:
     """Validation during the run."""
 
-    every: int = 5000  # steps; 0: none while the run trains
-    network: str = "student"  # or "teacher"
-    ct_slices: bool = True  # CTs as trained, with their chosen slices; False: the volume alone
-    rows: int = 16  # a device, per batch
-    limit: int = 256  # records a split and modality, 0 = all; configs/evaluate.py takes all in any case
+    every: int = 5000  # steps between validations; 0: none while the run trains
+    network: str = "student"  # which network is evaluated; or "teacher"
+    ct_slices: bool = True  # CTs are evaluated as trained, with their chosen slices; False: the volume alone
+    rows: int = 16  # samples of a batch on each device
+    limit: int = 256  # records of each split and modality; 0 = all. configs/evaluate.py always takes all
     prompts: str = ""  # of zero-shot: a .json or .csv, "ct_clip" or "chexzero"; empty: the set's own
     score: str = "sum"  # zero-shot: minus denials ("difference"), minus other findings ("others"), or both
 
@@ -339,40 +341,41 @@ def profile_steps(text: str) -> range:
 
 @dataclasses.dataclass(frozen=True)
 class PretrainConfig:
-    """A whole run."""
+    """A pre-training run."""
 
     job: str = "pretrain"
-    seed: int = 42
-    steps: int = STEPS
-    log_every: int = 50
-    compilations: str = "~/.cache/unimedi_jax"  # compiled programs: a second start compiles nothing; "": not kept
+    seed: int = 42  # of weights, shuffling and augmentation
+    steps: int = STEPS  # optimiser steps of the whole run
+    log_every: int = 50  # steps between lines of the log
+    compilations: str = "~/.cache/unimedi_jax"  # folder of compiled programs, for faster starts; "": not kept
     data: str = "phantom"  # built sets in data_dir, comma-separated, each with an optional :weight
-    data_dir: str = "records"
-    tokenizer: str = ""  # a folder or hub id; none: the sets' own WordPiece vocabulary
+    data_dir: str = "records"  # the folder of built sets
+    tokenizer: str = ""  # a folder or hub id; empty: a WordPiece vocabulary of the sets' own reports
     init: InitConfig = InitConfig()
     input: InputConfig = InputConfig()
     batch: BatchConfig = BatchConfig()
-    accumulate: int = 1  # parts of a batch that pass one after the other where memory is short; negatives stay all
+    accumulate: int = 1  # parts of a batch, one after the other, where memory is short; all negatives are kept
     model: ModelConfig = ModelConfig()
     objective: Any = dataclasses.field(default_factory=_objective)  # one of unimedi_jax.config.objectives
     optim: OptimConfig = OptimConfig()
     ema: EmaConfig = EmaConfig()
-    # Steps in which the prototypes stay as they were initialised; until set 0.02 of the steps (DINO: the first epoch).
+    # Steps for which the prototypes stay as initialised; unless set, 0.02 of the steps (DINO: the first epoch).
     freeze_last_layer_steps: int = int(STEPS * SHARES["freeze_last_layer_steps"])
-    freeze_patch_embed: bool = False  # the tokenizers stay as they were initialised
+    freeze_patch_embed: bool = False  # whether the tokenizers stay as initialised
     # (path, "full", "frozen" or "lora:rank=8:alpha=16"): what trains; the first path that matches, docs/fine_tuning.md.
     trainable: rules.Rules = rules.EVERYTHING
     mesh: MeshConfig = MeshConfig()
-    sharding: tuple[tuple[str, str], ...] = ((".*", "fsdp"),)  # first path that matches: "fsdp" or "replicate"
+    # Pairs of a pattern and "fsdp" or "replicate": the first that matches the path of a parameter decides.
+    sharding: tuple[tuple[str, str], ...] = ((".*", "fsdp"),)
     checkpoint: CheckpointConfig = CheckpointConfig()
     resume: ResumeConfig = ResumeConfig()
     guard: GuardConfig = GuardConfig()
     distributed: DistributedConfig = DistributedConfig()
     evals: EvalsConfig = EvalsConfig()
-    # Train though patients or pictures that are learnt from are among those tested on.
+    # Whether to train although patients or images of the training data are in the test data.
     allow_leaks: bool = False
     show_reports: str = "auto"  # report texts on the page: "yes" or True, "no" or False, "auto" = the phantom's alone
-    # Scalars, settings and the page also to "wandb", "mlflow" or "wandb,mlflow"; their own variables say where.
+    # "wandb", "mlflow" or "wandb,mlflow" also gets scalars, settings and the page; its own variables say where.
     track: str = ""
     profile: str = ""  # "100:105": a trace of these steps in the workdir's profile/, which TensorBoard and xprof open
 

@@ -1,4 +1,4 @@
-"""Options of the public sets: `config.options` of configs/build.py:<set>, what they mean in data/README.md."""
+"""Options of the public sets: `config.options` of configs/build.py:<set>. docs/{pretraining,evaluation}_sets.md."""
 
 import dataclasses
 from typing import Any
@@ -11,160 +11,162 @@ class NoOptions:
 
 @dataclasses.dataclass(frozen=True)
 class MimicCxr:
-    """Of MIMIC-CXR."""
+    """MIMIC-CXR."""
 
-    reports: str = ""  # folder that holds files/p10/.../s5....txt, or mimic_cxr_sectioned.csv; empty: the source
-    views: str = "PA,AP"
-    split: str = "official"  # "mgca": validate and test are one
-    labeler: str = "chexpert"  # "negbio"; empty: no labels
-    uncertain: str = "ignore"  # the label -1 becomes unknown; or "zeros", "ones"
-    blank: str = "unknown"  # what is not mentioned; "negative": absent, as retrieval by finding needs it
+    reports: str = ""  # the folder of files/p10/.../s5....txt, or mimic_cxr_sectioned.csv; empty: config.source
+    views: str = "PA,AP"  # the projections that are taken
+    split: str = "official"  # or "mgca": validate and test are one split, val
+    labeler: str = "chexpert"  # whose labels; or "negbio"; empty: no labels
+    uncertain: str = "ignore"  # what the label -1 becomes: unknown; "zeros": 0; "ones": 1
+    blank: str = "unknown"  # a label that is not mentioned; or "negative": absent, as retrieval by finding needs it
 
 
 @dataclasses.dataclass(frozen=True)
 class BimcvCovid19:
-    """Of BIMCV-COVID19."""
+    """BIMCV-COVID19."""
 
-    modality: str = "ct"  # "xray", "ct,xray"
-    labels: str = ""  # names of findings to keep
-    series: str = "all"  # of a session: also "first", "largest", one of each modality
+    modality: str = "ct"  # or "xray", or "ct,xray"
+    labels: str = ""  # the findings to store, comma-separated
+    series: str = "all"  # of a session; or one of each modality, the "first" by name or the "largest"
 
 
 @dataclasses.dataclass(frozen=True)
 class CtRate:
-    """Of CT-RATE."""
+    """CT-RATE."""
 
-    reconstructions: str = "all"  # "first": one series a scan
-    val_share: float = 0.02  # of the training patients
+    reconstructions: str = "all"  # of a scan; or the "first" alone
+    val_share: float = 0.02  # the share of the training patients that validates
 
 
 @dataclasses.dataclass(frozen=True)
 class OpenI:
-    """Of Open-i (Indiana)."""
+    """Open-i (Indiana)."""
 
-    views: str = "frontal"  # "unknown" for NLM's XML
-    labels: str = ""  # MeSH terms to keep
+    views: str = "frontal"  # the projections that are taken; "unknown" for NLM's XML
+    labels: str = ""  # the MeSH terms to store, comma-separated
 
 
 @dataclasses.dataclass(frozen=True)
 class CheXpert:
-    """Of CheXpert."""
+    """CheXpert."""
 
     part: str = "main"  # or "5x200", to evaluate on
-    split: str = "clean"  # or "mgca"
-    views: str = "Frontal"
-    uncertain: str = "mgca"  # blank 0, -1 by task; or "ignore", "zeros", "ones"
-    each: int = 200  # X-rays a task of 5x200
-    val: int = 5000  # X-rays of mgca's val
+    split: str = "clean"  # no patient in two splits; or "mgca": as its code draws them
+    views: str = "Frontal"  # the projections that are taken
+    uncertain: str = "mgca"  # blank is 0, and -1 is 0 or 1 by task; or "ignore", "zeros", "ones"
+    each: int = 200  # X-rays of each task of 5x200
+    val: int = 5000  # X-rays that validate, with split "mgca"
 
 
 @dataclasses.dataclass(frozen=True)
 class Rsna:
-    """Of RSNA Pneumonia."""
+    """RSNA Pneumonia."""
 
-    split: str = "detection"  # and segmentation; or "classification"
+    split: str = "detection"  # MGCA's, also for segmentation; or "classification"
     greys: str = "window"  # or "largest": stored values over their largest, as MGCA reads DICOM
 
 
 @dataclasses.dataclass(frozen=True)
 class Covidx:
-    """Of COVIDx CXR."""
+    """COVIDx CXR."""
 
-    version: str = "9A"  # "9B" and "CXR-4" have two classes
-    split: str = "clean"  # or "mgca"
+    version: str = "9A"  # or "9B" or "CXR-4", which have two classes
+    split: str = "clean"  # no patient in two splits; or "mgca": as its code draws them
 
 
 @dataclasses.dataclass(frozen=True)
 class Siim:
-    """Of SIIM-ACR Pneumothorax."""
+    """SIIM-ACR Pneumothorax."""
 
-    split: str = "clean"  # or "mgca"
+    split: str = "clean"  # by study; or "mgca": as its code draws them
     greys: str = "window"  # or "largest": stored values over their largest, as MGCA reads DICOM
 
 
 @dataclasses.dataclass(frozen=True)
 class CcCcii:
-    """Of CC-CCII."""
+    """CC-CCII."""
 
-    lists: str = ""  # folder of HKBU's ct_train.json, ct_test.json, or of VoCo's CC_CCII_fold0_train.csv, ..._valid.csv
+    # The folder of HKBU's ct_train.json and ct_test.json, or of VoCo's CC_CCII_fold0_train.csv and ..._valid.csv.
+    # Empty: split by patient.
+    lists: str = ""
     fold: int = 0  # of VoCo's lists
-    first_slice: str = "superior"  # or "inferior"
+    first_slice: str = "superior"  # the end at which a scan starts; or "inferior"
 
 
 @dataclasses.dataclass(frozen=True)
 class Ricord:
-    """Of RICORD."""
+    """RICORD."""
 
-    lists: str = ""  # folder of UniMiSS's train.txt, val.txt, test.txt
+    lists: str = ""  # the folder of UniMiSS's train.txt, val.txt and test.txt; empty: split by patient
 
 
 @dataclasses.dataclass(frozen=True)
 class Luna16:
-    """Of LUNA16."""
+    """LUNA16."""
 
-    test: int = 0  # the subset for testing
-    val: int = 1  # and the one for validation
-    smallest_mm: float = 0.0  # nodules of at most so many mm are left out
-    candidates: bool = False  # the places of candidates_V2.csv too, for FROC; build with config.spacing_mm=1,1,1
+    test: int = 0  # the subset that tests
+    val: int = 1  # the subset that validates
+    smallest_mm: float = 0.0  # nodules of at most this diameter in mm are left out
+    candidates: bool = False  # also the places of candidates_V2.csv, for FROC; build with config.spacing_mm=1,1,1
 
 
 @dataclasses.dataclass(frozen=True)
 class CheXpertPlus:
-    """Of CheXpert Plus."""
+    """CheXpert Plus."""
 
-    views: str = "Frontal"
-    labeler: str = "report"  # what CheXbert read; also "findings", "impression"; empty: no labels
-    uncertain: str = "ignore"  # the label -1 becomes unknown; or "zeros", "ones"
-    blank: str = "unknown"  # what is not mentioned; "negative": absent
-    lists: str = ""  # a CSV with Path and the five tasks, such as chexpert_5x200.csv: these X-rays alone, to test on
-    val_share: float = 0.02  # of the training patients
+    views: str = "Frontal"  # the projections that are taken
+    labeler: str = "report"  # the text that CheXbert labelled; or "findings", "impression"; empty: no labels
+    uncertain: str = "ignore"  # what the label -1 becomes: unknown; "zeros": 0; "ones": 1
+    blank: str = "unknown"  # a label that is not mentioned; or "negative": absent
+    lists: str = ""  # a CSV with Path and the five tasks, as chexpert_5x200.csv: these X-rays alone, all to test on
+    val_share: float = 0.02  # the share of the training patients that validates
 
 
 @dataclasses.dataclass(frozen=True)
 class ReXGradient:
-    """Of ReXGradient-160K."""
+    """ReXGradient-160K."""
 
-    views: str = "PA,AP"
+    views: str = "PA,AP"  # the projections that are taken
 
 
 @dataclasses.dataclass(frozen=True)
 class PadChest:
-    """Of PadChest."""
+    """PadChest."""
 
     views: str = "PA,AP,AP_horizontal"  # projections; also "L", "COSTAL"
-    labels: str = ""  # names of findings to keep
-    children: bool = False  # take their films, too
+    labels: str = ""  # the findings to store, comma-separated
+    children: bool = False  # whether children's X-rays are taken, too
 
 
 @dataclasses.dataclass(frozen=True)
 class NihChestXray14:
-    """Of NIH ChestX-ray14."""
+    """NIH ChestX-ray14."""
 
-    views: str = "PA,AP"
-    val_share: float = 0.1  # of the patients of train_val_list.txt
+    views: str = "PA,AP"  # the projections that are taken
+    val_share: float = 0.1  # the share of the patients of train_val_list.txt that validates
 
 
 @dataclasses.dataclass(frozen=True)
 class VinDrCxr:
-    """Of VinDr-CXR."""
+    """VinDr-CXR."""
 
-    vote: str = "majority"  # of a training film's three readers; or "any", "all"
-    val_share: float = 0.1  # of the training films
+    vote: str = "majority"  # how many of an X-ray's three readers a training label needs; or "any", "all"
+    val_share: float = 0.1  # the share of the training X-rays that validates
 
 
 @dataclasses.dataclass(frozen=True)
 class Luna25:
-    """Of LUNA25."""
+    """LUNA25."""
 
-    diameter_mm: float = 0.0  # of the balls that mark nodules, whose size the table lacks; 0: no mask
+    diameter_mm: float = 0.0  # diameter of the balls that mark nodules, whose size the table lacks; 0: no mask
 
 
 @dataclasses.dataclass(frozen=True)
 class MedMnist3d:
-    """Of MedMNIST's 3D sets."""
+    """MedMNIST's 3D sets."""
 
     part: str = "organmnist3d"  # or nodulemnist3d, adrenalmnist3d, fracturemnist3d, vesselmnist3d, synapsemnist3d
-    size: int = 28  # voxels a side; or 64
+    size: int = 28  # voxels along each side; or 64
 
 
 OPTIONS: dict[str, Any] = {

@@ -18,7 +18,7 @@ class FitConfig:
     batch: int = 16
     epochs: int = 50
     patience: int = 10  # epochs without a better validation score
-    lr: float = 5e-4  # of the head or decoder
+    lr: float = 5e-4  # learning rate of the head or decoder
     encoder_lr: float = 5e-5
     weight_decay: float = 1e-6
     warmup: float = 0.0  # share of all steps in which the rates rise from 0

@@ -42,7 +42,7 @@ def plain(key: str) -> str:
 
 def _check(config: dict, model: towers.UniMedI, place: pathlib.Path) -> None:
     if config.get("model_type") not in KINDS:
-        raise UserError(f"{place} is a {config.get('model_type')!r} model: the report tower takes BERT's architecture")
+        raise UserError(f"{place} is a {config.get('model_type')!r} model: the report tower needs BERT's architecture")
     fixed = {"hidden_act": "gelu", "position_embedding_type": "absolute", "type_vocab_size": 2}
     if other := [key for key, value in fixed.items() if config.get(key, value) != value]:
         raise UserError(f"{place}: {other[0]} is {config[other[0]]!r}, the report tower has {fixed[other[0]]!r}")

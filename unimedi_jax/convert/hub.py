@@ -137,6 +137,6 @@ def reason(error: Exception, revision: str = "") -> str:
     if isinstance(error, away) or "Connect" in type(error).__name__:
         return (
             f"the Hugging Face hub cannot be reached ({type(error).__name__}), and its cache does not have it: see to "
-            "the network, then the same command goes on"
+            "the network, then the same command resumes"
         )
     return f"the transfer with the Hugging Face hub broke off ({type(error).__name__}): the same command tries again"

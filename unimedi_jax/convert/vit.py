@@ -96,7 +96,7 @@ def _size(state: names.State) -> tuple[int, int, int]:
 
 def _check_names(state: names.State, path: pathlib.Path) -> None:
     if missing := [key for key in NEEDED if key not in state]:
-        raise UserError(f"{path} is no ViT in timm's names: it lacks {', '.join(missing)}")
+        raise UserError(f"{path} is not a ViT in timm's names: it lacks {', '.join(missing)}")
 
 
 def _check(state: names.State, model: towers.UniMedI, path: pathlib.Path) -> None:
@@ -159,7 +159,7 @@ def split_table(table: np.ndarray, registers: int, where: str) -> tuple[np.ndarr
         if side and side * side == count - first:
             prefix = np.pad(table[:, :first], ((0, 0), (0, 1 + registers - first), (0, 0)))
             return prefix, table[0, first:].reshape(side, side, width)
-    raise UserError(f"{where}: pos_embed has {count} rows, which is no square grid, with or without CLS")
+    raise UserError(f"{where}: pos_embed has {count} rows, which is not a square grid, with or without CLS")
 
 
 def _resize(grid: np.ndarray, target: tuple[int, int]) -> np.ndarray:

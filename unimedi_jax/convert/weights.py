@@ -83,7 +83,9 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
         (".bin", ".pth", ".pt", ".ckpt"), _pickled
     )
     if path.suffix not in readers:
-        raise UserError(f"{path} is no weight file that is read here: .safetensors, .msgpack, .pth, .pt, .ckpt or .bin")
+        raise UserError(
+            f"{path} is not a weight file that can be read: .safetensors, .msgpack, .pth, .pt, .ckpt or .bin"
+        )
     arrays = {name: np.asarray(value) for name, value in readers[path.suffix](path).items()}
     if odd := [
         name for name, value in arrays.items() if value.dtype.kind not in "fiub" and "float" not in str(value.dtype)

@@ -45,7 +45,7 @@ def check(trained: pretrained.Pretrained, folder: pathlib.Path, *, onnx: bool = 
     """
     if importlib.util.find_spec("torch") is None:
         if onnx:
-            raise UserError("config.onnx=True takes torch, onnxscript and onnxruntime: pip install them")
+            raise UserError("config.onnx=True needs torch, onnxscript and onnxruntime: pip install them")
         return {"checked": False, "why": "torch is not installed", "how": how_to(), "tolerance": TOLERANCE}
     films, volumes = fixed_inputs(trained.grid)
     ours = jax_outputs(trained, films, volumes, REPORTS)

@@ -17,7 +17,7 @@ UNSEARCHED = "none"
 def check_settings(name: str, source: str) -> None:
     """Whether a name can be a model of the hub, and the source is there. Raises UserError."""
     if not hub.ID.fullmatch(name) or "@" in name:
-        raise UserError(f"config.push={name} is no name on the hub: it has the form org/name")
+        raise UserError(f"config.push={name} is not a name on the hub, which has the form org/name")
     if source not in ("", UNSEARCHED) and not pathlib.Path(source).expanduser().is_file():
         raise UserError(f"config.source {source} does not exist: it is the CSV that the set was built from")
 
@@ -71,7 +71,7 @@ def search(folder: pathlib.Path, source: str) -> None:
         if repository.default_licence(facts["contracts"]) == repository.UNKNOWN:
             raise UserError(
                 "config.source is empty: name the CSV that the set was built from, so that the export is searched for "
-                f"its identifiers and reports before it goes up, or give {UNSEARCHED} to upload it unsearched"
+                f"its identifiers and reports before it is uploaded, or give {UNSEARCHED} to upload it unsearched"
             )
         return
     names, runs, _ = audit.needles(pathlib.Path(source).expanduser())

@@ -28,7 +28,7 @@ def write(
         import onnxscript  # noqa: F401
         import torch
     except ImportError as error:
-        raise UserError(f"config.onnx=True takes {error.name}: pip install torch onnxscript onnxruntime") from error
+        raise UserError(f"config.onnx=True needs {error.name}: pip install torch onnxscript onnxruntime") from error
     from unimedi_jax.export import pytorch
 
     model = pytorch.load(folder)

@@ -55,7 +55,7 @@ def parse(text: str | pathlib.Path) -> Address:
     if which == BEST or which.isdecimal():
         return Address(place, which)
     if place.is_dir():
-        raise UserError(f"config.checkpoint {text}: behind the colon stands best or a step, as in {front}:600")
+        raise UserError(f"config.checkpoint {text}: after the colon comes best or a step, as in {front}:600")
     return Address(whole)
 
 

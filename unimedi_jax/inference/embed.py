@@ -118,7 +118,7 @@ class Model:
         items, refused = sources.find(pathlib.Path(path).expanduser(), self.pretrained.grid)
         pictures = [item for item in items if item.modality != "report"]
         if len(pictures) != 1:
-            raise UserError(f"{path} holds {len(pictures)} pictures: attention is that of one")
+            raise UserError(f"{path} holds {len(pictures)} images: attention is that of one")
         modality = pictures[0].modality
         pixels = [x for _, x in sources.read(pictures, modality, refused)]
         if not pixels:

@@ -27,5 +27,5 @@ def check_folder(folder: pathlib.Path, setting: str) -> None:
             file.write(b"x")
     except OSError as error:
         raise UserError(
-            f"{setting}: {folder} cannot be written to ({error.strerror}): see to it, or name another"
+            f"{setting}: {folder} cannot be written to ({error.strerror}): make it writable, or name another"
         ) from error

@@ -106,9 +106,9 @@ def _of_json(path: pathlib.Path) -> dict[str, Pair]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 (byte {error.start}): save it again as UTF-8") from error
     except json.JSONDecodeError as error:
-        raise UserError(f"{path} is no JSON at line {error.lineno}, column {error.colno}: {error.msg}") from error
+        raise UserError(f"{path} is not JSON at line {error.lineno}, column {error.colno}: {error.msg}") from error
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits; lists in lists in lists
-        raise UserError(f"{path} is JSON that no prompts are: {FORM}") from error
+        raise UserError(f"{path} is JSON, but not of prompts: {FORM}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold one object: {FORM}")
     return {label: _pair(value, f"{path}, {_short(label)}") for label, value in content.items()}
@@ -143,7 +143,7 @@ def _of_csv(path: pathlib.Path) -> dict[str, Pair]:
         row = dict(zip(names, (cell.strip() for cell in cells), strict=False))
         if len(cells) != len(names) or not row["label"]:
             problem = f"has {len(cells)} cells for {len(names)} columns" if len(cells) != len(names) else "has no label"
-            raise UserError(f"{path}, row {number}, {problem}: sentences with commas stand in double quotes")
+            raise UserError(f"{path}, row {number}, {problem}: put sentences with commas in double quotes")
         pair = pairs.setdefault(row["label"], {side: [] for side in SIDES})
         for side in SIDES:
             pair[side] += filter(None, [row.get(side)])

@@ -75,7 +75,7 @@ def parse(text: str) -> Address:
         name, _, value = parts.pop().partition("=")
         if name not in OPTIONS or name in options or not value:
             known = ", ".join(f"{option}=" for option in OPTIONS)
-            raise UserError(f"config.checkpoint {text}: behind colons stand {known}, each at most once")
+            raise UserError(f"config.checkpoint {text}: after colons come {known}, each at most once")
         options[name] = value
     if not (place := ":".join(parts)):
         raise UserError(f"config.checkpoint {text} names no file: timm:FILE or hf:FOLDER_OR_ID")
@@ -171,13 +171,13 @@ def _floats(text: str, name: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split("/"))
     except ValueError as error:
-        raise UserError(f"{name}={text} is no number, nor three with slashes between them") from error
+        raise UserError(f"{name}={text} is neither a number nor three with slashes between them") from error
 
 
 def _whole(options: Mapping[str, str], name: str) -> int:
     text = options.get(name, "0")
     if not text.isdecimal():
-        raise UserError(f"{name}={text} is no whole number")
+        raise UserError(f"{name}={text} is not a whole number")
     return int(text)
 
 

@@ -77,7 +77,7 @@ class Batches(Iterator[HostBatch]):
             if "terminated unexpectedly" not in str(error):
                 raise
             raise UserError(
-                "a process that reads records was killed, perhaps for its memory: the same command goes on from the "
+                "a process that reads records was killed, perhaps for its memory: the same command resumes from the "
                 "last checkpoint, config.input.processes=0 reads with threads"
             ) from error
         self._next += 1

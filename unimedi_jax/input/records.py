@@ -39,7 +39,7 @@ class Fields(Sequence[dict[str, Any]]):
             why = str(error).strip().splitlines()[0][:200]
             raise UserError(
                 f"record {index} of {self.name} cannot be read ({why}): bring back a copy of the set or build it "
-                "again, and the same command goes on"
+                "again, and the same command resumes"
             ) from error
 
 

@@ -159,7 +159,8 @@ class UniMedI(nn.Module):
     def ct_features(self, tokens: Num[Array, "b n v"], with_slices: bool = True) -> Features:
         """Inference on CTs: the volume picks its slices, then the joint sequence, nothing masked.
 
-        `with_slices=False` keeps to the volume's tokens (docs/method.md, no. 22); scores and choice come all the same.
+        With `with_slices=False` it is the volume's tokens alone (docs/method_evaluation.md, no. 22); scores and chosen
+        slices are computed all the same.
         """
         volume = self.encode(self.embed_volume(tokens), scores=True)
         by_layer, layers = self.choose_layers(volume.scores)

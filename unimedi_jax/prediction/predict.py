@@ -37,7 +37,9 @@ def run(config: Mapping[str, Any], _: pathlib.Path | None = None) -> None:
         raise UserError(f"config.out {out} does not end in .csv")
     outputs.check_file(out, "config.out")
     if settings.head and settings.ct_slices is not None:
-        raise UserError("config.ct_slices stands in the head as it was trained: leave it out beside config.head")
+        raise UserError(
+            "the head has the ct_slices that it was trained with: leave out config.ct_slices beside config.head"
+        )
     source = pathlib.Path(settings.source).expanduser()
     if not source.exists():  # before weights are read
         raise UserError(f"config.source {source} does not exist")

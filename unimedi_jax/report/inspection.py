@@ -46,7 +46,7 @@ def describe(folder: Path) -> Iterator[str]:
 def _meta(meta: Mapping[str, Any], folder: Path) -> Iterator[str]:
     versions, sets, config = (meta.get(name, {}) for name in ("versions", "contracts", "config"))
     if not all(isinstance(part, dict) for part in (versions, sets, config)):
-        raise UserError(f"{folder} is damaged or was edited: versions, contracts or config are no such")
+        raise UserError(f"{folder} is damaged or was edited: versions, contracts or config are not of their form")
     yield "versions: " + ", ".join(f"{name} {version}" for name, version in versions.items())
     yield "trained on: " + ", ".join(sets) + (f", {config['steps']} steps" if "steps" in config else "")
     for contract in sets.values():

@@ -145,7 +145,7 @@ def _roll_back(
         state, step, memory = jobs.initial_state(job, workdir), 0, {}
     else:
         state, step, memory = restored.state, restored.step, restored.meta["guard"]
-    LOG.warning("back to step %d: training goes on from there with the data that follow", step)
+    LOG.warning("back to step %d: training continues from there with the data that follow", step)
     return state, step, LossMonitor(workdir, **vars(job.config.guard), memory=monitor.rolled_back(memory))
 
 
@@ -234,7 +234,7 @@ def _train(running: _Running, state: states.TrainState, monitor: LossMonitor, *,
             checkpoints.save(step, state, running.batches, meta | {"guard": monitor.memory}, running.scores())
             if stop_now:
                 checkpoints.wait()
-                raise StoppedError(f"stopped after step {step}, which is saved: the same command goes on")
+                raise StoppedError(f"stopped after step {step}, which is saved: the same command resumes")
             if due(step):
                 running.validate(state, step)
             speed.restart(step)

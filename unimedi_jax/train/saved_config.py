@@ -80,8 +80,8 @@ def keep(config: dict[str, Any], workdir: pathlib.Path, *, force: bool) -> dict[
     ]
     if changed and not force:
         raise UserError(
-            f"{workdir} holds a run with other settings ({'; '.join(changed[:6])}): give the same ones to go on, "
-            "another --workdir to start anew, or --config.resume.force=True to go on with these"
+            f"{workdir} holds a run with other settings ({'; '.join(changed[:6])}): give the same ones to resume, "
+            "another --workdir to start anew, or --config.resume.force=True to resume with these"
         )
     if not changed:
         return before

@@ -17,7 +17,7 @@ from unimedi_jax import hosts
 from unimedi_jax.typing import Array
 
 ASKED = "finishing this step, saving it, then stopping; once more stops now"
-NOTHING_LOST = "stopped, nothing was left to save: the same command goes on"
+NOTHING_LOST = "stopped, nothing was left to save: the same command resumes"
 
 
 class SignalHandler:
@@ -81,7 +81,7 @@ class SignalHandler:
             if self._safe_to_exit:
                 _leave(RESUMABLE, NOTHING_LOST)
             if self._asked:
-                _leave(128 + number, "stopped at once: the same command goes on from the last checkpoint")
+                _leave(128 + number, "stopped at once: the same command resumes from the last checkpoint")
             self._asked = True
             print(f"{signal.Signals(number).name}: {ASKED}", file=sys.stderr, flush=True)
         self._receive.close()

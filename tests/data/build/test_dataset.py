@@ -159,7 +159,7 @@ def test_a_set_is_built_once(tmp_path):
 def test_a_folder_that_is_no_set_is_left_alone(tmp_path):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match="no built set"):
+    with pytest.raises(UserError, match="not a built set"):
         make(fake(), tmp_path)
     assert (tmp_path / "set" / "thesis.tex").read_text() == "years of work"
 

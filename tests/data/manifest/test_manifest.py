@@ -134,7 +134,7 @@ def test_a_bad_file_is_a_reject_that_says_nothing_of_the_report(table, folder):
     (folder / "f1.png").write_bytes(b"<html>")
     source = table([film(1, report="John Smith has a secret")])
     result = source.convert(source.rows[0])
-    assert result == Rejected(1, "f1.png", "not_an_image: neither a picture nor DICOM")
+    assert result == Rejected(1, "f1.png", "not_an_image: neither an image nor DICOM")
 
 
 def test_an_unknown_failure_is_a_reject_too(table, monkeypatch):

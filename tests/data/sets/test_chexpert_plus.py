@@ -75,7 +75,7 @@ def test_jpegs_a_list_of_labels_and_no_labels(tree, build):
 
 def test_a_table_without_films_says_where_it_looked(tree, build):
     (tree / "PNG").rename(tree / "pictures")
-    with pytest.raises(UserError, match=r"has no films: looked below it for df_chexpert_plus.*PNG/train"):
+    with pytest.raises(UserError, match=r"has no X-rays: looked below it for df_chexpert_plus.*PNG/train"):
         build("chexpert_plus", tree)
 
 

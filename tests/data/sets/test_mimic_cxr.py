@@ -195,7 +195,7 @@ def test_a_tree_without_films_says_where_it_looked(tree, build):
     for film_path in root.rglob("*.jpg"):
         film_path.unlink()
     (root / "files").rename(root / "films")
-    with pytest.raises(UserError, match=r"has no films: looked below it for files/p10/.*README"):
+    with pytest.raises(UserError, match=r"has no X-rays: looked below it for files/p10/.*README"):
         build("mimic_cxr", root, reports=str(texts))
 
 

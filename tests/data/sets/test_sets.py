@@ -31,7 +31,9 @@ def test_a_set_has_its_settings_its_counts_and_its_line_in_the_docs(name):
     assert module.EXPECTED
     assert module.LAYOUT
     assert (name in building.REPORTS) == (name in REPORTED)
-    docs = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
+    page = "pretraining_sets" if name in REPORTED else "evaluation_sets"
+    docs = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    assert f"(../docs/{page}.md#{name})" in (ROOT / "data" / "README.md").read_text(encoding="utf-8")
     assert f"configs/build.py:{name} " in docs
     for option in vars(building.OPTIONS[name]):
         assert f"`{option}`" in docs, option
@@ -43,10 +45,10 @@ def test_a_source_that_is_none_is_one_line(name, tmp_path):
     with pytest.raises(UserError, match=r"config\.source is empty.*data/README\.md"):
         job.run(config, tmp_path)
     config.source, config.data_dir = str(tmp_path / "nowhere"), str(tmp_path / "records")
-    with pytest.raises(UserError, match="nowhere is no folder"):
+    with pytest.raises(UserError, match="nowhere is not a folder"):
         job.run(config, tmp_path)
     config.source = str(tmp_path / "records")
-    with pytest.raises(UserError, match=r"data/README\.md shows the tree") as caught:
+    with pytest.raises(UserError, match=r"data/README\.md links to the tree") as caught:
         job.run(config, tmp_path)
     assert "\n" not in str(caught.value)
 

@@ -211,6 +211,6 @@ def test_models_that_are_none(tmp_path, marian, build):  # noqa: F811
     with pytest.raises(UserError, match="holds no Marian model that can be read") as caught:
         build("bimcv_covid19", raw, settings | {"translator": str(tmp_path)})
     assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="is no folder, and the hub does not give it") as caught:
+    with pytest.raises(UserError, match="is not a folder, and the hub does not give it") as caught:
         build("bimcv_covid19", raw, settings | {"translator": "nobody/no-model"})
     assert "\n" not in str(caught.value)
