@@ -97,7 +97,7 @@ def test_all_lines_of_a_help_page_carry_the_current_value():
     config = pretrain.get_config("demo")
     config.steps = 9
     text = reference.text(config.to_dict())
-    assert "\n  steps = 9\n" in text
+    assert "\n  steps = 9 " in text
     assert "optim: AdamW and the schedule of its learning rate" in text
     assert "# z, y, x" in text
     for one in reference.settings(config.to_dict()):
