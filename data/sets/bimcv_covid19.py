@@ -64,9 +64,9 @@ def read(root: Path, *, modality: str, labels: str, series: str) -> DatasetIndex
         used.add((patient, session))
         values = dataset_index.named(row["Labels"], names) if names else ()
         report = {"findings": row["Report"]}
-        place = str(path.relative_to(root))
+        file = str(path.relative_to(root))
         view = shown[1] if kind == "xray" and (shown := FRONTAL.search(path.name)) else ""
-        items.append(Item(place, kind, patient, "", report, session, values, study=session, view=view))
+        items.append(Item(file, kind, patient, "", report, session, values, study=session, view=view))
     items, left_out["further pictures of a session"] = _of_sessions(root, items, series)
     left_out["reports without a picture"] = len(reports.keys() - used)
     counts = {"reports": len(reports), "sessions with a chest CT": len(scanned), "pictures with a report": len(items)}
