@@ -8,6 +8,7 @@ import PIL.Image
 import pydicom
 import pytest
 
+from data import record_grid
 from data.manifest.samples import Sample
 from data.readers import film, geometry, xrays
 from data.readers.files import BadInput
@@ -66,7 +67,7 @@ def test_a_film_and_what_lies_on_it_hang_as_their_header_says(hung, tmp_path, ro
     np.testing.assert_allclose(np.sort(corners, axis=0), [SPOT, np.array(SPOT) + 9])
     box = (float(x.min()), float(y.min()), float(x.max() + 1), float(y.max() + 1))
     sample = Sample(tmp_path / "x.dcm", None, "p", "", (), "", annotation=(box,))
-    placed = annotations.xray_with_boxes(sample, "xray", lambda code: None)["boxes"][0, 1:]
+    placed = annotations.xray_with_boxes(sample, "xray", lambda code: None, record_grid.DEFAULT)["boxes"][0, 1:]
     scale = geometry.XRAY_SIZE / HEIGHT
     left = (geometry.XRAY_SIZE - round(WIDTH * scale)) // 2
     want = np.array([SPOT[0], SPOT[1], SPOT[0] + 9, SPOT[1] + 9]) * scale + [0, left, 0, left]
