@@ -28,7 +28,7 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "Folder of the run, also gs:// or s3://; by default in runs/, named after the config (and an evaluation's checkpoint).",
+    "Folder of the run, also gs:// or s3://; by default in runs/, after the config (and an evaluation's checkpoint).",
 )
 _PRIVATE = flags.DEFINE_bool(
     "private",
