@@ -88,6 +88,15 @@ def large() -> store.Index:
     return dataclasses.replace(index, graphs=graph.build(index, "z") | graph.build(index, "z_report"))
 
 
+def test_a_graph_is_built_beside_simpleitk_too():
+    import SimpleITK  # noqa: F401 - from here on std::vector<int> is a class of its own
+
+    index = index_of(unit_rows(50, 8))
+    arrays = graph.build(index, "z")
+    assert arrays["graph_z.levels.npy"].dtype == np.int32
+    assert len(arrays["graph_z.levels.npy"]) == 50
+
+
 def test_the_graph_from_arrays_answers_as_faiss_does_and_nearly_always_as_the_product(large):
     valid = np.flatnonzero(np.isfinite(large.z[:, 0]))
     judge = faiss.IndexHNSWFlat(16, graph.LINKS, faiss.METRIC_INNER_PRODUCT)

@@ -36,7 +36,7 @@ class Embedder:
     ) -> "Embedder":
         """`rows` a batch and device; `ct_slices`: CTs with their chosen slices, or by their volume alone.
 
-        A batch of reports is cut to the first of the lengths `buckets` that holds it, as in training.
+        A report is cut to the first of the lengths `buckets` that holds it.
         """
 
         def method(name: str, *static: Any) -> Callable[..., Any]:
@@ -63,10 +63,22 @@ class Embedder:
         return parts[0]._replace(cls=cls, z=z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-8))
 
     def reports(self, variables: PyTree, text: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """Unit vectors (b, e) of tokenised reports (b, l)."""
-        used = np.flatnonzero(mask.any(axis=0)).max(initial=-1) + 1
-        length = next((bucket for bucket in self.buckets if bucket >= used), mask.shape[1])
-        return self(self.report, variables, text[:, :length], mask[:, :length])
+        """Unit vectors (n, e) of n tokenised reports (n, l), each cut to the first of the buckets that holds it.
+
+        A report's vector depends on the report alone, not on those that are embedded beside it: not even by rounding.
+        """
+        used = mask.shape[1] - np.argmax(mask[:, ::-1] != 0, axis=1)
+        sizes = np.array([*(size for size in self.buckets if size < mask.shape[1]), mask.shape[1]])
+        lengths = sizes[np.searchsorted(sizes, used)]
+        vectors: list[np.ndarray | None] = [None] * len(text)
+        for length in np.unique(lengths):
+            rows = np.flatnonzero(lengths == length)
+            for start in range(0, len(rows), self.rows):
+                part = rows[np.arange(start, start + self.rows).clip(max=len(rows) - 1)]  # the last one is filled up
+                embedded = self(self.report, variables, text[part, :length], mask[part, :length])
+                for row, vector in zip(part, embedded, strict=True):
+                    vectors[row] = vector
+        return np.stack(vectors)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +143,7 @@ def embed(
             fields = ({"patient": x, "report": y, "study": z} for x, y, z in names)
             gathered["studies"] = [studies.key(one) for one in fields]
         if not images_alone:
-            gathered["z_report"] = embedder.reports(variables, batch["text"], batch["text_mask"])
+            gathered |= {"text": batch["text"], "text_mask": batch["text_mask"]}
         if output.slice_scores is not None:
             gathered["slice_scores"] = output.slice_scores
             if "lesion_mask" in batch:
@@ -142,6 +154,8 @@ def embed(
             gathered["attention_auc"] = ranking.attention_auc(output.scores, _patches(batch["lesion_mask"], sampler))
         for name, values in gathered.items():
             parts.setdefault(name, []).extend(values[:real])
+    if not images_alone:
+        parts["z_report"] = embedder.reports(variables, *(np.stack(parts.pop(name)) for name in ("text", "text_mask")))
     reports, of_studies = tuple(parts.pop("reports")), tuple(parts.pop("studies", ()))
     dtypes = {"lesions": bool}
     arrays = {name: np.stack(values).astype(dtypes.get(name, np.float32)) for name, values in parts.items()}
@@ -183,13 +197,7 @@ def _patches(lesion_masks: Sequence[np.ndarray], sampler: transforms.ToSample) -
 
 def embed_reports(embedder: Embedder, variables: PyTree, words: Any, texts: Sequence[str], length: int) -> np.ndarray:
     """Texts, by the tokenizer `words` at most `length` tokens each, as unit vectors of the joint space (n, e)."""
-    text, mask = tokenizer.encode(words, list(texts), length)
-    order = np.argsort(mask.sum(axis=1), kind="stable")  # reports of like lengths share a batch
-    rows = []
-    for start in range(0, len(texts), embedder.rows):
-        part = order[np.arange(start, start + embedder.rows).clip(max=len(texts) - 1)]
-        rows.append(embedder.reports(variables, text[part], mask[part]))
-    return np.concatenate(rows)[: len(texts)][np.argsort(order)]
+    return embedder.reports(variables, *tokenizer.encode(words, list(texts), length))
 
 
 def embed_prompts(

@@ -66,9 +66,15 @@ def build(index: Index, name: str) -> dict[str, np.ndarray]:
     for start in range(0, len(rows), store.BLOCK):
         walker.add(np.ascontiguousarray(vectors[rows[start : start + store.BLOCK]]))
     parts = {"rows": rows}
-    parts["levels"] = faiss.vector_to_array(walker.hnsw.levels).astype(np.int32)
+    parts["levels"] = _integers(walker.hnsw.levels)
     parts["neighbors"] = faiss.vector_to_array(walker.hnsw.neighbors).astype(np.int32)
     return {f"graph_{name}.{part}.npy": array for part, array in parts.items()}
+
+
+def _integers(vector: Any) -> np.ndarray:
+    """The numbers of a C++ vector of faiss. SimpleITK, loaded after it, makes such vectors a class of its own."""
+    own = hasattr(vector, "at")
+    return (library().vector_to_array(vector) if own else np.array(list(vector))).astype(np.int32)
 
 
 def of(index: Index, name: str) -> Graph | None:
@@ -91,8 +97,10 @@ def _open(index: Index, name: str) -> Graph:
     for start in range(0, len(rows), store.BLOCK):
         storage.add(np.ascontiguousarray(vectors[rows[start : start + store.BLOCK]]))
     walker.ntotal = len(rows)
-    faiss.copy_array_to_vector(np.ascontiguousarray(levels), walker.hnsw.levels)
-    faiss.copy_array_to_vector(offsets, walker.hnsw.offsets)
+    for field, kind, values in (("levels", faiss.Int32Vector, levels), ("offsets", faiss.UInt64Vector, offsets)):
+        vector = kind()
+        faiss.copy_array_to_vector(np.ascontiguousarray(values), vector)
+        setattr(walker.hnsw, field, vector)
     faiss.copy_array_to_vector(np.ascontiguousarray(neighbors), walker.hnsw.neighbors)
     walker.hnsw.entry_point = int(np.argmax(levels))
     walker.hnsw.max_level = int(levels.max()) - 1

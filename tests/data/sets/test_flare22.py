@@ -7,7 +7,7 @@ from data.errors import UserError
 from data.sets import flare22
 from tests.data.sets.conftest import ct
 from tests.data.sets.test_organs import organs
-from unimedi_jax.evaluation import segment
+from unimedi_jax.evaluation import segment_cases
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def test_labelled_cts(tree, build):
     assert sum(made.splits().values()) == 3
     record = next(one for part in made.records.values() for one in part.values())
     assert set(np.unique(record["organ_mask"])) == {0, 1, 4, 13}
-    assert segment.organs(made.contract) == list(flare22.ORGANS)
+    assert segment_cases.organs(made.contract) == list(flare22.ORGANS)
     assert made.counted("labelled CTs 3 50 DIFFERS")
 
 

@@ -8,7 +8,7 @@ import pytest
 from data.errors import UserError
 from data.sets import amos22, btcv
 from tests.data.sets.conftest import ct
-from unimedi_jax.evaluation import segment
+from unimedi_jax.evaluation import segment_cases
 
 
 def organs(*values):
@@ -41,7 +41,7 @@ def test_btcv(abdomen, build):
         assert x.min() == pytest.approx(start * 128 / 24, abs=1)
         assert x.max() + 1 == pytest.approx((start + 3) * 128 / 24, abs=1)
         assert (y.min(), y.max() + 1) == pytest.approx((8 * 128 / 24, 16 * 128 / 24), abs=1)
-    assert segment.organs(made.contract) == list(btcv.ORGANS), "the names that the segmentation job reports"
+    assert segment_cases.organs(made.contract) == list(btcv.ORGANS), "the names that the segmentation job reports"
     assert made.contract["tokenizer"]["sha256"] == "", "no text, no vocabulary"
     for line in ("labelled CTs 3 30 DIFFERS", "unlabelled CTs 1 20 DIFFERS", "unlabelled CTs 1", "val 0 -"):
         assert made.counted(line), line
@@ -73,7 +73,7 @@ def test_amos22(multi, build):
     made = build("amos22", multi)
     assert made.splits() == {"train": 2, "val": 1, "test": 1}
     assert set(np.unique(made.record("amos22/imagesTs/amos_0009.nii.gz", "test")["organ_mask"])) == {0, 10, 15}
-    assert segment.organs(made.contract) == list(amos22.ORGANS)
+    assert segment_cases.organs(made.contract) == list(amos22.ORGANS)
     assert made.counted("scans beyond id 500 (MR) 2")
     assert made.counted("CTs of Tr 2 200 DIFFERS")
 
