@@ -35,7 +35,7 @@ EXPECTED = {
 }
 
 
-def read(root: Path, *, lists: str, first_slice: str, fold: int = 0) -> DatasetIndex:
+def read(root: Path, *, lists: str, fold: int = 0, first_slice: str) -> DatasetIndex:
     """Every scan; `lists` is the folder of HKBU's ct_train.json and ct_test.json, or of VoCo's three folds.
 
     Without lists patients are split by a hash. VoCo's folds have a train and a valid list, the latter to test on.
