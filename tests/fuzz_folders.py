@@ -47,7 +47,7 @@ def seeds() -> dict[str, bytes]:
             files[f"{EXPORT}report/{path.name}"] = path.read_bytes()
     facts = {"format": 1, "network": "student", "step": 7, "versions": {"jax": "1"}}
     facts["contracts"] = {"fuzzed": json.loads(files[f"{SET}fuzzed/contract.json"])}
-    facts["config"] = json.loads(pretrain.get_config("demo").to_json_best_effort())
+    facts["config"] = json.loads(pretrain.get_config("demo,unimedi").to_json_best_effort())
     files[f"{EXPORT}unimedi.json"] = json.dumps(facts).encode()
     arrays = {name: np.ones((3, 4), np.float32) for name in ("vision.cls_token", "vision.norm.weight")}
     files[f"{EXPORT}unimedi.safetensors"] = safetensors.numpy.save(arrays)

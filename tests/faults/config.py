@@ -29,7 +29,7 @@ def get_config(job: str = "pretrain") -> ml_collections.ConfigDict:
     sizes.VISION["tiny"] = sizes.REPORT["tiny"] = TINY
     if job != "pretrain":
         return _beside_training(job)
-    config = pretrain.get_config("demo")
+    config = pretrain.get_config("demo,unimedi")
     config.compilations = ""
     config.steps, config.log_every = 14, 1
     config.batch.xray, config.batch.ct = 2, 2

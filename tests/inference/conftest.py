@@ -101,7 +101,7 @@ def make_trained(words, random_tree):
     """`make_trained(**model settings)`: the demo's network made small, with weights far from their initialisation."""
 
     def make(**settings) -> pretrained.Pretrained:
-        config = pretrain.get_config("demo")
+        config = pretrain.get_config("demo,unimedi")
         config.compilations = ""
         small = dict(projection_hidden=32, prototypes_cls=8, prototypes_patch=8, head_hidden=16, head_bottleneck=8)
         config.model.update(small | settings)

@@ -60,7 +60,7 @@ def test_no_evaluation_runs_what_a_set_names(planted_set, mark, exported, tmp_pa
 
 
 def test_no_training_and_no_bench_runs_what_a_set_names(planted_set, mark, tmp_path):
-    config = pretrain.get_config("demo")
+    config = pretrain.get_config("demo,unimedi")
     config.update(data_dir=str(planted_set), compilations="")
     assert "described otherwise" in refused(config, tmp_path / "run")
     config = bench.get_config("input")
