@@ -317,12 +317,14 @@ class EvaluateConfig(DownstreamConfig):
     prompts: str = ""  # of zero-shot: a .json or .csv, "ct_clip" or "chexzero"; empty: the set's own
     score: str = "sum"  # zero-shot: minus denials ("difference"), minus other findings ("others"), or both
 
-    protocol: str = "ours"  # of probe, segment and detect; "mgca", or "ours,mgca": rows of both
+    protocol: str = (
+        "ours"  # of probe, segment and detect; "mgca", of segment "unetr", "voco"; "ours,mgca": rows of both
+    )
 
     def __post_init__(self) -> None:
         check_score(self.score)
         for name in self.protocols:
-            check_protocol(name)
+            check_protocol(name, *IN_CROPS)
 
     @property
     def protocols(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import ml_collections
 
 from data import contract
 from data.errors import UserError
-from unimedi_jax.config.jobs import DetectConfig, EvaluateConfig, ProbeConfig, SegmentConfig
+from unimedi_jax.config.jobs import IN_CROPS, PROTOCOLS, DetectConfig, EvaluateConfig, ProbeConfig, SegmentConfig
 from unimedi_jax.config.typed import typed
 from unimedi_jax.evaluation import (
     candidates,
@@ -59,6 +59,10 @@ SHOWN |= {f"{task}{published.MGCA}": SHOWN[task] for task in _TRAINED}
 _BY_STUDY = (probe.TASKS["linear"], retrieve.ZEROSHOT, retrieve.PROMPTS, retrieve.ONE_OF)
 _BY_STUDY += (retrieve.REPORTS, retrieve.PRECISION)
 SHOWN |= {f"{task}{trials.BY_STUDY}": SHOWN[task] for task in _BY_STUDY}
+SHOWN |= {
+    segment.task_name(target, tune, protocol): segment.METRICS
+    for (target, tune), protocol in itertools.product(SEGMENTATIONS, IN_CROPS)
+}
 # Nothing is trained for these, so they have no share of labels.
 BY_EMBEDDINGS = (
     retrieve.ZEROSHOT,
@@ -142,7 +146,7 @@ def _segment(
         if field in known and not (target == "boxes" and dense.TARGETS["lesions"] in known):
             settings = SegmentConfig(target=target, **_section(config, "segment"))
             table += _by_protocol(
-                config, lambda name, x=settings: segment.evaluate(trained, dataset, _with(x, name), outputs)
+                config, lambda name, x=settings: segment.evaluate(trained, dataset, _with(x, name), outputs), *IN_CROPS
             )
     return table
 
@@ -166,14 +170,22 @@ def _with(settings: Any, protocol: str) -> Any:
     return dataclasses.replace(settings, protocol=protocol)
 
 
-def _by_protocol(config: EvaluateConfig, run: Callable[[str], list[results.Result]]) -> list[results.Result]:
-    """The rows of every protocol; one that a set does not fit costs the rows of the others nothing."""
+def _by_protocol(
+    config: EvaluateConfig, run: Callable[[str], list[results.Result]], *more: str
+) -> list[results.Result]:
+    """The rows of every protocol; one that a set does not fit costs the rows of the others nothing.
+
+    `more` are those that a task has beside PROTOCOLS. Raises UserError where it has none of those asked for.
+    """
+    names = [name for name in config.protocols if name in (*PROTOCOLS, *more)]
+    if not names:
+        raise UserError(f"config.protocol={config.protocol} is of another task")
     rows: list[results.Result] = []
-    for name in config.protocols:
+    for name in names:
         try:
             rows += run(name)
         except UserError as error:
-            if name == config.protocols[-1] and not rows:
+            if name == names[-1] and not rows:
                 raise
             LOG.info("protocol %s: left out: %s", name, error)
     return rows
