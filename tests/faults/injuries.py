@@ -18,10 +18,10 @@ COMMAND = [sys.executable, "main.py", "--config=tests/faults/config.py"]
 MOMENTS = {
     "start-up": ("", 6.0),
     "compilation": ("new run|going on", 1.5),
-    "training": ("step 4/|step 7/|step 11/", 0.3),
+    "training": ("step 4 of|step 7 of|step 11 of", 0.3),
     "a save": ("writing a checkpoint", 0.4),
-    "the first evaluation": ("step 5/", 1.0),
-    "evaluation": ("step 10/", 1.0),
+    "the first evaluation": ("step 5 of", 1.0),
+    "evaluation": ("step 10 of", 1.0),
     "the end": ("evaluating on held-out", 3.0),
 }
 

@@ -73,7 +73,7 @@ def test_a_run_repeats_itself_to_the_bit(records_dir, tmp_path) -> None:
         with process:
             for line in process.stderr:
                 log.append(line)
-                if f"step {until}/" in line:
+                if f"step {until} of" in line:
                     process.kill()
         assert process.returncode == -9, "".join(log)
         run = campaign.observe(tmp_path / name, tmp_path / f"{name}.ids")
