@@ -205,7 +205,8 @@ def test_a_preset_is_what_pre_training_alone_makes_of_it(name):
     config = configs.get_config()
     config.presets = name or "unimedi"
     (run,) = runs.planned(config, pathlib.Path())
-    alone = pretrain.get_config(",".join(filter(None, ("demo", name))))
+    method = "unimedi" if name in ("", *pretrain.OF_ANY_SYSTEM) else ""
+    alone = pretrain.get_config(",".join(filter(None, ("demo", method, name))))
     alone.seed = 0
     assert json.loads(run.settings.to_json_best_effort()) == json.loads(alone.to_json_best_effort())
 
@@ -380,7 +381,7 @@ def test_a_run_without_its_last_line_is_said(records_dir, tmp_path, monkeypatch)
 
 def test_ablations_add_two_encoders_and_their_map(checkpoint_dir, records_dir, tmp_path, monkeypatch, capsys):  # noqa: F811
     config = ablate_configs.get_config()
-    assert config.presets.split(",") == ["unimedi", *pretrain.ABLATIONS]
+    assert config.presets.split(",") == list(pretrain.ABLATIONS)
     config.presets, config.seeds, config.data_dir = "xray_only,ct_only", (0,), str(records_dir)
     config.base.evals.rows = 4
     for name in ("xray_only", "ct_only"):
