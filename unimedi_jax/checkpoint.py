@@ -358,7 +358,9 @@ def _handler(hosts_of: ocp.options.MultiprocessingOptions = TOGETHER) -> ocp.Com
     # A program of its own cuts out each device's share of an array: for hundreds of small arrays, compiling these takes
     # longer than writing everything.
     arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=SMALLEST_SLICE)
-    registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
+    registry = ocp.type_handlers.create_type_handler_registry(
+        (jax.Array, arrays), (np.ndarray, ocp.type_handlers.NumpyHandler())
+    )
     return ocp.CompositeCheckpointHandler(
         composite_options=ocp.CompositeOptions(multiprocessing_options=hosts_of),
         state=ocp.PyTreeCheckpointHandler(type_handler_registry=registry, multiprocessing_options=hosts_of),
