@@ -17,9 +17,11 @@ os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 OLDER = metadata.version("jaxlib").startswith("0.10.")
 QUICK = "--xla_cpu_use_fusion_emitters=false" if OLDER else "--xla_cpu_opt_preset=FAST_COMPILE"
+# Eight simulated devices on two busy cores keep each other waiting for longer than the 40 s after which XLA aborts.
+PATIENT = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
 # The caller may add flags. Another instruction set rounds differently, once the optimisations use it:
 # JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS=--xla_cpu_max_isa=AVX2 pytest tests/models
-os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys([QUICK, *os.environ.get("XLA_FLAGS", "").split()]))
+os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys([QUICK, PATIENT, *os.environ.get("XLA_FLAGS", "").split()]))
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # two would wait for the other test's two
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"  # broadcasting over a new axis is written out
 os.environ["JAX_DEBUG_KEY_REUSE"] = "1"

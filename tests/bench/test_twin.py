@@ -30,7 +30,7 @@ TWIN = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def config():
     """The demo's step, smaller."""
-    config = config_file.get_config("step,demo").pretrain
+    config = config_file.get_config("step,demo,unimedi").pretrain
     config.batch.update({"xray": 2, "ct": 2})
     config.model.update(
         {"norm_by_modality": False, "prototypes_cls": 64, "prototypes_patch": 32, "projection_hidden": 32}

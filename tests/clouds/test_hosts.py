@@ -69,7 +69,8 @@ def test_with_a_bucket_they_end_as_one_host_does(records_dir, tmp_path, cache):
     copies = [shutil.copytree(records_dir, tmp_path / f"records{host}") for host in range(2)]
     with buckets.s3() as variables, buckets.variables(variables):
         (code, log), (other, _) = two(copies.__getitem__, "s3://bucket/run", tmp_path, kill="step 4 of")
-        assert (code, other) == (75, -9), log
+        assert other == -9
+        assert code in (75, -6), log  # JAX may end the other one before it has noticed by itself
         for code, log in two(copies.__getitem__, "s3://bucket/run", tmp_path):
             assert code == 0, log
             assert "going on from step" in log
