@@ -36,7 +36,7 @@ def two(folder: pathlib.Path, workdir: pathlib.Path, number: int) -> list[tuple[
     def listen(index: int) -> None:
         for line in processes[index].stderr:
             logs[index].append(line)
-            if index == 1 and "/100000" in line and not sent:
+            if index == 1 and "of 100000: " in line and not sent:
                 sent.append(number)  # once: the second would stop it now
                 processes[1].send_signal(number)
 
