@@ -64,7 +64,7 @@ def content():
         line |= {f"test/{place.name}/retrieval/{key}": value for key, value in recall.items()}
     line["test/ct/slices/any/layer_share"] = slices.layer_share(embedded["ct"].slice_scores)
     line |= {f"test/gap/{key}": value for key, value in evaluator.gaps(embedded).items()}
-    sampler = types.SimpleNamespace(crop=64, image_size=32, image_patch=(16, 16))
+    sampler = types.SimpleNamespace(cropped=lambda side: 64, image_size=32, image_patch=(16, 16))
     evaluations = types.SimpleNamespace(places=PLACES, samplers={"xray": sampler, "ct": sampler}, has_joint_space=True)
     about = {"name": "two", "config": {}, "contracts": {one.name: one.contract for one in (FILMS, SCANS)}}
     losses = [{"step": step, "loss": 2.0 / step, "xray/icl_information": 0.1 * step} for step in (1, 2)]
