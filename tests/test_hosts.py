@@ -2,7 +2,6 @@
 
 import pathlib
 import signal
-import socket
 import threading
 
 import jax
@@ -12,16 +11,10 @@ from tests.faults import injuries
 from unimedi_jax import hosts, integrity
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def two(folder: pathlib.Path, workdir: pathlib.Path, number: int) -> list[tuple[int, str]]:
     """Starts both, signals the second alone once it trains; exit code and log of each."""
     flags = [
-        f"--config.distributed.coordinator=127.0.0.1:{free_port()}",
+        f"--config.distributed.coordinator=127.0.0.1:{injuries.free_port()}",
         "--config.distributed.processes=2",
         "--config.distributed.timeout=20",
         "--config.steps=100000",

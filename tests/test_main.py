@@ -48,6 +48,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
         (["--config=configs/pretrain.py", "--config.data_dir=abfs://b"], "config.data_dir=abfs://b: abfs:// is not"),
         (["--config=configs/pretrain.py", "stray"], "unknown argument 'stray'"),
         (["--config=configs/pretrain.py", "--config.data=nothere"], "no built set named nothere"),
+        (["--config=configs/pretrain.py:demo", "--config.input.report_length=16"], "are not all below"),
         (["--config=configs/build.py:manifest"], "config.source"),
         (
             ["--config=configs/compare.py", "--config.data=nothere", "--config.presets=clop"],

@@ -152,10 +152,12 @@ def _run(argv: Sequence[str]) -> None:
     config = _CONFIG.value
     if config.get("job") not in JOBS:
         raise UserError(f"the config's job is {config.get('job')!r}: one of {', '.join(JOBS)}")
-    from unimedi_jax.config import numbers, paths, reference
+    from unimedi_jax.config import numbers, paths, reference, typed
 
     numbers.check_all(config.to_dict(), reference.defaults(config.to_dict()))
     paths.check_all(config.to_dict())
+    if config.job != "build":  # whose own settings depend on the set
+        typed.typed(reference.JOBS[config.job], config.to_dict())  # before minutes are spent on the phantom
     paths.check(_WORKDIR.value or "", "--workdir", bucket=True)
     messages.log_only_our_lines()
     if _PRIVATE.value:

@@ -11,7 +11,6 @@ import numpy as np
 
 from data.source import MODALITIES, SPLITS, Example, Rejected
 
-
 NOWHERE: frozenset[str] = frozenset()
 
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 
 from data import child_processes
-from data.record_grid import RecordGrid
 from data.build import heap
+from data.record_grid import RecordGrid
 from data.source import ConvertRow, Example, Rejected, Row, Source
 
 Converted = tuple[Row, Example | Rejected]

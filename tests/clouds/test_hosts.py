@@ -17,7 +17,7 @@ SMALL = ["--config.batch.xray=1", "--config.batch.ct=1", "--config.evals.limit=4
 
 def two(records, workdir, folder: pathlib.Path, kill: str = "", **environment: str) -> list[tuple[int, str]]:
     """Starts both, each with its own disk and two devices; kills the second at a line. Exit codes and logs."""
-    together = f"--config.distributed.coordinator=127.0.0.1:{buckets.free_port()}"
+    together = f"--config.distributed.coordinator=127.0.0.1:{injuries.free_port()}"
     flags = [*STEPS, *SMALL, together, "--config.distributed.processes=2", "--config.distributed.timeout=20"]
     processes = []
     for host in range(2):

@@ -5,6 +5,7 @@ import pathlib
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +25,13 @@ MOMENTS = {
     "evaluation": ("step 10 of", 1.0),
     "the end": ("evaluating on held-out", 3.0),
 }
+
+
+def free_port() -> int:
+    """Of the loopback."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def start(

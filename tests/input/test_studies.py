@@ -124,5 +124,5 @@ def test_numbers_are_shared_within_a_study_alone() -> None:
     assert sampler(record | {"patient": b"q"})["study"] != first
     blank = record | {"study": b""}
     assert sampler(blank)["study"] == transforms.study("p", "Normal.")
-    assert studies.key(record) == ("p", "s1")
-    assert studies.key(blank) == ("p", "Normal.")
+    assert records.study_key(record) == ("p", "s1")
+    assert records.study_key(blank) == ("p", "Normal.")

@@ -249,7 +249,7 @@ def test_not_a_number_is_skipped_told_and_in_the_end_stops_the_run(config, tmp_p
         ({"steps": 0}, "config.steps"),
         ({"accumulate": 3}, r"does not divide over 2 devices in 3 parts"),
         ({"objective": {"contrastive_chunk": 3}}, r"contrastive_chunk=3 does not divide the global batch of 4"),
-        ({"input": {"report_buckets": (99,)}}, r"report_buckets=\(99,\) are lengths below"),
+        ({"input": {"report_buckets": (99,)}}, r"report_buckets=\(99,\) are not all below"),
     ],
 )
 def test_user_errors_are_one_sentence(config, tmp_path, change, words):

@@ -425,7 +425,8 @@ class PretrainConfig:
             )
         if any(not 2 < bucket < length for bucket in buckets):
             raise ValueError(
-                f"config.input.report_buckets={buckets} are lengths below config.input.report_length={length}"
+                f"config.input.report_buckets={buckets} are not all below config.input.report_length={length}: "
+                "change them, or leave them out by --config.input.report_buckets='()'"
             )
         if crop % self.model.image_size:
             raise ValueError(

@@ -15,7 +15,7 @@ from unimedi_jax.evaluation import parts, results, trials
 from unimedi_jax.evaluation.heads import Head, save
 from unimedi_jax.inference import pretrained
 from unimedi_jax.inference.pretrained import Pretrained
-from unimedi_jax.input import records, studies
+from unimedi_jax.input import records
 from unimedi_jax.input.records import RecordSet
 
 CASES = "predictions.csv"
@@ -136,7 +136,7 @@ def studies_of(dataset: RecordSet, modality: str, split: str = "test") -> list[t
     """What the pictures of a study share, of each record of a split; empty where the set names no studies."""
     if "study" not in dataset.contract["source"].get("columns", ()):
         return []
-    return [studies.key(one) for one in dataset.source(modality, split, ("patient", "report", "study"))]
+    return [records.study_key(one) for one in dataset.source(modality, split, ("patient", "report", "study"))]
 
 
 def ids(dataset: RecordSet, modality: str, split: str = "test") -> list[str]:

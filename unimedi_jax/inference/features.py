@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from data.reports import tokenizer
 from unimedi_jax import patches, sharding
-from unimedi_jax.input import pipeline, records, studies, transforms
+from unimedi_jax.input import pipeline, records, transforms
 from unimedi_jax.metrics import linear_probe, pooling, ranking, slices, vectors
 from unimedi_jax.models import towers
 from unimedi_jax.typing import PyTree
@@ -141,7 +141,7 @@ def embed(
         if "study" in batch:
             names = zip(batch["patient"], batch["report"], batch["study"], strict=True)
             fields = ({"patient": x, "report": y, "study": z} for x, y, z in names)
-            gathered["studies"] = [studies.key(one) for one in fields]
+            gathered["studies"] = [records.study_key(one) for one in fields]
         if not images_alone:
             gathered |= {"text": batch["text"], "text_mask": batch["text_mask"]}
         if output.slice_scores is not None:

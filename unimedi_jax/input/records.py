@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -15,6 +15,7 @@ from data.record_grid import RecordGrid
 
 LOG = logging.getLogger(__name__)
 VERSION = "1.0.0"
+StudyKey = tuple[str, str]  # patient; study or report
 COMMON = ("id", "patient", "report", "study", "view")  # the last two in sets that have them
 TRAINED_ON = {"xray": (*COMMON, "image"), "ct": (*COMMON, "volume")}
 
@@ -123,6 +124,12 @@ def open_set(data_dir: str | pathlib.Path, name: str) -> RecordSet:
         example = next_step.command("build", "manifest", **settings)
         raise UserError(f"no built set named {name} in {folder.parent}: build it first, for example {example}")
     return RecordSet(name, folder, contracts.read(folder))
+
+
+def study_key(record: Mapping[str, Any]) -> StudyKey:
+    """What the pictures of a study share and no others do: their patient, and the field `study` or else the report."""
+    patient, report = text(record["patient"]), text(record["report"])
+    return patient, text(record.get("study", "")) or report
 
 
 def text(value: bytes | str) -> str:

@@ -15,7 +15,6 @@ from data import progress, views
 from unimedi_jax.config.pretraining import InputConfig
 from unimedi_jax.input import records, transforms
 
-Key = tuple[str, str]  # patient; study or report
 Source = Sequence[dict[str, Any]]
 
 
@@ -26,12 +25,6 @@ class Studies(NamedTuple):
     frontal: frozenset[int]  # of these rows, the X-rays that their records call frontal
 
 
-def key(record: dict[str, Any]) -> Key:
-    """What the pictures of a study share and no others do."""
-    patient, report = records.text(record["patient"]), records.text(record["report"])
-    return patient, records.text(record.get("study", "")) or report
-
-
 def read(record_set: records.RecordSet, modality: str, max_damaged: float = 0.0) -> Studies:
     """Looks through the training records for their studies; no picture is decoded.
 
@@ -40,11 +33,11 @@ def read(record_set: records.RecordSet, modality: str, max_damaged: float = 0.0)
     source: Source = record_set.source(modality, "train", ("patient", "report", "study", "view"))
     if max_damaged:
         source = records.SkipDamaged(source, max_damaged)
-    pictures: dict[Key, list[int]] = {}
+    pictures: dict[records.StudyKey, list[int]] = {}
     frontal = set()
     with progress.shown(len(source), f"studies of {record_set.name}") as tick:
         for row, record in enumerate(source):
-            pictures.setdefault(key(record), []).append(row)
+            pictures.setdefault(records.study_key(record), []).append(row)
             if views.kind(records.text(record.get("view", ""))) == views.FRONTAL:
                 frontal.add(row)
             tick(1)

@@ -160,8 +160,7 @@ class ToSample:
             sample |= self._texts(records.text(record["report"]), rng)
         sample["id"] = records.text(record["id"])
         if self.grouped:
-            name = records.text(record.get("study", "")) or records.text(record["report"])
-            sample["study"] = study(records.text(record["patient"]), name)
+            sample["study"] = study(*records.study_key(record))
         return sample | {name: self.view(name, record[name]) for name in self.keep if name in record}
 
     def film(self, image: UInt8[np.ndarray, "y x"], rng: np.random.Generator | None = None) -> UInt8[np.ndarray, "n v"]:

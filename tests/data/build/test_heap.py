@@ -30,7 +30,9 @@ print(work(), resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="glibc alone has these settings")
 def test_arrays_of_a_second_row_lie_where_those_of_the_first_lay():
     run = {
-        how: subprocess.run([sys.executable, "-c", FAULTS, how], check=True, capture_output=True, text=True).stdout.split()
+        how: subprocess.run(
+            [sys.executable, "-c", FAULTS, how], check=True, capture_output=True, text=True
+        ).stdout.split()
         for how in ("reuse", "plain")
     }
     assert run["reuse"][0] == run["plain"][0]
