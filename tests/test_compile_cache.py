@@ -2,8 +2,8 @@
 
 import logging
 import pathlib
+import types
 
-import jax
 import pytest
 
 from unimedi_jax import compile_cache
@@ -13,7 +13,8 @@ from unimedi_jax import compile_cache
 def setting(monkeypatch: pytest.MonkeyPatch):
     """What would be set in JAX, without setting it."""
     settings = {}
-    monkeypatch.setattr(jax.config, "update", settings.__setitem__)
+    config = types.SimpleNamespace(jax_compilation_cache_dir=None, update=settings.__setitem__)
+    monkeypatch.setattr(compile_cache, "jax", types.SimpleNamespace(config=config))
     return settings
 
 
@@ -31,6 +32,13 @@ def test_nothing_is_kept_without_a_folder(setting: dict) -> None:
     assert setting == {}
 
 
+def test_a_folder_that_jax_has_already_stays(tmp_path: pathlib.Path, setting: dict) -> None:
+    compile_cache.jax.config.jax_compilation_cache_dir = "chosen"
+    compile_cache.enable(str(tmp_path / "another"))
+    assert setting == {}
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_others_may_write_to_is_not_run(tmp_path: pathlib.Path, setting: dict, caplog) -> None:
     compile_cache.enable(str(tmp_path))
     pathlib.Path(setting.pop("jax_compilation_cache_dir")).chmod(0o777)
@@ -44,5 +52,14 @@ def test_a_home_that_cannot_be_written_costs_the_cache_alone(tmp_path: pathlib.P
     (tmp_path / "file").write_text("")
     with caplog.at_level(logging.WARNING):
         compile_cache.enable(str(tmp_path / "file" / "cache"))
+    assert setting == {}
+    assert "are not kept" in caplog.text
+
+
+def test_no_home_costs_the_cache_alone(setting: dict, monkeypatch, caplog) -> None:
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda _: (_ for _ in ()).throw(KeyError("uid not found")))
+    with caplog.at_level(logging.WARNING):
+        compile_cache.enable("~/.cache/unimedi_jax")
     assert setting == {}
     assert "are not kept" in caplog.text

@@ -14,7 +14,7 @@ import pytest
 
 from data import child_processes
 from data.build import pool
-from unimedi_jax import cli, compile_cache, messages
+from unimedi_jax import cli, messages
 from unimedi_jax.inference import outputs
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -33,7 +33,6 @@ def test_no_home_is_one_line(monkeypatch):
     monkeypatch.setattr("pwd.getpwuid", lambda _: (_ for _ in ()).throw(KeyError("uid not found")))
     error = caught(pathlib.Path("~/records").expanduser)
     assert "HOME" in messages.of_the_machine(error)
-    compile_cache.enable("~/.cache/unimedi_jax")  # goes on without
 
 
 def test_no_temporary_folder_is_one_line(monkeypatch):

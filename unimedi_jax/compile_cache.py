@@ -16,9 +16,10 @@ LOG = logging.getLogger(__name__)
 def enable(folder: str) -> None:
     """Reads and writes programs that take a second or longer to compile in `folder` (~ is the home; "" = nowhere).
 
-    Programs in there run unchecked, so a folder that others may write to is refused with a warning.
+    A folder that JAX has already, as by JAX_COMPILATION_CACHE_DIR, stays. Programs in there run unchecked, so a folder
+    that others may write to is refused with a warning.
     """
-    if not folder:
+    if not folder or jax.config.jax_compilation_cache_dir:
         return
     path = pathlib.Path(folder) / _machine()
     try:

@@ -92,7 +92,7 @@ def test_settings_survive_the_way_through_json(config) -> None:
 
 def test_compile(config) -> None:
     settings = to_json(config)
-    times = overheads._compile(settings, "")
+    times = overheads._compile(settings)
     assert set(times) == {"trace", "compile", "cpu"}
     assert all(value > 0 for value in times.values())
 

@@ -9,7 +9,6 @@ import shutil
 import jax
 import pytest
 import safetensors.torch
-from jax.experimental.compilation_cache import compilation_cache
 
 from configs import ablate as ablate_configs
 from configs import compare as configs
@@ -90,21 +89,16 @@ def vit(make_vit, tmp_path_factory):  # noqa: F811
 def done(toy, vit, patch, tmp_path_factory):
     """(the config, the folder of a finished comparison of two presets and one released encoder).
 
-    Compiled programs are cached: counting a step's arithmetic compiles nothing that training has not.
+    Compiled programs are cached by the suite: counting a step's arithmetic compiles nothing that training has not.
     """
     config = toy()
     config.encoders = f"timm:{vit[0]}:size=112:heads=4:mean=0.4:deviation=0.25"
-    config.base.compilations = str(tmp_path_factory.mktemp("compiled"))
     workdir = tmp_path_factory.mktemp("compare")
     patch.setattr(run_report, "_map", lambda *_: None)  # t-SNE of the runs' own pages
     count = runs.gflop
     patch.setattr(runs, "gflop", lambda run: count(run) if run.name == "clip" else 1.0)
-    compilation_cache.reset_cache()
     compare.run(config, workdir)
     patch.setattr(runs, "gflop", count)
-    jax.config.update("jax_compilation_cache_dir", None)
-    compilation_cache.reset_cache()
-    config.base.compilations = ""
     return config, workdir
 
 

@@ -390,15 +390,3 @@ def test_the_shapes_of_a_network_are_those_that_its_objective_gives_it(make_trai
     whole = jax.eval_shape(lambda: state.init_variables(model, jax.random.key(0))[0])
     own = pretrained.variables_like(model)
     assert trees.shapes(own) == trees.shapes({"params": whole["params"], "batch_stats": whole.get("batch_stats", {})})
-
-
-def test_loading_keeps_programs_only_where_jax_keeps_none_and_the_caller_wants_it(monkeypatch, exported, tmp_path):
-    enabled = []
-    monkeypatch.setattr(embed.compile_cache, "enable", enabled.append)
-    for known in ("", None):
-        jax.config.update("jax_compilation_cache_dir", known if known is None else str(tmp_path))
-        try:
-            embed.load(exported, compilations="here")
-        finally:
-            jax.config.update("jax_compilation_cache_dir", None)
-    assert enabled == ["here"]

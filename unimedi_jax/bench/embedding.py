@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -26,7 +27,7 @@ FIRST = """
 import sys, time
 started = time.perf_counter()
 import unimedi_jax
-unimedi_jax.load(sys.argv[1], compilations=sys.argv[3]).embed(sys.argv[2])
+unimedi_jax.load(sys.argv[1]).embed(sys.argv[2])
 print(time.perf_counter() - started)
 """
 
@@ -66,8 +67,11 @@ def start(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     exported = workdir / "exported"
     if not exported.exists():
         export.write(_network(config, workdir), exported)
-    command = [sys.executable, "-c", FIRST, str(exported), str(film), str(workdir / "compilations")]
-    run = functools.partial(subprocess.run, cwd=ROOT, check=True, capture_output=True, text=True)
+    command = [sys.executable, "-c", FIRST, str(exported), str(film)]
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(workdir / "compilations")}
+    run = functools.partial(
+        subprocess.run, cwd=ROOT, env=os.environ | cache, check=True, capture_output=True, text=True
+    )
     run(command)  # fills the cache
     firsts = tuple(float(run(command).stdout.split()[-1]) for _ in range(config.rounds))
     help_ = [sys.executable, "-c", "from unimedi_jax import cli; cli.main()", "--help"]

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from unimedi_jax import checkpoint, compile_cache, sharding
+from unimedi_jax import checkpoint, sharding
 from unimedi_jax.bench import measure
 from unimedi_jax.bench.process import from_json, to_json
 from unimedi_jax.config.pretraining import PretrainConfig
@@ -80,13 +81,12 @@ def _parts(name: str, rounds: list[dict[str, float]], goal: str) -> list[measure
 
 
 def _compiled(settings: dict[str, Any], cache: pathlib.Path) -> dict[str, float]:
-    command = [sys.executable, "-m", __name__, str(cache)]
-    done = subprocess.run(command, input=json.dumps(settings), stdout=subprocess.PIPE, text=True, check=True)
+    run = functools.partial(subprocess.run, env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache)}, check=True)
+    done = run([sys.executable, "-m", __name__], input=json.dumps(settings), stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _compile(settings: dict[str, Any], cache: str) -> dict[str, float]:
-    compile_cache.enable(cache)
+def _compile(settings: dict[str, Any]) -> dict[str, float]:
     config = from_json(settings)
     mesh = sharding.make_mesh(**vars(config.mesh))
     program = build_train_step(config, settings["vocab_size"], mesh)
@@ -99,4 +99,4 @@ def _compile(settings: dict[str, Any], cache: str) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_compile(json.loads(sys.stdin.read()), sys.argv[1])))
+    print(json.dumps(_compile(json.loads(sys.stdin.read()))))

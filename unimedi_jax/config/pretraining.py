@@ -347,7 +347,7 @@ class PretrainConfig:
     seed: int = 42  # of weights, shuffling and augmentation
     steps: int = STEPS  # optimiser steps of the whole run
     log_every: int = 50  # steps between lines of the log
-    compilations: str = "~/.cache/unimedi_jax"  # folder of compiled programs, for faster starts; "": not kept
+    compilations: str = "~/.cache/unimedi_jax"  # folder of compiled programs, unless JAX has one; "": not kept
     data: str = "phantom"  # built sets in data_dir, comma-separated, each with an optional :weight
     data_dir: str = "records"  # the folder of built sets
     tokenizer: str = ""  # a folder or hub id; empty: a WordPiece vocabulary of the sets' own reports

@@ -157,8 +157,7 @@ def load(
     Raises:
         UserError: nothing that can be loaded.
     """
-    if jax.config.jax_compilation_cache_dir is None:
-        compile_cache.enable(compilations)
+    compile_cache.enable(compilations)
     trained = pretrained.load(path, network)
     return Model(trained, trained.embedder(rows=rows, ct_slices=ct_slices))
 
