@@ -8,15 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from data import record_grid, views
+from data import views
 from data.manifest import privacy, samples, table
 from data.manifest.options import DEFAULT, UNCERTAIN, Options
+from data.manifest.reading import PLAIN, Reading
 from data.manifest.table import LABEL
-from data.readers.files import LFS_MAGIC, BadInput
+from data.readers.files import LFS_MAGIC, BadInput, Note
 from data.readers.table import is_damaged, readable
 from data.record_grid import RecordGrid
 from data.reports import prompts, sections, text
-from data.source import MODALITIES, SPLITS, Rejected, Row, Source
+from data.source import MODALITIES, SPLITS, Example, Rejected, Row, Source
 
 PICTURES = ("path", "modality")  # the columns that pictures without a patient need
 SPLIT_NAMES = {"training": "train", "validation": "val", "valid": "val", "testing": "test"}  # others' names of SPLITS
@@ -90,8 +91,8 @@ def read(manifest: Path, options: Options = DEFAULT, salt: str = "") -> Source:
     )
 
 
-def read_pictures(manifest: Path, grid: RecordGrid = record_grid.DEFAULT) -> Source:
-    """The pictures that a CSV names, on the `grid` of a trained network: only `path` and `modality` are needed.
+def read_pictures(manifest: Path, reading: Reading = PLAIN) -> Source:
+    """The pictures that a CSV names, as a trained network's set read its own: only `path` and `modality` are needed.
 
     A row without a report has "" for it; patients, splits, labels and masks are not looked at. Raises UserError.
     """
@@ -103,15 +104,18 @@ def read_pictures(manifest: Path, grid: RecordGrid = record_grid.DEFAULT) -> Sou
         row = dict(zip(header, (field.strip() for field in fields), strict=False))
         try:
             _check_fields(fields, header)
-            sample = _picture(row, manifest.parent)
+            sample = _picture(row, manifest.parent, reading)
             _check_new(fields, sample.file, first_row)
         except BadInput as error:
             rejected.append(Rejected(number, readable(row.get("path", "")), str(error)))
             continue
         rows.append(Row(row["path"], row["modality"].lower(), "", number, info=sample, path=row["path"]))
-    pixels = functools.partial(samples.pixels, rules=DEFAULT.scans)
-    convert = functools.partial(samples.convert, read=pixels, grid=grid)
-    return Source((), {}, rows, convert, rejected=tuple(rejected), grid=grid)
+
+    def pixels(sample: samples.Sample, modality: str, note: Note, _: RecordGrid) -> Example:
+        return reading.fields(sample.file, modality, note)
+
+    convert = functools.partial(samples.convert, read=pixels, grid=reading.grid)
+    return Source((), {}, rows, convert, rejected=tuple(rejected), grid=reading.grid)
 
 
 def _check_fields(fields: list[str], header: list[str]) -> None:
@@ -164,11 +168,11 @@ def _sample(row: dict[str, str], names: list[str], folder: Path, options: Option
     return samples.Sample(file, mask, patient, report, tuple(labels), state, sha256, columns=columns), split
 
 
-def _picture(row: dict[str, str], folder: Path) -> samples.Sample:
+def _picture(row: dict[str, str], folder: Path, reading: Reading) -> samples.Sample:
     """A row's file and, where it has one, its report. Raises BadInput."""
     file, sha256 = _file(row, folder, _modality(row))
-    report = sections.select(_report(row), ())
-    words = "" if text.is_empty(text.clean(report)) else report
+    report = reading.caption(_report(row))
+    words = "" if text.is_empty(report) else report
     return samples.Sample(file, None, "", words, (), samples.state(file), sha256)
 
 

@@ -116,7 +116,7 @@ def read_columns(
         raise UserError(f"{path} cannot be read ({type(error).__name__}): copy or download it again") from error
     if content.startswith(LFS_MAGIC):
         raise UserError(f"{path} is a Git LFS pointer: run `git lfs pull` where it comes from")
-    text = _decoded(content, path)
+    text = decoded(content, path)
     if unknown := NOT_UTF8.findall(text):
         LOG.warning("%s is not UTF-8 throughout: %d letters unknown", path, len(unknown))
         text = readable(text)
@@ -138,7 +138,7 @@ def _filled(lines: Iterator[list[str]]) -> Iterator[list[str]]:
     return (fields for fields in lines if any(field.strip() for field in fields))
 
 
-def _decoded(content: bytes, path: Path) -> str:
+def decoded(content: bytes, path: Path) -> str:
     """The text of a table, in which bytes that are not UTF-8 are lone surrogates, as `surrogateescape` gives them."""
     return content.decode(*_encoding(content, path))
 

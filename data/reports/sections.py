@@ -1,7 +1,8 @@
 """Finds the sections of a report and turns them into the caption that training reads; what was done is counted.
 
 Raw reports of MIMIC-CXR have headings in capitals at the start of a line, as in MIT-LCP's section files; other reports
-have known headings, in any case, anywhere in a line.
+have known headings, in any case, anywhere in a line. A known heading also counts without its colon: alone in a line,
+with Markdown's marks or without, and in capitals before a dash.
 """
 
 import collections
@@ -25,8 +26,15 @@ HEADINGS = {
 }
 SECTION_OF = {word: section for section, words in HEADINGS.items() for word in words.split(", ")}
 LONGEST_FIRST = sorted(map(re.escape, SECTION_OF), key=len, reverse=True)
-ANYWHERE = re.compile(rf"(?<!\w)({'|'.join(LONGEST_FIRST)})\s*:", re.IGNORECASE)
+KNOWN = f"(?i:{'|'.join(LONGEST_FIRST)})"
 LINE_START = re.compile(r"^[ \t]*([A-Z][A-Z ()/,-]*):(?=\s|$)", re.MULTILINE)
+# Not "findings" in a line of its own, where a text was wrapped.
+MARKED = rf"^[ \t]*(?:\#+[ \t]*|\*+)({KNOWN})[ \t]*:?\**:?[ \t]*$"
+ALONE = rf"^[ \t]*((?=[^\W\d_])(?![a-zà-ÿ]){KNOWN})[ \t]*$"
+DASHED = rf"(?<!\w)((?=[^\W\d_]{{2}})(?!\w*[a-zà-ÿ]){KNOWN})[ \t]+[-\u2013\u2014](?=\s)"
+WITHOUT_COLON = "|".join((MARKED, ALONE, DASHED))
+IN_CAPITALS = re.compile(rf"{LINE_START.pattern}|{WITHOUT_COLON}", re.MULTILINE)
+ANYWHERE = re.compile(rf"{WITHOUT_COLON}|(?<!\w)({KNOWN})\s*:", re.MULTILINE)
 # A heading that names the pictures, such as "PA AND LATERAL VIEWS OF THE CHEST", opens the findings.
 VIEWS = re.compile("chest|portable|views?$|lateral|frontal|upright|ribs|bone window")
 TYPED_WRONG = 0.8  # how alike (difflib) a misspelt heading is: "imprssion", "findgings"
@@ -73,7 +81,7 @@ def sections(report: str) -> dict[str, str]:
     structured = _structured(report)
     bodies: dict[str, str] = {}
     for heading, body in parts:
-        if words := text.clean(body):
+        if words := text.clean(body).strip("#* "):  # Markdown's marks around headings
             name = common_name(heading)
             bodies[name] = f"{bodies[name]} {words}" if name in bodies and not structured else words
     if not {"findings", "impression"} & set(bodies):
@@ -86,9 +94,9 @@ def sections(report: str) -> dict[str, str]:
 
 def headed(report: str) -> list[tuple[str, str]]:
     """The headings of a raw report as written, each with what follows it."""
-    marks = list((LINE_START if _structured(report) else ANYWHERE).finditer(report))
+    marks = list((IN_CAPITALS if _structured(report) else ANYWHERE).finditer(report))
     ends = [mark.start() for mark in marks[1:]] + [len(report)]
-    return [(mark[1], report[mark.end() : end]) for mark, end in zip(marks, ends, strict=False)]
+    return [(mark[mark.lastindex], report[mark.end() : end]) for mark, end in zip(marks, ends, strict=False)]
 
 
 def _structured(report: str) -> bool:

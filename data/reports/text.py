@@ -1,14 +1,15 @@
 """Cleans report text and finds its language; every rule here is in the preprocessing contract."""
 
 import html
+import html.entities
 import re
 import unicodedata
 
 from data.errors import UserError
 
 RULE = (
-    "HTML entities read, Unicode NFC, control and other invisible characters removed, white space folded to single "
-    "blanks, ends stripped"
+    "HTML entities with their semicolon read, Unicode NFC, control and other invisible characters removed, white space "
+    "folded to single blanks, ends stripped"
 )
 NO_REPORT = (
     "nan, none, null, na, n/a, nat, not given, not provided, not available, not specified, not applicable, no report, "
@@ -29,17 +30,24 @@ SPANISH = (
     "pulmonar pulmonares normales derrame observa observan aprecia tamaño corazón tórax signos"
 )
 WORDS = {"en": frozenset(ENGLISH.split()), "es": frozenset(SPANISH.split())}
+ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]*);")
 LANGUAGES = (*WORDS, "mixed", "unknown")
 MIXED_SHARE, MIXED_WORDS = 0.3, 3
 
 
 def clean(text: str) -> str:
     """The report as it is stored: one line, NFC, visible characters."""
-    text = unicodedata.normalize("NFC", " ".join(html.unescape(text).split()))
+    text = unicodedata.normalize("NFC", " ".join(ENTITY.sub(_character, text).split()))
     if text.isprintable():  # and so without any of these
         return text
     # Cc controls, Cf format characters (byte-order mark, bidi), Co private use, Cs halves of pairs.
     return " ".join("".join(c for c in text if unicodedata.category(c) not in ("Cc", "Cf", "Co", "Cs")).split())
+
+
+def _character(entity: re.Match) -> str:
+    """What an entity stands for. HTML reads some names without a semicolon, too; in "RT&LT lobes" they are words."""
+    known = entity[0][1] == "#" or entity[0][1:] in html.entities.html5
+    return html.unescape(entity[0]) if known else entity[0]
 
 
 def is_empty(text: str) -> bool:

@@ -561,6 +561,16 @@ def test_51_long_reports_are_counted_and_cut(tmp_path):
     assert facts["longer_than_limit"] == 1
 
 
+def test_52_entities_end_in_a_semicolon():
+    """HTML takes some names without one, too: dictation writes them as words."""
+    written = "RT&LT lobes, RT<LT, PA&LAT, A&P; H&P&notes, 3&times larger, PICC&copy, Edema&para-aortic, L&GT R"
+    assert text.clean(written) == written
+    assert (
+        text.clean("&#233;&#xe9;&eacute; 5 mm&lt;stable &amp;lt; &notit;")
+        == "\u00e9\u00e9\u00e9 5 mm<stable &lt; &notit;"
+    )
+
+
 def test_52_characters():
     assert text.clean("A\u0301 \x00b\r\nc &lt;5&nbsp;mm\ufeff") == "Á b c <5 mm"
 

@@ -22,8 +22,8 @@ from werkzeug import test
 
 import unimedi_jax
 from configs import embed as embed_config
-from data import record_grid
 from data.errors import UserError
+from data.manifest.reading import PLAIN
 from data.readers import volumes, xrays
 from tests import dicoms
 from unimedi_jax import trees
@@ -142,7 +142,7 @@ def test_cells_reach_the_place_they_were_cut_from(folder):
     path = folder / "deep" / "scan.nii.gz"
     cells = (8, 4, 4)
     index = np.arange(np.prod(cells), dtype=np.float32).reshape(cells)
-    image = maps.on_own_voxels(np.kron(index, np.ones((4, 32, 32), np.float32)), path, record_grid.DEFAULT)
+    image = maps.on_own_voxels(np.kron(index, np.ones((4, 32, 32), np.float32)), path, PLAIN)
     data = np.asarray(image.dataobj)
     own = nibabel.load(path)
     shape = np.array(own.shape)

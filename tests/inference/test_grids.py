@@ -11,6 +11,7 @@ import pytest
 
 from configs import pretrain
 from data.build import contracts
+from data.manifest.reading import Reading
 from data.readers import ct_records, xrays
 from data.record_grid import RecordGrid
 from unimedi_jax.config.pretraining import InputConfig, ModelConfig, PretrainConfig
@@ -126,7 +127,7 @@ def test_masks_come_back_from_a_cropped_record_of_its_own_spacing(files):
     own = nibabel.load(path)
     record = ct_records.read(path, grid).fields["volume"]
     logits = np.stack([record < -200, record >= -200], axis=-1).astype(np.float32)
-    mask = own_grid.ct_mask(logits, path, grid)
+    mask = own_grid.ct_mask(logits, path, Reading(grid))
     np.testing.assert_allclose(mask.affine, own.affine, atol=1e-4)
     tissue = np.asarray(own.dataobj) >= -200
     back = np.asarray(mask.dataobj) > 0

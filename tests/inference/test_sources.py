@@ -6,8 +6,10 @@ import time
 import numpy as np
 import pytest
 
+from data.manifest import reading
 from data.readers import memory
 from data.readers.files import BadInput
+from data.reports import sections
 from tests import dicoms
 from unimedi_jax.inference import sources
 
@@ -42,6 +44,23 @@ def test_an_xray_beside_a_series_is_an_item_of_its_own(tmp_path):
 def test_one_file_whose_name_is_a_uid(tmp_path):
     save(tmp_path / "1.2.840.113619.7", "CR")
     assert named(tmp_path / "1.2.840.113619.7") == {("1.2.840.113619.7", "xray")}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_reports_in_the_encodings_that_tables_may_have(tmp_path, encoding):
+    path = tmp_path / "reports.txt"
+    path.write_bytes("Findings: clear. Impression: Erg\u00fcsse beidseits.\r\n\r\nNo effusion.\r\n".encode(encoding))
+    items, rejected = sources.find(path, reading.Reading(captions=sections.Policy(("impression",), "whole")))
+    assert [(one.id, one.report) for one in items] == [("1", "Erg\u00fcsse beidseits."), ("3", "No effusion.")]
+    assert not rejected
+
+
+def test_a_wrong_byte_costs_its_line(tmp_path):
+    path = tmp_path / "reports.txt"
+    path.write_bytes(b"\n".join(("Ergüsse.".encode(), b"Edema \xff.", "Ödem.".encode())))
+    items, rejected = sources.find(path)
+    assert [one.report for one in items] == ["Erg\u00fcsse.", "\u00d6dem."]
+    assert [(one.row, one.reason.partition(":")[0]) for one in rejected] == [(2, "bad_encoding")]
 
 
 @pytest.mark.parametrize("modality", ["xray", "ct"])

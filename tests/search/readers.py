@@ -4,10 +4,11 @@ import os
 import pathlib
 import signal
 import time
+from typing import Any
 
 import numpy as np
 
-Answer = tuple[dict[str, str], np.ndarray | None]
+Answer = tuple[dict[str, Any], np.ndarray | None]
 
 
 def dies(_: object) -> Answer:
@@ -38,9 +39,14 @@ def grows(_: object) -> Answer:
 
 def lies(_: object) -> Answer:
     """Sends more than a picture."""
-    return {"modality": "xray"}, np.zeros(10**6)
+    return {"modality": "xray", "shape": (256, 256)}, np.zeros(10**6)
 
 
 def boasts(_: object) -> Answer:
     """Names what there is not."""
-    return {"modality": "mri"}, np.zeros(1)
+    return {"modality": "mri", "shape": (1,)}, np.zeros(1)
+
+
+def swells(_: object) -> Answer:
+    """Names a picture of another size than records have."""
+    return {"modality": "xray", "shape": (4096, 4096)}, np.zeros((4096, 4096), np.uint8)

@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 import requests
 
+from data import record_grid
 from tests import dicoms
 from tests.data import test_bad_inputs as corpus
 from tests.pages import HOSTILE as MARKUP
@@ -368,10 +369,11 @@ def test_a_name_is_never_used(running, film, temporary):
         (readers.grows, "reader_crashed"),
         (readers.lies, "reader_crashed"),
         (readers.boasts, "reader_crashed"),
+        (readers.swells, "reader_crashed"),
     ],
 )
 def test_what_a_reader_does_stays_in_its_process(temporary, read, words):
-    decoder = decoding.Decoder(seconds=6, gigabytes=1, read=read)
+    decoder = decoding.Decoder(read, record_grid.DEFAULT, seconds=6, gigabytes=1)
     with pytest.raises(decoding.UploadError, match=words):
         decoder.read([("x.png", memoryview(b"x"))])
     assert left(temporary) == []

@@ -91,7 +91,7 @@ class Model:
             UserError: nothing to embed, or nothing that could be read.
         """
         sources.check(self.pretrained)
-        items, refused = sources.find(pathlib.Path(source).expanduser(), self.pretrained.grid)
+        items, refused = sources.find(pathlib.Path(source).expanduser(), self.pretrained.reading)
         folder = None if maps_to is None else pathlib.Path(maps_to).expanduser()
         rows = _Rows(self, items, folder, partial)
         reads = (*self.pretrained.reads, *(() if self.pretrained.tokenizer is None else ("report",)))
@@ -115,7 +115,7 @@ class Model:
             UserError: not one picture, or one that cannot be read.
         """
         sources.check(self.pretrained)
-        items, refused = sources.find(pathlib.Path(path).expanduser(), self.pretrained.grid)
+        items, refused = sources.find(pathlib.Path(path).expanduser(), self.pretrained.reading)
         pictures = [item for item in items if item.modality != "report"]
         if len(pictures) != 1:
             raise UserError(f"{path} holds {len(pictures)} images: attention is that of one")

@@ -8,8 +8,8 @@ import nibabel
 import numpy as np
 from nibabel import affines, orientations
 
+from data.manifest.reading import Reading
 from data.readers import ct_records, geometry, xrays
-from data.record_grid import RecordGrid
 from unimedi_jax.inference import sources
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input import cuts
@@ -27,7 +27,7 @@ def write(stem: pathlib.Path, item: sources.Item, pixels: np.ndarray, features: 
         attention = volume_attention(features.scores, pixels.shape, trained)
         chosen = chosen_slices(features.layers, pixels.shape, trained)
         picture = slices_picture(pixels, attention, chosen, trained.model.window_hu)
-        image = on_own_voxels(attention, item.path, trained.grid)
+        image = on_own_voxels(attention, item.path, trained.reading)
         write_whole(stem.with_name(f"{stem.name}.attention.nii.gz"), lambda path: nibabel.save(image, path))
     write_whole(stem.with_name(f"{stem.name}.attention.png"), lambda path: save_png(path, picture))
 
@@ -92,12 +92,12 @@ def chosen_slices(layers: np.ndarray, shape: tuple[int, ...], trained: Pretraine
     return [min(max(index, 0), shape[0] - 1) for index in own]
 
 
-def on_own_voxels(attention: np.ndarray, path: pathlib.Path, grid: RecordGrid) -> nibabel.Nifti1Image:
+def on_own_voxels(attention: np.ndarray, path: pathlib.Path, reading: Reading) -> nibabel.Nifti1Image:
     """A record's voxels (z, y, x) on those of the CT at `path`, the nearest, in its own world space.
 
     A NIfTI's own order of axes is kept; other formats, and tilted scans, give axes along the patient's.
     """
-    scan, placed = ct_records.find(path, grid)
+    scan, placed = ct_records.find(path, reading.grid, reading.scans)
     spread = np.zeros(scan.shape[::-1], np.float32)
     centres = [np.arange(part.start, part.stop) + 0.5 for part in placed.box]
     longest = max(map(len, centres))
@@ -121,9 +121,9 @@ def on_own_grid(scores: np.ndarray, item: sources.Item, trained: Pretrained) -> 
     if item.modality == "xray":
         field = on_own_pixels(film_attention(scores, trained), xrays.read_full_xray(item.path).shape)
     else:
-        shape = ct_records.find(item.path, trained.grid)[1].shape
+        shape = ct_records.find(item.path, trained.grid, trained.reading.scans)[1].shape
         attention = volume_attention(scores, shape, trained)
-        field = np.asarray(on_own_voxels(attention, item.path, trained.grid).dataobj, np.float32)
+        field = np.asarray(on_own_voxels(attention, item.path, trained.reading).dataobj, np.float32)
     return field / field.sum(dtype=np.float64).astype(np.float32)
 
 

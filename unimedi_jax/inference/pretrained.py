@@ -12,8 +12,10 @@ from flax import linen as nn
 from jax import numpy as jnp
 from jax.sharding import Mesh
 
-from data import contract, json_files, members, record_grid
+from data import contract, json_files, members
 from data.errors import UserError
+from data.manifest import reading
+from data.manifest.reading import Reading
 from data.record_grid import RecordGrid
 from data.reports import tokenizer
 from unimedi_jax import checkpoint, fingerprint, lora, objectives, sharding, trees
@@ -100,9 +102,14 @@ class Pretrained:
         return used
 
     @functools.cached_property
+    def reading(self) -> Reading:
+        """How files are read: as those of the first set that it was trained on; by the defaults for other encoders."""
+        return reading.of_contract(next(iter(self.contracts.values()))) if self.contracts else reading.PLAIN
+
+    @property
     def grid(self) -> RecordGrid:
-        """The grid of the first set that it was trained on, on which files are read; the default of other encoders."""
-        return record_grid.of_contract(next(iter(self.contracts.values()))) if self.contracts else record_grid.DEFAULT
+        """The grid on which files are read."""
+        return self.reading.grid
 
     def size(self, modality: str) -> tuple[int, ...]:
         """Pixels (y, x) of an X-ray or voxels (z, y, x) of a CT at the network's input."""
@@ -115,9 +122,9 @@ class Pretrained:
 
     def sampler(self, modality: str, keep: tuple[str, ...] = ()) -> transforms.ToSample:
         """Records to the network's input; never shifted, X-rays cropped at random where there is a rng."""
-        reading = typed(InputConfig, self.config["input"], "config.input")
+        settings = typed(InputConfig, self.config["input"], "config.input")
         model = typed(ModelConfig, self.config["model"], "config.model")
-        sampler = transforms.ToSample.of(modality, self.tokenizer, reading, model)
+        sampler = transforms.ToSample.of(modality, self.tokenizer, settings, model)
         if isinstance(self.model, Released):
             sampler = dataclasses.replace(sampler, crop_of=released.RECORD)
         plain = {"ct": transforms.UNCHANGED, "shuffle": False, "sentences": 1.0, "drop_technique": False}

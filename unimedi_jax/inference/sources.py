@@ -21,7 +21,8 @@ from data.build import contracts
 from data.errors import UserError
 from data.manifest import samples
 from data.manifest import source as manifest
-from data.readers import ct_records, volumes, xrays
+from data.manifest.reading import PLAIN, Reading
+from data.readers import table, volumes
 from data.readers.files import BadInput
 from data.record_grid import RecordGrid
 from data.reports import text
@@ -49,8 +50,8 @@ class Item:
     path: pathlib.Path | None = None
 
 
-def find(source: pathlib.Path, grid: RecordGrid = record_grid.DEFAULT) -> tuple[list[Item], list[Rejected]]:
-    """All items of a source, to be read on `grid`, in a fixed order, and the rows that a manifest's check rejected.
+def find(source: pathlib.Path, reading: Reading = PLAIN) -> tuple[list[Item], list[Rejected]]:
+    """All items of a source, to be read by `reading`, in a fixed order, and the rows that a check of tables rejected.
 
     A .csv is a manifest of the build job, of which only path and modality are needed, and a .txt holds one report a
     line. A folder is searched with its subfolders; one with a DICOM CT series is one CT.
@@ -62,14 +63,13 @@ def find(source: pathlib.Path, grid: RecordGrid = record_grid.DEFAULT) -> tuple[
         raise UserError(f"config.source {source} does not exist")
     rejected: list[Rejected] = []
     if source.is_dir():
-        items = list(_folder(source, source, grid))
+        items = list(_folder(source, source, reading))
     elif source.suffix.lower() == ".csv":
-        items, rejected = _manifest(source, grid)
+        items, rejected = _manifest(source, reading)
     elif source.suffix.lower() == ".txt":
-        lines = [text.clean(line) for line in source.read_text(encoding="utf-8-sig").splitlines()]
-        items = [Item(str(n), "report", report=line) for n, line in enumerate(lines, 1) if not text.is_empty(line)]
+        items, rejected = _lines(source, reading)
     else:
-        items = [item] if (item := _file(source, source.parent, grid)) else []
+        items = [item] if (item := _file(source, source.parent, reading)) else []
     if not items and not rejected:
         known = ", ".join((*PICTURES, ".dcm", *volumes.SUFFIXES))
         raise UserError(
@@ -176,30 +176,31 @@ def rules(grid: RecordGrid = record_grid.DEFAULT) -> dict[str, Any]:
     return {"format": contracts.FORMAT, "records": contracts.rules(grid=grid), "libraries": contracts.libraries()}
 
 
-def _folder(folder: pathlib.Path, root: pathlib.Path, grid: RecordGrid) -> Iterator[Item]:
+def _folder(folder: pathlib.Path, root: pathlib.Path, reading: Reading) -> Iterator[Item]:
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     files = {entry: _modality(entry) for entry in entries if entry.is_file()}
     if "CT" in files.values():
-        yield Item(_name(folder, root), "ct", _ct_reader(folder, grid), path=folder)
-    yield from filter(None, (_file(file, root, grid) for file, modality in files.items() if modality != "CT"))
+        yield _item(folder, root, "ct", reading)
+    yield from filter(None, (_file(file, root, reading) for file, modality in files.items() if modality != "CT"))
     for entry in entries:
         if entry.is_dir() and not entry.is_symlink():  # a link may lead in a circle
-            yield from _folder(entry, root, grid)
+            yield from _folder(entry, root, reading)
 
 
-def _ct_reader(path: pathlib.Path, grid: RecordGrid) -> Callable[[], np.ndarray]:
-    return lambda: ct_records.read(path, grid).fields["volume"]
-
-
-def _file(path: pathlib.Path, root: pathlib.Path, grid: RecordGrid) -> Item | None:
+def _file(path: pathlib.Path, root: pathlib.Path, reading: Reading) -> Item | None:
     """An X-ray or CT by the file's name; None for what is neither."""
     name = path.name.lower()
     kind = _modality(path)
     if name.endswith(volumes.SUFFIXES) or kind == "CT":
-        return Item(_name(path, root), "ct", _ct_reader(path, grid), path=path)
+        return _item(path, root, "ct", reading)
     if path.suffix.lower() in PICTURES or kind is not None:
-        return Item(_name(path, root), "xray", lambda: xrays.read_xray(path, grid.film_size), path=path)
+        return _item(path, root, "xray", reading)
     return None
+
+
+def _item(path: pathlib.Path, root: pathlib.Path, modality: str, reading: Reading) -> Item:
+    read = reading.xray if modality == "xray" else reading.volume
+    return Item(_name(path, root), modality, functools.partial(read, path), path=path)
 
 
 def _name(path: pathlib.Path, root: pathlib.Path) -> str:
@@ -229,8 +230,19 @@ def _header(path: pathlib.Path) -> pydicom.Dataset | None:
         return pydicom.Dataset()
 
 
-def _manifest(path: pathlib.Path, grid: RecordGrid) -> tuple[list[Item], list[Rejected]]:
-    source, one_at_a_time = manifest.read_pictures(path, grid), threading.Lock()
+def _lines(path: pathlib.Path, reading: Reading) -> tuple[list[Item], list[Rejected]]:
+    """The reports of a text, one a line, in any encoding that tables may have."""
+    items, rejected = [], []
+    for number, line in enumerate(table.decoded(path.read_bytes(), path).splitlines(), 1):
+        if table.is_damaged(line):
+            rejected.append(Rejected(number, str(number), "bad_encoding: bytes that are not UTF-8, in a text that is"))
+        elif not text.is_empty(report := reading.caption(line)):
+            items.append(Item(str(number), "report", report=report))
+    return items, rejected
+
+
+def _manifest(path: pathlib.Path, reading: Reading) -> tuple[list[Item], list[Rejected]]:
+    source, one_at_a_time = manifest.read_pictures(path, reading), threading.Lock()
 
     def pixels(row: Any) -> np.ndarray:
         with one_at_a_time:  # it silences warnings, which Python does for all threads at once

@@ -9,10 +9,9 @@ from jaxtyping import Float, UInt8
 from nibabel import affines
 from scipy import ndimage
 
-from data import record_grid
+from data.manifest.reading import PLAIN, Reading
 from data.readers import ct_records, geometry, volumes
 from data.readers.placement import Placement
-from data.record_grid import RecordGrid
 from unimedi_jax.evaluation.segmenter import decide
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # NIfTI counts toward Right and Anterior
@@ -26,19 +25,17 @@ def xray_mask(logits: Float[np.ndarray, "y x c"], shape: tuple[int, int]) -> UIn
     return decide(cv2.resize(region, shape[::-1], interpolation=method).reshape(*shape, -1))
 
 
-def ct_mask(
-    logits: Float[np.ndarray, "z y x c"], path: pathlib.Path, grid: RecordGrid = record_grid.DEFAULT
-) -> nibabel.Nifti1Image:
+def ct_mask(logits: Float[np.ndarray, "z y x c"], path: pathlib.Path, reading: Reading = PLAIN) -> nibabel.Nifti1Image:
     """Classes on the voxels of the CT at `path`, in its own order of axes and with its own affine.
 
-    Logits are interpolated, not classes; outside what a record of `grid` is cropped to all is background. A tilted
+    Logits are interpolated, not classes; outside what a record is cropped to all is background. A tilted
     scan was read on a grid along the patient's axes, of which each of its voxels takes the nearest.
 
     Raises:
         BadInput: the file cannot be read any more.
     """
-    own = volumes.own_grid(path)
-    straight, placed = ct_records.find(path, grid)
+    own = volumes.own_grid(path, reading.scans)
+    straight, placed = ct_records.find(path, reading.grid, reading.scans)
     pull = np.linalg.inv(straight.affine) @ own.affine
     classes = _on_scan(logits, straight, placed)
     voxels = ndimage.affine_transform(classes, pull[:3, :3], pull[:3, 3], own.shape, np.uint8, 0, mode="nearest")

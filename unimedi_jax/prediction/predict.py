@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from data import record_grid
 from data.errors import UserError
+from data.manifest import reading
+from data.manifest.reading import Reading
 from data.readers.files import BadInput
-from data.record_grid import RecordGrid
 from unimedi_jax.config.jobs import PredictConfig
 from unimedi_jax.config.typed import typed
 from unimedi_jax.evaluation import heads, results
@@ -46,7 +46,7 @@ def run(config: Mapping[str, Any], _: pathlib.Path | None = None) -> None:
     trained = pretrained.load(settings.checkpoint, settings.network)
     sources.check(trained)
     trained_heads = heads.load(settings.head, trained) if settings.head else {}
-    items, refused = sources.find(source, _grid(trained, trained_heads))
+    items, refused = sources.find(source, _reading(trained, trained_heads))
     if items and all(item.modality == "report" for item in items):
         raise UserError(f"config.source {settings.source} holds reports: name X-rays or CTs")
     by_modality = _predictors(settings, trained, trained_heads, out)
@@ -63,11 +63,12 @@ def run(config: Mapping[str, Any], _: pathlib.Path | None = None) -> None:
     print(f"predicted: {counted} in {out}" + (f"; {len(refused)} left out, see {ledger}" if refused else ""))
 
 
-def _grid(trained: pretrained.Pretrained, by_modality: Mapping[str, heads.Head]) -> RecordGrid:
-    """The grid to read files on: of the records that a modality's head was trained on, else that of the encoder."""
-    of_head = {modality: record_grid.of_contract(head.facts["contract"]) for modality, head in by_modality.items()}
-    xray, ct = (of_head.get(modality, trained.grid) for modality in ("xray", "ct"))
-    return dataclasses.replace(ct, film_size=xray.film_size)
+def _reading(trained: pretrained.Pretrained, by_modality: Mapping[str, heads.Head]) -> Reading:
+    """How files are read: as the records that a modality's head was trained on, else as those of the encoder."""
+    of_head = {modality: reading.of_contract(head.facts["contract"]) for modality, head in by_modality.items()}
+    xray, ct = (of_head.get(modality, trained.reading) for modality in ("xray", "ct"))
+    grid = dataclasses.replace(ct.grid, film_size=xray.grid.film_size)
+    return dataclasses.replace(ct, grid=grid, by_largest=xray.by_largest)
 
 
 def _predictors(

@@ -10,8 +10,8 @@ import jax
 import nibabel
 import numpy as np
 
-from data import record_grid
 from data.errors import UserError
+from data.manifest import reading
 from data.readers import xrays
 from unimedi_jax import objectives, patches
 from unimedi_jax.config.jobs import PredictConfig
@@ -166,7 +166,7 @@ def _crops(head: Head, trained: Pretrained, rows: int, place: Place) -> Predicto
 
 def _masks(head: Head, answers: Callable[[np.ndarray], np.ndarray], place: Place) -> Predictor:
     """Masks of the logits that `answers` gives on the records' grid."""
-    names, modality, grid = head.facts["names"], head.modality, record_grid.of_contract(head.facts["contract"])
+    names, modality, trained_on = head.facts["names"], head.modality, reading.of_contract(head.facts["contract"])
 
     def xray(item: sources.Item, stem: str, logits: np.ndarray) -> list[Row]:
         mask = own_grid.xray_mask(logits, xrays.read_full_xray(item.path).shape)
@@ -174,7 +174,7 @@ def _masks(head: Head, answers: Callable[[np.ndarray], np.ndarray], place: Place
         return [{"mask": name} | _sizes("pixels", mask, names, 1)]
 
     def ct(item: sources.Item, stem: str, logits: np.ndarray) -> list[Row]:
-        image = own_grid.ct_mask(logits, item.path, grid)
+        image = own_grid.ct_mask(logits, item.path, trained_on)
         name = place.write(f"{stem}.mask.nii.gz", lambda path: nibabel.save(image, path))
         millilitres = abs(float(np.linalg.det(image.affine[:3, :3]))) / 1000
         return [{"mask": name} | _sizes("ml", np.asarray(image.dataobj), names, millilitres)]
@@ -193,7 +193,7 @@ def _detect(head: Head, trained: Pretrained, rows: int, place: Place) -> Predict
     finder = BoxFinder(trained, **settings, published=head.facts.get("published", False))
     network, threshold = head.network(trained), head.facts["threshold"]
     size, patch = trained.size("xray"), trained.patch("xray")
-    side = record_grid.of_contract(head.facts["contract"]).film_size
+    side = reading.of_contract(head.facts["contract"]).grid.film_size
 
     def answers(pixels: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         tokens = patches.patchify(np.stack([dense.whole(one, size) for one in pixels]), patch)

@@ -45,14 +45,17 @@ class App:
         self._lock = threading.Lock()
         self._waiting = threading.BoundedSemaphore(MOST_WAITING)
         self._stamp, self._index = store.stamp(folder), store.read(folder)
-        self._decoder = decoding.Decoder(seconds=settings.upload_seconds, gigabytes=settings.worker_memory_gb)
+        limits = {"seconds": settings.upload_seconds, "gigabytes": settings.worker_memory_gb}
+        read = functools.partial(decoding.read_folder, reading=model.pretrained.reading)
+        self._decoder = decoding.Decoder(read, model.pretrained.grid, **limits)
         self.most_bytes, self.most_seconds = settings.upload_mb << 20, settings.upload_seconds
 
     def warm_up(self) -> None:
         """Compiles what queries need: none of them has to wait for it."""
         for modality in self._model.pretrained.reads:
-            shape, dtype = decoding.ARRAYS[modality]
-            query.embedded(self._model, modality, np.zeros(shape, dtype))
+            shape = decoding.shapes(self._model.pretrained.grid)[modality]
+            known = [n or default for n, default in zip(shape, self._model.pretrained.size(modality), strict=True)]
+            query.embedded(self._model, modality, np.zeros(known, decoding.DTYPES[modality]))
         if self._model.pretrained.tokenizer is not None:
             query.embedded(self._model, text="a sentence")
 

@@ -6,6 +6,7 @@ time and memory, and answers with plain bytes: nothing of it is unpickled.
 """
 
 import json
+import math
 import multiprocessing
 import os
 import pathlib
@@ -21,14 +22,15 @@ import numpy as np
 
 from data import child_processes, plain
 from data.errors import UserError
+from data.manifest.reading import Reading
 from data.readers import memory
-from data.readers.geometry import VOLUME_SHAPE, XRAY_SIZE
+from data.record_grid import MOST_VOXELS, RecordGrid
 from data.source import Rejected
 from unimedi_jax.inference import sources
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".dcm", ".dicom", ".ima", *sources.PICTURES)
-ARRAYS = {"xray": ((XRAY_SIZE, XRAY_SIZE), np.uint8), "ct": (VOLUME_SHAPE, np.int16)}
-Answer = tuple[dict[str, str], np.ndarray | None]
+DTYPES = {"xray": np.uint8, "ct": np.int16}
+Answer = tuple[dict[str, Any], np.ndarray | None]
 LONGEST_ANSWER = 4096  # bytes of its first line
 SPARE_GB = 4.0  # of addresses beside the memory that a picture may take: libraries, their threads' stacks
 
@@ -37,10 +39,15 @@ class UploadError(Exception):
     """An upload that is no X-ray or CT that can be read: why, in our own words."""
 
 
-def read_folder(folder: pathlib.Path) -> Answer:
-    """What an upload is, {"modality": ...} and its pixels, or why it is none, {"reason": ...}."""
+def shapes(grid: RecordGrid) -> dict[str, tuple[int | None, ...]]:
+    """The shapes of records on a grid, by modality; None is as long as the scan makes it."""
+    return {"xray": (grid.film_size,) * 2, "ct": grid.volume_shape}
+
+
+def read_folder(folder: pathlib.Path, reading: Reading) -> Answer:
+    """What an upload is, {"modality": ..., "shape": ...} and its pixels, or why it is none, {"reason": ...}."""
     try:
-        items, _ = sources.find(folder)
+        items, _ = sources.find(folder, reading)
     except UserError:
         kinds = ", ".join(ENDINGS)
         return {"reason": f"unsupported_format: no picture that is read; the file's name ends in one of {kinds}"}, None
@@ -52,23 +59,23 @@ def read_folder(folder: pathlib.Path) -> Answer:
     pixels = [x for _, x in sources.read(items, items[0].modality, refused)]
     if not pixels:
         return {"reason": refused[0].reason}, None
-    return {"modality": items[0].modality}, pixels[0]
+    return {"modality": items[0].modality, "shape": pixels[0].shape}, pixels[0]
 
 
 class Decoder:
     """Decodes one upload at a time. Processes are forked from one that holds the readers and nothing else."""
 
     def __init__(
-        self, *, seconds: float, gigabytes: float, read: Callable[[pathlib.Path], Answer] = read_folder
+        self, read: Callable[[pathlib.Path], Answer], grid: RecordGrid, *, seconds: float, gigabytes: float
     ) -> None:
-        """`seconds` and `gigabytes` are the limits of a process; `read` is what it does with the upload's folder."""
-        self._limits, self._read = (seconds, gigabytes), read
+        """`read` is what a process does with the upload's folder, `seconds` and `gigabytes` are its limits."""
+        self._limits, self._grid, self._read = (seconds, gigabytes), grid, read
         self._lock = threading.Lock()
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([__name__, "cv2", "gdcm"])
 
     def read(self, files: Sequence[tuple[str, memoryview]]) -> tuple[str, np.ndarray]:
-        """Modality and pixels, as readers give them: X-ray uint8 (256, 256) or CT int16 HU (32, 128, 128).
+        """Modality and pixels, as in records: X-ray uint8 (y, x) or CT int16 HU (z, y, x).
 
         Raises:
             UploadError: it cannot be read, takes too long or too much memory, or ends the process.
@@ -80,7 +87,7 @@ class Decoder:
             late = threading.Timer(self._limits[0], process.kill)
             late.start()
             try:
-                return _received(pipe)
+                return _received(pipe, self._grid)
             except (EOFError, OSError, ValueError, LookupError, TypeError) as error:  # whatever is left of an answer
                 if not late.is_alive():
                     raise UploadError(f"too_slow: it cannot be read in {self._limits[0]:g} s") from error
@@ -105,13 +112,17 @@ def _ending(name: str) -> str:
     return next((ending for ending in ENDINGS if name.lower().endswith(ending)), "")
 
 
-def _received(pipe: Connection) -> tuple[str, np.ndarray]:
-    """The answer of the process; OSError where it sends more than it should, EOFError where it ends."""
+def _received(pipe: Connection, grid: RecordGrid) -> tuple[str, np.ndarray]:
+    """The answer of the process; OSError or ValueError where it is not as it should be, EOFError where it ends."""
     answer = json.loads(pipe.recv_bytes(LONGEST_ANSWER))
     if "reason" in answer:
         raise UploadError(plain.text(str(answer["reason"])[:500]))
-    shape, dtype = ARRAYS[answer["modality"]]
-    data = pipe.recv_bytes(int(np.prod(shape)) * np.dtype(dtype).itemsize)
+    shape, dtype = tuple(map(int, answer["shape"])), DTYPES[answer["modality"]]
+    expected = shapes(grid)[answer["modality"]]
+    fits = all(n == known or (known is None and n > 0) for n, known in zip(shape, expected, strict=True))
+    if not fits or math.prod(shape) > MOST_VOXELS:
+        raise ValueError(f"{shape} pixels")
+    data = pipe.recv_bytes(math.prod(shape) * np.dtype(dtype).itemsize)
     return answer["modality"], np.frombuffer(data, dtype).reshape(shape)
 
 

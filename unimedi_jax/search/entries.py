@@ -68,7 +68,7 @@ def _records(one: records.RecordSet, modality: str, split: str) -> Iterator[Entr
 def of_files(trained: Pretrained, source: pathlib.Path) -> Entries:
     """X-rays, CTs and reports of what the embed job takes. Raises UserError where there is nothing."""
     sources.check(trained)
-    items, refused = sources.find(source)
+    items, refused = sources.find(source, trained.reading)
     modalities = (*trained.reads, *(() if trained.tokenizer is None else ("report",)))
     early = list(refused)
 

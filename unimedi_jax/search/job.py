@@ -12,6 +12,7 @@ import numpy as np
 
 from data.errors import UserError
 from data.manifest import privacy
+from data.manifest.reading import Reading
 from data.readers import memory
 from unimedi_jax.config.jobs import SearchConfig
 from unimedi_jax.config.typed import typed
@@ -109,7 +110,8 @@ def _answer(settings: SearchConfig, folder: pathlib.Path, model: embed.Model) ->
     query.check(index, model)
     modality, pixels = "", None
     if settings.query:
-        modality, pixels = memory.limited(lambda _: _picture(settings), settings.worker_memory_gb, None)
+        reading = model.pretrained.reading
+        modality, pixels = memory.limited(lambda _: _picture(settings, reading), settings.worker_memory_gb, None)
     vector = query.embedded(model, modality, pixels, settings.text)
     filters = ranking.Filters(settings.modality, settings.split, settings.label)
     answer = query.answer(index, vector, filters, k=settings.k, exact=settings.exact)
@@ -123,9 +125,9 @@ def _answer(settings: SearchConfig, folder: pathlib.Path, model: embed.Model) ->
         print(f"written: {out}")
 
 
-def _picture(settings: SearchConfig) -> tuple[str, np.ndarray]:
+def _picture(settings: SearchConfig, reading: Reading) -> tuple[str, np.ndarray]:
     """Modality and pixels of `config.query`."""
-    with _one_picture(settings) as item:
+    with _one_picture(settings, reading) as item:
         refused: list[Any] = []
         pixels = [x for _, x in sources.read([item], item.modality, refused)]
         if not pixels:
@@ -134,9 +136,9 @@ def _picture(settings: SearchConfig) -> tuple[str, np.ndarray]:
 
 
 @contextlib.contextmanager
-def _one_picture(settings: SearchConfig) -> Iterator[sources.Item]:
+def _one_picture(settings: SearchConfig, reading: Reading) -> Iterator[sources.Item]:
     with dicomweb.opened(settings.query, settings.download_gb, "config.query") as source:
-        items = [item for item in sources.find(source)[0] if item.modality != "report"]
+        items = [item for item in sources.find(source, reading)[0] if item.modality != "report"]
         if len(items) != 1:
             kinds = ", ".join(f"{item.modality} {item.id}" for item in items[:5])
             raise UserError(f"config.query holds {len(items)} pictures, a query is one: name one of them ({kinds})")

@@ -74,6 +74,28 @@ def test_headings_and_their_misspellings(heading, name):
     assert sections.common_name(heading) == name
 
 
+@pytest.mark.parametrize(
+    "report",
+    [
+        "FINDINGS\nClear lungs.\nIMPRESSION\nNormal chest.",
+        "Findings\n\nClear\nlungs.\n\nImpression\n\nNormal chest.",
+        "## Findings\nClear lungs.\n## Impression\nNormal chest.",
+        "**Findings:** Clear lungs.\n\n**Impression:** Normal chest.",
+        "**FINDINGS**\nClear lungs.\n**IMPRESSION**\nNormal chest.",
+        "FINDINGS - Clear lungs. IMPRESSION \u2013 Normal chest.",
+        "FINDINGS:\nClear lungs.\n\nIMPRESSION\nNormal chest.",
+        "findings: Clear lungs. IMPRESSION - Normal chest.",
+    ],
+)
+def test_headings_without_a_colon(report):
+    assert sections.sections(report) == {"findings": "Clear lungs.", "impression": "Normal chest."}
+
+
+def test_words_of_a_sentence_are_no_headings():
+    report = "Findings: No acute\nfindings\nin either lung, no change of findings - stable; impression - none."
+    assert list(sections.sections(report)) == ["findings"]
+
+
 def test_the_last_section_of_a_name_counts_and_empty_ones_do_not():
     report = " CHEST, PA AND LATERAL:\n\n HISTORY: Cough.\n\n IMPRESSION: Old.\n IMPRESSION: New.\n FINDINGS:\n"
     assert sections.sections(report) == {"other": "Cough.", "impression": "New."}
