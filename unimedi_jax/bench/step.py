@@ -78,6 +78,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         sides["twin"] = Process("unimedi_jax.bench.twin", settings)
         if config.bfloat16 and config.pretrain.model.dtype != "bfloat16":
             sides["twin, bfloat16"] = Process("unimedi_jax.bench.twin", settings | {"bfloat16": True})
+        if config.compiled:
+            sides["twin, torch.compile"] = Process("unimedi_jax.bench.twin", settings | {"compiled": True})
     try:
         seconds = measure.interleaved({name: side.step for name, side in sides.items()}, config.rounds)
         peaks = {name: side.peak() for name, side in sides.items()}

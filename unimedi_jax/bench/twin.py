@@ -186,13 +186,13 @@ class Twin:
         }
         self._bfloat16 = settings.get("bfloat16", False) or model["dtype"] == "bfloat16"
         count = sum(p.numel() for p in self.student.parameters())
+        self._loss = torch.compile(self._weighted) if settings.get("compiled") else self._weighted
         self.facts = {"parameters": count, "torch": torch.__version__, "threads": torch.get_num_threads()}
 
     def step(self) -> None:
         """Loss, gradients, optimiser, moving averages."""
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16):
-            views = {name: self._views(name, part["tokens"]) for name, part in self._batch.items()}
-            loss = self._contrast(views) + self._distil(views)
+            loss = self._loss()
         self._adamw.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.student.parameters(), self._optim["clip_norm"], foreach=True)
@@ -200,6 +200,10 @@ class Twin:
         student = [p for name in TEACHER for p in self.student[name].parameters()]
         torch._foreach_lerp_(list(self.teacher.parameters()), student, 0.004)
         self.facts["loss"] = loss.item()  # waits for the device
+
+    def _weighted(self) -> Tensor:
+        views = {name: self._views(name, part["tokens"]) for name, part in self._batch.items()}
+        return self._contrast(views) + self._distil(views)
 
     def peak(self) -> int | None:
         """The most bytes of the GPU's memory that tensors took; None on a CPU."""

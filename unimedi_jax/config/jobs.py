@@ -408,6 +408,7 @@ class BenchConfig:
     rounds: int = 5  # rounds of each measurement, whose median and spread are reported
     vocab_size: int = 28996
     bfloat16: bool = True  # whether the PyTorch twin is timed in bfloat16, too
+    compiled: bool = False  # whether the PyTorch twin is timed with torch.compile, too
     data: str = "phantom"  # the set that "input" reads
     data_dir: str = "records"
     # Originals that build reads, and a DataLoader beside input: JPEGs of 3056 x 2544, .nii.gz of 512 x 512 x 300.
