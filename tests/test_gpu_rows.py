@@ -16,7 +16,7 @@ def test_without_a_gpu_it_is_one_line(monkeypatch, capsys) -> None:
 
 
 def test_a_run_killed_once_is_rehearsed_on_the_cpu(tmp_path, capsys) -> None:
-    assert gpu.main(["--rehearse", "--parts=run", f"--out={tmp_path}"]) == 0, capsys.readouterr().err
+    assert gpu.main(["--rehearse", "--parts=run", "--minutes=60", f"--out={tmp_path}"]) == 0, capsys.readouterr().err
     _, _, pace, waiting = capsys.readouterr().out.splitlines()
     assert "killed once and gone on with" in pace
     assert waiting.count("%") == 1
