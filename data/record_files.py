@@ -37,6 +37,8 @@ DICT, TENSOR, TEXT = (
     f"{_CLASS}{name}" for name in ("features_dict.FeaturesDict", "tensor_feature.Tensor", "text_feature.Text")
 )
 
+ALWAYS = {"id": TEXT, "patient": TEXT, "report": TEXT, "labels": TENSOR}  # the fields of every record
+
 
 class BoundedTensor(tfds.features.Tensor):
     """A tensor whose packed bytes are never unpacked to more than its shape has: a record may claim a few bytes."""
@@ -152,6 +154,10 @@ def _features(content: Mapping[str, Any]) -> dict[str, tfds.features.FeatureConn
     fields = content["featuresDict"]["features"]
     if not len(fields) <= MOST_FIELDS or not all(map(NAME.fullmatch, fields)):
         raise ValueError("names of fields")
+    if any(fields.get(name, {}).get("pythonClassName") != kind for name, kind in ALWAYS.items()):
+        raise ValueError("a set without the fields that all have")
+    if not fields.keys() & {"image", "volume"}:
+        raise ValueError("a set without pixels")
     return {name: _feature(field) for name, field in fields.items()}
 
 

@@ -150,7 +150,21 @@ def a_path(content):
     fields(content)["../x"] = fields(content).pop("id")
 
 
-@pytest.mark.parametrize("change", [huge, negative, objects, no_shape, a_list, a_path])
+def no_id(content):
+    fields(content)["Id"] = fields(content).pop("id")
+
+
+def no_pixels(content):
+    del fields(content)["image"]
+
+
+def numbers_for_a_report(content):
+    fields(content)["report"] = fields(content)["labels"]
+
+
+@pytest.mark.parametrize(
+    "change", [huge, negative, objects, no_shape, a_list, a_path, no_id, no_pixels, numbers_for_a_report]
+)
 def test_features_that_no_writer_makes_are_refused_in_one_line(stored, change):
     edit(part(stored) / "features.json", change)
     with pytest.raises(UserError, match="described otherwise") as refusal:
