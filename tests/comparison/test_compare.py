@@ -6,7 +6,6 @@ import pathlib
 import re
 import shutil
 
-import jax
 import pytest
 import safetensors.torch
 
@@ -130,7 +129,7 @@ def test_table_and_csv_hold_what_the_runs_said(done, name):
 
 def test_the_page_tells_measured_from_published(done):
     page = (done[1] / "index.html").read_text()
-    assert "95 % bootstrap interval over cases, of the one seed" in page
+    assert "95 % bootstrap interval over patients, of the one seed" in page
     before, _, after = page.partition("Other architectures, published figures only")
     assert "nothing here was measured by us" in after
     assert "SwinUNETR" not in before.partition("<main>")[2]

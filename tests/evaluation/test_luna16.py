@@ -49,7 +49,12 @@ def screened():
             others = rng.uniform(0, (30, 40, 40), (12, 3))
             others = others[np.linalg.norm(others - middle, axis=1) > 14]
             rows = np.concatenate([[[1.0, *middle]], np.column_stack([np.zeros(len(others)), others])])
-            record = {"volume": volume, "candidates": rows.astype(np.float32), "excluded": np.zeros((0, 4), np.float32)}
+            record = {
+                "patient": b"somebody",
+                "volume": volume,
+                "candidates": rows.astype(np.float32),
+                "excluded": np.zeros((0, 4), np.float32),
+            }
             record["boxes"] = np.array([[0, *low, *high]], np.float32)
             splits.setdefault(split, []).append(record)
     return Made(contract([1.0, 1.0, 1.0], "boxes", "candidates", "excluded"), splits)
@@ -68,7 +73,7 @@ def test_hits_are_those_within_a_nodules_radius(screened):
     nodule = candidates.nodules_of(record["boxes"])
     np.testing.assert_allclose(nodule[0], [*record["candidates"][0, 1:], 6.0])
     split = candidates.Split(
-        np.zeros((2, 1)), np.zeros(2), [nodule[:, :3], nodule[:, :3] + 4], [nodule] * 2, [nodule[:0]] * 2
+        np.zeros((2, 1)), np.zeros(2), [nodule[:, :3], nodule[:, :3] + 4], [nodule] * 2, [nodule[:0]] * 2, ["a", "b"]
     )
     scans = candidates.scored(split, np.array([0.9, 0.4]))
     assert scans[0].hits.tolist() == [0.9]
@@ -94,7 +99,7 @@ def test_every_nodule_is_a_window_and_a_row_of_the_random_rate(trained):
     rng = np.random.default_rng(0)
     volume = rng.integers(-1000, 200, (60, 20, 24)).astype(np.int16)
     boxes = np.array([[0, 4, 2, 2, 8, 6, 6], [0, 50, 2, 2, 53, 6, 6], [0, 30, 9, 9, 31, 12, 12]], np.float32)
-    made = Made(contract([0.0, 1.0, 1.0], "boxes"), {"test": [{"volume": volume, "boxes": boxes}]})
+    made = Made(contract([0.0, 1.0, 1.0], "boxes"), {"test": [{"patient": b"a", "volume": volume, "boxes": boxes}]})
     drawn = list(slice_windows.windows(made, "test"))
     assert [window.extent for window in drawn] == [(4.0, 8.0), (50.0, 53.0), (30.0, 31.0)]
     for window in drawn:

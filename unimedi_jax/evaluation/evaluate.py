@@ -243,9 +243,9 @@ def _table(task: str, metrics: Sequence[str], rows: Sequence[results.Result], kn
         words.append(published.mark(data, task, share))  # of the published protocol: C, c or N
         lines.append(Row(", ".join(filter(None, words)), [_cell(start, metric, known) for metric in metrics]))
     note = (
-        "Small figures under a number: 95 % bootstrap interval over cases, where one seed was run. Numbers of several "
-        "seeds are means. Below chance: guessing does better. C, c, N at the end of a row: the published protocol of "
-        "this set is comparable, close or not comparable (docs/protocols.md)."
+        "Small figures under a number: 95 % bootstrap interval over patients, where one seed was run. Numbers of "
+        "several seeds are means. Below chance: guessing does better. C, c, N at the end of a row: the published "
+        "protocol of this set is comparable, close or not comparable (docs/protocols.md)."
     )
     if any(metric.endswith("/macro10") for metric in metrics):
         note += (

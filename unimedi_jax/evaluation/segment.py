@@ -105,7 +105,8 @@ def _measure(task: "Task | CropTask", trial: Trial, workdir: pathlib.Path | None
     config = task.config
     network = task.train(trial)
     values, present = _tested(task, network, workdir and workdir / MASKS / task.tune)
-    scalars = segmentation.summarise(values, present, task.names, resamples=config.resamples)
+    patients = downstream.patients_of(task.dataset, task.modality, task.cases["test"])
+    scalars = segmentation.summarise(values, present, task.names, resamples=config.resamples, patients=patients)
     shared = dict(task=task.title, modality=task.modality, **trial._asdict())
     slices = False if task.modality == "ct" else None
     part.rows += results.of(scalars, data=task.dataset.name, cases=len(task.cases["test"]), ct_slices=slices, **shared)
