@@ -1,4 +1,4 @@
-"""The learning rate at a plateau beside torch's scheduler, which waits an epoch longer than Keras' for the same number."""
+"""The learning rate at a plateau beside torch's scheduler, which waits an epoch longer than Keras' for one number."""
 
 import numpy as np
 import optax

@@ -33,6 +33,10 @@ class FitConfig:
             raise ValueError(f"layer_decay is above 0 and at most 1, not {self.layer_decay}")
 
 
+# Models Genesis's task NCC: Adam, until the validation loss has been no better for ten epochs.
+GENESIS = FitConfig(24, epochs=10_000, patience=10, lr=1e-3, encoder_lr=1e-3, weight_decay=0.0, plateau=6)
+
+
 @dataclasses.dataclass(frozen=True)
 class CropsConfig:
     """Decoders trained on crops of CTs at their own resolution; the defaults are UNETR's for BTCV."""

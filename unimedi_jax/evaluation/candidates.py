@@ -45,24 +45,25 @@ class Split(NamedTuple):
 def evaluate(
     trained: Pretrained, dataset: records.RecordSet, config: EvaluateConfig, outputs: Outputs | None = None
 ) -> list[results.Result]:
-    """AUC and FROC of each encoder.
+    """AUC and FROC of each encoder. Raises UserError as `check` does."""
+    check(trained, dataset, config.candidates.crop)
+    outputs = outputs or Outputs()
+    fills = ((name, functools.partial(_measure, trained, dataset, config, name)) for name in trials.encoders(config))
+    rows = [outputs.part(fill, config, [dataset], task=TASK, encoder=name) for name, fill in fills]
+    return list(itertools.chain(*rows))
 
-    Raises:
-        UserError: a set without candidates, not at 1 mm, or with crops that the encoder's patches do not divide.
-    """
+
+def check(trained: Pretrained, dataset: records.RecordSet, crop: tuple[int, ...]) -> None:
+    """Raises UserError for a set without candidates or not at 1 mm, or crops that the patches do not divide."""
     if "candidates" not in dataset.contract["truth"]:
         raise UserError("no candidates: build luna16 with --config.options.candidates=True --config.spacing_mm=1,1,1")
     if native.spacing(dataset) != SPACING_MM:
         raise UserError(f"candidates are cut at 1 mm: build {dataset.folder} with --config.spacing_mm=1,1,1")
     try:
-        patches.grid(config.candidates.crop, trained.model.volume_patch)
+        patches.grid(crop, trained.model.volume_patch)
     except ValueError as error:
         raise UserError(f"config.candidates.crop does not fit this checkpoint: {error}") from error
     native.check(trained, dataset)
-    outputs = outputs or Outputs()
-    fills = ((name, functools.partial(_measure, trained, dataset, config, name)) for name in trials.encoders(config))
-    rows = [outputs.part(fill, config, [dataset], task=TASK, encoder=name) for name, fill in fills]
-    return list(itertools.chain(*rows))
 
 
 def _measure(trained: Pretrained, dataset: records.RecordSet, config: EvaluateConfig, name: str, part: Part) -> None:
