@@ -33,6 +33,7 @@ from unimedi_jax.metrics import classification, froc
 from unimedi_jax.typing import Array, Float, Int16, PyTree
 
 TASK = "nodule candidates, fine-tuned" + trials.PUBLISHED["genesis"]
+PARTS = ("train", "val")  # that are cut beforehand
 WINDOW_HU = (-1000.0, 1000.0)
 OTHERS = 2  # candidates of no nodule to one of a nodule, which an epoch has TWICE
 TWICE = 2
@@ -57,9 +58,10 @@ def evaluate(
     """
     candidates.check(trained, dataset, config.candidates.crop)
     task, outputs = CandidateTuning(trained, dataset, config), outputs or Outputs()
-    for part in ("train", "val"):
-        if not dataset.size("ct", part) or not len(task.cut[part].nodules):
-            raise UserError(f"{dataset.folder} has no candidate of a nodule in {part}: build it with split=genesis")
+    lacking = [part for part in PARTS if not dataset.size("ct", part)]
+    lacking = lacking or [part for part in PARTS if not len(task.cut[part].nodules)]
+    if lacking:
+        raise UserError(f"{dataset.folder} has no candidate of a nodule in {lacking[0]}: build it with split=genesis")
     chosen = [Trial(name, seed=config.seeds[0]) for name in trials.encoders(config)]
     fills = ((trial, functools.partial(task.measure, trial)) for trial in chosen)
     rows = [outputs.part(fill, config, [dataset], task=TASK, **trial._asdict()) for trial, fill in fills]
@@ -84,7 +86,7 @@ class CandidateTuning:
     @functools.cached_property
     def cut(self) -> dict[str, Cut]:
         """The crops that train and validate."""
-        return {part: cut(self.dataset, part, self.config.candidates) for part in ("train", "val")}
+        return {part: cut(self.dataset, part, self.config.candidates) for part in PARTS}
 
     @property
     def cases(self) -> dict[str, range]:
