@@ -8,19 +8,26 @@ from data.sets import annotations, dataset_index
 from data.sets.dataset_index import DatasetIndex, Item
 
 SUBSETS = 10
+GENESIS = {**dict.fromkeys((5, 6), "val"), **dict.fromkeys((7, 8, 9), "test")}  # Models Genesis's; the others train
 Place = tuple[float, ...]
 LAYOUT = "subset0/<seriesuid>.mhd ... subset9/, or subset0/subset0/..."
 EXPECTED = {"CTs": 888, "CTs of subset0": 89, "candidates on these CTs": 754_975}
 
 
-def read(root: Path, *, test: int, val: int, smallest_mm: float, candidates: bool = False) -> DatasetIndex:
+def read(
+    root: Path, *, test: int, val: int, smallest_mm: float, candidates: bool = False, split: str = "subsets"
+) -> DatasetIndex:
     """The CTs of the subsets that are there; `test` and `val` are the numbers of those of the two splits.
+
+    By `split` "genesis" five subsets train, two validate and three test, as Models Genesis and others report.
 
     Nodules of at most `smallest_mm` are left out (the paper's check of slices takes those above 3 mm). With
     `candidates` the places of candidates_V2.csv are in the records, and those of annotations_excluded.csv.
     """
     if test == val or not {test, val} <= set(range(SUBSETS)):
         raise UserError(f"config.options.test={test} and val={val} are two different subsets, 0 to {SUBSETS - 1}")
+    dataset_index.check_option("split", split, ("subsets", "genesis"))
+    splits = GENESIS if split == "genesis" else {test: "test", val: "val"}
     tables = ("annotations.csv", "CSVFILES/annotations.csv", "annotations/annotations.csv")
     rows = dataset_index.table(root, tables, ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"))
     nodules: dict[str, list[tuple[float, ...]]] = collections.defaultdict(list)
@@ -29,11 +36,12 @@ def read(root: Path, *, test: int, val: int, smallest_mm: float, candidates: boo
         nodules[row["seriesuid"]] += [place] if place[3] > smallest_mm else []
     items, counts = [], collections.Counter({"CTs": 0, "nodules listed": len(rows)})
     proposed, excluded = (_candidates(root), _excluded(root)) if candidates else ({}, {})
-    dataset_index.find(root, f"subset{test}")  # without it there is nothing to test on: a wrong path
+    dataset_index.find(
+        root, *(f"subset{number}" for number in splits if splits[number] == "test")
+    )  # without it there is nothing to test on: a wrong path
     for number in range(SUBSETS):
         folder = dataset_index.inner(root / f"subset{number}", f"subset{number}")
         for path in sorted(folder.glob("*.mhd")):
-            split = {test: "test", val: "val"}.get(number, "train")
             inside = tuple(nodules.get(path.stem, ()))
             counts.update({"CTs": 1, f"CTs of subset{number}": 1, "CTs with a nodule": int(bool(inside))})
             labels = (float(bool(inside)),)
@@ -42,7 +50,8 @@ def read(root: Path, *, test: int, val: int, smallest_mm: float, candidates: boo
             if candidates:
                 marks = (inside, tuple(proposed.get(path.stem, ())), tuple(excluded.get(path.stem, ())))
                 counts["candidates on these CTs"] += len(marks[1])
-            items.append(Item(str(path.relative_to(root)), "ct", path.stem, split, labels=labels, annotation=marks))
+            place, side = str(path.relative_to(root)), splits.get(number, "train")
+            items.append(Item(place, "ct", path.stem, side, labels=labels, annotation=marks))
     read, fields = annotations.volume_with_nodules, ("boxes", "lesion_mask")
     if candidates:
         read, fields = annotations.volume_with_candidates, (*fields, "candidates", "excluded")

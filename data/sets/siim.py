@@ -22,14 +22,13 @@ LAYOUT = (
     "train-rle.csv or stage_2_train.csv, and dicom-images-train/[<study>/<series>/]<ImageId>.dcm or stage_2_images/"
 )
 EXPECTED = {"rows": 12_954, "films": 12_047, "with pneumothorax": 2_669, "rows without": 9_378}
-SEED = 42  # of the negatives that MGCA's training keeps
 
 
 def read(root: Path, *, split: str, greys: str = "window") -> DatasetIndex:
-    """Every X-ray; `split` "clean" goes by study, "mgca" by row of the table, with as many negatives as positives.
+    """Every X-ray; `split` "clean" goes by study, "mgca" by row of the table, in the order of MGCA's tables.
 
-    MGCA's split puts rows of one X-ray into two splits, each with its part of the mask; it is reproduced here.
-    `greys` as of RSNA.
+    MGCA's split puts rows of one X-ray into two splits, each with its part of the mask; it is reproduced here. How many
+    X-rays without pneumothorax train is drawn by its protocol (`unimedi_jax/evaluation/draws.py`). `greys` as of RSNA.
     """
     dataset_index.check_option("greys", greys, ("window", "largest"))
     dataset_index.check_option("split", split, ("clean", "mgca"))
@@ -38,11 +37,13 @@ def read(root: Path, *, split: str, greys: str = "window") -> DatasetIndex:
     first = dataset_index.find(root, *FOLDERS)
     folders = [first, *(root / name for name in FOLDERS if name != first.name)]
     files = {path.stem: path for folder in folders[::-1] for path in sorted(folder.rglob("*.dcm"))}
-    sides = _mgca(rows) if split == "mgca" else [""] * len(rows)
+    places = range(len(rows))
+    # By the published split in the order of its tables, which the draws of 1 and 10 % depend on.
+    sides = dataset_index.split_in_three(places, 0.3) if split == "mgca" else dict.fromkeys(places, "")
     runs: dict[tuple[str, str], list[str]] = collections.defaultdict(list)
-    for row, side in zip(rows, sides, strict=True):
-        if side is not None:
-            runs[row["ImageId"], side] += [row["EncodedPixels"]] if row["EncodedPixels"] != NONE else []
+    for at, side in sides.items():
+        pixels = rows[at]["EncodedPixels"]
+        runs[rows[at]["ImageId"], side] += [pixels] if pixels != NONE else []
     items = []
     for (image, side), of in runs.items():
         path = files.get(image, first / f"{image}.dcm")
@@ -51,10 +52,8 @@ def read(root: Path, *, split: str, greys: str = "window") -> DatasetIndex:
     positive = {row["ImageId"] for row in rows if row["EncodedPixels"] != NONE}
     counts = {"rows": len(rows), "films": len({row["ImageId"] for row in rows}), "with pneumothorax": len(positive)}
     counts["rows without"] = sum(row["EncodedPixels"] == NONE for row in rows)
-    left_out = {"films without pneumothorax, to balance": len({row["ImageId"] for row in rows} - {i for i, _ in runs})}
-    leaks = split == "mgca"
-    pixels = functools.partial(xray_with_runs, by_largest=greys == "largest")
-    return DatasetIndex(items, ("Pneumothorax",), counts, left_out, {}, pixels, ("lesion_mask",), leaks=leaks)
+    reader, leaks = functools.partial(xray_with_runs, by_largest=greys == "largest"), split == "mgca"
+    return DatasetIndex(items, ("Pneumothorax",), counts, read=reader, annotations=("lesion_mask",), leaks=leaks)
 
 
 def _study(path: Path, root: Path) -> str:
@@ -80,19 +79,3 @@ def xray_with_runs(sample: Sample, modality: str, note: Note, grid: RecordGrid, 
         mask |= annotations.relative_runs(run, film.stored)
     small = geometry.canonical_xray_mask(film.hang(mask.astype(np.uint8)), 1, grid.film_size)
     return {"image": geometry.canonical_xray(film.pixels, grid.film_size), "lesion_mask": small}
-
-
-def _mgca(rows: list[dict[str, str]]) -> list[str | None]:
-    """The split of every row, None for negatives that its training leaves out."""
-    sides = dataset_index.split_in_three(range(len(rows)), 0.3)
-    train = [at for at, side in sides.items() if side == "train"]
-    images = {True: {}, False: {}}  # without pneumothorax or with it, in the order in which rows name them
-    for at in train:
-        images[rows[at]["EncodedPixels"] == NONE][rows[at]["ImageId"]] = None
-    negative = np.array(list(images[True]), dtype=object)
-    count = min(map(len, images.values()))
-    drawn = set(np.random.RandomState(SEED).choice(negative, count, replace=False))
-    for at in train:
-        if rows[at]["EncodedPixels"] == NONE and rows[at]["ImageId"] not in drawn:
-            del sides[at]
-    return [sides.get(at) for at in range(len(rows))]

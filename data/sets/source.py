@@ -18,7 +18,7 @@ from data.source import ORGANS, SPLITS, Rejected, Row, Source
 
 FOREIGN = ("error", "keep", "translate")
 # Options of later versions at their defaults: a set that was built before stays the same.
-UNNAMED = {"blank": "unknown", "candidates": False, "greys": "window", "fold": 0}
+UNNAMED = {"blank": "unknown", "candidates": False, "greys": "window", "fold": 0, "split": "subsets"}
 PLACES = ("reports", "lists")  # options that name a path on this machine: the contract holds only the name
 Translate = Callable[[Sequence[tuple[str, str]]], Sequence[str]]  # (id, text) of reports to English
 

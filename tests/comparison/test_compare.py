@@ -23,6 +23,7 @@ from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.config.typed import typed
 from unimedi_jax.evaluation import evaluator, results
 from unimedi_jax.input import records
+from unimedi_jax.metrics import bootstrap
 from unimedi_jax.models import sizes
 from unimedi_jax.report import published
 from unimedi_jax.train import loop, run_report
@@ -129,7 +130,7 @@ def test_table_and_csv_hold_what_the_runs_said(done, name):
 
 def test_the_page_tells_measured_from_published(done):
     page = (done[1] / "index.html").read_text()
-    assert "95 % bootstrap interval over cases, of the one seed" in page
+    assert "95 % bootstrap interval over patients, of the one seed" in page
     before, _, after = page.partition("Other architectures, published figures only")
     assert "nothing here was measured by us" in after
     assert "SwinUNETR" not in before.partition("<main>")[2]
@@ -183,14 +184,31 @@ def test_a_released_encoder_is_probed_on_films_alone(done):
     )
 
 
-def test_released_encoders_alone_need_neither_presets_nor_reports(toy, vit, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def two_sets(records_dir, tmp_path_factory):
+    """The folder of a set under two names."""
+    folder = tmp_path_factory.mktemp("records")
+    for name in ("phantom", "second"):
+        (folder / name).symlink_to(records_dir / "phantom")
+    return folder
+
+
+def test_released_encoders_alone_need_neither_presets_nor_reports(toy, vit, two_sets, tmp_path, monkeypatch):
+    """On every X-ray of several sets, with intervals over patients."""
     config = toy()
     config.presets, config.encoders = "", f"timm:{vit[0]}:heads=4"
+    config.data, config.data_dir = "phantom,second", str(two_sets)
     monkeypatch.setattr(runs, "train", None)
+    resampled, groups = [], bootstrap._groups
+    monkeypatch.setattr(bootstrap, "_groups", lambda n, names: resampled.append(names) or groups(n, names))
     compare.run(config, tmp_path)
     rows = read(tmp_path)
     assert {encoder for encoder, _ in rows} == {"somebody"}
     assert float(rows["somebody", "xray/probe/macro"]["value"]) > 0
+    assert rows["somebody", "xray:second/probe/macro"]["value"] == rows["somebody", "xray/probe/macro"]["value"]
+    patients = [records.text(one["patient"]) for one in records.open_set(two_sets, "second").source("xray", "test")]
+    assert resampled
+    assert all(list(names) == patients for names in resampled), "whole, and by patient"
 
 
 @pytest.mark.parametrize("name", ["", *pretrain.ABLATIONS, *systems.SYSTEMS])
@@ -209,11 +227,13 @@ def test_overrides_reach_every_preset_and_an_objective_its_own():
     config.presets, config.seeds = "unimedi,clip,clip+xray_only,unimedi", (1, 2)
     config.base.steps = 300
     config.base.objective.weight_pcl = 0.7
+    config.base.evals.limit = 64
     config.changes.clip.objective.temperature = 0.2
     planned = runs.planned(config, pathlib.Path("runs"))
     assert [str(run.folder) for run in planned[:3]] == ["runs/unimedi-1", "runs/clip-1", "runs/clip+xray_only-1"]
     assert len(planned) == 6
     assert {run.settings.steps for run in planned} == {300}
+    assert {run.settings.evals.limit for run in planned} == {0}, "what is compared are whole splits"
     assert planned[0].settings.objective.temperature_warmup_steps == 180
     assert planned[0].settings.objective.weight_pcl == 0.7
     assert "weight_pcl" not in planned[1].settings.objective
@@ -372,10 +392,11 @@ def test_a_run_without_its_last_line_is_said(records_dir, tmp_path, monkeypatch)
         compare.run(config, tmp_path)
 
 
-def test_ablations_add_two_encoders_and_their_map(checkpoint_dir, records_dir, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_ablations_add_two_encoders_and_their_map(checkpoint_dir, two_sets, tmp_path, monkeypatch, capsys):  # noqa: F811
     config = ablate_configs.get_config()
     assert config.presets.split(",") == list(pretrain.ABLATIONS)
-    config.presets, config.seeds, config.data_dir = "xray_only,ct_only", (0,), str(records_dir)
+    config.presets, config.seeds, config.data_dir = "xray_only,ct_only", (0,), str(two_sets)
+    config.data = "phantom,second"
     config.base.evals.rows = 4
     for name in ("xray_only", "ct_only"):
         (tmp_path / f"{name}-0").symlink_to(checkpoint_dir)
@@ -392,6 +413,9 @@ def test_ablations_add_two_encoders_and_their_map(checkpoint_dir, records_dir, t
     assert 0 < float(cells["two_encoders"]["gap, centroids"]) < 2
     page = (tmp_path / "index.html").read_text()
     assert page.count("<figcaption>two_encoders</figcaption>") == 1
+    rows = read(tmp_path)
+    equal = {rows["two_encoders", f"gap/{pair}/distance"]["value"] for pair in ("xray_ct", "xray:second_ct:second")}
+    assert len(equal) == 1, "of every set with every other, here the same one twice"
 
 
 def test_other_architectures_have_published_figures_alone():

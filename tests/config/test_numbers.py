@@ -6,7 +6,7 @@ import pytest
 
 from configs import build, pretrain
 from data.errors import UserError
-from unimedi_jax.config import building, jobs, numbers, objectives, pretraining, public_sets, reference
+from unimedi_jax.config import building, jobs, numbers, objectives, pretraining, public_sets, recipes, reference
 from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.config.typed import typed
 
@@ -16,7 +16,7 @@ def test_every_bound_is_one_of_a_field() -> None:
         name, _, field = key.partition(".")
         owners = [
             vars(module)[name]
-            for module in (jobs, objectives, pretraining, building, public_sets)
+            for module in (jobs, recipes, objectives, pretraining, building, public_sets)
             if name in vars(module)
         ]
         assert owners, key

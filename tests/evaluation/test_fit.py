@@ -59,6 +59,19 @@ def test_follows_torch_adamw_with_two_learning_rates():
     assert stats["steps"] == 12
 
 
+def test_follows_torch_adam_whose_weight_decay_is_a_part_of_the_gradient():
+    w, b = torch.zeros(3, 1, requires_grad=True), torch.zeros(1, requires_grad=True)
+    judge = torch.optim.Adam([{"params": [w], "lr": 0.03}, {"params": [b], "lr": 0.1}], weight_decay=0.5)
+    for batch in itertools.islice(_batches(), 12):
+        judge.zero_grad()
+        ((torch.tensor(batch["x"]) @ w + b - torch.tensor(batch["y"])) ** 2).mean().backward()
+        judge.step()
+    params, _ = _fit(weight_decay=0.0, l2=0.5).network
+    near = float32(8, depth=12 * 4)
+    np.testing.assert_allclose(params["encoder"]["w"], w.detach().numpy(), atol=near)
+    np.testing.assert_allclose(params["decoder"]["b"], b.detach().numpy(), atol=near)
+
+
 def test_one_device_gives_what_eight_give():
     one = jax.make_mesh((1, 1), sharding.AXES, axis_types=(jax.sharding.AxisType.Auto,) * 2, devices=jax.devices()[:1])
     a, b = _fit(), _fit(one)

@@ -35,10 +35,41 @@ def test_shares_are_drawn_as_the_pandas_here_draws_them():
 def test_shares_of_pictures_are_drawn_as_numpy_draws_them():
     labels = np.zeros((1007, 1))
     np.random.seed(42)
-    theirs = np.random.choice(1007, int(0.1 * 1007), replace=False)
+    for _ in range(2):  # `num_training_steps` makes the training set once before `fit` does
+        theirs = np.random.choice(1007, int(0.1 * 1007), replace=False)
     np.testing.assert_array_equal(draws.published(labels, 0.1, seed=42, rounded=False), theirs)
     assert len(draws.published(labels, 0.001, seed=42, rounded=False)) == 1
     np.testing.assert_array_equal(draws.published(labels, 1, seed=42, rounded=False), np.arange(1007))
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 1.0])
+def test_siim_is_balanced_and_drawn_as_by_mgca_s_training_set(share):
+    """`SIIMImageDataset.__init__` in lists of names: its second time, after `num_training_steps`."""
+    rng = np.random.default_rng(0)
+    labels = (rng.random((1200, 1)) < 0.2).astype(float)
+    names = np.array([f"image {row}" for row in range(1200)], dtype=object)
+    np.random.seed(42)
+    for _ in range(2):
+        positive, negative = names[labels[:, 0] == 1], names[labels[:, 0] == 0]
+        selected = np.random.choice(negative, size=len(positive), replace=False)
+        ids = [*positive, *(name for name in negative if name in set(selected))]
+        if share != 1:
+            ids = list(np.random.choice(np.array(ids, dtype=object), size=int(len(ids) * share), replace=False))
+    drawn = draws.of_protocol("mgca", "siim")(labels, share, seed=42)
+    assert sorted(names[drawn]) == sorted(ids)
+    if share == 1:
+        assert labels[drawn].mean() == 0.5
+
+
+def test_siim_s_decoder_learns_from_balanced_films_in_batches_of_eight(trained, phantom):
+    contract = {**phantom.contract, "source": {"kind": "siim"}}
+    siim = dataclasses.replace(phantom, contract=contract)
+    rows = list(range(phantom.size("xray", "train")))
+    task = segment.Task(trained, siim, "xray", "frozen", {"train": rows}, SegmentConfig(protocol="mgca"))
+    assert task.recipe.batch == 8
+    labels = np.stack([record["labels"] for record in phantom.source("xray", "train", ("labels",))])
+    np.testing.assert_array_equal(task.strata, labels)
+    assert segment.Task(trained, phantom, "xray", "frozen", {"train": rows}, SegmentConfig()).strata.shape[1] == 0
 
 
 def test_augmentation_jitters_blurs_and_mirrors_half_of_the_films():

@@ -1,10 +1,13 @@
 """Whole CTs at a size of their own: beside torch's resampling, numpy's turns, and chances counted."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from tests import tolerances
+from unimedi_jax.config.recipes import UNCHANGED
 from unimedi_jax.input import volume_samples
 from unimedi_jax.input.volume_samples import Changes
 
@@ -28,20 +31,22 @@ def test_a_cut_lies_in_the_middle_or_beside_it(volume):
     np.testing.assert_array_equal(volume_samples.cut(hu, 1.0, (0.1, 0.1)), hu)
 
 
-def test_turns_are_numpys(volume):
-    turned = volume_samples.turn_and_zoom(volume, (0, 0, 90.0), 1.0)
-    both = np.rot90(volume, 1, (1, 2)), np.rot90(volume, -1, (1, 2))
-    assert min(np.abs(turned - one)[:, 1:-1, 1:-1].max() for one in both) < 1e-5
-    assert np.abs(volume_samples.turn_and_zoom(volume, (0, 0, 0), 1.0) - volume).max() < 1e-6
-    wider = volume_samples.turn_and_zoom(np.ones_like(volume), (0, 0, 0), 1.25)
-    assert wider[0, 0, 0] == 0, "more is shown than there is"
+def test_standardised_is_torch_s_mean_and_deviation(volume):
+    theirs = torch.tensor(volume)
+    theirs = (theirs - theirs.mean()) / (theirs.std() + 1e-5)
+    np.testing.assert_allclose(
+        volume_samples.standardised(volume), theirs.numpy(), atol=tolerances.float32(volume.size)
+    )
 
 
 def test_changes_happen_as_often_as_asked_and_stay_in_range(volume):
     rng = np.random.default_rng(0)
     flips = [volume_samples.change(volume, Changes(flip=(0.5, 0.0, 0.0)), rng) for _ in range(200)]
     assert 0.4 < np.mean([np.array_equal(one, volume[::-1]) for one in flips]) < 0.6
-    many = [volume_samples.change(volume, Changes((0.5,) * 3, 1.0, 1.0, 1.0, 1.0, 0.1, 0.25), rng) for _ in range(20)]
+    half = [volume_samples.change(volume, Changes(flips=0.5, flip=(1.0, 0.0, 0.0)), rng) for _ in range(200)]
+    assert 0.4 < np.mean([np.array_equal(one, volume[::-1]) for one in half]) < 0.6
+    some = Changes(flip=(0.5,) * 3, intensity=1.0, add=0.1, multiply=0.25)
+    many = [volume_samples.change(volume, some, rng) for _ in range(20)]
     assert all(one.dtype == np.float32 and one.min() >= 0 and one.max() <= 1 for one in many)
     shifted = [volume_samples.change(volume / 2 + 0.2, Changes(intensity=1.0, add=0.07), rng) for _ in range(50)]
     apart = [np.abs(one - volume / 2 - 0.2).max() for one in shifted]
@@ -54,8 +59,23 @@ def test_the_same_record_without_a_generator_is_the_same_sample():
         "volume": np.random.default_rng(0).integers(-1000, 300, (8, 16, 16)).astype(np.int16),
         "labels": np.ones(1),
     }
-    sampler = volume_samples.ToVolume((4, 8, 8), (-1024.0, 325.0), changes=Changes((1.0,) * 3))
+    sampler = volume_samples.ToVolume((4, 8, 8), (-1024.0, 325.0), changes=Changes(flip=(1.0,) * 3))
     one, other = sampler(record)["tokens"], sampler(record, np.random.default_rng(0))["tokens"]
     np.testing.assert_allclose(one[::-1, ::-1, ::-1], other, atol=1e-6)
     pooled = record["volume"].astype(np.float64).reshape(4, 2, 8, 2, 8, 2).mean(axis=(1, 3, 5))
-    np.testing.assert_allclose(one, (pooled + 1024) / 1349, atol=1e-5)
+    np.testing.assert_allclose(one, 2 * (pooled + 1024) / 1349 - 1, atol=1e-5)
+    alone = dataclasses.replace(sampler, standardise=True)(record)["tokens"]
+    assert (alone.mean(), alone.std(ddof=1)) == pytest.approx((0, 1), abs=1e-3)
+
+
+def test_strong_changes_come_first_and_may_leave_the_window():
+    record = {"volume": np.full((4, 8, 8), 300, np.int16), "labels": np.ones(1)}
+    strong = dataclasses.replace(UNCHANGED, multiply=1.0)
+    sampler = volume_samples.ToVolume((4, 8, 8), (-1024.0, 325.0), changes=Changes(strong=strong))
+    made = [sampler(record, np.random.default_rng(seed))["tokens"] for seed in range(8)]
+    assert all(np.ptp(one) < 1e-5 for one in made)
+    # 300 HU are 0.4355 in UniMiSS's units, times 0.75 to 1.25; 1 is at 325 HU.
+    hu = np.array([(one.mean() + 1) / 2 * 1349 - 1024 for one in made])
+    factors = (hu - 158.58) / (300 - 158.58)
+    assert 0.75 <= factors.min() < 1 < factors.max() <= 1.25
+    assert max(one.max() for one in made) > 1

@@ -99,7 +99,7 @@ def _scalars(
     evals = config.base.evals
     evaluate = Evaluator(
         places=places.of_sets(sets),
-        samplers={"xray": trained.sampler("xray", keep=("report", "labels"))},
+        samplers={"xray": trained.sampler("xray", keep=("report", "labels", "patient"))},
         embedder=trained.embedder(rows=evals.rows),
         tokenizer=trained.tokenizer,
         length=trained.report_length,

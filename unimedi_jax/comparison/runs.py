@@ -56,11 +56,12 @@ def planned(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[Ru
             f"config.presets is a list of {', '.join(known)}, for one seed or more, not {config.presets!r} "
             f"for {tuple(config.seeds)}"
         )
-    pairs = itertools.product(dict.fromkeys(config.seeds), names)
-    return [
-        Run(name, seed, workdir / f"{name}-{seed}", settings_of(config, name, seed, config.data))
-        for seed, name in pairs
-    ]
+    runs = []
+    for seed, name in itertools.product(dict.fromkeys(config.seeds), names):
+        settings = settings_of(config, name, seed, config.data)
+        settings.evals.limit = 0  # the tables are of whole splits
+        runs.append(Run(name, seed, workdir / f"{name}-{seed}", settings))
+    return runs
 
 
 def settings_of(config: ml_collections.ConfigDict, name: str, seed: int, data: str) -> ml_collections.ConfigDict:

@@ -118,9 +118,9 @@ def _note(rows: Sequence[results.Result]) -> str:
     seeds = len({row.seed for row in rows})
     interval = (
         f"Numbers are means over {seeds} seeds, small figures under them the smallest and the largest of those seeds; "
-        "for presets with one seed, the 95 % bootstrap interval over cases."
+        "for presets with one seed, the 95 % bootstrap interval over patients."
         if seeds > 1
-        else "Small figures under a number: 95 % bootstrap interval over cases, of the one seed that was run."
+        else "Small figures under a number: 95 % bootstrap interval over patients, of the one seed that was run."
     )
     return (
         f"Test patients. {interval} results.csv holds every seed and finding. A dash: the model does not align "

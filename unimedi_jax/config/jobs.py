@@ -4,7 +4,7 @@ import dataclasses
 
 from unimedi_jax.config import trainable as rules
 from unimedi_jax.config.pretraining import SHOWN, PretrainConfig, check_score
-from unimedi_jax.config.recipes import HKBU, VOCO, VOCO_VOLUMES, CropsConfig, FitConfig, VolumesConfig
+from unimedi_jax.config.recipes import GENESIS, HKBU, VOCO, VOCO_VOLUMES, CropsConfig, FitConfig, VolumesConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +133,7 @@ class SearchConfig:
 PROTOCOLS = ("ours", "mgca")  # of evaluations; docs/protocols.md
 IN_CROPS = ("unetr", "voco")  # those of segmentation that train on crops of CTs at their own resolution
 OF_VOLUMES = ("unimiss", "hkbu", "voco")  # those of classification that fine-tune on whole CTs
+OF_CANDIDATES = ("genesis",)  # those of candidates of nodules
 
 
 def check_protocol(protocol: str, *others: str) -> None:
@@ -292,10 +293,12 @@ class DetectConfig(DetectTask, DownstreamConfig):
 
 @dataclasses.dataclass(frozen=True)
 class CandidatesTask:
-    """How candidates of nodules (LUNA16) are told apart: a linear probe on crops around them."""
+    """How candidates of nodules (LUNA16) are told apart, from crops around them."""
 
     crop: tuple[int, ...] = (32, 64, 64)  # mm (z, y, x) around a candidate
     negatives: int = 50  # of each training CT, drawn; its nodules all train
+    # Of protocol "genesis", which fine-tunes; ours is a linear probe.
+    genesis: FitConfig = GENESIS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -318,13 +321,13 @@ class EvaluateConfig(DownstreamConfig):
     score: str = "sum"  # zero-shot: minus denials ("difference"), minus other findings ("others"), or both
 
     protocol: str = (
-        "ours"  # of probe, segment and detect; "mgca", of segment "unetr", "voco"; "ours,mgca": rows of both
+        "ours"  # or "mgca"; of segment also "unetr", "voco", of candidates "genesis"; "ours,mgca": rows of both
     )
 
     def __post_init__(self) -> None:
         check_score(self.score)
         for name in self.protocols:
-            check_protocol(name, *IN_CROPS)
+            check_protocol(name, *IN_CROPS, *OF_CANDIDATES)
 
     @property
     def protocols(self) -> tuple[str, ...]:

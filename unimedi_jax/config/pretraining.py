@@ -317,7 +317,7 @@ class EvalsConfig:
     network: str = "student"  # which network is evaluated; or "teacher"
     ct_slices: bool = True  # CTs are evaluated as trained, with their chosen slices; False: the volume alone
     rows: int = 16  # samples of a batch on each device
-    limit: int = 256  # records of each split and modality; 0 = all. configs/evaluate.py always takes all
+    limit: int = 256  # records of each split and modality; 0 = all, as evaluate, compare and ablate always take
     prompts: str = ""  # of zero-shot: a .json or .csv, "ct_clip" or "chexzero"; empty: the set's own
     score: str = "sum"  # zero-shot: minus denials ("difference"), minus other findings ("others"), or both
 

@@ -104,6 +104,7 @@ class Ricord:
 class Luna16:
     """LUNA16."""
 
+    split: str = "subsets"  # by the two below; or "genesis": 0 to 4 train, 5 and 6 validate, 7 to 9 test
     test: int = 0  # the subset that tests
     val: int = 1  # the subset that validates
     smallest_mm: float = 0.0  # nodules of at most this diameter in mm are left out

@@ -24,11 +24,17 @@ class FitConfig:
     warmup: float = 0.0  # share of all steps in which the rates rise from 0
     cosine: bool = False  # then they fall to 0 along a cosine; False: they stay
     layer_decay: float = 1.0  # of the encoder's rate, from each of its layers to the one below; 1: the same for all
+    l2: float = 0.0  # weight decay as a part of the gradient, as PyTorch's Adam has it; AdamW's is `weight_decay`
+    plateau: int = 0  # epochs without a better validation score after which the rates are halved; 0: never
 
     def __post_init__(self) -> None:
         """Raises ValueError for a factor that is none."""
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay is above 0 and at most 1, not {self.layer_decay}")
+
+
+# Models Genesis's task NCC: Adam, until the validation loss has been no better for ten epochs.
+GENESIS = FitConfig(24, epochs=10_000, patience=10, lr=1e-3, encoder_lr=1e-3, weight_decay=0.0, plateau=6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,29 +96,50 @@ VOCO = CropsConfig(
 
 
 @dataclasses.dataclass(frozen=True)
+class StrongConfig:
+    """Chances of UniMiSS's changes of a CT, in the order of its code (`unimedi_jax/input/unimiss_augmentation.py`)."""
+
+    elastic: float = 0.2
+    rotate: float = 0.2
+    zoom: float = 0.2
+    noise: float = 0.1
+    blur: float = 0.1  # of a sample 0.2, of its only channel 0.5
+    multiply: float = 0.15
+    add: float = 0.075  # 0.15 and 0.5
+    contrast: float = 0.15
+    coarse: float = 0.125  # 0.25 and 0.5
+    gamma: float = 0.15
+
+
+UNCHANGED = StrongConfig(*(0.0,) * len(dataclasses.fields(StrongConfig)))
+
+
+@dataclasses.dataclass(frozen=True)
 class VolumesConfig:
     """Classifiers of CTs fine-tuned at a size of their own; the defaults are UniMiSS's for RICORD."""
 
     size: tuple[int, ...] = (64, 128, 128)  # voxels (z, y, x) that a whole record is brought to
     window_hu: tuple[float, ...] = (-1024.0, 325.0)  # what the network sees
     share: float = 1.0  # of the plane's sides that is cut out of its middle
+    standardise: bool = False  # to mean 0 and deviation 1 of each CT, in place of the encoder's own scale
     batch: int = 8
-    epochs: int = 100
+    least: int = 512  # training cases of an epoch: a shorter list is repeated until there are as many
+    epochs: int = 200
     patience: int = 30  # epochs without a better validation score
     best: str = "auroc"  # what that is: "auroc", "accuracy" or "loss"
-    lr: float = 5e-5
-    encoder_lr: float = 5e-5
+    lr: float = 1e-5
+    encoder_lr: float = 1e-5
     weight_decay: float = 5e-3
+    l2: float = 0.0  # weight decay as a part of the gradient (Adam)
     warmup: float = 0.0  # share of all steps
     cosine: bool = False
     layer_decay: float = 1.0  # of the encoder's rate, from layer to layer downwards
+    strong: StrongConfig = StrongConfig()  # chances of UniMiSS's changes
+    flips: float = 1.0  # chance of the mirroring below
     flip: tuple[float, ...] = (0.5, 0.5, 0.5)  # chances along z, y, x; none where a label says left or right
-    affine: float = 0.2  # chance of rotations of up to 15 degrees and a zoom of 0.85 to 1.25
-    gamma: float = 0.15  # chance of an exponent of 0.7 to 1.5
-    noise: float = 0.1  # chance of a deviation of up to a tenth of the window
-    intensity: float = 0.15  # chance of the two below
-    add: float = 0.1  # most, of the window
-    multiply: float = 0.25  # most beside 1
+    intensity: float = 0.0  # chance of the two below
+    add: float = 0.0  # most, of the window
+    multiply: float = 0.0  # most beside 1
     offset: float = 0.0  # most by which the cut leaves the middle, of the plane's side
 
     def __post_init__(self) -> None:
@@ -127,22 +154,28 @@ class VolumesConfig:
     @property
     def fit(self) -> FitConfig:
         """Rates, length and stop."""
-        return FitConfig(**{field.name: getattr(self, field.name) for field in dataclasses.fields(FitConfig)})
+        names = {field.name for field in dataclasses.fields(FitConfig)} & {x.name for x in dataclasses.fields(self)}
+        return FitConfig(**{name: getattr(self, name) for name in names})
 
 
-# 64 slices, trained whole, measured by accuracy; its lists have no validation part, and the last epoch is taken.
+# covid19_pipeline/config/ccccii_config.yml of HKBU's code: 128 pixels out of the middle of 160, Adam, CTs that are
+# standardised one by one. It takes the epoch that is best on the test list; here there is none but the last.
 HKBU = VolumesConfig(
     window_hu=(-1000.0, 1000.0),
-    epochs=200,
-    patience=200,
+    share=0.8,
+    standardise=True,
+    batch=9,
+    least=0,
+    epochs=100,
+    patience=100,
     best="accuracy",
-    lr=1e-4,
-    encoder_lr=1e-4,
-    weight_decay=5e-4,
+    lr=1e-3,
+    encoder_lr=1e-3,
+    weight_decay=0.0,
+    l2=5e-4,
     cosine=True,
-    affine=0.0,
-    gamma=0.0,
-    noise=0.0,
+    strong=UNCHANGED,
+    flips=0.5,
 )
 # VoCo's for CC-CCII: 384 of 512 pixels, moved by up to 18.
 VOCO_VOLUMES = VolumesConfig(
@@ -150,6 +183,7 @@ VOCO_VOLUMES = VolumesConfig(
     window_hu=(-1000.0, 1000.0),
     share=0.75,
     batch=4,
+    least=0,
     epochs=100,
     patience=100,
     best="accuracy",
@@ -158,10 +192,8 @@ VOCO_VOLUMES = VolumesConfig(
     weight_decay=1e-2,
     warmup=0.05,
     cosine=True,
+    strong=UNCHANGED,
     flip=(0.5, 0.0, 0.0),
-    affine=0.0,
-    gamma=0.0,
-    noise=0.0,
     intensity=1.0,
     add=0.07,
     multiply=0.05,

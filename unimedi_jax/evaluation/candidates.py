@@ -28,7 +28,7 @@ from unimedi_jax.typing import Array, Float, PyTree
 TASK = "nodule candidates, linear probe"
 METRICS = ("auroc/nodule", "auprc/nodule", "froc")
 SPACING_MM, SEED = (1.0, 1.0, 1.0), 0
-FIELDS = ("volume", "candidates", "boxes", "excluded")
+FIELDS = ("patient", "volume", "candidates", "boxes", "excluded")
 
 
 class Split(NamedTuple):
@@ -39,29 +39,31 @@ class Split(NamedTuple):
     middles: list[np.ndarray]  # of each scan's, mm
     nodules: list[np.ndarray]  # middle and diameter in mm, of each scan
     excluded: list[np.ndarray]
+    patients: list[str]  # of each scan
 
 
 def evaluate(
     trained: Pretrained, dataset: records.RecordSet, config: EvaluateConfig, outputs: Outputs | None = None
 ) -> list[results.Result]:
-    """AUC and FROC of each encoder.
+    """AUC and FROC of each encoder. Raises UserError as `check` does."""
+    check(trained, dataset, config.candidates.crop)
+    outputs = outputs or Outputs()
+    fills = ((name, functools.partial(_measure, trained, dataset, config, name)) for name in trials.encoders(config))
+    rows = [outputs.part(fill, config, [dataset], task=TASK, encoder=name) for name, fill in fills]
+    return list(itertools.chain(*rows))
 
-    Raises:
-        UserError: a set without candidates, not at 1 mm, or with crops that the encoder's patches do not divide.
-    """
+
+def check(trained: Pretrained, dataset: records.RecordSet, crop: tuple[int, ...]) -> None:
+    """Raises UserError for a set without candidates or not at 1 mm, or crops that the patches do not divide."""
     if "candidates" not in dataset.contract["truth"]:
         raise UserError("no candidates: build luna16 with --config.options.candidates=True --config.spacing_mm=1,1,1")
     if native.spacing(dataset) != SPACING_MM:
         raise UserError(f"candidates are cut at 1 mm: build {dataset.folder} with --config.spacing_mm=1,1,1")
     try:
-        patches.grid(config.candidates.crop, trained.model.volume_patch)
+        patches.grid(crop, trained.model.volume_patch)
     except ValueError as error:
         raise UserError(f"config.candidates.crop does not fit this checkpoint: {error}") from error
     native.check(trained, dataset)
-    outputs = outputs or Outputs()
-    fills = ((name, functools.partial(_measure, trained, dataset, config, name)) for name in trials.encoders(config))
-    rows = [outputs.part(fill, config, [dataset], task=TASK, encoder=name) for name, fill in fills]
-    return list(itertools.chain(*rows))
 
 
 def _measure(trained: Pretrained, dataset: records.RecordSet, config: EvaluateConfig, name: str, part: Part) -> None:
@@ -73,7 +75,7 @@ def _measure(trained: Pretrained, dataset: records.RecordSet, config: EvaluateCo
     scores = classifier.probabilities(test.features)
     scalars = classification.measure(scores, test.present[:, None], ["nodule"], resamples=0)
     scans = scored(test, scores[:, 0])
-    scalars |= froc.measure(scans, resamples=config.resamples)
+    scalars |= froc.measure(scans, resamples=config.resamples, patients=test.patients)
     shared = dict(task=TASK, data=dataset.name, modality="ct", encoder=name)
     part.rows += results.of(scalars, cases=len(scans), **shared)
 
@@ -106,7 +108,7 @@ class Reader:
     def split(self, part: str, negatives: int) -> Split:
         """A split's candidates: all, or of each scan all nodules' and so many others (0: all)."""
         rng, source = np.random.default_rng(SEED), self.dataset.source("ct", part, FIELDS)
-        features, present, middles, nodules, excluded = [], [], [], [], []
+        features, present, middles, nodules, excluded, patients = [], [], [], [], [], []
         with progress.shown(len(source), f"candidates of {part}") as tick:
             for record in source:
                 rows = record["candidates"][chosen(record["candidates"][:, 0] > 0, negatives, rng)]
@@ -115,9 +117,11 @@ class Reader:
                 middles.append(rows[:, 1:].astype(np.float64))
                 nodules.append(nodules_of(record["boxes"]))
                 excluded.append(record["excluded"].astype(np.float64))
+                patients.append(records.text(record["patient"]))
                 tick(1)
         width = self.trained.model.vision.width
-        return Split(np.array(features).reshape(-1, width), np.concatenate(present), middles, nodules, excluded)
+        rows = np.array(features).reshape(-1, width), np.concatenate(present)
+        return Split(*rows, middles, nodules, excluded, patients)
 
     def _features(self, volume: crops.Volume, places: Float[np.ndarray, "n 3"]) -> Iterator[np.ndarray]:
         count = self.config.rows * self.trained.mesh.size

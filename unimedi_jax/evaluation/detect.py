@@ -71,7 +71,9 @@ def _measure(task: "Task", trial: Trial, part: Part) -> None:
     config = task.config
     network = fit.train(task, trial, draws.of_protocol(config.protocol))
     cases = task.tested("test", network)
-    scalars = detection.measure(cases, confidence=config.confidence, resamples=config.resamples)
+    patients = downstream.patients_of(task.dataset, "xray", task.cases["test"])
+    drawn = {"resamples": config.resamples, "patients": patients}
+    scalars = detection.measure(cases, confidence=config.confidence, **drawn)
     shared = dict(task=task.title, modality="xray", **trial._asdict())
     part.rows += results.of(scalars, data=task.dataset.name, cases=len(cases), **shared)
     if part.detailed:

@@ -139,6 +139,12 @@ def studies_of(dataset: RecordSet, modality: str, split: str = "test") -> list[t
     return [records.study_key(one) for one in dataset.source(modality, split, ("patient", "report", "study"))]
 
 
+def patients_of(dataset: RecordSet, modality: str, rows: Sequence[int] | None = None) -> list[str]:
+    """The patient of each test record, or of some `rows`: over whom intervals are."""
+    source = dataset.source(modality, "test", ("patient",))
+    return [records.text(source[row]["patient"]) for row in (range(len(source)) if rows is None else rows)]
+
+
 def ids(dataset: RecordSet, modality: str, split: str = "test") -> list[str]:
     """Ids of the records of a split, in order."""
     return [records.text(record["id"]) for record in dataset.source(modality, split, ("id",))]

@@ -8,6 +8,8 @@ from jaxtyping import Float, Int
 
 SMALLEST = 2  # rows: fewer hold no two classes
 PUBLISHED_SEED = 42  # of MGCA's draws and trainings
+# MGCA's jobs of pictures make their training set to count its steps, and again to train on: numpy's stream goes on.
+MADE = 2
 
 
 def stratified(labels: Float[np.ndarray, "n c"], share: float, *, seed: int) -> Int[np.ndarray, " m"]:
@@ -35,18 +37,36 @@ def published(labels: Float[np.ndarray, "n c"], share: float, *, seed: int, roun
     """Rows that MGCA's code draws, whatever their labels, in the order of its draw; at a share of 1 all, in order.
 
     Its classification has `DataFrame.sample(frac=share, random_state=seed)`, which rounds the number of rows; its
-    segmentation and detection `np.random.choice(n, int(share * n), replace=False)`, which is not `rounded`.
+    segmentation and detection `np.random.choice(n, int(share * n), replace=False)`, which is not `rounded`, MADE times.
     """
     count = len(labels)
     if share == 1:
         return np.arange(count)
-    drawn = round(share * count) if rounded else int(share * count)
-    return np.random.RandomState(seed).choice(count, drawn, replace=False)
+    state = np.random.RandomState(seed)
+    if rounded:
+        return state.choice(count, round(share * count), replace=False)
+    return [state.choice(count, int(share * count), replace=False) for _ in range(MADE)][-1]
 
 
-def of_protocol(name: str) -> Callable[..., Int[np.ndarray, " m"]]:
-    """How decoders and detectors draw a share of their training cases, as `fit.train` takes it."""
-    return functools.partial(published, rounded=False) if name == "mgca" else stratified
+def balanced(labels: Float[np.ndarray, "n 1"], share: float, *, seed: int) -> Int[np.ndarray, " m"]:
+    """Rows that MGCA's code draws of SIIM: all X-rays with pneumothorax and as many without, and of these a share.
+
+    The rows are in the order of its training table, as `data/sets/siim.py` leaves them.
+    """
+    positive, negative = (np.flatnonzero((labels[:, 0] == 1) == side) for side in (True, False))
+    state, count = np.random.RandomState(seed), min(len(positive), len(negative))
+    for _ in range(MADE):
+        rows = np.concatenate([positive, np.sort(state.choice(negative, count, replace=False))])
+        if share != 1:
+            rows = state.choice(rows, int(share * len(rows)), replace=False)
+    return rows
+
+
+def of_protocol(name: str, kind: str = "") -> Callable[..., Int[np.ndarray, " m"]]:
+    """How decoders and detectors draw a share of the training cases of a `kind` of set, as `fit.train` takes it."""
+    if name != "mgca":
+        return stratified
+    return balanced if kind == "siim" else functools.partial(published, rounded=False)
 
 
 def size(cases: int, share: float) -> int:

@@ -13,9 +13,18 @@ import ml_collections
 
 from data import contract
 from data.errors import UserError
-from unimedi_jax.config.jobs import IN_CROPS, PROTOCOLS, DetectConfig, EvaluateConfig, ProbeConfig, SegmentConfig
+from unimedi_jax.config.jobs import (
+    IN_CROPS,
+    OF_CANDIDATES,
+    PROTOCOLS,
+    DetectConfig,
+    EvaluateConfig,
+    ProbeConfig,
+    SegmentConfig,
+)
 from unimedi_jax.config.typed import typed
 from unimedi_jax.evaluation import (
+    candidate_tuning,
     candidates,
     detect,
     hit_rates,
@@ -50,7 +59,7 @@ SHOWN = {
     retrieve.GAP: ("xray_ct/distance", "xray_ct/accuracy", "xray_ct_cls/accuracy", "images/separation"),
     hit_rates.TASK: hit_rates.METRICS,
     slice_windows.TASK: slice_windows.METRICS,
-    candidates.TASK: candidates.METRICS,
+    **dict.fromkeys((candidates.TASK, candidate_tuning.TASK), candidates.METRICS),
     **dict.fromkeys(itertools.starmap(segment.task_name, SEGMENTATIONS), (*segment.METRICS, "dice_present/mean")),
     **dict.fromkeys(detect.TASKS.values(), detect.METRICS),
 }
@@ -73,7 +82,8 @@ BY_EMBEDDINGS = (
     retrieve.PRECISION,
     *(f"{task}{trials.BY_STUDY}" for task in _BY_STUDY[1:]),
 )
-WITHOUT_LABELS = (*BY_EMBEDDINGS, retrieve.GAP, hit_rates.TASK, slice_windows.TASK, candidates.TASK)
+WITHOUT_LABELS = (*BY_EMBEDDINGS, retrieve.GAP, hit_rates.TASK, slice_windows.TASK)
+WITHOUT_LABELS += (candidates.TASK, candidate_tuning.TASK)
 BLIND = ("/random_rate", "/fixed_rate")  # of slices chosen blindly: the same for every network
 CHANCE = {"i2t_r": "chance_r", "t2i_r": "chance_r", "p": "chance_p", "hit": "chance_hit"}
 
@@ -166,6 +176,14 @@ def _slices(
     return checked.evaluate(trained, dataset, config, outputs)
 
 
+def _candidates(
+    trained: Pretrained, dataset: records.RecordSet, config: EvaluateConfig, outputs: Outputs
+) -> list[results.Result]:
+    jobs = {"ours": candidates.evaluate, "genesis": candidate_tuning.evaluate}
+    asked = dataclasses.replace(config, protocol=",".join(name for name in config.protocols if name in jobs) or "ours")
+    return _by_protocol(asked, lambda name: jobs[name](trained, dataset, config, outputs), *OF_CANDIDATES)
+
+
 def _with(settings: Any, protocol: str) -> Any:
     return dataclasses.replace(settings, protocol=protocol)
 
@@ -201,7 +219,7 @@ TASKS = {
     "probe": _probe,
     "retrieve": retrieve.evaluate,
     "slices": _slices,
-    "candidates": candidates.evaluate,
+    "candidates": _candidates,
     "segment": _segment,
     "detect": _detect,
 }
@@ -243,9 +261,9 @@ def _table(task: str, metrics: Sequence[str], rows: Sequence[results.Result], kn
         words.append(published.mark(data, task, share))  # of the published protocol: C, c or N
         lines.append(Row(", ".join(filter(None, words)), [_cell(start, metric, known) for metric in metrics]))
     note = (
-        "Small figures under a number: 95 % bootstrap interval over cases, where one seed was run. Numbers of several "
-        "seeds are means. Below chance: guessing does better. C, c, N at the end of a row: the published protocol of "
-        "this set is comparable, close or not comparable (docs/protocols.md)."
+        "Small figures under a number: 95 % bootstrap interval over patients, where one seed was run. Numbers of "
+        "several seeds are means. Below chance: guessing does better. C, c, N at the end of a row: the published "
+        "protocol of this set is comparable, close or not comparable (docs/protocols.md)."
     )
     if any(metric.endswith("/macro10") for metric in metrics):
         note += (

@@ -99,12 +99,13 @@ class Evaluator:
         if self.has_joint_space:
             scalars |= self._alignment(variables, place, part, resamples)
         if self.has_classifier:
-            auc = auroc.per_label(_logits(variables, part), part.labels, resamples=resamples)
+            auc = auroc.per_label(_logits(variables, part), part.labels, resamples=resamples, patients=part.patients)
             scalars |= _named("supervised", auc.scalars(place.labels))
         if train:
             # The validation patients choose the strength of the regularisation, where there are any.
-            settings = {"one_of": classification.exclusive(train.labels), "resamples": resamples}
-            auc = linear_probe.auc(train.labelled, part.labelled, val and val.labelled, **settings)
+            drawn = {"resamples": resamples, "patients": part.patients}
+            one_of = classification.exclusive(train.labels)
+            auc = linear_probe.auc(train.labelled, part.labelled, val and val.labelled, one_of=one_of, **drawn)
             scalars |= _named("probe", auc.scalars(place.labels))
         if part.slice_scores is not None and self.slices:
             scalars |= _named("slices", self._slice_choice(part, val or train, resamples))
@@ -125,10 +126,11 @@ class Evaluator:
 
         What prompts cannot draw out of the reports themselves they cannot draw out of images that match them.
         """
-        results = _named("retrieval", retrieval.recall(part.z, part.z_report, part.reports, resamples=resamples))
+        drawn = {"resamples": resamples, "patients": part.patients}
+        results = _named("retrieval", retrieval.recall(part.z, part.z_report, part.reports, **drawn))
         if prompts := self._prompts(variables, place):
             for name, z in (("zeroshot", part.z), ("prompts", part.z_report)):
-                auc = zeroshot.auc(z, *prompts, part.labels, score=self.score, resamples=resamples)
+                auc = zeroshot.auc(z, *prompts, part.labels, score=self.score, **drawn)
                 results |= _named(name, auc.scalars(place.labels))
         return results
 
@@ -156,7 +158,8 @@ class Evaluator:
         results = {"any/layer_share": slices.layer_share(part.slice_scores)}
         if part.lesions is None:
             return results
-        settings = {"choosing": others.lesions if others else None, "resamples": resamples}
+        settings = {"choosing": others.lesions if others else None}
+        settings |= {"resamples": resamples, "patients": part.patients}
         names = [*label_keys.of(part.names), "unstated"]
         for name, rate in slices.by_finding(part.slice_scores, part.lesions, self.slices, names, **settings).items():
             results |= _named(name, rate.scalars()) if rate.cases else {}

@@ -19,6 +19,7 @@ from unimedi_jax import lora, sharding, trainable, trees
 from unimedi_jax.config import trainable as rules
 from unimedi_jax.config.recipes import FitConfig
 from unimedi_jax.evaluation import draws
+from unimedi_jax.evaluation import plateau as plateaus
 from unimedi_jax.evaluation.network import Network
 from unimedi_jax.evaluation.trials import Trial
 from unimedi_jax.inference.pretrained import Pretrained
@@ -134,7 +135,8 @@ def fit(
     """At most `recipe.epochs` of `loop.steps` batches each; ends `recipe.patience` epochs after the best score.
 
     The learning rate of the subtree "encoder" of the parameters is `recipe.encoder_lr`, that of all else `recipe.lr`;
-    both follow `schedule`. What `loop.partition` freezes stays, without optimiser state.
+    both follow `schedule`, and `plateau.py` where the recipe says so. What `loop.partition` freezes stays, without
+    optimiser state.
 
     Without `score` the last epoch is returned. A score that is not a number, such as an
     AUROC of a single class, is no better than any other.
@@ -148,6 +150,7 @@ def fit(
     network = jax.jit(lambda x: x)(sharding.put_replicated(network, mesh))
     opt_state = jax.jit(lambda params: tx.init(partition.split(params)))(network.params)
     step = _make_step(loss, tx, partition)
+    plateau = plateaus.Plateau(recipe.plateau)
     best, started = Fitted(jax.device_get(network), float("nan"), 0), time.monotonic()
     for epoch in range(1, recipe.epochs + 1):
         total = 0.0
@@ -165,6 +168,9 @@ def fit(
             best = Fitted(jax.device_get(network), value, epoch)
         elif epoch - best.epoch >= recipe.patience:
             break
+        if recipe.plateau:
+            plateau = plateau.after(value)
+            opt_state = plateaus.set_scale(opt_state, plateau.scale)
     if not best.epoch:  # no validation was ever defined: patience ended it, and the last epoch is as good as any
         best = Fitted(jax.device_get(network), float("nan"), epoch)
     return best._replace(network=sharding.put_replicated(best.network, mesh))
@@ -190,6 +196,10 @@ def optimiser(recipe: FitConfig, partition: trainable.Partition, steps: int) -> 
         for name, rate in rates.items()
     }
     tx = optax.multi_transform(optimisers, functools.partial(trees.map_with_name, part))
+    if recipe.l2:
+        tx = optax.chain(optax.add_decayed_weights(recipe.l2), tx)
+    if recipe.plateau:
+        tx = optax.chain(tx, plateaus.by_state())
     if not partition.choices:
         return tx
     return trainable.scaled(tx, functools.partial(partition.rates, layer_decay=recipe.layer_decay))

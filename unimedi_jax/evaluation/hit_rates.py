@@ -74,16 +74,16 @@ class HitRates:
     @functools.cached_property
     def sampler(self) -> transforms.ToSample:
         """Records to what the network sees of them, their masks too."""
-        return self.trained.sampler("ct", keep=("report", "labels", "lesion_mask"))
+        return self.trained.sampler("ct", keep=("report", "labels", "patient", "lesion_mask"))
 
     def measure(self, encoder: str, part: Part) -> None:
         """The rows of the "trained" or "untrained" encoder."""
         k, names = self.trained.model.slices, [*label_keys.of(self.dataset.contract["labels"]), "unstated"]
         embedded = features.embed(self.embedder, self.trained.encoder(encoder), self.dataset, self.sampler, "test")
-        settings = {"choosing": self.choosing, "resamples": self.config.resamples}
-        rates = slices.by_finding(embedded.slice_scores, embedded.lesions, k, names, **settings)
+        drawn = {"resamples": self.config.resamples, "patients": embedded.patients}
+        rates = slices.by_finding(embedded.slice_scores, embedded.lesions, k, names, choosing=self.choosing, **drawn)
         near = slices.around_centre(embedded.lesions)
-        rates["centre"] = slices.hit_rate(embedded.slice_scores, near, k, resamples=self.config.resamples)
+        rates["centre"] = slices.hit_rate(embedded.slice_scores, near, k, **drawn)
         shared = dict(task=TASK, data=self.dataset.name, modality="ct", encoder=encoder)
         share = {"any/layer_share": slices.layer_share(embedded.slice_scores)}
         part.rows += results.of(share, cases=len(embedded.slice_scores), **shared)

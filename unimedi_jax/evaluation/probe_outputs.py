@@ -46,6 +46,11 @@ class ProbeOutputs:
         return downstream.studies_of(self.dataset, self.modality)
 
     @functools.cached_property
+    def patients(self) -> list[str]:
+        """Of the test cases."""
+        return downstream.patients_of(self.dataset, self.modality)
+
+    @functools.cached_property
     def ids(self) -> list[str]:
         """Of the test cases."""
         return downstream.ids(self.dataset, self.modality)
@@ -56,14 +61,15 @@ class ProbeOutputs:
         Of studies with several pictures also rows by study: the mean of their probabilities.
         """
         settings = {"one_of": self.one_of, "resamples": self.config.resamples}
-        scalars = classification.measure(probabilities, self.labels, self.names, **settings)
+        scalars = classification.measure(probabilities, self.labels, self.names, **settings, patients=self.patients)
         slices = self.trained.use_slices(self.config.ct_slices) if self.modality == "ct" else None
         shared = dict(task=task_name(self.config), modality=self.modality, **trial._asdict())
         part.rows += results.of(scalars, data=self.dataset.name, cases=len(self.labels), ct_slices=slices, **shared)
         group, first = pooling.groups(self.studies)
         if len(first) < len(group):
             pooled = pooling.mean(probabilities, group), pooling.present(self.labels, group)
-            scalars = classification.measure(*pooled, self.names, **settings)
+            of_studies = [self.patients[row] for row in first]
+            scalars = classification.measure(*pooled, self.names, **settings, patients=of_studies)
             of_study = shared | {"task": shared["task"] + trials.BY_STUDY}
             part.rows += results.of(scalars, data=self.dataset.name, cases=len(first), ct_slices=slices, **of_study)
         if not part.detailed:

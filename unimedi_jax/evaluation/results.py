@@ -37,7 +37,7 @@ class Result(NamedTuple):
     value: float
     share: float = 1.0  # of the training patients
     seed: int = 0
-    low: float = math.nan  # 95 % bootstrap interval over cases
+    low: float = math.nan  # 95 % bootstrap interval over patients
     high: float = math.nan
     cases: int = 0  # behind the number
     ct_slices: bool | None = None  # CTs went in with their chosen slices, or by the volume alone; None: X-rays

@@ -6,7 +6,8 @@ import functools
 import itertools
 import logging
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ml_collections
 
@@ -19,7 +20,7 @@ from unimedi_jax.inference import features, pretrained, prompts
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input import places, records
 from unimedi_jax.input.records import RecordSet
-from unimedi_jax.metrics import auroc, classification, findings, operating_point, retrieval, zeroshot
+from unimedi_jax.metrics import auroc, bootstrap, classification, findings, operating_point, retrieval, zeroshot
 
 LOG = logging.getLogger(__name__)
 METRICS = ("i2t_r5", "t2i_r5", "chance_r5", "p5", "chance_p5", "auroc/macro10")
@@ -140,10 +141,11 @@ class Retrieval:
 
     def _aligned(self, dataset: RecordSet, part: features.EmbeddedSplit) -> dict[str, dict[str, float]]:
         """What images and their reports, or prompts, have to do with each other, by task."""
-        scalars, resamples, names = {}, self.config.resamples, dataset.contract["labels"]
+        scalars, names = {}, dataset.contract["labels"]
+        drawn = {"resamples": self.config.resamples, "patients": part.patients}
         if any(part.reports):
-            scalars[REPORTS] = retrieval.recall(part.z, part.z_report, part.reports, resamples=resamples)
-            scalars[PRECISION] = _precision(part, self.config.each, resamples)
+            scalars[REPORTS] = retrieval.recall(part.z, part.z_report, part.reports, **drawn)
+            scalars[PRECISION] = _precision(part, self.config.each, self.config.resamples)
         asked = {**dataset.contract, "prompts": prompts.of_set(self.config.prompts, dataset.contract)}
         words, length = self.trained.tokenizer, self.trained.report_length
         embedded = features.embed_prompts(self.embedder, self.trained.encoder(self.encoder), words, asked, length)
@@ -151,18 +153,19 @@ class Retrieval:
             for task, z in ((ZEROSHOT, part.z), *(((PROMPTS, part.z_report),) if any(part.reports) else ())):
                 # A score of 0 is undecided, as a probability of a half is.
                 scores = zeroshot.scores(z, *embedded, self.config.score) / (2 * zeroshot.LARGEST) + 0.5
-                scalars[task] = classification.measure(scores, part.labels, names, resamples=resamples)
+                scalars[task] = classification.measure(scores, part.labels, names, **drawn)
                 if self.config.prompts == "ct_clip":
                     scalars[task] |= operating_point.measure(scores, part.labels)
             # A few cases may have one finding each by chance.
             if len(part.labels) >= auroc.FEWEST and classification.exclusive(part.labels):
-                scalars[ONE_OF] = _one_of(part, embedded, names, resamples)
+                scalars[ONE_OF] = _one_of(part, embedded, names, drawn)
         return scalars
 
     def _across(self, query: features.EmbeddedSplit, candidate: features.EmbeddedSplit) -> dict[str, float]:
         """Images of the other modality for a patient with the same only finding, or none, as the query."""
         own = findings.joined([query.labels, candidate.labels], [query.names, candidate.names])
-        return retrieval.by_finding(query.z, candidate.z, *own, resamples=self.config.resamples)
+        drawn = {"resamples": self.config.resamples, "patients": query.patients}
+        return retrieval.by_finding(query.z, candidate.z, *own, **drawn)
 
 
 def inverted(rows: Sequence[results.Result]) -> list[str]:
@@ -190,16 +193,17 @@ def _precision(part: features.EmbeddedSplit, each: int, resamples: int) -> dict[
     finding = findings.single(part.labels)
     finding[finding == part.labels.shape[1]] = -1  # 5x200 holds no normal X-rays
     rows = retrieval.balanced(finding, each)
-    return retrieval.by_finding(part.z[rows], part.z_report[rows], finding[rows], finding[rows], resamples=resamples)
+    drawn = {"resamples": resamples, "patients": bootstrap.chosen(part.patients, rows)}
+    return retrieval.by_finding(part.z[rows], part.z_report[rows], finding[rows], finding[rows], **drawn)
 
 
 def _one_of(
-    part: features.EmbeddedSplit, prompts: tuple[list, list], names: Sequence[str], resamples: int
+    part: features.EmbeddedSplit, prompts: tuple[list, list], names: Sequence[str], drawn: Mapping[str, Any]
 ) -> dict[str, float]:
     """Accuracy of the class whose prompts are most similar, where every case has exactly one."""
     similarity = zeroshot.scores(part.z, *prompts, "others")  # ranks the classes of a case as the similarities do
     scores = similarity / (2 * zeroshot.LARGEST) + 0.5
-    measured = classification.measure(scores, part.labels, names, one_of=True, resamples=resamples)
+    measured = classification.measure(scores, part.labels, names, one_of=True, **drawn)
     return {name: value for name, value in measured.items() if name.startswith("accuracy/macro")} | {
         "accuracy/chance": 1 / len(names)
     }

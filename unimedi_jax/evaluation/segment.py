@@ -105,7 +105,8 @@ def _measure(task: "Task | CropTask", trial: Trial, workdir: pathlib.Path | None
     config = task.config
     network = task.train(trial)
     values, present = _tested(task, network, workdir and workdir / MASKS / task.tune)
-    scalars = segmentation.summarise(values, present, task.names, resamples=config.resamples)
+    patients = downstream.patients_of(task.dataset, task.modality, task.cases["test"])
+    scalars = segmentation.summarise(values, present, task.names, resamples=config.resamples, patients=patients)
     shared = dict(task=task.title, modality=task.modality, **trial._asdict())
     slices = False if task.modality == "ct" else None
     part.rows += results.of(scalars, data=task.dataset.name, cases=len(task.cases["test"]), ct_slices=slices, **shared)
@@ -141,9 +142,14 @@ class Task:
         return self.config.protocol == "mgca"
 
     @property
+    def kind(self) -> str:
+        """Of the set: its builder."""
+        return self.dataset.contract["source"].get("kind", "")
+
+    @property
     def recipe(self) -> FitConfig:
         if self.published:
-            siim = self.dataset.contract["source"].get("kind") == "siim"
+            siim = self.kind == "siim"
             return dataclasses.replace(self.config.mgca, batch=self.config.siim_batch) if siim else self.config.mgca
         return {"xray": self.config.xray, "ct": self.config.ct}[self.modality]
 
@@ -152,8 +158,12 @@ class Task:
         return self.config.trainable if self.tune == "full" else rules.EVERYTHING
 
     @property
-    def strata(self) -> Float[np.ndarray, "n 0"]:
-        return np.zeros((len(self.cases["train"]), 0))
+    def strata(self) -> Float[np.ndarray, "n c"]:
+        rows = self.cases["train"]
+        if not (self.published and self.kind == "siim"):
+            return np.zeros((len(rows), 0))
+        source = self.dataset.source(self.modality, "train", ("labels",))
+        return np.stack([source[row]["labels"] for row in rows])
 
     @functools.cached_property
     def names(self) -> list[str]:
@@ -187,7 +197,7 @@ class Task:
 
     def train(self, trial: Trial) -> Network:
         """The network of a share of the training cases, at its best epoch."""
-        return fit.train(self, trial, draws.of_protocol(self.config.protocol))
+        return fit.train(self, trial, draws.of_protocol(self.config.protocol, self.kind))
 
     def loss(self, network: Network, batch: PyTree) -> tuple[Array, PyTree]:
         logits, stats = self.segmenter.logits(network, batch["tokens"], train=True)

@@ -27,6 +27,7 @@ TASK = "slices, windows of 32"
 METRICS = ("nodules/hit_rate", "nodules/random_rate")
 PLANE = 224  # pixels of a window's slices
 SEED = 0  # of the windows
+FIELDS = ("patient", "volume", "boxes", "lesion_mask")
 
 
 class Window(NamedTuple):
@@ -35,6 +36,7 @@ class Window(NamedTuple):
     volume: Int16[np.ndarray, "32 224 224"]
     extent: slice_windows.Extent
     start: int
+    patient: str
 
 
 def evaluate(
@@ -59,18 +61,19 @@ def evaluate(
 
 
 def _measure(trained: Pretrained, dataset: records.RecordSet, config: EvaluateConfig, encoder: str, part: Part) -> None:
-    scorer, scores, places = Scorer(trained, config.rows * trained.mesh.size), [], []
+    scorer, scores, places, patients = Scorer(trained, config.rows * trained.mesh.size), [], [], []
     drawn = windows(dataset, "test")
     variables = trained.encoder(encoder)
     while some := list(itertools.islice(drawn, scorer.rows)):
         scores.append(scorer(variables, np.stack([window.volume for window in some])))
         places += [(window.extent, window.start) for window in some]
+        patients += [window.patient for window in some]
     if not places:
         raise UserError(f"no CT of {dataset.folder} has a nodule and {slice_windows.DEPTH} slices")
     near = slice_windows.positive([extent for extent, _ in places], np.array([start for _, start in places]))
     layer_scores = np.concatenate(scores)
     k = slice_windows.chosen(layer_scores.shape[1])
-    rate = slices.hit_rate(layer_scores, near, k, resamples=config.resamples)
+    rate = slices.hit_rate(layer_scores, near, k, resamples=config.resamples, patients=patients)
     scalars = {f"nodules/{key}": value for key, value in rate.scalars().items()}
     scalars["nodules/layer_share"] = slices.layer_share(layer_scores)
     shared = dict(task=TASK, data=dataset.name, modality="ct", encoder=encoder)
@@ -81,14 +84,14 @@ def windows(dataset: records.RecordSet, split: str) -> Iterator[Window]:
     """A window for every nodule of a split's CTs, the same whenever it is asked."""
     names = [name.lower() for name in dataset.contract["labels"]]
     findings = [index for index, name in enumerate(names) if "nodule" in name]
-    source, rng = dataset.source("ct", split, ("volume", "boxes", "lesion_mask")), np.random.default_rng(SEED)
+    source, rng = dataset.source("ct", split, FIELDS), np.random.default_rng(SEED)
     with progress.shown(len(source), f"CTs of {split}") as tick:
         for record in source:
-            volume = record["volume"]
+            volume, patient = record["volume"], records.text(record["patient"])
             for extent in nodules(record, findings):
                 start = slice_windows.start(extent, len(volume), rng)
                 if start is not None:
-                    yield Window(in_plane(volume[start : start + slice_windows.DEPTH]), extent, start)
+                    yield Window(in_plane(volume[start : start + slice_windows.DEPTH]), extent, start, patient)
             tick(1)
 
 

@@ -17,6 +17,7 @@ ENCODERS = ("trained", "untrained")
 FEWEST = 5  # training cases
 # Ends of a task's name: rows of two protocols are never mixed.
 PROTOCOLS = {"mgca": "MGCA", "unetr": "UNETR", "voco": "VoCo", "hkbu": "HKBU", "unimiss": "UniMiSS"}
+PROTOCOLS["genesis"] = "Models Genesis"
 PUBLISHED = {"ours": ""} | {name: f", {authors}'s protocol" for name, authors in PROTOCOLS.items()}
 BY_STUDY = ", by study"  # ends the name of a task whose cases are studies, their pictures pooled
 KINDS = {"xray": "X-ray", "ct": "CT"}

@@ -1,9 +1,11 @@
 """Fine-tuning of classifiers of CTs at a size of their own: CC-CCII (HKBU, VoCo) and RICORD (UniMiSS)."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from jax import numpy as jnp
 
 from data.errors import UserError
@@ -46,18 +48,18 @@ class VolumeTuning(FineTuning):
     @property
     def sampler(self) -> volume_samples.ToVolume:
         recipe = self.volumes
-        flip = (0.0,) * 3 if crops.name_sides(self.dataset.contract["labels"]) else recipe.flip
-        names = ("affine", "gamma", "noise", "intensity", "add", "multiply", "offset")
-        changes = volume_samples.Changes(flip, *(getattr(recipe, name) for name in names))
-        return volume_samples.ToVolume(recipe.size, recipe.window_hu, recipe.share, changes)
+        changes = volume_samples.Changes(*(getattr(recipe, name) for name in volume_samples.Changes._fields))
+        if crops.name_sides(self.dataset.contract["labels"]):
+            changes = changes._replace(flips=0.0)
+        return volume_samples.ToVolume(recipe.size, recipe.window_hu, recipe.share, changes, recipe.standardise)
 
     def source(self, split: str) -> Sequence[dict[str, Any]]:
         return self.dataset.source("ct", split, ("volume", "labels"))
 
     def logits(self, network: Network, tokens: Array) -> Float[Array, "b c"]:
-        """Of every label or class, from volumes in [0, 1]."""
+        """Of every label or class, from volumes in the network's scale."""
         head = network.params["decoder"]
-        cls = encoder.states_of_crops(self.pretrained.model, network.encoder, 2 * tokens - 1).cls
+        cls = encoder.states_of_crops(self.pretrained.model, network.encoder, tokens).cls
         return cls.astype(jnp.float32) @ head["weights"] + head["bias"][None]
 
     def score(self, network: Network) -> float:
@@ -69,7 +71,12 @@ class VolumeTuning(FineTuning):
         measured = classification.measure(self.probabilities("val", network), labels, names, one_of=self.one_of)
         return measured[BEST[self.volumes.best]]
 
+    def draw_repeated(self, labels: np.ndarray, share: float, *, seed: int) -> np.ndarray:
+        """The rows of a share, over and over until an epoch has as many as the recipe asks for at least."""
+        rows = self.draw(labels, share, seed=seed)
+        return np.tile(rows, max(1, math.ceil(self.volumes.least / len(rows))))
+
     def measure(self, trial: Trial, part: Part) -> None:
         """Trains and tests the network of a trial; no head is saved, for `predict` reads at the encoder's own size."""
-        network = fit.train(self, trial, self.draw)
+        network = fit.train(self, trial, self.draw_repeated)
         self.saving.measured(part, trial, self.probabilities("test", network))

@@ -95,6 +95,7 @@ class EmbeddedSplit:
     attention_auc: np.ndarray | None = None  # (n,) `ranking.attention_auc` of patches or layers; with masks
     names: tuple[str, ...] = ()  # c, of the labels
     studies: tuple[tuple[str, str], ...] = ()  # what the pictures of a study share; of sets that name studies
+    patients: tuple[str, ...] | None = None  # None if not asked for
 
     @property
     def by_study(self) -> "EmbeddedSplit | None":
@@ -109,6 +110,7 @@ class EmbeddedSplit:
             labels=pooling.present(self.labels, group),
             reports=tuple(self.reports[row] for row in first),
             names=self.names,
+            patients=None if self.patients is None else tuple(self.patients[row] for row in first),
         )
 
     @property
@@ -138,6 +140,8 @@ def embed(
         real = int(batch["mask"].sum())
         gathered = {"cls": output.cls, "z": output.z, "labels": batch["labels"]}
         gathered["reports"] = [records.text(report) for report in batch["report"]]
+        if "patient" in batch:
+            gathered["patients"] = [records.text(name) for name in batch["patient"]]
         if "study" in batch:
             names = zip(batch["patient"], batch["report"], batch["study"], strict=True)
             fields = ({"patient": x, "report": y, "study": z} for x, y, z in names)
@@ -156,11 +160,10 @@ def embed(
             parts.setdefault(name, []).extend(values[:real])
     if not images_alone:
         parts["z_report"] = embedder.reports(variables, *(np.stack(parts.pop(name)) for name in ("text", "text_mask")))
-    reports, of_studies = tuple(parts.pop("reports")), tuple(parts.pop("studies", ()))
+    texts = {name: tuple(parts.pop(name)) for name in ("reports", "studies", "patients") if name in parts}
     dtypes = {"lesions": bool}
     arrays = {name: np.stack(values).astype(dtypes.get(name, np.float32)) for name, values in parts.items()}
-    facts = {"reports": reports, "studies": of_studies, "names": tuple(dataset.contract["labels"])}
-    return EmbeddedSplit(**facts, **{"z_report": None, **arrays})
+    return EmbeddedSplit(**texts, names=tuple(dataset.contract["labels"]), **{"z_report": None, **arrays})
 
 
 def examples(

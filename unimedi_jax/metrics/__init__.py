@@ -4,5 +4,6 @@ Rules that hold in every module:
 * nothing to measure (no cases, one class only) gives NaN, never 0 and never an error;
 * a NaN label is unknown and skipped for that label only;
 * arrays that are not finite or do not fit together raise ValueError: that is a bug of the caller;
-* intervals are seeded 95 % percentile bootstraps over cases; `resamples=0` leaves them out.
+* intervals are seeded 95 % percentile bootstraps over the `patients` of the rows, with all rows of each; without
+  `patients` every row is one; `resamples=0` leaves intervals out.
 """

@@ -95,7 +95,12 @@ def resampled(
 
 
 def per_label(
-    scores: Float[np.ndarray, "n c"], targets: Float[np.ndarray, "n c"], *, resamples: int = 0, seed: int = 0
+    scores: Float[np.ndarray, "n c"],
+    targets: Float[np.ndarray, "n c"],
+    *,
+    resamples: int = 0,
+    seed: int = 0,
+    patients: bootstrap.Patients = None,
 ) -> LabelAuc:
     """`auroc` of every column. A column of NaN scores (nothing could be fitted) has no AUC."""
     scores, targets = np.asarray(scores, np.float64), np.asarray(targets, np.float64)
@@ -103,8 +108,8 @@ def per_label(
         raise ValueError(f"scores {scores.shape} and labels {targets.shape} do not fit")
     (values,) = bootstrap.columns(resampled, scores, targets, np.ones((1, len(scores))))
     tries = np.full((0, len(values)), np.nan)
-    if resamples and len(scores) > 1:
-        counts = bootstrap.counts(len(scores), resamples=resamples, seed=seed)
+    if bootstrap.resamples_of(len(scores), patients, resamples):
+        counts = bootstrap.counts(len(scores), resamples=resamples, seed=seed, patients=patients)
         tries = bootstrap.columns(resampled, scores, targets, counts)
     bounds = [bootstrap.percentiles(column) for column in tries.T]
     low, high = np.array(bounds, np.float64).reshape(-1, 2).T

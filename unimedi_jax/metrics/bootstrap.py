@@ -1,28 +1,53 @@
-"""Seeded 95 % bootstrap intervals (percentile method, Efron 1979).
+"""Seeded 95 % bootstrap intervals (percentile method, Efron 1979) over patients.
 
-Cases are resampled one by one: where a patient has many cases the interval is somewhat too narrow.
+A resample draws as many patients as there are, with replacement, and each with all of its rows: two pictures of one
+patient are not two independent cases (the cluster bootstrap; Field and Welsh, J. R. Stat. Soc. B 2007). Where nothing
+is known of patients, every row is one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from unimedi_jax.metrics import vectors
+from unimedi_jax.metrics import pooling, vectors
 
 QUANTILES = (0.025, 0.975)
 CELLS = 2_000_000  # of resamples times cases at a time
 NONE = (float("nan"), float("nan"))
+Patients = Sequence[Hashable] | None  # of each row; "" or None: a row is a patient by itself
 
 
 def draws(n: int, *, resamples: int, seed: int) -> Int[np.ndarray, "resamples n"]:
-    """Row indices of every resample: n rows drawn with replacement."""
+    """The patients of every resample: n of them drawn with replacement."""
     return np.random.default_rng(seed).integers(0, n, size=(resamples, n))
 
 
-def counts(n: int, *, resamples: int, seed: int) -> Int[np.ndarray, "resamples n"]:
-    """How often each row occurs in every resample: the same draws as `draws`."""
-    return np.stack([np.bincount(row, minlength=n) for row in draws(n, resamples=resamples, seed=seed)])
+def counts(n: int, *, resamples: int, seed: int, patients: Patients = None) -> Int[np.ndarray, "resamples n"]:
+    """How often each of n rows occurs in every resample: as often as its patient in `draws`."""
+    group = _groups(n, patients)
+    size = int(group.max(initial=-1)) + 1
+    drawn = draws(size, resamples=resamples, seed=seed)
+    return np.stack([np.bincount(row, minlength=size) for row in drawn])[:, group]
+
+
+def resamples_of(n: int, patients: Patients, resamples: int) -> int:
+    """How many resamples there are to draw: none of fewer than 2 patients."""
+    return resamples if resamples and _groups(n, patients).max(initial=-1) > 0 else 0
+
+
+def chosen(patients: Patients, rows: Sequence[int] | Int[np.ndarray, " m"]) -> Patients:
+    """The patients of some of the rows."""
+    return None if patients is None else [patients[row] for row in rows]
+
+
+def _groups(n: int, patients: Patients) -> Int[np.ndarray, " n"]:
+    """The patient of each row, numbered by first appearance. Raises ValueError for another number of rows."""
+    if patients is None:
+        return np.arange(n)
+    if len(patients) != n:
+        raise ValueError(f"{n} rows, {len(patients)} patients")
+    return pooling.groups([("", row) if name == "" else name for row, name in enumerate(patients)])[0]
 
 
 def columns(
@@ -52,28 +77,39 @@ def percentiles(statistics: Float[np.ndarray, " resamples"]) -> tuple[float, flo
 
 
 def interval(
-    statistic: Callable[[Int[np.ndarray, " n"]], float], n: int, *, resamples: int = 1000, seed: int = 0
+    statistic: Callable[[Int[np.ndarray, " m"]], float],
+    n: int,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    patients: Patients = None,
 ) -> tuple[float, float]:
-    """Interval of `statistic(rows)` over resampled rows; NaN for fewer than 2 cases."""
-    if n < 2 or resamples < 1:
+    """Interval of `statistic(rows)` over resampled patients, their rows in order; NaN for fewer than 2 patients."""
+    if not resamples_of(n, patients, resamples):
         return NONE
-    rows = draws(n, resamples=resamples, seed=seed)
-    return percentiles(np.array([statistic(row) for row in rows], np.float64))
+    drawn = counts(n, resamples=resamples, seed=seed, patients=patients)
+    return percentiles(np.array([statistic(np.repeat(np.arange(n), row)) for row in drawn], np.float64))
 
 
-def mean_interval(values: Float[np.ndarray, " n"], *, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """Interval of the mean of one number per case (a hit, a rank); NaN values are left out."""
+def mean_interval(
+    values: Float[np.ndarray, " n"], *, resamples: int = 1000, seed: int = 0, patients: Patients = None
+) -> tuple[float, float]:
+    """Interval of the mean of one number per row (a hit, a rank); NaN values are left out."""
     values = np.asarray(values, np.float64)
-    values = values[~np.isnan(values)]
-    if len(values) < 2 or resamples < 1:
+    defined = np.flatnonzero(~np.isnan(values))
+    values, patients = values[defined], chosen(patients, defined)
+    if not resamples_of(len(values), patients, resamples):
         return NONE
-    return percentiles(counts(len(values), resamples=resamples, seed=seed) @ values / len(values))
+    drawn = counts(len(values), resamples=resamples, seed=seed, patients=patients)
+    return percentiles(drawn @ values / drawn.sum(axis=1))
 
 
-def mean_scalars(name: str, values: Float[np.ndarray, " n"], *, resamples: int, seed: int = 0) -> dict[str, float]:
-    """The mean of one number per case under `name`; with `resamples` its interval as `<name>/low` and `<name>/high`."""
+def mean_scalars(
+    name: str, values: Float[np.ndarray, " n"], *, resamples: int, seed: int = 0, patients: Patients = None
+) -> dict[str, float]:
+    """The mean of one number per row under `name`; with `resamples` its interval as `<name>/low` and `<name>/high`."""
     result = {name: vectors.nan_mean(values)}
     if resamples:
-        low, high = mean_interval(values, resamples=resamples, seed=seed)
+        low, high = mean_interval(values, resamples=resamples, seed=seed, patients=patients)
         result |= {f"{name}/low": low, f"{name}/high": high}
     return result

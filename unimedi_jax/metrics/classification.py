@@ -61,6 +61,7 @@ def measure(
     one_of: bool = False,
     resamples: int = 0,
     seed: int = 0,
+    patients: bootstrap.Patients = None,
 ) -> dict[str, float]:
     """`auroc/<name>`, `auprc/<name>`, `accuracy/<name>`, their means over labels `.../macro`, and counts.
 
@@ -96,8 +97,8 @@ def measure(
         result[f"negatives/{name}"] = float((column == 0).sum())
     result["undefined"] = float(sum(np.isnan(result[f"auroc/{name}"]) for name in names))
     result["cases"] = float(len(targets))
-    if resamples and len(targets) > 1:
-        counts = bootstrap.counts(len(targets), resamples=resamples, seed=seed)
+    if bootstrap.resamples_of(len(targets), patients, resamples):
+        counts = bootstrap.counts(len(targets), resamples=resamples, seed=seed, patients=patients)
         for kind, statistic in kinds.items():
             defined = np.array([not np.isnan(result[f"{kind}/{name}"]) for name in names], bool)
             if kind == "accuracy" and one_of:

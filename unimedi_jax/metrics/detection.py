@@ -83,8 +83,15 @@ def average_precision(
     return np.array([row[place].mean() for row, place in zip(precision, places, strict=True)])
 
 
-def measure(cases: Sequence[Case], *, confidence: float = 0.5, resamples: int = 0, seed: int = 0) -> dict[str, float]:
-    """`map` (IoU 0.4:0.75), `map_coco` (0.5:0.95), `ap50`, `map_mgca`, counts; intervals over images for the first two.
+def measure(
+    cases: Sequence[Case],
+    *,
+    confidence: float = 0.5,
+    resamples: int = 0,
+    seed: int = 0,
+    patients: bootstrap.Patients = None,
+) -> dict[str, float]:
+    """`map` (IoU 0.4:0.75), `map_coco` (0.5:0.95), `ap50`, `map_mgca`, counts; intervals for the first two.
 
     `map_mgca` is the published protocol: only boxes scored at least `confidence`, and images with none of them or
     without a true box left out, which flatters. All else counts every image.
@@ -96,7 +103,11 @@ def measure(cases: Sequence[Case], *, confidence: float = 0.5, resamples: int = 
         result[name] = _mean(of_images, truths, np.arange(len(cases)))
         if resamples:
             result[f"{name}/low"], result[f"{name}/high"] = bootstrap.interval(
-                lambda rows, x=of_images, t=truths: _mean(x, t, rows), len(cases), resamples=resamples, seed=seed
+                lambda rows, x=of_images, t=truths: _mean(x, t, rows),
+                len(cases),
+                resamples=resamples,
+                seed=seed,
+                patients=patients,
             )
     high = [case.scores >= confidence for case in cases]
     sure = [Case(x.predicted[rows], x.scores[rows], x.truth) for x, rows in zip(cases, high, strict=True)]

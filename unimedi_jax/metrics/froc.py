@@ -57,8 +57,10 @@ def score(scans: Sequence[Scan], rates: Sequence[float] = RATES) -> Float[np.nda
     return np.interp(rates, *curve(scans))
 
 
-def measure(scans: Sequence[Scan], *, resamples: int = 0, seed: int = 0) -> dict[str, float]:
-    """`froc`, the mean over RATES with an interval over scans, `sensitivity/<rate>`, and counts."""
+def measure(
+    scans: Sequence[Scan], *, resamples: int = 0, seed: int = 0, patients: bootstrap.Patients = None
+) -> dict[str, float]:
+    """`froc`, the mean over RATES with an interval, `sensitivity/<rate>`, and counts."""
     values = score(scans)
     result = {"froc": float(values.mean())}
     result |= {f"sensitivity/{rate:g}": float(value) for rate, value in zip(RATES, values, strict=True)}
@@ -68,6 +70,7 @@ def measure(scans: Sequence[Scan], *, resamples: int = 0, seed: int = 0) -> dict
             len(scans),
             resamples=resamples,
             seed=seed,
+            patients=patients,
         )
     nodules = np.concatenate([scan.hits for scan in scans])
     return result | {"nodules": float(len(nodules)), "nodules/missed": float(np.isnan(nodules).sum())}

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from unimedi_jax.metrics import auroc, logistic, vectors
+from unimedi_jax.metrics import auroc, bootstrap, logistic, vectors
 
 GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # inverse L2 strengths C, strongest regularisation first
 VALIDATION_SHARE = 0.2
@@ -28,10 +28,11 @@ def auc(
     one_of: bool = False,
     resamples: int = 0,
     seed: int = 0,
+    patients: bootstrap.Patients = None,
 ) -> auroc.LabelAuc:
-    """Test AUC per finding of `predict`."""
+    """Test AUC per finding of `predict`; `patients` are those of `test`."""
     scores = predict(train, test.x, val, grid=grid, one_of=one_of, seed=seed)
-    return auroc.per_label(scores, test.y, resamples=resamples, seed=seed)
+    return auroc.per_label(scores, test.y, resamples=resamples, seed=seed, patients=patients)
 
 
 class Classifier(NamedTuple):

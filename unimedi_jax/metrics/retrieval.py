@@ -24,6 +24,7 @@ def recall(
     ks: Sequence[int] = (1, 5, 10),
     resamples: int = 0,
     seed: int = 0,
+    patients: bootstrap.Patients = None,
 ) -> dict[str, float]:
     """Recall at k of n image-report pairs, row i of both being one pair.
 
@@ -42,7 +43,8 @@ def recall(
     for k in ks:
         for name, query, candidate in (("i2t", z_image, z_text), ("t2i", z_text, z_image)):
             hits = _hits(query, candidate, group, k)
-            result |= bootstrap.mean_scalars(f"{name}_r{k}", hits, resamples=resamples, seed=seed)
+            drawn = {"resamples": resamples, "seed": seed, "patients": patients}
+            result |= bootstrap.mean_scalars(f"{name}_r{k}", hits, **drawn)
         lucky = chance.hit_probability(np.full(len(group), len(group)), members, np.array(k))
         result[f"chance_r{k}"] = vectors.nan_mean(lucky)
     return result
@@ -81,14 +83,17 @@ def by_finding(
     ks: Sequence[int] = (5, 10, 100),
     resamples: int = 0,
     seed: int = 0,
+    patients: bootstrap.Patients = None,
 ) -> dict[str, float]:
     """Precision and hit rate at k of candidates of the query's finding: across modalities, or CheXpert 5x200's.
 
-    A negative finding (several, unknown) leaves its row out on both sides. `p{k}`: mean share of the first k
+    `patients` are those of the queries. A negative finding (several, unknown) leaves its row out on both sides.
+    `p{k}`: mean share of the first k
     candidates with the query's finding; `hit{k}`: share of queries with at least one; `chance_p{k}`, `chance_hit{k}`:
     their exact expectations under a random ranking; `queries`, `candidates`. Ties count by the expectation over their
     order; a k beyond the candidates counts as all of them. Nothing to rank: NaN.
     """
+    patients = bootstrap.chosen(patients, np.flatnonzero(np.asarray(finding_query) >= 0))
     z_query, finding_query = _with_finding(z_query, finding_query)
     z_candidate, finding_candidate = _with_finding(z_candidate, finding_candidate)
     total = len(z_candidate)
@@ -101,7 +106,8 @@ def by_finding(
     for k in ks:
         for name, rate in (("p", chance.top_k_share), ("hit", chance.top_k_hit)):
             values = rate(similarity, correct, k)
-            result |= bootstrap.mean_scalars(f"{name}{k}", values, resamples=resamples, seed=seed)
+            drawn = {"resamples": resamples, "seed": seed, "patients": patients}
+            result |= bootstrap.mean_scalars(f"{name}{k}", values, **drawn)
         result[f"chance_p{k}"] = vectors.nan_mean(share)
         lucky = chance.hit_probability(np.array(total), correct.sum(axis=1), np.array(k))
         result[f"chance_hit{k}"] = vectors.nan_mean(lucky)

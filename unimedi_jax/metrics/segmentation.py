@@ -78,10 +78,11 @@ def summarise(
     *,
     resamples: int = 0,
     seed: int = 0,
+    patients: bootstrap.Patients = None,
 ) -> dict[str, float]:
     """`dice/<name>`, `hd95/<name>`, `nsd/<name>` over all cases; `dice_present/<name>` over those that have it.
 
-    `.../mean` averages over structures, with an interval over cases. `cases/<name>` counts those that have it.
+    `.../mean` averages over structures, with an interval over patients. `cases/<name>` counts those that have it.
     """
     result: dict[str, float] = {}
     names = label_keys.of(names)
@@ -89,9 +90,9 @@ def summarise(
         by_name = [vectors.nan_mean(values[:, number, index]) for number in range(len(names))]
         result |= {f"{kind}/{name}": value for name, value in zip(names, by_name, strict=True)}
         result[f"{kind}/mean"] = vectors.nan_mean(np.array(by_name))
-        if resamples and len(values) > 1:
+        if bootstrap.resamples_of(len(values), patients, resamples):
             each = np.array([vectors.nan_mean(of_case) for of_case in values[:, :, index]])
-            low, high = bootstrap.mean_interval(each, resamples=resamples, seed=seed)
+            low, high = bootstrap.mean_interval(each, resamples=resamples, seed=seed, patients=patients)
             result |= {f"{kind}/mean/low": low, f"{kind}/mean/high": high}
     held = [vectors.nan_mean(values[present[:, number], number, 0]) for number in range(len(names))]
     result |= {f"dice_present/{name}": value for name, value in zip(names, held, strict=True)}

@@ -45,7 +45,13 @@ class HitRate(NamedTuple):
 
 
 def hit_rate(
-    slice_scores: Scores, lesion: Bool[np.ndarray, "n slices"], k: int, *, resamples: int = 0, seed: int = 0
+    slice_scores: Scores,
+    lesion: Bool[np.ndarray, "n slices"],
+    k: int,
+    *,
+    resamples: int = 0,
+    seed: int = 0,
+    patients: bootstrap.Patients = None,
 ) -> HitRate:
     """Share of CTs with a lesion slice among the k layers of highest score (eq.2).
 
@@ -57,7 +63,7 @@ def hit_rate(
     touched = touched_layers(np.asarray(lesion, bool), layers=slice_scores.shape[1])
     some, full = touched.any(axis=1), touched.all(axis=1)
     counts = (int(rows.sum()) for rows in (some & ~full, ~some, full))
-    interval = bootstrap.mean_interval(hits, resamples=resamples, seed=seed)
+    interval = bootstrap.mean_interval(hits, resamples=resamples, seed=seed, patients=patients)
     return HitRate(vectors.nan_mean(hits), vectors.nan_mean(lucky), *counts, *interval)
 
 
@@ -87,6 +93,7 @@ def by_finding(
     choosing: Lesions | None = None,
     resamples: int = 0,
     seed: int = 0,
+    patients: bootstrap.Patients = None,
 ) -> dict[str, HitRate]:
     """`hit_rate` over the lesions of all findings together ("any") and of each finding alone.
 
@@ -94,7 +101,8 @@ def by_finding(
     `choosing` are the lesions of other CTs, those of validation: for each row they choose its fixed layers.
     """
     marks, others = _by_name(lesion, names), {} if choosing is None else _by_name(choosing, names)
-    rates = {name: hit_rate(slice_scores, mark, k, resamples=resamples, seed=seed) for name, mark in marks.items()}
+    drawn = {"resamples": resamples, "seed": seed, "patients": patients}
+    rates = {name: hit_rate(slice_scores, mark, k, **drawn) for name, mark in marks.items()}
     layers = slice_scores.shape[1]
     fixed = {name: fixed_rate(other, marks[name], layers=layers, k=k) for name, other in others.items()}
     return rates | {name: rates[name]._replace(fixed=rate) for name, rate in fixed.items()}

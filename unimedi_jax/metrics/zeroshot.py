@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from unimedi_jax.config.pretraining import SCORES
-from unimedi_jax.metrics import auroc, vectors
+from unimedi_jax.metrics import auroc, bootstrap, vectors
 
 Images = Float[np.ndarray, "n e"]
 Prompts = Sequence[Float[np.ndarray, "p e"]]  # an ensemble for each finding
@@ -59,10 +59,11 @@ def auc(
     score: str,
     resamples: int = 0,
     seed: int = 0,
+    patients: bootstrap.Patients = None,
 ) -> auroc.LabelAuc:
     """Zero-shot AUC per finding; `z_positive[j]`, `z_negative[j]` hold the prompts of label j."""
     similarity = scores(z_image, z_positive, z_negative, score)
-    return auroc.per_label(similarity, labels, resamples=resamples, seed=seed)
+    return auroc.per_label(similarity, labels, resamples=resamples, seed=seed, patients=patients)
 
 
 def _ensemble(prompts: Float[np.ndarray, "p e"]) -> Float[np.ndarray, " e"]:

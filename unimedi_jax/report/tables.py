@@ -30,7 +30,7 @@ KS = (1, 5, 10)
 MEASURES = ("distance", "accuracy", "separation")
 GAP = re.compile(rf"test/gap/(.+)/(?:{'|'.join(MEASURES)})")
 Line = Mapping[str, Any]  # of metrics.jsonl
-INTERVALS = "Small figures under a number are its 95 % bootstrap interval over cases."
+INTERVALS = "Small figures under a number are its 95 % bootstrap interval over patients."
 FEW = (
     f"Grey: an AUC of fewer than {auroc.FEWEST} positive or negative cases, which says little and is not among the "
     "numbers at a glance."

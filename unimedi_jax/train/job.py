@@ -232,7 +232,7 @@ def _like(array: Any, old: jax.Array) -> jax.Array:
 
 def build_evaluator(job: TrainingJob) -> evaluator.Evaluator:
     """The evaluations of a run, on all of its sets."""
-    keep, evals = ("report", "labels", "lesion_mask", "volume", "image"), job.config.evals
+    keep, evals = ("report", "labels", "patient", "lesion_mask", "volume", "image"), job.config.evals
     sets = [record_set for record_set, _ in job.sets]
     prompts.check(evals.prompts, itertools.chain(*(one.contract["labels"] for one in sets)))
     return evaluator.Evaluator(

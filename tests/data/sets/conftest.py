@@ -94,11 +94,14 @@ class Set:
 def build(tmp_path, capsys):
     """`build(name, root, report={...}, name="x", ...)`: the whole job; keyword arguments are options of the set."""
 
-    def run(kind: str, root: Path, report: dict | None = None, **options: Any) -> Set:
+    def run(
+        kind: str, root: Path, report: dict | None = None, spacing_mm: tuple[float, ...] = (), **options: Any
+    ) -> Set:
         config = build_config.get_config(kind)
         config.source, config.data_dir, config.workers = str(root), str(tmp_path / "records"), 1
         config.keep_ids, config.salt, config.max_rejected = True, SALT, 1.0
         config.name = f"{kind}_{len(list((tmp_path / 'records').glob('*')))}"
+        config.spacing_mm = spacing_mm
         config.options.update(options)
         if report:
             config.report.update(report)

@@ -67,6 +67,15 @@ def test_a_nodule_lies_where_its_world_coordinates_say(tree, build):
         assert made.counted(line), line
 
 
+def test_models_genesis_s_folds(tree, build):
+    for old, new in ((0, 4), (1, 5), (2, 8), (3, 9)):
+        (tree / f"subset{old}").rename(tree / f"subset{new}")
+    made = build("luna16", tree, split="genesis")
+    assert made.splits() == {"train": 2, "val": 1, "test": 2}
+    assert made.contract["source"]["options"]["split"] == "genesis"
+    assert made.record("subset8/1.3.6.4.mhd", "test")["labels"].tolist() == [1]
+
+
 def test_candidates_lie_on_the_record_and_in_its_file(tree, build):
     x, y, z, _ = NODULE
     rows(
