@@ -104,11 +104,11 @@ class Ricord:
 class Luna16:
     """LUNA16."""
 
-    split: str = "subsets"  # by the two below; or "genesis": 0 to 4 train, 5 and 6 validate, 7 to 9 test
     test: int = 0  # the subset that tests
     val: int = 1  # the subset that validates
     smallest_mm: float = 0.0  # nodules of at most this diameter in mm are left out
     candidates: bool = False  # also the places of candidates_V2.csv, for FROC; build with config.spacing_mm=1,1,1
+    split: str = "subsets"  # by test and val; or "genesis": 0 to 4 train, 5 and 6 validate, 7 to 9 test
 
 
 @dataclasses.dataclass(frozen=True)
