@@ -5,23 +5,37 @@ import json
 import numpy as np
 import pytest
 
-from tests.data.sets.conftest import build, ct, rows  # noqa: F401
+from tests.data.sets.conftest import build, ct, film, rows  # noqa: F401
 from tests.data.sets.test_cc_ccii import SCANS
 from tests.data.sets.test_cc_ccii import tree as cc_ccii  # noqa: F401
 from tests.data.sets.test_chexpert import tree as chexpert  # noqa: F401
+from tests.data.sets.test_chexpert_plus import TASKS, path
+from tests.data.sets.test_chexpert_plus import tree as chexpert_plus  # noqa: F401
 from tests.data.sets.test_covidx import tree as covidx  # noqa: F401
+from tests.data.sets.test_ct_rate import tree as ct_rate  # noqa: F401
 from tests.data.sets.test_luna16 import NODULE
 from tests.data.sets.test_luna16 import tree as scans  # noqa: F401
 from tests.data.sets.test_organs import abdomen as btcv  # noqa: F401
 from tests.data.sets.test_organs import multi as amos22  # noqa: F401
+from tests.data.sets.test_organs import organs
 from tests.data.sets.test_rsna import tree as rsna  # noqa: F401
 from tests.data.sets.test_siim import tree as siim  # noqa: F401
 from tests.evaluation.conftest import checkpoint_dir, trained  # noqa: F401
-from unimedi_jax.config.jobs import CandidatesTask, DetectConfig, EvaluateConfig, FitConfig, ProbeConfig, SegmentConfig
+from unimedi_jax.config.jobs import (
+    CandidatesTask,
+    DetectConfig,
+    EvaluateConfig,
+    FitConfig,
+    ProbeConfig,
+    RetrieveConfig,
+    SegmentConfig,
+)
 from unimedi_jax.config.recipes import CropsConfig, VolumesConfig
-from unimedi_jax.evaluation import candidate_tuning, detect, probe, segment, trials
+from unimedi_jax.evaluation import candidate_tuning, detect, probe, retrieve, segment, trials
 from unimedi_jax.input import records
+from unimedi_jax.metrics import auroc
 
+ONCE = dict(untrained=False, resamples=5, rows=2)
 SHARED = dict(untrained=False, resamples=5, shares=(1.0,))
 QUICK = FitConfig(2, epochs=1)
 VOLUMES = VolumesConfig(size=(8, 32, 32), batch=4, epochs=1, least=0)
@@ -50,10 +64,12 @@ BOXES = DetectConfig(protocol="mgca", tune="frozen", recipe=QUICK, widths=(4, 4,
             "dice/mean",
         ),
         ("rsna", {"greys": "largest"}, detect, BOXES, "map_mgca"),
+        ("object_cxr", {}, detect, BOXES, "map_mgca"),
         ("ricord", {"lists": "names"}, probe, ProbeConfig(protocol="unimiss", **TUNED), "sensitivity/macro"),
         ("cc_ccii", {"lists": "lists"}, probe, ProbeConfig(protocol="hkbu", **TUNED), "accuracy/macro"),
         ("cc_ccii", {"lists": "folds"}, probe, ProbeConfig(protocol="voco", **TUNED), "accuracy/macro"),
         ("btcv", {"spacing_mm": (2, 1, 1)}, segment, SegmentConfig(protocol="unetr", **CROPS), "dice/mean"),
+        ("flare22", {"spacing_mm": (2, 1, 1)}, segment, SegmentConfig(protocol="unetr", **CROPS), "dice/mean"),
         ("amos22", {"spacing_mm": (2, 1, 1)}, segment, SegmentConfig(protocol="voco", **CROPS), "dice/mean"),
         (
             "luna16",
@@ -65,7 +81,16 @@ BOXES = DetectConfig(protocol="mgca", tune="frozen", recipe=QUICK, widths=(4, 4,
     ],
     ids=[
         *("chexpert-linear", "rsna-linear", "covidx-linear", "rsna-masks", "siim-masks", "rsna-boxes"),
-        *("ricord-unimiss", "cc_ccii-hkbu", "cc_ccii-voco", "btcv-unetr", "amos22-voco", "luna16-genesis"),
+        "object_cxr-boxes",
+        *(
+            "ricord-unimiss",
+            "cc_ccii-hkbu",
+            "cc_ccii-voco",
+            "btcv-unetr",
+            "flare22-unetr",
+            "amos22-voco",
+            "luna16-genesis",
+        ),
     ],
 )
 def test_a_public_set_is_measured_by_its_protocol(
@@ -94,6 +119,28 @@ def test_a_public_set_is_measured_by_its_protocol(
     assert np.isnan(values[metric].value) or 0 <= values[metric].value <= 1
 
 
+def test_ct_rate_s_findings_by_ct_clip_s_pairs_of_prompts(request, tmp_path):
+    """CT-CLIP's table: AUROC, accuracy, weighted F1 and precision."""
+    network, make, tree = map(request.getfixturevalue, ("trained", "build", "ct_rate"))
+    make("ct_rate", tree())
+    dataset = records.open_set(tmp_path / "records", "ct_rate_0")
+    rows_of = retrieve.evaluate(network, [dataset], RetrieveConfig(prompts="ct_clip", score="difference", **ONCE))
+    values = {row.metric: row.value for row in rows_of if row.task == retrieve.ZEROSHOT}
+    assert {"auroc/macro", "point/accuracy", "point/f1_weighted", "point/precision"} <= values.keys()
+
+
+def test_chexpert_5x200_has_precision_against_reports_and_five_way_accuracy(request, monkeypatch, tmp_path):
+    monkeypatch.setattr(auroc, "FEWEST", 1)  # a few cases may have one finding each by chance
+    network, make, root = map(request.getfixturevalue, ("trained", "build", "chexpert_plus"))
+    lines = [f"CheXpert-v1.0/{path(n)},{','.join('1.0' if at == n - 1 else '' for at in range(5))}" for n in (1, 2, 4)]
+    rows(tmp_path / "chexpert_5x200.csv", f"Path,{','.join(TASKS)}", *lines)
+    make("chexpert_plus", root, lists=str(tmp_path / "chexpert_5x200.csv"))
+    dataset = records.open_set(tmp_path / "records", "chexpert_plus_0")
+    found = retrieve.evaluate(network, [dataset], RetrieveConfig(each=1, **ONCE))
+    measured = {(row.task, row.metric) for row in found}
+    assert {(retrieve.PRECISION, "p5"), (retrieve.ONE_OF, "accuracy/macro")} <= measured
+
+
 def listed(folder):
     """HKBU's lists, or the first of VoCo's folds: a patient of each class trains, another tests; or what is there."""
     if folder.exists():
@@ -110,6 +157,27 @@ def listed(folder):
         lines = [f"{patients[sides[side]]},{patients[sides[side]]}00,0" for patients in SCANS.values()]
         rows(folder / f"CC_CCII_fold0_{part}.csv", "patient_id,scan_id,target", *lines)
     return folder
+
+
+@pytest.fixture
+def object_cxr(tmp_path):
+    """X-rays with and without an object, and the public part of the test X-rays."""
+    for part, count in (("train", 20), ("dev", 4)):
+        for number in range(count):
+            film(tmp_path / part / f"{number:05d}.jpg", number + 50 * (part == "dev"), (64, 128))
+        lines = [f"{n:05d}.jpg,{'0 10 8 40 30' if n % 2 else ''}" for n in range(count)]
+        rows(tmp_path / f"{part}.csv", "image_name,annotation", *lines)
+    return tmp_path
+
+
+@pytest.fixture
+def flare22(tmp_path):
+    """Labelled CTs, and the tuning part."""
+    names = {f"FLARE22Train/{{}}/FLARE22_Tr_{n:04d}": n for n in range(1, 13)} | {"tuning/{}/FLARETs_0001": 99}
+    for name, number in names.items():
+        ct(tmp_path / f"{name.format('images')}_0000.nii.gz", number)
+        ct(tmp_path / f"{name.format('labels')}.nii.gz", voxels=organs(1, 13, 4))
+    return tmp_path
 
 
 @pytest.fixture
