@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from data import members
 from data.errors import UserError
-from unimedi_jax import checkpoint, writers
+from unimedi_jax import checkpoint_reading, writers
 from unimedi_jax.config import loaded
 from unimedi_jax.convert import checksums, hub
 
@@ -80,10 +80,10 @@ def choose(address: Address) -> Choice:
         return Choice(None, "the newest")
     if address.which != BEST:
         return Choice(int(address.which), "as named")
-    config = checkpoint.meta(address.place).get("config")
+    config = checkpoint_reading.meta(address.place).get("config")
     loaded.check(config, str(address.place))
     metric = config["checkpoint"]["best"]
-    left = checkpoint.steps(address.place)
+    left = checkpoint_reading.steps(address.place)
     scores = {line["step"]: line.get(f"val/{metric}") for line in writers.lines(address.place)}
     defined = {step: scores[step] for step in left if _is_number(scores.get(step))}
     if not defined:

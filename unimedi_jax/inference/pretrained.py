@@ -16,7 +16,7 @@ from data import contract, json_files, members, record_grid
 from data.errors import UserError
 from data.record_grid import RecordGrid
 from data.reports import tokenizer
-from unimedi_jax import checkpoint, fingerprint, lora, objectives, sharding, trees
+from unimedi_jax import checkpoint_reading, fingerprint, lora, objectives, sharding, trees
 from unimedi_jax.config import loaded
 from unimedi_jax.config.pretraining import InputConfig, ModelConfig
 from unimedi_jax.config.typed import typed
@@ -209,7 +209,7 @@ def variables_like(model: towers.UniMedI) -> PyTree:
 
 
 def _run(place: pathlib.Path, network: str, step: int | None) -> Pretrained:
-    step, state, meta = checkpoint.read(place, ("params", "teacher", "stats"), step)
+    step, state, meta = checkpoint_reading.read(place, ("params", "teacher", "stats"), step)
     check_facts({**meta, "network": network, "step": step}, place)
     if network == "teacher" and not state["teacher"]:
         name = meta["config"]["objective"]["name"]
