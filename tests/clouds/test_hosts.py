@@ -54,8 +54,10 @@ def test_with_a_bucket_killed_once_they_end_bit_equal_to_one_host(records_dir, t
 
     copies = [shutil.copytree(records_dir, two / f"records{host}") for host in range(2)]
     with buckets.s3() as variables, buckets.variables(variables):
-        (code, log), (other, _) = hosts(2, copies.__getitem__, lambda _: "s3://bucket/run", two, kill="step 4 of")
-        assert other == -9
+        (code, log), (other, log_other) = hosts(
+            2, copies.__getitem__, lambda _: "s3://bucket/run", two, kill="step 4 of"
+        )
+        assert other == -9, log + log_other
         # JAX aborts a host one of whose devices waits for another of its own.
         assert code == 75 or (code == -6 and "JAX distributed service detected fatal errors" in log), log
         for code, log in hosts(2, copies.__getitem__, lambda _: "s3://bucket/run", two):

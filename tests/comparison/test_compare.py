@@ -6,7 +6,6 @@ import pathlib
 import re
 import shutil
 
-import jax
 import pytest
 import safetensors.torch
 

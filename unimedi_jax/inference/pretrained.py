@@ -53,6 +53,11 @@ class Pretrained:
     adapters: PyTree = None  # of a run with LoRA, beside the variables, which they are merged into
     kernels: dict[str, str] | None = None  # fingerprints of the kernels that they change, before that
 
+    @property
+    def address(self) -> str:
+        """The path as a person names it: what lies on the hub or in a bucket by its address there."""
+        return str(self.path) if self.files is not None else address.shown(self.path)
+
     @functools.cached_property
     def untrained(self) -> PyTree:
         """Variables of the same network before any step, from the run's seed."""
