@@ -46,10 +46,10 @@ def read(workdir: pathlib.Path, parts: tuple[str, ...], step: int | None = None)
     root = (workdir / "checkpoints").absolute()
     if step is not None:
         return _of_step(root, step, parts)
-    found = newest(root, lambda step: (step, *_read(root / str(step), parts)), "bring back a copy of one")
-    if found is None:
+    checkpoint = newest(root, lambda step: (step, *_read(root / str(step), parts)), "bring back a copy of one")
+    if checkpoint is None:
         raise UserError(f"{workdir} holds no checkpoint: train first, or name another run")
-    return found
+    return checkpoint
 
 
 def newest(root: pathlib.Path, load: Callable[[int], T], advice: str) -> T | None:

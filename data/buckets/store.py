@@ -82,10 +82,10 @@ class Store:
             self._files.get_file(name, str(target))
             if (size := target.stat().st_size) != expected.size:
                 raise OSError(f"{size} of {expected.size} bytes")
-            if not expected.md5 or not self._tags_are_md5 or (found := _md5(target)) == expected.md5:
+            if not expected.md5 or not self._tags_are_md5 or (md5 := _md5(target)) == expected.md5:
                 return
-            if self.scheme != "s3" or found != before:
-                before = found
+            if self.scheme != "s3" or md5 != before:
+                before = md5
                 raise OSError("other bytes than were stored")
             self._tags_are_md5 = False
 
