@@ -1,6 +1,7 @@
 """Text of files, made harmless for a terminal, a log or a spreadsheet, which take some of it for commands."""
 
 import re
+from collections.abc import Callable
 from typing import Any, TextIO
 
 # Control characters but line feed and tab, line separators, and marks that turn the direction of writing.
@@ -26,14 +27,14 @@ def cell(value: Any) -> Any:
 
 
 class Stream:
-    """A text stream to a terminal or a log whose lines come through `text`; all else is the stream's own."""
+    """A text stream to a terminal or a log whose lines come through `words`; all else is the stream's own."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO, words: Callable[[str], str] = text) -> None:
+        self._stream, self._words = stream, words
 
     def write(self, value: str) -> int:
-        """Writes the text made harmless."""
-        return self._stream.write(text(value))
+        """Writes what `words` makes of the text."""
+        return self._stream.write(self._words(value))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

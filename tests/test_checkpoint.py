@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from data.errors import UserError
-from unimedi_jax import checkpoint, fingerprint, integrity, sharding
+from unimedi_jax import checkpoint, checkpoint_arrays, checkpoint_reading, fingerprint, integrity, sharding
 
 # What Orbax leaves lying when it fails.
 pytestmark = [
@@ -110,7 +110,7 @@ def _plain(state: dict) -> list[np.ndarray]:
 
 def test_what_was_saved_comes_back(workdir):
     assert same(read(workdir), 4)
-    assert checkpoint.meta(workdir) == META
+    assert checkpoint_reading.meta(workdir) == META
 
 
 def test_a_checkpoint_whose_keys_orbax_recorded_comes_back(tmp_path, monkeypatch):
@@ -118,8 +118,8 @@ def test_a_checkpoint_whose_keys_orbax_recorded_comes_back(tmp_path, monkeypatch
     json = ocp.JsonCheckpointHandler
     handler = ocp.CompositeCheckpointHandler(state=ocp.PyTreeCheckpointHandler(), data=json(), meta=json())
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_handler", lambda: handler)
-        patch.setattr(checkpoint, "_key_data", lambda leaf: leaf)
+        patch.setattr(checkpoint_arrays, "handler", lambda: handler)
+        patch.setattr(checkpoint_arrays, "key_data", lambda leaf: leaf)
         root = write(tmp_path, 4)
     assert '"ext_metadata": {' in next((root / "4" / "state" / "array_metadatas").iterdir()).read_text()
     assert same(read(tmp_path), 4)
@@ -133,13 +133,13 @@ def test_no_program_is_compiled_to_cut_small_arrays(tmp_path, caplog):
         checkpoints.save(1, state, Position(1), META)
         checkpoints.wait()
     assert not [record for record in caplog.records if "slice" in record.getMessage()]
-    assert checkpoint.meta(tmp_path) == META
+    assert checkpoint_reading.meta(tmp_path) == META
 
 
 def test_nothing_saved_is_no_checkpoint(tmp_path):
     assert read(tmp_path) is None
     with pytest.raises(UserError, match="holds no checkpoint"):
-        checkpoint.meta(tmp_path)
+        checkpoint_reading.meta(tmp_path)
 
 
 def flip(path: pathlib.Path, rng: np.random.Generator) -> None:

@@ -1,14 +1,28 @@
 """Two processes over loopback, as two hosts: they stop at one step, and none waits for a lost one."""
 
+import os
 import pathlib
 import signal
-import threading
+import subprocess
+import sys
 
 import jax
 import pytest
 
+from tests import several
 from tests.faults import injuries
 from unimedi_jax import hosts, integrity
+
+MEET = """
+import sys
+from unimedi_jax import hosts
+hosts.connect(sys.argv[1], processes=2, process=int(sys.argv[2]), timeout=20)
+with hosts.none_lost():
+    hosts.barrier("all are here")
+    print("met", flush=True)
+    while True:
+        hosts.barrier("again")
+"""
 
 
 def two(folder: pathlib.Path, workdir: pathlib.Path, number: int) -> list[tuple[int, str]]:
@@ -23,30 +37,14 @@ def two(folder: pathlib.Path, workdir: pathlib.Path, number: int) -> list[tuple[
         "--config.evals.every=1000000",
     ]
     processes = [injuries.start(folder, workdir, *flags, f"--config.distributed.process={i}") for i in (0, 1)]
-    logs: list[list[str]] = [[], []]
     sent: list[int] = []
 
-    def listen(index: int) -> None:
-        for line in processes[index].stderr:
-            logs[index].append(line)
-            if index == 1 and "of 100000: " in line and not sent:
-                sent.append(number)  # once: the second would stop it now
-                processes[1].send_signal(number)
+    def strike(host: int, line: str) -> None:
+        if host == 1 and "of 100000: " in line and not sent:
+            sent.append(number)  # once: the second would stop it now
+            processes[1].send_signal(number)
 
-    threads = [threading.Thread(target=listen, args=(index,)) for index in (0, 1)]
-    for thread in threads:
-        thread.start()
-    try:
-        codes = [process.wait(timeout=240) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-        for thread in threads:
-            thread.join()
-        for process in processes:
-            process.stderr.close()
-            process.wait()
-    return [(code, "".join(log)) for code, log in zip(codes, logs, strict=True)]
+    return several.ended(processes, 240, strike)
 
 
 @pytest.mark.parametrize(
@@ -85,4 +83,22 @@ def test_all_stop_at_one_step_and_none_waits_for_a_lost_one(records_dir, tmp_pat
     assert other == -9
     assert f"going on from step {step}" in log
     assert code == 75, log
+    assert "another host was lost, or failed" in log
+
+
+def test_a_barrier_that_a_lost_host_left_ends_with_75():
+    coordinator = f"127.0.0.1:{injuries.free_port()}"
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
+    together = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": injuries.ROOT}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", MEET, coordinator, str(host)], env=environment, **together)
+        for host in (0, 1)
+    ]
+
+    def strike(host: int, line: str) -> None:
+        if host == 1 and line == "met\n":
+            processes[1].kill()
+
+    (code, log), (other, _) = several.ended(processes, 60, strike)
+    assert (code, other) == (75, -9), log
     assert "another host was lost, or failed" in log

@@ -13,6 +13,7 @@ import tempfile
 import pytest
 
 from data import child_processes
+from data.buckets import mirror
 from data.build import pool
 from unimedi_jax import cli, messages
 from unimedi_jax.inference import outputs
@@ -110,3 +111,13 @@ def test_what_is_written_is_its_owner_s_alone(tmp_path, flags, mode):
     assert modes == {mode}
     files = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "sets").rglob("*") if path.is_file()}
     assert files <= {mode & 0o666, 0o600}
+
+
+def test_what_lies_in_a_bucket_is_shown_by_its_address(monkeypatch, capsys):
+    monkeypatch.setitem(mirror._URLS, "/cache/1f/w0/run", "gs://bucket/run")
+    assert messages.shown("/cache/1f/w0/run/report\x1b") == "gs://bucket/run/report\\x1b"
+    record = logging.LogRecord("unimedi_jax", logging.INFO, "", 0, "%s holds nothing", ("/cache/1f/w0/run",), None)
+    assert messages._PlainLines("%(message)s").format(record) == "gs://bucket/run holds nothing"
+    with pytest.raises(SystemExit):
+        cli._refuse("/cache/1f/w0/run:best is none")
+    assert capsys.readouterr().err == "error: gs://bucket/run:best is none\n"

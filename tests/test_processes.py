@@ -5,7 +5,6 @@ The mesh is 2 x 2 and every leaf that can be is split. Processes find each other
 
 import json
 import os
-import pathlib
 import socket
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests import several
 from tests.faults.injuries import ROOT
 
 DEVICES = 4
@@ -50,41 +50,32 @@ def open_mpi(job: int, process: int, processes: int) -> dict[str, str]:
     }
 
 
-def start(command: list[str], folder: pathlib.Path, processes: int, launcher=lambda *_: {}) -> list[Any]:
+def start(command: list[str], processes: int, launcher=lambda *_: {}) -> list[Any]:
     """What each of `processes` processes tells in a line of JSON, with `DEVICES` devices in all."""
     job = free_job()
     settings = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": str(ROOT)}
     settings["JAX_NUM_CPU_DEVICES"] = str(DEVICES // processes)
-    logs = [folder / f"{processes}-{i}.log" for i in range(processes)]
     started = []
-    for i, log in enumerate(logs):
+    for i in range(processes):
         environment = {**os.environ, **settings, **launcher(job, i, processes)}
-        with log.open("w") as file:
-            started.append(
-                subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment, stdout=file, stderr=file)
-            )
-    try:
-        codes = [process.wait(timeout=900) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
-    words = [log.read_text() for log in logs]
-    assert codes == [0] * processes, "\n".join(words)
-    lines = [[line for line in log.splitlines() if line.startswith(("{", "["))] for log in words]
+        together = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        started.append(subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment, **together))
+    codes, logs = zip(*several.ended(started, 900), strict=True)
+    assert codes == (0,) * processes, "\n".join(logs)
+    lines = [[line for line in log.splitlines() if line.startswith(("{", "["))] for log in logs]
     return [json.loads(answers[-1]) for answers in lines]
 
 
 @pytest.mark.parametrize("launcher", [slurm, open_mpi])
-def test_processes_meet_as_their_launcher_tells_them(tmp_path, launcher) -> None:
-    assert start([*MEET], tmp_path, 2, launcher) == [[0, 2, DEVICES, 2], [1, 2, DEVICES, 2]]
+def test_processes_meet_as_their_launcher_tells_them(launcher) -> None:
+    assert start([*MEET], 2, launcher) == [[0, 2, DEVICES, 2], [1, 2, DEVICES, 2]]
 
 
 def test_four_processes_give_what_one_gives(records_dir, tmp_path) -> None:
-    (alone,) = start([*TRAIN, str(records_dir), str(tmp_path / "alone"), ""], tmp_path, 1)
+    (alone,) = start([*TRAIN, str(records_dir), str(tmp_path / "alone"), ""], 1)
     assert alone["split"] > 20
     assert alone["processes"] == 1
-    for answer in start([*TRAIN, str(records_dir), str(tmp_path / "run"), "auto"], tmp_path, 4, open_mpi):
+    for answer in start([*TRAIN, str(records_dir), str(tmp_path / "run"), "auto"], 4, open_mpi):
         assert answer["processes"] == 4
         assert answer["largest"] == 10 + 4 - 1
         assert answer["split"] == alone["split"]

@@ -1,6 +1,6 @@
 """UniMedI on JAX: chest X-rays, CT volumes and their reports in one space.
 
-model = unimedi_jax.load("runs/pretrain-demo")    # a run's workdir, an export, or org/name of the hub
+model = unimedi_jax.load("runs/pretrain-demo")    # a workdir or an export, also gs:// or s3://, or org/name of the hub
 embedded = model.embed("xrays/")                    # a file, folder, DICOM series, .csv manifest or .txt of reports
 cosines = embedded.z @ model.embed_reports(["There is a pleural effusion."]).T    # (n, 1)
 """
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 def load(path: "str | PathLike[str]", network: str = "student", **settings: int | bool | str) -> "Model":
-    """A trained network by its path or name on the hub, see `unimedi_jax.inference.embed.load`. Imports JAX."""
+    """A trained network by its path, its address in a bucket or its name on the hub. Imports JAX.
+
+    See `unimedi_jax.inference.embed.load`.
+    """
     from unimedi_jax.inference import embed
 
     return embed.load(path, network, **settings)

@@ -1,4 +1,4 @@
-"""All of Orbax in one place: state, position in the data and facts about the run, valid only with their manifest.
+"""The checkpoints of a run: state, position in the data and facts about it, valid only with their manifest.
 
     checkpoints/<step>/{state,data,meta}/   written by Orbax in the background, renamed to this when complete
     checkpoints/<step>/manifest.json        hashes of all of it, added last: without it, it is no checkpoint
@@ -12,33 +12,22 @@ sends it in the background, the manifest last; a checkpoint counts when it has a
 
 import contextlib
 import fcntl
-import logging
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import IO, Any, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
 from data.buckets.mirror import Mirror
 from data.errors import UserError
-from unimedi_jax import hosts, integrity
+from unimedi_jax import checkpoint_arrays, checkpoint_reading, checkpoint_sending, hosts, integrity
+from unimedi_jax.checkpoint_reading import Meta
 from unimedi_jax.typing import PyTree
 
-LOG = logging.getLogger(__name__)
-SMALLEST_SLICE = 2**20  # bytes; a replicated array is divided among its devices only if each then writes this much
 SPARE = 64 * 2**20  # bytes that stay free beyond the checkpoint itself: the logs go on
-JSON = ocp.args.JsonRestore()
-TOGETHER = ocp.options.MultiprocessingOptions()
-# The first host saves without the others, who restore with it, each from its own disk.
-ALONE = ocp.options.MultiprocessingOptions(active_processes={0}, barrier_sync_key_prefix="alone")
-Meta = dict[str, Any]  # facts about the run, as JSON
-T = TypeVar("T")
 
 
 class Restored(NamedTuple):
@@ -84,8 +73,7 @@ class Checkpoints:
         self._place, self._has_disk = place, self._primary or place is not None  # of its own
         self._begun: int | None = None  # the step of the last save, the same on all hosts, until it was waited for
         self._pending: int | None = None  # the step that Orbax is writing, its manifest not yet in place
-        self._sending: Future[None] | None = None
-        self._sender = ThreadPoolExecutor(1)
+        self._sender = checkpoint_sending.Sender(place)
         self._scores: Mapping[int, float] = {}
         self._lock: IO[str] | None = None
         if self._has_disk:
@@ -93,10 +81,11 @@ class Checkpoints:
             self._lock = _lock(self.folder)
             integrity.tidy(self.folder, half_sent=place is not None)
         hosts.barrier("checkpoints are tidy")
-        self._orbax = ocp.AsyncCheckpointer(_handler())
+        self._orbax = ocp.AsyncCheckpointer(checkpoint_arrays.handler())
         self._writer, self._gathers = self._orbax, place is not None and jax.process_count() > 1
         if self._gathers and self._primary:
-            self._writer = ocp.AsyncCheckpointer(_handler(ALONE), multiprocessing_options=ALONE)
+            own = checkpoint_sending.ALONE
+            self._writer = ocp.AsyncCheckpointer(checkpoint_arrays.handler(own), multiprocessing_options=own)
 
     def save(
         self, step: int, state: PyTree, iterator: Iterator[Any], meta: Meta, scores: Mapping[int, float] | None = None
@@ -122,9 +111,9 @@ class Checkpoints:
             else:
                 integrity.describe(step, state)  # hashing global arrays takes all hosts
             self._begun = self._pending = step
-            arrays = jax.tree.map(_key_data, state)
+            arrays = jax.tree.map(checkpoint_arrays.key_data, state)
             if self._gathers:
-                arrays = jax.tree.map(_gathered, arrays)  # takes all hosts, one array after the other
+                arrays = checkpoint_sending.gathered(arrays)
                 if not self._primary:
                     return
             items = {
@@ -138,10 +127,8 @@ class Checkpoints:
         """Commits a save that has finished in the meantime; raises the UserError of one that failed."""
         if self._begun is None:
             return
-        if self._sending is not None and self._sending.done():
-            with self._explained(self._begun):
-                self._sending.result()
-            self._sending = None
+        with self._explained(self._begun):
+            self._sender.check()
         if self._pending is None:
             return
         folder = self.folder / str(self._pending)
@@ -150,8 +137,7 @@ class Checkpoints:
             if self._primary and folder.exists():
                 integrity.commit(folder)
                 self._prune()
-                if self._place is not None:
-                    self._sending = self._sender.submit(self._place.push)
+                self._sender.begin()
         if integrity.committed(folder):
             self._pending = None
 
@@ -162,11 +148,10 @@ class Checkpoints:
         with self._explained(self._begun):
             self._writer.wait_until_finished()
         self.check()
-        if self._sending is not None:
-            with self._explained(self._begun):
-                self._sending.result()
+        with self._explained(self._begun):
+            self._sender.wait()
         hosts.barrier("a checkpoint is committed")
-        self._begun = self._pending = self._sending = None
+        self._begun = self._pending = None
 
     def restore(self, abstract: PyTree, last: int | None = None) -> Restored | None:
         """The newest checkpoint that passes, straight onto its devices; None where there is none at all.
@@ -184,7 +169,7 @@ class Checkpoints:
             if self._place is not None and not self._primary:
                 self._place.pull()  # what the first host has saved since
         advice = "bring back a copy of one, or start anew with another --workdir"
-        restored = _newest(self.folder, lambda step: self._load(step, abstract), advice)
+        restored = checkpoint_reading.newest(self.folder, lambda step: self._load(step, abstract), advice)
         if restored is not None:
             self._after(restored.step, integrity.put_aside)
         return restored
@@ -194,7 +179,7 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            self._sender.shutdown()
+            self._sender.close()
             if self._writer is not self._orbax:
                 self._writer.close()
             self._orbax.close()
@@ -215,12 +200,13 @@ class Checkpoints:
         folder = self.folder / str(step)
         manifest = integrity.read(folder)
         integrity.fits(manifest, abstract)
-        with _damage_named():
-            items = ocp.args.Composite(state=_onto(abstract), data=JSON, meta=JSON)
+        with checkpoint_arrays.damage_named():
+            json = checkpoint_arrays.JSON
+            items = ocp.args.Composite(state=checkpoint_arrays.onto(abstract), data=json, meta=json)
             restored = self._orbax.restore(folder, args=items)
         if missing := {"state", "data", "meta"} - {name for name, value in restored.items() if value is not None}:
             raise integrity.DamagedError(f"it lacks {', '.join(sorted(missing))}")
-        state = jax.tree.map(_like, restored["state"], abstract)
+        state = jax.tree.map(checkpoint_arrays.like, restored["state"], abstract)
         integrity.hold_against(manifest, state, data=restored["data"], meta=restored["meta"])
         return Restored(step, state, restored["data"], restored["meta"])
 
@@ -257,150 +243,14 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            self._begun = self._pending = self._sending = None
+            self._begun = self._pending = None
             where = self.folder if self._place is None else self._place.url
             what = "disk" if self._place is None else "disk and the bucket"
+            why = checkpoint_arrays.first_line(error)
             raise UserError(
-                f"the checkpoint of step {step} could not be written to {where} ({_first_line(error)}); those "
-                f"before it are whole: check the {what}, and the same command resumes from there"
+                f"the checkpoint of step {step} could not be written to {where} ({why}); those before it are whole: "
+                f"check the {what}, and the same command resumes from there"
             ) from error
-
-
-def started(workdir: pathlib.Path) -> bool:
-    """Whether a run has saved a state in this folder, be it damaged by now."""
-    root = workdir / "checkpoints"
-    return root.exists() and any(path.name[0].isdecimal() for path in root.iterdir())
-
-
-def meta(workdir: pathlib.Path) -> Meta:
-    """The meta of a run's newest checkpoint that passes. Raises UserError as `read`."""
-    return read(workdir, ())[2]
-
-
-def steps(workdir: pathlib.Path) -> list[int]:
-    """The steps of a run's complete checkpoints, in order."""
-    root = workdir / "checkpoints"
-    return [step for step in integrity.steps(root) if integrity.committed(root / str(step))]
-
-
-def read(workdir: pathlib.Path, parts: tuple[str, ...], step: int | None = None) -> tuple[int, dict[str, PyTree], Meta]:
-    """Step, the named parts of the state and the meta of one checkpoint of a run, on this host alone.
-
-    For jobs that use a network and do not train it: it needs no configuration, works whatever devices the run had, and
-    changes nothing in the folder. Without a `step` it is the newest checkpoint that passes.
-
-    Raises:
-        UserError: the folder holds no checkpoint, none of that step, or none that passes.
-    """
-    root = (workdir / "checkpoints").absolute()
-    if step is not None:
-        return _of_step(root, step, parts)
-    newest = _newest(root, lambda step: (step, *_read(root / str(step), parts)), "bring back a copy of one")
-    if newest is None:
-        raise UserError(f"{workdir} holds no checkpoint: train first, or name another run")
-    return newest
-
-
-def _newest(root: pathlib.Path, load: Callable[[int], T], advice: str) -> T | None:
-    """What `load` makes of the newest checkpoint that is not damaged; None where there is none at all."""
-    damaged: list[str] = []
-    for step in reversed(integrity.steps(root)):
-        try:
-            return load(step)
-        except integrity.DamagedError as error:
-            LOG.warning("checkpoint %d is skipped: %s", step, error)
-            damaged.append(f"{step}: {error}")
-    if damaged:
-        raise UserError(f"none of the checkpoints in {root} can be used ({'; '.join(damaged)}): {advice}")
-    return None
-
-
-def _of_step(root: pathlib.Path, step: int, parts: tuple[str, ...]) -> tuple[int, dict[str, PyTree], Meta]:
-    others = ", ".join(str(other) for other in steps(root.parent) if other != step) or "none"
-    if not (root / str(step)).is_dir():
-        raise UserError(f"{root.parent} has no checkpoint of step {step}: it has those of {others}")
-    try:
-        return step, *_read(root / str(step), parts)
-    except integrity.DamagedError as error:
-        problem = f"the checkpoint of step {step} in {root} cannot be used ({error})"
-        raise UserError(f"{problem}: name another ({others}), or bring back a copy") from error
-
-
-def _read(folder: pathlib.Path, parts: tuple[str, ...]) -> tuple[dict[str, PyTree], Meta]:
-    manifest = integrity.read(folder)
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    with ocp.Checkpointer(_handler()) as reader, _damage_named():
-        saved = reader.metadata(folder).item_metadata["state"] if parts else {}
-        selected = {part: saved[part] for part in parts}
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), selected)
-        integrity.check_claims(folder, abstract)
-        items = {"state": _onto(abstract, partial_restore=True), "meta": JSON} if parts else {"meta": JSON}
-        restored = reader.restore(folder, args=ocp.args.Composite(**items))
-    state = restored["state"] if parts else {}
-    if not isinstance(restored["meta"], dict):
-        raise integrity.DamagedError("its meta is no JSON object")
-    integrity.hold_against(manifest, state, meta=restored["meta"])
-    return jax.device_get(state), restored["meta"]
-
-
-@contextlib.contextmanager
-def _damage_named() -> Iterator[None]:
-    """Turns what Orbax and TensorStore raise, any class in thousands of lines, into a DamagedError of one line."""
-    try:
-        yield
-    except (PermissionError, MemoryError, jax.errors.JaxRuntimeError, integrity.DamagedError):
-        raise  # says nothing of what was saved, or all
-    except Exception as error:
-        raise integrity.DamagedError(_first_line(error)) from error
-
-
-def _handler(hosts_of: ocp.options.MultiprocessingOptions = TOGETHER) -> ocp.CompositeCheckpointHandler:
-    # A program of its own cuts out each device's share of an array: for hundreds of small arrays, compiling these takes
-    # longer than writing everything.
-    arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=SMALLEST_SLICE)
-    registry = ocp.type_handlers.create_type_handler_registry(
-        (jax.Array, arrays), (np.ndarray, ocp.type_handlers.NumpyHandler())
-    )
-    return ocp.CompositeCheckpointHandler(
-        composite_options=ocp.CompositeOptions(multiprocessing_options=hosts_of),
-        state=ocp.PyTreeCheckpointHandler(type_handler_registry=registry, multiprocessing_options=hosts_of),
-        data=ocp.JsonCheckpointHandler(),
-        meta=ocp.JsonCheckpointHandler(),
-    )
-
-
-def _onto(abstract: PyTree, **settings: Any) -> ocp.args.PyTreeRestore:
-    """Restores a tree of ShapeDtypeStructs onto the devices that their shardings name, keys as integers."""
-    plain = jax.tree.map(_key_data, abstract)
-    return ocp.args.PyTreeRestore(plain, restore_args=ocp.checkpoint_utils.construct_restore_args(plain), **settings)
-
-
-def _gathered(array: jax.Array) -> np.ndarray | None:
-    """A global array in the first host's memory, where no step can overwrite it; None on the others."""
-    first = jax.process_index() == 0
-    if array.is_fully_replicated:
-        return np.array(array.addressable_data(0)) if first else None
-    whole = multihost_utils.process_allgather(array, tiled=True)
-    return np.asarray(whole) if first else None
-
-
-def _key_data(leaf: Any) -> Any:
-    """The integers of a random key or of its ShapeDtypeStruct; any other leaf as it is.
-
-    Orbax's own record of which arrays are keys needs a part of it that is not public.
-    """
-    if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return leaf
-    if isinstance(leaf, jax.Array):
-        return jax.random.key_data(leaf)
-    data = jax.eval_shape(jax.random.key_data, leaf)
-    return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=leaf.sharding)
-
-
-def _like(array: jax.Array, abstract: jax.ShapeDtypeStruct) -> jax.Array:
-    """The key whose integers were restored, where `abstract` asks for one."""
-    is_key = jax.dtypes.issubdtype(abstract.dtype, jax.dtypes.prng_key)
-    return jax.random.wrap_key_data(array) if is_key else array
 
 
 def _lock(folder: pathlib.Path) -> IO[str]:
@@ -415,8 +265,3 @@ def _lock(folder: pathlib.Path) -> IO[str]:
     except OSError:
         pass  # a file system without locks
     return file
-
-
-def _first_line(error: Exception) -> str:
-    line = next(iter(str(error).strip().splitlines()), "")
-    return f"{type(error).__name__}: {line[:200]}" if line else type(error).__name__

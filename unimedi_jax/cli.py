@@ -124,13 +124,13 @@ def main() -> None:
     """Runs the job of the command line; every mistake of its user ends in one line and an exit code."""
     # The C++ side of JAX otherwise logs about compilers and missing accelerators before our first line.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    sys.stdout = plain.Stream(sys.stdout)
+    sys.stdout = plain.Stream(sys.stdout, messages.shown)
     try:
         app.run(_run, flags_parser=_parse)
     except UserError as error:
         _refuse(str(error), error.exit_code)
     except StoppedError as error:
-        print(plain.text(str(error)), file=sys.stderr)
+        print(messages.shown(str(error)), file=sys.stderr)
         sys.exit(RESUMABLE)
     except BrokenPipeError:
         os._exit(0)  # whoever read our lines, such as head, has seen enough
@@ -257,5 +257,5 @@ def _help(config: dict[str, Any] | None) -> str:
 
 
 def _refuse(message: str, code: int = UserError.exit_code) -> None:
-    print("error: " + plain.text(" ".join(message.split())), file=sys.stderr)
+    print("error: " + messages.shown(" ".join(message.split())), file=sys.stderr)
     sys.exit(code)

@@ -13,6 +13,7 @@ from typing import Any
 import absl.logging
 
 from data import plain
+from data.buckets import mirror
 
 # What a person mends outside the program: no room, no quota, no right to write, a disk that fails or has gone.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENAMETOOLONG)
@@ -20,6 +21,11 @@ _DISK = (*_DISK, errno.ENOTDIR, errno.ELOOP, errno.ESTALE, errno.ENODEV, errno.E
 # How libraries say the same that raise errors of their own.
 _DISK_WORDS = ("No space left on device", "Read-only file system", "Disk quota exceeded", "File too large")
 _SHARED_MEMORY = ("synchronize.py", "shared_memory.py", "heap.py")  # of Python's multiprocessing
+
+
+def shown(text: str) -> str:
+    """A text as a terminal gets it: harmless, and what lies in a bucket by its address there."""
+    return plain.text(mirror.named(text))
 
 
 def of_the_machine(error: Exception) -> str:
@@ -64,7 +70,7 @@ class _PlainLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line = copy.copy(record)
         line.msg, line.args = " ".join(record.getMessage().split("\n")), ()
-        return plain.text(super().format(line))
+        return shown(super().format(line))
 
 
 def _briefly(usual: Callable[[Any], Any]) -> Callable[[Any], None]:

@@ -5,17 +5,16 @@ Below this, jobs know folders alone; training sends its own at every checkpoint,
 
 import contextlib
 import pathlib
-import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from data.buckets import mirror
 from data.buckets.store import Store, is_url
 from data.errors import UserError
+from unimedi_jax.config import paths
 from unimedi_jax.config.paths import DATA, READ, WRITTEN
 
 SETS_OF_ITS_OWN = ("build", "claims")  # jobs that write into data_dir
-BEHIND = re.compile(r"(.+?)(:best|:\d+)?")  # a run, and which of its checkpoints
 
 
 @contextlib.contextmanager
@@ -63,10 +62,10 @@ def _stage(config: Any, write: Callable[..., str]) -> None:
 
 
 def _fetched(text: str, config: Any) -> str:
-    place, which = BEHIND.fullmatch(text).groups()
+    place, which = paths.checkpoint(text)
     if config.job == "build" and pathlib.PurePosixPath(place).suffix == ".csv":
         return _with_its_rows(place)
-    return f"{mirror.fetch(place)}{which or ''}"
+    return ":".join(filter(None, (str(mirror.fetch(place)), which)))
 
 
 def _with_its_rows(url: str) -> str:

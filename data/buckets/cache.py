@@ -23,7 +23,7 @@ SPARE = 2**30  # bytes of the disk that stay free
 
 def folder() -> Path:
     """The variable UNIMEDI_CACHE, by default FOLDER."""
-    return Path(os.environ.get("UNIMEDI_CACHE") or FOLDER).expanduser()
+    return Path(os.environ.get("UNIMEDI_CACHE") or FOLDER).expanduser().absolute()
 
 
 def limit() -> float:

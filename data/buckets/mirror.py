@@ -8,6 +8,7 @@ import contextlib
 import functools
 import logging
 import posixpath
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -25,6 +26,7 @@ UNFINISHED = (".partial", ".old", ".fetching", ".manifest", ".exporting")  # how
 TEMPORARY = ".orbax-checkpoint-tmp"
 HIDDEN = (".salt",)  # of files whose names begin with a dot these go into the bucket
 _OPEN: list["Mirror"] = []  # of this process
+_URLS: dict[str, str] = {}  # of every path that this process has had for one
 
 
 class Mirror:
@@ -39,6 +41,7 @@ class Mirror:
         self._above, name = posixpath.split(self.store.path)
         self.path = entry.path / name
         self._roots = [f"{name}/{one}" for one in only] or [name]
+        _URLS[str(self.path)] = self.url
         self.active = True  # of several hosts one alone sends
         self.lease: Lease | None = None  # of a run, without which nothing is sent
         _OPEN.append(self)
@@ -215,13 +218,12 @@ def of(path: Path) -> Mirror | None:
 
 
 def named(value: Any) -> Any:
-    """Settings in which the paths of mirrors are the URLs again that they stand for."""
+    """Settings, or a text, in which the paths of mirrors are the URLs again that they stand for."""
     if isinstance(value, Mapping):
         return {key: named(part) for key, part in value.items()}
     if isinstance(value, str):
-        for mirror in _OPEN:
-            if value == str(mirror.path) or value.startswith((f"{mirror.path}/", f"{mirror.path}:")):
-                return mirror.url + value.removeprefix(str(mirror.path))
+        for path, url in _URLS.items():
+            value = url.join(re.split(rf"{re.escape(path)}(?![\w-])", value))
     return value
 
 

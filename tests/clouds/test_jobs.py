@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+import unimedi_jax
 from configs import audit, build, embed, evaluate, export, inspect, predict, pretrain, probe
 from data import job as building
 from data.buckets import mirror
@@ -60,6 +61,30 @@ def test_a_set_is_built_in_a_bucket_and_read_from_it(scheme, cache, capsys):
     assert "small" in capsys.readouterr().out
 
 
+def test_a_pipeline_builds_in_a_bucket_what_processes_build(scheme, cache):
+    pytest.importorskip("apache_beam", reason="Apache Beam is not installed: requirements-beam.txt")
+    base = f"{scheme}://bucket/piped"
+    films = mirror.written(f"{base}/source")
+    films.path.mkdir()
+    rows, rng = ["path,modality,report,patient,split"], np.random.default_rng(0)
+    for number in range(6):
+        noise = cv2.GaussianBlur(rng.normal(size=(90, 90)), (0, 0), 5)
+        cv2.imwrite(str(films.path / f"f{number}.png"), cv2.normalize(noise, None, 0, 255, cv2.NORM_MINMAX))
+        rows.append(f"f{number}.png,xray,The lungs are clear.,p{number},{'train' if number < 4 else 'test'}")
+    (films.path / "films.csv").write_text("\n".join(rows))
+    films.push()
+    store, built = Store(base), {}
+    for runner in ("pool", "beam"):
+        config = build.get_config("manifest")
+        config.update(source=f"{base}/source/films.csv", data_dir=f"{base}/{runner}", name="mine", workers=1)
+        config.runner = runner
+        go(building, config, pathlib.Path("runs"))
+        built[runner] = {name: store.read(f"bucket/piped/{runner}/{name}") for name in names(f"{base}/{runner}")}
+        store.write("bucket/piped/beam/.salt", built[runner][".salt"])  # patients' ids are hashed with it
+    assert built["beam"] == built["pool"]
+    assert "mine/contract.json" in built["beam"]
+
+
 def test_a_run_and_what_is_made_of_it(scheme, cache, records_dir, tmp_path, capsys):
     base = f"{scheme}://bucket"
     records = mirror.written(f"{base}/records")
@@ -85,18 +110,30 @@ def test_a_run_and_what_is_made_of_it(scheme, cache, records_dir, tmp_path, caps
     config.update(checkpoint=f"{base}/runs/a:3", source=f"{base}/films", out=f"{base}/out/films.npz", rows=1)
     go(embedding, config, pathlib.Path("runs"))
     with np.load(mirror.fetch(f"{base}/out/films.npz")) as arrays:
-        assert arrays["z"].shape[0] == 1
+        (expected,) = arrays["z"]
 
     config = export.get_config()
     config.update(checkpoint=f"{base}/runs/a", out=f"{base}/exports/a")
     go(exporting, config, pathlib.Path("runs"))
     assert {"unimedi.json", "unimedi.safetensors", "contract.json"} <= names(f"{base}/exports/a")
 
+    for address in (f"{base}/runs/a:3", f"{base}/exports/a"):
+        model = unimedi_jax.load(address, rows=1)
+        (z,) = model.embed(films.path).z
+        np.testing.assert_allclose(z, expected, atol=1e-6)
+        assert model.pretrained.address == address.removesuffix(":3")
+    with pytest.raises(UserError, match=f"^{base}/nobody: there is nothing"):
+        unimedi_jax.load(f"{base}/nobody:best")
+
     config = evaluate.get_config()
     config.update(checkpoint=f"{base}/exports/a", data_dir=f"{base}/records", tasks="retrieve", rows=8, resamples=10)
     config.untrained = False
     go(evaluation, config, f"{base}/evaluations/a")
-    assert {"results.csv", "index.html"} & names(f"{base}/evaluations/a")
+    assert {"results.csv", "index.html"} <= names(f"{base}/evaluations/a")
+    store = Store(base)
+    assert f",{base}/exports/a," in store.read("bucket/evaluations/a/results.csv").decode()
+    others = [name for name in store.list("bucket") if not name.endswith("/commit_success.txt")]  # Orbax's own mark
+    assert [name for name in others if str(tmp_path).encode() in store.read(name)] == []
 
 
 @pytest.mark.parametrize("source", [audit, predict, probe])

@@ -73,6 +73,8 @@ def test_a_folder_to_write_is_one_process_alone_and_one_to_read_is_shared(scheme
     assert mirror.of(pathlib.Path("/elsewhere")) is None
     settings = {"init": {"checkpoint": f"{first.path}:best"}, "data": "a", "out": str(first.path)}
     assert mirror.named(settings) == {"init": {"checkpoint": f"{url}:best"}, "data": "a", "out": url}
+    words = f"in {first.path}, {second.path}/x and {first.path}-2"
+    assert mirror.named(words) == f"in {url}, {url}/x and {first.path}-2"
     second.active = False
     second.path.write_bytes(b"of a host that only reads")
     second.push()

@@ -14,7 +14,7 @@ import tensorstore
 from configs import pretrain
 from data.errors import UserError
 from data.reports import tokenizer
-from unimedi_jax import checkpoint, fingerprint, integrity
+from unimedi_jax import checkpoint_reading, fingerprint, integrity
 from unimedi_jax.config import loaded
 from unimedi_jax.inference import pretrained
 from unimedi_jax.report import inspection
@@ -300,7 +300,7 @@ def test_metadata_of_a_checkpoint_names_no_class_that_is_imported(run, mark):
 
 
 def test_a_run_whose_arrays_are_not_those_of_its_settings(run):
-    step, _, meta = checkpoint.read(run, ())
+    step, _, meta = checkpoint_reading.read(run, ())
     assert step == 7
     meta["config"]["model"]["embedding"] = 64
     folder = run / "checkpoints" / "7"

@@ -12,7 +12,7 @@ from orbax import checkpoint as ocp
 
 from data.errors import UserError
 from tests.faults import config as toy
-from unimedi_jax import checkpoint, trackers, writers
+from unimedi_jax import checkpoint_reading, trackers, writers
 from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.config.typed import typed
 from unimedi_jax.report import tables
@@ -83,7 +83,7 @@ def test_run_folder_has_what_the_contract_says(undisturbed):
     assert list((workdir / "tensorboard").iterdir())
     steps = [line["step"] for line in lines(workdir) if "loss" in line]
     assert steps == [1, 2, 3]
-    meta = checkpoint.meta(workdir)
+    meta = checkpoint_reading.meta(workdir)
     assert meta["contracts"]["phantom"]["labels"]
     assert meta["versions"]["jax"] == jax.__version__
 

@@ -12,7 +12,7 @@ import safetensors.numpy
 
 from data.errors import UserError
 from tests.faults import config as toy
-from unimedi_jax import checkpoint, lora, trees
+from unimedi_jax import checkpoint_reading, lora, trees
 from unimedi_jax.config.jobs import ExportConfig
 from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.config.typed import typed
@@ -45,7 +45,7 @@ def adapted(records_dir, tmp_path_factory) -> pathlib.Path:
 
 
 def state_of(workdir: pathlib.Path, step: int | None = None):
-    return checkpoint.read(workdir, ("params", "teacher", "opt_state"), step)[1]
+    return checkpoint_reading.read(workdir, ("params", "teacher", "opt_state"), step)[1]
 
 
 def test_adapters_alone_train_and_have_optimiser_state(adapted, records_dir, tmp_path) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import ml_collections
 
+from data.buckets import mirror
 from unimedi_jax.comparison import claims_page, claims_plan, claims_scores, claims_verdicts
 from unimedi_jax.comparison.claims_numbers import Numbers, Place
 from unimedi_jax.comparison.claims_plan import CT_ONLY, FLOPS, STEPS, TWO, XRAY_ONLY, Planned
@@ -46,7 +47,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         "decides": claims_verdicts.judged(numbers, **sets),
         **{budget: claims_verdicts.judged(numbers, **sets, budgets=(budget,) * 4) for budget in (STEPS, FLOPS)},
     }
-    claims_page.publish(families, numbers, workdir, json.loads(config.to_json_best_effort()))
+    claims_page.publish(families, numbers, workdir, mirror.named(json.loads(config.to_json_best_effort())))
 
 
 def _scores(

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import ml_collections
 
+from data.buckets import mirror
 from unimedi_jax.comparison import runs
 from unimedi_jax.evaluation import results
 from unimedi_jax.input import pipeline
@@ -60,7 +61,7 @@ def publish(
     scalars: dict[str, Any] = {"step": 0} | results.scalars(merged) | dict(scalars_beside or {})
     own = [_table(merged, name, forms) for name, forms in shown.items()]
     own[0] = own[0]._replace(note=" ".join(filter(None, (_note(rows), note))))
-    settings, all_tables = json.loads(config.to_json_best_effort()), [*own, *tables_beside]
+    settings, all_tables = mirror.named(json.loads(config.to_json_best_effort())), [*own, *tables_beside]
     content = PageContent(workdir.name, settings, {}, [scalars], all_tables, kind=title.lower(), pictures=pictures)
     path = page.write(workdir / "index.html", content, show_reports=True)
     print("\n\n".join(tables.text(table, [scalars], intervals=True) for table in own))

@@ -12,7 +12,14 @@ READ = ("path", "source", "checkpoint", "head", "prompts", "tokenizer", "init.ch
 READ = (*READ, "evals.prompts")
 WRITTEN = ("out", "maps")
 DATA = "data_dir"  # read, but by jobs that build sets
+_CHECKPOINT = re.compile(r"(.+?)(?::(best|\d+))?")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def checkpoint(text: str) -> tuple[str, str]:
+    """A run, and which of its checkpoints stands behind the colon: "best", a step or ""."""
+    match = _CHECKPOINT.fullmatch(text)
+    return (match[1], match[2] or "") if match else (text, "")
 
 
 def check_all(values: Mapping[str, Any], section: str = "") -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import ml_collections
 
 from data import contract
+from data.buckets import mirror
 from data.errors import UserError
 from unimedi_jax.config.jobs import (
     IN_CROPS,
@@ -109,7 +110,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     if not rows:
         raise UserError(f"nothing could be evaluated on {names} in {settings.data_dir}: see the lines above")
     workdir = outputs.workdir
-    content = page_content(rows, name=workdir.name, config=json.loads(config.to_json_best_effort()))
+    content = page_content(rows, name=workdir.name, config=mirror.named(json.loads(config.to_json_best_effort())))
     # No report text is on this page; the contract of the reports' job stays with theirs.
     path = page.write(workdir / "index.html", content, show_reports=True)
     for task in SHOWN:

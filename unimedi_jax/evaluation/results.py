@@ -13,7 +13,6 @@ import numpy as np
 
 from data import pages, plain
 from data.errors import UserError
-from unimedi_jax.convert import hub
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.metrics import auroc
 from unimedi_jax.report import tables
@@ -97,20 +96,22 @@ def folder(workdir: pathlib.Path, trained: Pretrained) -> pathlib.Path:
     if path.exists():
         with path.open(newline="", encoding="utf-8") as stream:
             others = {(row.get("checkpoint"), row.get("step")) for row in csv.DictReader(stream)}
-        if others - {(plain.cell(str(trained.path)), str(trained.step))}:
+        if others - {(plain.cell(trained.address), str(trained.step))}:
             checkpoint, step = next(iter(others))
             raise UserError(
                 f"{path} holds numbers of {checkpoint or 'another checkpoint'}{f' at step {step}' if step else ''}: "
-                f"name another --workdir for {trained.path} at step {trained.step}, or remove it"
+                f"name another --workdir for {trained.address} at step {trained.step}, or remove it"
             )
     return place
 
 
 def _name(trained: Pretrained) -> str:
-    """The checkpoint's path under runs/, or its name on the hub, and its step, as one word."""
+    """The checkpoint's path under runs/, or its address elsewhere, and its step, as one word."""
     if trained.files is not None:
-        return re.sub(r"[^\w.=-]+", "-", str(trained.path))
-    path = pathlib.Path(hub.label(trained.path)) if hub.label(trained.path) else trained.path.resolve()
+        return re.sub(r"[^\w.=-]+", "-", trained.address)
+    if trained.address != str(trained.path):
+        return re.sub(r"[^\w.=@-]+", "-", f"{trained.address}-{trained.step}")
+    path = trained.path.resolve()
     with contextlib.suppress(ValueError):  # it lies elsewhere
         path = path.relative_to(pathlib.Path("runs").resolve())
     return "-".join([*(part for part in path.parts if part != path.root), str(trained.step)])
@@ -118,7 +119,7 @@ def _name(trained: Pretrained) -> str:
 
 def of_checkpoint(rows: Iterable[Result], trained: Pretrained) -> list[Result]:
     """The rows with the checkpoint that they were measured of."""
-    return [row._replace(checkpoint=str(trained.path), step=trained.step) for row in rows]
+    return [row._replace(checkpoint=trained.address, step=trained.step) for row in rows]
 
 
 def publish(rows: Sequence[Result], metrics: Sequence[str], workdir: pathlib.Path, trained: Pretrained) -> None:

@@ -1,6 +1,7 @@
 """Which checkpoint: RUN is a run's newest, RUN:best its best in validation, RUN:600 that of step 600; or an export.
 
-An export is a folder, or a model of the Hugging Face hub: org/name, org/name@revision.
+An export is a folder, or a model of the Hugging Face hub: org/name, org/name@revision. Either may lie in a bucket:
+gs://bucket/RUN:best, s3://bucket/export.
 """
 
 import functools
@@ -10,9 +11,11 @@ import pathlib
 from typing import Any, NamedTuple
 
 from data import members
+from data.buckets import mirror
+from data.buckets.store import is_url
 from data.errors import UserError
-from unimedi_jax import checkpoint, writers
-from unimedi_jax.config import loaded
+from unimedi_jax import checkpoint_reading, writers
+from unimedi_jax.config import loaded, paths
 from unimedi_jax.convert import checksums, hub
 
 LOG = logging.getLogger(__name__)
@@ -37,14 +40,19 @@ class Choice(NamedTuple):
 
 
 def parse(text: str | pathlib.Path) -> Address:
-    """The parts of what a user writes; a model of the hub is fetched. A folder's own colon is part of its name.
+    """The parts of what a user writes; what lies in a bucket or on the hub is fetched.
+
+    A folder's own colon is part of its name.
 
     Raises:
-        UserError: nothing is named, what stands behind the colon is neither "best" nor a step, or the hub does not have
-            or show what is named.
+        UserError: nothing is named, what stands behind the colon is neither "best" nor a step, or the hub or the bucket
+            does not have or show what is named.
     """
     if not str(text):
         raise UserError("config.checkpoint is empty: name a run's folder, as in --config.checkpoint=runs/pretrain-demo")
+    if is_url(str(text)):
+        url, which = paths.checkpoint(str(text))
+        return Address(mirror.fetch(url), which)
     whole = pathlib.Path(text).expanduser()
     if not whole.exists() and hub.is_id(str(text)):
         return Address(_fetch(str(text)))
@@ -80,10 +88,10 @@ def choose(address: Address) -> Choice:
         return Choice(None, "the newest")
     if address.which != BEST:
         return Choice(int(address.which), "as named")
-    config = checkpoint.meta(address.place).get("config")
+    config = checkpoint_reading.meta(address.place).get("config")
     loaded.check(config, str(address.place))
     metric = config["checkpoint"]["best"]
-    left = checkpoint.steps(address.place)
+    left = checkpoint_reading.steps(address.place)
     scores = {line["step"]: line.get(f"val/{metric}") for line in writers.lines(address.place)}
     defined = {step: scores[step] for step in left if _is_number(scores.get(step))}
     if not defined:
@@ -95,10 +103,15 @@ def choose(address: Address) -> Choice:
     return Choice(step, f"the best by {metric} ({defined[step]:.3f})")
 
 
+def shown(place: pathlib.Path) -> str:
+    """A folder as a person names it: on the hub and in a bucket by its address there."""
+    return hub.label(place) or mirror.named(str(place))
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
 def log(address: Address, step: int, steps: int, reason: str) -> None:
     """One line that says what was taken."""
-    LOG.info("%s: step %d of %d, %s", hub.label(address.place) or address.place, step, steps, reason)
+    LOG.info("%s: step %d of %d, %s", shown(address.place), step, steps, reason)

@@ -151,6 +151,7 @@ def load(
 ) -> Model:
     """The network of a run's workdir, an export or a released encoder, for `rows` a batch and device.
 
+    What `path` names in a bucket (gs://, s3://) is fetched, and kept from removal until this process ends.
     CTs are embedded as the run trained them; `ct_slices` True: with their chosen slices, False: by the volume alone.
     What takes a second or longer to compile is kept in the folder `compilations` ("": nowhere), unless JAX has one.
 

@@ -18,7 +18,7 @@ from data.manifest import reading
 from data.manifest.reading import Reading
 from data.record_grid import RecordGrid
 from data.reports import tokenizer
-from unimedi_jax import checkpoint, fingerprint, lora, objectives, sharding, trees
+from unimedi_jax import checkpoint_reading, fingerprint, lora, objectives, sharding, trees
 from unimedi_jax.config import loaded
 from unimedi_jax.config.pretraining import InputConfig, ModelConfig
 from unimedi_jax.config.typed import typed
@@ -54,6 +54,11 @@ class Pretrained:
     files: pathlib.Path | None = None  # of a released encoder: the folder of its weights
     adapters: PyTree = None  # of a run with LoRA, beside the variables, which they are merged into
     kernels: dict[str, str] | None = None  # fingerprints of the kernels that they change, before that
+
+    @property
+    def address(self) -> str:
+        """The path as a person names it: what lies on the hub or in a bucket by its address there."""
+        return str(self.path) if self.files is not None else address.shown(self.path)
 
     @functools.cached_property
     def untrained(self) -> PyTree:
@@ -216,7 +221,7 @@ def variables_like(model: towers.UniMedI) -> PyTree:
 
 
 def _run(place: pathlib.Path, network: str, step: int | None) -> Pretrained:
-    step, state, meta = checkpoint.read(place, ("params", "teacher", "stats"), step)
+    step, state, meta = checkpoint_reading.read(place, ("params", "teacher", "stats"), step)
     check_facts({**meta, "network": network, "step": step}, place)
     if network == "teacher" and not state["teacher"]:
         name = meta["config"]["objective"]["name"]

@@ -9,7 +9,7 @@ from typing import Any
 from data import contract as contracts
 from data import json_files
 from data.errors import UserError
-from unimedi_jax import checkpoint
+from unimedi_jax import checkpoint_reading
 from unimedi_jax.inference import pretrained
 
 HEAD = ("name", "format", "content_sha256", "rejected", "notes", "pictures_in_two_splits")
@@ -34,7 +34,7 @@ def describe(folder: Path) -> Iterator[str]:
         yield f"built set: {folder}"
         yield from _contract(_checked(json_files.read_object(folder / contracts.FILE, "build it again"), folder))
     elif (folder / "checkpoints").is_dir():
-        meta = checkpoint.meta(folder)
+        meta = checkpoint_reading.meta(folder)
         yield f"run: {folder}"
         yield from _meta(meta, folder)
     else:

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from data.buckets import mirror
 from data.errors import UserError
-from unimedi_jax import checkpoint, flops, hosts, lora, machine, objectives, optim, sharding, trainable
+from unimedi_jax import checkpoint_reading, flops, hosts, lora, machine, objectives, optim, sharding, trainable
 from unimedi_jax.config import trainable as rules
 from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.evaluation import evaluator
@@ -148,7 +148,7 @@ def build_job(config: PretrainConfig, workdir: pathlib.Path) -> TrainingJob:
     plain["machine"] = here = machine.describe(mesh)
     plain["global_batch"] = config.batch.rows(mesh.size)
     with hosts.primary_first("config.json is there", place):
-        if jax.process_index() == 0 and not checkpoint.started(workdir):
+        if jax.process_index() == 0 and not checkpoint_reading.started(workdir):
             saved_config.forget_start(workdir)
         plain = saved_config.keep(plain, workdir, force=config.resume.force)
     machine.warn_of_another(plain.get("machine", {}), here)
