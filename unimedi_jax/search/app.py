@@ -89,9 +89,9 @@ class App:
             raise Failed(HTTPStatus.BAD_REQUEST, f"the query cannot be read: {error}") from error
         asked = Asked(_filters(form.fields), form.fields.get("text", "")[: query.LONGEST_TEXT])
         with self._told(index, asked):
-            modality, pixels = self._decoder.read(form.files) if form.files else ("", None)
+            modality, pixels, taken = self._decoder.read(form.files) if form.files else ("", None, "")
             with self._lock:
-                vector = query.embedded(self._model, modality, pixels, asked.text)
+                vector = query.embedded(self._model, modality, pixels, asked.text, taken)
             return self._page(index, vector, Asked(asked.filters, asked.text, modality, pixels))
 
     def _page(self, index: store.Index, vector: np.ndarray, asked: Asked) -> str:

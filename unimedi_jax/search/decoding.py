@@ -30,6 +30,7 @@ ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".dcm", ".dicom", ".ima", *source
 ARRAYS = {"xray": ((XRAY_SIZE, XRAY_SIZE), np.uint8), "ct": (VOLUME_SHAPE, np.int16)}
 Answer = tuple[dict[str, str], np.ndarray | None]
 LONGEST_ANSWER = 4096  # bytes of its first line
+LONGEST_VIEW = 16  # letters of a DICOM code
 SPARE_GB = 4.0  # of addresses beside the memory that a picture may take: libraries, their threads' stacks
 
 
@@ -38,7 +39,7 @@ class UploadError(Exception):
 
 
 def read_folder(folder: pathlib.Path) -> Answer:
-    """What an upload is, {"modality": ...} and its pixels, or why it is none, {"reason": ...}."""
+    """What an upload is, {"modality": ..., "view": ...} and its pixels, or why it is none, {"reason": ...}."""
     try:
         items, _ = sources.find(folder)
     except UserError:
@@ -52,7 +53,7 @@ def read_folder(folder: pathlib.Path) -> Answer:
     pixels = [x for _, x in sources.read(items, items[0].modality, refused)]
     if not pixels:
         return {"reason": refused[0].reason}, None
-    return {"modality": items[0].modality}, pixels[0]
+    return {"modality": items[0].modality, "view": items[0].view[:LONGEST_VIEW]}, pixels[0]
 
 
 class Decoder:
@@ -67,8 +68,8 @@ class Decoder:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([__name__, "cv2", "gdcm"])
 
-    def read(self, files: Sequence[tuple[str, memoryview]]) -> tuple[str, np.ndarray]:
-        """Modality and pixels, as readers give them: X-ray uint8 (256, 256) or CT int16 HU (32, 128, 128).
+    def read(self, files: Sequence[tuple[str, memoryview]]) -> tuple[str, np.ndarray, str]:
+        """Modality, pixels as readers give them, X-ray uint8 (256, 256) or CT int16 HU (32, 128, 128), and the view.
 
         Raises:
             UploadError: it cannot be read, takes too long or too much memory, or ends the process.
@@ -105,14 +106,14 @@ def _ending(name: str) -> str:
     return next((ending for ending in ENDINGS if name.lower().endswith(ending)), "")
 
 
-def _received(pipe: Connection) -> tuple[str, np.ndarray]:
+def _received(pipe: Connection) -> tuple[str, np.ndarray, str]:
     """The answer of the process; OSError where it sends more than it should, EOFError where it ends."""
     answer = json.loads(pipe.recv_bytes(LONGEST_ANSWER))
     if "reason" in answer:
         raise UploadError(plain.text(str(answer["reason"])[:500]))
     shape, dtype = ARRAYS[answer["modality"]]
     data = pipe.recv_bytes(int(np.prod(shape)) * np.dtype(dtype).itemsize)
-    return answer["modality"], np.frombuffer(data, dtype).reshape(shape)
+    return answer["modality"], np.frombuffer(data, dtype).reshape(shape), str(answer.get("view", ""))
 
 
 def _decode(
