@@ -14,7 +14,7 @@ from data.errors import UserError
 from unimedi_jax.config.jobs import SearchConfig
 from unimedi_jax.inference import embed
 from unimedi_jax.report import page as report_page
-from unimedi_jax.search import decoding, page, query, store, uploads, view
+from unimedi_jax.search import codes, decoding, page, query, store, uploads, view
 from unimedi_jax.search.page import Asked
 from unimedi_jax.search.ranking import Filters
 
@@ -44,7 +44,7 @@ class App:
         self._folder, self._model, self._settings = folder, model, settings
         self._lock = threading.Lock()
         self._waiting = threading.BoundedSemaphore(MOST_WAITING)
-        self._stamp, self._index = store.stamp(folder), store.read(folder)
+        self._stamp, self._index = store.stamp(folder), _prepared(folder)
         self._decoder = decoding.Decoder(seconds=settings.upload_seconds, gigabytes=settings.worker_memory_gb)
         self.most_bytes, self.most_seconds = settings.upload_mb << 20, settings.upload_seconds
 
@@ -114,8 +114,14 @@ class App:
         """The index as it is on the disk: of a patient who was deleted nothing is shown any more."""
         with self._lock:
             if (now := store.stamp(self._folder)) != self._stamp:
-                self._index, self._stamp = store.read(self._folder), now
+                self._index, self._stamp = _prepared(self._folder), now
             return self._index
+
+
+def _prepared(folder: pathlib.Path) -> store.Index:
+    index = store.read(folder)
+    codes.prepare(index)
+    return index
 
 
 def _filters(values: Mapping[str, str]) -> Filters:
