@@ -40,9 +40,9 @@ class Codes:
         some = {} if mask is None else {"mask": mask[self.rows].astype(np.uint8)[None]}
         options = {"normType": cv2.NORM_L2SQR, "K": min(count, len(self.rows)), **some}
         squares, places = (x[0] for x in cv2.batchDistance(code, self.values, cv2.CV_32S, **options))
-        found = places >= 0
-        if not found.all() or len(places) == len(self.rows):
-            return self.rows[places[found]], float("inf")
+        valid = places >= 0
+        if not valid.all() or len(places) == len(self.rows):
+            return self.rows[places[valid]], float("inf")
         off = np.linalg.norm(query - self.mean - _decoded(code, self.scale)[0])
         return self.rows[places], float(np.sqrt(squares.max()) / self.scale - self.error - off)
 
