@@ -169,11 +169,12 @@ def _sample(row: dict[str, str], names: list[str], folder: Path, options: Option
 
 
 def _picture(row: dict[str, str], folder: Path, reading: Reading) -> samples.Sample:
-    """A row's file and, where it has one, its report. Raises BadInput."""
+    """A row's file and, where it has them, its report and view. Raises BadInput."""
     file, sha256 = _file(row, folder, _modality(row))
     report = reading.caption(_report(row))
     words = "" if text.is_empty(report) else report
-    return samples.Sample(file, None, "", words, (), samples.state(file), sha256)
+    columns = (("view", row["view"]),) if row.get("view") else ()
+    return samples.Sample(file, None, "", words, (), samples.state(file), sha256, columns=columns)
 
 
 def _modality(row: dict[str, str]) -> str:

@@ -11,8 +11,9 @@ import pytest
 from jax import numpy as jnp
 
 from configs import bench as config_file
+from configs import pretrain
 from data.errors import UserError
-from unimedi_jax import sharding, trees
+from unimedi_jax import objectives, sharding, trees
 from unimedi_jax.bench.process import Process, random_batch
 from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.config.typed import typed
@@ -54,6 +55,18 @@ def test_the_batch_is_of_the_shapes_that_the_step_takes(config, settings, progra
     shapes = towers.example(one, dict(config.batch), where)
     expected = jax.tree.map(lambda x: (x.shape, x.dtype), shapes)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), random_batch(settings)) == expected
+
+
+def test_the_batch_has_all_that_the_demos_objective_and_lateral_films_take() -> None:
+    config = pretrain.get_config("demo")
+    config.model.lateral_type = True
+    read = typed(PretrainConfig, config)
+    model = towers.build_model(read.model, 500)
+    one = jax.eval_shape(lambda: objectives.make(**config.objective).example_batch(model, read.input.report_length))
+    expected = {name: {field: (x.shape[1:], x.dtype) for field, x in part.items()} for name, part in one.items()}
+    batch = random_batch(json.loads(config.to_json_best_effort()) | {"vocab_size": 500})
+    actual = {name: {field: (x.shape[1:], x.dtype) for field, x in part.items()} for name, part in batch.items()}
+    assert actual == expected
 
 
 @TWIN

@@ -285,11 +285,11 @@ def stop_at(number: int, monkeypatch) -> list[int]:
     batches: list[int] = []
     features = embed.Model.features
 
-    def counted(self, modality, pixels):
+    def counted(self, modality, pixels, views=()):
         if len(batches) + 1 >= number:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         batches.append(len(pixels))
-        return features(self, modality, pixels)
+        return features(self, modality, pixels, views)
 
     monkeypatch.setattr(embed.Model, "features", counted)
     return batches

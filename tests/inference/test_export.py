@@ -147,6 +147,7 @@ def test_cts_of_a_run_without_slices_are_their_volume_in_pytorch_too(trained, tm
         dict(
             slice_size=64,
             type_embedding=True,
+            lateral_type=True,
             slice_embedding=True,
             slices_per_layer=4,
             cls_key=False,

@@ -27,6 +27,8 @@ from data.errors import UserError
 from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.config.typed import typed
 
+TEXTS = {"report_halves": "other", "negation": "negated"}  # token sequences that settings of the objective add
+
 
 def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """`config.pretrain` of a bench's config as plain JSON, with its `vocab_size`."""
@@ -39,9 +41,10 @@ def from_json(settings: dict[str, Any]) -> PretrainConfig:
 
 
 def random_batch(settings: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:
-    """A batch in the pipeline's format, the same for both sides; reports fill their length."""
+    """A batch in the pipeline's format, the same for both sides; reports, and halves of them, fill their length."""
     rng = np.random.default_rng(0)
     model, length = settings["model"], settings["input"]["report_length"]
+    texts = ["text", *(text for name, text in TEXTS.items() if settings["objective"].get(name))]
     image = ((model["image_size"],) * 2, model["image_patch"], np.uint8, 0, 256)
     volume = (*from_json(settings).model.ct_input, np.int16, -1000, 1000)
     batch = {}
@@ -49,11 +52,12 @@ def random_batch(settings: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:
         rows = settings["batch"][name]
         tokens = math.prod(size) // math.prod(patch)
         if rows:
-            batch[name] = {
-                "tokens": rng.integers(low, high, (rows, tokens, math.prod(patch))).astype(dtype),
-                "text": rng.integers(0, settings["vocab_size"], (rows, length)).astype(np.int32),
-                "text_mask": np.ones((rows, length), bool),
-            }
+            batch[name] = {"tokens": rng.integers(low, high, (rows, tokens, math.prod(patch))).astype(dtype)}
+            for text in texts:
+                batch[name][text] = rng.integers(0, settings["vocab_size"], (rows, length)).astype(np.int32)
+                batch[name][f"{text}_mask"] = np.ones((rows, length), bool)
+            if name == "xray" and model["lateral_type"]:
+                batch[name]["lateral"] = rng.integers(0, 2, rows).astype(bool)
     return batch
 
 

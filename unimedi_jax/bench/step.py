@@ -64,7 +64,13 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     # Both sides use one GPU at the same time: JAX would reserve three quarters of it.
     sides = {"ours": Process(__name__, settings, {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"})}
     missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
-    ours_alone = {"registers": 0, "score_layers": 0, "slice_source": [0, 0], "frontal_view": False}
+    ours_alone = {
+        "registers": 0,
+        "score_layers": 0,
+        "slice_source": [0, 0],
+        "frontal_view": False,
+        "lateral_type": False,
+    }
     ours_alone = [name for name, plain in ours_alone.items() if settings["model"][name] != plain]
     in_part = config.pretrain.trainable != rules.EVERYTHING
     if in_part:

@@ -160,6 +160,7 @@ class ModelConfig:
     # the place of a slice does not count. 0: the scores as they are.
     slice_baseline: float = 0.0
     type_embedding: bool = False  # whether a learnt vector marks tokens as 2D or 3D
+    lateral_type: bool = False  # whether a learnt vector marks lateral X-rays, by the records' `view`; unknown: frontal
     slice_embedding: bool = False  # whether a learnt vector marks the depth of a slice
     position_init: str = "normal"  # how the learnt position tables start; or "sincos"
     registers: int = 0  # learnt tokens after CLS that belong to no part of the image

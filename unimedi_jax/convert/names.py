@@ -66,6 +66,7 @@ ARRAYS = (
     ("vision/mask_token", "vision.mask_token", "token"),
     ("vision/type_2d", "vision.type_2d", "token"),
     ("vision/type_3d", "vision.type_3d", "token"),
+    ("vision/type_lateral", "vision.type_lateral", "token"),
     ("vision/depth_of_slice", "vision.depth_of_slice", "same"),
     ("report/segments", "report.embeddings.token_type_embeddings.weight", "same"),
     ("head_cls/last_layer", "head_cls.last_layer.weight", "linear"),

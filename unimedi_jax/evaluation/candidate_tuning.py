@@ -109,14 +109,14 @@ class CandidateTuning:
         head = {"weights": jnp.zeros((self.pretrained.model.vision.width, 1)), "bias": jnp.zeros(1)}
         return networks.start(self.pretrained, trial.encoder, {"params": head}, frozen=False)
 
-    def logits(self, network: Network, tokens: Array) -> Float[Array, "b 1"]:
+    def logits(self, network: Network, batch: PyTree) -> Float[Array, "b 1"]:
         """From crops in [-1, 1]."""
         head = network.decoder
-        cls = encoder.states_of_crops(self.pretrained.model, network.encoder, tokens).cls
+        cls = encoder.states_of_crops(self.pretrained.model, network.encoder, batch["tokens"]).cls
         return cls.astype(jnp.float32) @ head["weights"] + head["bias"][None]
 
     def loss(self, network: Network, batch: PyTree) -> tuple[Array, PyTree]:
-        logits = self.logits(network, batch["tokens"])
+        logits = self.logits(network, batch)
         return fine_tuning.losses(logits, batch["labels"], False).mean(), network.stats
 
     @functools.cached_property
@@ -160,7 +160,7 @@ class CandidateTuning:
         batch, scores = self.recipe.batch, []
         for start in range(0, len(places), batch):
             some = [crops.around(volume, at, self.config.candidates.crop) for at in places[start : start + batch]]
-            full = scaled(np.stack(some + some[-1:] * (batch - len(some))))  # one compiled size
+            full = {"tokens": scaled(np.stack(some + some[-1:] * (batch - len(some))))}  # one compiled size
             logits = jax.device_get(self.predict(network, sharding.put_batch(full, self.pretrained.mesh)))
             scores += [float(1 / (1 + np.exp(-one))) for one in logits[: len(some), 0]]
         return scores

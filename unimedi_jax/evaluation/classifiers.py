@@ -7,17 +7,24 @@ from unimedi_jax.evaluation import encoder
 from unimedi_jax.evaluation.network import Network
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.metrics import linear_probe
+from unimedi_jax.models import vision
 from unimedi_jax.typing import Array, Float, Num
 
 LINEAR = ("weights", "bias", "mean", "scale", "fitted")  # the arrays of a linear probe
 
 
 def logits(
-    pretrained: Pretrained, network: Network, tokens: Num[Array, "b n v"], modality: str, *, ct_slices: bool
+    pretrained: Pretrained,
+    network: Network,
+    tokens: Num[Array, "b n v"],
+    modality: str,
+    *,
+    ct_slices: bool,
+    lateral: vision.Lateral = None,
 ) -> Float[Array, "b c"]:
     """Of every label or class, by a fine-tuned network."""
     head = network.decoder
-    settings = {"ct_slices": ct_slices, "stats": network.encoder_stats}
+    settings = {"ct_slices": ct_slices, "stats": network.encoder_stats, "lateral": lateral}
     cls = encoder.cls(pretrained.model, network.encoder, tokens, modality, **settings)
     return cls @ head["weights"] + head["bias"][None]
 

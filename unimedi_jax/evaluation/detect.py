@@ -168,9 +168,9 @@ class Task:
         grid = self.finder.head.grid
         return yolo.loss(answers, batch["boxes"], batch["real"], grid, published=self.published), stats
 
-    def predict(self, network: Network, tokens: Array) -> tuple[Array, Array]:
+    def predict(self, network: Network, batch: PyTree) -> tuple[Array, Array]:
         """Places and scores of all boxes."""
-        return self.finder.apply(network, tokens)
+        return self.finder.apply(network, batch["tokens"])
 
     def tested(self, split: str, network: Network) -> list[detection.Case]:
         """Boxes and truth of every X-ray of a split."""

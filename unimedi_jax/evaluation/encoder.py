@@ -16,16 +16,18 @@ def cls(
     *,
     ct_slices: bool,
     stats: PyTree | None = None,
+    lateral: vision.Lateral = None,
 ) -> Float[Array, "b d"]:
     """CLS after the final norm; `encoder` holds the parameters of the vision tower, under "vision".
 
     A CT is its volume alone, or with `ct_slices` volume and chosen slices; no gradient goes through the choice. `stats`
-    holds the running mean of the slices' scores, where the model has one.
+    holds the running mean of the slices' scores, where the model has one; `lateral` says which X-rays are, to a model
+    that distinguishes them.
     """
 
     def run(bound: towers.UniMedI) -> Array:
         if modality == "xray":
-            return bound.encode(bound.embed_xray(tokens)).cls
+            return bound.encode(bound.embed_xray(tokens, lateral=lateral)).cls
         volume = bound.encode(bound.embed_volume(tokens), scores=ct_slices)
         if not ct_slices:
             return volume.cls

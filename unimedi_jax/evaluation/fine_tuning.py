@@ -20,7 +20,7 @@ from unimedi_jax.evaluation.network import Network
 from unimedi_jax.evaluation.probe_outputs import ProbeOutputs
 from unimedi_jax.evaluation.trials import Trial
 from unimedi_jax.inference.pretrained import Pretrained
-from unimedi_jax.input import records, transforms
+from unimedi_jax.input import records, supervised, transforms
 from unimedi_jax.input.records import RecordSet
 from unimedi_jax.metrics import classification
 from unimedi_jax.typing import Array, Float, PyTree
@@ -91,16 +91,16 @@ class FineTuning:
         head = {"weights": jnp.zeros((self.pretrained.model.vision.width, count)), "bias": jnp.zeros(count)}
         return networks.start(self.pretrained, trial.encoder, {"params": head}, frozen=False)
 
-    def logits(self, network: Network, tokens: Array) -> Float[Array, "b c"]:
+    def logits(self, network: Network, batch: PyTree) -> Float[Array, "b c"]:
         """Of every label or class."""
-        slices = self.pretrained.use_slices(self.config.ct_slices)
-        return classifiers.logits(self.pretrained, network, tokens, self.modality, ct_slices=slices)
+        settings = {"ct_slices": self.pretrained.use_slices(self.config.ct_slices), "lateral": batch.get("lateral")}
+        return classifiers.logits(self.pretrained, network, batch["tokens"], self.modality, **settings)
 
     def loss(self, network: Network, batch: PyTree) -> tuple[Array, PyTree]:
-        return losses(self.logits(network, batch["tokens"]), batch["labels"], self.one_of).mean(), network.stats
+        return losses(self.logits(network, batch), batch["labels"], self.one_of).mean(), network.stats
 
     @functools.cached_property
-    def predict(self) -> Callable[[Network, Array], Array]:
+    def predict(self) -> Callable[[Network, PyTree], Array]:
         return jax.jit(self.logits)
 
     def score(self, network: Network) -> float:
@@ -127,13 +127,13 @@ class FineTuning:
 
 @dataclasses.dataclass(frozen=True)
 class Labelled:
-    """Tokens and labels of a record, without its report."""
+    """Tokens and labels of a record, and whether it is lateral where the network asks, without its report."""
 
     sampler: transforms.ToSample
 
     def __call__(self, record: dict[str, Any], rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
         sample = self.sampler(record, rng)
-        return {"tokens": sample["tokens"], "labels": sample["labels"]}
+        return {name: sample[name] for name in (*supervised.INPUTS, "labels") if name in sample}
 
 
 def losses(logits: Float[Array, "b c"], labels: Float[Array, "b c"], one_of: bool) -> Float[Array, " b"]:

@@ -51,8 +51,8 @@ class Task(Protocol):
     def loss(self, network: Network, batch: PyTree) -> tuple[Array, PyTree]:
         """Loss of a batch, and the network's new `stats`."""
 
-    def predict(self, network: Network, tokens: Array) -> Any:
-        """Jitted: what the network says of a batch, as arrays whose rows are cases."""
+    def predict(self, network: Network, batch: PyTree) -> Any:
+        """Jitted: what the network says of the `supervised.INPUTS` of a batch, as arrays whose rows are cases."""
 
     def score(self, network: Network) -> float:
         """How good the network is on the validation cases: higher is better."""
@@ -119,7 +119,8 @@ def predictions(task: Task, split: str, network: Network) -> Iterator[Any]:
     source, mesh, rows = task.source(split), task.pretrained.mesh, task.cases[split]
     with progress.shown(len(rows), f"cases of {split}") as tick:
         for batch, real in supervised.evaluation(source, task.sampler, task.recipe.batch, rows):
-            output = jax.device_get(task.predict(network, sharding.put_batch(batch["tokens"], mesh)))
+            inputs = {name: batch[name] for name in supervised.INPUTS if name in batch}
+            output = jax.device_get(task.predict(network, sharding.put_batch(inputs, mesh)))
             yield from (jax.tree.map(lambda x, row=row: x[row], output) for row in range(real))
             tick(real)
 

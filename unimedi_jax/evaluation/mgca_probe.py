@@ -31,7 +31,8 @@ class Linear(FineTuning):
     @property
     def sampler(self) -> Callable[..., dict[str, np.ndarray]]:
         size, patch = self.pretrained.size("xray"), self.pretrained.patch("xray")
-        return ToLabelled(size, patch, jittered=self.dataset.contract["source"].get("kind") == JITTERED)
+        jittered = self.dataset.contract["source"].get("kind") == JITTERED
+        return ToLabelled(size, patch, jittered=jittered, tells_lateral=self.pretrained.model.lateral_type)
 
     def start(self, trial: Trial) -> Network:
         """The layer as PyTorch starts one: weights and bias uniform within 1 / sqrt(width)."""

@@ -211,11 +211,11 @@ class Task:
         return self.source("test")[0]["image" if self.modality == "xray" else "volume"].shape
 
     @functools.cached_property
-    def predict(self) -> Callable[[Network, Array], Array]:
+    def predict(self) -> Callable[[Network, PyTree], Array]:
         """Classes on the record's grid, so that no metric depends on the network's; by MGCA's protocol on that one."""
         if self.published:
-            return jax.jit(lambda network, tokens: decide(self.segmenter.logits(network, tokens)[0]))
-        return jax.jit(lambda network, tokens: decide(self.segmenter.on_record(network, tokens, self.shape)))
+            return jax.jit(lambda network, batch: decide(self.segmenter.logits(network, batch["tokens"])[0]))
+        return jax.jit(lambda network, batch: decide(self.segmenter.on_record(network, batch["tokens"], self.shape)))
 
     def masks(self, split: str, network: Network) -> Iterator[tuple[np.ndarray, np.ndarray, Sequence[float]]]:
         """Truth, predicted classes and spacing of each case of a split, on the record's own grid."""

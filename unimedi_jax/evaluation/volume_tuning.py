@@ -18,7 +18,7 @@ from unimedi_jax.evaluation.network import Network
 from unimedi_jax.evaluation.trials import Trial
 from unimedi_jax.input import crops, volume_samples
 from unimedi_jax.metrics import classification
-from unimedi_jax.typing import Array, Float
+from unimedi_jax.typing import Array, Float, PyTree
 
 BEST = {"auroc": "auroc/macro", "accuracy": "accuracy/macro"}  # what is highest in validation at the best epoch
 
@@ -56,10 +56,10 @@ class VolumeTuning(FineTuning):
     def source(self, split: str) -> Sequence[dict[str, Any]]:
         return self.dataset.source("ct", split, ("volume", "labels"))
 
-    def logits(self, network: Network, tokens: Array) -> Float[Array, "b c"]:
+    def logits(self, network: Network, batch: PyTree) -> Float[Array, "b c"]:
         """Of every label or class, from volumes in the network's scale."""
         head = network.params["decoder"]
-        cls = encoder.states_of_crops(self.pretrained.model, network.encoder, tokens).cls
+        cls = encoder.states_of_crops(self.pretrained.model, network.encoder, batch["tokens"]).cls
         return cls.astype(jnp.float32) @ head["weights"] + head["bias"][None]
 
     def score(self, network: Network) -> float:

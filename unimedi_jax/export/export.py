@@ -20,12 +20,13 @@ from unimedi_jax.input import cuts
 from unimedi_jax.train import saved_config
 
 LOG = logging.getLogger(__name__)
-OWN = ("patch_embed_3d.", "pos_embed_3d", "mask_token", "type_2d", "type_3d", "depth_of_slice")  # timm has none
+OWN = ("patch_embed_3d.", "pos_embed_3d", "mask_token", "type_", "depth_of_slice")  # timm has none
 # What the architecture takes from config.model as it is.
 INPUTS = ("image_size", "image_patch", "volume_size", "volume_patch", "window_hu")
 TOKENS = ("tokenizer", "image_subpatch", "volume_subpatch", "subpatch_hidden")
 SLICES = ("slices", "slices_per_layer", "slice_size", "slice_source", "frontal_view", "slice_baseline")
 EMBEDDINGS = ("type_embedding", "slice_embedding", "registers")
+LATERAL = "of each X-ray whether it is a lateral one, as data/views.py of unimedi_jax takes the words; unknown: no"
 SCORES = ("cls_key", "score_layers", "scores", "sink_norm")
 JOINT_SPACE = ("embedding", "projection", "projection_hidden", "norm_by_modality")
 
@@ -117,6 +118,7 @@ def architecture(trained: pretrained.Pretrained) -> dict[str, Any]:
             "pooling": report.pooling,
             "padding": trained.tokenizer.pad_token_id,
         },
+        "lateral_type": model.lateral_type,
         "image_grid": vision.image_grid,
         "volume_grid": vision.volume_grid,
         "crop": config["input"]["crop"],
@@ -150,6 +152,7 @@ def contract(trained: pretrained.Pretrained) -> dict[str, Any]:
             f"clipped to -1..1, patches of {block} in raster order (z, y, x)",
             "slices": slices if trained.ct_slices else "none: a CT is its volume alone, as in training",
             "report": f"the tokenizer in {pretrained.REPORT}/, at most {trained.report_length} tokens",
+            **({"lateral": LATERAL} if model.lateral_type else {}),
         },
         "sets": trained.contracts,
     }

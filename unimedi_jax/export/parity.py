@@ -54,8 +54,9 @@ def check(trained: pretrained.Pretrained, folder: pathlib.Path, *, onnx: bool = 
     if onnx:
         from unimedi_jax.export import to_onnx
 
-        files = to_onnx.write(folder, films, volumes, REPORTS)
-        exported = to_onnx.outputs(files, folder, films, volumes, REPORTS)
+        pictures = films, laterals(films), volumes
+        files = to_onnx.write(folder, *pictures, REPORTS)
+        exported = to_onnx.outputs(files, folder, *pictures, REPORTS)
         differences |= {f"onnx/{k}": v for k, v in compare({k: ours[k] for k in exported}, exported).items()}
         values |= {f"onnx/{k}": values[k] for k in exported}
     # Rounding grows with the numbers: the residual stream inside a deep tower reaches hundreds.
@@ -93,6 +94,11 @@ def fixed_inputs(grid: RecordGrid = record_grid.DEFAULT) -> tuple[np.ndarray, np
     return films, volumes
 
 
+def laterals(films: np.ndarray) -> np.ndarray:
+    """Which X-rays are passed for lateral ones to a network that distinguishes them: every other, from the first."""
+    return np.arange(len(films)) % 2 == 0
+
+
 def _drawn() -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     z, y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in (32, 128, 128)), indexing="ij")
@@ -114,13 +120,15 @@ def jax_outputs(
     params = variables["params"]
     batch = jax.device_put(preprocess.tokens(trained, films, volumes, texts))
 
-    def apply(method: str, *x: Any) -> Any:
-        return jax.jit(lambda variables, *x: model.apply(variables, *x, method=method))(variables, *x)
+    def apply(method: str, *x: Any, **more: Any) -> Any:
+        run = jax.jit(lambda variables, *x, **more: model.apply(variables, *x, **more, method=method))
+        return run(variables, *x, **more)
 
     out: dict[str, Any] = {}
     with jax.default_matmul_precision("highest"):
-        film, volume = apply("embed_xray", batch["xray"]), apply("embed_volume", batch["ct"])
-        xray = apply("xray_features", batch["xray"])
+        views = {"lateral": jax.device_put(laterals(films))} if model.lateral_type else {}
+        film, volume = apply("embed_xray", batch["xray"], **views), apply("embed_volume", batch["ct"])
+        xray = apply("xray_features", batch["xray"], **views)
         ct = trained.embedder(rows=len(volumes)).ct(variables, batch["ct"])
         paths = {"xray": film, "ct_volume": volume}
         if trained.ct_slices:
@@ -145,7 +153,8 @@ def torch_outputs(folder: pathlib.Path, films: np.ndarray, volumes: np.ndarray, 
     out: dict[str, Any] = {}
     with torch.inference_mode():
         with _recorded(model.vision.blocks, lambda x: x[0]) as blocks:
-            images = {"xray": model.xrays(torch.from_numpy(films)), "ct": model.cts(torch.from_numpy(volumes))}
+            views = (torch.from_numpy(laterals(films)),) if model.a["lateral_type"] else ()
+            images = {"xray": model.xrays(torch.from_numpy(films), *views), "ct": model.cts(torch.from_numpy(volumes))}
         with _recorded(model.report.encoder["layer"], lambda x: x) as layers:
             z = model.reports(texts)
     depth = len(model.vision.blocks)

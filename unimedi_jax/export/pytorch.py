@@ -2,6 +2,7 @@
 
     model = load("export")
     model.xrays(films).z    # X-rays uint8 (b, y, x), dense = bright             -> unit vectors (b, e)
+                            # of a model with "lateral_type": model.xrays(films, lateral), boolean (b,)
     model.cts(volumes).z    # volumes int16 Hounsfield units (b, z, y, x)        -> unit vectors (b, e)
     model.reports(texts)    # list of b strings                                -> unit vectors (b, e)
 
@@ -130,18 +131,20 @@ class VisionTower(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, self.prefix + int(np.prod(self.image_grid)), width))
         self.pos_embed_3d = nn.Parameter(torch.zeros(1, int(np.prod(self.volume_grid)), width))
         self.type_2d, self.type_3d = (_vector(width) if a["type_embedding"] else None for _ in range(2))
+        self.type_lateral = _vector(width) if a["lateral_type"] else None
         depth = self.volume_grid[0]
         self.depth_of_slice = nn.Parameter(torch.zeros(depth, width)) if a["slice_embedding"] else None
         self.blocks = nn.ModuleList(Block(a) for _ in range(size["depth"]))
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
-    def embed_image(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(b, y, x) in [-1, 1] to tokens with positions."""
+    def embed_image(self, pixels: torch.Tensor, lateral: torch.Tensor | None = None) -> torch.Tensor:
+        """(b, y, x) in [-1, 1] to tokens with positions; `lateral` (b,) says which are X-rays from the side."""
         x = self.patch_embed["proj"](pixels[:, None])
         grid = tuple(x.shape[2:])
         x = x.flatten(2).transpose(1, 2) + self._positions(grid)
         x = x if self.subpatch_embed is None else x + self.subpatch_embed(pixels)
-        return x if self.type_2d is None else x + self.type_2d
+        x = x if self.type_2d is None else x + self.type_2d
+        return x if lateral is None else x + torch.where(lateral[:, None, None], self.type_lateral, 0.0)
 
     def embed_volume(self, voxels: torch.Tensor) -> torch.Tensor:
         """(b, z, y, x) in [-1, 1] to tokens with positions."""
@@ -286,13 +289,19 @@ class UniMedI(nn.Module):
         for name, sizes in a["heads"].items():
             self.add_module(f"head_{name}", Prototypes(wide, *sizes))
 
-    def xrays(self, films: torch.Tensor) -> Features:
-        """X-rays, uint8 (b, y, x) of the training records' size, bright = dense."""
+    def xrays(self, films: torch.Tensor, lateral: torch.Tensor | None = None) -> Features:
+        """X-rays, uint8 (b, y, x) of the training records' size, bright = dense.
+
+        `lateral`, boolean (b,), says which are lateral; without it all are frontal. A model that does not distinguish
+        them takes none.
+        """
+        if lateral is not None and self.vision.type_lateral is None:
+            raise ValueError("this model was trained without config.model.lateral_type: leave `lateral` out")
         crop = self.a["crop"]
         start = [(side - crop) // 2 for side in films.shape[1:]]
         films = films[:, start[0] : start[0] + crop, start[1] : start[1] + crop]
         pixels = _shrink(films, (self.a["image_size"],) * 2) / 127.5 - 1
-        cls, scores = self.vision.encode(self.vision.embed_image(pixels))
+        cls, scores = self.vision.encode(self.vision.embed_image(pixels, lateral))
         return Features(cls, self.project_image(cls, "xray"), scores, None, None)
 
     def cts(self, volumes: torch.Tensor) -> Features:

@@ -11,7 +11,8 @@ import numpy as np
 
 from data.errors import UserError
 
-# Inputs and outputs of each encoder; the number of rows is free.
+# Inputs and outputs of each encoder; the number of rows is free. X-rays of a network that distinguishes lateral ones
+# have a second input, "lateral".
 ENCODERS = {
     "xray": (("films",), ("cls", "z", "scores")),
     "ct": (("volumes",), ("cls", "z", "scores", "slice_scores", "layers")),
@@ -20,7 +21,7 @@ ENCODERS = {
 
 
 def write(
-    folder: pathlib.Path, films: np.ndarray, volumes: np.ndarray, texts: Sequence[str]
+    folder: pathlib.Path, films: np.ndarray, laterals: np.ndarray, volumes: np.ndarray, texts: Sequence[str]
 ) -> dict[str, pathlib.Path]:
     """`folder`/onnx/{xray,ct,report}.onnx from the export's weights. Raises UserError without the packages it takes."""
     try:
@@ -34,12 +35,14 @@ def write(
     model = pytorch.load(folder)
     files = {}
     (folder / "onnx").mkdir()
+    views = {"lateral": torch.from_numpy(laterals)} if model.a["lateral_type"] else {}
     example = {
-        "xray": (torch.from_numpy(films),),
+        "xray": (torch.from_numpy(films), *views.values()),
         "ct": (torch.from_numpy(volumes),),
         "report": model.tokenize(list(texts)),
     }
     for name, (inputs, outputs) in ENCODERS.items():
+        inputs = (*inputs, *views) if name == "xray" else inputs
         module = pytorch.Encoder(model, name)
         rows = torch.export.Dim("rows", min=1)
         files[name] = folder / "onnx" / f"{name}.onnx"
@@ -61,7 +64,12 @@ def write(
 
 
 def outputs(
-    files: dict[str, pathlib.Path], folder: pathlib.Path, films: np.ndarray, volumes: np.ndarray, texts: Sequence[str]
+    files: dict[str, pathlib.Path],
+    folder: pathlib.Path,
+    films: np.ndarray,
+    laterals: np.ndarray,
+    volumes: np.ndarray,
+    texts: Sequence[str],
 ) -> dict[str, np.ndarray]:
     """Outputs of onnxruntime, by the names of `parity`."""
     import onnxruntime
@@ -69,11 +77,11 @@ def outputs(
     from unimedi_jax.export import pytorch
 
     ids, mask = (x.numpy() for x in pytorch.load(folder).tokenize(list(texts)))
-    arrays = {"films": films, "volumes": volumes, "ids": ids, "mask": mask}
+    arrays = {"films": films, "lateral": laterals, "volumes": volumes, "ids": ids, "mask": mask}
     result: dict[str, np.ndarray] = {}
-    for name, (inputs, names) in ENCODERS.items():
+    for name, (_, names) in ENCODERS.items():
         session = onnxruntime.InferenceSession(str(files[name]), providers=["CPUExecutionProvider"])
-        values = session.run(list(names), {one: arrays[one] for one in inputs})
+        values = session.run(list(names), {one.name: arrays[one.name] for one in session.get_inputs()})
         result |= {f"{name}/{k}": np.asarray(v, np.float32) for k, v in zip(names, values, strict=True)}
     return result
 

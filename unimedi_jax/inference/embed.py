@@ -123,7 +123,7 @@ class Model:
         pixels = [x for _, x in sources.read(pictures, modality, refused)]
         if not pixels:
             raise UserError(f"{path} cannot be read: {refused[0].reason}")
-        scores = self.features(modality, pixels).scores[0]
+        scores = self.features(modality, pixels, [pictures[0].view]).scores[0]
         return maps.on_own_grid(scores, pictures[0], self.pretrained)
 
     def embed_reports(self, texts: Sequence[str]) -> np.ndarray:
@@ -132,12 +132,17 @@ class Model:
         trained.check_reports()
         return features.embed_reports(self.embedder, trained.variables, trained.tokenizer, texts, trained.report_length)
 
-    def features(self, modality: str, pixels: Sequence[np.ndarray]) -> Any:
-        """`Features` of up to `embedder.rows` X-rays uint8 (y, x) or volumes int16 (z, y, x) on the records' grid."""
+    def features(self, modality: str, pixels: Sequence[np.ndarray], views: Sequence[str] = ()) -> Any:
+        """`Features` of up to `embedder.rows` X-rays uint8 (y, x) or volumes int16 (z, y, x) on the records' grid.
+
+        `views` of X-rays, as records name them, count where the network distinguishes them; without they are frontal.
+        """
         cut = preprocess.film_tokens if modality == "xray" else preprocess.window_tokens
-        tokens = cut(self.pretrained, pixels)
-        full = np.arange(self.embedder.rows).clip(max=len(tokens) - 1)  # one shape, one compilation
-        batch = self.embedder.image(modality, self.pretrained.variables, tokens[full])
+        inputs = [cut(self.pretrained, pixels)]
+        if modality == "xray" and self.pretrained.model.lateral_type:
+            inputs.append(preprocess.laterals(views or [""] * len(pixels)))
+        full = np.arange(self.embedder.rows).clip(max=len(pixels) - 1)  # one shape, one compilation
+        batch = self.embedder.image(modality, self.pretrained.variables, *(x[full] for x in inputs))
         return jax.tree.map(lambda x: x[: len(pixels)], batch)
 
 
@@ -229,7 +234,7 @@ class _Rows:
         if modality == "report":
             self.arrays["z"][index] = self.arrays["z_report"][index]
             return
-        values = self.model.features(modality, images)
+        values = self.model.features(modality, images, [self.items[i].view for i in index])
         for name in self.arrays.keys() & values._asdict().keys():
             if getattr(values, name) is not None:
                 self.arrays[name][index] = getattr(values, name)
@@ -260,7 +265,7 @@ def _identity(model: Model, items: Sequence[sources.Item], folder: pathlib.Path 
         str(folder),
         sources.rules(trained.grid),
     ]
-    facts = [(item.id, item.modality, item.report, sources.state(item)) for item in items]
+    facts = [(item.id, item.modality, item.report, item.view, sources.state(item)) for item in items]
     return json.dumps([weights, settings, model.embedder.ct_slices, facts])
 
 

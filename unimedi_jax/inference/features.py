@@ -50,14 +50,17 @@ class Embedder:
         placed = sharding.put_same(arrays, self.mesh)
         return multihost_utils.process_allgather(function(variables, *placed), tiled=True)
 
-    def image(self, modality: str, variables: PyTree, tokens: np.ndarray) -> towers.Features:
+    def image(
+        self, modality: str, variables: PyTree, tokens: np.ndarray, lateral: np.ndarray | None = None
+    ) -> towers.Features:
         """`Features` of one batch of X-rays or CTs, tokens (b, n, v), or (b, w, n, v) of CTs in w windows.
 
-        Of several windows `cls` and `z` are means, of unit length for `z`; the rest is that of the first, the central.
+        `lateral` (b,) says which X-rays are lateral, to a network that distinguishes them. Of several windows `cls` and
+        `z` are means, of unit length for `z`; the rest is that of the first, the central.
         """
         function = self.xray if modality == "xray" else self.ct
         if tokens.ndim == 3:
-            return self(function, variables, tokens)
+            return self(function, variables, tokens, *(() if lateral is None else (lateral,)))
         parts = [self(function, variables, tokens[:, window]) for window in range(tokens.shape[1])]
         cls, z = (np.mean([getattr(part, name) for part in parts], axis=0) for name in ("cls", "z"))
         return parts[0]._replace(cls=cls, z=z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-8))
@@ -136,7 +139,7 @@ def embed(
     parts: dict[str, list[Any]] = {}
     count = len(dataset.contract["labels"])
     for batch in pipeline.evaluation(dataset, sampler, split, embedder.rows, limit=limit):
-        output = embedder.image(sampler.modality, variables, batch["tokens"])
+        output = embedder.image(sampler.modality, variables, batch["tokens"], batch.get("lateral"))
         real = int(batch["mask"].sum())
         gathered = {"cls": output.cls, "z": output.z, "labels": batch["labels"]}
         gathered["reports"] = [records.text(report) for report in batch["report"]]
@@ -184,8 +187,9 @@ def examples(
         part = rows[start : start + embedder.rows]
         samples = [sampler(source[row]) for row in part]
         padding = samples[-1:] * (embedder.rows - len(part))
-        tokens = np.stack([sample["tokens"] for sample in [*samples, *padding]])
-        output = embedder.image(sampler.modality, variables, tokens)
+        names = [name for name in ("tokens", "lateral") if name in samples[0]]
+        inputs = [np.stack([sample[name] for sample in [*samples, *padding]]) for name in names]
+        output = embedder.image(sampler.modality, variables, *inputs)
         for index, (row, sample) in enumerate(zip(part, samples, strict=True)):
             fields = {name: value[index] for name, value in output._asdict().items() if value is not None}
             shown[row] = fields | {name: sample[name] for name in sampler.keep if name in sample}

@@ -7,11 +7,17 @@ import numpy as np
 
 from data.reports import tokenizer
 from unimedi_jax.inference.pretrained import Pretrained
+from unimedi_jax.input import transforms
 
 
 def film_tokens(trained: Pretrained, films: Sequence[np.ndarray]) -> np.ndarray:
     """X-rays uint8 (y, x) of records to tokens uint8 (b, n, v): the centre, as in evaluation."""
     return np.stack([trained.sampler("xray").film(film) for film in films])
+
+
+def laterals(views: Sequence[str]) -> np.ndarray:
+    """Which of these views are lateral, boolean (b,): what a network with `lateral_type` takes beside the tokens."""
+    return np.array([transforms.is_lateral({"view": view}) for view in views], bool)
 
 
 def volume_tokens(trained: Pretrained, volumes: Sequence[np.ndarray]) -> np.ndarray:

@@ -48,6 +48,7 @@ class Item:
     read: Callable[[], np.ndarray] | None = None  # X-ray uint8 (y, x) or volume int16 HU (z, y, x)
     report: str = ""
     path: pathlib.Path | None = None
+    view: str = ""  # of an X-ray, in the words of the manifest or of its DICOM header (ViewPosition)
 
 
 def find(source: pathlib.Path, reading: Reading = PLAIN) -> tuple[list[Item], list[Rejected]]:
@@ -199,8 +200,9 @@ def _file(path: pathlib.Path, root: pathlib.Path, reading: Reading) -> Item | No
 
 
 def _item(path: pathlib.Path, root: pathlib.Path, modality: str, reading: Reading) -> Item:
-    read = reading.xray if modality == "xray" else reading.volume
-    return Item(_name(path, root), modality, functools.partial(read, path), path=path)
+    if modality == "ct":
+        return Item(_name(path, root), "ct", functools.partial(reading.volume, path), path=path)
+    return Item(_name(path, root), "xray", functools.partial(reading.xray, path), path=path, view=_view(path))
 
 
 def _name(path: pathlib.Path, root: pathlib.Path) -> str:
@@ -215,15 +217,22 @@ def _modality(path: pathlib.Path) -> str | None:
     return None if header is None else str(header.get("Modality", ""))
 
 
+def _view(path: pathlib.Path) -> str:
+    """The ViewPosition of a DICOM file; "" where there is none."""
+    header = _header(path)
+    return "" if header is None else str(header.get("ViewPosition") or "")
+
+
 def _header(path: pathlib.Path) -> pydicom.Dataset | None:
-    """Modality and series of a DICOM file, nothing of a damaged one; None for another file."""
+    """Modality, series and view of a DICOM file, nothing of a damaged one; None for another file."""
     if path.name.lower().endswith((*PICTURES, *volumes.SUFFIXES)):
         return None
     try:
         with path.open("rb") as stream:
             if stream.read(132)[128:] != b"DICM":
                 return None
-        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality", "SeriesInstanceUID"])
+        tags = ["Modality", "SeriesInstanceUID", "ViewPosition"]
+        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
     except OSError:
         return pydicom.Dataset() if path.suffix.lower() in DICOM else None
     except Exception:  # pydicom raises whatever the damage leads to; the reader will say what is wrong
@@ -253,6 +262,7 @@ def _manifest(path: pathlib.Path, reading: Reading) -> tuple[list[Item], list[Re
         return record["image" if row.modality == "xray" else "volume"]
 
     def item(row: Any) -> Item:
-        return Item(row.path, row.modality, functools.partial(pixels, row), row.info.report, row.info.file)
+        info, view = row.info, dict(row.info.columns).get("view", "")
+        return Item(row.path, row.modality, functools.partial(pixels, row), info.report, info.file, view)
 
     return [item(row) for row in source.rows], list(source.rejected)

@@ -17,7 +17,7 @@ from unimedi_jax.typing import PyTree
 # What published weights do not have and may start from the seed; any other gap is refused.
 MAY_BE_NEW = {
     "": ("head_", "slice_baseline."),  # a run of another objective has other heads
-    "vision": ("mask_token", "patch_embed_3d.", "subpatch_embed", "reg_token", "type_2d", "type_3d", "depth_of_slice"),
+    "vision": ("mask_token", "patch_embed_3d.", "subpatch_embed", "reg_token", "type_", "depth_of_slice"),
     "report": (),
 }
 

@@ -38,6 +38,7 @@ class ToLabelled:
     size: tuple[int, int]  # of the network
     patch: tuple[int, int]
     jittered: bool  # augmented as CheXpert is; RSNA and COVIDx are cropped alone
+    tells_lateral: bool = False  # as in `transforms.ToSample`
     crop: int = 224
 
     def __call__(self, record: dict[str, Any], rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
@@ -46,4 +47,5 @@ class ToLabelled:
         if rng is not None and self.jittered:
             film = np.ascontiguousarray(moco(film, rng))
         tokens = transforms.to_tokens(transforms.film(film, self.size), self.size, self.patch)
-        return {"tokens": np.ascontiguousarray(tokens), "labels": record["labels"]}
+        views = {"lateral": transforms.is_lateral(record)} if self.tells_lateral else {}
+        return {"tokens": np.ascontiguousarray(tokens), **views, "labels": record["labels"]}

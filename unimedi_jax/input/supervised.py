@@ -6,6 +6,7 @@ from typing import Any
 import grain
 import numpy as np
 
+INPUTS = ("tokens", "lateral")  # what networks take of a batch, the second where they distinguish lateral X-rays
 Sampler = Callable[[dict[str, Any], np.random.Generator | None], dict[str, np.ndarray]]
 
 

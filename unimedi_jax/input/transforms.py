@@ -4,12 +4,14 @@ import dataclasses
 import functools
 import hashlib
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import cv2
 import numpy as np
 from jaxtyping import Int16, UInt8
 
+from data import views
 from data.errors import UserError
 from data.reports import negation, tokenizer
 from unimedi_jax import patches
@@ -91,9 +93,16 @@ def study(patient: str, name: str) -> np.int32:
     return np.frombuffer(digest, "<i4")[0]
 
 
+def is_lateral(record: Mapping[str, Any]) -> np.bool_:
+    """Whether the `view` of an X-ray's record is a lateral one; an unknown one, or none, counts as frontal."""
+    return np.bool_(views.kind(records.text(record.get("view", ""))) == views.LATERAL)
+
+
 @dataclasses.dataclass(frozen=True)
 class ToSample:
     """Record to sample: `tokens` (n, v), `text` (l,) int32, `text_mask` (l,) bool, `id`, with `grouped` `study` int32.
+
+    With `tells_lateral` it has `lateral`, a boolean, too: whether the record's `view` is a lateral one.
 
     Called with a generator it augments, without one it takes the centre. `keep` names further fields of the record that
     travel along untouched (evaluation: labels, masks). `texts` are the token sequences of an augmented sample, each
@@ -120,6 +129,7 @@ class ToSample:
     drop_technique: bool = False  # sentences that only name the examination are not read
     texts: tuple[str, ...] = ("text",)
     grouped: bool = False  # tell which pictures belong together
+    tells_lateral: bool = False  # X-rays: what a network with `lateral_type` takes
     keep: tuple[str, ...] = ()
     _known: tokenised.Tokenised = dataclasses.field(
         default_factory=tokenised.Tokenised, init=False, repr=False, compare=False
@@ -135,6 +145,7 @@ class ToSample:
         cut |= {"window": reading.window, "windows": reading.windows}
         words = {"shuffle": reading.shuffle_sentences, "sentences": reading.sentences}
         words["drop_technique"] = reading.drop_technique
+        words["tells_lateral"] = model.lateral_type and modality == "xray"
         return cls(modality, reports, reading.report_length, **sizes, **cut, **words)
 
     def keeping(self, most_bytes: int) -> "ToSample":
@@ -161,6 +172,8 @@ class ToSample:
         sample["id"] = records.text(record["id"])
         if self.grouped:
             sample["study"] = study(*records.study_key(record))
+        if self.tells_lateral:
+            sample["lateral"] = is_lateral(record)
         return sample | {name: self.view(name, record[name]) for name in self.keep if name in record}
 
     def film(self, image: UInt8[np.ndarray, "y x"], rng: np.random.Generator | None = None) -> UInt8[np.ndarray, "n v"]:
@@ -176,8 +189,8 @@ class ToSample:
     def volume(self, volume: Int16[np.ndarray, "z y x"], rng: np.random.Generator | None = None) -> Tokens:
         """The tokens of a CT's record, (n, v), or (w, n, v) of several windows."""
         if rng is None and self.window != cuts.WHOLE and math.prod(self.windows) > 1:
-            views = [x[None] for x in cuts.views(volume, self.volume_size, self.windows)]
-            return np.stack([patches.patchify(x, self.volume_patch)[0] for x in views])
+            parts = [x[None] for x in cuts.views(volume, self.volume_size, self.windows)]
+            return np.stack([patches.patchify(x, self.volume_patch)[0] for x in parts])
         if self.window != cuts.WHOLE:
             volume = cuts.window(volume, self._box(volume.shape, rng), self.volume_size, augmentation.AIR_HU)
         if rng is not None and any(self.shift):

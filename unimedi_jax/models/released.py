@@ -34,6 +34,7 @@ class Released(nn.Module):
     ct_patch: tuple[int, int, int] = (1, 1, 1)
     slices: int = 0
     head: None = None
+    lateral_type: bool = False
 
     @property
     def image_patch(self) -> tuple[int, int]:
@@ -45,8 +46,8 @@ class Released(nn.Module):
         """None: CTs are not read."""
         return self.vision.volume_grid
 
-    def embed_xray(self, tokens: UInt8[Array, "b n v"]) -> Float[Array, "b n d"]:
-        """X-ray patches to tokens with positions."""
+    def embed_xray(self, tokens: UInt8[Array, "b n v"], *, lateral: None = None) -> Float[Array, "b n d"]:
+        """X-ray patches to tokens with positions; none that was released distinguishes views."""
         return self.vision.embed_image(inputs.image(tokens))
 
     def encode(self, tokens: Float[Array, "b n d"], scores: bool = False) -> vision.Encoded:

@@ -59,9 +59,16 @@ class UniMedI(nn.Module):
         images = self.slices * self.slices_per_layer + self.frontal_view
         return images * math.prod(self._slice_grid)
 
-    def embed_xray(self, tokens: UInt8[Array, "b n v"], hidden: vision.Hidden = None) -> Float[Array, "b n d"]:
+    @property
+    def lateral_type(self) -> bool:
+        """Whether it distinguishes lateral X-rays, so that batches say which these are."""
+        return self.vision.lateral_type
+
+    def embed_xray(
+        self, tokens: UInt8[Array, "b n v"], hidden: vision.Hidden = None, lateral: vision.Lateral = None
+    ) -> Float[Array, "b n d"]:
         """X-ray patches to tokens with positions."""
-        return self.vision.embed_image(inputs.image(tokens), hidden=hidden)
+        return self.vision.embed_image(inputs.image(tokens), hidden=hidden, lateral=lateral)
 
     def embed_volume(self, tokens: Num[Array, "b n v"], hidden: vision.Hidden = None) -> Float[Array, "b n d"]:
         """CT patches to tokens with positions: the volume alone, what slice selection looks at."""
@@ -74,11 +81,17 @@ class UniMedI(nn.Module):
         return inputs.image(tokens) if name == "xray" else inputs.hounsfield(tokens, self.window_hu)
 
     def embed_pixels(
-        self, name: str, pixels: Float[Array, "b n v"], grid: tuple[int, ...], hidden: vision.Hidden = None
+        self,
+        name: str,
+        pixels: Float[Array, "b n v"],
+        grid: tuple[int, ...],
+        hidden: vision.Hidden = None,
+        lateral: vision.Lateral = None,
     ) -> Float[Array, "b n d"]:
         """Patches in [-1, 1], of a crop of any `grid` of tokens say, to tokens with positions of that grid."""
-        embed = self.vision.embed_image if name == "xray" else self.vision.embed_volume
-        return embed(pixels, grid, hidden=hidden)
+        if name == "xray":
+            return self.vision.embed_image(pixels, grid, hidden, lateral)
+        return self.vision.embed_volume(pixels, grid, hidden)
 
     def embed_ct(
         self, tokens: Num[Array, "b n v"], layers: Int[Array, "b k"], hidden: Bool[Array, "b m"] | None = None
@@ -150,9 +163,9 @@ class UniMedI(nn.Module):
         """Reports into the joint space."""
         return self.project_report(self.encode_text(tokens, mask))
 
-    def xray_features(self, tokens: UInt8[Array, "b n v"]) -> Features:
+    def xray_features(self, tokens: UInt8[Array, "b n v"], lateral: vision.Lateral = None) -> Features:
         """Inference on X-rays: all tokens, nothing masked."""
-        encoded = self.encode(self.embed_xray(tokens), scores=True)
+        encoded = self.encode(self.embed_xray(tokens, lateral=lateral), scores=True)
         z = self.project_image(encoded.cls, modality="xray")
         return Features(encoded.cls, z, encoded.scores, None, None)
 
@@ -206,7 +219,7 @@ def build_model(config: ModelConfig, vocab_size: int, device: jax.Device | None 
     image_grid = patches.grid((config.image_size,) * 2, config.image_patch)
     volume_grid = patches.grid(config.volume_size, config.volume_patch)
     computed = dict(dtype=dtype, remat=config.remat, unrolled=unrolled)
-    options = pick("type_embedding", "slice_embedding", "registers", "position_init")
+    options = pick("type_embedding", "lateral_type", "slice_embedding", "registers", "position_init")
     scoring = scores.Scoring(config.cls_key, config.score_layers, config.scores, config.sink_norm)
     tokenizers = _subpatches(config, visual.width, dtype)
     options |= {"scoring": scoring}
@@ -249,8 +262,9 @@ def example_batch(model: nn.Module, length: int = 8, texts: tuple[str, ...] = ("
         masks = {f"{name}_mask": jnp.ones((1, length), bool) for name in texts}
         return {"tokens": pixels, **dict.fromkeys(texts, text), **masks}
 
+    views = {"lateral": jnp.zeros(1, bool)} if model.lateral_type else {}
     return {
-        "xray": part(math.prod(model.vision.image_grid), model.image_patch, jnp.uint8),
+        "xray": part(math.prod(model.vision.image_grid), model.image_patch, jnp.uint8) | views,
         "ct": part(math.prod(model.volume_grid), model.ct_patch, jnp.int16),
     }
 

@@ -13,6 +13,7 @@ from unimedi_jax.typing import Array, Bool, Float, Int
 
 EPSILON = 1e-6  # LayerNorm of ViT (timm)
 Hidden = Bool[Array, "b n"] | None  # True where the mask token stands for the content (iBOT); the position stays
+Lateral = Bool[Array, " b"] | None  # True of an X-ray from the side; None: all are frontal
 
 
 def sincos(grid: tuple[int, ...], width: int, longest: float = 100.0) -> Float[np.ndarray, "*grid d"]:
@@ -102,6 +103,7 @@ class VisionTower(nn.Module):
     volume_grid: tuple[int, int, int]
     dtype: Any = jnp.bfloat16
     type_embedding: bool = False  # marks 2D and 3D; the paper names none
+    lateral_type: bool = False  # marks lateral X-rays; frontal ones, and slices, stay as they are without it
     slice_embedding: bool = False  # marks the depth layer that a slice was taken from; the paper names none
     scoring: scores.Scoring = scores.Scoring()
     registers: int = 0  # learnt tokens after CLS, which nothing reads ("Vision Transformers Need Registers")
@@ -135,6 +137,8 @@ class VisionTower(nn.Module):
         if self.type_embedding:
             self.type_2d = self.param("type_2d", init, (width,))
             self.type_3d = self.param("type_3d", init, (width,))
+        if self.lateral_type:
+            self.type_lateral = self.param("type_lateral", init, (width,))
         if self.slice_embedding:
             self.depth_of_slice = self.param("depth_of_slice", init, (volume[0], width))
         size = width, self.depth, self.heads, self.mlp_width
@@ -147,12 +151,23 @@ class VisionTower(nn.Module):
         return 1 + self.registers
 
     def embed_image(
-        self, pixels: Float[Array, "b n v"], grid: tuple[int, int] | None = None, hidden: Hidden = None
+        self,
+        pixels: Float[Array, "b n v"],
+        grid: tuple[int, int] | None = None,
+        hidden: Hidden = None,
+        lateral: Lateral = None,
     ) -> Float[Array, "b n d"]:
-        """T_2D: patches of an X-ray or of a CT slice, normalised to [-1, 1], as tokens with positions."""
+        """T_2D: patches of an X-ray or of a CT slice, normalised to [-1, 1], as tokens with positions.
+
+        `lateral` takes a tower with `lateral_type`.
+        """
         tokens = self._hide(_tokenize(pixels, self.patch_2d, self.subpatch_2d), hidden)
         tokens += self._position(self.position_2d, grid or self.image_grid)
-        return tokens + self._everywhere(self.type_2d) if self.type_embedding else tokens
+        if self.type_embedding:
+            tokens += self._everywhere(self.type_2d)
+        if lateral is not None:
+            tokens += jnp.where(lateral[:, None, None], self._everywhere(self.type_lateral), 0)
+        return tokens
 
     def embed_slices(
         self,

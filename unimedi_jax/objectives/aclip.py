@@ -21,7 +21,7 @@ from jax import numpy as jnp
 
 from unimedi_jax import losses, selection
 from unimedi_jax.config import objectives as settings
-from unimedi_jax.models import heads
+from unimedi_jax.models import heads, vision
 from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.objectives import base, common, crops
 from unimedi_jax.typing import Array, Batch, Float, Int, PyTree, Step
@@ -75,7 +75,8 @@ class Objective(settings.ACLIP, base.Objective):
         """The teacher on every sample, the student on half of the tokens of two views, reports once."""
         cls, between = {}, {"simclr": {}, "byol": {}}
         for modality in common.modalities(batch):
-            cls[modality], target = self.encode(student, teacher, modality, batch[modality]["tokens"])
+            views = batch[modality]["tokens"], common.lateral(batch, modality)
+            cls[modality], target = self.encode(student, teacher, modality, *views)
             vectors = heads.unit(student.head["simclr"](cls[modality]))
             between["simclr"][modality] = simclr(vectors[:, 0], vectors[:, 1], self.simclr_temperature)
             predicted = student.head["predictor"](student.head["projector"](cls[modality]))
@@ -85,15 +86,15 @@ class Objective(settings.ACLIP, base.Objective):
         return base.LossTerms({"vl": common.by_modality(vl, batch), **between})
 
     def encode(
-        self, student: UniMedI, teacher: UniMedI, modality: str, tokens: Array
+        self, student: UniMedI, teacher: UniMedI, modality: str, tokens: Array, lateral: vision.Lateral = None
     ) -> tuple[Float[Array, "b 2 d"], Float[Array, "b e"]]:
         """The student's CLS of both views, and the unit vector of the teacher's that BYOL aims at."""
-        whole = teacher.encode(common.embed(teacher, modality, tokens), scores=True)
+        whole = teacher.encode(common.embed(teacher, modality, tokens, lateral), scores=True)
         target = heads.unit(teacher.head["projector"](whole.cls))
         x = crops.to_image(student, modality, tokens)
         views = crops.random_crops(student.make_rng("draws"), x, self)
         index = self.choose_tokens(modality, whole.scores, views, common.grid(student, modality))
-        chosen = selection.gather_tokens(crops.embed_views(student, views.images), index)
+        chosen = selection.gather_tokens(crops.embed_views(student, views.images, lateral), index)
         return student.encode(chosen).cls.reshape(len(tokens), 2, -1), target
 
     def choose_tokens(

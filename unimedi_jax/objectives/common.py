@@ -33,14 +33,23 @@ def patch(model: UniMedI, modality: str) -> tuple[int, ...]:
     return model.image_patch if modality == "xray" else model.volume_patch
 
 
-def embed(network: UniMedI, modality: str, tokens: Array) -> Float[Array, "b n d"]:
+def lateral(batch: Batch, modality: str) -> vision.Lateral:
+    """Which X-rays are lateral; None where the batch does not say, and of CTs."""
+    return batch[modality].get("lateral")
+
+
+def embed(network: UniMedI, modality: str, tokens: Array, lateral: vision.Lateral = None) -> Float[Array, "b n d"]:
     """All tokens of an X-ray, or of a volume without slices, with their positions."""
-    return network.embed_xray(tokens) if modality == "xray" else network.embed_volume(tokens)
+    return network.embed_xray(tokens, lateral=lateral) if modality == "xray" else network.embed_volume(tokens)
 
 
 def encode_images(network: UniMedI, batch: Batch, scores: bool = False) -> dict[str, vision.Encoded]:
     """Every modality whole through the shared ViT; with `scores` eq. 1 beside it."""
-    return {name: network.encode(embed(network, name, batch[name]["tokens"]), scores) for name in modalities(batch)}
+
+    def tokens(name: str) -> Float[Array, "b n d"]:
+        return embed(network, name, batch[name]["tokens"], lateral(batch, name))
+
+    return {name: network.encode(tokens(name), scores) for name in modalities(batch)}
 
 
 def reports(batch: Batch, which: str = "text") -> tuple[TextIds, TextMask]:

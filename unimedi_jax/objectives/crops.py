@@ -13,7 +13,7 @@ from jax import numpy as jnp
 
 from unimedi_jax import patches, selection
 from unimedi_jax.config import objectives as settings
-from unimedi_jax.models import inputs
+from unimedi_jax.models import inputs, vision
 from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.objectives import common
 from unimedi_jax.typing import Array, Float, Int, Key, Num
@@ -146,15 +146,21 @@ def random_slices(
     return slices, z
 
 
-def embed_views(network: UniMedI, images: Float[Array, "b c *space"]) -> Float[Array, "bc n d"]:
+def embed_views(
+    network: UniMedI, images: Float[Array, "b c *space"], lateral: vision.Lateral = None
+) -> Float[Array, "bc n d"]:
     """Views as tokens with the positions of a grid of their own size; the views of a sample follow one another."""
     modality = "xray" if images.ndim == 4 else "ct"
     patch = common.patch(network, modality)
+    lateral = None if lateral is None else jnp.repeat(lateral, images.shape[1])
     # Neighbouring rows, so that views stay on the device that holds their sample.
     images = images.reshape(-1, *images.shape[2:])
-    return network.embed_pixels(modality, patches.patchify(images, patch), patches.grid(images.shape[1:], patch))
+    grid = patches.grid(images.shape[1:], patch)
+    return network.embed_pixels(modality, patches.patchify(images, patch), grid, lateral=lateral)
 
 
-def encode_views(network: UniMedI, images: Float[Array, "b c *space"]) -> Float[Array, "b c d"]:
+def encode_views(
+    network: UniMedI, images: Float[Array, "b c *space"], lateral: vision.Lateral = None
+) -> Float[Array, "b c d"]:
     """CLS of every view, all of them in one pass."""
-    return network.encode(embed_views(network, images)).cls.reshape(*images.shape[:2], -1)
+    return network.encode(embed_views(network, images, lateral)).cls.reshape(*images.shape[:2], -1)

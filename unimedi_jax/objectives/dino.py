@@ -17,7 +17,7 @@ from jax import numpy as jnp
 from unimedi_jax import losses
 from unimedi_jax.config import objectives as settings
 from unimedi_jax.mean import Mean
-from unimedi_jax.models import heads
+from unimedi_jax.models import heads, vision
 from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.objectives import base, common, crops
 from unimedi_jax.typing import Array, Batch, Float, PyTree, Scalar, Step
@@ -78,7 +78,9 @@ class Objective(settings.DINO, SelfDistillation):
         for modality in common.modalities(batch):
             centre = state["centre"][modality]
             large, small = self.views(student, modality, batch[modality]["tokens"])
-            targets, predictions = prototype_logits(teacher, large), prototype_logits(student, large, small)
+            lateral = common.lateral(batch, modality)
+            targets = prototype_logits(teacher, large, lateral=lateral)
+            predictions = prototype_logits(student, large, small, lateral=lateral)
             terms[modality] = across_views(predictions, targets, centre, *temperatures)
             metrics[f"{modality}/dino_information"] = self.information(targets, centre, step)
             centres[modality] = losses.update_centre(centre, targets, self.centre_momentum)
@@ -95,7 +97,9 @@ class Objective(settings.DINO, SelfDistillation):
         return large.images, small.images
 
 
-def prototype_logits(network: UniMedI, *views: Float[Array, "b c *space"]) -> Float[Array, "b c p"]:
+def prototype_logits(
+    network: UniMedI, *views: Float[Array, "b c *space"], lateral: vision.Lateral = None
+) -> Float[Array, "b c p"]:
     """Logits of the prototypes for all views, one pass for each size of them."""
-    cls = [crops.encode_views(network, images) for images in views if images.shape[1]]
+    cls = [crops.encode_views(network, images, lateral) for images in views if images.shape[1]]
     return network.head["cls"](jnp.concatenate(cls, axis=1))

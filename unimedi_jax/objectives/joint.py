@@ -109,7 +109,8 @@ class Objective(settings.Joint, base.Objective):
         for modality in common.modalities(batch):
             x = crops.to_image(student, modality, batch[modality]["tokens"])
             if modality == "xray":
-                terms["intra"][modality] = self.cluster_loss(student.head["intra"](self.encode_two_views(student, x)))
+                cls = self.encode_two_views(student, x, common.lateral(batch, modality))
+                terms["intra"][modality] = self.cluster_loss(student.head["intra"](cls))
             else:
                 intra, inter, hidden = self.volume_losses(student, x)
                 terms["intra"][modality] = intra
@@ -133,9 +134,11 @@ class Objective(settings.Joint, base.Objective):
         _, predicted = student.head["slices"](vectors, z, mask)
         return intra, inter, masked_slice_loss(predicted, vectors, mask).reshape(batch, 2).mean(axis=1)
 
-    def encode_two_views(self, student: UniMedI, x: Float[Array, "b *space"]) -> Float[Array, "b 2 d"]:
+    def encode_two_views(
+        self, student: UniMedI, x: Float[Array, "b *space"], lateral: vision.Lateral = None
+    ) -> Float[Array, "b 2 d"]:
         """CLS of two random views of X-rays or volumes."""
-        return crops.encode_views(student, crops.random_crops(student.make_rng("draws"), x, self).images)
+        return crops.encode_views(student, crops.random_crops(student.make_rng("draws"), x, self).images, lateral)
 
     def views_of_slices(self, key: Key[Array, ""], slices: Float[Array, "b s y x"]) -> Float[Array, "bs 2 y x"]:
         """Two views of each slice; in a view all slices of a volume share box, contrast and brightness."""

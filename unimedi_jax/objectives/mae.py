@@ -83,9 +83,11 @@ class Decoder(nn.Module):
         return linear.Dense(self.pixels[modality], name=f"pixels_{modality}", **dense)(x[:, 1:]).astype(jnp.float32)
 
 
-def encode_visible(student: UniMedI, modality: str, tokens: Array, mask_ratio: float) -> EncodedVisible:
+def encode_visible(
+    student: UniMedI, modality: str, tokens: Array, mask_ratio: float, lateral: vision.Lateral = None
+) -> EncodedVisible:
     """A random share of the tokens is dropped, the rest encoded."""
-    embedded = common.embed(student, modality, tokens)
+    embedded = common.embed(student, modality, tokens, lateral)
     ranks = masked.random_ranks(student.make_rng("draws"), *embedded.shape[:2])
     visible = jnp.argsort(ranks, axis=-1)[:, : selection.num_kept(ranks.shape[1], mask_ratio)]
     encoded = student.encode(selection.gather_tokens(embedded, visible))
@@ -117,7 +119,7 @@ class Objective(settings.MAE, base.Objective):
         losses = {}
         for modality in common.modalities(batch):
             tokens = batch[modality]["tokens"]
-            encoded = encode_visible(student, modality, tokens, self.mask_ratio)
+            encoded = encode_visible(student, modality, tokens, self.mask_ratio, common.lateral(batch, modality))
             losses[modality] = reconstruction_loss(student, modality, tokens, encoded, self.norm_pix)
         return base.LossTerms({"mim": losses})
 

@@ -51,7 +51,7 @@ class Objective(settings.MedUniC, base.Objective):
         pairs = common.encode_pairs(student, batch)
         one, other = pairs.reports.vector, common.encode_reports(student, batch).vector
         names = common.modalities(batch)
-        cropped = {name: self.encode_crop(student, name, batch[name]["tokens"], keys[name]) for name in names}
+        cropped = {name: self.encode_crop(student, name, batch, keys[name]) for name in names}
         # On a copy: the running statistics are those of whole images.
         model, variables = student.unbind()
         z_crop = model.bind(variables, mutable=["batch_stats"]).project(cropped, other, True)[0]
@@ -65,12 +65,13 @@ class Objective(settings.MedUniC, base.Objective):
         }
         return base.LossTerms({name: common.by_modality(each, batch) for name, each in rows.items()})
 
-    def encode_crop(self, network: UniMedI, name: str, tokens: Array, key: Key[Array, ""]) -> Float[Array, "b d"]:
-        """CLS of a random crop of every sample."""
+    def encode_crop(self, network: UniMedI, name: str, batch: Batch, key: Key[Array, ""]) -> Float[Array, "b d"]:
+        """CLS of a random crop of every sample of a modality."""
         grid = common.grid(network, name)
         size = tuple(max(1, round(self.crop * count)) for count in grid)
-        pixels = network.pixels(name, crop(tokens, grid, size, key))
-        return network.encode(network.embed_pixels(name, pixels, size)).cls
+        pixels = network.pixels(name, crop(batch[name]["tokens"], grid, size, key))
+        lateral = common.lateral(batch, name)
+        return network.encode(network.embed_pixels(name, pixels, size, lateral=lateral)).cls
 
 
 class Features(nn.Module):

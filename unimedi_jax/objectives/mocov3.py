@@ -57,8 +57,9 @@ class Objective(settings.MoCoV3, base.Objective):
         for modality in common.modalities(batch):
             x = crops.to_image(student, modality, batch[modality]["tokens"])
             views = crops.random_crops(student.make_rng("draws"), x, self).images
-            targets = teacher.head["projector"](crops.encode_views(teacher, views))
-            queries = student.head["projector"](crops.encode_views(student, views))
+            lateral = common.lateral(batch, modality)
+            targets = teacher.head["projector"](crops.encode_views(teacher, views, lateral))
+            queries = student.head["projector"](crops.encode_views(student, views, lateral))
             queries = student.head["predictor"](queries)
             terms[modality] = momentum_contrast(heads.unit(queries), heads.unit(targets), self.temperature)
         return base.LossTerms({"moco": terms})

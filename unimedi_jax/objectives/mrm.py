@@ -79,7 +79,8 @@ class Objective(settings.MRM, base.Objective):
         features, mim = [], {}
         for modality in common.modalities(batch):
             tokens = batch[modality]["tokens"]
-            encoded = mae.encode_visible(student, modality, tokens, self.mask_ratio)
+            lateral = common.lateral(batch, modality)
+            encoded = mae.encode_visible(student, modality, tokens, self.mask_ratio, lateral)
             features.append(encoded.patches.mean(axis=1))
             mim[modality] = mae.reconstruction_loss(student, modality, tokens, encoded, self.norm_pix)
         mlm = self.word_loss(student, *common.reports(batch), jnp.concatenate(features))

@@ -13,11 +13,16 @@ from unimedi_jax.typing import Array, Bool, Float, Int
 
 
 def embed(
-    network: UniMedI, modality: str, tokens: Array, layers: Int[Array, "b s"] | None, hidden: vision.Hidden = None
+    network: UniMedI,
+    modality: str,
+    tokens: Array,
+    layers: Int[Array, "b s"] | None,
+    hidden: vision.Hidden = None,
+    lateral: vision.Lateral = None,
 ) -> Float[Array, "b n d"]:
     """All tokens of an X-ray, or [slices, volume] of a CT, with their positions."""
     if modality == "xray":
-        return network.embed_xray(tokens, hidden)
+        return network.embed_xray(tokens, hidden, lateral)
     return network.embed_ct(tokens, layers, hidden)
 
 

@@ -17,7 +17,7 @@ import flax.linen as nn
 from jax import numpy as jnp
 
 from unimedi_jax.config import objectives as settings
-from unimedi_jax.models import heads
+from unimedi_jax.models import heads, vision
 from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.objectives import base, common, masked
 from unimedi_jax.typing import Array, Batch, Bool, Float, PyTree, Step
@@ -32,10 +32,14 @@ def masked_absolute_error(
 
 
 def predict_pixels(
-    student: UniMedI, modality: str, pixels: Float[Array, "b n v"], mask: Bool[Array, "b n"]
+    student: UniMedI,
+    modality: str,
+    pixels: Float[Array, "b n v"],
+    mask: Bool[Array, "b n"],
+    lateral: vision.Lateral = None,
 ) -> Float[Array, "b n v"]:
     """The pixels of all patches, from those that are not masked."""
-    tokens = student.embed_pixels(modality, pixels, common.grid(student, modality), mask)
+    tokens = student.embed_pixels(modality, pixels, common.grid(student, modality), mask, lateral)
     return student.head[f"pixels_{modality}"](student.encode(tokens).patches)
 
 
@@ -59,6 +63,6 @@ class Objective(settings.SimMIM, base.Objective):
             pixels = student.pixels(modality, batch[modality]["tokens"])
             grid = common.grid(student, modality)
             mask = masked.random_block_mask(student.make_rng("draws"), len(pixels), grid, self.mask_ratio, self.block)
-            predicted = predict_pixels(student, modality, pixels, mask)
+            predicted = predict_pixels(student, modality, pixels, mask, common.lateral(batch, modality))
             losses[modality] = masked_absolute_error(predicted, pixels, mask)
         return base.LossTerms({"mim": losses})

@@ -131,7 +131,7 @@ class Objective(settings.UniMedI, base.Objective):
             layers = slice_scores = None
             if modality == "ct":
                 layers, slice_scores = self.choose_layers(teacher, tokens, keys["slices"], step, baseline)
-            whole = self.encode_whole(teacher, modality, tokens, layers)
+            whole = self.encode_whole(teacher, modality, tokens, layers, common.lateral(batch, modality))
             view = None
             if self.two_views:
                 key_view = jax.random.fold_in(keys[modality], 0)
@@ -147,12 +147,18 @@ class Objective(settings.UniMedI, base.Objective):
         return outputs
 
     def encode_whole(
-        self, teacher: UniMedI, modality: str, tokens: Array, layers: Int[Array, "b s"] | None
+        self,
+        teacher: UniMedI,
+        modality: str,
+        tokens: Array,
+        layers: Int[Array, "b s"] | None,
+        lateral: vision.Lateral = None,
     ) -> vision.Encoded | None:
         """The teacher on all tokens; None, and no pass, where neither the choice of tokens nor a target needs it."""
         if not self.scores_tokens and not any(self.computes(name, teacher) for name in CENTRES):
             return None
-        return teacher.encode(sequences.embed(teacher, modality, tokens, layers), scores=self.scores_tokens)
+        embedded = sequences.embed(teacher, modality, tokens, layers, lateral=lateral)
+        return teacher.encode(embedded, scores=self.scores_tokens)
 
     def targets(
         self, teacher: UniMedI, whole: vision.Encoded | None, keep: Int[Array, "b k"] | None
@@ -176,13 +182,14 @@ class Objective(settings.UniMedI, base.Objective):
         outputs = {}
         for modality, target in targets.items():
             tokens = batch[modality]["tokens"] if target.view is None else target.view
+            lateral = common.lateral(batch, modality)
             if self.mask_mode == "drop":
-                embedded = sequences.embed(student, modality, tokens, target.layers)
+                embedded = sequences.embed(student, modality, tokens, target.layers, lateral=lateral)
                 encoded = student.encode(sequences.pick(embedded, target.keep))
                 patches = encoded.patches
             else:
                 hidden = sequences.complement(target.keep, sequences.length(student, modality))
-                encoded = student.encode(sequences.embed(student, modality, tokens, target.layers, hidden))
+                encoded = student.encode(sequences.embed(student, modality, tokens, target.layers, hidden, lateral))
                 patches = self.compared(encoded.patches, target.keep)
             regions = student.head["region"](encoded.patches) if self.weight_local else None
             outputs[modality] = StudentOutput(encoded.cls, patches, regions)

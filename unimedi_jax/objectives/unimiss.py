@@ -37,7 +37,8 @@ class Objective(settings.UniMiSS, dino.SelfDistillation):
             centre = state["centre"][modality]
             x = crops.to_image(student, modality, batch[modality]["tokens"])
             views = crops.random_crops(student.make_rng("draws"), x, self).images
-            targets, predictions = dino.prototype_logits(teacher, views), dino.prototype_logits(student, views)
+            lateral = common.lateral(batch, modality)
+            targets, predictions = (dino.prototype_logits(one, views, lateral=lateral) for one in (teacher, student))
             pairs = {"image": (predictions, targets)}
             if modality == "ct":
                 slices = slices_of_views(student.make_rng("draws"), views, self.slices, student.slice_size)

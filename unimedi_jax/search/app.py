@@ -14,7 +14,7 @@ from data.errors import UserError
 from unimedi_jax.config.jobs import SearchConfig
 from unimedi_jax.inference import embed
 from unimedi_jax.report import page as report_page
-from unimedi_jax.search import decoding, page, query, store, uploads, view
+from unimedi_jax.search import codes, decoding, page, query, store, uploads, view
 from unimedi_jax.search.page import Asked
 from unimedi_jax.search.ranking import Filters
 
@@ -44,7 +44,7 @@ class App:
         self._folder, self._model, self._settings = folder, model, settings
         self._lock = threading.Lock()
         self._waiting = threading.BoundedSemaphore(MOST_WAITING)
-        self._stamp, self._index = store.stamp(folder), store.read(folder)
+        self._stamp, self._index = store.stamp(folder), _prepared(folder)
         limits = {"seconds": settings.upload_seconds, "gigabytes": settings.worker_memory_gb}
         read = functools.partial(decoding.read_folder, reading=model.pretrained.reading)
         self._decoder = decoding.Decoder(read, model.pretrained.grid, **limits)
@@ -92,9 +92,9 @@ class App:
             raise Failed(HTTPStatus.BAD_REQUEST, f"the query cannot be read: {error}") from error
         asked = Asked(_filters(form.fields), form.fields.get("text", "")[: query.LONGEST_TEXT])
         with self._told(index, asked):
-            modality, pixels = self._decoder.read(form.files) if form.files else ("", None)
+            modality, pixels, taken = self._decoder.read(form.files) if form.files else ("", None, "")
             with self._lock:
-                vector = query.embedded(self._model, modality, pixels, asked.text)
+                vector = query.embedded(self._model, modality, pixels, asked.text, taken)
             return self._page(index, vector, Asked(asked.filters, asked.text, modality, pixels))
 
     def _page(self, index: store.Index, vector: np.ndarray, asked: Asked) -> str:
@@ -117,8 +117,14 @@ class App:
         """The index as it is on the disk: of a patient who was deleted nothing is shown any more."""
         with self._lock:
             if (now := store.stamp(self._folder)) != self._stamp:
-                self._index, self._stamp = store.read(self._folder), now
+                self._index, self._stamp = _prepared(self._folder), now
             return self._index
+
+
+def _prepared(folder: pathlib.Path) -> store.Index:
+    index = store.read(folder)
+    codes.prepare(index)
+    return index
 
 
 def _filters(values: Mapping[str, str]) -> Filters:

@@ -148,7 +148,8 @@ def _embedded(model: embed.Model, batch: Sequence[Entry], facts: Mapping[str, An
     count, width, size = len(batch), facts["width"], facts["picture_size"]
     z, z_report = (np.full((count, width), np.nan, np.float32) for _ in range(2))
     if batch[0].pixels is not None:
-        z[:] = model.features(batch[0].case.modality, np.stack([entry.pixels for entry in batch])).z
+        pixels, views = np.stack([entry.pixels for entry in batch]), [entry.view for entry in batch]
+        z[:] = model.features(batch[0].case.modality, pixels, views).z
     with_report = [i for i, entry in enumerate(batch) if entry.case.report]
     if with_report and model.pretrained.tokenizer is not None:
         z_report[with_report] = model.embed_reports([batch[i].case.report for i in with_report])

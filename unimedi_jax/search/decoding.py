@@ -32,6 +32,7 @@ ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".dcm", ".dicom", ".ima", *source
 DTYPES = {"xray": np.uint8, "ct": np.int16}
 Answer = tuple[dict[str, Any], np.ndarray | None]
 LONGEST_ANSWER = 4096  # bytes of its first line
+LONGEST_VIEW = 16  # letters of a DICOM code
 SPARE_GB = 4.0  # of addresses beside the memory that a picture may take: libraries, their threads' stacks
 
 
@@ -45,7 +46,7 @@ def shapes(grid: RecordGrid) -> dict[str, tuple[int | None, ...]]:
 
 
 def read_folder(folder: pathlib.Path, reading: Reading) -> Answer:
-    """What an upload is, {"modality": ..., "shape": ...} and its pixels, or why it is none, {"reason": ...}."""
+    """What an upload is, {"modality", "shape", "view"} and its pixels, or why it is none, {"reason": ...}."""
     try:
         items, _ = sources.find(folder, reading)
     except UserError:
@@ -59,7 +60,7 @@ def read_folder(folder: pathlib.Path, reading: Reading) -> Answer:
     pixels = [x for _, x in sources.read(items, items[0].modality, refused)]
     if not pixels:
         return {"reason": refused[0].reason}, None
-    return {"modality": items[0].modality, "shape": pixels[0].shape}, pixels[0]
+    return {"modality": items[0].modality, "shape": pixels[0].shape, "view": items[0].view[:LONGEST_VIEW]}, pixels[0]
 
 
 class Decoder:
@@ -74,8 +75,8 @@ class Decoder:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([__name__, "cv2", "gdcm"])
 
-    def read(self, files: Sequence[tuple[str, memoryview]]) -> tuple[str, np.ndarray]:
-        """Modality and pixels, as in records: X-ray uint8 (y, x) or CT int16 HU (z, y, x).
+    def read(self, files: Sequence[tuple[str, memoryview]]) -> tuple[str, np.ndarray, str]:
+        """Modality, pixels as in records, X-ray uint8 (y, x) or CT int16 HU (z, y, x), and the view.
 
         Raises:
             UploadError: it cannot be read, takes too long or too much memory, or ends the process.
@@ -112,7 +113,7 @@ def _ending(name: str) -> str:
     return next((ending for ending in ENDINGS if name.lower().endswith(ending)), "")
 
 
-def _received(pipe: Connection, grid: RecordGrid) -> tuple[str, np.ndarray]:
+def _received(pipe: Connection, grid: RecordGrid) -> tuple[str, np.ndarray, str]:
     """The answer of the process; OSError or ValueError where it is not as it should be, EOFError where it ends."""
     answer = json.loads(pipe.recv_bytes(LONGEST_ANSWER))
     if "reason" in answer:
@@ -123,7 +124,7 @@ def _received(pipe: Connection, grid: RecordGrid) -> tuple[str, np.ndarray]:
     if not fits or math.prod(shape) > MOST_VOXELS:
         raise ValueError(f"{shape} pixels")
     data = pipe.recv_bytes(math.prod(shape) * np.dtype(dtype).itemsize)
-    return answer["modality"], np.frombuffer(data, dtype).reshape(shape)
+    return answer["modality"], np.frombuffer(data, dtype).reshape(shape), str(answer.get("view", ""))
 
 
 def _decode(

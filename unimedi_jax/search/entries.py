@@ -24,6 +24,7 @@ class Entry:
     case: Case
     labels: Mapping[str, int]  # 1 or 0; those that are unknown are left out
     pixels: np.ndarray | None = None  # X-ray uint8 (256, 256), CT int16 HU (32, 128, 128)
+    view: str = ""  # of an X-ray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +63,8 @@ def _records(one: records.RecordSet, modality: str, split: str) -> Iterator[Entr
     for record in one.source(modality, split, (*records.TRAINED_ON[modality], "labels")):
         values = {name: int(value) for name, value in zip(names, record["labels"], strict=True) if np.isfinite(value)}
         texts = {name: records.text(record[name]) for name in ("id", "patient", "report")}
-        yield Entry(Case(**texts, modality=modality, split=split), values, record[image])
+        view = records.text(record.get("view", ""))
+        yield Entry(Case(**texts, modality=modality, split=split), values, record[image], view)
 
 
 def of_files(trained: Pretrained, source: pathlib.Path) -> Entries:
@@ -78,7 +80,7 @@ def of_files(trained: Pretrained, source: pathlib.Path) -> Entries:
             for index, pixels in sources.read(items, modality, refused):
                 item = items[index]
                 case = Case(item.id, modality=modality, report=item.report)
-                yield Entry(case, {}, None if modality == "report" else pixels)
+                yield Entry(case, {}, None if modality == "report" else pixels, item.view)
 
-    facts = [[item.id, item.modality, item.report, sources.state(item)] for item in items]
+    facts = [[item.id, item.modality, item.report, item.view, sources.state(item)] for item in items]
     return Entries(len(items), (), facts, read, refused)

@@ -108,11 +108,11 @@ def _delete(settings: SearchConfig, folder: pathlib.Path) -> None:
 def _answer(settings: SearchConfig, folder: pathlib.Path, model: embed.Model) -> None:
     index = store.read(folder)
     query.check(index, model)
-    modality, pixels = "", None
+    modality, pixels, taken = "", None, ""
     if settings.query:
         reading = model.pretrained.reading
-        modality, pixels = memory.limited(lambda _: _picture(settings, reading), settings.worker_memory_gb, None)
-    vector = query.embedded(model, modality, pixels, settings.text)
+        modality, pixels, taken = memory.limited(lambda _: _picture(settings, reading), settings.worker_memory_gb, None)
+    vector = query.embedded(model, modality, pixels, settings.text, taken)
     filters = ranking.Filters(settings.modality, settings.split, settings.label)
     answer = query.answer(index, vector, filters, k=settings.k, exact=settings.exact)
     shown = view.Shown.of(index, answer, show_reports=settings.shows_reports)
@@ -125,14 +125,14 @@ def _answer(settings: SearchConfig, folder: pathlib.Path, model: embed.Model) ->
         print(f"written: {out}")
 
 
-def _picture(settings: SearchConfig, reading: Reading) -> tuple[str, np.ndarray]:
-    """Modality and pixels of `config.query`."""
+def _picture(settings: SearchConfig, reading: Reading) -> tuple[str, np.ndarray, str]:
+    """Modality, pixels and view of `config.query`."""
     with _one_picture(settings, reading) as item:
         refused: list[Any] = []
         pixels = [x for _, x in sources.read([item], item.modality, refused)]
         if not pixels:
             raise UserError(f"config.query cannot be read: {refused[0].reason}")
-        return item.modality, pixels[0]
+        return item.modality, pixels[0], item.view
 
 
 @contextlib.contextmanager

@@ -39,11 +39,11 @@ def check(index: Index, model: embed.Model) -> None:
 
 
 def embedded(
-    model: embed.Model, modality: str = "", pixels: np.ndarray | None = None, text: str = ""
+    model: embed.Model, modality: str = "", pixels: np.ndarray | None = None, text: str = "", view: str = ""
 ) -> Float[np.ndarray, " e"]:
     """The unit vector of a query: of the picture, of the sentence, or of the sum of both unit vectors.
 
-    `pixels`: an X-ray uint8 (256, 256) or a CT int16 HU (32, 128, 128), as readers give them.
+    `pixels`: an X-ray uint8 (256, 256) or a CT int16 HU (32, 128, 128), as readers give them; `view`: that of an X-ray.
 
     Raises:
         UserError: there is neither, the network does not read what there is, or the text is too long.
@@ -54,7 +54,7 @@ def embedded(
             raise UserError(
                 f"this network reads {' and '.join(model.pretrained.reads)} alone: the query is a {modality}"
             )
-        parts.append(model.features(modality, pixels[None]).z[0])
+        parts.append(model.features(modality, pixels[None], [view]).z[0])
     if text.strip():
         if len(text) > LONGEST_TEXT:
             raise UserError(f"the sentence has {len(text)} letters, at most {LONGEST_TEXT} are taken")

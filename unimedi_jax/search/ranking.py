@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from data.errors import UserError
-from unimedi_jax.search import graph
+from unimedi_jax.search import codes, graph
 from unimedi_jax.search.store import Index
 
 KINDS = {"pictures": "z", "reports": "z_report"}  # what may be near a query, and the array that holds it
@@ -69,6 +69,8 @@ def nearest(
     count = len(index) if mask is None else int(mask.sum())
     if count > exact and (edges := graph.of(index, name)) is not None:
         rows, scores = edges.search(query, k, mask)
+    elif (coded := codes.nearest(index, name, query, k, mask)) is not None:
+        rows, scores = ordered(*coded, k)
     else:
         rows, scores = best(products(getattr(index, name), query), k, mask)
     return [Hit(int(row), float(score)) for row, score in zip(rows, scores, strict=True)]
@@ -92,8 +94,15 @@ def best(
         values = scores[rows]
         least = np.partition(values, len(values) - k)[len(values) - k]
         rows = rows[values >= least]  # with all that equal the last one
-    order = np.lexsort((rows, -scores[rows]))[:k]
-    return rows[order], scores[rows[order]]
+    return ordered(rows, scores[rows], k)
+
+
+def ordered(
+    rows: Int[np.ndarray, " m"], scores: Float[np.ndarray, " m"], k: int
+) -> tuple[Int[np.ndarray, " j"], Float[np.ndarray, " j"]]:
+    """At most `k` of these rows and their scores, the best first, equal ones by their row."""
+    order = np.lexsort((rows, -scores))[:k]
+    return rows[order], scores[order]
 
 
 def unit(vector: Float[np.ndarray, " e"]) -> Float[np.ndarray, " e"]:
