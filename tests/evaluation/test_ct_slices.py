@@ -89,7 +89,9 @@ def test_so_does_fine_tuning(contrast, expected, phantom):
     head = {"weights": jnp.eye(width), "bias": jnp.zeros(width)}
     sampler = contrast.sampler("ct")
     tokens = jnp.stack([sampler(record)["tokens"] for record in phantom.source("ct", "test")])
-    logits = jax.jit(tuning.logits)(network.start(contrast, "trained", {"params": head}, frozen=False), tokens)
+    logits = jax.jit(tuning.logits)(
+        network.start(contrast, "trained", {"params": head}, frozen=False), {"tokens": tokens}
+    )
     np.testing.assert_allclose(logits, expected.cls, atol=1e-5)
 
 

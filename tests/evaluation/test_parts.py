@@ -50,7 +50,8 @@ def test_a_part_that_is_not_whole_is_made_again(tmp_path, injury) -> None:
 
 
 def network(value: float = 1.0, **changes) -> types.SimpleNamespace:
-    about = {"path": pathlib.Path("runs/mine"), "step": 5, "network": "student", "config": {"seed": 1}}
+    about = {"path": pathlib.Path("runs/mine"), "address": "runs/mine", "step": 5, "network": "student"}
+    about["config"] = {"seed": 1}
     return types.SimpleNamespace(**{**about, "variables": {"kernel": jnp.full(3, value)}, **changes})
 
 

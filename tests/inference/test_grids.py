@@ -55,7 +55,7 @@ def files(tmp_path_factory):
 
 def test_files_are_read_on_the_grid_of_the_training_records(network, files):
     sources.check(network)
-    items, _ = sources.find(files, network.grid)
+    items, _ = sources.find(files, network.reading)
     film, scan = (next(item for item in items if item.modality == name) for name in ("xray", "ct"))
     np.testing.assert_array_equal(film.read(), xrays.read_xray(film.path, 384))
     np.testing.assert_array_equal(scan.read(), ct_records.read(scan.path, network.grid).fields["volume"])
