@@ -1,13 +1,17 @@
 """Checkpoints: every injury to every file is detected and named, and the checkpoint before it is used."""
 
+import asyncio
+import contextlib
 import gc
 import pathlib
 import shutil
+import sys
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+import tensorstore
 from jax import numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -191,6 +195,36 @@ def test_an_empty_step_folder_and_a_missing_item_are_skipped(workdir, caplog):
     assert same(read(workdir), 2)
     assert "checkpoint 7 is skipped: it has no manifest.json" in caplog.text
     assert "checkpoint 4 is skipped" in caplog.text
+
+
+def test_reads_that_end_after_damage_was_found_print_nothing(capfd, monkeypatch):
+    """Orbax closes its loop at the first error, and TensorStore then brings it the other arrays."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    promise, future = tensorstore.Promise.new()
+
+    async def read() -> None:
+        await future
+
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise ValueError("no array")
+
+    async def both() -> None:
+        await asyncio.gather(read(), fail())
+
+    damaged = pytest.raises(integrity.DamagedError, match="no array")
+    with contextlib.closing(asyncio.new_event_loop()) as loop, damaged, checkpoint_arrays.damage_named():
+        loop.run_until_complete(both())
+    promise.set_result(0)
+    assert not future.exception()
+    assert "Traceback" not in capfd.readouterr().err
+
+    class Other:
+        def __del__(self) -> None:
+            raise ValueError("another matter")
+
+    Other()
+    assert "another matter" in capfd.readouterr().err
 
 
 def test_all_bad_is_an_error_and_stays_one(workdir):

@@ -1,7 +1,9 @@
 """How Orbax writes and reads the parts of a checkpoint: arrays on their devices, random keys as integers, JSON."""
 
 import contextlib
-from collections.abc import Iterator
+import functools
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -18,13 +20,25 @@ TOGETHER = ocp.options.MultiprocessingOptions()
 
 @contextlib.contextmanager
 def damage_named() -> Iterator[None]:
-    """Turns what Orbax and TensorStore raise, any class in thousands of lines, into a DamagedError of one line."""
+    """Turns what Orbax and TensorStore raise, any class in thousands of lines, into a DamagedError of one line.
+
+    Where one array cannot be read, Orbax closes its event loop while others are being read. When those are there,
+    Python would print a traceback of the closed loop for each, at any time from then on.
+    """
+    before = sys.unraisablehook
+    sys.unraisablehook = functools.partial(_unless_late, before)
     try:
         yield
+        sys.unraisablehook = before
     except (PermissionError, MemoryError, jax.errors.JaxRuntimeError, integrity.DamagedError):
         raise  # says nothing of what was saved, or all
     except Exception as error:
         raise integrity.DamagedError(first_line(error)) from error
+
+
+def _unless_late(others: Callable[[Any], Any], unraisable: Any) -> None:
+    if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"):
+        others(unraisable)
 
 
 def handler(hosts_of: ocp.options.MultiprocessingOptions = TOGETHER) -> ocp.CompositeCheckpointHandler:
