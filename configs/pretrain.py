@@ -42,7 +42,7 @@ ABLATIONS = {
 }
 BEST = "unimedi_plus"  # of the small run, by docs/results.md
 PAPER = {"init": {"report": "emilyalsentzer/Bio_ClinicalBERT"}}
-# Small enough for two CPU cores: about a quarter of an hour with the evaluation.
+# Small enough for two CPU cores: about half an hour with installation and evaluation.
 DEMO = {
     "steps": 700,
     "log_every": 10,

@@ -70,7 +70,7 @@ def find(source: pathlib.Path, reading: Reading = PLAIN) -> tuple[list[Item], li
     elif source.suffix.lower() == ".txt":
         items, rejected = _lines(source, reading)
     else:
-        items = [item] if (item := _file(source, source.parent, reading)) else []
+        items = [item] if (item := _file(source, source.parent, reading, _header(source))) else []
     if not items and not rejected:
         known = ", ".join((*PICTURES, ".dcm", *volumes.SUFFIXES))
         raise UserError(
@@ -179,48 +179,35 @@ def rules(grid: RecordGrid = record_grid.DEFAULT) -> dict[str, Any]:
 
 def _folder(folder: pathlib.Path, root: pathlib.Path, reading: Reading) -> Iterator[Item]:
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    files = {entry: _modality(entry) for entry in entries if entry.is_file()}
-    if "CT" in files.values():
-        yield _item(folder, root, "ct", reading)
-    yield from filter(None, (_file(file, root, reading) for file, modality in files.items() if modality != "CT"))
+    headers = {entry: _header(entry) for entry in entries if entry.is_file()}
+    slices = {file for file, header in headers.items() if header is not None and header.get("Modality") == "CT"}
+    if slices:
+        yield _ct(folder, root, reading)
+    others = (_file(file, root, reading, header) for file, header in headers.items() if file not in slices)
+    yield from filter(None, others)
     for entry in entries:
         if entry.is_dir() and not entry.is_symlink():  # a link may lead in a circle
             yield from _folder(entry, root, reading)
 
 
-def _file(path: pathlib.Path, root: pathlib.Path, reading: Reading) -> Item | None:
-    """An X-ray or CT by the file's name; None for what is neither."""
-    name = path.name.lower()
-    kind = _modality(path)
-    if name.endswith(volumes.SUFFIXES) or kind == "CT":
-        return _item(path, root, "ct", reading)
-    if path.suffix.lower() in PICTURES or kind is not None:
-        return _item(path, root, "xray", reading)
+def _file(path: pathlib.Path, root: pathlib.Path, reading: Reading, header: pydicom.Dataset | None) -> Item | None:
+    """An X-ray or CT by the file's name or, of a DICOM file, its header; None for what is neither."""
+    if path.name.lower().endswith(volumes.SUFFIXES) or (header is not None and header.get("Modality") == "CT"):
+        return _ct(path, root, reading)
+    if path.suffix.lower() in PICTURES or header is not None:
+        view = "" if header is None else str(header.get("ViewPosition") or "")
+        return Item(_name(path, root), "xray", functools.partial(reading.xray, path), path=path, view=view)
     return None
 
 
-def _item(path: pathlib.Path, root: pathlib.Path, modality: str, reading: Reading) -> Item:
-    if modality == "ct":
-        return Item(_name(path, root), "ct", functools.partial(reading.volume, path), path=path)
-    return Item(_name(path, root), "xray", functools.partial(reading.xray, path), path=path, view=_view(path))
+def _ct(path: pathlib.Path, root: pathlib.Path, reading: Reading) -> Item:
+    return Item(_name(path, root), "ct", functools.partial(reading.volume, path), path=path)
 
 
 def _name(path: pathlib.Path, root: pathlib.Path) -> str:
     name = path.relative_to(root).as_posix()
     name = path.resolve().name if name == "." else name
     return os.fsencode(name).decode("utf-8", "backslashreplace")  # a name may have any bytes
-
-
-def _modality(path: pathlib.Path) -> str | None:
-    """The modality of a DICOM file, whatever its name; None for another file, "" for a damaged one."""
-    header = _header(path)
-    return None if header is None else str(header.get("Modality", ""))
-
-
-def _view(path: pathlib.Path) -> str:
-    """The ViewPosition of a DICOM file; "" where there is none."""
-    header = _header(path)
-    return "" if header is None else str(header.get("ViewPosition") or "")
 
 
 def _header(path: pathlib.Path) -> pydicom.Dataset | None:
