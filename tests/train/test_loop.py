@@ -15,6 +15,7 @@ from tests.faults import config as toy
 from unimedi_jax import checkpoint_reading, trackers, writers
 from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.config.typed import typed
+from unimedi_jax.inference import features
 from unimedi_jax.report import tables
 from unimedi_jax.train import job as jobs
 from unimedi_jax.train import loop, loss_monitor
@@ -147,6 +148,26 @@ def test_a_finished_run_says_so_and_changes_nothing(undisturbed, capsys):
     assert "nothing left to do" in told
     assert re.search(r"^consolidation +0\.\d", told, re.MULTILINE)
     assert (workdir / "metrics.jsonl").read_bytes() == before
+
+
+def test_records_that_go_bad_before_an_evaluation_cost_no_number(undisturbed, tmp_path, monkeypatch):
+    workdir, config = undisturbed
+    hurt, embed = tmp_path / "hurt", features.embed
+
+    for bad, told in (("val", "not validated: CTs of phantom"), ("test", "not evaluated: CTs of phantom")):
+
+        def unreadable(embedder, variables, dataset, sampler, split, bad=bad, **settings):
+            if split == bad and sampler.modality == "ct":
+                raise UserError("record 3 cannot be read")
+            return embed(embedder, variables, dataset, sampler, split, **settings)
+
+        with monkeypatch.context() as patch, pytest.raises(UserError, match=told):
+            patch.setattr(features, "embed", unreadable)
+            loop.run(config, hurt)
+        assert tables.final(writers.read(hurt)) is None
+    assert "R@5" in (hurt / "report" / "index.html").read_text(encoding="utf-8"), "the page shows the rest"
+    loop.run(config, hurt)
+    assert lines(hurt) == lines(workdir)
 
 
 def test_other_settings_are_refused_by_name(undisturbed):

@@ -58,6 +58,11 @@ class Evaluator:
         """Whether any place has records of a split."""
         return bool(self.measured(split))
 
+    def unread(self, split: str, embedded: Mapping[str, features.EmbeddedSplit]) -> str:
+        """The places of a split that are missing in what a call embedded, in words; empty where none is."""
+        left_out = (place for place in self.measured(split) if place.name not in embedded)
+        return ", ".join(f"{NAMES[place.modality]} of {place.dataset.name}" for place in left_out)
+
     def __call__(
         self, variables: PyTree, split: str, *, final: bool = False
     ) -> tuple[dict[str, float], dict[str, features.EmbeddedSplit]]:

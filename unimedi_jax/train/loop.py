@@ -15,7 +15,7 @@ import numpy as np
 
 from data import contract
 from data.buckets import mirror
-from data.errors import StoppedError
+from data.errors import StoppedError, UserError
 from unimedi_jax import checkpoint, compile_cache, hosts, sharding, trackers, trees, writers
 from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.config.typed import typed
@@ -162,10 +162,19 @@ class _Running:
     profiler: profiling.Profiler
 
     def validate(self, state: states.TrainState, step: int) -> None:
-        """Evaluates on the validation patients and writes the line, after the save before it."""
+        """Evaluates on the validation patients and writes the line, after the save before it.
+
+        Raises:
+            UserError: some records cannot be read. The run goes on from here with the whole line, or not at all.
+        """
         self.checkpoints.wait()
         with self.stopping.safe_to_exit():
-            scalars, _ = self.evaluate(states.variables(state, self.job.config.evals.network), "val")
+            scalars, embedded = self.evaluate(states.variables(state, self.job.config.evals.network), "val")
+        if unread := self.evaluate.unread("val", embedded):
+            raise UserError(
+                f"not validated: {unread}, whose records cannot be read (see above). Step {step} is saved: put the "
+                "records right, and the same command continues from there"
+            )
         self.writer.scalars(step, {f"val/{name}": value for name, value in scalars.items()})
         LOG.info("step %d, validation: %s", step, run_report.progress(scalars, self.evaluate.places))
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from data.errors import UserError
 from unimedi_jax import patches, writers
 from unimedi_jax.evaluation import evaluator, examples
 from unimedi_jax.inference import features
@@ -26,6 +27,9 @@ def final(
     """Evaluates the trained and the untrained network on the test patients, writes the page, then the numbers.
 
     The line of metrics.jsonl marks the run as finished, so it comes last. Returns the page's path.
+
+    Raises:
+        UserError: some records cannot be read. The page shows the others, and the run is not finished.
     """
     workdir, step, show = writer.workdir, job.config.steps, job.config.reports_shown
     scalars, embedded = evaluations(trained, "test", final=True)
@@ -41,6 +45,11 @@ def final(
     show = all(name == "phantom" for name in job.contracts) if show is None else show
     about = {"name": workdir.name, "config": job.saved_config, "contracts": job.contracts}
     page.write(path, _content(about, evaluations, metrics, embedded, shown), show_reports=show)
+    if unread := evaluations.unread("test", embedded):
+        raise UserError(
+            f"not evaluated: {unread}, whose records cannot be read (see above). {path} shows the rest. Training has "
+            "ended and is saved: put the records right, and the same command evaluates again"
+        )
     writer.scalars(step, line)
     return path
 
