@@ -161,11 +161,12 @@ def test_records_that_go_bad_before_an_evaluation_cost_no_number(undisturbed, tm
                 raise UserError("record 3 cannot be read")
             return embed(embedder, variables, dataset, sampler, split, **settings)
 
-        with monkeypatch.context() as patch, pytest.raises(UserError, match=told):
-            patch.setattr(features, "embed", unreadable)
+        monkeypatch.setattr(features, "embed", unreadable)
+        with pytest.raises(UserError, match=told):
             loop.run(config, hurt)
         assert tables.final(writers.read(hurt)) is None
     assert "R@5" in (hurt / "report" / "index.html").read_text(encoding="utf-8"), "the page shows the rest"
+    monkeypatch.undo()
     loop.run(config, hurt)
     assert lines(hurt) == lines(workdir)
 
