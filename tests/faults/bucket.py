@@ -14,6 +14,7 @@ import time
 
 from data.buckets import mirror
 from data.buckets.store import Store
+from data.errors import UserError
 from tests import buckets
 from tests.clouds.proxy import Proxy
 from tests.faults import __main__ as usual
@@ -39,9 +40,13 @@ class Place:
 
     def observe(self, run: int, ids: pathlib.Path) -> usual.Observed:
         with buckets.variables(self._variables | {"UNIMEDI_CACHE": str(self._folder / "campaign")}):
-            if not Store(self.url(run)).list(f"{buckets.BUCKET}/run{run}"):
-                return usual.observe(self._folder / "nothing", ids)
-            return usual.observe(mirror.fetch(self.url(run)), ids)
+            try:
+                return usual.observe(mirror.fetch(self.url(run)), ids)
+            except UserError:
+                names = Store(self.url(run)).list(f"{buckets.BUCKET}/run{run}")
+                if any(name.endswith(mirror.MARK) for name in names):
+                    raise
+                return usual.observe(self._folder / "nothing", ids)  # the lease at most: the run was killed before more
 
     def injure(self, run: int, rng: random.Random) -> str:
         """Does one to an object of the newest checkpoint, where there are at least two; says which."""
