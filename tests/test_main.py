@@ -127,6 +127,26 @@ def test_help_with_a_config_is_that_jobs_settings_and_needs_no_jax(name):
     assert lines[-1] == "False False"
 
 
+def test_ctrl_c_is_not_lost_where_no_exception_passes():
+    """As in the callback that JAX has Python call after a garbage collection: Python prints what is raised there."""
+    probe = """if True:
+        import gc, signal, sys, time
+        from unimedi_jax import messages
+        messages.log_only_our_lines()
+        def callback(*_):
+            gc.callbacks.clear()
+            signal.raise_signal(signal.SIGINT)
+        gc.callbacks.append(callback)
+        try:
+            gc.collect()
+            time.sleep(30)
+        except KeyboardInterrupt:
+            sys.exit(7)
+    """
+    done = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (7, "")
+
+
 def test_a_background_thread_that_loses_its_disk_is_one_line(tmp_path, monkeypatch, capfd):
     """TensorBoard's writer ends so on a full disk, beside the run's own message."""
     monkeypatch.setattr(threading, "excepthook", messages._briefly(threading.__excepthook__))

@@ -3,7 +3,9 @@
 import copy
 import errno
 import logging
+import os
 import pathlib
+import signal
 import sys
 import threading
 import traceback
@@ -61,7 +63,27 @@ def log_only_our_lines() -> None:
         logger.setLevel(logging.INFO)
         logger.addHandler(handler)
         logger.propagate = False
-    threading.excepthook, sys.unraisablehook = _briefly(threading.excepthook), _briefly(sys.unraisablehook)
+    threading.excepthook = _briefly(threading.excepthook)
+    sys.unraisablehook = _interrupt_again(_briefly(sys.unraisablehook))
+
+
+def _interrupt_again(usual: Callable[[Any], Any]) -> Callable[[Any], None]:
+    """A hook that sends a Ctrl-C again which came where no exception can pass, and leaves all else to the usual one.
+
+    JAX has Python call it after every garbage collection; what is raised in there, Python prints and forgets.
+    """
+
+    def hook(failed: Any) -> None:
+        if not isinstance(failed.exc_value, KeyboardInterrupt):
+            usual(failed)
+            return
+        timer = threading.Timer(
+            0.05, os.kill, (os.getpid(), signal.SIGINT)
+        )  # not from in here, where it ends as before
+        timer.daemon = True
+        timer.start()
+
+    return hook
 
 
 class _PlainLines(logging.Formatter):
