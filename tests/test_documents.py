@@ -89,7 +89,6 @@ def test_links_lead_somewhere(name):
 
 
 PROSE = sorted({"README.md", "CONTRIBUTING.md", *(name for name in NAMES if "/" in name)} - {"docs/configuration.md"})
-UNFINISHED = {"docs/performance.md"}  # still to be rewritten
 # What is said otherwise: X-rays, modality classification accuracy, slice hit rate, informative slices, resumes, needs
 # your action, is skipped and logged, replaced by the next readable one, compared with an uninterrupted run.
 FORBIDDEN = re.compile(
@@ -107,11 +106,10 @@ def cells(name: str) -> list[str]:
 @pytest.mark.parametrize("name", PROSE)
 def test_pages_are_short_and_their_tables_hold_no_prose(name):
     assert len(text_of(name).splitlines()) <= 250
-    if name not in UNFINISHED:
-        assert [cell for cell in cells(name) if len(cell) > 150] == []
+    assert [cell for cell in cells(name) if len(cell) > 150] == []
 
 
-@pytest.mark.parametrize("name", sorted({*PROSE} - UNFINISHED))
+@pytest.mark.parametrize("name", PROSE)
 def test_pages_use_the_words_of_the_field(name):
     assert FORBIDDEN.findall(re.sub(r"\s+", " ", prose_of(name))) == []
 
