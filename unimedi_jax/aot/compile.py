@@ -14,7 +14,7 @@ import ml_collections
 
 from data.errors import UserError
 from unimedi_jax import flops, hlo, sharding
-from unimedi_jax.aot import targets
+from unimedi_jax.aot import apart, targets
 from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.config.typed import typed
 from unimedi_jax.train.job import TrainStep, build_train_step
@@ -49,8 +49,14 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Compiles the step of `config.pretrain` for `config.target`; prints what it needs, and writes compile.json.
 
     Raises:
-        UserError: it does not fit (the message names a batch that does), or there is no such target or compiler.
+        UserError: it does not fit (the message names a batch that does), there is no such target or compiler, or the
+            compiler crashes.
     """
+    doing, log = f"{config.target}: compiling", workdir / "compiler.log"
+    apart.call(_run, config.copy_and_resolve_references(), workdir, log=log, doing=doing)
+
+
+def _run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     target = targets.parse(config.target)
     settings = typed(PretrainConfig, config.pretrain, "config.pretrain")
     mesh = sharding.make_mesh(**vars(settings.mesh), devices=targets.devices(target))
@@ -82,7 +88,6 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         "memory": {**done.memory, "available": target.chip.memory},
         **roofline(text, target, program.flops(rows, length)),
     }
-    workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "compile.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     if config.keep_text:
         (workdir / "program.txt").write_text(text, encoding="utf-8")
