@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -51,6 +52,16 @@ def barrier(point: str) -> None:
     """Returns when every process of the run has reached this point."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(point)
+
+
+def compile_together(step: jax.stages.Wrapped, *arguments: Any) -> None:
+    """Compiles a program on every process before any runs it; does nothing for a single process.
+
+    Gloo gives processes 30 seconds to meet in their first sum, and one may compile for longer than another.
+    """
+    if jax.process_count() > 1:
+        step.lower(*arguments).compile()
+        barrier("the step is compiled")
 
 
 @contextlib.contextmanager

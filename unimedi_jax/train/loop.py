@@ -218,9 +218,8 @@ def _train(running: _Running, state: states.TrainState, monitor: LossMonitor, *,
         batch = sharding.put_batch(_arrays(pipeline.trimmed(host_batch, length)), job.mesh)
         speed.waited(time.perf_counter() - started)
         speed.worked(work[length])
-        if step == first + 1 and jax.process_count() > 1:
-            job.step.lower(state, batch).compile()
-            hosts.barrier("the step is compiled")  # Gloo gives hosts 30 seconds to meet in their first sum
+        if step == first + 1:
+            hosts.compile_together(job.step, state, batch)
         running.profiler.before(step)
         state, metrics = job.step(state, batch)
         running.profiler.after(step, metrics)
