@@ -6,6 +6,7 @@ import gc
 import pathlib
 import shutil
 import sys
+import types
 
 import jax
 import numpy as np
@@ -197,6 +198,17 @@ def test_an_empty_step_folder_and_a_missing_item_are_skipped(workdir, caplog):
     assert "checkpoint 4 is skipped" in caplog.text
 
 
+def half_read(file: pathlib.Path) -> None:
+    """Forgets a coroutine of this file that is reading an array, and then fails."""
+    names = {"wait": types.coroutine(lambda: (yield))}
+    text = "async def read():\n try:\n  await wait()\n finally:\n  raise ValueError('another array')"
+    exec(compile(text, str(file), "exec"), names)
+    coroutine = names["read"]()
+    coroutine.send(None)
+    del coroutine
+    gc.collect()
+
+
 def test_reads_that_end_after_damage_was_found_print_nothing(capfd, monkeypatch):
     """Orbax closes its loop at the first error, and TensorStore then brings it the other arrays."""
     monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
@@ -217,7 +229,10 @@ def test_reads_that_end_after_damage_was_found_print_nothing(capfd, monkeypatch)
         loop.run_until_complete(both())
     promise.set_result(0)
     assert not future.exception()
+    half_read(pathlib.Path(ocp.__file__).parent / "reading.py")
     assert "Traceback" not in capfd.readouterr().err
+    half_read(pathlib.Path(__file__))
+    assert "another array" in capfd.readouterr().err
 
     class Other:
         def __del__(self) -> None:

@@ -2,7 +2,10 @@
 
 import contextlib
 import functools
+import inspect
+import pathlib
 import sys
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,11 +25,12 @@ TOGETHER = ocp.options.MultiprocessingOptions()
 def damage_named() -> Iterator[None]:
     """Turns what Orbax and TensorStore raise, any class in thousands of lines, into a DamagedError of one line.
 
-    Where one array cannot be read, Orbax closes its event loop while others are being read. When those are there,
-    Python would print a traceback of the closed loop for each, at any time from then on.
+    Where one array cannot be read, Orbax closes its event loop while others are being read. When those are there, or
+    fail in turn, Python would print a traceback for each, at any time from then on.
     """
     before = sys.unraisablehook
-    sys.unraisablehook = functools.partial(_unless_late, before)
+    if getattr(before, "func", None) is not _unless_late:
+        sys.unraisablehook = functools.partial(_unless_late, before)
     try:
         yield
         sys.unraisablehook = before
@@ -37,8 +41,13 @@ def damage_named() -> Iterator[None]:
 
 
 def _unless_late(others: Callable[[Any], Any], unraisable: Any) -> None:
-    if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"):
+    closed = isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"
+    if not closed and not (inspect.iscoroutine(unraisable.object) and _of_orbax(unraisable.object)):
         others(unraisable)
+
+
+def _of_orbax(coroutine: types.CoroutineType) -> bool:
+    return str(pathlib.Path(ocp.__file__).parent) in coroutine.cr_code.co_filename
 
 
 def handler(hosts_of: ocp.options.MultiprocessingOptions = TOGETHER) -> ocp.CompositeCheckpointHandler:
