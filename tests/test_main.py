@@ -1,7 +1,9 @@
 """main.py as a stranger meets it: one line for every mistake, exit code 2, help at once."""
 
+import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -125,6 +127,15 @@ def test_help_with_a_config_is_that_jobs_settings_and_needs_no_jax(name):
     assert lines[0].startswith(f"{name.partition('.')[0]}: ")
     assert f"  job = '{name.partition('.')[0]}'" in lines
     assert lines[-1] == "False False"
+
+
+def test_ctrl_c_while_the_libraries_are_imported_shows_no_traceback(tmp_path):
+    (tmp_path / "absl").mkdir()
+    (tmp_path / "absl" / "__init__.py").write_text("import signal; signal.raise_signal(signal.SIGINT)")
+    for command in (["main.py"], ["-m", "unimedi_jax"]):
+        environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+        done = subprocess.run([sys.executable, *command, "--help"], cwd=ROOT, env=environment, capture_output=True)
+        assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
 
 
 def test_ctrl_c_is_not_lost_where_no_exception_passes():

@@ -87,7 +87,7 @@ def campaign(folder: pathlib.Path, rounds: int, until: float, rng: random.Random
                 f"round {done}: run {run}, {name} ({what}), exit {code}: {'; '.join(problems) or 'equal'}", flush=True
             )
             if problems:
-                print("    " + "\n    ".join(log.strip().splitlines()[-12:]), flush=True)
+                print(excerpt(log), flush=True)
             if code == 0 or problems:
                 ended += code == 0
                 run += 1
@@ -96,6 +96,14 @@ def campaign(folder: pathlib.Path, rounds: int, until: float, rng: random.Random
         volume.close()
     print(f"{ended} runs went to their end; injuries: {dict(causes)}")
     return failed, done
+
+
+def excerpt(log: str) -> str:
+    """What shows why a round failed: the lines about its first traceback, or else the last ones."""
+    lines = log.strip().splitlines()
+    first = next((number for number, line in enumerate(lines) if "Traceback" in line), None)
+    shown = lines[-12:] if first is None else lines[max(first - 3, 0) : first + 20]
+    return "    " + "\n    ".join(shown)
 
 
 def job_round(
@@ -109,7 +117,7 @@ def job_round(
     causes[injury] += 1
     print(f"round {number}: {name}, {injury}, exit {code}: {'; '.join(problems) or 'equal'}", flush=True)
     if problems:
-        print("    " + "\n    ".join(log.strip().splitlines()[-12:]), flush=True)
+        print(excerpt(log), flush=True)
     jobs.forget(place)
     return problems
 

@@ -111,7 +111,7 @@ def campaign(folder: pathlib.Path, rounds: int, until: float, rng: random.Random
             line = f"round {done}: run {run} on {place.scheme}, {what + ', ' if what else ''}{signals}, exit {code}"
             print(f"{line}: {'; '.join(problems) or 'equal'}", flush=True)
             if problems:
-                print("    " + "\n    ".join(log.strip().splitlines()[-12:]), flush=True)
+                print(usual.excerpt(log), flush=True)
             if code == 0 or problems:
                 ended += code == 0
                 run += 1
