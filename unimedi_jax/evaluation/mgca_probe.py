@@ -22,7 +22,7 @@ JITTERED = "chexpert"  # the set that is augmented as MoCo v2 does; RSNA and COV
 class Linear(FineTuning):
     """A linear layer on the frozen encoder, for `fit.train`: AdamW, augmentation in every step, stop by the loss."""
 
-    draw = functools.partial(draws.published, rounded=True)
+    draw = staticmethod(functools.partial(draws.published, rounded=True))
 
     @property
     def recipe(self) -> FitConfig:
