@@ -176,6 +176,8 @@ def test_every_model_has_every_set_and_seed_and_x_rays_alone_are_trained_once(tm
     assert (by_model[CT_ONLY].batch.xray, by_model[XRAY_ONLY].batch.ct) == (0, 0)
     assert {plan.run.settings.objective.weight_icl for plan in plans if plan.model != UNIMEDI} == {0.0}
     assert not any(plan.run.settings.model.norm_by_modality for plan in plans)
+    assert all(plan.run.settings.objective.report_halves for plan in plans)
+    assert {plan.run.settings.model.tokenizer for plan in plans} == {"nonlinear"}
     assert {plan.run.settings.steps for plan in plans} == {700}
     assert [plan.run.settings.data for plan in plans][:1] == ["claims-1120"]
     pairs = claims._pairs(plans)
@@ -277,6 +279,7 @@ def tiny_job(tmp_path, monkeypatch):
     monkeypatch.setitem(sizes.VISION, "tiny", TINY)
     monkeypatch.setitem(sizes.REPORT, "tiny", TINY)
     monkeypatch.setattr(evaluator.Evaluator, "__call__", lambda *_, **__: ({"loss": 0.0}, {}))
+    monkeypatch.setattr(evaluator.Evaluator, "unread", lambda *_: "")
     monkeypatch.setattr(run_report, "_map", lambda *_: None)
     monkeypatch.setattr(runs, "gflop", lambda run: {CT_ONLY: 1.0}.get(run.name, 2.0))
     config = configs.get_config()
@@ -285,7 +288,7 @@ def tiny_job(tmp_path, monkeypatch):
     base = config.base
     base.update(compilations="", steps=2, log_every=1)
     base.batch.update(xray=1, ct=1)
-    base.input.report_length = 16
+    base.input.update(report_length=16, report_buckets=())
     sizes_of = dict(vision_size="tiny", report_size="tiny", image_size=56, volume_size=(16, 32, 32), slice_size=56)
     sizes_of |= dict(image_patch=(8, 8), projection_hidden=16, embedding=16, prototypes_cls=8, prototypes_patch=8)
     base.model.update(**sizes_of, head_hidden=16, head_bottleneck=8)
