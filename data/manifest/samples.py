@@ -120,6 +120,8 @@ def locate(path: str, folder: Path, missing: str, *, folder_allowed: bool, links
         target = (base / path).resolve(strict=True)
         named = Path(os.path.normpath(base / path)) if links else target
         is_folder = target.is_dir()
+        if is_folder and not folder_allowed:
+            raise BadInput("io_error", "a folder where a file is needed")
         if not Path(path).is_absolute():
             advice = "copy the file in, or write its absolute path into the manifest"
             if not named.is_relative_to(base):
@@ -127,8 +129,6 @@ def locate(path: str, folder: Path, missing: str, *, folder_allowed: bool, links
                 raise BadInput("path_outside", f"{problem}: {advice}")
             if not links and is_folder and not _stays_inside(target, base):
                 raise BadInput("path_outside", f"a link in the folder leads out of the manifest's: {advice}")
-        if is_folder and not folder_allowed:
-            raise BadInput("io_error", "a folder where a file is needed")
     except FileNotFoundError as error:
         raise BadInput(missing, "there is no such file") from error
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL or too long a name
