@@ -32,7 +32,7 @@ LAYERS = (
     ("data.build",),
     ("data.checks",),
     ("data.job",),
-    ("typing", "trees", "patches", "placement", "mean"),
+    ("typing", "trees", "patches", "placement", "mean", "messages"),
     ("config",),
     ("losses", "selection", "metrics", "models", "flops", "hlo", "input"),
     ("lora", "trainable"),
@@ -58,7 +58,8 @@ LAYERS = (
     ("evaluation",),
     ("train",),
     ("export", "comparison", "aot", "bench", "prediction", "search"),
-    ("messages", "staging", "cli"),
+    ("staging", "cli"),
+    ("__main__",),
     ("main",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
