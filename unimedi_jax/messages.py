@@ -77,9 +77,8 @@ def _interrupt_again(usual: Callable[[Any], Any]) -> Callable[[Any], None]:
         if not isinstance(failed.exc_value, KeyboardInterrupt):
             usual(failed)
             return
-        timer = threading.Timer(
-            0.05, os.kill, (os.getpid(), signal.SIGINT)
-        )  # not from in here, where it ends as before
+        # Later: in here it would be lost again.
+        timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
         timer.daemon = True
         timer.start()
 

@@ -23,10 +23,10 @@ def call(function: Callable[..., None], *arguments: Any, log: pathlib.Path, doin
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(1, context, _begin, (str(log),))
+    with child_processes.block_signals(signal.SIGINT):  # before the pool: its locks would start Python's tracker
+        pool = concurrent.futures.ProcessPoolExecutor(1, context, _begin, (str(log),))
+        result = pool.submit(function, *arguments)
     try:
-        with child_processes.block_signals(signal.SIGINT):
-            result = pool.submit(function, *arguments)
         result.result()
     except BrokenProcessPool as error:
         raise UserError(

@@ -52,12 +52,12 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         UserError: it does not fit (the message names a batch that does), there is no such target or compiler, or the
             compiler crashes.
     """
-    doing, log = f"{config.target}: compiling", workdir / "compiler.log"
-    apart.call(_run, config.copy_and_resolve_references(), workdir, log=log, doing=doing)
-
-
-def _run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     target = targets.parse(config.target)
+    doing, log = f"{target.name}: compiling", workdir / "compiler.log"
+    apart.call(_run, target, config.copy_and_resolve_references(), workdir, log=log, doing=doing)
+
+
+def _run(target: targets.Target, config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     settings = typed(PretrainConfig, config.pretrain, "config.pretrain")
     mesh = sharding.make_mesh(**vars(settings.mesh), devices=targets.devices(target))
     program = build_train_step(settings, config.vocab_size, mesh)

@@ -35,7 +35,7 @@ def final(
     scalars, embedded = evaluations(trained, "test", final=True)
     measured = [place for place in evaluations.places if place.name in embedded]
     shown = {place.name: evaluations.pictured(trained, place, "test", embedded[place.name]) for place in measured}
-    before, _ = evaluations(untrained, "test", final=True)
+    before, embedded_before = evaluations(untrained, "test", final=True)
     # Without test patients the count alone marks the run as finished.
     line = {"test/cases": sum(len(part.z) for part in embedded.values())}
     line |= {f"test/{name}": value for name, value in scalars.items()}
@@ -45,7 +45,7 @@ def final(
     show = all(name == "phantom" for name in job.contracts) if show is None else show
     about = {"name": workdir.name, "config": job.saved_config, "contracts": job.contracts}
     page.write(path, _content(about, evaluations, metrics, embedded, shown), show_reports=show)
-    if unread := evaluations.unread("test", embedded):
+    if unread := evaluations.unread("test", embedded) or evaluations.unread("test", embedded_before):
         raise UserError(
             f"not evaluated: {unread}, whose records cannot be read (see above). {path} shows the rest. Training has "
             "ended and is saved: put the records right, and the same command evaluates again"
