@@ -5,6 +5,7 @@ Opening one gives what it holds or one line, and never imports a module that a f
 
 import itertools
 import json
+import os
 import random
 import sys
 import tempfile
@@ -167,7 +168,7 @@ def watch(outside: Path) -> Callable[[], list[str]]:
     def hook(event: str, arguments: tuple) -> None:
         if event == "open" and isinstance(arguments[0], str | bytes):
             path = arguments[0] if isinstance(arguments[0], str) else arguments[0].decode(errors="replace")
-            if str(Path(path).resolve()).startswith(forbidden) and "r" in str(arguments[1] or "r"):
+            if os.path.realpath(path).startswith(forbidden) and "r" in str(arguments[1] or "r"):
                 seen.append(f"opened {path}")
         elif event in ("os.system", "subprocess.Popen"):
             seen.append(f"{event} {arguments[0]}")

@@ -168,6 +168,14 @@ def test_nothing_is_opened_through_a_link(tmp_path, name):
         store.read(tmp_path / "index")
 
 
+def test_a_loop_of_links_is_one_line(tmp_path):
+    place = write(tmp_path / "index").part / "z.npy"
+    place.unlink()
+    place.symlink_to(place)
+    with pytest.raises(UserError, match="cannot be read"):
+        store.read(tmp_path / "index")
+
+
 def test_no_index_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"no index in .*: build one, with config.data or config.source"):
         store.read(tmp_path)

@@ -15,6 +15,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import pathlib
 import re
 import secrets
@@ -220,10 +221,9 @@ def _checked(array: np.ndarray, dtype: Any, shape: Sequence[int] | None) -> np.n
 
 def _sha256(path: pathlib.Path) -> str:
     try:
-        if (
-            path.resolve(strict=True) != path.parent.parent.resolve() / path.parent.name / path.name
-            or not path.is_file()
-        ):
+        root = pathlib.Path(os.path.realpath(path.parent.parent, strict=True))
+        target = os.path.realpath(path, strict=True)  # `resolve` raises a RuntimeError for a loop before Python 3.13
+        if target != str(root / path.parent.name / path.name) or not path.is_file():
             raise UserError(f"{path} is a link, or no file: {ADVICE}")
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
