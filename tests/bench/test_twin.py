@@ -69,6 +69,21 @@ def test_the_batch_has_all_that_the_demos_objective_and_lateral_films_take() -> 
     assert actual == expected
 
 
+@pytest.mark.parametrize("option", ["bfloat16", "compiled"])
+def test_what_a_twin_alone_is_told_changes_no_batch(settings, option) -> None:
+    expected, actual = random_batch(settings), random_batch(settings | {option: True})
+    assert jax.tree.all(jax.tree.map(np.array_equal, actual, expected))
+
+
+@TWIN
+def test_the_twin_in_half_precision_steps(settings) -> None:
+    from unimedi_jax.bench import twin
+
+    made = twin.make(settings | {"bfloat16": True})
+    made.step()
+    assert np.isfinite(made.facts["loss"])
+
+
 @TWIN
 def test_the_twin_has_the_same_parameters_and_learns(settings, program) -> None:
     from unimedi_jax.bench import twin

@@ -45,6 +45,7 @@ def test_cudnn_is_given_even_lengths(monkeypatch: pytest.MonkeyPatch, tokens: in
 # The kernel of TPUs is read by an interpreter.
 WAYS = {
     "xla": functools.partial(attention.attend, kind="xla"),
+    "short": attention.short,
     "blocks": attention.blocks,
     "splash": functools.partial(attention.splash, interpret=True),
 }
@@ -74,3 +75,21 @@ def test_every_way_equals_the_library(kind: str, masked: bool, devices: int | No
     theirs = run(functools.partial(jax.nn.dot_product_attention, mask=real[:, None, None]))
     for one, other in zip(*map(jax.tree.leaves, (ours, theirs)), strict=True):
         np.testing.assert_allclose(one, other, atol=float32(tokens, depth=4, scale=2))
+
+
+def test_short_sequences_in_half_precision() -> None:
+    """In bfloat16 the gradients keep the dtype, and are as near to those of float32 as the plain products' are."""
+    q, k, v, weights = jnp.asarray(np.random.default_rng(1).standard_normal((4, 2, 50, 2, 32)), jnp.float32)
+
+    def gradients(attend, dtype):
+        def loss(*x):
+            return jnp.sum(attend(*x).astype(jnp.float32) * weights)
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*(x.astype(dtype) for x in (q, k, v)))
+
+    exact = gradients(attention.plain, jnp.float32)
+    ours, plain = gradients(attention.short, jnp.bfloat16), gradients(attention.plain, jnp.bfloat16)
+    assert {x.dtype for x in ours} == {jnp.dtype(jnp.bfloat16)}
+    for one, other, truth in zip(ours, plain, exact, strict=True):
+        errors = [float(jnp.linalg.norm(x.astype(jnp.float32) - truth)) for x in (one, other)]
+        assert errors[0] < 2 * errors[1]

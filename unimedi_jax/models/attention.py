@@ -25,18 +25,18 @@ def attend(q: Queries, k: Keys, v: Keys, mask: Bool[Array, "b n"] | None = None,
     """softmax(q k / sqrt(width)) v for every head; keys where `mask` is False are left out. Softmax in float32.
 
     - "xla": plain products, which hold an array of (heads, n, n) for each sample.
-    - "blocks": one head of one sample at a time, made once more in the backward pass: on a CPU twice as fast at
-      900 tokens. It holds one (n, n).
+    - "blocks", for CPUs: one head of one sample at a time, made once more in the backward pass, twice as fast as "xla"
+      at 900 tokens. It holds one (n, n). Short sequences by `short`.
     - "cudnn": NVIDIA's fused kernel, for bfloat16 and without a mask.
     - "splash": the fused kernel for TPUs that comes with JAX.
 
-    Sequences of `SHORT` tokens or fewer, and what a kernel does not take, are left to "xla".
+    Sequences of `SHORT` tokens or fewer, and what a kernel does not take, are left to plain products.
     """
     if kind == "cudnn" and mask is None:
         return _cudnn(q, k, v)
     if kind in SHORT and k.shape[1] > SHORT[kind]:
         return {"splash": splash, "blocks": blocks}[kind](q, k, v, mask)
-    return plain(q, k, v, mask)
+    return (short if kind == "blocks" else plain)(q, k, v, mask)
 
 
 def fitting(device: jax.Device, dtype: str) -> str:
@@ -54,9 +54,46 @@ def plain(q: Queries, k: Keys, v: Keys, mask: Bool[Array, "b n"] | None = None, 
     """By products of all heads at once; `drop` acts on the weights (BERT's dropout, which fused kernels lack)."""
     # Heads stand in front of the products: XLA's for CPUs copies less than for jax.nn.dot_product_attention.
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-    keys = None if mask is None else mask[:, None, None]
-    weights = drop(_weights(q, k, keys).astype(v.dtype))
-    return jnp.einsum("bhqn,bhnk->bhqk", weights, v).swapaxes(1, 2)
+    weights = jax.nn.softmax(_logits(q, k, None if mask is None else mask[:, None, None]))
+    return jnp.einsum("bhqn,bhnk->bhqk", drop(weights.astype(v.dtype)), v).swapaxes(1, 2)
+
+
+@jax.custom_vjp
+def short(q: Queries, k: Keys, v: Keys, mask: Bool[Array, "b n"] | None = None) -> Queries:
+    """As `plain`, in the form that XLA's compiler for CPUs makes the fastest program of (docs/performance_trials.md).
+
+    The products are divided by the sums of the weights, not the weights, so that one loop makes powers and products.
+    The backward pass is written out because the sum over n of weights and their gradients is also that over the width
+    of the result and its gradient (Dao et al., FlashAttention, arXiv 2205.14135, appendix B.2), which is shorter.
+    """
+    return _short(q, k, v, mask)[0]
+
+
+def _short(q: Array, k: Array, v: Array, mask: Array | None) -> tuple[Array, tuple[Array, ...]]:
+    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+    logits = _logits(q, k, None if mask is None else mask[:, None, None])
+    powers = jnp.exp(logits - logits.max(-1, keepdims=True))
+    sums = powers.sum(-1, keepdims=True)
+    powers = powers.astype(v.dtype)
+    attended = (jnp.einsum("bhqn,bhnk->bhqk", powers, v) / sums).astype(v.dtype)
+    return attended.swapaxes(1, 2), (q, k, v, powers, sums, attended)
+
+
+def _short_backward(residuals: tuple[Array, ...], grad: Queries) -> tuple[Array, Array, Array, None]:
+    q, k, v, powers, sums, attended = residuals
+    scale, wide = q.shape[-1] ** -0.5, jnp.float32
+    grad = (grad.swapaxes(1, 2) / sums).astype(v.dtype)
+    inner = jnp.sum(grad * attended, -1, keepdims=True, dtype=wide)
+    to_weights = jnp.einsum("bhqk,bhnk->bhqn", grad, v, preferred_element_type=wide)
+    to_logits = (powers * (to_weights - inner)).astype(q.dtype)
+    # The queries, over which is summed, stand last in the smaller factor: they would cost more in the larger one.
+    to_q = jnp.einsum("bhqn,bhnk->bhqk", to_logits, k * scale).swapaxes(1, 2)
+    to_k = jnp.einsum("bhkq,bhqn->bhkn", (q * scale).swapaxes(2, 3), to_logits).transpose(0, 3, 1, 2)
+    to_v = jnp.einsum("bhkq,bhqn->bhkn", grad.swapaxes(2, 3), powers).transpose(0, 3, 1, 2)
+    return to_q, to_k, to_v, None
+
+
+short.defvjp(_short, _short_backward)
 
 
 def blocks(q: Queries, k: Keys, v: Keys, mask: Bool[Array, "b n"] | None = None) -> Queries:
@@ -65,7 +102,7 @@ def blocks(q: Queries, k: Keys, v: Keys, mask: Bool[Array, "b n"] | None = None)
 
     def head(part: tuple[Array, ...]) -> Array:
         q, k, v, keys = part
-        return _weights(q, k, keys[None]).astype(v.dtype) @ v
+        return jax.nn.softmax(_logits(q, k, keys[None])).astype(v.dtype) @ v
 
     def local(q: Array, k: Array, v: Array, mask: Array) -> Array:
         keys = jnp.repeat(mask, q.shape[1], axis=0)
@@ -76,11 +113,9 @@ def blocks(q: Queries, k: Keys, v: Keys, mask: Bool[Array, "b n"] | None = None)
     return placement.per_device(local)(*(x.swapaxes(1, 2) for x in (q, k, v)), mask).swapaxes(1, 2)
 
 
-def _weights(q: Float[Array, "*b q k"], k: Float[Array, "*b n k"], keys: Array | None) -> Float[Array, "*b q n"]:
+def _logits(q: Float[Array, "*b q k"], k: Float[Array, "*b n k"], keys: Array | None) -> Float[Array, "*b q n"]:
     logits = jnp.einsum("...qk,...nk->...qn", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
-    if keys is not None:
-        logits = jnp.where(keys, logits, jnp.finfo(logits.dtype).min)
-    return jax.nn.softmax(logits)
+    return logits if keys is None else jnp.where(keys, logits, jnp.finfo(logits.dtype).min)
 
 
 def _cudnn(q: Queries, k: Keys, v: Keys) -> Queries:
