@@ -280,12 +280,12 @@ def work(numbers: range, keep: Path | None, report: Callable[[int, str, str], No
             peak = _peak()
             if peak > RESIDENT:
                 report(number, name, f"FAILED: {peak / 2**30:.1f} GB of memory")
-                return  # the peak of this process stays: a new one goes on behind the case
+                return  # the peak of this process stays: a new one continues after the case
             report(number, name, verdict)
 
 
 def fuzz(cases: int, *, start: int = 0, keep: Path | None = None) -> tuple[collections.Counter, list[Failure]]:
-    """Runs cases in a process of its own, which a crash of a decoder may end; goes on behind the case that did."""
+    """Runs cases in a process of its own, which a crash of a decoder may end; continues after the case that did."""
     verdicts: collections.Counter = collections.Counter()
     failures: list[Failure] = []
     context = multiprocessing.get_context("spawn")

@@ -19,7 +19,7 @@ import time
 
 from tests.faults import injuries, jobs
 
-CODES = {0, 2, 75, -9, -15, -2, 130, 143}  # ended; a person's turn; resumable; killed; asked before anyone listened
+CODES = {0, 2, 75, -9, -15, -2, 130, 143}  # ended; needs an action; resumable; killed; asked before anyone listened
 
 
 def main() -> None:

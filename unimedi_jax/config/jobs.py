@@ -293,7 +293,7 @@ class DetectConfig(DetectTask, DownstreamConfig):
 
 @dataclasses.dataclass(frozen=True)
 class CandidatesTask:
-    """How candidates of nodules (LUNA16) are told apart, from crops around them."""
+    """How candidates of nodules (LUNA16) are classified, from crops around them."""
 
     crop: tuple[int, ...] = (32, 64, 64)  # mm (z, y, x) around a candidate
     negatives: int = 50  # of each training CT, drawn; its nodules all train
