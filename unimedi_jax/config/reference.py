@@ -9,7 +9,7 @@ import io
 import re
 import textwrap
 import tokenize
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from unimedi_jax.config import building, jobs, objectives, pretraining
@@ -120,26 +120,50 @@ def markdown() -> str:
     for job, cls in JOBS.items():
         parts += [f"## {job}", _section("", cls(), 2)]
         if job == "build":
-            sources = ((kind, building.build_config(kind)) for kind in building.SOURCES)
-            parts += [_section(f"build:{kind}", source, 3, but=dataclasses.asdict(cls())) for kind, source in sources]
+            parts += list(_sources())
         if job == "pretrain":
             others = (cls for name, cls in objectives.OBJECTIVES.items() if name != "unimedi")
             parts += [_section(f"objective.name={cls.name}", cls(), 3, "objective.") for cls in others]
     return "\n\n".join(parts) + "\n"
 
 
-def _section(title: str, instance: Any, level: int, prefix: str = "", but: Mapping[str, Any] | None = None) -> str:
+def _sources() -> Iterator[str]:
+    """The settings of every source, beside those of all: what several share is printed for the first of them."""
+    shared, first = dataclasses.asdict(building.BuildConfig()), {}
+    for kind in building.SOURCES:
+        source = building.build_config(kind)
+        same = first.setdefault(type(source), kind)
+        known, note = set(), ""
+        if same != kind:
+            like = building.build_config(same)
+            plain = (one for one in _settings(dataclasses.asdict(like), like, "") if not one.section)
+            known = {one for one in plain if not one.key.startswith("options.")}  # which each set has of its own
+            note = f" Settings that are not listed: as for build:{same}."
+        yield _section(f"build:{kind}", source, 3, but=shared, known=known, note=note)
+
+
+def _section(
+    title: str,
+    instance: Any,
+    level: int,
+    prefix: str = "",
+    but: Mapping[str, Any] | None = None,
+    known: Collection[Setting] = (),
+    note: str = "",
+) -> str:
+    """The settings of `instance` without the values of `but` and those `known` from another section."""
     heading = [f"{'#' * level} {title}"] if title else []
-    lines = [*heading, inspect.getdoc(type(instance)).replace("\n", " "), ""]
+    lines = [*heading, inspect.getdoc(type(instance)).replace("\n", " ") + note, ""]
     values, but = dataclasses.asdict(instance), but or {}
     values = {name: value for name, value in values.items() if value != but.get(name, ...)}
     for name in [name for name in values if isinstance(getattr(instance, name), pretraining.PretrainConfig)]:
         values[name] = f"the settings of pretrain, as `{name}.steps`"
-    for key, value, comment, section in _settings(values, instance, prefix):
-        if section:
-            lines += ["", f"**{key}** {comment}".replace("\n", " ").rstrip(), ""]
-        else:
+    rest = [one for one in _settings(values, instance, prefix) if one not in known]
+    for (key, value, comment, section), after in zip(rest, [*rest[1:], None], strict=True):
+        if not section:
             lines.append(f"- `{key}` = `{value!r}`" + (f": {comment}" if comment else ""))
+        elif not known or (after and not after.section):  # of what is known no heading without a setting
+            lines += ["", f"**{key}** {comment}".replace("\n", " ").rstrip(), ""]
     return "\n".join(lines)
 
 
