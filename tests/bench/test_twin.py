@@ -70,7 +70,7 @@ def test_the_batch_has_all_that_the_demos_objective_and_lateral_films_take() -> 
 
 
 @pytest.mark.parametrize("option", ["bfloat16", "compiled"])
-def test_what_a_twin_alone_is_told_changes_no_batch(settings, option) -> None:
+def test_an_option_of_the_twin_changes_no_batch(settings, option) -> None:
     expected, actual = random_batch(settings), random_batch(settings | {option: True})
     assert jax.tree.all(jax.tree.map(np.array_equal, actual, expected))
 

@@ -27,7 +27,7 @@ from data.errors import UserError
 from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.config.typed import typed
 
-OF_THE_SIDE = ("vocab_size", "bfloat16", "compiled")  # what a measured process is told beside `config.pretrain`
+OTHER_SETTINGS = ("vocab_size", "bfloat16", "compiled")  # of a measured process, beside those of `config.pretrain`
 TEXTS = {"report_halves": "other", "negation": "negated"}  # token sequences that settings of the objective add
 
 
@@ -38,7 +38,7 @@ def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 def from_json(settings: dict[str, Any]) -> PretrainConfig:
     """The settings of pre-training again."""
-    return typed(PretrainConfig, {name: value for name, value in settings.items() if name not in OF_THE_SIDE})
+    return typed(PretrainConfig, {name: value for name, value in settings.items() if name not in OTHER_SETTINGS})
 
 
 def random_batch(settings: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:

@@ -129,33 +129,29 @@ def markdown() -> str:
 
 def _sources() -> Iterator[str]:
     """The settings of every source, beside those of all: what several share is printed for the first of them."""
-    shared, first = dataclasses.asdict(building.BuildConfig()), {}
+    of_all, first = set(_all(building.BuildConfig())), {}
     for kind in building.SOURCES:
         source = building.build_config(kind)
         same = first.setdefault(type(source), kind)
-        known, note = set(), ""
+        known, note = of_all, ""
         if same != kind:
-            like = building.build_config(same)
-            plain = (one for one in _settings(dataclasses.asdict(like), like, "") if not one.section)
-            known = {one for one in plain if not one.key.startswith("options.")}  # which each set has of its own
+            plain = (one for one in _all(building.build_config(same)) if not one.section)
+            known = of_all.union(one for one in plain if not one.key.startswith("options."))  # each set has its own
             note = f" Settings that are not listed: as for build:{same}."
-        yield _section(f"build:{kind}", source, 3, but=shared, known=known, note=note)
+        yield _section(f"build:{kind}", source, 3, known=known, note=note)
+
+
+def _all(instance: Any) -> Iterator[Setting]:
+    return _settings(dataclasses.asdict(instance), instance, "")
 
 
 def _section(
-    title: str,
-    instance: Any,
-    level: int,
-    prefix: str = "",
-    but: Mapping[str, Any] | None = None,
-    known: Collection[Setting] = (),
-    note: str = "",
+    title: str, instance: Any, level: int, prefix: str = "", known: Collection[Setting] = (), note: str = ""
 ) -> str:
-    """The settings of `instance` without the values of `but` and those `known` from another section."""
+    """The settings of `instance` without those `known` from another section."""
     heading = [f"{'#' * level} {title}"] if title else []
     lines = [*heading, inspect.getdoc(type(instance)).replace("\n", " ") + note, ""]
-    values, but = dataclasses.asdict(instance), but or {}
-    values = {name: value for name, value in values.items() if value != but.get(name, ...)}
+    values = dataclasses.asdict(instance)
     for name in [name for name in values if isinstance(getattr(instance, name), pretraining.PretrainConfig)]:
         values[name] = f"the settings of pretrain, as `{name}.steps`"
     rest = [one for one in _settings(values, instance, prefix) if one not in known]

@@ -13,7 +13,7 @@ from unimedi_jax.typing import Array, Bool, Float
 KINDS = ("xla", "blocks", "cudnn", "splash")
 LANES = 128  # of a TPU: the kernel wants lengths in multiples of it
 LONGEST = 1024  # keys that one step of the kernel holds
-# Tokens up to which "xla" is as good or better (docs/performance.md): a TPU keeps the scores in its own memory.
+# Tokens up to which "xla" is as good or better (docs/performance_trials.md): a TPU keeps the scores in its own memory.
 SHORT = {"splash": 600, "blocks": 256}
 
 Queries = Float[Array, "b q h k"]

@@ -1,4 +1,4 @@
-"""Dense layers and GELU in the form that XLA's compilers make the fastest programs of (docs/performance.md)."""
+"""Dense layers and GELU in the form that XLA's compilers make the fastest programs of (docs/performance_trials.md)."""
 
 import functools
 import math

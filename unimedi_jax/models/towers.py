@@ -196,9 +196,9 @@ class UniMedI(nn.Module):
 def build_model(config: ModelConfig, vocab_size: int, device: jax.Device | None = None) -> UniMedI:
     """UniMedI with a report tower of `vocab_size` words.
 
-    "auto" in `attention` and `layers` is what is fastest on `device` (docs/performance.md), which may be one that is
-    compiled for alone; without a device the plain one. Parameters are float32 whatever `dtype` the arithmetic uses. The
-    heads of an objective are not in it yet: `model.clone(head=objective.heads(model))`.
+    "auto" in `attention` and `layers` is what is fastest on `device` (docs/performance_trials.md), which may be one
+    that is compiled for alone; without a device the plain one. Parameters are float32 whatever `dtype` the arithmetic
+    uses. The heads of an objective are not in it yet: `model.clone(head=objective.heads(model))`.
 
     Raises:
         ValueError: there is no such size.
