@@ -8,7 +8,7 @@ from jax import numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from unimedi_jax import hlo, sharding
+from unimedi_jax import hlo, hlo_schedule, sharding
 
 pytestmark = pytest.mark.usefixtures("eight_devices")
 
@@ -167,3 +167,60 @@ def test_bytes_of_a_shape() -> None:
     arrays = hlo.shapes("(f32[8,2]{1,0}, pred[3], bf16[2,2]{1,0:T(8,128)(2,1)S(1)}, s4[6], f8e4m3fn[5], s32[])")
     assert [shape.bytes for shape in arrays] == [64, 3, 8, 3, 5, 4]
     assert [shape.main for shape in arrays] == [True, True, False, True, True, True]
+
+
+# Two products of 2 * 16 * 16 * 16 operations: one beside the first exchange, one after its end. The second exchange has
+# nothing beside it.
+SCHEDULED = """HloModule jit_f, is_scheduled=true, num_partitions=4
+
+%body (t.1: (s32[], f32[16,16])) -> (s32[], f32[16,16]) {
+  %t.1 = (s32[], f32[16,16]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%t.1), index=0
+  %x = f32[16,16]{1,0} get-tuple-element(%t.1), index=1
+  %start = (f32[16,16]{1,0}, f32[64,16]{1,0}) all-gather-start(%x), replica_groups=[1,4]<=[4], dimensions={0}
+  %beside = f32[16,16]{1,0} dot(%x, %x), lhs_contracting_dims={1}, rhs_contracting_dims={0}, \
+metadata={op_name="jit(f)/mlp/dot_general"}
+  %done = f32[64,16]{1,0} all-gather-done(%start)
+  %after = f32[16,16]{1,0} dot(%x, %x), lhs_contracting_dims={1}, rhs_contracting_dims={0}, \
+metadata={op_name="jit(f)/attention/dot_general"}
+  %sum = f32[16,16]{1,0} all-reduce(%after), replica_groups=[1,4]<=[4], to_apply=%add
+  ROOT %t.2 = (s32[], f32[16,16]{1,0}) tuple(%i, %sum)
+}
+
+%condition (t.3: (s32[], f32[16,16])) -> pred[] {
+  %t.3 = (s32[], f32[16,16]{1,0}) parameter(0)
+  %limit = s32[] constant(3)
+  %i.2 = s32[] get-tuple-element(%t.3), index=0
+  ROOT %lt = pred[] compare(%i.2, %limit), direction=LT
+}
+
+ENTRY %main (x.1: f32[16,16]) -> f32[16,16] {
+  %x.1 = f32[16,16]{1,0} parameter(0)
+  %zero = s32[] constant(0)
+  %t = (s32[], f32[16,16]{1,0}) tuple(%zero, %x.1)
+  %while = (s32[], f32[16,16]{1,0}) while(%t), condition=%condition, body=%body
+  ROOT %out = f32[16,16]{1,0} get-tuple-element(%while), index=1
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("product", "byte", "whole", "waiting"),
+    [
+        (10.0, 1 / 1024, 10 + 10 + 1.5, 1.5),  # the gather sends 3 kB beside 10 s, the sum 1.5 kB alone
+        (2.0, 1 / 1024, 3 + 2 + 1.5, 1 + 1.5),  # the first product hides 2 of 3 s
+        (0.0, 1 / 1024, 3 + 1.5, 3 + 1.5),
+        (2.0, 0.0, 4.0, 0.0),
+    ],
+)
+def test_exchanges_that_arithmetic_hides(product: float, byte: float, whole: float, waiting: float) -> None:
+    compiled = hlo.parse(SCHEDULED)
+    times = hlo_schedule.simulate(compiled, lambda operations, _: product * operations / 8192, lambda n: byte * n)
+    assert times == pytest.approx((3 * whole, 3 * waiting))
+
+
+def test_traffic_by_source() -> None:
+    moved = hlo.bytes_by_source(hlo.parse(SCHEDULED))
+    array = 16 * 16 * 4
+    assert moved["jit(f)/mlp/dot_general"] == moved["jit(f)/attention/dot_general"] == 3 * 3 * array
+    assert sum(moved.values()) == hlo.bytes_moved(hlo.parse(SCHEDULED))

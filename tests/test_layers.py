@@ -35,7 +35,7 @@ LAYERS = (
     ("typing", "trees", "patches", "placement", "mean", "messages"),
     ("config",),
     ("losses", "selection", "metrics", "models", "flops", "hlo", "input"),
-    ("lora", "trainable"),
+    ("lora", "trainable", "hlo_schedule"),
     (
         "optim",
         "sharding",

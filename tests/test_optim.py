@@ -85,3 +85,27 @@ def test_adamw_equals_torch(clip_norm: float) -> None:
             torch.nn.utils.clip_grad_norm_([theirs], clip_norm)
         adamw.step()
     np.testing.assert_allclose(params["kernel"], theirs.detach().numpy(), atol=1e-5)
+
+
+def test_first_moments_in_bfloat16() -> None:
+    """They lose 2^-9 of themselves in a step and forget a tenth: updates differ by 2 % of the learning rate at most."""
+    rng = np.random.default_rng(0)
+    start = {"kernel": jnp.asarray(rng.standard_normal((6, 5)), jnp.float32)}
+    grads = [{"kernel": jnp.asarray(rng.standard_normal((6, 5)), jnp.float32)} for _ in range(8)]
+    ends = {}
+    for dtype in ("float32", "bfloat16"):
+        tx, _ = optim.make(OptimConfig(warmup_steps=0, peak_lr=1e-2, moment_dtype=dtype), steps=20)
+        params, state = start, tx.init(start)
+        for grad in grads:
+            updates, state = tx.update(grad, state, params)
+            params = optax.apply_updates(params, updates)
+        types = {str(leaf.dtype) for leaf in jax.tree.leaves(state) if leaf.ndim}
+        assert types == {dtype, "float32"}
+        assert params["kernel"].dtype == jnp.float32
+        ends[dtype] = np.asarray(params["kernel"])
+    assert 0 < np.abs(ends["bfloat16"] - ends["float32"]).max() < 0.02 * 1e-2 * len(grads)
+
+
+def test_a_moment_of_another_type_is_refused() -> None:
+    with pytest.raises(ValueError, match="moment_dtype is float32 or bfloat16, not 'float16'"):
+        OptimConfig(moment_dtype="float16")

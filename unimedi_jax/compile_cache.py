@@ -5,10 +5,11 @@ import logging
 import os
 import pathlib
 import platform
-import re
 import stat
 
 import jax
+
+from unimedi_jax import machine
 
 LOG = logging.getLogger(__name__)
 
@@ -37,6 +38,5 @@ def enable(folder: str) -> None:
 
 def _machine() -> str:
     """Names the processor's instruction sets, which programs for it use: unlike machines may share a home."""
-    known = pathlib.Path("/proc/cpuinfo")
-    sets = re.search(r"^(flags|Features)\s*:.*$", known.read_text() if known.exists() else "", re.MULTILINE)
-    return f"{platform.machine()}-{hashlib.sha256((sets[0] if sets else '').encode()).hexdigest()[:8]}"
+    sets = " ".join(machine.instruction_sets())
+    return f"{platform.machine()}-{hashlib.sha256(sets.encode()).hexdigest()[:8]}"

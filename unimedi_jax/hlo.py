@@ -150,24 +150,52 @@ def flops(program: Program) -> float:
 
 def bytes_moved(program: Program) -> float:
     """Bytes that one device reads from and writes to its main memory: what enters and leaves its fusions."""
-    apart = {name: program.computations[name] for name in program.times if name not in program.fused}
-    bodies = ((program.times[name], where) for name, where in apart.items())
-    return sum(times * _traffic(program, one, where) for times, where in bodies for one in where.values())
+    return sum(bytes_by_source(program).values())
+
+
+def bytes_by_source(program: Program) -> collections.Counter[str]:
+    """The bytes of `bytes_moved` by the operation of the program that moves them, such as "jit(f)/mlp/dot_general"."""
+    moved: collections.Counter[str] = collections.Counter()
+    for name, times in program.times.items():
+        if name not in program.fused:
+            for one in (where := program.computations[name]).values():
+                moved[_source(program, one)] += times * _traffic(program, one, where)
+    return moved
+
+
+def work(program: Program, one: Instruction, where: Computation) -> tuple[float, float]:
+    """Floating-point operations and bytes of one instruction, run once, those inside a fusion included."""
+    inner = [program.computations[name] for name in one.called] if one.opcode == "fusion" else []
+    operations = _products(one, where) + sum(work(program, part, body)[0] for body in inner for part in body.values())
+    return operations, _traffic(program, one, where)
+
+
+def collective(program: Program, one: Instruction, where: Computation) -> Collective | None:
+    """The exchange that an instruction is or starts, once; None where it is none."""
+    kind = one.opcode.removesuffix("-start")
+    if kind not in COLLECTIVES:
+        return None
+    group = _group(one.attributes, program.devices)
+    size = sum(shape.bytes for name in one.operands for shape in where[name].shapes)
+    return Collective(kind, size * group if kind == "all-gather" else size, group, 1, _source(program, one))
 
 
 def exchanged(program: Program) -> list[Collective]:
     """Every collective with its bytes, largest traffic first; equal ones of one source are added up."""
-    times_run: collections.Counter[tuple[str, int, int, str]] = collections.Counter()
+    times_run: collections.Counter[Collective] = collections.Counter()
     for one, where, times in program.instructions():
-        kind = one.opcode.removesuffix("-start")
-        if kind not in COLLECTIVES:
-            continue
-        group, source = _group(one.attributes, program.devices), _first(r'op_name="([^"]*)"', one.attributes)
-        size = sum(shape.bytes for name in one.operands for shape in where[name].shapes)
-        size *= group if kind == "all-gather" else 1
-        times_run[kind, size, group, source] += times
-    rows = [Collective(kind, size, group, times, source) for (kind, size, group, source), times in times_run.items()]
+        if exchange := collective(program, one, where):
+            times_run[exchange] += times
+    rows = [dataclasses.replace(exchange, times=times) for exchange, times in times_run.items()]
     return sorted(rows, key=lambda row: -row.wire)
+
+
+def trips(loop: Instruction, computations: dict[str, Computation]) -> int:
+    """How often a loop runs: as XLA notes it, else the number that its condition compares with."""
+    if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
+        return int(known[1])
+    ends = computations.get(_first(r"condition=%?([\w.$-]+)", loop.attributes), {}).values()
+    return max((int(one.inside) for one in ends if one.opcode == "constant" and one.inside.isdigit()), default=1)
 
 
 def called_targets(program: Program) -> collections.Counter[str]:
@@ -177,6 +205,12 @@ def called_targets(program: Program) -> collections.Counter[str]:
         if target := re.search(r'custom_call_target="([^"]+)"', one.attributes):
             counts[target[1]] += times
     return counts
+
+
+def _source(program: Program, one: Instruction) -> str:
+    """The operation of the program that an instruction comes from: its own name for it, or that of a fusion's parts."""
+    parts = [one, *(part for name in one.called for part in reversed(program.computations.get(name, {}).values()))]
+    return next((name for part in parts if (name := _first(r'op_name="([^"]*)"', part.attributes))), "")
 
 
 def _bracket(text: str) -> tuple[str, str]:
@@ -200,16 +234,8 @@ def _run(
             continue  # applied to elements
         for called in one.called:
             if called in computations:
-                again = times * (_trips(one, computations) if one.opcode == "while" else 1)
+                again = times * (trips(one, computations) if one.opcode == "while" else 1)
                 _run(computations, called, again, inside or one.opcode == "fusion", count, fused)
-
-
-def _trips(loop: Instruction, computations: dict[str, Computation]) -> int:
-    """How often a loop runs: as XLA notes it, else the number that its condition compares with."""
-    if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
-        return int(known[1])
-    ends = computations.get(_first(r"condition=%?([\w.$-]+)", loop.attributes), {}).values()
-    return max((int(one.inside) for one in ends if one.opcode == "constant" and one.inside.isdigit()), default=1)
 
 
 def _products(one: Instruction, where: Computation) -> float:

@@ -20,9 +20,18 @@ def describe(mesh: Mesh) -> dict[str, str | int]:
 
 def processor() -> str:
     """The model of this host's CPU, or its architecture where the system does not say more."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """Those of this host's CPU by the names that Linux gives them, such as "avx2"; none where it does not say."""
+    return tuple(_cpuinfo("flags|Features").split())
+
+
+def _cpuinfo(fields: str) -> str:
     text = CPUINFO.read_text(encoding="utf-8", errors="replace") if CPUINFO.exists() else ""
-    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return model[1].strip() if model else platform.processor() or platform.machine()
+    line = re.search(rf"^(?:{fields})\s*:\s*(.+)$", text, re.MULTILINE)
+    return line[1].strip() if line else ""
 
 
 def warn_of_another(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -26,7 +26,8 @@ def make(config: OptimConfig, steps: int) -> tuple[optax.GradientTransformation,
     def decayed(params: PyTree) -> PyTree:
         return trees.map_with_name(lambda name, _: bool(re.search(config.decay, name)), params)
 
-    adamw = optax.adamw(schedule, config.b1, config.b2, weight_decay=config.weight_decay, mask=decayed)
+    moments = {"b1": config.b1, "b2": config.b2, "mu_dtype": config.moment_dtype}
+    adamw = optax.adamw(schedule, **moments, weight_decay=config.weight_decay, mask=decayed)
     if not config.clip_norm:
         return adamw, schedule
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw), schedule

@@ -112,6 +112,16 @@ def test_the_roofline_of_the_real_step_on_simulated_devices(small) -> None:
     printed = job.table(shown, 24)
     assert "of 14.90 GiB a device" in printed
     assert "all-reduce" in printed
+    assert "goal" not in printed, "at another batch than the goal's"
+    assert "(goal: at least 40%)" in job.table(shown | {"rows": job.GOAL_ROWS}, 24)
+    parts = facts["bytes_by_part"]
+    assert sum(parts.values()) == pytest.approx(facts["bytes"])
+    assert all(parts.values()), "each part of the real step is found by its name"
+    # Of the new state each array is read and written once; gradients are read, twice with clipping by their norm.
+    state = sum(leaf.nbytes for leaf in jax.tree.leaves(program.abstract) if hasattr(leaf, "nbytes"))
+    assert parts["weights, moments, EMA teacher"] >= 2 * state
+    assert facts["in_order"]["whole"] >= facts["roofline_seconds"]
+    assert 0 < facts["in_order"]["waiting"] <= facts["seconds"]["network"] * (1 + 1e-6)
     json.dumps(facts)
 
 

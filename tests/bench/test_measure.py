@@ -5,6 +5,7 @@ import pathlib
 
 import pytest
 
+from unimedi_jax import machine
 from unimedi_jax.bench import measure, step
 
 
@@ -36,6 +37,14 @@ def test_lines_and_table(tmp_path: pathlib.Path, capsys) -> None:
     printed = capsys.readouterr().out
     assert "(1 to 4, 3 rounds)" in printed
     assert "at least 1" in printed
+
+
+@pytest.mark.parametrize(("flags", "goal"), [("fpu avx2 amx_tile", "at least 1"), ("fpu avx2", "at least 1.3")])
+def test_the_goal_of_the_step_is_its_processors(tmp_path: pathlib.Path, monkeypatch, flags: str, goal: str) -> None:
+    (tmp_path / "cpuinfo").write_text(f"model name\t: A CPU\nflags\t\t: {flags}\n")
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
+    rows = step.table({"ours": (1.0,), "twin": (2.0,)}, {"ours": 1e9, "twin": 1e9}, samples=10)
+    assert {row.name: row.goal for row in rows}["samples a second over the twin's"] == goal
 
 
 def test_the_step_beside_the_twin() -> None:

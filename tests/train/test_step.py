@@ -143,6 +143,15 @@ def test_a_step_that_is_not_finite_leaves_the_state_as_it_was(run) -> None:
     assert not same(good.params, state.params)
 
 
+def test_a_learning_rate_that_is_not_finite_is_not_used(make_tiny, make_batch, monkeypatch) -> None:
+    monkeypatch.setattr(f"{__name__}.OPTIMISER", dataclasses.replace(OPTIMISER, start_lr=float("nan")))
+    model = make_tiny(size=sizes.Size(32, 1, 4, 64))
+    state, step = make(model)
+    after, metrics = step(state, make_batch(model, 2, 2))
+    assert set(trees.names(state)) - unmoved(state, after) == {"step", "skipped", "skipped_in_a_row"}
+    assert np.isnan(float(metrics["lr"].value))
+
+
 def test_eight_pairs_are_learnt_by_heart(start) -> None:
     state, step, batch = start
     history = []

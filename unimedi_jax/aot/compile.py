@@ -13,8 +13,8 @@ import jax
 import ml_collections
 
 from data.errors import UserError
-from unimedi_jax import flops, hlo, sharding
-from unimedi_jax.aot import apart, targets
+from unimedi_jax import flops, hlo, hlo_schedule, sharding
+from unimedi_jax.aot import apart, targets, traffic
 from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.config.typed import typed
 from unimedi_jax.train.job import TrainStep, build_train_step
@@ -23,6 +23,7 @@ LOG = logging.getLogger(__name__)
 MARGIN = 0.97  # of the memory, for a batch that is extrapolated from others
 # Triton's products need tile sizes that only measurements on the device can choose; cuBLAS's do not.
 GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": 0}
+GOAL_ROWS = {"xray": 48, "ct": 16}  # of a device, for which the chips' goals hold
 SHOWN = 12  # collectives on the screen; the file has all
 Rows = dict[str, int]  # X-rays and CTs per device
 
@@ -115,8 +116,15 @@ def roofline(text: str, target: targets.Target, analytic: float | None) -> dict[
         "network": work["wire_bytes"] / target.link,
     }
     least, analytic = max(seconds.values()), analytic or work["flops"]
+    in_order = hlo_schedule.simulate(
+        program,
+        lambda operations, moved: max(operations / peak, moved / target.chip.bandwidth),
+        lambda sent: sent / target.link,
+    )
     return {
         **work,
+        "bytes_by_part": traffic.by_part(program),
+        "in_order": in_order._asdict(),
         "analytic_flops": analytic,
         "flops_ratio": work["flops"] / analytic,
         "seconds": seconds,
@@ -206,9 +214,15 @@ def _too_much(target: targets.Target, tried: Attempt, fits: Attempt | None) -> s
     )
 
 
+def _goal(facts: dict[str, Any]) -> str:
+    """The least MFU bound that is wanted of a kind of chip, at the batch that it is wanted at."""
+    least = targets.parse(facts["target"]).chip.goal
+    return f" (goal: at least {least:.0%})" if least and facts["rows"] == GOAL_ROWS else ""
+
+
 def table(facts: dict[str, Any], samples: int) -> str:
     """What `run` prints; `samples` counts those of all devices in one step."""
-    memory, seconds, gib = facts["memory"], facts["seconds"], targets.GIB
+    memory, seconds, in_order, gib = facts["memory"], facts["seconds"], facts["in_order"], targets.GIB
     parts = ", ".join(f"{name} {memory[name] / gib:.2f}" for name in ("arguments", "outputs", "temporary", "code"))
     lines = [
         f"{facts['target']}: {facts['devices']} devices, mesh {facts['mesh']}, {_words(facts['rows'])} a device, "
@@ -217,9 +231,12 @@ def table(facts: dict[str, Any], samples: int) -> str:
         f"  arithmetic  {facts['flops'] / 1e12:.3f} TFLOP a device, {facts['flops_ratio']:.3f} x the analytic count"
         f"{'':6}{1e3 * seconds['compute']:8.2f} ms",
         f"  traffic     {facts['bytes'] / 1e9:.2f} GB a device{'':32}{1e3 * seconds['memory']:8.2f} ms",
+        *(f"    {moved / 1e9:8.2f} GB  {part}" for part, moved in facts["bytes_by_part"].items()),
         f"  network     {facts['wire_bytes'] / 1e9:.3f} GB a device{'':31}{1e3 * seconds['network']:8.2f} ms",
         f"  roofline    {1e3 * facts['roofline_seconds']:.2f} ms a step, bound by {facts['bound_by']}: at most "
-        f"{samples / facts['roofline_seconds']:.0f} samples/s, MFU at most {facts['mfu_bound']:.0%}",
+        f"{samples / facts['roofline_seconds']:.0f} samples/s, MFU at most {facts['mfu_bound']:.0%}{_goal(facts)}",
+        f"  in order    {1e3 * in_order['whole']:.2f} ms, one operation after the other, each at its own roofline; in "
+        f"{1e3 * in_order['waiting']:.2f} ms of them the device waits for the network",
         f"  collectives {sum(row['times'] for row in facts['collectives'])} a step, {len(facts['collectives'])} kinds",
     ]
     rows = (

@@ -21,17 +21,18 @@ class Chip:
     bandwidth: float  # of that memory
     link: float  # to the other devices, all links together, one way
     beyond: float = 0.0  # to devices of other hosts, where it is another network
+    goal: float = 0.0  # the least MFU bound that is wanted of it (aot/compile.py), where one was set
 
 
 # TPU: the product pages of Cloud TPU, half of the bidirectional link rate; memory as libtpu reports it. NVIDIA: data
 # sheets of the SXM boards, NVLink one way; beyond the host one 400 (200) Gb/s adapter a GPU.
 CHIPS = {
     "v4": Chip("TPU v4", 30.75 * GIB, 1228e9, 150e9),
-    "v5e": Chip("TPU v5 lite", 15.75 * GIB, 819e9, 200e9),
-    "v5p": Chip("TPU v5", 95.74 * GIB, 2765e9, 300e9),
-    "v6e": Chip("TPU v6 lite", 31.25 * GIB, 1638e9, 400e9),
+    "v5e": Chip("TPU v5 lite", 15.75 * GIB, 819e9, 200e9, goal=0.4),
+    "v5p": Chip("TPU v5", 95.74 * GIB, 2765e9, 300e9, goal=0.4),
+    "v6e": Chip("TPU v6 lite", 31.25 * GIB, 1638e9, 400e9, goal=0.3),
     # XLA takes 75 % of a GPU's memory by default (XLA_PYTHON_CLIENT_MEM_FRACTION); users set 90 %.
-    "h100": Chip("NVIDIA H100", 0.9 * 79.1 * GIB, 3352e9, 450e9, 50e9),
+    "h100": Chip("NVIDIA H100", 0.9 * 79.1 * GIB, 3352e9, 450e9, 50e9, goal=0.4),
     "a100": Chip("NVIDIA A100", 0.9 * 79.1 * GIB, 2039e9, 300e9, 25e9),
 }
 PER_HOST = 8  # GPUs

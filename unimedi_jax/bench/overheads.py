@@ -52,11 +52,8 @@ def checkpoints(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Non
 
 
 def compiling(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """`--help`, compiling the step of `config.pretrain`, and compiling it again: each in a process of its own."""
+    """Compiles the step of `config.pretrain`, and compiles it again, each time in a process of its own."""
     settings = to_json(config)
-    command = [sys.executable, "-c", "from unimedi_jax import cli; cli.main()", "--help"]
-    show = functools.partial(subprocess.run, command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    helps = tuple(measure.seconds(show) for _ in range(config.rounds))
     cache = workdir / "compilations"
     first, second = [], []
     for _ in range(min(config.rounds, 3)):
@@ -64,11 +61,7 @@ def compiling(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         first.append(_compiled(settings, cache))
         second.append(_compiled(settings, cache))
     shutil.rmtree(cache)
-    results = [
-        measure.Result("main.py --help", "s", helps, "under 2"),
-        *_parts("step", first, "under 60"),
-        *_parts("the same again, from the compilation cache", second, ""),
-    ]
+    results = [*_parts("step", first, "under 60"), *_parts("the same again, from the compilation cache", second, "")]
     measure.report("compile: a start, to the first step", results, workdir)
 
 

@@ -247,12 +247,17 @@ class OptimConfig:
     decay: str = r"(kernel|embedding|last_layer)$"  # paths of the parameters that decay; MGCA decays ".*"
     b1: float = 0.9
     b2: float = 0.999
+    # Type of AdamW's first moments: bfloat16 halves them. The second need float32: a step changes them by 1 - b2, less
+    # than bfloat16 resolves.
+    moment_dtype: str = "float32"
     clip_norm: float = 3.0  # the most that the global norm of the gradients may be; 0 = no clipping
     layer_decay: float = 1.0  # of the learning rate, from each layer of a tower to the one below; 1: the same for all
 
     def __post_init__(self) -> None:
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay is above 0 and at most 1, not {self.layer_decay}")
+        if self.moment_dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"moment_dtype is float32 or bfloat16, not {self.moment_dtype!r}")
 
 
 @dataclasses.dataclass(frozen=True)

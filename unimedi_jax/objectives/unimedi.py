@@ -117,6 +117,7 @@ class Objective(settings.UniMedI, base.Objective):
         terms = self.batch_losses(student, batch, outputs, reports) | distilled
         return base.LossTerms(terms, distillation.target_information(stats), self.update_centres(state, stats))
 
+    @jax.named_scope("teacher")  # named in the compiled program: aot/traffic.py
     def teacher_forward(
         self, teacher: UniMedI, batch: Batch, key: Key[Array, ""], step: Step, baseline: SliceBaseline | None = None
     ) -> TeacherOutputs:
@@ -269,6 +270,7 @@ class Objective(settings.UniMedI, base.Objective):
         """Rows of the joined batch by what is a negative of what."""
         return alignment.by_group(rows, batch, self.negatives == "modality")
 
+    @jax.named_scope("distillation")
     def distillation_losses(
         self,
         student: UniMedI,

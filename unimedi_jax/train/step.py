@@ -54,8 +54,9 @@ def make_train_step(
     same. The teacher follows after the optimiser: teacher = m teacher + (1 - m) student. `freeze_last_layer_steps`
     freezes the prototypes at the start (DINO). Gradients, and `norm/grads`, are those of what trains by `partition`.
 
-    Where the loss, the gradients or the state after the step is not finite, the state stays as it is, bit for bit: only
-    `step` and the counts of skipped steps move. The optimiser counts the steps it took, `step - skipped`.
+    Where the loss, the gradients, the learning rate or the objective's new state is not finite, the state stays as it
+    is, bit for bit: only `step` and the counts of skipped steps move. AdamW makes finite weights of what is finite. The
+    optimiser counts the steps it took, `step - skipped`.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -65,33 +66,31 @@ def make_train_step(
         (loss, (metrics, model_state)), grads = value_and_grad(
             trained, state.teacher, state.model_state, batch, key, state.step
         )
-        unfrozen = (state.step >= freeze_last_layer_steps).astype(jnp.float32)
+        with jax.named_scope("update"):
+            unfrozen = (state.step >= freeze_last_layer_steps).astype(jnp.float32)
 
-        def freeze(name: str, x: Array) -> Array:
-            return x * unfrozen if name.endswith("last_layer") else x
+            def freeze(name: str, x: Array) -> Array:
+                return x * unfrozen if name.endswith("last_layer") else x
 
-        # Gradients, so that no moments gather; updates, because decoupled weight decay needs no gradient.
-        grads = trees.map_with_name(freeze, grads)
-        updates, opt_state = tx.update(grads, state.opt_state, trained)
-        params = partition.join(state.params, optax.apply_updates(trained, trees.map_with_name(freeze, updates)))
-        momentum = ema(state.step)
-        student = lora.merge(params)
-        teacher = optim.average(state.teacher, {k: student[k] for k in state.teacher}, momentum)
-        norms = {"norm/grads": optax.tree.norm(grads), "norm/params": optax.tree.norm(params)}
-        finite = jnp.isfinite(jnp.stack([loss, *norms.values(), optax.tree.norm((teacher, model_state))])).all()
-        params, teacher, opt_state, model_state = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old),
-            (params, teacher, opt_state, model_state),
-            (state.params, state.teacher, state.opt_state, state.model_state),
-        )
+            # Gradients, so that no moments gather; updates, because decoupled weight decay needs no gradient.
+            grads = trees.map_with_name(freeze, grads)
+            updates, opt_state = tx.update(grads, state.opt_state, trained)
+            params = partition.join(state.params, optax.apply_updates(trained, trees.map_with_name(freeze, updates)))
+            momentum = ema(state.step)
+            student = lora.merge(params)
+            teacher = optim.average(state.teacher, {k: student[k] for k in state.teacher}, momentum)
+            norms = {"norm/grads": optax.tree.norm(grads), "norm/params": optax.tree.norm(params)}
+            lr = schedule(state.step - state.skipped)
+            # None of these waits for the new weights, so that one pass over the weights makes and chooses them.
+            finite = jnp.isfinite(jnp.stack([loss, norms["norm/grads"], optax.tree.norm(model_state), lr])).all()
+            params, teacher, opt_state, model_state = jax.tree.map(
+                lambda new, old: jnp.where(finite, new, old),
+                (params, teacher, opt_state, model_state),
+                (state.params, state.teacher, state.opt_state, state.model_state),
+            )
         skipped = state.skipped + ~finite
         in_a_row = jnp.where(finite, 0, state.skipped_in_a_row + 1)
-        scalars = norms | {
-            "lr": schedule(state.step - state.skipped),
-            "ema": momentum,
-            "skipped": skipped,
-            "skipped/in_a_row": in_a_row,
-        }
+        scalars = norms | {"lr": lr, "ema": momentum, "skipped": skipped, "skipped/in_a_row": in_a_row}
         metrics |= {name: Mean.of(value) for name, value in scalars.items()}
         after = TrainState(state.step + 1, params, teacher, opt_state, model_state, state.key, skipped, in_a_row)
         return after, metrics
