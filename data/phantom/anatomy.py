@@ -60,7 +60,7 @@ def trunk(patient: Patient, grid: Grid) -> np.ndarray:
     centre = 8 + 0.10 * patient.half_depth * shoulder + 0 * z
     hu = np.full((len(z), len(grid.y), len(grid.x)), AIR_HU, np.float32)
     for part in shapes.slabs(len(z)):
-        slab = Grid(z[part], grid.y, grid.x)
+        slab = grid.crop((part, slice(None), slice(None)))
         for extra, rise in ((patient.fat, FAT_HU - AIR_HU), (0.0, MUSCLE_HU - FAT_HU)):
             outline = (width[part] + extra, depth[part] + extra)
             field = shapes.superellipse(slab, *outline, centre[part], 2.5)

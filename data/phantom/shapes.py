@@ -18,11 +18,19 @@ class Grid:
     z: np.ndarray
     y: np.ndarray
     x: np.ndarray
+    whole: "Grid | None" = None  # what it was cut from: has the step of an axis of which one plane is left
 
     @property
     def step(self) -> tuple[float, float, float]:
         """Voxel edges (z, y, x) in mm."""
-        return tuple(float(axis[1] - axis[0]) for axis in (self.z, self.y, self.x))
+        pairs = zip(self.axes, (self.whole or self).axes, strict=True)
+        long = (axis if len(axis) > 1 else whole for axis, whole in pairs)
+        return tuple(float(axis[1] - axis[0]) for axis in long)
+
+    @property
+    def axes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The coordinates along z, y and x."""
+        return self.z, self.y, self.x
 
     @property
     def edge(self) -> float:
@@ -31,12 +39,12 @@ class Grid:
 
     def window(self, low: tuple[float, ...], high: tuple[float, ...]) -> Window:
         """The slices that hold all voxels between two corners (z, y, x) in mm."""
-        axes = zip((self.z, self.y, self.x), low, high, strict=True)
+        axes = zip(self.axes, low, high, strict=True)
         return tuple(slice(int(np.searchsorted(a, lo)), int(np.searchsorted(a, hi, "right"))) for a, lo, hi in axes)
 
     def crop(self, window: Window) -> "Grid":
         """The part of the grid inside a window."""
-        return Grid(self.z[window[0]], self.y[window[1]], self.x[window[2]])
+        return Grid(*(axis[part] for axis, part in zip(self.axes, window, strict=True)), self.whole or self)
 
     def open(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The coordinates shaped to broadcast: (z, 1, 1), (1, y, 1), (1, 1, x)."""

@@ -11,11 +11,12 @@ from scipy import ndimage
 from scipy.spatial import distance
 
 from data.errors import UserError
-from data.phantom import anatomy, findings, grammar, radiograph, scanner
+from data.phantom import anatomy, findings, grammar, radiograph, scanner, shapes
 from data.phantom import patient as patients
 from data.phantom import source as phantom
 from data.phantom.findings import LABELS, Lesion
 from data.phantom.grammar import size_word
+from data.record_grid import RecordGrid
 
 NODULE, CONSOLIDATION, EFFUSION, CARDIOMEGALY, PNEUMOTHORAX = range(5)
 
@@ -492,3 +493,22 @@ def test_prompts_are_sentences_that_reports_contain(language):
         if label != "cardiomegaly":
             counts = [len(re.findall(side, named)) for side in SIDES[language]]
             assert counts[0] == counts[1] > 2
+
+
+@pytest.mark.parametrize("planes", [33, 34])
+def test_a_thorax_may_have_any_number_of_planes(planes: int) -> None:
+    """It is drawn 16 planes at a time: the last part may hold a single one."""
+    patient = patients.draw_patient(np.random.default_rng(0), upright=False, enlarged=False)
+    z, y, x = (np.arange(count, dtype=np.float32) * 8 - 8 * count // 2 for count in (40, 48, 56))
+    whole = anatomy.trunk(patient, shapes.Grid(z, y, x))
+    np.testing.assert_array_equal(anatomy.trunk(patient, shapes.Grid(z[:planes], y, x)), whole[:planes])
+
+
+@pytest.mark.parametrize("spacing", [(2.0, 2.0, 2.0), (3.7, 2.9, 2.9), (9.0, 4.0, 4.0)])
+def test_patients_at_other_spacings(spacing: tuple[float, float, float]) -> None:
+    """Each has as many planes as its body is high, so that a part of one plane is met by chance."""
+    drawn = phantom.source(xrays=0, cts=24 if spacing[0] > 3 else 3, seed=5, grid=RecordGrid(spacing_mm=spacing))
+    for row in drawn.rows:
+        example = drawn.convert(row)
+        assert example["volume"].shape == example["lesion_mask"].shape == example["organ_mask"].shape
+        assert (example["organ_mask"] > 0).any()
