@@ -76,6 +76,8 @@ def _run(target: targets.Target, config: ml_collections.ConfigDict, workdir: pat
     done = attempt(rows)
     seconds = time.perf_counter() - started
     if not done.fits(target.chip.memory):
+        needs, has = done.total / targets.GIB, target.chip.memory / targets.GIB
+        LOG.info("%.1f GiB do not fit %.1f GiB; compiling smaller batches to find one that does", needs, has)
         raise UserError(_too_much(target, done, largest(done, attempt, target.chip.memory)))
     text = done.compiled.as_text()
     facts = {
