@@ -8,6 +8,7 @@ from unimedi_jax import hlo
 PARTS = {
     "weights, moments, EMA teacher": r"/update/",
     "word embeddings": r"/report/(words|positions)",
+    "stacks of the loops over layers": r"/while/body/.*dynamic_update|(^|/)broadcast(_in_dim)?(\.\d+)?$",
     "teacher's forward pass": r"\bteacher\b",
     "distillation over the prototypes": r"\bdistillation\b|\bhead_(cls|patch)\b",
     "attention": r"/attention\b",
