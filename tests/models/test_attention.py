@@ -14,7 +14,7 @@ from unimedi_jax.models import attention
 
 
 @pytest.mark.parametrize("tokens", [6, 7])
-def test_cudnn_is_given_even_lengths(monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
+def test_cudnn_differentiates_even_lengths(monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
     """Of the kernel, which needs a GPU, XLA's own with the same arguments stands in."""
     library, lengths = jax.nn.dot_product_attention, []
 
@@ -37,6 +37,9 @@ def test_cudnn_is_given_even_lengths(monkeypatch: pytest.MonkeyPatch, tokens: in
     monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
     fused = run(functools.partial(attention.attend, kind="cudnn"))
     assert lengths == [tokens + tokens % 2]
+    forward = attention.attend(q, k, v, kind="cudnn")
+    assert lengths[1:] == [tokens], "no padding where nothing is differentiated"
+    np.testing.assert_allclose(forward, expected[1], atol=float32(8, depth=4))
     for ours, theirs in zip(*map(jax.tree.leaves, (fused, expected)), strict=True):
         assert ours.shape == (2, tokens, 4, 8)
         np.testing.assert_allclose(ours, theirs, atol=float32(8, depth=4))

@@ -33,8 +33,10 @@ for tokens in (49, 453, 905):
         def loss(q, k, v):
             out = attention.attend(q, k, v, kind=kind).astype(jnp.float32)
             return jnp.sum(out * wide[3]), out
-        made = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*wide[:3].astype(dtype))
-        return [np.asarray(x, np.float32) for x in jax.tree.leaves(made)]
+        parts = wide[:3].astype(dtype)
+        made = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*parts)
+        alone = jax.jit(lambda q, k, v: attention.attend(q, k, v, kind=kind))(*parts)
+        return [np.asarray(x, np.float32) for x in jax.tree.leaves((made, alone))]
     with jax.default_matmul_precision("highest"):
         exact = run("xla", jnp.float32)
     away = lambda kind: [
@@ -47,7 +49,7 @@ print(json.dumps(distances))
 
 
 def test_the_fused_kernel_is_as_near_to_float32_as_the_products() -> None:
-    """dq, dk, dv and the output, at even and odd lengths, in bfloat16."""
+    """dq, dk, dv, the output with them and the output alone, at even and odd lengths, in bfloat16."""
     known = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))}
     done = subprocess.run([sys.executable, "-c", KERNEL], cwd=injuries.ROOT, env=known | GPU, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()

@@ -119,14 +119,28 @@ def _logits(q: Float[Array, "*b q k"], k: Float[Array, "*b n k"], keys: Array | 
 
 
 def _cudnn(q: Queries, k: Keys, v: Keys) -> Queries:
+    return (_odd if q.shape[1] % 2 else _fused)(q, k, v)
+
+
+def _fused(q: Queries, k: Keys, v: Keys, **lengths: Array) -> Queries:
+    return jax.nn.dot_product_attention(q, k, v, implementation="cudnn", **lengths)
+
+
+@jax.custom_vjp
+def _odd(q: Queries, k: Keys, v: Keys) -> Queries:
+    """Where nothing is differentiated, as in the teacher's pass, the kernel takes any length."""
+    return _fused(q, k, v)
+
+
+def _padded(q: Queries, k: Keys, v: Keys) -> Queries:
     """The kernel's backward pass takes even lengths alone: an odd one gets a token that it leaves out on both sides."""
     batch, n = q.shape[:2]
-    call = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
-    if n % 2 == 0:
-        return call(q, k, v)
     q, k, v = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (q, k, v))
     lengths = jnp.full(batch, n, jnp.int32)
-    return call(q, k, v, query_seq_lengths=lengths, key_value_seq_lengths=lengths)[:, :n]
+    return _fused(q, k, v, query_seq_lengths=lengths, key_value_seq_lengths=lengths)[:, :n]
+
+
+_odd.defvjp(functools.partial(jax.vjp, _padded), lambda pull, grad: pull(grad))
 
 
 def splash(q: Queries, k: Keys, v: Keys, mask: Bool[Array, "b n"] | None = None, *, interpret: bool = False) -> Queries:
