@@ -1,6 +1,7 @@
 """The paper's claims C1 to C4 on the phantom: trains the models, scores fresh patients, judges, one page and one CSV.
 
-What is trained or scored already is not done again: an interrupted call resumes, and another one only judges anew.
+What is trained or scored already is not done again: an interrupted call resumes, and another one only judges anew. Of
+a run that is scored config.json and its scores are enough.
 """
 
 import contextlib
@@ -57,8 +58,11 @@ def _scores(
     scores: dict[Place, list[Scores]] = {}
     for plan in plans:
         LOG.info("%s on %s, seed %d, equal %s", plan.model, plan.data, plan.run.seed, plan.budget)
-        _train(plan.run)
         path = _file(plan.run.folder, patients)
+        if path.exists() or run_report.finished(plan.run.folder):
+            _compare_settings(plan.run)
+        else:
+            _train(plan.run)
         if not path.exists():
             network = Network.load(plan.run.folder, config.rows)
             own = records.open_set(config.data_dir, plan.run.settings.data)
@@ -74,11 +78,12 @@ def _scores(
 
 
 def _train(run: Run) -> None:
-    """Trains a run, or compares the settings of a finished one with those asked for."""
-    if not run_report.finished(run.folder):
-        with contextlib.redirect_stdout(io.StringIO()):  # its own tables: those of this job come at the end
-            loop.run(run.settings, run.folder)
-        return
+    with contextlib.redirect_stdout(io.StringIO()):  # its own tables: those of this job come at the end
+        loop.run(run.settings, run.folder)
+
+
+def _compare_settings(run: Run) -> None:
+    """Raises UserError where a run has other settings than those asked for."""
     plain = json.loads(json.dumps(dataclasses.asdict(typed(PretrainConfig, run.settings))))
     saved_config.keep(plain, run.folder, force=False)
 
