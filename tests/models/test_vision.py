@@ -1,5 +1,7 @@
 """The ViT and its scores against PyTorch on copied weights."""
 
+from unittest import mock
+
 import jax
 import numpy as np
 import pytest
@@ -124,6 +126,24 @@ def test_ways_to_compute_the_layers_keep_values_and_gradients(make_tiny, params,
     for way in ({"remat": "dots"}, {"remat": "full"}, {"layers": "unrolled"}, {"layers": "unrolled", "remat": "dots"}):
         other = of(**way)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3, rtol=1e-4), plain, other)
+
+
+@pytest.mark.parametrize(
+    ("platform", "asked", "remat", "unrolled"),
+    [
+        (None, "auto", "none", False),
+        ("cpu", "auto", "none", False),
+        ("gpu", "auto", "none", True),
+        ("tpu", "auto", "full", False),
+        ("tpu", "none", "none", False),
+        ("gpu", "dots", "dots", True),
+    ],
+)
+def test_what_a_device_computes_again(platform: str | None, asked: str, remat: str, unrolled: bool) -> None:
+    device = platform and mock.Mock(jax.Device, platform=platform, device_kind="a device")
+    model = towers.build_model(ModelConfig(vision_size="Mu", report_size="Mu", remat=asked), 100, device)
+    for tower in (model.vision, model.report):
+        assert (tower.remat, tower.unrolled) == (remat, unrolled)
 
 
 def test_image_tokens_are_a_convolution_plus_positions(model, params) -> None:

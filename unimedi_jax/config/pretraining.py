@@ -182,11 +182,15 @@ class ModelConfig:
     report_dropout: float = 0.1  # dropout of the report tower in training
     report_pooling: str = "cls"  # what stands for a report: CLS; or "mean", of its tokens
     attention: str = "auto"  # "cudnn" on NVIDIA GPUs, "splash" on TPUs, "blocks" on CPUs; or "xla"
-    remat: str = "none"  # "dots" and "full" trade arithmetic for memory
+    # What the backward pass computes again, for less memory: "none", "dots" (all but dense layers), "full". "auto" is
+    # "full" on TPUs, which copy what is kept into stacks, and "none" elsewhere.
+    remat: str = "auto"
     layers: str = "auto"  # "unrolled" on GPUs, where it is faster; elsewhere "scanned", which compiles faster
     dtype: str = "bfloat16"  # type of the arithmetic; parameters, softmax and losses are float32
 
     def __post_init__(self) -> None:
+        if self.remat not in (allowed := ("auto", "none", "dots", "full")):
+            raise ValueError(f"remat is one of {', '.join(allowed)}, not {self.remat!r}")
         if self.layers not in (allowed := ("auto", "scanned", "unrolled")):
             raise ValueError(f"layers is one of {', '.join(allowed)}, not {self.layers!r}")
         if self.tokenizer not in (allowed := ("linear", "nonlinear")):

@@ -196,9 +196,10 @@ class UniMedI(nn.Module):
 def build_model(config: ModelConfig, vocab_size: int, device: jax.Device | None = None) -> UniMedI:
     """UniMedI with a report tower of `vocab_size` words.
 
-    "auto" in `attention` and `layers` is what is fastest on `device` (docs/performance_trials.md), which may be one
-    that is compiled for alone; without a device the plain one. Parameters are float32 whatever `dtype` the arithmetic
-    uses. The heads of an objective are not in it yet: `model.clone(head=objective.heads(model))`.
+    "auto" in `attention`, `layers` and `remat` is what is fastest on `device` (docs/performance_trials.md,
+    docs/compiling.md), which may be one that is compiled for alone; without a device the plain one. Parameters are
+    float32 whatever `dtype` the arithmetic uses. The heads of an objective are not in it yet:
+    `model.clone(head=objective.heads(model))`.
 
     Raises:
         ValueError: there is no such size.
@@ -207,18 +208,21 @@ def build_model(config: ModelConfig, vocab_size: int, device: jax.Device | None 
     textual = _size(sizes.REPORT, "report_size", config.report_size)
     if config.score_layers > visual.depth:
         raise ValueError(f"config.model.score_layers={config.score_layers}, but the ViT has {visual.depth} layers")
-    dtype, kind, unrolled = jnp.dtype(config.dtype), config.attention, config.layers == "unrolled"
+    dtype, kind, remat = jnp.dtype(config.dtype), config.attention, config.remat
+    unrolled = config.layers == "unrolled"
     if kind == "auto":
         kind = "xla" if device is None else attention.fitting(device, config.dtype)
     if config.layers == "auto":
         unrolled = device is not None and device.platform == "gpu"
+    if remat == "auto":
+        remat = "full" if device is not None and device.platform == "tpu" else "none"
 
     def pick(*names: str) -> dict[str, Any]:
         return {name: getattr(config, name) for name in names}
 
     image_grid = patches.grid((config.image_size,) * 2, config.image_patch)
     volume_grid = patches.grid(config.volume_size, config.volume_patch)
-    computed = dict(dtype=dtype, remat=config.remat, unrolled=unrolled)
+    computed = dict(dtype=dtype, remat=remat, unrolled=unrolled)
     options = pick("type_embedding", "lateral_type", "slice_embedding", "registers", "position_init")
     scoring = scores.Scoring(config.cls_key, config.score_layers, config.scores, config.sink_norm)
     tokenizers = _subpatches(config, visual.width, dtype)
