@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
+from data.errors import UserError
 from unimedi_jax import sharding
 from unimedi_jax.inference import features
 from unimedi_jax.models import towers
@@ -97,3 +98,9 @@ def test_a_report_is_cut_to_its_bucket_whatever_lies_beside_it(tiny, tiny_variab
         del lengths[-len(texts) :]
     assert lengths == [12] * 4 + [4, 4, 8, 12]
     np.testing.assert_allclose(*found, atol=1e-5)
+
+
+def test_diverged_weights_are_one_line(tiny, tiny_variables) -> None:
+    diverged = jax.tree.map(lambda x: np.full_like(x, np.nan), tiny_variables)
+    with pytest.raises(UserError, match=r"what the network computes of xrays is not finite: its weights have diverged"):
+        embedded(tiny, diverged, 1, 1)

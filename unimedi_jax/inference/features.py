@@ -10,6 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from data.errors import UserError
 from data.reports import tokenizer
 from unimedi_jax import patches, sharding
 from unimedi_jax.input import pipeline, records, transforms
@@ -57,11 +58,20 @@ class Embedder:
 
         `lateral` (b,) says which X-rays are lateral, to a network that distinguishes them. Of several windows `cls` and
         `z` are means, of unit length for `z`; the rest is that of the first, the central.
+
+        Raises:
+            UserError: the weights have diverged, so that what they compute is not finite.
         """
         function = self.xray if modality == "xray" else self.ct
+        windows = [tokens] if tokens.ndim == 3 else tokens.swapaxes(0, 1)
+        parts = [self(function, variables, window, *(() if lateral is None else (lateral,))) for window in windows]
+        if not all(np.isfinite(part.cls).all() for part in parts):
+            raise UserError(
+                f"what the network computes of {modality}s is not finite: its weights have diverged; take an earlier "
+                "checkpoint, or train with a lower config.optim.peak_lr"
+            )
         if tokens.ndim == 3:
-            return self(function, variables, tokens, *(() if lateral is None else (lateral,)))
-        parts = [self(function, variables, tokens[:, window]) for window in range(tokens.shape[1])]
+            return parts[0]
         cls, z = (np.mean([getattr(part, name) for part in parts], axis=0) for name in ("cls", "z"))
         return parts[0]._replace(cls=cls, z=z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-8))
 

@@ -55,8 +55,8 @@ def make_train_step(
     freezes the prototypes at the start (DINO). Gradients, and `norm/grads`, are those of what trains by `partition`.
 
     Where the loss, the gradients, the learning rate or the objective's new state is not finite, the state stays as it
-    is, bit for bit: only `step` and the counts of skipped steps move. AdamW makes finite weights of what is finite. The
-    optimiser counts the steps it took, `step - skipped`.
+    is, bit for bit: only `step` and the counts of skipped steps move. The optimiser counts the steps it took,
+    `step - skipped`.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -81,8 +81,10 @@ def make_train_step(
             teacher = optim.average(state.teacher, {k: student[k] for k in state.teacher}, momentum)
             norms = {"norm/grads": optax.tree.norm(grads), "norm/params": optax.tree.norm(params)}
             lr = schedule(state.step - state.skipped)
-            # None of these waits for the new weights, so that one pass over the weights makes and chooses them.
-            finite = jnp.isfinite(jnp.stack([loss, norms["norm/grads"], optax.tree.norm(model_state), lr])).all()
+            # None of these waits for the new weights, so that one pass over the weights makes and chooses them. AdamW
+            # moves each weight by about the learning rate, whose square stands for what the weights' norm becomes.
+            checked = [loss, norms["norm/grads"], optax.tree.norm(model_state), lr**2]
+            finite = jnp.isfinite(jnp.stack(checked)).all()
             params, teacher, opt_state, model_state = jax.tree.map(
                 lambda new, old: jnp.where(finite, new, old),
                 (params, teacher, opt_state, model_state),
