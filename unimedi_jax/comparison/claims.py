@@ -1,7 +1,8 @@
 """The paper's claims C1 to C4 on the phantom: trains the models, scores fresh patients, judges, one page and one CSV.
 
 What is trained or scored already is not done again: an interrupted call resumes, and another one only judges anew. Of
-a run that is scored config.json and its scores are enough.
+a run that is scored config.json and its scores are enough, and of one modality alone its checkpoints until its pair is
+scored.
 """
 
 import contextlib
