@@ -81,9 +81,9 @@ def test_four_processes_give_what_one_gives(records_dir, tmp_path) -> None:
         assert answer["split"] == alone["split"]
         for step, (ours, expected) in enumerate(zip(answer["steps"], alone["steps"], strict=True)):
             assert {"loss", "loss/vl", "xray/pcl", "norm/grads"} <= ours.keys()
-            # Adam divides by the size of a gradient: what rounding made of a small one, the next steps see in full.
-            allowed = 1e-5 if step == 0 else 1e-4
-            assert ours == pytest.approx(expected, rel=allowed, abs=allowed), f"step {step + 1}"
+            # Processes add in another order. A BatchNorm over few samples and the temperature enlarge that rounding in
+            # the contrast a hundred times and more, and Adam, which divides by a gradient's size, in the next steps.
+            assert ours == pytest.approx(expected, rel=1e-4, abs=1e-4), f"step {step + 1}"
         assert [len(row) for row in answer["z"]] == [128] * 32
         for ours, expected in zip(answer["z"], alone["z"], strict=True):
             assert ours == pytest.approx(expected, abs=1e-4)
