@@ -254,9 +254,10 @@ def _products(one: Instruction, where: Computation) -> float:
         width = math.prod(where[one.operands[0]].shapes[0].sizes) / max(math.prod(sizes[:3]), 1)
         return (10 if "Backward" in one.attributes else 4) * math.prod(sizes) * width
     if kernel := re.search(r"/splash_mha_(fwd|dkv)", one.attributes if one.opcode == "custom-call" else ""):
-        # After two tables of blocks: queries and keys, (batch, heads, length, width).
-        queries, keys = (where[name].shapes[0].sizes for name in one.operands[2:4])
-        return (4 if kernel[1] == "fwd" else 10) * math.prod(queries) * keys[2]
+        # After tables of blocks, whose numbers are integers: queries and keys, ([batch,] heads, length, width).
+        arrays = [where[name].shapes[0] for name in one.operands]
+        queries, keys = [array.sizes for array in arrays if "f" in array.dtype][:2]
+        return (4 if kernel[1] == "fwd" else 10) * math.prod(queries) * keys[-2]
     return 0.0
 
 

@@ -80,6 +80,20 @@ def test_every_way_equals_the_library(kind: str, masked: bool, devices: int | No
         np.testing.assert_allclose(one, other, atol=float32(tokens, depth=4, scale=2))
 
 
+def test_long_sequences_in_the_kernel_of_tpus(monkeypatch) -> None:
+    """Filled up to 1,024 places, of which a product takes 128 keys and the kernel holds 256."""
+    monkeypatch.setattr(attention, "AT_ONCE", 128)
+    monkeypatch.setattr(attention, "HELD", 256)
+    q, k, v, weights = jnp.asarray(np.random.default_rng(2).standard_normal((4, 1, 600, 2, 8)), jnp.float32)
+
+    def run(attend):
+        return jax.jit(jax.grad(lambda *x: jnp.sum(attend(*x) * weights), argnums=(0, 1, 2)))(q, k, v)
+
+    ours, theirs = run(functools.partial(attention.splash, interpret=True)), run(jax.nn.dot_product_attention)
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other, atol=float32(600, depth=4, scale=2))
+
+
 def test_short_sequences_in_half_precision() -> None:
     """In bfloat16 the gradients keep the dtype, and are as near to those of float32 as the plain products' are."""
     q, k, v, weights = jnp.asarray(np.random.default_rng(1).standard_normal((4, 2, 50, 2, 32)), jnp.float32)

@@ -183,7 +183,7 @@ class ModelConfig:
     report_pooling: str = "cls"  # what stands for a report: CLS; or "mean", of its tokens
     attention: str = "auto"  # "cudnn" on NVIDIA GPUs, "splash" on TPUs, "blocks" on CPUs; or "xla"
     # What the backward pass computes again, for less memory: "none", "dots" (all but dense layers), "full". "auto" is
-    # "full" on TPU v6e, where it is also faster than copying what is kept into stacks, and "none" elsewhere.
+    # "full" on TPU v5e and v6e, where it is also faster than copying what is kept into stacks, and "none" elsewhere.
     remat: str = "auto"
     layers: str = "auto"  # "unrolled" on GPUs, where it is faster; elsewhere "scanned", which compiles faster
     dtype: str = "bfloat16"  # type of the arithmetic; parameters, softmax and losses are float32

@@ -12,7 +12,7 @@ from unimedi_jax.typing import Array, Bool, Float
 
 KINDS = ("xla", "blocks", "cudnn", "splash")
 LANES = 128  # of a TPU: the kernel wants lengths in multiples of it
-LONGEST = 1024  # keys that one step of the kernel holds
+AT_ONCE, HELD = 1024, 8192  # keys that a product of the kernel takes, and that it keeps in a TPU's own memory
 # Tokens up to which "xla" is as good or better (docs/performance_trials.md): a TPU keeps the scores in its own memory.
 SHORT = {"splash": 600, "blocks": 256}
 
@@ -149,7 +149,7 @@ def splash(q: Queries, k: Keys, v: Keys, mask: Bool[Array, "b n"] | None = None,
     What a query sees that is masked itself is without meaning.
     """
     batch, n = k.shape[:2]
-    more = -n % LANES
+    more = -n % (LANES if n <= AT_ONCE else 4 * LANES)  # so that long ones divide into few blocks
     real = jnp.ones((batch, n), bool) if mask is None else mask
     # Keys that do not count are of another segment than the queries that do.
     segments = jnp.pad(real, ((0, 0), (0, more))).astype(jnp.int32)
@@ -159,16 +159,20 @@ def splash(q: Queries, k: Keys, v: Keys, mask: Bool[Array, "b n"] | None = None,
     return local(q, k, v, segments).swapaxes(1, 2)[:, :n]
 
 
+def _largest_divisor(n: int, unit: int, most: int) -> int:
+    return max(size for size in range(unit, min(n, most) + 1, unit) if n % size == 0)
+
+
 def _splash(q: Array, k: Array, v: Array, segments: Array, interpret: bool) -> Float[Array, "b h n k"]:
     # Imported where it is used: Pallas takes long, and TPUs alone need it.
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
     heads, n = q.shape[1:3]
-    keys, queries = math.gcd(n, LONGEST) if n > LONGEST else n, math.gcd(n, 512)
-    sizes = kernels.BlockSizes(
-        block_q=queries, block_kv=keys, block_q_dkv=queries, block_kv_dkv=keys, use_fused_bwd_kernel=True
-    )
+    queries, at_once = math.gcd(n, 512), _largest_divisor(n, LANES, AT_ONCE)
+    # The backward pass writes the queries' gradients once for each block of keys that is held.
+    held = _largest_divisor(n, at_once, HELD)
+    sizes = kernels.BlockSizes(queries, held, at_once, queries, held, at_once, use_fused_bwd_kernel=True)
     whole = masks.MultiHeadMask([masks.FullMask((n, n))] * heads)
     kernel = kernels.make_splash_mha(whole, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret)
     return jax.vmap(kernel)(q, k, v, kernels.SegmentIds(segments, segments))

@@ -215,7 +215,7 @@ def build_model(config: ModelConfig, vocab_size: int, device: jax.Device | None 
     if config.layers == "auto":
         unrolled = device is not None and device.platform == "gpu"
     if remat == "auto":
-        remat = "full" if device is not None and device.device_kind == "TPU v6 lite" else "none"
+        remat = "full" if device is not None and device.device_kind in ("TPU v5 lite", "TPU v6 lite") else "none"
 
     def pick(*names: str) -> dict[str, Any]:
         return {name: getattr(config, name) for name in names}

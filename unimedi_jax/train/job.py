@@ -28,10 +28,13 @@ from unimedi_jax.typing import PyTree
 LOG = logging.getLogger(__name__)
 STEP_SETTINGS = ("accumulate", "freeze_last_layer_steps")
 TOKENIZERS_STAY = ("vision/(patch|subpatch)_", "frozen")  # config.freeze_patch_embed as a rule of config.trainable
-COMPILER_OPTIONS = {
+COMPILER_OPTIONS = {  # by the platform of a device, and by its kind
     # The part of a TPU's VMEM that one fusion may use: with the 16 MiB of the default the step does not compile for
     # v5e, where a gradient's all-reduce runs inside the loss over the prototypes.
     "tpu": {"xla_tpu_scoped_vmem_limit_kib": 32768},
+    # No product inside another's fusion: where layers are computed again, libtpu's compiler for v5e weighs such nests
+    # until its stack overflows.
+    "TPU v5 lite": {"xla_tpu_dot_dot_fusion": False},
     # No sums in the order in which threads come by: a step moves 1.5 % more bytes, and gives the same again.
     "gpu": {"xla_gpu_exclude_nondeterministic_ops": True},
 }
@@ -115,7 +118,8 @@ def build_train_step(config: PretrainConfig, vocab_size: int, mesh: Mesh) -> Tra
     ema = optim.ema_schedule(**vars(config.ema), steps=config.steps)
     settings = {name: getattr(config, name) for name in STEP_SETTINGS} | {"partition": partition}
     train_step = step.make_train_step(model, tx, objective=objective, schedule=schedule, ema=ema, **settings)
-    options = {"out_shardings": (layout, None), "compiler_options": COMPILER_OPTIONS.get(device.platform)}
+    flags = COMPILER_OPTIONS.get(device.platform, {}) | COMPILER_OPTIONS.get(device.device_kind, {})
+    options = {"out_shardings": (layout, None), "compiler_options": flags}
     placed = jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), abstract, layout)
     init, train_step = jax.jit(init, out_shardings=layout), jax.jit(train_step, donate_argnames="state", **options)
     return TrainStep(config, mesh, model, objective, init, placed, train_step, partition)
