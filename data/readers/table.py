@@ -73,10 +73,11 @@ def read_spreadsheet(path: Path) -> tuple[list[str], Rows]:
     if content.startswith(LFS_MAGIC):
         raise UserError(f"{path} is a Git LFS pointer: run `git lfs pull` where it comes from")
     encoding, errors = _encoding(content, path)
-    first, _, rest = content.decode(encoding, errors).partition("\n")
+    whole = content.decode(encoding, errors)
+    first = whole[: whole.find("\n")] if "\n" in whole else whole
     hint = SEPARATOR.fullmatch(first.strip("\r\n "))
     delimiter = hint[1] if hint else max(DELIMITERS, key=first.count)
-    del content, rest  # as large as the file, each
+    del content, whole  # as large as the file, each
     rows = Rows(path, encoding, errors, delimiter, bool(hint), 0)
     lines = rows._lines()
     header = next(lines, [])
