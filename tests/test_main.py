@@ -69,6 +69,14 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, words, tmp_path):
     assert not done.stdout
 
 
+def test_the_last_of_two_equal_settings_counts():
+    """Lists of numbers, too, which the flags alone append to each other."""
+    twice = ("--config.unetr.crop=64,64,64", "--config.unetr.crop=80,112,80")
+    done = run("--config=configs/segment.py", *twice, "--config.steps=1", "--config.steps=2", "--help")
+    assert "(80, 112, 80)" in done.stdout
+    assert re.search(r"^ *steps = 2\b", done.stdout, re.MULTILINE)
+
+
 def test_another_working_directory_has_the_same_config_files(tmp_path):
     command = [sys.executable, str(ROOT / "main.py"), "--config=configs/inspect.py", "--config.path=nothere"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

@@ -187,7 +187,7 @@ def _workdir() -> pathlib.Path | str:
 def _parse(argv: Sequence[str]) -> list[str]:
     wants_help = any(argument in ("--help", "-help", "-h") for argument in argv)
     argv = [argument for argument in argv if argument not in ("--help", "-help", "-h")]
-    argv = _config_of_the_project(argv)
+    argv = _last_of_each(_config_of_the_project(argv))
     try:
         rest = flags.FLAGS(argv)
         config = flags.FLAGS.config and flags.FLAGS.config.to_dict()  # a missing file is noticed on first use
@@ -202,6 +202,12 @@ def _parse(argv: Sequence[str]) -> list[str]:
         print(_help(config))
         sys.exit()
     return rest
+
+
+def _last_of_each(argv: Sequence[str]) -> list[str]:
+    """The command line without settings that a later `--config.KEY=` replaces: a second list would be appended."""
+    keys = [match and match[1] for match in (re.match(r"--?(config\.[\w.]+)=", argument) for argument in argv)]
+    return [argument for i, argument in enumerate(argv) if not keys[i] or keys[i] not in keys[i + 1 :]]
 
 
 def _config_of_the_project(argv: Sequence[str]) -> list[str]:
