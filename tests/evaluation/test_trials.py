@@ -96,10 +96,14 @@ def test_nothing_is_trained_on_fewer_than_a_handful_of_cases(caplog):
 
 
 def test_a_set_with_too_few_cases_is_refused_in_one_line(trained, phantom):
-    for evaluate, config in (
-        (probe.evaluate, ProbeConfig(modality="ct", shares=(0.1,), untrained=False)),
-        (segment.evaluate, SegmentConfig(modality="xray", limit=3)),
-        (detect.evaluate, DetectConfig(limit=3)),
+    for evaluate, config, has in (
+        (probe.evaluate, ProbeConfig(modality="ct", shares=(0.1,), untrained=False), "CTs"),
+        (
+            segment.evaluate,
+            SegmentConfig(modality="xray", limit=3),
+            "3 training and 3 test X-rays with organs annotated",
+        ),
+        (detect.evaluate, DetectConfig(limit=3), "3 training and 3 test X-rays"),
     ):
-        with pytest.raises(UserError, match="fewer than 5 training cases"):
+        with pytest.raises(UserError, match=f"{has}: 5 to train and 1 to test are needed"):
             evaluate(trained, phantom, config)

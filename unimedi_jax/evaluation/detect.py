@@ -62,7 +62,8 @@ def evaluate(
             fill = functools.partial(_measure, task, trial)
             table += outputs.part(fill, config, [dataset], **facts, **trial._asdict())
     if not table:
-        raise UserError(f"the set {dataset.name} in {dataset.folder} has {trials.TOO_FEW}")
+        counts = {"xray": (len(task.cases["train"]), len(task.cases["test"]))}
+        raise trials.too_few(f"the set {dataset.name} in {dataset.folder}", counts)
     return table
 
 

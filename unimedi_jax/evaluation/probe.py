@@ -54,7 +54,8 @@ def evaluate(
     outputs = outputs or Outputs()
     rows = [row for modality in modalities for row in measure(trained, dataset, modality, config, outputs)]
     if not rows:
-        raise UserError(f"the set {dataset.name} in {dataset.folder} has {trials.TOO_FEW}")
+        counts = {name: (dataset.size(name, "train"), dataset.size(name, "test")) for name in modalities}
+        raise trials.too_few(f"the set {dataset.name} in {dataset.folder}", counts)
     return rows
 
 

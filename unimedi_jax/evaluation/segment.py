@@ -65,12 +65,13 @@ def evaluate(
         config = dataclasses.replace(config, modality="ct")
     if config.protocol == "mgca":
         config = dataclasses.replace(config, modality="xray", seeds=(draws.PUBLISHED_SEED,))
-    table, outputs = [], outputs or Outputs()
+    table, outputs, counts = [], outputs or Outputs(), {}
     for modality in trials.modalities(trained, dataset, config.modality):
         if not in_crops:  # whose task compares what crops depend on
             trained.check(dataset, (modality,))
         cases = {split: annotated(dataset, modality, split, config) for split in ("train", "val", "test")}
-        if not cases["train"] or not cases["test"]:
+        counts[modality] = len(cases["train"]), len(cases["test"])
+        if not all(counts[modality]):
             continue
         for tune in tunes:
             task = _task(trained, dataset, modality, tune, cases, config)
@@ -80,7 +81,7 @@ def evaluate(
                 fill = functools.partial(_measure, task, trial, masks)
                 table += outputs.part(fill, config, [dataset], **facts, **trial._asdict())
     if not table:
-        raise UserError(f"{place} has no annotated test cases for {target}, or {trials.TOO_FEW}")
+        raise trials.too_few(place, counts, f" with {target} annotated")
     return table
 
 

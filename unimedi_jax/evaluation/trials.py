@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from data.errors import UserError
@@ -21,7 +21,6 @@ PROTOCOLS["genesis"] = "Models Genesis"
 PUBLISHED = {"ours": ""} | {name: f", {authors}'s protocol" for name, authors in PROTOCOLS.items()}
 BY_STUDY = ", by study"  # ends the name of a task whose cases are studies, their pictures pooled
 KINDS = {"xray": "X-ray", "ct": "CT"}
-TOO_FEW = f"fewer than {FEWEST} training cases, or config.shares leave fewer: nothing was trained"
 
 
 class Trial(NamedTuple):
@@ -57,6 +56,16 @@ def trials(config: Any, cases: int) -> list[Trial]:
         else:
             shares.append(share)
     return list(itertools.starmap(Trial, itertools.product(encoders(config), shares, config.seeds)))
+
+
+def too_few(place: str, cases: Mapping[str, tuple[int, int]], kind: str = "") -> UserError:
+    """What ends an evaluation in which nothing was trained: by modality the training and test cases of a set."""
+    counts = " and ".join(
+        f"{train} training and {test} test {pipeline.NAMES[name]}" for name, (train, test) in cases.items()
+    )
+    return UserError(
+        f"{place} has {counts}{kind}: {FEWEST} to train and 1 to test are needed, after config.shares and config.limit"
+    )
 
 
 def check_leaks(trained: Pretrained, tested: Sequence[records.RecordSet], config: Any) -> None:
