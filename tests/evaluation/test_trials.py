@@ -97,13 +97,13 @@ def test_nothing_is_trained_on_fewer_than_a_handful_of_cases(caplog):
 
 def test_a_set_with_too_few_cases_is_refused_in_one_line(trained, phantom):
     for evaluate, config, has in (
-        (probe.evaluate, ProbeConfig(modality="ct", shares=(0.1,), untrained=False), "CTs"),
+        (probe.evaluate, ProbeConfig(modality="ct", shares=(0.1,), untrained=False), "test CTs"),
         (
             segment.evaluate,
             SegmentConfig(modality="xray", limit=3),
-            "3 training and 3 test X-rays with organs annotated",
+            "3 training and 3 test X-rays with organs annotated within config.limit=3",
         ),
-        (detect.evaluate, DetectConfig(limit=3), "3 training and 3 test X-rays"),
+        (detect.evaluate, DetectConfig(limit=3), "3 training and 3 test X-rays within config.limit=3"),
     ):
-        with pytest.raises(UserError, match=f"{has}: 5 to train and 1 to test are needed"):
+        with pytest.raises(UserError, match=f"{has}: 5 to train, after config.shares, and 1 to test are needed"):
             evaluate(trained, phantom, config)

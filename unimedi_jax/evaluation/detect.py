@@ -63,7 +63,7 @@ def evaluate(
             table += outputs.part(fill, config, [dataset], **facts, **trial._asdict())
     if not table:
         counts = {"xray": (len(task.cases["train"]), len(task.cases["test"]))}
-        raise trials.too_few(f"the set {dataset.name} in {dataset.folder}", counts)
+        raise trials.too_few(f"the set {dataset.name} in {dataset.folder}", counts, config)
     return table
 
 

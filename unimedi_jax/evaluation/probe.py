@@ -55,7 +55,7 @@ def evaluate(
     rows = [row for modality in modalities for row in measure(trained, dataset, modality, config, outputs)]
     if not rows:
         counts = {name: (dataset.size(name, "train"), dataset.size(name, "test")) for name in modalities}
-        raise trials.too_few(f"the set {dataset.name} in {dataset.folder}", counts)
+        raise trials.too_few(f"the set {dataset.name} in {dataset.folder}", counts, config)
     return rows
 
 

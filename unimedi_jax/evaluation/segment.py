@@ -81,7 +81,7 @@ def evaluate(
                 fill = functools.partial(_measure, task, trial, masks)
                 table += outputs.part(fill, config, [dataset], **facts, **trial._asdict())
     if not table:
-        raise trials.too_few(place, counts, f" with {target} annotated")
+        raise trials.too_few(place, counts, config, f" with {target} annotated")
     return table
 
 

@@ -58,13 +58,14 @@ def trials(config: Any, cases: int) -> list[Trial]:
     return list(itertools.starmap(Trial, itertools.product(encoders(config), shares, config.seeds)))
 
 
-def too_few(place: str, cases: Mapping[str, tuple[int, int]], kind: str = "") -> UserError:
+def too_few(place: str, cases: Mapping[str, tuple[int, int]], config: Any, kind: str = "") -> UserError:
     """What ends an evaluation in which nothing was trained: by modality the training and test cases of a set."""
     counts = " and ".join(
         f"{train} training and {test} test {pipeline.NAMES[name]}" for name, (train, test) in cases.items()
     )
+    limited = f" within config.limit={config.limit}" if getattr(config, "limit", 0) else ""
     return UserError(
-        f"{place} has {counts}{kind}: {FEWEST} to train and 1 to test are needed, after config.shares and config.limit"
+        f"{place} has {counts}{kind}{limited}: {FEWEST} to train, after config.shares, and 1 to test are needed"
     )
 
 
