@@ -1,10 +1,10 @@
-# make pretrain   sets up .venv, trains the demo on the embedded phantom, writes a report page
+# make pretrain   sets up .venv, trains the demo on the built-in phantom, writes a report page
 # make test       sets up .venv with the test tools, lints and runs the suite
 # make aot        sets up .venv-aot with the compilers of TPUs and GPUs, for configs/compile.py and its tests
 # make docs       sets up .venv-docs and builds the documentation as a site into build/site; a broken link fails it
 # make advisories   lists known weaknesses of the packages that a run needs: a report, which fails nothing
 # PYTHON=python3.12 make ...   another interpreter; ARGS="--config.steps=100" passes settings on
-# PROCESSES=4 make test        so many test files at a time, each process up to 6 GB
+# PROCESSES=4 make test        this many test files at a time, each process up to 6 GB
 
 PYTHON ?= python3
 PROCESSES ?= 2

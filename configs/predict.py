@@ -1,7 +1,7 @@
 """Findings, masks or boxes of X-rays and CTs by a trained network: --config.source=PICTURES --config.out=out.csv.
 
 Without `config.head` zero-shot, by the prompts of the set that the network was trained on. A picture that cannot be
-read has no row; it stands in `<out>.rejected.jsonl` with the reason.
+read has no row; it is logged in `<out>.rejected.jsonl` with the reason.
 """
 
 from ml_collections import ConfigDict

@@ -2,10 +2,11 @@
 tower starts from Bio_ClinicalBERT as in the paper; `:demo`: the small run.
 
 What is trained is a further word: `unimedi` is the paper's method, `unimedi_plus` adds what made it better
-(docs/method.md). Without such a word the recipe is the paper's, the small run `unimedi_plus`. Ablations of the paper's
-method: `:no_slices`, `:demo,no_slices`. Other systems: `:clip`, `:demo,mae`, `:demo,mae,ct_only` (docs/systems.md).
+(docs/switches.md, docs/results.md). Without such a word the recipe is the paper's, the small run `unimedi_plus`.
+Ablations of the paper's method: `:no_slices`, `:demo,no_slices`. Other systems: `:clip`, `:demo,mae`,
+`:demo,mae,ct_only` (docs/systems.md).
 
-The embedded phantom is trained on until `config.data` names built sets, such as "mine" or "mine,phantom:0.5".
+The built-in phantom is trained on until `config.data` names built sets, such as "mine" or "mine,phantom:0.5".
 The settings and their meaning: docs/configuration.md.
 """
 
@@ -42,7 +43,7 @@ ABLATIONS = {
 }
 BEST = "unimedi_plus"  # of the small run, by docs/results.md
 PAPER = {"init": {"report": "emilyalsentzer/Bio_ClinicalBERT"}}
-# Small enough for two CPU cores: about half an hour with installation and evaluation.
+# Small enough for two CPU cores: half an hour to an hour with installation and evaluation.
 DEMO = {
     "steps": 700,
     "log_every": 10,

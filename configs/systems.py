@@ -1,6 +1,6 @@
 """The systems that UniMedI is compared with, as presets of configs/pretrain.py: the same towers, another objective.
 
-`objective` names it and changes its settings, whose defaults stand in unimedi_jax/config/objectives.py. CTs are their
+`objective` names it and changes its settings, whose defaults are in unimedi_jax/config/objectives.py. CTs are their
 volume's tokens in training and evaluation.
 """
 

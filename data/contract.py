@@ -85,10 +85,10 @@ def check(
     fields = (*PREPROCESSING, *(SAME_DATA if same_data else ()))
     changed = _changed(trained, current, fields, grids=grids)
     if changed:
-        remedy = ", or --config.resume.force=True to go on with it" if same_data else ""
+        remedy = ", or --config.resume.force=True to resume with it" if same_data else ""
         more = f"; and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
         raise UserError(
-            f"{where} breaks the contract of what the network was trained on ({'; '.join(changed[:SHOWN])}{more}): "
+            f"{where} was preprocessed by other rules than the training set ({'; '.join(changed[:SHOWN])}{more}): "
             f"build it with the code and settings of the training set, or train anew{remedy}"
         )
     before, after = (contract.get("libraries", {}) for contract in (trained, current))

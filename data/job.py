@@ -50,7 +50,7 @@ def run(config: Any, workdir: Path) -> None:
 
 
 def ensure_phantom(data_dir: str | Path) -> None:
-    """Builds the embedded phantom with its default settings under its default name, unless it is there."""
+    """Builds the built-in phantom with its default settings under its default name, unless it is there."""
     folder = Path(data_dir).expanduser()
     if (folder / PHANTOM_NAME / contracts.FILE).exists():
         return
@@ -106,8 +106,8 @@ def _grid(config: Any) -> RecordGrid:
     needed = memory.LIBRARIES + ct_records.RECORD_BYTES * math.prod(grid.volume)
     if needed > config.worker_memory_gb * memory.GIGABYTE:
         raise UserError(
-            f"config.volume={grid.volume} takes {needed / memory.GIGABYTE:.1f} GB a worker without the scan that it is "
-            f"made of, config.worker_memory_gb is {config.worker_memory_gb:g}: raise this or lower that"
+            f"config.volume={grid.volume} takes {needed / memory.GIGABYTE:.1f} GB per worker, besides the scan "
+            f"itself, but config.worker_memory_gb is {config.worker_memory_gb:g}: raise it, or lower config.volume"
         )
     return grid
 

@@ -35,6 +35,6 @@ def shown(total: int, what: str, *, done: int = 0) -> Iterator[Tick]:
         if now - last > EVERY_SECONDS:
             last = now
             left = datetime.timedelta(seconds=round((total - done - fresh) * (now - started) / fresh))
-            LOG.info("%d of %d %s, %.1f/s, left %s", done + fresh, total, what, fresh / (now - started), left)
+            LOG.info("%d of %d %s, %.1f/s, %s left", done + fresh, total, what, fresh / (now - started), left)
 
     yield tick

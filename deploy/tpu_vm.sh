@@ -48,11 +48,11 @@ while true; do
             codes=$(sed -n 's/^.*unimedi ended with \([0-9]*\)$/\1/p' "$log" | sort -u | tr '\n' ' ')
             case " $codes" in
                 " 0 ") release; exit 0 ;;
-                *" 2 "* | *" 3 "*) echo "the run needs a person, and its log says what for; $name is left" >&2; exit 2 ;;
-                *) echo "ended with ${codes:-no code}: the same command goes on from its last checkpoint" >&2 ;;
+                *" 2 "* | *" 3 "*) echo "the run needs your action, see the last line of its log; the TPU $name was not deleted" >&2; exit 2 ;;
+                *) echo "ended with ${codes:-no code}: the same command resumes from its last checkpoint" >&2 ;;
             esac
             ;;
-        SUSPENDING | SUSPENDED | FAILED) release ;;  # preempted, or none to be had: asked for anew
+        SUSPENDING | SUSPENDED | FAILED) release ;;  # preempted, or none to be had: asked for again
     esac
     sleep "$poll"
 done

@@ -81,7 +81,7 @@ def test_all_stop_at_one_step_and_none_waits_for_a_lost_one(records_dir, tmp_pat
 
     (code, log), (other, _) = two(records_dir, tmp_path / "run", signal.SIGKILL)
     assert other == -9
-    assert f"going on from step {step}" in log
+    assert f"resuming from step {step}" in log
     assert code == 75, log
     assert "another host was lost, or failed" in log
 

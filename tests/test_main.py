@@ -54,7 +54,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
         (["--config=configs/build.py:manifest"], "config.source"),
         (
             ["--config=configs/compare.py", "--config.data=nothere", "--config.presets=clop"],
-            "config.presets is a list of",
+            "config.presets must be a list of",
         ),
         (["--config=configs/compile.py:v5e-3"], "v5e slices have"),
         (["--config=configs/bench.py:spede"], "it measures step, input"),

@@ -28,12 +28,13 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "Folder of the run, also gs:// or s3://; by default in runs/, after the config (and an evaluation's checkpoint).",
+    "Folder of the run, also gs:// or s3://; by default a folder of runs/ named after the config (an evaluation's also "
+    "after the checkpoint).",
 )
 _PRIVATE = flags.DEFINE_bool(
     "private",
     True,
-    "Only the owner may read what is written (folders 0700, files 0600); --noprivate: as the umask says.",
+    "Only the owner may read what is written (folders 0700, files 0600); with --noprivate your umask decides.",
 )
 
 # Every job and what it is for.
@@ -55,7 +56,7 @@ JOBS = {
     "compare": "Trains UniMedI and the systems it is compared with alike and writes their table.",
     "claims": "Tests the paper's claims on the phantom: trained models, gates, intervals, a verdict for each.",
     "compile": "Compiles the training step ahead of time, for TPU slices and GPUs that are not here.",
-    "bench": "Measures step, input, checkpoint, compile and build.",
+    "bench": "Measures speed and memory: step, input, checkpoint, compile, build, decode, embed, start, search.",
 }
 
 
@@ -108,7 +109,7 @@ def _module(name: str) -> Any:
 
 
 def _ensure_phantom(config: Any) -> None:
-    """Builds the embedded set the first time that the sets of a job name it."""
+    """Builds the built-in set the first time that the sets of a job name it."""
     job, data = config.job, config.get("data", "")
     if job == "evaluate" and not data and not any(pathlib.Path(config.data_dir).expanduser().glob("*/contract.json")):
         data = config.data = "phantom"

@@ -38,7 +38,7 @@ def of_the_machine(error: Exception) -> str:
         frame.parent.name == "multiprocessing" and frame.name in _SHARED_MEMORY for frame in frames
     ):
         return (
-            f"this machine gives no shared memory to processes ({error.strerror}): see to /dev/shm, or work without "
+            f"this machine gives no shared memory to processes ({error.strerror}): check /dev/shm, or work without "
             "them, with --config.workers=1 or --config.input.processes=0"
         )
     if "No usable temporary directory" in words:

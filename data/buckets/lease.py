@@ -66,7 +66,10 @@ class Lease:
     def check(self) -> None:
         """Raises UserError: another run has taken the place."""
         if not self._is_ours():
-            raise UserError(f"{self._where()}: another run has taken it over, this one was not heard of: let it go on")
+            raise UserError(
+                f"{self._where()}: another run took this place over, since this one had stopped renewing its lease: "
+                "let that one finish"
+            )
 
     def _is_ours(self) -> bool:
         return self._store.read(self._name) == self._content

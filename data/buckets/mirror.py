@@ -176,7 +176,7 @@ def fetch(url: str, only: Sequence[str] = ()) -> Path:
                 entry.share()
             current = alone or mirror.is_current()
             if current and not only and not mirror.path.exists():
-                raise UserError(f"{url}: there is nothing")
+                raise UserError(f"there is nothing at {url}")
             if current:
                 return mirror.path
         mirror.close()

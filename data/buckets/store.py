@@ -141,7 +141,7 @@ class Store:
                     raise UserError(line) from error
                 if wait is None:
                     why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-                    remedy = "see to the network and the service, and the same command goes on"
+                    remedy = "check the network and the service; the same command then resumes"
                     raise UserError(f"{self.scheme}://{self.path}: could not {what} ({why}): {remedy}") from error
                 time.sleep(wait)
         raise AssertionError("the last wait is None")

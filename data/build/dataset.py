@@ -53,7 +53,7 @@ def build(
     for no row left of those that train (of any, in a set for evaluation), OverBudgetError for too many rejects.
     """
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
-        raise UserError(f"config.name is '{name}': use letters, digits, '_', '-' and '.', not '.' first")
+        raise UserError(f"config.name is '{name}': use letters, digits, '_', '-' and '.', not '-' or '.' first")
     folder = data_dir / name
     make_folder(data_dir)
     staging = data_dir / f".{name}.building"
@@ -94,8 +94,8 @@ def over_budget(rejected: int, total: int, max_rejected: float) -> str:
     """The reason against a set with so many rejects, or nothing. `max_rejected` is a share of all rows."""
     if rejected <= max_rejected * total:
         return ""
-    limit = f"config.max_rejected={max_rejected:g} (config.strict=True makes it 0)"
-    return f"{rejected} of {total} rows were rejected, more than {limit} allows"
+    limit = f"config.max_rejected={max_rejected:g}"
+    return f"{rejected} of {total} rows were rejected, more than {limit} allows: mend them, or raise it"
 
 
 def _check_outcome(statistics: BuildStatistics, max_rejected: float, ledger: Path, *, for_training: bool) -> None:

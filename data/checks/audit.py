@@ -48,7 +48,8 @@ def run(config: Any, _: Path | None = None) -> None:
     for place, what in findings:
         print(f"found: {what} in {place}")
     if findings:
-        raise UserError(f"{len(findings)} findings in {folder}: do not pass it on, remove what holds them")
+        where = f"{folder} holds identifiers or report text in {len(findings)} places"
+        raise UserError(f"{where}: do not pass it on before they are removed")
     print("nothing found in what was searched")
 
 

@@ -120,7 +120,7 @@ def read_pictures(manifest: Path, reading: Reading = PLAIN) -> Source:
 
 def _check_fields(fields: list[str], header: list[str]) -> None:
     if any(map(is_damaged, fields)):
-        raise BadInput("bad_encoding", "bytes that are not UTF-8, in a file that is otherwise")
+        raise BadInput("bad_encoding", "bytes that are not UTF-8 in an otherwise UTF-8 file")
     if len(fields) != len(header):
         raise BadInput("wrong_fields", f"{len(fields)} fields, the header has {len(header)}")
 

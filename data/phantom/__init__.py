@@ -1,1 +1,1 @@
-"""The embedded phantom: a synthetic thorax with known findings."""
+"""The built-in phantom: a synthetic thorax with known findings."""

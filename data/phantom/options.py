@@ -10,7 +10,7 @@ NODULES = ("by_volume", "by_height")
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Settings of the same names in `configs/build.py:phantom`; the defaults are those of the embedded set."""
+    """Settings of the same names in `configs/build.py:phantom`; the defaults are those of the built-in set."""
 
     train_xrays: int | None = None  # at most so many training X-rays, the first ones; None: all
     train_cts: int | None = None
@@ -32,7 +32,7 @@ class Options:
 
     @property
     def changed(self) -> dict[str, int | str]:
-        """The settings that differ from the embedded set's."""
+        """The settings that differ from the built-in set's."""
         return {name: value for name, value in vars(self).items() if value != getattr(DEFAULT, name)}
 
 

@@ -1,4 +1,4 @@
-"""The embedded set: a synthetic thorax with known findings, as a source of X-rays and CTs.
+"""The built-in set: a synthetic thorax with known findings, as a source of X-rays and CTs.
 
 Every patient is drawn from (seed, modality, number) alone and has one examination; those of `Options.both` alone
 have an X-ray and a CT. Nothing is downloaded and nothing is licensed.

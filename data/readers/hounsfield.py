@@ -33,7 +33,7 @@ class VolumeStream:
 def to_hu(volume: VolumeStream, note: Note = ignore_note) -> Scan:
     """int16 HU within AIR_HU..HIGHEST_HU; refuses numbers that are no Hounsfield units.
 
-    2 bytes a voxel stay in memory, whatever the file's type.
+    2 bytes per voxel stay in memory, whatever the file's type.
     """
     hu = np.empty(volume.shape, np.int16, order="F")
     low, high = np.inf, -np.inf

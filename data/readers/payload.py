@@ -119,7 +119,7 @@ def refusals() -> Iterator[None]:
 def volume_bytes(shape: tuple[int, int, int], itemsize: int = 2) -> int:
     """Memory that a volume needs at most from its slabs to the canonical grid.
 
-    2 bytes a voxel as HU; one slab, with what is made of it; a share of the planes along any axis as floats.
+    2 bytes per voxel as HU; one slab, with what is made of it; a share of the planes along any axis as floats.
     """
     voxels = int(np.prod(shape, dtype=np.int64))
     slab = max(SLAB_BYTES, voxels // shape[2] * itemsize) * 10

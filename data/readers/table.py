@@ -51,7 +51,7 @@ class Rows:
                 except csv.Error as error:
                     raise UserError(
                         f"{self.path} is not valid CSV at line {lines.line_num + self.hinted}: {error}. Fields with "
-                        f"quotes, line breaks or '{self.delimiter}' in them must stand in double quotes, quotes "
+                        f"quotes, line breaks or '{self.delimiter}' in them must be in double quotes, quotes "
                         "inside doubled"
                     ) from error
         except OSError as error:

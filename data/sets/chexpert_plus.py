@@ -86,7 +86,7 @@ def _place(root: Path, rows: list[dict[str, str]]) -> tuple[str, str]:
 
 
 def _labels(root: Path, labeler: str, uncertain: float, blank: str) -> Mapping[str, tuple[float, ...]]:
-    """Labels by the film's path, of CheXbert's file: one JSON object a line, or a list of them."""
+    """Labels by the film's path, of CheXbert's file: one JSON object per line, or a list of them."""
     path = dataset_index.find(root, f"chexbert_labels/{labeler}_fixed.json", f"{labeler}_fixed.json")
     try:
         content = read_bytes(path).decode("utf-8")

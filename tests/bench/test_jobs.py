@@ -109,8 +109,8 @@ def test_other_work_is_reported(config, tmp_path: pathlib.Path, monkeypatch, cap
     monkeypatch.setattr(job, "BENCHES", {"step": lambda config, workdir: None})
     config.what = "step"
     job.run(config, tmp_path)
-    assert measured(tmp_path)["processors at other work"]["values"] == [busy]
-    assert ("at other work" in caplog.text) == (busy >= job.IDLE)
+    assert measured(tmp_path)["processors that others use"]["values"] == [busy]
+    assert ("other processes use this machine" in caplog.text) == (busy >= job.IDLE)
 
 
 def test_both_jobs_are_on_the_list() -> None:

@@ -62,7 +62,7 @@ def test_with_a_bucket_killed_once_they_end_bit_equal_to_one_host(records_dir, t
         assert code == 75 or (code == -6 and "JAX distributed service detected fatal errors" in log), log
         for code, log in hosts(2, copies.__getitem__, lambda _: "s3://bucket/run", two):
             assert code == 0, log
-            assert "going on from step" in log
+            assert "resuming from step" in log
         run = mirror.fetch("s3://bucket/run")
         both = [campaign.observe(run, two / f"ids{host}") for host in range(2)]
     assert both[0].lines == expected.lines

@@ -122,7 +122,7 @@ def test_a_run_and_what_is_made_of_it(scheme, cache, records_dir, tmp_path, caps
         (z,) = model.embed(films.path).z
         np.testing.assert_allclose(z, expected, atol=1e-6)
         assert model.pretrained.address == address.removesuffix(":3")
-    with pytest.raises(UserError, match=f"^{base}/nobody: there is nothing"):
+    with pytest.raises(UserError, match=f"^there is nothing at {base}/nobody"):
         unimedi_jax.load(f"{base}/nobody:best")
 
     config = evaluate.get_config()

@@ -54,11 +54,11 @@ def test_shares_follow_the_steps_until_they_are_set():
 def test_wrong_settings_are_refused():
     with pytest.raises(UserError, match=r"config\.optim has no setting 'lr': its settings are peak_lr, "):
         typed(PretrainConfig, {"optim": {"lr": 1.0}})
-    with pytest.raises(UserError, match=r"config\.objective\.name is one of unimedi, contrast.* not 'nothing'"):
+    with pytest.raises(UserError, match=r"config\.objective\.name must be one of unimedi, contrast.* not 'nothing'"):
         typed(PretrainConfig, {"objective": {"name": "nothing"}})
-    with pytest.raises(UserError, match=r"config\.objective: mask_ratio is at least 0"):
+    with pytest.raises(UserError, match=r"config\.objective: mask_ratio must be at least 0"):
         typed(PretrainConfig, {"objective": {"mask_ratio": 2.0}})
-    with pytest.raises(UserError, match=r"config\.model: layers is one of auto"):
+    with pytest.raises(UserError, match=r"config\.model: layers must be one of auto"):
         typed(PretrainConfig, {"model": {"layers": "nothing"}})
 
 

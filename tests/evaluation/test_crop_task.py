@@ -180,5 +180,5 @@ def test_recipes_are_scaled_by_their_steps():
     assert config.crops.fit.warmup == SegmentConfig.voco.warmup
     assert segment.task_name("organs", "full", SegmentConfig(protocol="voco")).endswith("VoCo's protocol")
     assert segment.task_name("organs", "full", config).endswith("VoCo's protocol with other settings")
-    with pytest.raises(ValueError, match="absent is one of zero, skip, one"):
+    with pytest.raises(ValueError, match="absent must be one of zero, skip, one"):
         CropsConfig(absent="nothing")

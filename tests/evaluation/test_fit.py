@@ -99,7 +99,7 @@ def test_an_undefined_validation_is_no_better_and_patience_ends_it():
 def test_an_epoch_says_how_long_the_rest_may_take(caplog):
     with caplog.at_level(logging.INFO):
         _fit()
-    assert re.findall(r"epoch (\d) of at most 3, .*, left at most 0:\d\d:\d\d", caplog.text) == ["1", "2", "3"]
+    assert re.findall(r"epoch (\d) of at most 3, .*, at most 0:\d\d:\d\d left", caplog.text) == ["1", "2", "3"]
 
 
 def test_divergence_is_one_line():

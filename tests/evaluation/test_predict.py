@@ -201,7 +201,7 @@ def test_mistakes_are_one_line(pictures, checkpoint_dir, probed, tmp_path):
         ({"source": str(pictures / "broken.png")}, "nothing could be predicted; the first of 1 reasons: truncated"),
         ({"head": str(tmp_path)}, "holds no heads"),
         ({"head": str(probed), "ct_slices": True}, r"config\.ct_slices"),
-        ({"rows": 0}, r"config\.rows is at least 1"),
+        ({"rows": 0}, r"config\.rows must be at least 1"),
     ):
         config = config_of(checkpoint_dir, pictures, tmp_path / "out.csv")
         config.update(changes)

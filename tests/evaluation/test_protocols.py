@@ -180,5 +180,5 @@ def test_masks_are_measured_on_the_networks_grid_by_it(trained, phantom):
 
 
 def test_a_protocol_that_there_is_not_is_named():
-    with pytest.raises(ValueError, match="protocol is one of ours, mgca"):
+    with pytest.raises(ValueError, match="protocol must be one of ours, mgca"):
         ProbeConfig(protocol="theirs")

@@ -18,7 +18,7 @@ COMMAND = [sys.executable, "main.py", "--config=tests/faults/config.py"]
 # background, evaluation, end.
 MOMENTS = {
     "start-up": ("", 6.0),
-    "compilation": ("new run|going on", 1.5),
+    "compilation": ("new run|resuming", 1.5),
     "training": ("step 4 of|step 7 of|step 11 of", 0.3),
     "a save": ("writing a checkpoint", 0.4),
     "the first evaluation": ("step 5 of", 1.0),

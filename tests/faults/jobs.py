@@ -84,7 +84,7 @@ class Jobs:
             again, words = self.start(name, place).wait()
             log += words
             problems += [f"exit code {again} of the next start"] if again else []
-            problems += ["rows were computed again"] if before > 10_000 and "going on: " not in words else []
+            problems += ["rows were computed again"] if before > 10_000 and "resuming: " not in words else []
         if not problems and made(name, place) != self.expected[name]:
             problems.append("another end than undisturbed")
         return name, injury, code, problems, log

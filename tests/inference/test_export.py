@@ -325,7 +325,7 @@ def test_a_network_of_another_size_cannot_start_this_run(trained, exported, tiny
 
 def test_a_run_on_records_of_other_rules_does_not_start_from_it(tiny_variables, tiny, exported, trained):
     others = {"ours": {**trained.contracts["mine"], "format": 0}}
-    with pytest.raises(UserError, match=r"the set ours breaks the contract.*format was"):
+    with pytest.raises(UserError, match=r"the set ours was preprocessed by other rules.*format was"):
         start.fill(tiny_variables, tiny, others, checkpoint=str(exported))
 
 

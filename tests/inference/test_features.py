@@ -102,5 +102,5 @@ def test_a_report_is_cut_to_its_bucket_whatever_lies_beside_it(tiny, tiny_variab
 
 def test_diverged_weights_are_one_line(tiny, tiny_variables) -> None:
     diverged = jax.tree.map(lambda x: np.full_like(x, np.nan), tiny_variables)
-    with pytest.raises(UserError, match=r"what the network computes of xrays is not finite: its weights have diverged"):
+    with pytest.raises(UserError, match=r"the network's output for X-rays is not finite: its weights have diverged"):
         embedded(tiny, diverged, 1, 1)

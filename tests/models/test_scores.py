@@ -142,7 +142,7 @@ def test_tokens_of_one_norm_are_no_sinks() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (dict(scores="max"), "scores is one of mean, rollout, not 'max'"),
+        (dict(scores="max"), "scores must be one of mean, rollout, not 'max'"),
         (dict(scores="rollout", sink_norm=3.5), "rollout"),
         (dict(scores="rollout", cls_key=False), "rollout"),
         (dict(registers=-1), "at least 0"),

@@ -106,11 +106,11 @@ def test_slices_of_a_ct_reach_the_sub_patches_of_x_rays(model, random_params, ma
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (dict(tokenizer="mixed"), "tokenizer is one of linear, nonlinear, not 'mixed'"),
+        (dict(tokenizer="mixed"), "tokenizer must be one of linear, nonlinear, not 'mixed'"),
         (dict(tokenizer="nonlinear", image_patch=(14, 14)), r"image_subpatch=\(4, 4\) does not divide .*\(14, 14\)"),
         (dict(tokenizer="nonlinear", volume_patch=(1, 32, 32)), r"volume_subpatch=\(2, 4, 4\) does not divide"),
         (dict(tokenizer="nonlinear", image_subpatch=(0, 4)), "does not divide"),
-        (dict(tokenizer="nonlinear", subpatch_hidden=0), "subpatch_hidden is at least 1"),
+        (dict(tokenizer="nonlinear", subpatch_hidden=0), "subpatch_hidden must be at least 1"),
     ],
 )
 def test_settings_that_cannot_be_are_one_line(settings, words) -> None:

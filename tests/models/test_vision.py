@@ -258,9 +258,9 @@ def test_width_must_divide_by_the_heads(make_tiny, tokens) -> None:
     model = make_tiny(size=sizes.Size(WIDTH, 1, 5, 64))
     with pytest.raises(ValueError, match="not divisible by 5 heads"):
         model.vision.init(jax.random.key(0), tokens, method="encode")
-    with pytest.raises(ValueError, match="layers is one of"):
+    with pytest.raises(ValueError, match="layers must be one of"):
         make_tiny(layers="some")
-    with pytest.raises(ValueError, match="remat is one of"):
+    with pytest.raises(ValueError, match="remat must be one of"):
         make_tiny(remat="some").vision.init(jax.random.key(0), tokens, method="encode")
 
 
@@ -280,5 +280,5 @@ def test_position_tables_start_as_configured(make_tiny) -> None:
     params = jax.jit(lambda: towers.init(model, jax.random.key(0)))()["params"]["vision"]
     for name, grid in (("position_2d", model.vision.image_grid), ("position_3d", model.vision.volume_grid)):
         np.testing.assert_array_equal(params[name], vision.sincos(grid, WIDTH))
-    with pytest.raises(ValueError, match="position_init is one of"):
+    with pytest.raises(ValueError, match="position_init must be one of"):
         jax.eval_shape(lambda: towers.init(make_tiny(position_init="cosine"), jax.random.key(0)))

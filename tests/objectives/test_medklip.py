@@ -149,5 +149,5 @@ def test_a_mixed_batch_trains_towers_and_heads_but_no_joint_space(model, network
 def test_more_entities_than_tokens_are_refused(make_tiny) -> None:
     with pytest.raises(ValueError, match="entities=51"):
         make_tiny(objective=medklip.Objective(entities=51))
-    with pytest.raises(ValueError, match="entities is at least 1"):
+    with pytest.raises(ValueError, match="entities must be at least 1"):
         medklip.Objective(entities=0)

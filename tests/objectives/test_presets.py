@@ -64,5 +64,5 @@ def test_one_system_a_run() -> None:
     config.objective.nonsense = 1
     with pytest.raises(UserError, match="nonsense"):
         build_train_step(typed(PretrainConfig, config), 200, sharding.make_mesh(devices=jax.devices()[:1]))
-    with pytest.raises(ValueError, match="name is one of unimedi, contrast"):
+    with pytest.raises(ValueError, match="name must be one of unimedi, contrast"):
         objectives.make("nothing")

@@ -160,7 +160,7 @@ def test_a_patient_is_deleted_by_the_name_of_the_set_or_of_the_source(tmp_path, 
     run(index=tmp_path / "index", delete=known[1], data_dir=tmp_path)
     left = store.read(tmp_path / "index").columns["patient"].tolist()
     assert left == known[2:]
-    with pytest.raises(UserError, match="no such patient"):
+    with pytest.raises(UserError, match="no such patient or case"):
         run(index=tmp_path / "index", delete="A name", data_dir=tmp_path)
 
 

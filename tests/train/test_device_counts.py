@@ -30,7 +30,7 @@ def test_four_devices_then_two_are_one_and_never_three(records_dir, tmp_path):
     assert "does not divide over 3 devices" in log
     code, log = go("moved", 2)
     assert code == 0, log
-    assert "going on from step" in log, "by step 10 at least one is saved"
+    assert "resuming from step" in log, "by step 10 at least one is saved"
     moved = campaign.observe(tmp_path / "moved", tmp_path / "moved.ids")
 
     assert moved.ids.keys() == expected.ids.keys()

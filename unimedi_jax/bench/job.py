@@ -38,12 +38,12 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     busy = psutil.cpu_percent(interval=2)
     measure.report(
         f"machine: {joblib.cpu_count()} cores, {machine.processor()}",
-        [measure.Result("processors at other work", "%", (busy,), f"below {IDLE}")],
+        [measure.Result("processors that others use", "%", (busy,), f"below {IDLE}")],
         workdir,
     )
     if busy >= IDLE:
         # Threads that wait for each other suffer most, so that even interleaved measurements have wrong ratios.
-        LOG.warning("this machine is at other work: measure again when it is not, ratios of steps above all")
+        LOG.warning("other processes use this machine: measure again when it is idle; ratios of steps suffer most")
     for name in names:
         BENCHES[name](config, workdir)
     print(f"lines: {workdir / measure.LINES}")

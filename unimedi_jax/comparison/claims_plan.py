@@ -24,7 +24,7 @@ MODELS = (CT_ONLY, XRAY_ONLY, ONE, UNIMEDI)
 # What a network of this size, and one of finer tokens, reaches at most: the findings themselves are its targets.
 CEILINGS = {"supervised": "supervised", "supervised_fine": "supervised+fine_tokens"}
 STEPS, FLOPS = "steps", "flops"  # what a model has as much of as UniMedI
-TRAINING_SEED = 0  # of the phantom's training patients, those of the embedded set
+TRAINING_SEED = 0  # of the phantom's training patients, those of the built-in set
 
 
 class Planned(NamedTuple):
@@ -46,7 +46,7 @@ def set_names(config: ml_collections.ConfigDict) -> list[str]:
     """The training sets, as `config.sets` lists them.
 
     Raises:
-        UserError: one is neither a number of CTs nor the embedded phantom, or there is none.
+        UserError: one is neither a number of CTs nor the built-in phantom, or there is none.
     """
     names = list(dict.fromkeys(name.strip() for name in config.sets.split(",") if name.strip()))
     if not names or any(name != building.PHANTOM_NAME and not (name.isdecimal() and int(name)) for name in names):
@@ -118,8 +118,10 @@ def planned(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[Pl
         UserError: no seeds, or a preset that does not exist or does not fit.
     """
     known = {runs.UNIMEDI, *config.changes}
-    if config.unimedi not in known or not config.seeds:
-        raise UserError(f"config.unimedi is one of {', '.join(sorted(known))}, for one seed or more")
+    if config.unimedi not in known:
+        raise UserError(f"config.unimedi must be one of {', '.join(sorted(known))}, not {config.unimedi!r}")
+    if not config.seeds:
+        raise UserError("config.seeds is empty: give at least one")
     names = set_names(config)
     first = next((name for name in names if name.isdecimal()), names[0])
     return [

@@ -51,11 +51,10 @@ def planned(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[Ru
     """
     known = list(dict.fromkeys([UNIMEDI, *config.changes]))
     names = list(dict.fromkeys(name for name in config.presets.split(",") if name))
-    if not names or not config.seeds or {part for name in names for part in name.split("+")} - set(known):
-        raise UserError(
-            f"config.presets is a list of {', '.join(known)}, for one seed or more, not {config.presets!r} "
-            f"for {tuple(config.seeds)}"
-        )
+    if not names or {part for name in names for part in name.split("+")} - set(known):
+        raise UserError(f"config.presets must be a list of {', '.join(known)}, not {config.presets!r}")
+    if not config.seeds:
+        raise UserError("config.seeds is empty: give at least one")
     runs = []
     for seed, name in itertools.product(dict.fromkeys(config.seeds), names):
         settings = settings_of(config, name, seed, config.data)
@@ -91,7 +90,7 @@ def check_sets(config: ml_collections.ConfigDict) -> None:
 def train(
     runs: Sequence[Run], task: str, workdir: pathlib.Path, *, beside: Sequence[results.Result] = ()
 ) -> list[results.Result]:
-    """Trains what is not trained yet, an interrupted run going on, and returns all rows, those of `beside` last.
+    """Trains what is not trained yet, resuming an interrupted run, and returns all rows, those of `beside` last.
 
     The rows of each run are in results.csv as soon as it has ended. A run that fails costs its own rows and a line.
 

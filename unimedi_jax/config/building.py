@@ -31,7 +31,7 @@ class BuildConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PhantomBuild(BuildConfig):
-    """The embedded phantom."""
+    """The built-in phantom."""
 
     xrays: int = 2800
     cts: int = 1400
@@ -75,7 +75,7 @@ class ReportConfig:
     order: str = "impression,findings"  # the sections of a caption, in this order
     empty: str = "drop"  # a report without these sections is left out; or its "last_paragraph", or the "whole"
     blanks: str = "keep"  # whether ___ and XXXX stay; or "remove"
-    style: str = "plain"  # as written; or "mgca": words alone, lower case, ASCII
+    style: str = "plain"  # "plain": as written; "mgca": words alone, lower case, ASCII
     longest: int = 0  # the most words; longer ones lose whole sentences, the impression's last; 0 = any
     language: str = ""  # the language of the captions, "en" or "es"; empty: any
     foreign: str = "error"  # reports in another language are rejected; or "keep" them, or "translate"

@@ -82,7 +82,7 @@ class PredictConfig:
     def __post_init__(self) -> None:
         check_score(self.score)
         if self.rows < 1:
-            raise ValueError(f"config.rows is at least 1, not {self.rows}")
+            raise ValueError(f"config.rows must be at least 1, not {self.rows}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +110,7 @@ class SearchConfig:
     serve: int = 0  # the port of a page on this machine's loopback; 0 = none
     show_reports: str = "no"  # "yes": texts of reports on the page, in the table and in `out`
     delete: str = ""  # a patient (or a case's id) whose cases are removed from the index
-    exact: int = 1_000_000  # so many cases are compared one by one; with more, by a graph (requirements-faiss.txt)
+    exact: int = 1_000_000  # up to this many cases all are compared; with more, a graph is walked (needs faiss)
     rows: int = 8  # a batch and device
     ct_slices: bool | None = None  # CTs with their chosen slices, or by the volume alone; None: as in the run
     worker_memory_gb: float = 2.0  # a picture that would take more to read is refused by its size
@@ -122,7 +122,7 @@ class SearchConfig:
         if SHOWN.get(str(self.show_reports).lower()) is None:
             raise ValueError(f"config.show_reports is yes or no, not {self.show_reports!r}")
         if self.serve > 65535:
-            raise ValueError(f"config.serve is a port up to 65535, not {self.serve}")
+            raise ValueError(f"config.serve must be a port up to 65535, not {self.serve}")
 
     @property
     def shows_reports(self) -> bool:
@@ -139,7 +139,7 @@ OF_CANDIDATES = ("genesis",)  # those of candidates of nodules
 def check_protocol(protocol: str, *others: str) -> None:
     """Raises ValueError for a protocol that is none of PROTOCOLS, nor one of the `others` that a job has."""
     if protocol not in (*PROTOCOLS, *others):
-        raise ValueError(f"protocol is one of {', '.join((*PROTOCOLS, *others))}, not {protocol!r}")
+        raise ValueError(f"protocol must be one of {', '.join((*PROTOCOLS, *others))}, not {protocol!r}")
 
 
 def check_trainable(config: "ProbeConfig | SegmentConfig | DetectConfig") -> None:
@@ -320,9 +320,8 @@ class EvaluateConfig(DownstreamConfig):
     prompts: str = ""  # of zero-shot: a .json or .csv, "ct_clip" or "chexzero"; empty: the set's own
     score: str = "sum"  # zero-shot: minus denials ("difference"), minus other findings ("others"), or both
 
-    protocol: str = (
-        "ours"  # or "mgca"; of segment also "unetr", "voco", of candidates "genesis"; "ours,mgca": rows of both
-    )
+    # "ours" or "mgca"; of segment also "unetr" and "voco", of candidates "genesis"; "ours,mgca" gives rows of both.
+    protocol: str = "ours"
 
     def __post_init__(self) -> None:
         check_score(self.score)
@@ -370,7 +369,7 @@ class ClaimsConfig:
     unimedi: str = "unimedi"  # the preset of configs/pretrain.py that stands for UniMedI
     seeds: tuple[int, ...] = (0, 1, 2)
     xrays: int = 2240  # X-rays that train, in each set
-    # The sets that are trained on, by their training CTs, in this order; "phantom" is the embedded set.
+    # The sets that are trained on, by their training CTs, in this order; "phantom" is the built-in set.
     sets: str = "1120,112,56,phantom"
     plenty: int = 1120  # training CTs of the set that C2 to C4 are about
     scarce: int = 112  # training CTs of the set where C1 says that X-rays help
@@ -404,7 +403,7 @@ class CompileConfig:
 
 @dataclasses.dataclass(frozen=True)
 class BenchConfig:
-    """How fast step, input, checkpoint, compile, build, decode and search are on this machine."""
+    """How fast step, input, checkpoint, compile, build, decode, embed, start and search are on this machine."""
 
     job: str = "bench"
     what: str = "all"  # or step, input, checkpoint, compile, build, decode, embed, start, search, joined by a plus

@@ -81,7 +81,7 @@ class UniMedI(Views):
             "slices_by": ("attention", "random"),
         }.items():
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is one of {allowed}, not {getattr(self, name)!r}")
+                raise ValueError(f"{name} must be one of {allowed}, not {getattr(self, name)!r}")
         _below_one(self, "mask_ratio")
         _below_one(self, "soft_targets")
         _above_zero(self, "soft_temperature", "local_temperature")
@@ -216,7 +216,7 @@ class DINO(SelfDistillation):
         super().__post_init__()
         _shares(self, "local_scale")
         if not 0 < self.local_size <= 1 or self.local_crops < 0:
-            raise ValueError(f"local_size is above 0 and at most 1, local_crops at least 0, not {self}")
+            raise ValueError(f"local_size must be above 0 and at most 1, local_crops at least 0, not {self}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,7 +289,7 @@ class Joint(Views):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.hidden_slices < self.slices:
-            raise ValueError(f"hidden_slices is above 0 and below slices={self.slices}, not {self.hidden_slices}")
+            raise ValueError(f"hidden_slices must be above 0 and below slices={self.slices}, not {self.hidden_slices}")
         _above_zero(self, "prototypes", "temperature", "epsilon", "iterations")
 
 
@@ -375,7 +375,7 @@ class PRIOR:
         _below_one(self, "channel_dropout")
         _at_least(self, 1, "sentences", "prototypes", "depth")
         if self.reconstruct_from < self.memory_from:
-            raise ValueError("reconstruct_from is at least memory_from: what is generated are mixtures of the memory")
+            raise ValueError("reconstruct_from must be at least memory_from: tokens are generated from the memory")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -428,7 +428,7 @@ class MedUniC:
 
     def __post_init__(self) -> None:
         if not 0 < self.crop <= 1:
-            raise ValueError(f"crop is above 0 and at most 1, not {self.crop}")
+            raise ValueError(f"crop must be above 0 and at most 1, not {self.crop}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -450,24 +450,24 @@ OBJECTIVES: dict[str, type] = {settings.name: settings for settings in (*_WITH_R
 def _above_zero(settings: Any, *names: str) -> None:
     for name in names:
         if getattr(settings, name) <= 0:
-            raise ValueError(f"{name} is above 0, not {getattr(settings, name)}")
+            raise ValueError(f"{name} must be above 0, not {getattr(settings, name)}")
 
 
 def _at_least(settings: Any, least: int, *names: str) -> None:
     for name in names:
         if getattr(settings, name) < least:
-            raise ValueError(f"{name} is at least {least}, not {getattr(settings, name)}")
+            raise ValueError(f"{name} must be at least {least}, not {getattr(settings, name)}")
 
 
 def _below_one(settings: Any, *names: str) -> None:
     for name in names:
         if not 0 <= getattr(settings, name) < 1:
-            raise ValueError(f"{name} is at least 0 and below 1, not {getattr(settings, name)}")
+            raise ValueError(f"{name} must be at least 0 and below 1, not {getattr(settings, name)}")
 
 
 def _between_zero_and_one(settings: Any, name: str) -> None:
     if not 0 < getattr(settings, name) < 1:
-        raise ValueError(f"{name} is above 0 and below 1, not {getattr(settings, name)}")
+        raise ValueError(f"{name} must be above 0 and below 1, not {getattr(settings, name)}")
 
 
 def _shares(settings: Any, name: str) -> None:

@@ -26,7 +26,7 @@ SHOWN = {"yes": True, "true": True, "no": False, "false": False, "auto": None}
 def check_score(score: str) -> None:
     """Raises ValueError for a zero-shot score that is none of SCORES."""
     if score not in SCORES:
-        raise ValueError(f"score is one of {', '.join(SCORES)}, not {score!r}")
+        raise ValueError(f"score must be one of {', '.join(SCORES)}, not {score!r}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ class InputConfig:
     crop_shift: int = 16  # pixels by which the crop may leave the centre; 16: anywhere
     ct_shift: tuple[int, int, int] = (0, 0, 0)  # voxels of the record's grid by which a CT may move
     ct: VolumeAugmentation = VolumeAugmentation()
-    # CTs: "whole", the record brought to config.model.volume_size; "random", a window of so many of its voxels,
+    # CTs: "whole", the record brought to config.model.volume_size; "random", a window of this many of its voxels,
     # anywhere in training and in the middle in evaluation.
     window: str = "whole"
     # Windows of an evaluated CT along z, y, x, evenly spread, whose vectors are averaged; (1, 1, 1): the middle one.
@@ -80,7 +80,7 @@ class InputConfig:
     # Of a study in an epoch: "pictures", each by itself; "all", together in a batch, at most `most_of_study`; "one",
     # drawn anew; "frontal", the first frontal one, else the first.
     per_study: str = "pictures"
-    most_of_study: int = 4
+    most_of_study: int = 4  # images of a study that `per_study=all` takes at most
     threads: int = 4  # threads that read records and batch them
     # Processes that do so instead of threads, for devices so fast that threads would hold up the program; -1: none on
     # a CPU; on GPUs and TPUs four for each device of a host, on at most half of its cores.
@@ -91,7 +91,7 @@ class InputConfig:
         if len(self.ct_shift) != 3:
             raise ValueError(f"ct_shift is three numbers of voxels, z, y and x, not {self.ct_shift}")
         if self.window not in (allowed := ("whole", "random")):
-            raise ValueError(f"config.input.window is one of {', '.join(allowed)}, not {self.window!r}")
+            raise ValueError(f"config.input.window must be one of {', '.join(allowed)}, not {self.window!r}")
         if len(self.windows) != 3 or min(self.windows) < 1 or (max(self.windows) > 1 and self.window == "whole"):
             raise ValueError(
                 f"config.input.windows={self.windows} are three numbers, z, y and x, of at least 1; several take "
@@ -101,9 +101,9 @@ class InputConfig:
             if getattr(self, name) not in (common, "sqrt"):
                 raise ValueError(f"{name} is {common} or sqrt, not {getattr(self, name)!r}")
         if self.per_study not in (allowed := ("pictures", "all", "one", "frontal")):
-            raise ValueError(f"per_study is one of {', '.join(allowed)}, not {self.per_study!r}")
+            raise ValueError(f"per_study must be one of {', '.join(allowed)}, not {self.per_study!r}")
         if self.most_of_study < 1:
-            raise ValueError(f"most_of_study is at least 1, not {self.most_of_study}")
+            raise ValueError(f"most_of_study must be at least 1, not {self.most_of_study}")
         if not 0 < self.sentences <= 1:
             raise ValueError(f"sentences is a share above 0 and at most 1, not {self.sentences}")
 
@@ -190,17 +190,17 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.remat not in (allowed := ("auto", "none", "dots", "full")):
-            raise ValueError(f"remat is one of {', '.join(allowed)}, not {self.remat!r}")
+            raise ValueError(f"remat must be one of {', '.join(allowed)}, not {self.remat!r}")
         if self.layers not in (allowed := ("auto", "scanned", "unrolled")):
-            raise ValueError(f"layers is one of {', '.join(allowed)}, not {self.layers!r}")
+            raise ValueError(f"layers must be one of {', '.join(allowed)}, not {self.layers!r}")
         if self.tokenizer not in (allowed := ("linear", "nonlinear")):
-            raise ValueError(f"config.model.tokenizer is one of {', '.join(allowed)}, not {self.tokenizer!r}")
+            raise ValueError(f"config.model.tokenizer must be one of {', '.join(allowed)}, not {self.tokenizer!r}")
         if self.tokenizer == "nonlinear":
             self._check_subpatches()
         if self.registers < 0 or self.score_layers < 0 or self.sink_norm < 0:
             raise ValueError("config.model.registers, score_layers and sink_norm are at least 0")
         if self.scores not in (allowed := ("mean", "rollout")):
-            raise ValueError(f"config.model.scores is one of {', '.join(allowed)}, not {self.scores!r}")
+            raise ValueError(f"config.model.scores must be one of {', '.join(allowed)}, not {self.scores!r}")
         if self.scores == "rollout" and (self.sink_norm or not self.cls_key):
             raise ValueError("config.model.scores='rollout' passes through all tokens: without sink_norm, with cls_key")
         self._check_slices()
@@ -229,7 +229,7 @@ class ModelConfig:
 
     def _check_subpatches(self) -> None:
         if self.subpatch_hidden < 1:
-            raise ValueError(f"config.model.subpatch_hidden is at least 1, not {self.subpatch_hidden}")
+            raise ValueError(f"config.model.subpatch_hidden must be at least 1, not {self.subpatch_hidden}")
         for name in ("image", "volume"):
             patch, part = getattr(self, f"{name}_patch"), getattr(self, f"{name}_subpatch")
             if len(patch) != len(part) or min(part) < 1 or any(n % m for n, m in zip(patch, part, strict=True)):
@@ -242,7 +242,7 @@ class OptimConfig:
 
     peak_lr: float = 2e-5  # the learning rate after the warm-up
     chosen_for: int = 128  # samples a step that peak_lr was chosen for; the log says where a run has another number
-    start_lr: float = 1e-8
+    start_lr: float = 1e-8  # where the warm-up begins
     end_lr: float = 1e-8
     warmup_steps: int = int(
         STEPS * SHARES["optim.warmup_steps"]
@@ -259,7 +259,7 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"layer_decay is above 0 and at most 1, not {self.layer_decay}")
+            raise ValueError(f"layer_decay must be above 0 and at most 1, not {self.layer_decay}")
         if self.moment_dtype not in ("float32", "bfloat16"):
             raise ValueError(f"moment_dtype is float32 or bfloat16, not {self.moment_dtype!r}")
 
@@ -277,7 +277,7 @@ class MeshConfig:
     """Devices along each axis of the mesh; -1: all that are left."""
 
     data: int = -1
-    fsdp: int = 1
+    fsdp: int = 1  # devices over which parameters and optimiser state are split; 1: every device has all
 
 
 @dataclasses.dataclass(frozen=True)

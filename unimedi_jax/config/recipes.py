@@ -8,7 +8,7 @@ ABSENT = ("zero", "skip", "one")  # what a structure that the truth lacks counts
 def check_absent(rule: str) -> None:
     """Raises ValueError for a rule that is none of ABSENT."""
     if rule not in ABSENT:
-        raise ValueError(f"absent is one of {', '.join(ABSENT)}, not {rule!r}")
+        raise ValueError(f"absent must be one of {', '.join(ABSENT)}, not {rule!r}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class FitConfig:
     def __post_init__(self) -> None:
         """Raises ValueError for a factor that is none."""
         if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"layer_decay is above 0 and at most 1, not {self.layer_decay}")
+            raise ValueError(f"layer_decay must be above 0 and at most 1, not {self.layer_decay}")
 
 
 # Models Genesis's task NCC: Adam, until the validation loss has been no better for ten epochs.
@@ -39,7 +39,7 @@ GENESIS = FitConfig(24, epochs=10_000, patience=10, lr=1e-3, encoder_lr=1e-3, we
 
 @dataclasses.dataclass(frozen=True)
 class CropsConfig:
-    """Decoders trained on crops of CTs at their own resolution; the defaults are UNETR's for BTCV."""
+    """Decoders trained on crops of CTs at their own resolution, by the recipe of the protocol."""
 
     spacing_mm: tuple[float, ...] = (2.0, 1.5, 1.5)  # (z, y, x) that the set was built with; empty: any
     window_hu: tuple[float, ...] = (-175.0, 250.0)  # what the network sees; a CT is cut to the box of all above it
@@ -47,7 +47,7 @@ class CropsConfig:
     cts: int = 1  # of a step
     crops: int = 4  # of each of its CTs
     positive: float = 0.5  # share of the crops around a voxel of a structure; the others are around none
-    steps: int = 120_000  # UNETR: 5,000 epochs of 24 CTs
+    steps: int = 120_000  # UNETR: 5,000 epochs of 24 CTs; VoCo: 1,000 of 200
     validations: int = 50  # spread evenly over the steps; the best state is taken
     lr: float = 1e-4
     encoder_lr: float = 1e-4
@@ -116,7 +116,7 @@ UNCHANGED = StrongConfig(*(0.0,) * len(dataclasses.fields(StrongConfig)))
 
 @dataclasses.dataclass(frozen=True)
 class VolumesConfig:
-    """Classifiers of CTs fine-tuned at a size of their own; the defaults are UniMiSS's for RICORD."""
+    """Classifiers of CTs fine-tuned at a size of their own, by the recipe of the protocol."""
 
     size: tuple[int, ...] = (64, 128, 128)  # voxels (z, y, x) that a whole record is brought to
     window_hu: tuple[float, ...] = (-1024.0, 325.0)  # what the network sees

@@ -115,7 +115,7 @@ def markdown() -> str:
         "Every key of every job with its default and what it means, generated from `unimedi_jax/config` by "
         "`python -m unimedi_jax.config > docs/configuration.md`. A setting is changed on the command line, as in "
         "`--config.optim.peak_lr=3e-4`; `python main.py --config=configs/<job>.py --help` prints the values of one job "
-        "and preset. Presets change some of these defaults: they stand in `configs/`.",
+        "and preset. Presets change some of these defaults: they are in `configs/`.",
     ]
     for job, cls in JOBS.items():
         parts += [f"## {job}", _section("", cls(), 2)]

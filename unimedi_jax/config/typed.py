@@ -55,7 +55,7 @@ def _value(name: str, default: Any, value: Any, where: str) -> Any:
 def _objective(values: Mapping[str, Any], where: str) -> type:
     name = values.get("name", "unimedi")
     if name not in OBJECTIVES:
-        raise UserError(f"{where}.name is one of {', '.join(OBJECTIVES)}, not {name!r}")
+        raise UserError(f"{where}.name must be one of {', '.join(OBJECTIVES)}, not {name!r}")
     return OBJECTIVES[name]
 
 

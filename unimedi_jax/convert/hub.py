@@ -136,7 +136,7 @@ def reason(error: Exception, revision: str = "") -> str:
     away = errors.EntryNotFoundError | errors.HfHubHTTPError | ConnectionError
     if isinstance(error, away) or "Connect" in type(error).__name__:
         return (
-            f"the Hugging Face hub cannot be reached ({type(error).__name__}), and its cache does not have it: see to "
+            f"the Hugging Face hub cannot be reached ({type(error).__name__}), and its cache does not have it: check "
             "the network, then the same command resumes"
         )
     return f"the transfer with the Hugging Face hub broke off ({type(error).__name__}): the same command tries again"

@@ -18,7 +18,7 @@ def stratified(labels: Float[np.ndarray, "n c"], share: float, *, seed: int) -> 
     Unknown labels are part of the pattern. Smaller shares of the same seed lie inside larger ones.
     """
     if not 0 < share <= 1:
-        raise ValueError(f"a share is above 0 and at most 1, not {share}")
+        raise ValueError(f"a share must be above 0 and at most 1, not {share}")
     labels = np.asarray(labels)
     rng = np.random.default_rng(seed)
     tie = rng.permutation(len(labels))

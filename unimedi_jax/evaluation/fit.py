@@ -163,7 +163,7 @@ def fit(
         value = score(network) if score else float("nan")
         most = datetime.timedelta(seconds=round((time.monotonic() - started) / epoch * (recipe.epochs - epoch)))
         place = f"{name}: epoch {epoch} of at most {recipe.epochs}"
-        LOG.info("%s, loss %.4f, validation %.4f, left at most %s", place, total / steps, value, most)
+        LOG.info("%s, loss %.4f, validation %.4f, at most %s left", place, total / steps, value, most)
         defined = not np.isnan(value)
         if not score or value > best.score or (defined and np.isnan(best.score)):
             best = Fitted(jax.device_get(network), value, epoch)

@@ -40,7 +40,7 @@ def once(
     if path and path.exists():
         content = _read(path)
         if content.get("facts") == facts and whole(content["result"]):
-            LOG.info("taken over from an earlier start: %s", path.name)
+            LOG.info("reused from an interrupted run: %s", path.name)
             return content["result"]
     text = json.dumps({"facts": facts, "result": make()}, default=lambda number: number.item())
     if path:

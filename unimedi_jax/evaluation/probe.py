@@ -43,7 +43,7 @@ def evaluate(
         UserError: a setting is wrong, the set has no labels, or no test or too few training records.
     """
     if config.tune not in TASKS:
-        raise UserError(f"config.tune is one of {', '.join(TASKS)}, not {config.tune!r}")
+        raise UserError(f"config.tune must be one of {', '.join(TASKS)}, not {config.tune!r}")
     if not dataset.contract["labels"]:
         raise UserError(f"the set {dataset.name} in {dataset.folder} has no labels: there is nothing to classify")
     asked = {"ours": config.modality, "mgca": "xray"}.get(config.protocol, "ct")

@@ -53,7 +53,7 @@ def evaluate(
     tunes, target = trials.tunes(config.tune, TUNES), config.target
     in_crops = config.protocol in IN_CROPS
     if target not in dense.TARGETS:
-        raise UserError(f"config.target is one of {', '.join(dense.TARGETS)}, not {target!r}")
+        raise UserError(f"config.target must be one of {', '.join(dense.TARGETS)}, not {target!r}")
     field, place = dense.TARGETS[target], f"the set {dataset.name} in {dataset.folder}"
     if config.protocol == "mgca" and target == "organs":
         raise UserError("config.protocol=mgca segments one structure: set config.target=boxes (RSNA) or lesions (SIIM)")

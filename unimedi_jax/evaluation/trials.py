@@ -50,9 +50,8 @@ def trials(config: Any, cases: int) -> list[Trial]:
     for share in config.shares:
         count = draws.size(cases, share)
         if count < FEWEST:
-            LOG.warning(
-                "%.3g %% of %d training cases are %d, fewer than %d: left out", 100 * share, cases, count, FEWEST
-            )
+            what = "a share of %.3g %% is skipped: of %d training cases it is %d, and at least %d are needed"
+            LOG.warning(what, 100 * share, cases, count, FEWEST)
         else:
             shares.append(share)
     return list(itertools.starmap(Trial, itertools.product(encoders(config), shares, config.seeds)))

@@ -77,7 +77,7 @@ def search(folder: pathlib.Path, source: str) -> None:
     names, runs, _ = audit.needles(pathlib.Path(source).expanduser())
     if findings := list(audit.search(folder, names, runs)):
         where, what = findings[0]
-        raise UserError(f"nothing was uploaded: {what} is in {where}, and {len(findings) - 1} more findings")
+        raise UserError(f"nothing was uploaded: {what} is in {where}, and more in {len(findings) - 1} other places")
     print(f"searched for {len(names)} identifiers and {len(runs)} runs of words of {source}: nothing was found")
 
 

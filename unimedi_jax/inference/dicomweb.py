@@ -102,11 +102,9 @@ def _download(address: Address, folder: pathlib.Path, most: int, setting: str) -
         limit = f"{most / (1 << 30):.3g} GB (config.download_gb)"
         raise UserError(f"{setting}: the study has more than {limit} or {MOST_INSTANCES} instances") from error
     except requests.exceptions.HTTPError as error:
-        raise UserError(
-            f"{setting}: the server answers {_status(error)}: see to the address, and who may read"
-        ) from error
+        raise UserError(f"{setting}: the server answers {_status(error)}: check the address and permissions") from error
     except (requests.exceptions.RequestException, *NO_ANSWER) as error:
-        raise UserError(f"{setting}: the server cannot be read ({type(error).__name__}): see to its address") from error
+        raise UserError(f"{setting}: the server cannot be read ({type(error).__name__}): check its address") from error
     LOG.info("%d instances in %d series were received", count, len(chosen))
 
 

@@ -42,7 +42,7 @@ class Embeddings:
     rejected: tuple[sources.Rejected, ...] = ()  # files that could not be read, with the reason
 
     def to_parquet(self, path: str | pathlib.Path) -> None:
-        """Writes a .parquet: one row an item, vectors as lists."""
+        """Writes a .parquet: one row per item, vectors as lists."""
         if pathlib.Path(path).suffix != ".parquet":
             raise UserError(f"{path} does not end in .parquet")
         self.save(path)
@@ -52,7 +52,7 @@ class Embeddings:
         projector.write(pathlib.Path(folder), self.z, {"id": self.ids, "modality": self.modality})
 
     def save(self, path: str | pathlib.Path) -> None:
-        """Writes .npz or .parquet (one row an item, vectors as lists), whole or not at all."""
+        """Writes .npz or .parquet (one row per item, vectors as lists), whole or not at all."""
         path = pathlib.Path(path)
         _check_out(path)
         arrays = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "rejected"}
@@ -216,7 +216,7 @@ class _Rows:
         for name, array in self.arrays.items():
             array[rows["index"]] = rows[name]
         if len(rows):
-            LOG.info("going on: %d of %d items were embedded before", len(rows), len(self.items))
+            LOG.info("resuming: %d of %d items are embedded already", len(rows), len(self.items))
 
     def add(self, modality: str, batch: Sequence[tuple[int, np.ndarray]]) -> None:
         """One batch of one modality: indices of items, and their pixels."""

@@ -14,6 +14,7 @@ from data.errors import UserError
 from data.reports import tokenizer
 from unimedi_jax import patches, sharding
 from unimedi_jax.input import pipeline, records, transforms
+from unimedi_jax.input.pipeline import NAMES
 from unimedi_jax.metrics import linear_probe, pooling, ranking, slices, vectors
 from unimedi_jax.models import towers
 from unimedi_jax.typing import PyTree
@@ -67,7 +68,7 @@ class Embedder:
         parts = [self(function, variables, window, *(() if lateral is None else (lateral,))) for window in windows]
         if not all(np.isfinite(part.cls).all() for part in parts):
             raise UserError(
-                f"what the network computes of {modality}s is not finite: its weights have diverged; take an earlier "
+                f"the network's output for {NAMES[modality]} is not finite: its weights have diverged; take an earlier "
                 "checkpoint, or train with a lower config.optim.peak_lr"
             )
         if tokens.ndim == 3:

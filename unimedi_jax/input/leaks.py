@@ -40,20 +40,20 @@ def check(
     for one in tested:
         content = members.read(one.folder)
         if content is None or trained is None:
-            LOG.info("whether the test records of %s were in %s is not known: no %s", one.name, where, members.FILE)
+            LOG.info("whether test records of %s were in %s cannot be checked: no %s", one.name, where, members.FILE)
             continue
         for name, theirs in trained.items():
             counts = members.shared(theirs, content)
             if counts is None:
                 if "generator" not in one.contract["source"]:
-                    LOG.info("whether %s and %s share patients is not known: other salts", name, one.name)
+                    LOG.info("whether %s and %s share patients cannot be checked: their salts differ", name, one.name)
             elif any(counts.values()) and not (name == one.name and _asked_for(one, counts)):
                 what = " and ".join(f"{count} {NAMES[kind]}" for kind, count in counts.items() if count)
                 problems.append(f"{what} of the training records of {name} are in the test records of {one.name}")
     if problems and not allowed:
         raise UserError(
-            f"{where}: {'; '.join(problems)}, so that its test numbers would be of what it has learnt: build one set "
-            "without them, or measure all the same with --config.allow_leaks=True"
+            f"{where}: {'; '.join(problems)}, so the test results would be too good: build one of the sets "
+            "without them, or measure anyway with --config.allow_leaks=True"
         )
     for problem in problems:
         LOG.warning("%s: %s (config.allow_leaks)", where, problem)

@@ -32,7 +32,7 @@ def scores(z_image: Images, z_positive: Prompts, z_negative: Prompts, score: str
         ValueError: another `score`, or a finding without a positive prompt.
     """
     if score not in SCORES:
-        raise ValueError(f"a zero-shot score is one of {', '.join(SCORES)}, not {score!r}")
+        raise ValueError(f"a zero-shot score must be one of {', '.join(SCORES)}, not {score!r}")
     count = len(z_positive)
     if not count:
         return np.zeros((len(z_image), 0))

@@ -253,7 +253,7 @@ def _subpatches(config: ModelConfig, width: int, dtype: Any) -> dict[str, tokeni
 
 def _size(known: Mapping[str, sizes.Size], setting: str, name: str) -> sizes.Size:
     if name not in known:
-        raise ValueError(f"{setting} is one of {', '.join(known)}, not {name!r}")
+        raise ValueError(f"{setting} must be one of {', '.join(known)}, not {name!r}")
     return known[name]
 
 
@@ -276,7 +276,7 @@ def example_batch(model: nn.Module, length: int = 8, texts: tuple[str, ...] = ("
 def example(
     batch: Mapping[str, Mapping[str, Any]], rows: Mapping[str, int], where: jax.sharding.Sharding, devices: int = 1
 ) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
-    """A batch of one sample each as shapes for `rows` samples a device, to compile for; 0 rows leave a modality out."""
+    """A batch of one sample each as shapes for `rows` samples per device; 0 rows leave a modality out."""
     return {
         name: {
             field: jax.ShapeDtypeStruct((rows[name] * devices, *x.shape[1:]), x.dtype, sharding=where)

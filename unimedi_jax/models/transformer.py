@@ -40,7 +40,7 @@ def over_layers(block: type[nn.Module], depth: int, remat: str, unrolled: bool =
     its traffic, and compiling takes longer.
     """
     if remat not in REMAT:
-        raise ValueError(f"remat is one of {sorted(REMAT)}, not {remat!r}")
+        raise ValueError(f"remat must be one of {sorted(REMAT)}, not {remat!r}")
     if REMAT[remat] is not None:
         # CSE cannot undo rematerialisation inside a loop, so its costly prevention is not needed there.
         block = nn.remat(block, policy=REMAT[remat], prevent_cse=unrolled)

@@ -119,9 +119,9 @@ class VisionTower(nn.Module):
         init = transformer.init(width)
         starts = {"normal": init, "sincos": lambda _, shape: jnp.asarray(sincos(shape[:-1], width))}
         if self.attention not in attention.KINDS:
-            raise ValueError(f"attention is one of {', '.join(attention.KINDS)}, not {self.attention!r}")
+            raise ValueError(f"attention must be one of {', '.join(attention.KINDS)}, not {self.attention!r}")
         if self.position_init not in starts:
-            raise ValueError(f"position_init is one of {sorted(starts)}, not {self.position_init!r}")
+            raise ValueError(f"position_init must be one of {sorted(starts)}, not {self.position_init!r}")
         start = starts[self.position_init]
         dense = dict(dtype=self.dtype, kernel_init=init)
         self.patch_2d = linear.Dense(width, **dense)

@@ -58,5 +58,5 @@ def make(name: str = "unimedi", **settings: Any) -> Objective:
         ValueError: no such objective, or no such setting of it.
     """
     if name not in OBJECTIVES:
-        raise ValueError(f"objective.name is one of {', '.join(OBJECTIVES)}, not {name!r}")
+        raise ValueError(f"objective.name must be one of {', '.join(OBJECTIVES)}, not {name!r}")
     return OBJECTIVES[name](**settings)

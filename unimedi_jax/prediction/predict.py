@@ -23,7 +23,7 @@ from unimedi_jax.prediction.predictors import Predictor, Row
 
 
 def run(config: Mapping[str, Any], _: pathlib.Path | None = None) -> None:
-    """Writes `config.out`, a row a picture (of boxes, a row a box); what cannot be read goes to its ledger.
+    """Writes `config.out`, one row per image (of boxes, one per box); what cannot be read goes to its ledger.
 
     Raises:
         UserError: a setting is missing, nothing could be predicted, or the head belongs to another encoder.

@@ -18,7 +18,7 @@ FEWEST = auroc.FEWEST  # cases behind a recall or a hit rate
 MERGED_BELOW = 0.6  # accuracy of a linear classifier of the modality, of which 0.5 is a merged space
 POSITION = 0.5  # share of the slice scores' variance from which on the choice is mostly position
 TOO_EASY = 0.5  # chance from which on a recall says nothing
-SYNTHETIC = "phantom"  # the embedded set
+SYNTHETIC = "phantom"  # the built-in set
 NOTHING = "Nothing was measured on held-out patients: the page shows the course of the training alone."
 
 

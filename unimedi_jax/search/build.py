@@ -49,7 +49,7 @@ def of_entries(
     arrays = store.allocate(part, facts)
     done = cases.count_lines(part / store.CASES)
     if done:
-        LOG.info("going on: %d of %d cases were embedded before", done, entries.total)
+        LOG.info("resuming: %d of %d cases are embedded already", done, entries.total)
     rest = itertools.islice(entries.read(), done, None)
     with (
         (part / store.CASES).open("a", encoding="utf-8") as lines,

@@ -97,8 +97,8 @@ def _delete(settings: SearchConfig, folder: pathlib.Path) -> None:
     store.sweep(folder)
     if not gone.any():
         raise UserError(
-            f"{folder} has no such patient and no such case: it names them as the set does, whose names of patients "
-            f"are hashed with the salt of config.data_dir ({data_dir / privacy.SALT}), and files by their path"
+            f"{folder} has no such patient or case. Patients of a set are named by their hash, or by their own name if "
+            f"config.data_dir holds the set's salt ({data_dir / privacy.SALT}); indexed files are named by their path"
         )
     store.rewrite(index, ~gone)
     build.add_graphs(folder, settings.exact)

@@ -49,13 +49,14 @@ class Server(http.server.ThreadingHTTPServer):
     request_queue_size = MOST_CONNECTIONS
 
     def __init__(self, app: App, port: int) -> None:
-        """`port` 0: any that is free. Raises UserError where it cannot be had."""
+        """`port` 0: any that is free. Raises UserError where it cannot be opened."""
         self.app, self.key = app, secrets.token_urlsafe(24)
         self._free = threading.BoundedSemaphore(MOST_CONNECTIONS)
         try:
             super().__init__((ADDRESS, port), Handler)
         except OSError as error:
-            raise UserError(f"config.serve={port}: the port cannot be had ({error.strerror}): name another") from error
+            problem = f"config.serve={port}: the port cannot be opened ({error.strerror})"
+            raise UserError(f"{problem}: name another") from error
         self.hosts = {f"{name}:{self.server_port}" for name in (ADDRESS, "localhost")}
 
     def server_bind(self) -> None:

@@ -89,7 +89,7 @@ def share_rows(config: PretrainConfig, sets: Sets) -> BatchConfig:
     roots = {name: math.sqrt(count) for name, count in counts.items()}
     rows = batch.xray + batch.ct
     cts = min(max(round(rows * roots["ct"] / sum(roots.values())), 1), rows - 1)
-    LOG.info("%d X-rays and %d CTs a device and step, for %d and %d records", rows - cts, cts, *counts.values())
+    LOG.info("%d X-rays and %d CTs per device and step, for %d and %d records", rows - cts, cts, *counts.values())
     return dataclasses.replace(batch, xray=rows - cts, ct=cts)
 
 
@@ -209,5 +209,6 @@ def reader_processes(asked: int, batch: int) -> int:
     problem = f"{count} reading processes need {need / 1e6:.0f} MB of {SHARED}, which has {room / 1e6:.0f} MB left"
     if asked > 0:
         raise UserError(f"{problem}: config.input.processes=0 reads with threads; docker run --shm-size=2g gives more")
-    LOG.warning("%s: threads read instead, and may hinder the device; docker run --shm-size=2g gives more", problem)
+    advice = "threads read instead, and the device may wait for data; docker run --shm-size=2g gives more"
+    LOG.warning("%s: %s", problem, advice)
     return 0

@@ -35,7 +35,7 @@ Start = tuple[states.TrainState, int, LossMonitor]  # state after so many steps,
 
 
 def run(config: Mapping[str, Any], workdir: pathlib.Path) -> None:
-    """Trains until `config.steps`, going on from the newest checkpoint of `workdir`, and writes the report page.
+    """Trains until `config.steps`, resuming from the newest checkpoint of `workdir`, and writes the report page.
 
     Parameters come from (1) the workdir's newest checkpoint that is whole, else (2) `config.init`, else (3) the seed.
     SIGTERM and SIGINT end it with a checkpoint and `StoppedError`, or at once where there is nothing to save.
@@ -129,7 +129,7 @@ def _start(
     if not job.config.resume.force:
         contract.check_resumed(restored.meta["contracts"], job.contracts)
     batches.set_state(restored.position)
-    LOG.info("going on from step %d", restored.step)
+    LOG.info("resuming from step %d", restored.step)
     return restored.state, restored.step, LossMonitor(workdir, **guard, memory=restored.meta["guard"])
 
 

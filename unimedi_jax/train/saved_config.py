@@ -85,6 +85,6 @@ def keep(config: dict[str, Any], workdir: pathlib.Path, *, force: bool) -> dict[
         )
     if not changed:
         return before
-    LOG.warning("going on with other settings: %s", "; ".join(changed))
+    LOG.warning("resuming with changed settings: %s", "; ".join(changed))
     pages.write(path, json.dumps(config, indent=2) + "\n")
     return config
