@@ -175,13 +175,13 @@ class ProbeConfig(DownstreamConfig):
     seeds: tuple[int, ...] = (0, 1, 2)  # of the draws, and of full fine-tuning
     ct_slices: bool | None = None  # CTs with their chosen slices, or by the volume alone; None: as in the run
     rows: int = 32  # samples of a batch on each device, when embedding
-    # MGCA's recipe for its linear classifier, where the encoder learns ten times slower (our choice).
+    # Of tune=full: MGCA's recipe for its linear classifier, where the encoder learns ten times slower (our choice).
     full: FitConfig = FitConfig(batch=48)
     # "mgca": its linear classifier by its own solver, augmentation and draws, in rows of their own (docs/protocols.md).
     # "unimiss" (RICORD), "hkbu", "voco" (CC-CCII): CTs fine-tuned at a size of their own; set tune=full.
     protocol: str = "ours"
-    mgca: FitConfig = FitConfig(batch=48)  # of that protocol, whose encoder is frozen
-    unimiss: VolumesConfig = VolumesConfig()  # of that protocol
+    mgca: FitConfig = FitConfig(batch=48)  # of protocol "mgca", whose encoder is frozen
+    unimiss: VolumesConfig = VolumesConfig()  # of protocol "unimiss"
     hkbu: VolumesConfig = HKBU
     voco: VolumesConfig = VOCO_VOLUMES
     trainable: rules.Rules = rules.EVERYTHING  # of tune=full: paths and what becomes of them, docs/fine_tuning.md
@@ -242,10 +242,10 @@ class SegmentConfig(SegmentTask, DownstreamConfig):
     # "mgca": X-rays by MGCA's draws, best epoch by the validation loss, Dice by image on the network's grid.
     # "unetr" (BTCV), "voco" (AMOS22): CTs in crops at their own resolution, measured on the voxels of the file.
     protocol: str = "ours"
-    mgca: FitConfig = FitConfig(weight_decay=0.05)  # of that protocol
-    siim_batch: int = 8  # of it on SIIM, in place of its batch
-    unetr: CropsConfig = CropsConfig()  # of that protocol
-    voco: CropsConfig = VOCO  # and of this one
+    mgca: FitConfig = FitConfig(weight_decay=0.05)  # of protocol "mgca"
+    siim_batch: int = 8  # of protocol "mgca" on SIIM, in place of its batch
+    unetr: CropsConfig = CropsConfig()  # of protocol "unetr"
+    voco: CropsConfig = VOCO  # of protocol "voco"
     steps: int = 0  # of unetr and voco, in place of the recipe's; its warm-up and validations keep their places
     trainable: rules.Rules = rules.EVERYTHING  # of tune=full: paths and what becomes of them, docs/fine_tuning.md
     masks: bool = False  # of unetr and voco: the predictions of the test cases as NIfTI on the file's voxels, in masks/

@@ -134,7 +134,7 @@ class VolumesConfig:
     warmup: float = 0.0  # share of all steps
     cosine: bool = False
     layer_decay: float = 1.0  # of the encoder's rate, from layer to layer downwards
-    strong: StrongConfig = StrongConfig()  # chances of UniMiSS's changes
+    strong: StrongConfig = StrongConfig()
     flips: float = 1.0  # chance of the mirroring below
     flip: tuple[float, ...] = (0.5, 0.5, 0.5)  # chances along z, y, x; none where a label says left or right
     intensity: float = 0.0  # chance of the two below

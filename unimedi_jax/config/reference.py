@@ -65,7 +65,9 @@ def _settings(values: Mapping[str, Any], like: Any, prefix: str) -> Iterator[Set
         if name == "objective" and "name" in part:
             inner = objectives.OBJECTIVES[part["name"]]()
         title = inspect.getdoc(type(inner)) if dataclasses.is_dataclass(inner) else ""
-        yield Setting(prefix + name, None, " ".join(filter(None, (title, notes.get(name)))), section=True)
+        note = notes.get(name, "")
+        comment = f"{note.rstrip('.')}. {title}" if note and title else note or title
+        yield Setting(prefix + name, None, comment, section=True)
         yield from _settings(part, inner, f"{prefix}{name}.")
 
 
@@ -116,6 +118,7 @@ def markdown() -> str:
         "`python -m unimedi_jax.config > docs/configuration.md`. A setting is changed on the command line, as in "
         "`--config.optim.peak_lr=3e-4`; `python main.py --config=configs/<job>.py --help` prints the values of one job "
         "and preset. Presets change some of these defaults: they are in `configs/`.",
+        "Jobs: " + ", ".join(f"[{job}](#{job})" for job in JOBS) + ".",
     ]
     for job, cls in JOBS.items():
         parts += [f"## {job}", _section("", cls(), 2)]
@@ -159,7 +162,7 @@ def _section(
         if not section:
             lines.append(f"- `{key}` = `{value!r}`" + (f": {comment}" if comment else ""))
         elif not known or (after and not after.section):  # of what is known no heading without a setting
-            lines += ["", f"**{key}** {comment}".replace("\n", " ").rstrip(), ""]
+            lines += ["", f"**{key}**: {comment}".replace("\n", " ").rstrip(), ""]
     return "\n".join(lines)
 
 
