@@ -3,10 +3,10 @@
 import numpy as np
 import pydicom
 
+from data import views
 from data.readers import dicom_bits, dicom_luts, dicom_pixels, dicom_tags, film, greys, levels, memory, pictures
 from data.readers.files import BadInput, Note
 
-LATERAL = ("LL", "RL", "LATERAL", "LLD", "RLD")
 NOT_XRAYS = "CT MR PT NM US MG OCT OP SR SEG RTSTRUCT RTDOSE ECG XC SM ES"
 SIZES = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")  # height, width
 # A window of another depth than its film: it shows hardly any of the range, or the range hardly any of its grey values.
@@ -23,7 +23,7 @@ def read(data: bytes, note: Note, *, by_largest: bool = False) -> film.Film:
     dataset = _dataset(data)
     if str(dataset.get("BurnedInAnnotation", "")).upper() == "YES":
         note("burned_in")
-    if str(dataset.get("ViewPosition", "")).upper() in LATERAL:
+    if views.kind(str(dataset.get("ViewPosition", ""))) == views.LATERAL:
         note("lateral_view")
     aspect, turn = film.aspect(*(_size(dataset, name) for name in SIZES)), _turn(dataset)
     if aspect != 1:

@@ -16,7 +16,7 @@ FORMATS = ("PNG", "JPEG", "MPO", "BMP", "WEBP", "TIFF")
 MAGIC = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"RIFF", b"II*\0", b"MM\0*")
 SUFFIXES = {"PNG": ("png",), "BMP": ("bmp",), "WEBP": ("webp",), "TIFF": ("tif", "tiff")}
 JPEG_SUFFIXES = ("jpg", "jpeg", "jpe", "jfif", "mpo")
-EXIF_TURN, EXIF_X_DENSITY, EXIF_Y_DENSITY = 0x0112, 0x011A, 0x011B
+EXIF_TURN = 0x0112
 CHANNELS = {"1": 1, "L": 1, "P": 3, "LA": 4, "I;16": 1, "I;16B": 1, "I": 1, "F": 1, "RGB": 3, "RGBA": 4}
 # The eight EXIF orientations, as what undoes them.
 TURNS = {

@@ -211,6 +211,7 @@ case("19 NaN", "nonfinite")(lambda f: png(f, np.where(film() > 200, np.nan, film
 case("20 tiny", "too_small")(lambda f: png(f, film()[:8, :8]))
 case("20 extreme aspect", "ok")(lambda f: png(f, cv2.resize(film(), (200, 3000))))
 case("20 lateral", "ok", "lateral_view")(lambda f: xray(f, ViewPosition="LL"))
+case("20 lateral decubitus", "ok")(lambda f: xray(f, ViewPosition="LLD"))
 case("21 burned-in text", "ok", "burned_in")(lambda f: xray(f, BurnedInAnnotation="YES"))
 
 
