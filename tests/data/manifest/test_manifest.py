@@ -176,6 +176,7 @@ def test_dialects_of_csv(folder, delimiter, encoding, newline):
     ("content", "message"),
     [
         ("", "lacks the columns path, modality, report, patient"),
+        ("sep=;", "lacks the columns path, modality, report, patient"),
         ("path,modality,patient\n", "lacks the columns report"),
         ("path,modality,report,patient,patient\n", "patient more than once"),
         ("path,modality,report,patient,label:\n", "without a label's name"),
