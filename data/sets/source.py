@@ -167,7 +167,7 @@ def _columns(items: Sequence[dataset_index.Item]) -> tuple[str, ...]:
 
 
 def _sample(item: dataset_index.Item, root: Path, caption: str, columns: Sequence[str]) -> samples.Sample:
-    if not text.clean(item.patient):
+    if text.is_nothing(text.clean(item.patient)):
         raise BadInput("no_patient", "splits go by patient: the set's table gives none")
     file = samples.locate(item.path, root, "missing_image", folder_allowed=item.modality == "ct", links=True)
     mask = samples.locate(item.mask, root, "missing_mask", folder_allowed=False, links=True) if item.mask else None

@@ -271,6 +271,24 @@ def test_one_person_in_two_spellings_is_not_in_two_splits(table):
     assert codes(table(rows).rejected) == [(1, "leak_patient"), (2, "leak_patient")]
 
 
+def test_words_for_nothing_name_no_patient_and_no_study(table):
+    """What `df.astype(str)` makes of missing values: all rows of a patient "nan" would be one person."""
+    header = ("path", "modality", "report", "patient", "study", "view", "series")
+    words = ("nan", "N/A", "None", "-")
+    rows = [film(number, patient=word) for number, word in enumerate(words)]
+    source = table([*rows, film(4, study="nan", view="NaN", series="None")], header)
+    assert codes(source.rejected) == [(number, "no_patient") for number in range(1, 5)]
+    assert source.rows[0].info.columns == (("study", ""), ("view", ""), ("series", ""))
+
+
+def test_a_thousands_separator_merges_no_two_patients(table):
+    """Spreadsheets and pandas write 1 as 1.0, 1,0 or 1.00; 1,000 and 2.000 are thousands."""
+    names = ("1", "1.0", "1,00", "1,000", "2.000", "2")
+    source = table([film(number, patient=name) for number, name in enumerate(names)])
+    assert len({row.info.patient for row in source.rows}) == 4
+    assert len({row.info.patient for row in source.rows[:3]}) == 1
+
+
 def test_a_series_of_links_as_in_a_clone_of_git_annex(folder, tmp_path):
     """Each slice links to an object of the clone: inside the manifest's folder it is read, outside it is not."""
     (folder / "series").mkdir()

@@ -73,7 +73,7 @@ def test_tables_are_read_strictly(tmp_path):
     path.write_bytes(b"a,b\n1\n")
     with pytest.raises(UserError, match="too few fields in line 2"):
         table.read_published(path, ("b",))
-    with pytest.raises(UserError, match="lacks the columns c: .* parted by commas, and names 2$"):
+    with pytest.raises(UserError, match=r"lacks the columns c: .* parted by commas, and names 2$"):
         table.read_published(path, ("c",))
     packed = tmp_path / "t.csv.gz"
     packed.write_bytes(b"no gzip")
