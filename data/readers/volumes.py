@@ -33,6 +33,7 @@ SPACING_MM = (0.05, 30.0)
 NOTED_TILT_DEGREES = 15.0
 STRAIGHT_BYTES = 6  # for each voxel of the straight grid around a tilted scan: as floats, and rounded
 MASK_BYTES = 3  # for each voxel of a mask: itself, one of its objects, and what the scan beside it takes
+NIFTI_PAIR = (".hdr", ".img")
 SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img", ".mha", ".mhd", ".nrrd", ".nhdr")
 
 
@@ -122,6 +123,24 @@ def read_mask(path: Path, scan: Scan, *, own_numbers: bool, rules: Rules = STRIC
     if apart > 0.1 * affines.voxel_sizes(scan.affine).min():
         raise BadInput("mask_geometry", f"the mask lies {apart:.2f} mm off its scan")
     return mask, geometry.reorient(objects).voxels
+
+
+def files(path: Path) -> list[Path]:
+    """The files that a scan or a mask is read from: those of a folder, and a header with its data file, if it is there.
+
+    Of any other path the path itself. Raises OSError.
+    """
+    if path.is_dir():
+        return sorted(path.iterdir())
+    if path.suffix in NIFTI_PAIR:
+        return [part for part in map(path.with_suffix, NIFTI_PAIR) if part == path or part.exists()]
+    reader = {".mhd": metaimage, ".nhdr": nrrd}.get(path.suffix.lower())
+    try:
+        name = reader.data_file(path) if reader else ""
+    except BadInput:  # whoever reads the voxels says why
+        name = ""
+    body = path.parent / name
+    return sorted([path, body]) if name and body.name == name and body.exists() else [path]
 
 
 def to_zyx(scan: Scan) -> tuple[np.ndarray, tuple[float, float, float]]:

@@ -1,4 +1,5 @@
 import csv
+import hashlib
 import json
 import os
 import re
@@ -287,6 +288,33 @@ def test_a_thousands_separator_merges_no_two_patients(table):
     source = table([film(number, patient=name) for number, name in enumerate(names)])
     assert len({row.info.patient for row in source.rows}) == 4
     assert len({row.info.patient for row in source.rows[:3]}) == 1
+
+
+HEADERS = {
+    ".mhd": "ObjectType = Image\nNDims = 3\nElementDataFile = scan1.raw\n",
+    ".nhdr": "NRRD0004\ntype: short\ndata file: scan1.raw\n\n",
+    ".hdr": "",
+}
+
+
+@pytest.mark.parametrize("suffix", HEADERS)
+def test_the_state_of_a_header_is_that_of_its_own_two_files(tmp_path, monkeypatch, suffix):
+    """A new scan10 beside scan1 changes nothing; the folder, which may hold thousands, is not listed."""
+    body = tmp_path / ("scan1.img" if suffix == ".hdr" else "scan1.raw")
+    header = tmp_path / f"scan1{suffix}"
+    header.write_text(HEADERS[suffix])
+    body.write_bytes(b"voxels")
+    facts = [(one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in sorted((header, body))]
+    as_before = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]  # sets on disk are recognised by it
+    monkeypatch.setattr(Path, "iterdir", lambda folder: pytest.fail("the folder was listed"))
+    assert samples.state(header) == as_before
+    for name in ("scan10.raw", f"scan10{suffix}", "scan1_mask.nii"):
+        (tmp_path / name).write_bytes(b"other")
+    assert samples.state(header) == as_before
+    body.write_bytes(b"other voxels")
+    assert samples.state(header) != as_before
+    body.unlink()
+    assert samples.state(header), "the reader says what is missing"
 
 
 def test_a_series_of_links_as_in_a_clone_of_git_annex(folder, tmp_path):
