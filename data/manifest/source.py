@@ -79,6 +79,7 @@ def read(manifest: Path, options: Options = DEFAULT, salt: str = "") -> Source:
             "uncertain": uncertain,
             "uncertain_becomes": options.uncertain,
             "sections": list(options.sections),
+            **({"headings": options.captions.headings} if options.captions else {}),
             "language": options.language,
             "assumed_axes": options.scans.assume,
             "min_slices": options.scans.min_slices,
@@ -150,7 +151,7 @@ def _sample(row: dict[str, str], names: list[str], folder: Path, options: Option
     report = _report(row)
     if text.is_empty(text.clean(report)):
         raise BadInput("empty_report", "the report has no words")
-    report = sections.select(report, options.sections)
+    report = sections.select(report, options.captions)
     language = text.language(report)
     if options.language and language in text.WORDS and language != options.language:
         raise BadInput("wrong_language", f"the report reads as '{language}', config.language is '{options.language}'")

@@ -13,6 +13,7 @@ from data.errors import UserError, check_choice
 from data.manifest import samples
 from data.readers import table as table_reader
 from data.readers import volumes
+from data.reports import sections
 from data.source import Rejected
 
 SHOWN = 3
@@ -51,6 +52,7 @@ class DatasetIndex:
     read: samples.Reader = PLAIN  # the pixels and annotations of a sample
     annotations: tuple[str, ...] = ()  # the fields of Source.annotations
     organs: tuple[str, ...] = ()
+    headings: str = sections.KNOWN_WORDS  # what counts as a heading of its raw reports
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # for the contract
     rejected: Sequence[Rejected] = ()
     leaks: bool = False  # the split has patients on two sides, as has the published code that it reproduces

@@ -74,6 +74,7 @@ def source(
     counts: collections.Counter = collections.Counter()
     captions = dict.fromkeys(range(len(index.items)), "")
     if reports:
+        reports = dataclasses.replace(reports, policy=dataclasses.replace(reports.policy, headings=index.headings))
         captions = _captions(index.items, reports, counts, rejected)
     rows, times, columns = [], collections.Counter(), _columns(index.items)
     for at, caption in captions.items():
@@ -218,8 +219,11 @@ def _captions(
 def _rules(reports: Reports | None, counts: collections.Counter) -> dict[str, Any] | None:
     if reports is None:
         return None
+    policy = {field: list(v) if isinstance(v, tuple) else v for field, v in vars(reports.policy).items()}
+    if reports.policy.headings == sections.MIT_LCP:
+        del policy["headings"]  # as in the sets that were built when there was no other rule
     return {
-        **{field: list(v) if isinstance(v, tuple) else v for field, v in vars(reports.policy).items()},
+        **policy,
         "language": reports.language,
         "foreign": reports.foreign,
         "counts": dict(sorted(counts.items())),
