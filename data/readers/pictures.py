@@ -2,7 +2,7 @@
 
 import dataclasses
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import cv2
@@ -34,8 +34,22 @@ TURNS = {
 COLOURED, MOST_COLOURED = 0.1, 0.2
 
 
-def read(data: bytes, suffix: str, note: Note) -> film.Film:
-    """The X-ray of a picture file, `suffix` that of its name; `note` gets what was tolerated. Raises BadInput."""
+def eight_bits(grey: np.ndarray) -> np.ndarray:
+    """Grey values (y, x) as uint8: 8 bits as they are, deeper ones between their percentiles. Raises BadInput."""
+    if grey.dtype == np.uint16:
+        each = levels.of(grey)
+        greys.check_contrast(each.values)
+        ends = greys.percentiles(each.values, each.counts)
+        return each.picture(greys.to_8_bits(each.values[None], *ends)[0])
+    greys.check_contrast(grey)
+    return grey if grey.dtype == np.uint8 else greys.to_8_bits(grey, *greys.percentiles(grey))
+
+
+def read(data: bytes, suffix: str, note: Note, show: Callable[[np.ndarray], np.ndarray] = eight_bits) -> film.Film:
+    """The X-ray of a picture file, `suffix` that of its name; `note` gets what was tolerated. Raises BadInput.
+
+    `show` makes uint8 of its grey values (y, x).
+    """
     pixels, kind, turn, aspect, stored, white_is_zero = decode(data, reduced.LEAST.get())
     if suffix not in SUFFIXES.get(kind, JPEG_SUFFIXES):
         note("wrong_extension")
@@ -50,15 +64,7 @@ def read(data: bytes, suffix: str, note: Note) -> film.Film:
     if white_is_zero:
         grey = ~grey if np.issubdtype(grey.dtype, np.integer) else -grey
     greys.check_size(*stored)
-    if grey.dtype == np.uint16:
-        each = levels.of(grey)
-        greys.check_contrast(each.values)
-        ends = greys.percentiles(each.values, each.counts)
-        grey = each.picture(greys.to_8_bits(each.values[None], *ends)[0])
-    else:
-        greys.check_contrast(grey)
-        grey = grey if grey.dtype == np.uint8 else greys.to_8_bits(grey, *greys.percentiles(grey))
-    hung = film.hung(grey, aspect=aspect)
+    hung = film.hung(show(grey), aspect=aspect)
     return dataclasses.replace(hung, stored=stored)
 
 

@@ -1,9 +1,11 @@
 """Reads one chest X-ray, PNG, JPEG or DICOM, to an 8-bit image that is bright where the body is dense."""
 
+import functools
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pydicom
 
 from data.readers import dicom_film, film, geometry, pictures
 from data.readers.files import BadInput, Note, ignore_note, read_bytes
@@ -36,15 +38,19 @@ def read_full_xray(path: Path, note: Note = ignore_note) -> np.ndarray:
     return read_film(path, note).pixels
 
 
-def read_film(path: Path, note: Note = ignore_note, *, by_largest: bool = False) -> Film:
+def read_film(
+    path: Path, note: Note = ignore_note, *, by_largest: bool = False, header: pydicom.Dataset | None = None
+) -> Film:
     """The X-ray of a file, and how it lies on the file's own pixels: for masks and points of these. Raises BadInput.
 
-    `by_largest`: the greys of a DICOM file are its stored values over their largest, whatever its window.
+    `by_largest`: the greys of a DICOM file are its stored values over their largest, whatever its window. `header`: the
+    DICOM elements by which the stored values in a PNG, which has none itself, are shown.
     """
     data = read_bytes(path)
     if data[128:132] == b"DICM" or path.suffix.lower() in (".dcm", ".dicom"):
         return dicom_film.read(data, note, by_largest=by_largest)
-    return pictures.read(data, path.suffix.lower().lstrip("."), note)
+    show = pictures.eight_bits if header is None else functools.partial(dicom_film.greys_of, header=header, note=note)
+    return pictures.read(data, path.suffix.lower().lstrip("."), note, show)
 
 
 def read_xray_mask(path: Path, film_: film.Film) -> np.ndarray:
