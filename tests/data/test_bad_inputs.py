@@ -530,9 +530,10 @@ def test_reports(tmp_path, name):
 def test_49_sections():
     report = "INDICATION: cough. Findings : Clear lungs. No effusion. IMPRESSION: Normal. Impresión: Normal."
     assert sections.sections(report)["findings"] == "Clear lungs. No effusion."
-    assert sections.select(report, ("impression", "findings")) == "Normal. Normal. Clear lungs. No effusion."
-    assert sections.select("No effusion.", ("findings",)) == "No effusion."
-    assert sections.select(report, ()) == report
+    both, findings = (Options(sections=names).captions for names in (("impression", "findings"), ("findings",)))
+    assert sections.select(report, both) == "Normal. Normal. Clear lungs. No effusion."
+    assert sections.select("No effusion.", findings) == "No effusion."
+    assert sections.select(report, Options().captions) == report
 
 
 def test_50_languages(tmp_path):
