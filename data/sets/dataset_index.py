@@ -81,10 +81,15 @@ def folders(root: Path, *patterns: str) -> list[Path]:
     return list(dict.fromkeys(path for path in matches if path.is_dir()))
 
 
-def table(root: Path, names: str | Iterable[str], columns: Sequence[str], delimiter: str = ",") -> list[dict[str, str]]:
-    """The `columns` of the first of these tables below `root`. Raises UserError."""
+def table(
+    root: Path, names: str | Iterable[str], columns: Sequence[str], delimiter: str = ",", optional: Sequence[str] = ()
+) -> list[dict[str, str]]:
+    """The `columns` of the first of these tables below `root`, and of the `optional` ones those that it has.
+
+    Raises UserError.
+    """
     path = find(root, *([names] if isinstance(names, str) else names))
-    return table_reader.read_published(path, columns, delimiter)
+    return table_reader.read_columns(path, columns, delimiter, optional)[1]
 
 
 def inner(root: Path, name: str) -> Path:
