@@ -77,6 +77,10 @@ REJECTED = {
     "not_3d": ("not three-dimensional", "give each volume a row"),
     "too_few_slices": ("fewer than config.min_slices along an axis", "leave it out, or lower config.min_slices"),
     "no_orientation": ("left and right are unknown", "export it again, or set config.assume (NIfTI)"),
+    "no_geometry": (
+        "a header that was never filled in, and slices that are not axial in the set's table",
+        "take the set's later release",
+    ),
     "affine_conflict": ("two geometries in one header that disagree", "export it again"),
     "bad_affine": ("a geometry that is not valid", "export it again"),
     "bad_spacing": ("voxels of a size that no scanner makes, or of different sizes", "correct the header"),
@@ -123,6 +127,7 @@ NOTES = {
     "metal_clipped": "voxels above 8,000, clipped",
     "maybe_wrong_region": "hardly any lung",
     "boxes_clipped": "a box of the set's table reached beyond its X-ray",
+    "geometry_by_table": "spacing, axes or place are those of the set's table: the header was never filled in",
     "rescaled_by_table": "slope and intercept of the set's table were applied: the file holds no Hounsfield units",
 }
 

@@ -2,9 +2,17 @@
 
 COLUMNS = ("study", "view", "series")
 FRONTAL, LATERAL = "frontal", "lateral"
-# Words for projections in headers and tables: DICOM's ViewPosition, MIMIC-CXR, PadChest, CheXpert.
-FRONTALS = frozenset(("frontal", "pa", "ap", "ap axial", "ap lldecub", "ap rldecub", "ap_horizontal", "pa lldecub"))
-LATERALS = frozenset(("lateral", "lat", "l", "ll", "rl", "lateral xwise", "lateral decubitus", "xtable lateral"))
+# Words for projections in headers and tables: DICOM's ViewPosition, MIMIC-CXR, PadChest, CheXpert. A decubitus X-ray is
+# taken across the bed of a patient who lies on a side: it shows the chest from the front or from behind.
+DECUBITUS = ("lld", "rld", "lldecub", "rldecub", "decubitus")
+FRONTALS = frozenset(
+    (
+        *("frontal", "pa", "ap", "ap axial", "ap_horizontal"),
+        *(f"{beam}{side}" for beam in ("", "ap ", "pa ") for side in DECUBITUS),
+        *("lateral decubitus", "left lateral decubitus", "right lateral decubitus"),
+    )
+)
+LATERALS = frozenset(("lateral", "lat", "l", "ll", "rl", "lateral xwise", "xtable lateral"))
 
 
 def kind(view: str) -> str:

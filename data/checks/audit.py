@@ -61,7 +61,8 @@ def needles(source: Path) -> tuple[Needles, Needles, int]:
     short = set()
     for number, fields in rows:
         row = dict(zip(header, fields, strict=False))
-        patients = {row.get("patient", ""), table.whole(row.get("patient", ""))}  # as written, and as a set stores it
+        patient = table.name(row.get("patient", ""))
+        patients = {row["patient"], patient} if patient else ()  # as written, and as a set stores it
         of_file = audit_names.of_file(source.parent, row.get("path", ""))
         for kind, value in (*(("the patient", name) for name in patients), *of_file):
             words = fold(value)

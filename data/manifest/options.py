@@ -9,10 +9,10 @@ from data import record_grid
 from data.errors import UserError, check_choice
 from data.readers import volumes
 from data.reports import text
+from data.reports.sections import BODIES, Policy
 
 BLANK = ("unknown", "negative")  # what a label that a set leaves blank means: not mentioned, or absent
 UNCERTAIN = {"ignore": np.nan, "zeros": 0.0, "ones": 1.0}  # what the label -1 becomes
-SECTIONS = ("findings", "impression")
 AXES = re.compile("(?=.*[LR])(?=.*[PA])(?=.*[SI])[LRPASI]{3}")
 
 
@@ -31,12 +31,17 @@ class Options:
         """Raises UserError for a value that is not allowed."""
         check_choice("uncertain", self.uncertain, UNCERTAIN)
         text.check_language("language", self.language)
-        if not set(self.sections) <= set(SECTIONS):
-            raise UserError(f"config.sections is {','.join(self.sections)!r}: of {', '.join(SECTIONS)}, or empty")
+        if not set(self.sections) <= set(BODIES):
+            raise UserError(f"config.sections is {','.join(self.sections)!r}: of {', '.join(BODIES)}, or empty")
         if self.scans.assume and not AXES.fullmatch(self.scans.assume):
             raise UserError(f"config.assume is {self.scans.assume!r}: three letters such as LPS, or empty")
         if self.scans.min_slices < 2:
             raise UserError(f"config.min_slices is {self.scans.min_slices}: at least 2")
+
+    @property
+    def captions(self) -> Policy | None:
+        """What is taken of a report; None: all of it. A report without these sections is taken whole."""
+        return Policy(order=self.sections, empty="whole") if self.sections else None
 
 
 DEFAULT = Options()

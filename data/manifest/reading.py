@@ -1,6 +1,5 @@
 """How files that belong to no set are read: by the choices of the set that a network was trained on."""
 
-import collections
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,9 +11,9 @@ from data import record_grid
 from data.errors import UserError
 from data.manifest.options import Options
 from data.readers import ct_records, geometry, volumes, xrays
-from data.readers.files import BadInput, Note, ignore_note
+from data.readers.files import Note, ignore_note
 from data.record_grid import RecordGrid
-from data.reports import sections, text
+from data.reports import sections
 from data.source import Example
 
 
@@ -44,13 +43,7 @@ class Reading:
 
     def caption(self, report: str) -> str:
         """What training would read of a raw report; all of it, cleaned, where its sections are not there."""
-        cleaned = text.clean(report)
-        if self.captions is None or text.is_empty(cleaned):
-            return cleaned
-        try:
-            return sections.caption(report, self.captions, collections.Counter())
-        except BadInput:  # blanks and headings alone
-            return cleaned
+        return sections.select(report, self.captions)
 
 
 PLAIN = Reading()
@@ -79,9 +72,11 @@ def of_contract(contract: Mapping[str, Any]) -> Reading:
 
 def _captions(source: Mapping[str, Any]) -> sections.Policy | None:
     """The policy of a named set, or a manifest's sections; a report that lacks them is taken whole in either case."""
-    facts = source.get("reports") or {}
+    facts = source.get("reports") or source
     order = tuple(facts.get("order", source.get("sections", ())))
     if not order:
         return None
     known = {field.name for field in dataclasses.fields(sections.Policy)} - {"order", "empty"}
-    return sections.Policy(order=order, empty="whole", **{name: facts[name] for name in known if name in facts})
+    # Sets that name no rule were built when there was one alone.
+    chosen = {"headings": sections.MIT_LCP} | {name: facts[name] for name in known if name in facts}
+    return sections.Policy(order=order, empty="whole", **chosen)

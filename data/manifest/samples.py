@@ -150,9 +150,7 @@ def state(*paths: Path | None) -> str:
 
 def _state(path: Path) -> str:
     try:
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
-        if path.suffix in (".hdr", ".img", ".mhd", ".nhdr"):  # the voxels are in a file beside
-            files = sorted(file for file in path.parent.iterdir() if file.name.startswith(path.stem))
+        files = volumes.files(path)
         facts = [(file.name, facts.st_size, facts.st_mtime_ns) for file in files for facts in (file.stat(),)]
         if len(facts) == 1:
             return "{1}/{2}".format(*facts[0])

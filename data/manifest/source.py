@@ -79,6 +79,7 @@ def read(manifest: Path, options: Options = DEFAULT, salt: str = "") -> Source:
             "uncertain": uncertain,
             "uncertain_becomes": options.uncertain,
             "sections": list(options.sections),
+            **({"headings": options.captions.headings} if options.captions else {}),
             "language": options.language,
             "assumed_axes": options.scans.assume,
             "min_slices": options.scans.min_slices,
@@ -142,7 +143,7 @@ def _sample(row: dict[str, str], names: list[str], folder: Path, options: Option
     split = SPLIT_NAMES.get(split, split)
     if split and split not in SPLITS:
         raise BadInput("bad_split", f"split must be {', '.join(SPLITS)} or blank")
-    patient = table.whole(text.clean(row["patient"]))
+    patient = table.name(row["patient"])
     if not patient:
         raise BadInput("no_patient", "splits go by patient: give every row one")
     if ROUNDED.fullmatch(patient):
@@ -150,7 +151,7 @@ def _sample(row: dict[str, str], names: list[str], folder: Path, options: Option
     report = _report(row)
     if text.is_empty(text.clean(report)):
         raise BadInput("empty_report", "the report has no words")
-    report = sections.select(report, options.sections)
+    report = sections.select(report, options.captions)
     language = text.language(report)
     if options.language and language in text.WORDS and language != options.language:
         raise BadInput("wrong_language", f"the report reads as '{language}', config.language is '{options.language}'")
@@ -163,7 +164,7 @@ def _sample(row: dict[str, str], names: list[str], folder: Path, options: Option
         labels.append(meanings[value])
     file, sha256 = _file(row, folder, modality)
     mask = samples.locate(row["mask"], folder, "missing_mask", folder_allowed=False) if row.get("mask") else None
-    columns = tuple((name, table.whole(text.clean(row[name]))) for name in views.COLUMNS if name in row)
+    columns = tuple((name, table.name(row[name])) for name in views.COLUMNS if name in row)
     state = samples.state(file, mask)
     return samples.Sample(file, mask, patient, report, tuple(labels), state, sha256, columns=columns), split
 
@@ -173,7 +174,8 @@ def _picture(row: dict[str, str], folder: Path, reading: Reading) -> samples.Sam
     file, sha256 = _file(row, folder, _modality(row))
     report = reading.caption(_report(row))
     words = "" if text.is_empty(report) else report
-    columns = (("view", row["view"]),) if row.get("view") else ()
+    view = table.name(row.get("view", ""))
+    columns = (("view", view),) if view else ()
     return samples.Sample(file, None, "", words, (), samples.state(file), sha256, columns=columns)
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from data import progress, views
 from data.errors import UserError
 from data.readers import table
+from data.reports import text
 
 REQUIRED = ("path", "modality", "report", "patient")
 OPTIONAL = ("split", "mask", "sha256", *views.COLUMNS)
 LABEL = "label:"
-WHOLE = re.compile(r"([+-]?\d+)[.,]0+")
+WHOLE = re.compile(r"([+-]?\d+)[.,]00?")  # three zeros are thousands: 1,000
 LOG = logging.getLogger(__name__)
 
 
@@ -53,6 +54,12 @@ def whole(value: str) -> str:
     """1.0 and 1,0 as 1, as spreadsheets and pandas write the whole numbers of labels and patients; else as it is."""
     match = WHOLE.fullmatch(value)
     return match[1] if match else value
+
+
+def name(value: str) -> str:
+    """A patient, study, series or view as its row names it; "" for a blank and for words such as `nan` and `N/A`."""
+    cleaned = text.clean(value)
+    return "" if text.is_nothing(cleaned) else whole(cleaned)
 
 
 def _column(name: str) -> str:

@@ -11,6 +11,7 @@ from data.readers import body_box, geometry, payload, placement, volumes
 from data.readers.files import BadInput, Note, ignore_note
 from data.readers.geometry import Grid, Scan
 from data.readers.placement import Placement
+from data.readers.scan_table import TableFacts
 from data.record_grid import MOST_VOXELS, RecordGrid
 from data.source import Example
 
@@ -32,15 +33,16 @@ def read(
     grid: RecordGrid,
     note: Note = ignore_note,
     rules: volumes.Rules = volumes.STRICT,
-    rescale: volumes.Rescale | None = None,
+    facts: TableFacts | None = None,
 ) -> PlacedScan:
     """A CT of a file or a series: `volume` int16 HU (z, y, x), `spacing_mm` float32 (3,), and its geometry.
 
     The geometry stands in the record unless the grid is the default: `affine` float64 (4, 4) from the record's index
     (z, y, x), and `original_affine` float64 (4, 4) from the file's own index, both to mm toward the patient's Left,
-    Posterior, Superior (whole numbers are the middles of voxels); and `original_shape` int32 (3,). Raises BadInput.
+    Posterior, Superior (whole numbers are the middles of voxels); and `original_shape` int32 (3,). `facts` as of
+    `volumes.read_own_ct`. Raises BadInput.
     """
-    scan, own = volumes.read_own_ct(path, note, rules, rescale)
+    scan, own = volumes.read_own_ct(path, note, rules, facts)
     return of_scan(scan, own, grid)
 
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pydicom
 
+from data import views
 from data.readers import dicom_bits, dicom_luts, dicom_pixels, dicom_tags, film, greys, levels, memory, pictures
-from data.readers.files import BadInput, Note
+from data.readers.files import BadInput, Note, ignore_note
 
-LATERAL = ("LL", "RL", "LATERAL", "LLD", "RLD")
 NOT_XRAYS = "CT MR PT NM US MG OCT OP SR SEG RTSTRUCT RTDOSE ECG XC SM ES"
 SIZES = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")  # height, width
 # A window of another depth than its film: it shows hardly any of the range, or the range hardly any of its grey values.
@@ -23,7 +23,7 @@ def read(data: bytes, note: Note, *, by_largest: bool = False) -> film.Film:
     dataset = _dataset(data)
     if str(dataset.get("BurnedInAnnotation", "")).upper() == "YES":
         note("burned_in")
-    if str(dataset.get("ViewPosition", "")).upper() in LATERAL:
+    if views.kind(str(dataset.get("ViewPosition", ""))) == views.LATERAL:
         note("lateral_view")
     aspect, turn = film.aspect(*(_size(dataset, name) for name in SIZES)), _turn(dataset)
     if aspect != 1:
@@ -36,18 +36,28 @@ def read(data: bytes, note: Note, *, by_largest: bool = False) -> film.Film:
         shown = 255 - shown if _dense_is_dark(dataset, note) else shown
         greys.check_contrast(shown)
         return film.hung(shown, aspect=aspect, turn=turn)
+    return film.hung(greys_of(stored, dataset, note, by_largest=by_largest), aspect=aspect, turn=turn)
+
+
+def greys_of(
+    stored: np.ndarray, header: pydicom.Dataset, note: Note = ignore_note, *, by_largest: bool = False
+) -> np.ndarray:
+    """Stored values (y, x), whole numbers, as a header shows them: uint8 (y, x), bright where the body is dense.
+
+    Raises BadInput.
+    """
     each = levels.of(stored)
     values = each.values[None]
-    padding = dicom_bits.padding(values, dataset)
+    padding = dicom_bits.padding(values, header)
     if by_largest:
         shown = greys.to_8_bits(np.abs(values.astype(np.float32)), 0, max(float(values.max()), 1.0))
     else:
-        shown = _greys(values, each.counts[None], padding, dataset, note)
-    if _dense_is_dark(dataset, note):
+        shown = _greys(values, each.counts[None], padding, header, note)
+    if _dense_is_dark(header, note):
         shown = 255 - shown
     shown[padding] = 0
     greys.check_contrast(shown)
-    return film.hung(each.picture(shown[0]), aspect=aspect, turn=turn)
+    return each.picture(shown[0])
 
 
 def _dataset(data: bytes) -> pydicom.Dataset:

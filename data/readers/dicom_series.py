@@ -7,7 +7,7 @@ import numpy as np
 import pydicom
 from nibabel import affines
 
-from data.readers import dicom_frames, dicom_planes, dicom_tags
+from data.readers import dicom_frames, dicom_planes, dicom_tags, payload
 from data.readers.dicom_planes import Image
 from data.readers.files import BadInput, Note, check_file, ignore_note
 from data.readers.hounsfield import VolumeStream
@@ -22,7 +22,6 @@ MAX_SHIFT = 0.5  # of a pixel, by which a slice may lie beside the line through 
 UNIT = 0.01  # by which directions may miss unit length and a right angle: headers round them
 HOUNSFIELD = {"HU", "HU_MOD", "US", ""}  # RescaleType; "US" is unspecified, as older scanners have it
 MAX_FILES = 10_000
-MAX_VOXELS = 1 << 31
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +45,7 @@ def read(path: Path, note: Note = ignore_note, min_slices: int = MIN_SERIES) -> 
     normal = np.cross(along_row, along_column)
     positions = [_numbers(image.header, "ImagePositionPatient", 3) for image in images]
     slices = [Slice(image, at, float(at @ normal)) for image, at in zip(images, positions, strict=True)]
-    if len(slices) * int(first.Rows) * int(first.Columns) > MAX_VOXELS:
+    if len(slices) * int(first.Rows) * int(first.Columns) > payload.MAX_VOXELS:
         raise BadInput("too_large", f"{len(slices)} slices of {first.Rows} x {first.Columns} pixels")
     slices = _evenly_sorted(_one_a_place(slices, note), min_slices)
     between_rows, between_columns = _numbers(first, "PixelSpacing", 2)

@@ -14,6 +14,7 @@ from data.readers.files import BadInput
 from data.readers.hounsfield import VolumeStream
 
 MAX_HEADER = 1 << 16
+LOCAL = "LOCAL"  # ElementDataFile of voxels that lie behind the header
 TYPES = {
     "MET_CHAR": "i1",
     "MET_UCHAR": "u1",
@@ -46,6 +47,12 @@ def read(path: Path) -> VolumeStream:
     shape, dtype = _shape_and_type(fields)
     body = _payload(path, fields, end, dtype, shape)
     return VolumeStream(shape, _affine(fields, len(fields["DimSize"].split())), payload.slabs(body), dtype.itemsize)
+
+
+def data_file(path: Path) -> str:
+    """The name of the file that holds a header's voxels, "" for the header's own. Raises BadInput."""
+    name = _fields(path)[0].get("ElementDataFile", "")
+    return "" if name.upper() == LOCAL else name
 
 
 def _fields(path: Path) -> tuple[dict[str, str], int]:
@@ -148,7 +155,7 @@ def _payload(
         skip = int(fields.get("HeaderSize", "0"))
     except ValueError as error:
         raise BadInput("bad_header", "HeaderSize is not a number") from error
-    if name.upper() == "LOCAL":
+    if name.upper() == LOCAL:
         if skip:
             raise BadInput("unsupported_header", "HeaderSize, with voxels in the file of the header")
         return payload.Payload(path, end, packed, dtype, shape)

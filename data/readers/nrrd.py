@@ -61,6 +61,11 @@ def read(path: Path) -> VolumeStream:
     return VolumeStream(shape, _affine(fields, directions), payload.slabs(body), dtype.itemsize)
 
 
+def data_file(path: Path) -> str:
+    """The name of the file that holds a header's voxels, "" for the header's own. Raises BadInput."""
+    return _fields(path)[0].get("datafile", "")
+
+
 def _fields(path: Path) -> tuple[dict[str, str], int]:
     """The header's `field: value` lines, names in lower case without blanks, and where the header ends.
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import cv2
@@ -16,7 +16,8 @@ FORMATS = ("PNG", "JPEG", "MPO", "BMP", "WEBP", "TIFF")
 MAGIC = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"RIFF", b"II*\0", b"MM\0*")
 SUFFIXES = {"PNG": ("png",), "BMP": ("bmp",), "WEBP": ("webp",), "TIFF": ("tif", "tiff")}
 JPEG_SUFFIXES = ("jpg", "jpeg", "jpe", "jfif", "mpo")
-EXIF_TURN, EXIF_X_DENSITY, EXIF_Y_DENSITY = 0x0112, 0x011A, 0x011B
+EXIF_TURN = 0x0112
+PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # TIFF's tag of that name, and its value for a negative
 CHANNELS = {"1": 1, "L": 1, "P": 3, "LA": 4, "I;16": 1, "I;16B": 1, "I": 1, "F": 1, "RGB": 3, "RGBA": 4}
 # The eight EXIF orientations, as what undoes them.
 TURNS = {
@@ -33,9 +34,23 @@ TURNS = {
 COLOURED, MOST_COLOURED = 0.1, 0.2
 
 
-def read(data: bytes, suffix: str, note: Note) -> film.Film:
-    """The X-ray of a picture file, `suffix` that of its name; `note` gets what was tolerated. Raises BadInput."""
-    pixels, kind, turn, aspect, stored = decode(data, reduced.LEAST.get())
+def eight_bits(grey: np.ndarray) -> np.ndarray:
+    """Grey values (y, x) as uint8: 8 bits as they are, deeper ones between their percentiles. Raises BadInput."""
+    if grey.dtype == np.uint16:
+        each = levels.of(grey)
+        greys.check_contrast(each.values)
+        ends = greys.percentiles(each.values, each.counts)
+        return each.picture(greys.to_8_bits(each.values[None], *ends)[0])
+    greys.check_contrast(grey)
+    return grey if grey.dtype == np.uint8 else greys.to_8_bits(grey, *greys.percentiles(grey))
+
+
+def read(data: bytes, suffix: str, note: Note, show: Callable[[np.ndarray], np.ndarray] = eight_bits) -> film.Film:
+    """The X-ray of a picture file, `suffix` that of its name; `note` gets what was tolerated. Raises BadInput.
+
+    `show` makes uint8 of its grey values (y, x).
+    """
+    pixels, kind, turn, aspect, stored, white_is_zero = decode(data, reduced.LEAST.get())
     if suffix not in SUFFIXES.get(kind, JPEG_SUFFIXES):
         note("wrong_extension")
     if turn != 1:
@@ -46,16 +61,10 @@ def read(data: bytes, suffix: str, note: Note) -> film.Film:
         raise BadInput("nonfinite", "the X-ray has NaN or infinite pixels")
     check_colour(pixels, note)
     grey = grey_values(pixels)
+    if white_is_zero:
+        grey = ~grey if np.issubdtype(grey.dtype, np.integer) else -grey
     greys.check_size(*stored)
-    if grey.dtype == np.uint16:
-        each = levels.of(grey)
-        greys.check_contrast(each.values)
-        ends = greys.percentiles(each.values, each.counts)
-        grey = each.picture(greys.to_8_bits(each.values[None], *ends)[0])
-    else:
-        greys.check_contrast(grey)
-        grey = grey if grey.dtype == np.uint8 else greys.to_8_bits(grey, *greys.percentiles(grey))
-    hung = film.hung(grey, aspect=aspect)
+    hung = film.hung(show(grey), aspect=aspect)
     return dataclasses.replace(hung, stored=stored)
 
 
@@ -67,6 +76,7 @@ class Picture(NamedTuple):
     turn: int  # the EXIF orientation
     aspect: float  # how many times as high as wide an upright pixel is
     stored: tuple[int, int]  # (y, x) pixels of the file, upright; more than `pixels` has at a reduced scale
+    white_is_zero: bool  # whether the numbers in `pixels` are those of a negative
 
 
 def decode(data: bytes, least: int = 0) -> Picture:
@@ -76,6 +86,7 @@ def decode(data: bytes, least: int = 0) -> Picture:
         with Image.open(io.BytesIO(data)) as header:
             kind, mode, size, density = header.format, header.mode, header.size, _density(header.info)
             frames = getattr(header, "n_frames", 1)
+            negative = kind == "TIFF" and header.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO
             # A PNG's own `getexif` decodes it to the end, where EXIF may stand, too.
             exif = Image.Image.getexif(header) if png.is_plain(data) else header.getexif()
             turn = exif.get(EXIF_TURN, 1)
@@ -111,9 +122,10 @@ def decode(data: bytes, least: int = 0) -> Picture:
     undone = TURNS.get(turn, film.UPRIGHT)
     aspect = film.aspect(density)
     stored = size if undone.swap else size[::-1]
-    return Picture(
-        np.ascontiguousarray(undone.apply(pixels)), kind, turn, 1 / aspect if undone.swap else aspect, stored
-    )
+    aspect = 1 / aspect if undone.swap else aspect
+    # OpenCV inverts pictures of 8 bits itself, and hands out deeper ones as they are stored.
+    negative = negative and pixels.dtype != np.uint8
+    return Picture(np.ascontiguousarray(undone.apply(pixels)), kind, turn, aspect, stored, negative)
 
 
 def _density(info: dict) -> tuple[float, float] | None:

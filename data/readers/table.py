@@ -14,7 +14,8 @@ from data.errors import UserError
 from data.readers.files import LFS_MAGIC
 
 LOG = logging.getLogger(__name__)
-DELIMITERS = ",;\t|"
+DELIMITER_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+DELIMITERS = "".join(DELIMITER_NAMES)
 SEPARATOR = re.compile(r'"?sep=(.)"?', re.IGNORECASE)  # Excel's own first line: it names the delimiter
 NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what `surrogateescape` makes of a byte
 BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
@@ -43,7 +44,7 @@ class Rows:
         try:
             with self.path.open(encoding=self.encoding, errors=self.errors, newline="") as stream:
                 if self.hinted:
-                    while not stream.readline().endswith("\n"):
+                    while (line := stream.readline()) and not line.endswith("\n"):
                         pass
                 lines = csv.reader(stream, delimiter=self.delimiter, strict=True)
                 try:
@@ -125,13 +126,24 @@ def read_columns(
     try:
         header = [name.strip() for name in next(lines, [])]
         if missing := [name for name in required if name not in header]:
-            raise UserError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(header[:20])}")
+            raise UserError(_lacking(path, missing, header, delimiter))
         places = [(name, header.index(name)) for name in (*required, *optional) if name in header]
         return header, [{name: fields[at].strip() for name, at in places} for fields in _filled(lines)]
     except csv.Error as error:
         raise UserError(f"{path} is not valid CSV at line {lines.line_num}: {error}") from error
     except IndexError as error:
         raise UserError(f"{path} has too few fields in line {lines.line_num}: download it again") from error
+
+
+def _lacking(path: Path, missing: Sequence[str], header: Sequence[str], delimiter: str) -> str:
+    """What is wrong with a first line that lacks columns. None of its words: they may be a patient's report."""
+    other = max(DELIMITERS, key=lambda mark: sum(name.count(mark) for name in header))
+    often = sum(name.count(other) for name in header) >= max(len(header), 1)
+    hint = f"; it has more of {DELIMITER_NAMES[other]}, which may be what parts them" if often else ""
+    return (
+        f"{path} lacks the columns {', '.join(missing)}: its first line must name the columns, parted by "
+        f"{DELIMITER_NAMES[delimiter]}, and names {len(header)}{hint}"
+    )
 
 
 def _filled(lines: Iterator[list[str]]) -> Iterator[list[str]]:

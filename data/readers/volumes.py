@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 from nibabel import affines
 
-from data.readers import dicom_series, geometry, hounsfield, metaimage, nifti, nrrd, payload
+from data.readers import dicom_series, geometry, hounsfield, metaimage, nifti, nrrd, payload, scan_table
 from data.readers.files import BadInput, Note, check_file, ignore_note, is_dicom
 from data.readers.geometry import AIR_HU, HIGHEST_HU, Scan
 from data.readers.hounsfield import VolumeStream
+from data.readers.scan_table import TableFacts
 from data.record_grid import RecordGrid
 
 RULES = {
@@ -33,6 +34,7 @@ SPACING_MM = (0.05, 30.0)
 NOTED_TILT_DEGREES = 15.0
 STRAIGHT_BYTES = 6  # for each voxel of the straight grid around a tilted scan: as floats, and rounded
 MASK_BYTES = 3  # for each voxel of a mask: itself, one of its objects, and what the scan beside it takes
+NIFTI_PAIR = (".hdr", ".img")
 SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img", ".mha", ".mhd", ".nrrd", ".nhdr")
 
 
@@ -57,36 +59,37 @@ def grid_rules(grid: RecordGrid) -> dict[str, str]:
     return rules | ({"crop": CROPPED} if grid.crop_to else {})
 
 
-Rescale = tuple[float, float]  # slope and intercept
-
-
 def read_volume(
-    path: Path, note: Note = ignore_note, rules: Rules = STRICT, rescale: Rescale | None = None
+    path: Path, note: Note = ignore_note, rules: Rules = STRICT, facts: TableFacts | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """A CT as int16 HU of VOLUME_SHAPE and its spacing float32 (3,) in mm, both (z, y, x). Raises BadInput."""
-    return geometry.canonical_volume(*to_zyx(read_ct(path, note, rules, rescale)))
+    return geometry.canonical_volume(*to_zyx(read_ct(path, note, rules, facts)))
 
 
-def read_ct(path: Path, note: Note = ignore_note, rules: Rules = STRICT, rescale: Rescale | None = None) -> Scan:
+def read_ct(path: Path, note: Note = ignore_note, rules: Rules = STRICT, facts: TableFacts | None = None) -> Scan:
     """A CT in its own grid, but along the patient's axes: voxels int16 HU (x, y, z). Raises BadInput."""
-    return read_own_ct(path, note, rules, rescale)[0]
+    return read_own_ct(path, note, rules, facts)[0]
 
 
 def read_own_ct(
-    path: Path, note: Note = ignore_note, rules: Rules = STRICT, rescale: Rescale | None = None
+    path: Path, note: Note = ignore_note, rules: Rules = STRICT, facts: TableFacts | None = None
 ) -> tuple[Scan, geometry.Grid]:
     """The same, and the grid that the file has. Raises BadInput.
 
-    `note` gets what was tolerated. `rescale` is the slope and intercept that a table holds for the scan, applied only
-    where that brings air to its Hounsfield units and the file's own numbers do not have it there. Peak memory: 2 bytes
-    a voxel and 100 MB, plus the voxels as stored with `rescale`, plus 6 bytes for each voxel of the straight grid
-    around a tilted scan.
+    `note` gets what was tolerated. `facts` is what a table holds of the scan: its geometry goes for a header that was
+    never filled in, and its slope and intercept are applied only where that brings air to its Hounsfield units and the
+    file's own numbers do not have it there. Peak memory: 2 bytes a voxel and 100 MB, plus the voxels as stored with
+    slope and intercept, plus 6 bytes for each voxel of the straight grid around a tilted scan.
     """
+    facts = facts or TableFacts()
+    if facts.spacing_mm and facts.orientation and not rules.assume:  # any axes will do: the table has them
+        rules = dataclasses.replace(rules, assume="LPS")
     opened = _open(path, rules, note)
+    opened = dataclasses.replace(opened, affine=scan_table.affine(opened.affine, facts, note))
     _check_geometry(opened, rules)
-    if rescale:
+    if facts.rescale:
         payload.check_memory(opened.shape, opened.itemsize, more=math.prod(opened.shape) * opened.itemsize)
-        opened = hounsfield.rescaled(opened, rescale, note)
+        opened = hounsfield.rescaled(opened, facts.rescale, note)
     scan = hounsfield.to_hu(opened, note)
     if geometry.tilt_degrees(geometry.reorient(scan).affine) > NOTED_TILT_DEGREES:
         note("oblique_straightened")
@@ -122,6 +125,24 @@ def read_mask(path: Path, scan: Scan, *, own_numbers: bool, rules: Rules = STRIC
     if apart > 0.1 * affines.voxel_sizes(scan.affine).min():
         raise BadInput("mask_geometry", f"the mask lies {apart:.2f} mm off its scan")
     return mask, geometry.reorient(objects).voxels
+
+
+def files(path: Path) -> list[Path]:
+    """The files that a scan or a mask is read from: those of a folder, and a header with its data file, if it is there.
+
+    Of any other path the path itself. Raises OSError.
+    """
+    if path.is_dir():
+        return sorted(path.iterdir())
+    if path.suffix in NIFTI_PAIR:
+        return [part for part in map(path.with_suffix, NIFTI_PAIR) if part == path or part.exists()]
+    reader = {".mhd": metaimage, ".nhdr": nrrd}.get(path.suffix.lower())
+    try:
+        name = reader.data_file(path) if reader else ""
+    except BadInput:  # whoever reads the voxels says why
+        name = ""
+    body = path.parent / name
+    return sorted([path, body]) if name and body.name == name and body.exists() else [path]
 
 
 def to_zyx(scan: Scan) -> tuple[np.ndarray, tuple[float, float, float]]:

@@ -1,13 +1,18 @@
 """Reads one chest X-ray, PNG, JPEG or DICOM, to an 8-bit image that is bright where the body is dense."""
 
+import functools
 from pathlib import Path
 
+import cv2
 import numpy as np
+import pydicom
 
 from data.readers import dicom_film, film, geometry, pictures
 from data.readers.files import BadInput, Note, ignore_note, read_bytes
 from data.readers.film import Film
 
+MOST_LABELS = 64  # of a mask
+NEIGHBOURS = np.ones((3, 3), np.uint8)
 RULES = {
     "grey": "8-bit values are kept; deeper ones run linearly from percentile 0.5 to 99.5 of the pixels to 0-255",
     "colour": "equal channels are one, others become luma 0.299 R + 0.587 G + 0.114 B; alpha lies over black",
@@ -33,15 +38,19 @@ def read_full_xray(path: Path, note: Note = ignore_note) -> np.ndarray:
     return read_film(path, note).pixels
 
 
-def read_film(path: Path, note: Note = ignore_note, *, by_largest: bool = False) -> Film:
+def read_film(
+    path: Path, note: Note = ignore_note, *, by_largest: bool = False, header: pydicom.Dataset | None = None
+) -> Film:
     """The X-ray of a file, and how it lies on the file's own pixels: for masks and points of these. Raises BadInput.
 
-    `by_largest`: the greys of a DICOM file are its stored values over their largest, whatever its window.
+    `by_largest`: the greys of a DICOM file are its stored values over their largest, whatever its window. `header`: the
+    DICOM elements by which the stored values in a PNG, which has none itself, are shown.
     """
     data = read_bytes(path)
     if data[128:132] == b"DICM" or path.suffix.lower() in (".dcm", ".dicom"):
         return dicom_film.read(data, note, by_largest=by_largest)
-    return pictures.read(data, path.suffix.lower().lstrip("."), note)
+    show = pictures.eight_bits if header is None else functools.partial(dicom_film.greys_of, header=header, note=note)
+    return pictures.read(data, path.suffix.lower().lstrip("."), note, show)
 
 
 def read_xray_mask(path: Path, film_: film.Film) -> np.ndarray:
@@ -50,5 +59,19 @@ def read_xray_mask(path: Path, film_: film.Film) -> np.ndarray:
     mask = film_.hang(pixels if pixels.ndim == 2 else pixels[..., :3].max(-1))
     if not np.issubdtype(mask.dtype, np.integer):
         raise BadInput("mask_values", "the mask does not hold whole numbers")
-    # Lossy or anti-aliased masks have many values: they outline one thing.
-    return mask if len(np.unique(mask)) <= 64 else (mask > mask.max() / 2).astype(np.uint8)
+    return (mask > mask.max() / 2).astype(np.uint8) if _has_soft_edges(mask) else mask
+
+
+def _has_soft_edges(mask: np.ndarray) -> bool:
+    """Whether a mask (y, x) outlines one thing with values between: JPEG, drawn or shrunk with smooth edges.
+
+    It has many values, or such as lie along edges alone: a label of its own fills 3 x 3 pixels somewhere.
+    """
+    values = np.unique(mask)
+    if len(values) > MOST_LABELS:
+        return True
+    if len(values) < 3 or values[-1] <= np.iinfo(mask.dtype).max // 2:  # labels are small numbers
+        return False
+    labels = np.searchsorted(values, mask).astype(np.uint8)
+    filled = labels[cv2.erode(labels, NEIGHBOURS) == cv2.dilate(labels, NEIGHBOURS)]
+    return not set(values[np.unique(filled)].tolist()) - {0, values[-1].item()}

@@ -50,9 +50,14 @@ def _character(entity: re.Match) -> str:
     return html.unescape(entity[0]) if known else entity[0]
 
 
+def is_nothing(text: str) -> bool:
+    """Whether a cleaned text is blank, or what spreadsheets, pandas and people write for nothing."""
+    return text.lower().strip(" .:-") in NOTHING
+
+
 def is_empty(text: str) -> bool:
-    """Whether a cleaned report is empty: no letter, or what spreadsheets and people write for nothing."""
-    return text.lower().strip(" .:-") in NOTHING or not any(c.isalpha() for c in text)
+    """Whether a cleaned report is empty: no letter, or a word for nothing."""
+    return is_nothing(text) or not any(c.isalpha() for c in text)
 
 
 def check_language(key: str, value: str) -> None:

@@ -1,12 +1,19 @@
 """BIMCV-COVID19 (positive and negative cohorts): chest CTs, or X-rays, with Spanish reports."""
 
 import collections
+import dataclasses
 import re
 from pathlib import Path
 
 from data.errors import UserError
+from data.manifest import samples
+from data.manifest.samples import Sample
+from data.readers import dicom_json, geometry, xrays
+from data.readers.files import Note
+from data.record_grid import RecordGrid
 from data.sets import dataset_index
 from data.sets.dataset_index import DatasetIndex, Item
+from data.source import Example
 
 TABLES = (
     "labels_covid19_posi.tsv",
@@ -19,7 +26,19 @@ DEPTHS = ("", "*/", "*/*/")  # where archives unpack to: all into one folder, or
 SERIES = ("all", "first", "largest")
 NAME = re.compile(r"(?P<patient>sub-[^_]+)_(?P<session>ses-[^_]+)_")
 FRONTAL = re.compile(r"_vp-(pa|ap)")
+GREYS = (
+    "stored values of X-rays are shown by slope and intercept, the first VOI LUT or window and the polarity in the "
+    ".json beside them, as those of DICOM; without one by percentiles, bright where they are high"
+)
 EXPECTED = {"sessions with a chest CT": "7,918 CT studies in iterations 1 to 3"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """The JSON of an X-ray's DICOM header; what shows that it has not changed is its state alone, as of a picture."""
+
+    path: Path = dataclasses.field(repr=False)
+    state: str
 
 
 def read(root: Path, *, modality: str, labels: str, series: str) -> DatasetIndex:
@@ -65,12 +84,38 @@ def read(root: Path, *, modality: str, labels: str, series: str) -> DatasetIndex
         values = dataset_index.named(row["Labels"], names) if names else ()
         report = {"findings": row["Report"]}
         file = str(path.relative_to(root))
-        view = shown[1] if kind == "xray" and (shown := FRONTAL.search(path.name)) else ""
-        items.append(Item(file, kind, patient, "", report, session, values, study=session, view=view))
+        of = {"study": session}
+        if kind == "xray":
+            of |= {"view": FRONTAL.search(path.name)[1], "annotation": _header(path)}
+        items.append(Item(file, kind, patient, "", report, session, values, **of))
     items, left_out["further pictures of a session"] = _of_sessions(root, items, series)
     left_out["reports without a picture"] = len(reports.keys() - used)
     counts = {"reports": len(reports), "sessions with a chest CT": len(scanned), "pictures with a report": len(items)}
-    return DatasetIndex(items, names, counts, left_out)
+    facts = {}
+    if "xray" in kinds:
+        counts["X-rays without a .json, of unknown polarity"] = sum(_is_bare(item) for item in items)
+        facts["greys"] = GREYS
+    return DatasetIndex(items, names, counts, left_out, read=picture, facts=facts)
+
+
+def picture(sample: Sample, modality: str, note: Note, grid: RecordGrid) -> Example:
+    """A CT, or an X-ray as the header beside it shows its stored values. Raises BadInput."""
+    if sample.annotation is None:
+        return dataset_index.PLAIN(sample, modality, note, grid)
+    header = dicom_json.read(sample.annotation.path)
+    grey = str(header.get("PhotometricInterpretation", "")).startswith("MONOCHROME")
+    film = xrays.read_film(sample.file, note, header=header if grey else None)
+    return {"image": geometry.canonical_xray(film.pixels, grid.film_size)}
+
+
+def _header(picture: Path) -> Header | None:
+    """The header beside an X-ray; None where there is none, or a link to it leads nowhere."""
+    path = picture.with_suffix(".json")
+    return Header(path.resolve(), samples.state(path)) if path.is_file() else None
+
+
+def _is_bare(item: Item) -> bool:
+    return item.modality == "xray" and item.annotation is None
 
 
 def _tables(root: Path) -> list[str]:

@@ -1,6 +1,8 @@
 """CT-RATE: non-contrast chest CTs with findings, impression and 18 labels (arXiv 2403.17834)."""
 
 import collections
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from data.errors import UserError
@@ -8,6 +10,7 @@ from data.manifest import samples
 from data.manifest.samples import Sample
 from data.readers import ct_records
 from data.readers.files import Note
+from data.readers.scan_table import TableFacts
 from data.record_grid import RecordGrid
 from data.sets import dataset_index
 from data.sets.dataset_index import DatasetIndex, Item
@@ -21,7 +24,9 @@ LABELS = dataset_index.words(
 )
 # Folder of the volumes -> names that its tables use ("validation" or "valid"), our split.
 PARTS = {"train": (("train",), "train"), "valid": (("validation", "valid"), "test")}
-FIXED = "_fixed"  # the release whose volumes hold Hounsfield units
+FIXED = "_fixed"  # the release whose volumes hold Hounsfield units, and headers that say how they lie
+GEOMETRY = ("XYSpacing", "ZSpacing", "ImageOrientationPatient", "ImagePositionPatient")
+NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 LAYOUT = (
     "[dataset/]train_fixed/train_1/train_1_a/train_1_a_1.nii.gz, the same in train/, valid_fixed/ and valid/, or all "
     "volumes in one of these folders or beside the tables' folders"
@@ -50,7 +55,7 @@ def read(root: Path, *, reconstructions: str, val_share: float) -> DatasetIndex:
         names = (f"radiology_text_reports/{name}_reports.csv" for name in tables)
         reports = dataset_index.table(base, names, ("VolumeName", "Findings_EN", "Impressions_EN"))
         labels = _labels(base, part)
-        rescale = _rescale(base, tables, needed=any(folder != part + FIXED for folder, _ in volume_at.values()))
+        facts = _facts(base, tables, needed=any(folder != part + FIXED for folder, _ in volume_at.values()))
         no_chest = _no_chest(base, part)
         taken = set()  # scans with a volume in the set
         for row in sorted(reports, key=lambda row: row["VolumeName"]):
@@ -73,7 +78,10 @@ def read(root: Path, *, reconstructions: str, val_share: float) -> DatasetIndex:
                 report = {"findings": row["Findings_EN"], "impression": row["Impressions_EN"]}
                 known = labels.get(name, (float("nan"),) * len(LABELS))
                 place = str(path.relative_to(root))
-                of = {"study": scan, "series": name.removesuffix(".nii.gz"), "annotation": rescale.get(name)}
+                of_table = facts.get(name, TableFacts())
+                if folder == part + FIXED:  # its headers are filled in
+                    of_table = TableFacts(of_table.rescale)
+                of = {"study": scan, "series": name.removesuffix(".nii.gz"), "annotation": of_table}
                 items.append(Item(place, "ct", patient, side, report, scan, known, **of))
     counts = {"patients": len(patients), "scans": len(scans), "volumes": count}
     counts |= of_folder if len(of_folder) > len(places) else {}  # a part comes from two folders
@@ -81,11 +89,11 @@ def read(root: Path, *, reconstructions: str, val_share: float) -> DatasetIndex:
 
 
 def volume(sample: Sample, modality: str, note: Note, grid: RecordGrid) -> Example:
-    """A volume in Hounsfield units, from the first release (slope and intercept in a table) or a later one.
+    """A volume in Hounsfield units, from the first release (slope, intercept and geometry in a table) or a later one.
 
     Raises BadInput: `double_rescale` for a volume that another script has rescaled already.
     """
-    return ct_records.read(sample.file, grid, note, rescale=sample.annotation).fields
+    return ct_records.read(sample.file, grid, note, facts=sample.annotation).fields
 
 
 def _labels(root: Path, part: str) -> dict[str, tuple[float, ...]]:
@@ -104,17 +112,29 @@ def _places(base: Path, part: str) -> dict[str, tuple[str, Path]]:
     return places
 
 
-def _rescale(root: Path, tables: tuple[str, ...], *, needed: bool) -> dict[str, tuple[float, float]]:
-    """Slope and intercept by the volume's name; the table may lack where all volumes hold Hounsfield units."""
+def _facts(root: Path, tables: tuple[str, ...], *, needed: bool) -> dict[str, TableFacts]:
+    """What the table says of volumes, by their names; it may lack where all volumes are of the later release."""
     names = [f"metadata/{name}_metadata.csv" for name in tables]
     if not needed and not any((root / name).exists() for name in names):
         return {}
-    rows = dataset_index.table(root, names, ("VolumeName", "RescaleSlope", "RescaleIntercept"))
-    return {
-        row["VolumeName"]: (float(row["RescaleSlope"]), float(row["RescaleIntercept"]))
-        for row in rows
-        if row["RescaleSlope"] and row["RescaleIntercept"]
-    }
+    rows = dataset_index.table(root, names, ("VolumeName", "RescaleSlope", "RescaleIntercept"), optional=GEOMETRY)
+    return {row["VolumeName"]: _of_row(row) for row in rows}
+
+
+def _of_row(row: Mapping[str, str]) -> TableFacts:
+    rescale = (row["RescaleSlope"], row["RescaleIntercept"])
+    in_plane, between, orientation, position = (
+        _numbers(row.get(name, ""), count) for name, count in zip(GEOMETRY, (2, 1, 6, 3), strict=True)
+    )
+    spacing = (*in_plane, *between) if in_plane and between and min(*in_plane, *between) > 0 else ()
+    slope_and_intercept = (float(rescale[0]), float(rescale[1])) if all(rescale) else None
+    return TableFacts(slope_and_intercept, spacing, orientation, position)
+
+
+def _numbers(cell: str, count: int) -> tuple[float, ...]:
+    """The numbers of a cell such as "[0.7, 0.7]", empty unless it has so many."""
+    numbers = tuple(map(float, NUMBER.findall(cell)))
+    return numbers if len(numbers) == count else ()
 
 
 def _no_chest(root: Path, part: str) -> set[str]:

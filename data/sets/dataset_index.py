@@ -13,6 +13,7 @@ from data.errors import UserError, check_choice
 from data.manifest import samples
 from data.readers import table as table_reader
 from data.readers import volumes
+from data.reports import sections
 from data.source import Rejected
 
 SHOWN = 3
@@ -51,6 +52,7 @@ class DatasetIndex:
     read: samples.Reader = PLAIN  # the pixels and annotations of a sample
     annotations: tuple[str, ...] = ()  # the fields of Source.annotations
     organs: tuple[str, ...] = ()
+    headings: str = sections.KNOWN_WORDS  # what counts as a heading of its raw reports
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # for the contract
     rejected: Sequence[Rejected] = ()
     leaks: bool = False  # the split has patients on two sides, as has the published code that it reproduces
@@ -79,10 +81,15 @@ def folders(root: Path, *patterns: str) -> list[Path]:
     return list(dict.fromkeys(path for path in matches if path.is_dir()))
 
 
-def table(root: Path, names: str | Iterable[str], columns: Sequence[str], delimiter: str = ",") -> list[dict[str, str]]:
-    """The `columns` of the first of these tables below `root`. Raises UserError."""
+def table(
+    root: Path, names: str | Iterable[str], columns: Sequence[str], delimiter: str = ",", optional: Sequence[str] = ()
+) -> list[dict[str, str]]:
+    """The `columns` of the first of these tables below `root`, and of the `optional` ones those that it has.
+
+    Raises UserError.
+    """
     path = find(root, *([names] if isinstance(names, str) else names))
-    return table_reader.read_published(path, columns, delimiter)
+    return table_reader.read_columns(path, columns, delimiter, optional)[1]
 
 
 def inner(root: Path, name: str) -> Path:

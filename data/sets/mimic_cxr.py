@@ -73,7 +73,7 @@ def read(root: Path, *, reports: str, views: str, split: str, labeler: str, unce
         side, view = SPLITS[split].get(row["split"], ""), view_of[row["dicom_id"]]
         items.append(Item(path, "xray", subject, side, report, study, labels, study=study, view=view))
     counts = {"films in the split table": len(rows), "films of these views with a report": len(items)}
-    return DatasetIndex(items, LABELS if labeler else (), counts, left_out)
+    return DatasetIndex(items, LABELS if labeler else (), counts, left_out, headings=sections.MIT_LCP)
 
 
 def _place(root: Path) -> Callable[[str, str, str], str]:
@@ -120,7 +120,8 @@ def _reports(place: Path) -> Callable[[str, str], str | Mapping[str, str] | None
             start, end = BETWEEN[study]
             return {"findings": raw[start:end]}
         if study in UNDER:
-            bodies = [body for heading, body in sections.headed(raw) if UNDER[study][:6] in heading.lower()]
+            headed = sections.headed(raw, sections.MIT_LCP)
+            bodies = [body for heading, body in headed if UNDER[study][:6] in heading.lower()]
             return {"findings": bodies[-1] if bodies else ""}
         return raw
 

@@ -74,6 +74,7 @@ def source(
     counts: collections.Counter = collections.Counter()
     captions = dict.fromkeys(range(len(index.items)), "")
     if reports:
+        reports = dataclasses.replace(reports, policy=dataclasses.replace(reports.policy, headings=index.headings))
         captions = _captions(index.items, reports, counts, rejected)
     rows, times, columns = [], collections.Counter(), _columns(index.items)
     for at, caption in captions.items():
@@ -167,7 +168,7 @@ def _columns(items: Sequence[dataset_index.Item]) -> tuple[str, ...]:
 
 
 def _sample(item: dataset_index.Item, root: Path, caption: str, columns: Sequence[str]) -> samples.Sample:
-    if not text.clean(item.patient):
+    if text.is_nothing(text.clean(item.patient)):
         raise BadInput("no_patient", "splits go by patient: the set's table gives none")
     file = samples.locate(item.path, root, "missing_image", folder_allowed=item.modality == "ct", links=True)
     mask = samples.locate(item.mask, root, "missing_mask", folder_allowed=False, links=True) if item.mask else None
@@ -218,8 +219,11 @@ def _captions(
 def _rules(reports: Reports | None, counts: collections.Counter) -> dict[str, Any] | None:
     if reports is None:
         return None
+    policy = {field: list(v) if isinstance(v, tuple) else v for field, v in vars(reports.policy).items()}
+    if reports.policy.headings == sections.MIT_LCP:
+        del policy["headings"]  # as in the sets that were built when there was no other rule
     return {
-        **{field: list(v) if isinstance(v, tuple) else v for field, v in vars(reports.policy).items()},
+        **policy,
         "language": reports.language,
         "foreign": reports.foreign,
         "counts": dict(sorted(counts.items())),

@@ -211,6 +211,7 @@ case("19 NaN", "nonfinite")(lambda f: png(f, np.where(film() > 200, np.nan, film
 case("20 tiny", "too_small")(lambda f: png(f, film()[:8, :8]))
 case("20 extreme aspect", "ok")(lambda f: png(f, cv2.resize(film(), (200, 3000))))
 case("20 lateral", "ok", "lateral_view")(lambda f: xray(f, ViewPosition="LL"))
+case("20 lateral decubitus", "ok")(lambda f: xray(f, ViewPosition="LLD"))
 case("21 burned-in text", "ok", "burned_in")(lambda f: xray(f, BurnedInAnnotation="YES"))
 
 
@@ -529,9 +530,10 @@ def test_reports(tmp_path, name):
 def test_49_sections():
     report = "INDICATION: cough. Findings : Clear lungs. No effusion. IMPRESSION: Normal. Impresión: Normal."
     assert sections.sections(report)["findings"] == "Clear lungs. No effusion."
-    assert sections.select(report, ("impression", "findings")) == "Normal. Normal. Clear lungs. No effusion."
-    assert sections.select("No effusion.", ("findings",)) == "No effusion."
-    assert sections.select(report, ()) == report
+    both, findings = (Options(sections=names).captions for names in (("impression", "findings"), ("findings",)))
+    assert sections.select(report, both) == "Normal. Normal. Clear lungs. No effusion."
+    assert sections.select("No effusion.", findings) == "No effusion."
+    assert sections.select(report, Options().captions) == report
 
 
 def test_50_languages(tmp_path):

@@ -1,4 +1,5 @@
 import csv
+import hashlib
 import json
 import os
 import re
@@ -176,6 +177,7 @@ def test_dialects_of_csv(folder, delimiter, encoding, newline):
     ("content", "message"),
     [
         ("", "lacks the columns path, modality, report, patient"),
+        ("sep=;", "lacks the columns path, modality, report, patient"),
         ("path,modality,patient\n", "lacks the columns report"),
         ("path,modality,report,patient,patient\n", "patient more than once"),
         ("path,modality,report,patient,label:\n", "without a label's name"),
@@ -268,6 +270,51 @@ def test_splits_by_other_names_and_numbers_with_a_decimal_comma(folder):
 def test_one_person_in_two_spellings_is_not_in_two_splits(table):
     rows = [film(0, patient="1234", split="train"), film(1, patient="1234.0", split="test")]
     assert codes(table(rows).rejected) == [(1, "leak_patient"), (2, "leak_patient")]
+
+
+def test_words_for_nothing_name_no_patient_and_no_study(table):
+    """What `df.astype(str)` makes of missing values: all rows of a patient "nan" would be one person."""
+    header = ("path", "modality", "report", "patient", "study", "view", "series")
+    words = ("nan", "N/A", "None", "-")
+    rows = [film(number, patient=word) for number, word in enumerate(words)]
+    source = table([*rows, film(4, study="nan", view="NaN", series="None")], header)
+    assert codes(source.rejected) == [(number, "no_patient") for number in range(1, 5)]
+    assert source.rows[0].info.columns == (("study", ""), ("view", ""), ("series", ""))
+
+
+def test_a_thousands_separator_merges_no_two_patients(table):
+    """Spreadsheets and pandas write 1 as 1.0, 1,0 or 1.00; 1,000 and 2.000 are thousands."""
+    names = ("1", "1.0", "1,00", "1,000", "2.000", "2")
+    source = table([film(number, patient=name) for number, name in enumerate(names)])
+    assert len({row.info.patient for row in source.rows}) == 4
+    assert len({row.info.patient for row in source.rows[:3]}) == 1
+
+
+HEADERS = {
+    ".mhd": "ObjectType = Image\nNDims = 3\nElementDataFile = scan1.raw\n",
+    ".nhdr": "NRRD0004\ntype: short\ndata file: scan1.raw\n\n",
+    ".hdr": "",
+}
+
+
+@pytest.mark.parametrize("suffix", HEADERS)
+def test_the_state_of_a_header_is_that_of_its_own_two_files(tmp_path, monkeypatch, suffix):
+    """A new scan10 beside scan1 changes nothing; the folder, which may hold thousands, is not listed."""
+    body = tmp_path / ("scan1.img" if suffix == ".hdr" else "scan1.raw")
+    header = tmp_path / f"scan1{suffix}"
+    header.write_text(HEADERS[suffix])
+    body.write_bytes(b"voxels")
+    facts = [(one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in sorted((header, body))]
+    as_before = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]  # sets on disk are recognised by it
+    monkeypatch.setattr(Path, "iterdir", lambda folder: pytest.fail("the folder was listed"))
+    assert samples.state(header) == as_before
+    for name in ("scan10.raw", f"scan10{suffix}", "scan1_mask.nii"):
+        (tmp_path / name).write_bytes(b"other")
+    assert samples.state(header) == as_before
+    body.write_bytes(b"other voxels")
+    assert samples.state(header) != as_before
+    body.unlink()
+    assert samples.state(header), "the reader says what is missing"
 
 
 def test_a_series_of_links_as_in_a_clone_of_git_annex(folder, tmp_path):

@@ -64,6 +64,32 @@ def test_the_captions_of_a_named_set() -> None:
     assert reading.of_contract(_contract(reports=None)).captions is None
 
 
+@pytest.mark.parametrize(
+    "report",
+    [
+        "FINDINGS: None.\nIMPRESSION: Small effusion.",
+        "FINDINGS:\nLUNGS: A nodule.\nPLEURA: Normal.\nIMPRESSION: ___",
+        "EXAM: CT CHEST\nFindings: A nodule.\nImpression: Cancer.",
+        "FINDINGS: ___\nIMPRESSION: .",
+        "A nodule.",
+    ],
+)
+def test_a_report_is_read_as_it_was_built(table: pathlib.Path, report: str) -> None:
+    with table.open("w", newline="") as stream:
+        csv.writer(stream).writerows([["path", "modality", "report", "patient"], ["ct.nii", "ct", report, "1"]])
+    source = manifest.read(table, Options(sections=("findings", "impression")))
+    assert reading.of_contract(_contract(**source.contract)).caption(report) == source.rows[0].info.report
+
+
+def test_headings_count_by_the_rule_of_the_set() -> None:
+    """MIMIC-CXR's, and of sets that name none: they were built when it was the only one."""
+    report = "EXAM: CT\nFindings: A nodule.\nIMPRESSION: Cancer."
+    for facts, caption in (({}, "Cancer."), ({"headings": "known_words"}, "A nodule. Cancer.")):
+        sections = ["findings", "impression"]
+        assert reading.of_contract(_contract(sections=sections, **facts)).caption(report) == caption
+        assert reading.of_contract(_contract(reports={"order": sections, **facts})).caption(report) == caption
+
+
 def test_greys_over_the_largest(tmp_path: pathlib.Path) -> None:
     ramp = (np.arange(256 * 256) // 16).astype(np.uint16).reshape(256, 256)
     film = dicoms.dataset(ramp, Modality="DX", WindowCenter=1000, WindowWidth=200)
@@ -77,6 +103,8 @@ def test_greys_over_the_largest(tmp_path: pathlib.Path) -> None:
     [
         {"sections": ["conclusion"]},
         {"sections": 3},
+        {"sections": ["findings"], "headings": "x"},
+        {"sections": ["findings"], "headings": []},
         {"reports": {"order": ["impression"], "longest": "x"}},
         {"reports": [1]},
         {"min_slices": 1},

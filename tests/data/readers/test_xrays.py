@@ -182,6 +182,54 @@ def test_a_mask_must_fit_its_film(grey, tmp_path):
         xrays.read_xray_mask(path, xrays.read_film(write(tmp_path / "film.png", grey[1:])))
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_a_tiff_whose_zero_is_white_is_the_film_of_one_whose_zero_is_black(grey, tmp_path, dtype):
+    full = np.iinfo(dtype).max if dtype != np.float32 else 255
+    pixels = (grey.astype(np.int64) * (full // 255)).astype(dtype)
+    films = []
+    for name, tag, stored in (("black.tiff", 1, pixels), ("white.tiff", 0, (full - pixels).astype(dtype))):
+        # Pillow inverts a grey picture of 8 bits itself when it writes one whose zero is white.
+        picture = PIL.Image.fromarray(pixels if dtype == np.uint8 else stored)
+        picture.save(tmp_path / name, tiffinfo={262: tag})
+        with PIL.Image.open(tmp_path / name) as written:
+            assert written.tag_v2[262] == tag
+        films.append(xrays.read_full_xray(tmp_path / name))
+    assert same_picture(*films)
+
+
+def disc(sharpness=1):
+    """A disc of 255 in (120, 160), its edge smoothed over a pixel where `sharpness` is above 1."""
+    rows, columns = np.mgrid[: HEIGHT * sharpness, : WIDTH * sharpness] / sharpness
+    inside = np.float32((rows - 50) ** 2 + (columns - 90) ** 2 < 20**2) * 255
+    return np.rint(cv2.resize(inside, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("quality", [98, 90, 75])
+def test_a_lossy_mask_is_the_mask_that_was_drawn(grey, tmp_path, quality):
+    film = xrays.read_film(write(tmp_path / "film.png", grey))
+    path = tmp_path / "mask.jpg"
+    cv2.imwrite(str(path), disc(), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    assert 2 < len(np.unique(cv2.imread(str(path), cv2.IMREAD_UNCHANGED))) <= xrays.MOST_LABELS
+    np.testing.assert_array_equal(xrays.read_xray_mask(path, film), disc() // 255)
+
+
+def test_a_mask_with_smooth_edges_is_one_object(grey, tmp_path):
+    film = xrays.read_film(write(tmp_path / "film.png", grey))
+    smooth = disc(4)
+    assert 2 < len(np.unique(smooth)) <= xrays.MOST_LABELS
+    got = xrays.read_xray_mask(write(tmp_path / "mask.png", smooth), film)
+    np.testing.assert_array_equal(got, smooth > 127)
+
+
+@pytest.mark.parametrize("labels", [(1, 2, 3), (85, 170, 255), (1, 254, 255)])
+def test_a_mask_of_labels_stays_as_it_is(grey, tmp_path, labels):
+    film = xrays.read_film(write(tmp_path / "film.png", grey))
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    for number, label in enumerate(labels):
+        mask[20 * number : 20 * number + 10, 30:70] = label
+    np.testing.assert_array_equal(xrays.read_xray_mask(write(tmp_path / "mask.png", mask), film), mask)
+
+
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 def test_truncated_pictures(grey, tmp_path, suffix, share):

@@ -96,14 +96,62 @@ def test_words_of_a_sentence_are_no_headings():
     assert list(sections.sections(report)) == ["findings"]
 
 
+@pytest.mark.parametrize(
+    ("report", "findings", "impression"),
+    [
+        (
+            "FINDINGS:\nLUNGS: Nodule.\nCHEST WALL: Normal.\nOTHER FINDINGS: None.\nIMPRESSION: Nodule.\nADVICE: CT.",
+            "LUNGS: Nodule. CHEST WALL: Normal. OTHER FINDINGS: None.",
+            "Nodule. ADVICE: CT.",
+        ),
+        ("EXAM: CT CHEST\nFindings: Nodule.\nImpression: Benign.", "Nodule.", "Benign."),
+        ("EXAM: CT CHEST. FINDINGS: Nodule. IMPRESSION: Benign.\nDICTATED BY: Dr. X", "Nodule.", "Benign."),
+        ("Findings:\nRUL: Nodule\nImpression: Benign.", "RUL: Nodule", "Benign."),
+        ("HALLAZGOS: Nódulo.\nIMPRESIÓN: Benigno.", "Nódulo.", "Benigno."),
+        ("HALLAZGOS: Nódulo.\nIMPRESIO\u0301N: Benigno.", "Nódulo.", "Benigno."),
+        ("TECNICA: TC.\nHallazgos: Nódulo.\nImpresion: Benigno.", "Nódulo.", "Benigno."),
+        (
+            "FINDINGS: Stable in comparison: no nodule.\nFINAL IMPRESSION: Normal.",
+            "Stable in comparison: no nodule.",
+            "Normal.",
+        ),
+        (
+            "INDICATION: Cough.\nDATE: Today.\nLUNGS: Clear.\nFINDINGS: Nodule.\nIMPRESSION: Benign.",
+            "Nodule.",
+            "Benign.",
+        ),
+    ],
+)
+def test_known_headings_count_in_any_case_and_sub_headings_belong_to_their_section(report, findings, impression):
+    parts = sections.sections(report)
+    assert (parts.get("findings"), parts.get("impression")) == (findings, impression)
+    assert sections.select(report, Policy(("impression",), empty="whole")) == impression
+
+
 def test_the_last_section_of_a_name_counts_and_empty_ones_do_not():
     report = " CHEST, PA AND LATERAL:\n\n HISTORY: Cough.\n\n IMPRESSION: Old.\n IMPRESSION: New.\n FINDINGS:\n"
     assert sections.sections(report) == {"other": "Cough.", "impression": "New."}
 
 
-def test_a_colon_in_a_sentence_is_no_heading_where_headings_stand_at_line_starts():
-    report = "\n FINDINGS: In comparison: stable.\n Impression: of a nodule.\n"
-    assert sections.sections(report) == {"findings": "In comparison: stable. Impression: of a nodule."}
+def test_mimic_s_rule_knows_capitals_at_line_starts_alone():
+    """MIT-LCP's create_section_files.py; other reports may write a known heading in any case."""
+    report = "\n FINDINGS: In comparison: stable.\n Impression: of a nodule.\n LUNGS: Clear.\n"
+    assert sections.sections(report, sections.MIT_LCP) == {
+        "findings": "In comparison: stable. Impression: of a nodule.",
+        "other": "Clear.",
+    }
+    assert sections.sections(report) == {
+        "findings": "In comparison: stable.",
+        "impression": "of a nodule. LUNGS: Clear.",
+    }
+    assert caption(report, headings=sections.MIT_LCP, order=("impression",), empty="whole")[1]["whole stands in"] == 1
+
+
+@pytest.mark.parametrize(
+    "report", ["FINDINGS: None.\nIMPRESSION: Small effusion.", "FINDINGS:\n ___\nIMPRESSION: Small effusion."]
+)
+def test_a_section_without_words_is_not_selected(report):
+    assert sections.select(report, Policy(("findings", "impression"), empty="whole")) == "Small effusion."
 
 
 def test_the_last_paragraph_stands_in_where_asked():
@@ -165,7 +213,16 @@ def test_mgca_s_caption():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"order": ()}, {"order": ("history",)}, {"empty": "x"}, {"blanks": ""}, {"style": "x"}, {"longest": -1}]
+    "wrong",
+    [
+        {"order": ()},
+        {"order": ("history",)},
+        {"empty": "x"},
+        {"blanks": ""},
+        {"style": "x"},
+        {"longest": -1},
+        {"headings": "x"},
+    ],
 )
 def test_policies_that_are_none(wrong):
     with pytest.raises(UserError, match=r"config\.report"):

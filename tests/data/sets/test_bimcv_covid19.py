@@ -1,7 +1,10 @@
 """BIMCV-COVID19 on a tree of its layout: names, the labels table, Spanish, whole numbers beyond 16 bits."""
 
+import base64
+import json
 import math
 
+import cv2
 import numpy as np
 import pytest
 
@@ -83,6 +86,55 @@ def test_films_and_any_language(tree, build):
     assert film_record["labels"].tolist() == [1], "labels parted by commas"
     assert film_record["view"] in ("pa", "ap")
     assert made.counted("films that are not frontal, or of unknown view 1")
+
+
+FILM = "sub-S03044/ses-E07985/mod-rx/sub-S03044_ses-E07985_run-1_bp-chest_vp-ap_dx.png"
+CURVE = np.rint(4095 * (np.arange(4096) / 4095) ** 0.5).astype(int)  # a VOI LUT
+
+
+def lut(data):
+    return {"00283010": {"vr": "SQ", "Value": [{"00283002": {"vr": "US", "Value": [4096, 0, 12]}, "00283006": data}]}}
+
+
+def x_ray(made):
+    [record] = [one for split in made.records.values() for one in split.values() if "image" in one]
+    return record["image"].astype(int)
+
+
+@pytest.mark.parametrize(
+    ("header", "shown"),
+    [
+        ({"00281050": {"vr": "DS", "Value": [2048]}, "00281051": {"vr": "DS", "Value": ["4096"]}}, np.arange(4096)),
+        (lut({"vr": "US", "Value": CURVE.tolist()}), CURVE),
+        (lut({"vr": "OW", "InlineBinary": base64.b64encode(CURVE.astype("<u2").tobytes()).decode()}), CURVE),
+    ],
+)
+@pytest.mark.parametrize("polarity", ["MONOCHROME1", "MONOCHROME2"])
+def test_films_are_shown_by_the_header_beside_them(tree, build, header, shown, polarity):
+    """PNGs hold what the PACS stored: of a MONOCHROME1 film a negative (suinleelab/cxr_covid inverts it, too)."""
+    stored = np.linspace(0, 4095, 256 * 256).astype(np.uint16).reshape(256, 256)
+    assert cv2.imwrite(str(tree / FILM), stored)
+    polarity_and_name = {"00280004": {"vr": "CS", "Value": [polarity]}, "00100010": {"vr": "PN", "Value": ["Smith"]}}
+    (tree / FILM).with_suffix(".json").write_text(json.dumps(header | polarity_and_name))
+    made = build("bimcv_covid19", tree, modality="xray")
+    greys = shown[stored] / 4095 * 255
+    np.testing.assert_allclose(x_ray(made), greys if polarity == "MONOCHROME2" else 255 - greys, atol=1)
+    assert "the polarity in the .json beside" in made.contract["source"]["greys"]
+    assert made.counted("X-rays without a .json, of unknown polarity 0 -")
+
+
+def test_a_film_without_its_header_is_counted_and_one_with_a_damaged_header_left_out(tree, build):
+    made = build("bimcv_covid19", tree, modality="xray")
+    plain = x_ray(made)
+    assert made.counted("X-rays without a .json, of unknown polarity 1 -")
+    header = (tree / FILM).with_suffix(".json")
+    header.write_text('{"00280004": {"vr": "CS", "Value": ["RGB"]}}')
+    np.testing.assert_array_equal(x_ray(build("bimcv_covid19", tree, modality="xray")), plain)
+    film(tree / FILM.replace("run-1", "run-3"), 5)
+    header.write_text('{"00100010": "Smith"')
+    made = build("bimcv_covid19", tree, modality="xray")
+    reason = "dicom_damaged: the JSON of the header beside the X-ray cannot be read"
+    assert [(one["path"], one["reason"]) for one in made.rejected] == [(FILM, reason)]
 
 
 def test_the_other_names_of_the_table(tree, build):

@@ -2,10 +2,12 @@
 
 import shutil
 
+import nibabel
 import numpy as np
 import pytest
 
 from data.errors import UserError
+from data.sets import ct_rate
 from data.sets.ct_rate import LABELS
 from tests.data.sets.conftest import chest, ct, rows
 
@@ -89,6 +91,83 @@ def test_the_first_release_is_rescaled_by_its_table_and_a_later_one_is_not(tree,
     assert made.contract["notes"]["rescaled_by_table"] == 1
     reasons = [one["reason"].partition(":")[0] for one in made.rejected]
     assert reasons == ["double_rescale"]
+
+
+PLACE = (-120.5, -90.0, -300.0)  # mm, of the first voxel in LPS
+TRUE = np.array([[-0.7, 0, 0, 120.5], [0, -0.7, 0, 90], [0, 0, 1.5, -300], [0, 0, 0, 1]])  # as NIfTI has it, in RAS
+AXIAL, PRONE = "[1.0, 0.0, 0.0, 0.0, 1.0, 0.0]", "[-1.0, 0.0, 0.0, 0.0, -1.0, 0.0]"
+CORONAL, TILTED = "[1, 0, 0, 0, 0, -1]", "[1, 0, 0, 0, 0.94, -0.34]"
+
+
+def lying(root, affine, orientation, codes=1, folder="train"):
+    """The first volume of a tree with another header, and its row of the table with how it lies; no other part."""
+    shutil.rmtree(root / "dataset/valid", ignore_errors=True)
+    hu = chest(0)
+    hu[4:9, 4:7, 2:4] = 900  # in a corner, so that every turn shows
+    image = nibabel.Nifti1Image(hu, affine)
+    image.set_sform(affine, codes)
+    image.set_qform(affine, codes)
+    nibabel.save(image, root / volume_path("train_1_a_1", folder))
+    cell = f'1.0,-1024,"[0.7, 0.7]",1.5,"{orientation}","{list(PLACE)}"'
+    header = f"VolumeName,RescaleSlope,RescaleIntercept,{','.join(ct_rate.GEOMETRY)}"
+    rows(root / "dataset/metadata/train_metadata.csv", header, f"train_1_a_1.nii.gz,{cell}")
+
+
+def first(root, build, folder="train"):
+    """Its record, and what was noted."""
+    made = build("ct_rate", root, val_share=0.0, spacing_mm=(1.5, 1.0, 1.0))
+    return made.record(volume_path("train_1_a_1", folder), "train"), made.contract["notes"]
+
+
+@pytest.mark.parametrize("codes", [1, 0])
+def test_headers_that_were_never_filled_in_get_the_geometry_of_the_table(tree, build, codes):
+    """The first release's: converted by way of arrays, with spacing, axes and place in the table alone.
+
+    Hugging Face ibrahimhamamci/CT-RATE, discussion 58; the set's own download_scripts/fix_metadata.py fills them in.
+    """
+    root = tree()
+    lying(root, TRUE, AXIAL)
+    right, notes = first(root, build)
+    assert "geometry_by_table" not in notes, "filled in, as by the set's script"
+    np.testing.assert_allclose(right["original_affine"], np.diag([-1, -1, 1, 1]) @ TRUE, atol=1e-4)
+    lying(root, np.eye(4), AXIAL, codes)
+    blank, notes = first(root, build)
+    assert notes["geometry_by_table"] == 1
+    for name in ("volume", "spacing_mm", "original_affine"):
+        np.testing.assert_allclose(blank[name], right[name], atol=1e-4)
+    lying(root, np.eye(4), PRONE, codes)
+    turned = first(root, build)[0]["volume"][:, ::-1, ::-1]
+    np.testing.assert_allclose(turned, right["volume"], atol=1)  # rounded from the other side
+
+
+def test_headers_are_believed_where_they_have_the_table_s_spacing_and_a_place(tree, build):
+    """A reader may have stored other axes, with the voxels turned; the later release has its own headers."""
+    turned = TRUE @ np.diag([-1, -1, 1, 1])
+    root = tree()
+    for orientation in (AXIAL, CORONAL, TILTED, ""):
+        lying(root, turned, orientation)
+        one, notes = first(root, build)
+        assert "geometry_by_table" not in notes
+        np.testing.assert_allclose(one["original_affine"], np.diag([-1, -1, 1, 1]) @ turned, atol=1e-4)
+    root = tree("_fixed")
+    lying(root, np.eye(4), AXIAL, folder="train_fixed")
+    assert "geometry_by_table" not in first(root, build, "train_fixed")[1]
+
+
+def test_what_header_and_table_do_not_tell_together_is_refused(tree, build):
+    root = tree()
+    for orientation in (CORONAL, TILTED):
+        lying(root, np.eye(4), orientation)
+        made = build("ct_rate", root, val_share=0.0)
+        assert [one["reason"].partition(":")[0] for one in made.rejected] == ["no_geometry"]
+    lying(root, np.eye(4), "")
+    one, notes = first(root, build)
+    assert notes["geometry_by_table"] == 1, "a table without axes gives the spacing, the header the axes"
+    np.testing.assert_allclose(
+        one["original_affine"],
+        np.array([[-0.7, 0, 0, -120.5], [0, -0.7, 0, -90], [0, 0, 1.5, -300], [0, 0, 0, 1]]),
+        atol=1e-4,
+    )
 
 
 def test_a_tree_without_metadata(tree, build):

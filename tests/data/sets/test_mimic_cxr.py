@@ -99,6 +99,16 @@ def test_the_whole_set(tree, build):
     assert made.contract["source"]["reports"]["style"] == "mgca"
 
 
+def test_headings_are_those_of_mit_lcp_s_section_files(tree, build):
+    """A heading in small letters is a sentence there, an unknown one in capitals ends the findings."""
+    root, texts = tree
+    report = " FINDINGS:\n The lungs are clear in the chest.\n Impression: of a nodule.\n BONES:  Old rib fracture.\n"
+    (texts / path("a1")).parent.with_suffix(".txt").write_text(report)
+    made = build("mimic_cxr", root, {"style": "plain"}, reports=str(texts))
+    assert made.record(path("a1"), "train")["report"] == "The lungs are clear in the chest. Impression: of a nodule."
+    assert "headings" not in made.contract["source"]["reports"]
+
+
 def test_mgca_s_split_merges_validation_and_test_and_leaves_out_custom_ranges(tree, build):
     root, texts = tree
     made = build("mimic_cxr", root, reports=str(texts), split="mgca")

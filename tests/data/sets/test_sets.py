@@ -73,12 +73,29 @@ def test_tables_are_read_strictly(tmp_path):
     path.write_bytes(b"a,b\n1\n")
     with pytest.raises(UserError, match="too few fields in line 2"):
         table.read_published(path, ("b",))
-    with pytest.raises(UserError, match="lacks the columns c; it has a, b"):
+    with pytest.raises(UserError, match=r"lacks the columns c: .* parted by commas, and names 2$"):
         table.read_published(path, ("c",))
     packed = tmp_path / "t.csv.gz"
     packed.write_bytes(b"no gzip")
     with pytest.raises(UserError, match="cannot be read"):
         table.read_published(packed, ())
+
+
+@pytest.mark.parametrize(
+    ("content", "hint"),
+    [
+        ('ses-E1,"Mrs. Smith has a large effusion; no nodule."\nses-E2,No effusion.\n', "names 2$"),
+        ("ses-E1;Mrs. Smith has a large effusion.\nses-E2;None\n", "names 1; it has more of semicolons, which may be"),
+        ("report_id\tenglish\nses-E1\tSmith\n", "names 1; it has more of tabs"),
+        ("", "names 0$"),
+    ],
+)
+def test_a_table_without_its_header_line_prints_none_of_its_text(tmp_path, content, hint):
+    path = tmp_path / "english.csv"
+    path.write_text(content)
+    with pytest.raises(UserError, match=f"lacks the columns report_id, english: .*{hint}") as caught:
+        table.read_published(path, ("report_id", "english"))
+    assert not any(word in str(caught.value) for word in ("Smith", "effusion", "ses-E1"))
 
 
 @pytest.mark.parametrize(("value", "number"), [("1.0", 1), ("0.0", 0), ("0", 0), ("-1.0", 0.25), ("-1", 0.25)])
