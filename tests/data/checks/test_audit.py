@@ -1,10 +1,13 @@
 import bz2
 import collections
 import csv
+import errno
 import gzip
 import json
 import lzma
+import os
 import shutil
+import threading
 import types
 import zipfile
 from pathlib import Path
@@ -239,6 +242,33 @@ def test_pseudonyms_depend_on_the_salt_and_stay(raw, tmp_path):
     assert not (tmp_path / "told" / ".salt").exists()
     ids = [records.text(one["patient"]) for one in records.open_set(stored.parent, "mine").source("xray", "train")]
     assert ids == [privacy.pseudonym(patient, "a secret of one's own") for patient in PATIENTS]
+
+
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.EPERM, errno.ENOSYS])
+def test_a_salt_on_a_drive_without_hard_links(tmp_path, monkeypatch, code):
+    def link(source, target):
+        raise OSError(code, os.strerror(code), str(source), None, str(target))
+
+    monkeypatch.setattr(os, "link", link)
+    salt = privacy.salt_of(tmp_path)
+    assert len(salt) == 32
+    assert salt == privacy.salt_of(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".salt"]
+    assert (tmp_path / ".salt").stat().st_mode & 0o077 == 0
+
+
+def test_a_salt_that_another_build_makes_stays_and_is_read_whole(tmp_path, monkeypatch):
+    def link(source, target):  # the other build has made its file and not written it yet
+        target.touch()
+        threading.Timer(0.2, target.write_text, ["of the other build\n"]).start()
+        raise OSError(errno.EPERM, "no links")
+
+    monkeypatch.setattr(os, "link", link)
+    assert privacy.salt_of(tmp_path) == "of the other build"
+    assert [path.name for path in tmp_path.iterdir()] == [".salt"]
+    (tmp_path / ".salt").write_text("short")
+    with pytest.raises(UserError, match="holds no salt of at least 16 characters"):
+        privacy.salt_of(tmp_path)
 
 
 def test_names_in_dicom_never_enter_the_process(raw):
