@@ -80,7 +80,8 @@ def _check_memory(gigabytes: float) -> None:
 
 def _limited(source: Source, gigabytes: float) -> Source:
     """The source, whose rows are read under a limit of memory."""
-    return dataclasses.replace(source, convert=functools.partial(memory.limited, source.convert, gigabytes))
+    convert = functools.partial(memory.limited, source.convert, gigabytes)
+    return dataclasses.replace(source, convert=convert, limits={"worker_memory_gb": gigabytes})
 
 
 def _reduced(source: Source, config: Any) -> Source:
@@ -178,6 +179,8 @@ def summary(built: dataset.Built, *, silent: bool = False) -> str:
         lines.append(f"warning: {built.leaked} pictures are, pixel by pixel, in more than one split")
     if built.rejected:
         lines.append(f"rows left out, with reasons: {dataset.readable_ledger(built.folder)}")
+    if built.second_try:
+        lines.append(f"warning: {built.second_try}")
     lines.append(f"{'built' if built.made else 'already built'}: {mirror.named(str(built.folder))}{os.sep}")
     lines += next_step.lines(built.folder, built.counts, silent=silent, made=built.made)
     return "\n".join(lines)

@@ -63,6 +63,7 @@ class Source:
     organs: tuple[str, ...] = ORGANS  # what 1, 2, ... mean in `organ_mask`
     salt: str = ""  # of the hashes that tell members of sets
     grid: RecordGrid = record_grid.DEFAULT  # of the examples' pixels
+    limits: dict[str, float] = dataclasses.field(default_factory=dict)  # settings that reject rows and change no record
 
     @property
     def for_training(self) -> bool:

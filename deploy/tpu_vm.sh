@@ -13,8 +13,9 @@ poll=${POLL:-60}
 where=(--project="$PROJECT" --zone="$ZONE")
 queued=(gcloud compute tpus queued-resources)
 
-state() {  # of the request; nothing where there is none
-    "${queued[@]}" describe "$name" "${where[@]}" --format='value(state.state)' 2>/dev/null
+state() {  # of the request; nothing where there is none; fails where Google does not say
+    "${queued[@]}" describe "$name" "${where[@]}" --format='value(state.state)' 2>"$log" ||
+        grep -q NOT_FOUND "$log" || { cat "$log" >&2; return 1; }
 }
 
 release() {
@@ -38,10 +39,17 @@ install="sudo apt-get -qq update && sudo apt-get -qq install python3.11-venv && 
     && .venv/bin/pip install --quiet -c deploy/constraints.txt -r requirements-tpu.txt -r requirements-cloud.txt"
 # Each host says how its process ended: gcloud's own code is that of the connections.
 train="cd unimedi && .venv/bin/python main.py$settings; echo \"unimedi ended with \$?\""
-log=$(mktemp)
+log=$(mktemp) reached=
 
 while true; do
-    case "$(state)" in
+    if now=$(state); then
+        reached=yes
+    elif [ "$reached" ]; then  # a failing network, not a request that has gone: another one would be refused
+        now=unknown
+    else
+        exit 2
+    fi
+    case "$now" in
         "") request || exit 2 ;;
         ACTIVE)
             on_all "$install" && on_all "$train" 2>&1 | tee "$log"

@@ -120,8 +120,8 @@ def _removed(index: Path) -> bool:
     with path.with_name(f"{path.name}.lock").open("w", encoding="utf-8") as lock:
         if not _flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB):
             return False
+        index.unlink(missing_ok=True)  # first: it must not name files that have gone
         shutil.rmtree(path, ignore_errors=True)
-        index.unlink(missing_ok=True)
     return True
 
 

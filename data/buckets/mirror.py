@@ -1,7 +1,7 @@
 """A folder of this machine that stands for a place in a bucket, and the functions by which jobs get one.
 
-An object is there whole or not at all, but a folder of objects is not: what says that a folder is complete, its
-manifest.json, is sent last and removed first.
+An object is there whole or not at all, but a folder of objects is not: what says that a folder is complete, the
+manifest.json of a checkpoint and the contract.json of a set, is sent last and removed first.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from data import contract
 from data.buckets import cache
 from data.buckets.lease import Lease
 from data.buckets.store import Object, Store
@@ -22,6 +23,7 @@ from data.errors import UserError
 LOG = logging.getLogger(__name__)
 THREADS = 8  # objects on their way at a time
 MARK = "manifest.json"
+MARKS = (MARK, contract.FILE)
 UNFINISHED = (".partial", ".old", ".fetching", ".manifest", ".exporting")  # how names of what is half made end
 TEMPORARY = ".orbax-checkpoint-tmp"
 HIDDEN = (".salt",)  # of files whose names begin with a dot these go into the bucket
@@ -62,7 +64,7 @@ class Mirror:
         return not self._outdated(listed) and not self._superfluous(listed)
 
     def push(self) -> None:
-        """Sends what is new or changed here, manifests last; then removes there what was sent and has gone here."""
+        """Sends what is new or changed here, marks last; then removes there what was sent and has gone here."""
         if not self.active:
             return
         if self.lease is not None:
@@ -90,7 +92,8 @@ class Mirror:
         index = self._entry.index
         for name in self._superfluous(listed):
             self._local(name).unlink()
-            index.pop(name, None)
+        for name in [name for name in index if not self._may_remain(name, listed)]:
+            del index[name]
         outdated = self._outdated(listed)
         size = sum(listed[name].size for name in outdated)
         if size:
@@ -131,10 +134,21 @@ class Mirror:
     def _superfluous(self, listed: Mapping[str, Object]) -> list[str]:
         """Files here that the bucket does not have.
 
-        Of a set that it has nothing of, such as a phantom that was built here, all files may stay.
+        Of a set that it has never had whole, such as a phantom that was built here, or one of which a part was sent,
+        all files may stay.
         """
-        own = [root for root in self._roots if "/" not in root or any(_is_below(name, root) for name in listed)]
+        known = {*listed, *self._entry.index}
+        own = [root for root in self._roots if "/" not in root or f"{root}/{contract.FILE}" in known]
         return [name for name in self._here() if name not in listed and any(_is_below(name, root) for root in own)]
+
+    def _may_remain(self, name: str, listed: Mapping[str, Object]) -> bool:
+        """Whether what is known of a file is still true of here and of the bucket.
+
+        One that has gone here, such as another set's from a cache that was emptied, nobody has removed on purpose: it
+        must not count as removed when the folder is sent.
+        """
+        in_bucket = name in listed or not any(_is_below(name, root) for root in self._roots)
+        return in_bucket and self._local(name).is_file()
 
     def _local(self, name: str) -> Path:
         return self._entry.path / name
@@ -156,7 +170,7 @@ class Mirror:
         self.store.remove(posixpath.join(self._above, name))
 
     def _each(self, act: Any, names: Sequence[str], *, marks_first: bool) -> None:
-        marks = [name for name in names if PurePosixPath(name).name == MARK]
+        marks = [name for name in names if PurePosixPath(name).name in MARKS]
         others = [name for name in names if name not in set(marks)]
         for part in (marks, others) if marks_first else (others, marks):
             with ThreadPoolExecutor(THREADS) as pool:

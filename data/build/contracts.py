@@ -2,7 +2,7 @@
 
 import hashlib
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +49,20 @@ def make(source: Source, statistics: BuildStatistics, *, name: str, folder: Path
         "pictures_in_two_splits": statistics.leaked(),
         **({contract.SHARING: sharing} if sharing else {}),
         "rejected": len(statistics.rejected),
+        **({"limits": source.limits} if statistics.rejected and source.limits else {}),
         "notes": dict(sorted(statistics.notes.items())),
         "source_fingerprint": fingerprint(source),
         "content_sha256": statistics.content_hash(),
     }
+
+
+def otherwise(known: Mapping[str, Any], source: Source) -> list[str]:
+    """What has changed since a set was built and may let rows in that were rejected: limits, libraries; as words."""
+    limits = {f"config.{name}": value for name, value in source.limits.items()}
+    now = libraries() | limits
+    then = now | {f"config.{name}": value for name, value in known.get("limits", {}).items()}
+    then |= known.get("libraries", {})
+    return [f"{name} {then[name]} then, {now.get(name, 'absent')} now" for name in then if then[name] != now.get(name)]
 
 
 def rules(organs: Sequence[str] = ORGANS, grid: RecordGrid = record_grid.DEFAULT) -> dict[str, Any]:

@@ -31,7 +31,10 @@ Place = tuple[str, str]  # a modality and a split
 
 @dataclasses.dataclass(frozen=True)
 class Built:
-    """The outcome of `build`. `made` is False if the set existed already."""
+    """The outcome of `build`. `made` is False if the set existed already.
+
+    `otherwise` says in what the conditions differ now from those under which the rows of such a set were rejected.
+    """
 
     folder: Path
     made: bool
@@ -39,6 +42,18 @@ class Built:
     rejected: tuple[Rejected, ...]
     leaked: int
     notes: dict[str, int]
+    otherwise: str = ""
+
+    @property
+    def total(self) -> int:
+        """How many rows its source had."""
+        return len(self.rejected) + sum(sum(splits.values()) for splits in self.counts.values())
+
+    @property
+    def second_try(self) -> str:
+        """Why another build may reject fewer rows, and how to get one; "" where it would not."""
+        remedy = "to try them again remove the folder, or choose another config.name"
+        return f"they were rejected under other conditions ({self.otherwise}): {remedy}" if self.otherwise else ""
 
 
 def build(
@@ -48,9 +63,11 @@ def build(
 
     An interrupted build leaves its finished shards in `<data_dir>/.<name>.building`; the next one resumes after them.
     Rows are converted by `workers` processes, or, with `beam`, in a pipeline of these options (`beam.converter`).
-    If more than a share of `max_rejected` is rejected, only `<data_dir>/<name>.rejected.jsonl` is written.
+    If more than a share of `max_rejected` is rejected, only `<data_dir>/<name>.rejected.jsonl` is written, and the
+    finished shards stay for a build that may reject more.
     A source without training rows makes a set for evaluation. Raises UserError for a name taken by another source and
-    for no row left of those that train (of any, in a set for evaluation), OverBudgetError for too many rejects.
+    for no row left of those that train (of any, in a set for evaluation), OverBudgetError for too many rejects, of a
+    set that existed already too.
     """
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
         raise UserError(f"config.name is '{name}': use letters, digits, '_', '-' and '.', not '-' or '.' first")
@@ -58,21 +75,23 @@ def build(
     make_folder(data_dir)
     staging = data_dir / f".{name}.building"
     with _alone_in(data_dir):
-        known = _built_before(folder, contracts.fingerprint(source))
+        known = _built_before(folder, source)
         if known is not None:
             shutil.rmtree(staging, ignore_errors=True)
+            if reason := over_budget(len(known.rejected), known.total, max_rejected):
+                remedy = known.second_try or f"see {readable_ledger(folder)}"
+                raise OverBudgetError(f"{folder} was built before and stays, but {reason}; {remedy}")
             return known
         _prepare(staging, source)
-        statistics = _write(source, staging, name=name, workers=workers, beam=beam)
-        try:
-            ledger = readable_ledger(folder)
-            _check_outcome(statistics, max_rejected, ledger, for_training=source.for_training)
-            ledger.unlink(missing_ok=True)  # of another set of this name
-            if statistics.rejected:
-                _write_ledger(ledger, statistics.rejected_in_order())
-            (staging / FINISHED).rename(folder)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+        shards, statistics = _convert(source, staging, workers=workers, beam=beam)
+        _check_outcome(statistics, max_rejected, folder, staging, for_training=source.for_training)
+        _assemble(source, shards, statistics, staging / FINISHED, name)
+        ledger = readable_ledger(folder)
+        ledger.unlink(missing_ok=True)  # of another set of this name
+        if statistics.rejected:
+            _write_ledger(ledger, statistics.rejected_in_order())
+        (staging / FINISHED).rename(folder)
+        shutil.rmtree(staging, ignore_errors=True)
     rejected, leaked = statistics.rejected_in_order(), statistics.leaked()
     return Built(folder, True, statistics.counts(), rejected, leaked, dict(statistics.notes))
 
@@ -98,20 +117,27 @@ def over_budget(rejected: int, total: int, max_rejected: float) -> str:
     return f"{rejected} of {total} rows were rejected, more than {limit} allows: mend them, or raise it"
 
 
-def _check_outcome(statistics: BuildStatistics, max_rejected: float, ledger: Path, *, for_training: bool) -> None:
+def _check_outcome(
+    statistics: BuildStatistics, max_rejected: float, folder: Path, staging: Path, *, for_training: bool
+) -> None:
     rejected = len(statistics.rejected)
     needed = ("train",) if for_training else SPLITS
     if not any(statistics.accepted[modality, split] for modality in MODALITIES for split in needed):
+        shutil.rmtree(staging, ignore_errors=True)
         use = "train" if for_training else "evaluate"
         raise UserError(f"no row is left to {use} on, so no set was made. {_why_not(statistics)}")
     if reason := over_budget(rejected, statistics.total() + rejected, max_rejected):
-        _write_ledger(ledger, statistics.rejected_in_order())
-        raise OverBudgetError(f"{reason}: no set was made; see {ledger}")
+        _write_ledger(ledger := readable_ledger(folder), statistics.rejected_in_order())
+        raise OverBudgetError(
+            f"{reason}: no set was made; see {ledger}. What was converted stays in {staging}, and a build of the same "
+            "rows resumes from there"
+        )
 
 
 def _prepare(staging: Path, source: Source) -> None:
-    """Removes what an interrupted build left, unless source and libraries are the same; then its shards stay."""
-    mark, facts = staging / "source", f"{contracts.fingerprint(source)} {sorted(contracts.libraries().items())}"
+    """Removes what an interrupted build left, unless it began as this one does; then its shards stay."""
+    began = (contracts.rules(source.organs, source.grid), contracts.libraries(), source.limits)
+    mark, facts = staging / "source", f"{contracts.fingerprint(source)} {json.dumps(began, sort_keys=True)}"
     if not mark.exists() or mark.read_text(encoding="utf-8") != facts:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir()
@@ -139,7 +165,7 @@ def _lock(handle: int, data_dir: Path) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX)
 
 
-def _built_before(folder: Path, fingerprint: str) -> Built | None:
+def _built_before(folder: Path, source: Source) -> Built | None:
     if not folder.exists():
         return None
     remedy = "choose another config.name or remove the folder"
@@ -150,20 +176,21 @@ def _built_before(folder: Path, fingerprint: str) -> Built | None:
         rejected = tuple(Rejected(**json.loads(line)) for line in lines)
     except (OSError, ValueError, TypeError, RecursionError):
         raise UserError(f"{folder} exists and is not a built set: {remedy}") from None
-    if facts.get("source_fingerprint") != fingerprint:
+    if facts.get("source_fingerprint") != contracts.fingerprint(source):
         raise UserError(f"{folder} was built from another source, or from files that have changed since: {remedy}")
-    return Built(folder, False, facts["splits"], rejected, facts["pictures_in_two_splits"], facts.get("notes", {}))
+    otherwise = ", ".join(contracts.otherwise(facts, source)) if rejected else ""
+    leaked, notes = facts["pictures_in_two_splits"], facts.get("notes", {})
+    return Built(folder, False, facts["splits"], rejected, leaked, notes, otherwise)
 
 
-def _write(source: Source, staging: Path, *, name: str, workers: int, beam: str | None) -> BuildStatistics:
-    """Writes the set into `<staging>/FINISHED`, starting after the finished shards."""
+def _convert(
+    source: Source, staging: Path, *, workers: int, beam: str | None
+) -> tuple[dict[Place, writer.Shards], BuildStatistics]:
+    """Converts every row into shards in `staging`, starting after the finished ones."""
     statistics = BuildStatistics(list(source.rejected))
-    folder = staging / FINISHED
-    folder.mkdir()
-    schemas = {modality: writer.features(source, modality) for modality in MODALITIES}
     shards = {
-        place: writer.Shards(staging / "parts" / place[0], place[1], schemas[place[0]])
-        for place in itertools.product(MODALITIES, SPLITS)
+        (modality, split): writer.Shards(staging / "parts" / modality, split, writer.features(source, modality))
+        for modality, split in itertools.product(MODALITIES, SPLITS)
     }
     rows = {place: [row for row in source.rows if (row.modality, row.split) == place] for place in shards}
     left = {place: rows[place][shards[place].rows :] for place in shards}
@@ -173,20 +200,26 @@ def _write(source: Source, staging: Path, *, name: str, workers: int, beam: str 
     with converting as convert, progress.shown(len(source.rows), "rows", done=done) as tick:
         for place in shards:
             _fill(shards[place], place, convert(left[place]), statistics, tick)
+    return shards, statistics
+
+
+def _assemble(
+    source: Source, shards: dict[Place, writer.Shards], statistics: BuildStatistics, folder: Path, name: str
+) -> None:
+    """Makes the new folder of a set of its finished shards."""
+    folder.mkdir()
     for modality in MODALITIES:
         splits = {split: shards[modality, split] for split in SPLITS if shards[modality, split].done}
         if splits:
-            writer.assemble(folder, modality, schemas[modality], splits)
-    if statistics.total():
-        if words := _vocabulary(source, statistics):
-            tokenizer.save(tokenizer.train(words), folder / "tokenizer")
-        rejected = statistics.rejected_in_order()
-        hidden = (dataclasses.replace(one, path=privacy.pseudonym(one.path, source.salt)) for one in rejected)
-        _write_ledger(folder / LEDGER, hidden)
-        members.write(folder, members.describe(statistics.patients, statistics.pictures, source.salt))
-        facts = contracts.make(source, statistics, name=name, folder=folder)
-        (folder / contracts.FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return statistics
+            writer.assemble(folder, modality, writer.features(source, modality), splits)
+    if words := _vocabulary(source, statistics):
+        tokenizer.save(tokenizer.train(words), folder / "tokenizer")
+    rejected = statistics.rejected_in_order()
+    hidden = (dataclasses.replace(one, path=privacy.pseudonym(one.path, source.salt)) for one in rejected)
+    _write_ledger(folder / LEDGER, hidden)
+    members.write(folder, members.describe(statistics.patients, statistics.pictures, source.salt))
+    facts = contracts.make(source, statistics, name=name, folder=folder)
+    (folder / contracts.FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _vocabulary(source: Source, statistics: BuildStatistics) -> list[str]:

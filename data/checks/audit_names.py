@@ -1,5 +1,6 @@
 """Collects what identifies a patient in a raw source. Only the audit reads these elements, to search for them."""
 
+import contextlib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import nibabel
 import PIL.Image
 import pydicom
+
+from data.readers import dicom_series
 
 IDENTIFYING = (
     "PatientName PatientID OtherPatientIDs PatientBirthDate PatientAddress PatientTelephoneNumbers AccessionNumber "
@@ -25,17 +28,26 @@ def is_identifying(folded: str) -> bool:
     return len(folded) >= shortest and folded not in COMMON.split()
 
 
-def of_file(folder: Path, path: str) -> Iterator[tuple[str, str]]:
-    """(kind, value) of every identifier in a row's file; none for a file that cannot be read."""
-    target = folder / path
-    try:
-        files = [target] if target.is_file() else sorted(target.iterdir()) if path and target.is_dir() else []
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            for file in files:
-                yield from _of_one(file)
-    except Exception:  # the build reports what is wrong with it
-        return
+def of_file(folder: Path, path: str) -> tuple[list[tuple[str, str]], int]:
+    """(kind, value) of every identifier in a row's file or series, and how many files cannot be read."""
+    names: list[tuple[str, str]] = []
+    unreadable = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for file in _files(folder / path) if path else ():
+            try:
+                names += _of_one(file)
+            except Exception:  # of whatever library: the build reports what is wrong with it
+                unreadable += 1
+    return names, unreadable
+
+
+def _files(target: Path) -> list[Path]:
+    """The files that the build would read; the target itself, which cannot be read, where there are none."""
+    with contextlib.suppress(OSError):
+        if target.is_dir():
+            return dicom_series.files(target) or [target]
+    return [target]
 
 
 def _of_one(file: Path) -> Iterator[tuple[str, str]]:

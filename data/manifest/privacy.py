@@ -5,11 +5,14 @@ import hashlib
 import hmac
 import os
 import secrets
+import time
 from pathlib import Path
 
 from data.errors import UserError
 
 SALT = ".salt"
+SHORTEST = 16  # characters of a salt
+PATIENCE = 10  # tenths of a second for another build to write one
 
 
 def pseudonym(name: str, salt: str) -> str:
@@ -24,13 +27,33 @@ def salt_of(data_dir: Path) -> str:
     """
     path = data_dir / SALT
     if not path.exists():
-        aside = data_dir / f"{SALT}.{os.getpid()}"
-        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
-            stream.write(secrets.token_hex(16) + "\n")
-        with contextlib.suppress(FileExistsError):  # another build was first: its salt stays
+        _create(path, secrets.token_hex(16) + "\n")
+    for _ in range(PATIENCE):
+        if len(salt := path.read_text(encoding="ascii").strip()) >= SHORTEST:
+            return salt
+        time.sleep(0.1)
+    raise UserError(f"{path} holds no salt of at least {SHORTEST} characters: give config.salt, or remove the file")
+
+
+def _create(path: Path, content: str) -> None:
+    """Makes the file, whole or not at all; where another build was first, its salt stays.
+
+    On a drive without hard links it is there for an instant before its content is, which `salt_of` waits for.
+    """
+    aside = path.with_name(f"{SALT}.{os.getpid()}")
+    try:
+        _write(aside, content, os.O_TRUNC)
+        try:
             os.link(aside, path)
-        aside.unlink()
-    salt = path.read_text(encoding="ascii").strip()
-    if len(salt) < 16:
-        raise UserError(f"{path} holds no salt of at least 16 characters: give config.salt, or remove the file")
-    return salt
+        except FileExistsError:
+            return
+        except OSError:
+            with contextlib.suppress(FileExistsError):
+                _write(path, content, os.O_EXCL)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _write(path: Path, content: str, how: int) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | how, 0o600), "w") as stream:
+        stream.write(content)

@@ -60,6 +60,12 @@ def read(path: Path, note: Note = ignore_note, min_slices: int = MIN_SERIES) -> 
     return VolumeStream(shape, affines.from_matvec(axes, slices[0].position), planes)
 
 
+def files(folder: Path) -> list[Path]:
+    """What may be a slice in a folder, by name: neither what is hidden nor what is put beside slices."""
+    shown = sorted(p for p in folder.iterdir() if p.name.lower() not in BESIDE and not p.name.startswith("."))
+    return [p for p in shown if p.suffix.lower() not in UNRELATED and not p.is_dir()]
+
+
 def _headers(folder: Path) -> list[Image]:
     """Every file of a folder with its header, by name, or the one named file. Raises BadInput for what is no DICOM."""
     if not folder.is_dir():
@@ -69,15 +75,14 @@ def _headers(folder: Path) -> list[Image]:
         if not _several(header):
             raise BadInput("single_dicom", "one DICOM slice: name the folder that holds the series")
         return [Image(folder, header, None)]
-    files = sorted(p for p in folder.iterdir() if p.name.lower() not in BESIDE and not p.name.startswith("."))
-    files = [p for p in files if p.suffix.lower() not in UNRELATED and not p.is_dir()]
-    if not files:
+    slices = files(folder)
+    if not slices:
         raise BadInput("empty_folder", "the folder holds no DICOM file")
-    if len(files) > MAX_FILES:
-        raise BadInput("too_large", f"{len(files)} files in one series")
+    if len(slices) > MAX_FILES:
+        raise BadInput("too_large", f"{len(slices)} files in one series")
     headers: list[Image] = []
     known: dicom_tags.Known = {}
-    for path in files:
+    for path in slices:
         check_file(path)
         header, place = dicom_tags.read_header(path)
         dicom_tags.share(header, known)

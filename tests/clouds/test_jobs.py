@@ -14,12 +14,14 @@ from data import job as building
 from data.buckets import mirror
 from data.buckets.store import Store
 from data.errors import UserError
+from data.source import MODALITIES, SPLITS
 from tests.faults import config as toy
 from unimedi_jax import staging
 from unimedi_jax.config import paths
 from unimedi_jax.evaluation import evaluate as evaluation
 from unimedi_jax.export import export as exporting
 from unimedi_jax.inference import embed as embedding
+from unimedi_jax.input import records
 from unimedi_jax.report import inspection
 from unimedi_jax.train import loop
 
@@ -59,6 +61,35 @@ def test_a_set_is_built_in_a_bucket_and_read_from_it(scheme, cache, capsys):
     config.path = f"{scheme}://bucket/built/small"
     go(inspection, config, pathlib.Path("runs"))
     assert "small" in capsys.readouterr().out
+
+
+def test_a_build_that_is_ended_while_it_sends_is_made_whole_by_the_same_command(scheme, cache, monkeypatch, capsys):
+    url, put, sent = f"{scheme}://bucket/ended", Store.put, []
+
+    def build_it() -> None:
+        config = build.get_config("phantom")
+        config.update(data_dir=url, xrays=4, cts=2, workers=1, name="small")
+        go(building, config, pathlib.Path("runs"))
+
+    def send(self, path, name):
+        if len(sent) == 3:
+            raise UserError("no network")
+        sent.append(name)
+        put(self, path, name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(mirror, "THREADS", 1)
+        patched.setattr(Store, "put", send)
+        with pytest.raises(UserError, match="no network"):
+            build_it()
+    assert len(names(url)) == 3
+    assert "small/contract.json" not in names(url)
+    build_it()
+    assert "already built" in capsys.readouterr().out, "nothing is drawn again"
+    cache("other")
+    opened = records.open_set(mirror.fetch(url, ["small"]), "small")
+    sizes = {modality: [opened.size(modality, split) for split in SPLITS] for modality in MODALITIES}
+    assert {modality: sum(counts) for modality, counts in sizes.items()} == {"xray": 4, "ct": 2}
 
 
 def test_a_pipeline_builds_in_a_bucket_what_processes_build(scheme, cache):

@@ -1,10 +1,12 @@
-"""A folder here is what the bucket holds, and the other way round; manifests go last."""
+"""A folder here is what the bucket holds, and the other way round; marks go last."""
 
 import os
 import pathlib
+import shutil
 
 import pytest
 
+from data.buckets import cache as caching
 from data.buckets import mirror, store
 from data.errors import UserError
 
@@ -18,6 +20,11 @@ def fill(folder: pathlib.Path, files: dict[str, bytes]) -> dict[str, bytes]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     return files
+
+
+def names_in(url: str) -> set[str]:
+    place = store.Store(url)
+    return {name.removeprefix(f"{place.path}/") for name in place.list(place.path)}
 
 
 @pytest.fixture
@@ -93,12 +100,85 @@ def test_sets_are_fetched_by_name_and_others_are_left_alone(scheme, cache):
     builder = mirror.written(url, ["new", ".salt"])
     fill(builder.path, {"new/contract.json": b"{}", ".salt": b"s"})
     builder.push()
-    names = {name.removeprefix("bucket/records/") for name in store.Store(url).list("bucket/records")}
-    assert names == {"mine/contract.json", "other/contract.json", "mine.rejected.jsonl", "new/contract.json", ".salt"}
+    assert names_in(url) == {
+        "mine/contract.json",
+        "other/contract.json",
+        "mine.rejected.jsonl",
+        "new/contract.json",
+        ".salt",
+    }
+
+
+def test_a_set_of_which_a_part_was_sent_does_not_count_as_one_and_stays_here(scheme, cache, monkeypatch):
+    url, only = f"{scheme}://bucket/half", ("mine", ".salt")
+    put, names = store.Store.put, []
+
+    def send(self, path, name):
+        if len(names) == 3:
+            raise KeyboardInterrupt
+        names.append(name)
+        put(self, path, name)
+
+    place = mirror.written(url, only)
+    files = {f"mine/{name}": name.encode() for name in ("contract.json", "ct/a", "ct/b", "members.json", "xray/a")}
+    fill(place.path, files)
+    monkeypatch.setattr(mirror, "THREADS", 1)
+    monkeypatch.setattr(store.Store, "put", send)
+    with pytest.raises(KeyboardInterrupt):
+        place.push()
+    assert len(names) == 3
+    assert "bucket/half/mine/contract.json" not in names
+    place.close()
+    monkeypatch.setattr(store.Store, "put", put)
+    place = mirror.written(url, only)
+    assert contents(place.path) == files, "what was not sent yet is still here"
+    place.push()
+    place.close()
+    cache("other")
+    assert contents(mirror.fetch(url, only)) == files
+    cache("cache")
+    shared = store.Store(url)
+    for name in files:
+        shared.remove(f"bucket/half/{name}")
+    assert contents(mirror.written(url, only).path) == {}, "a set that was whole there and is removed there goes here"
+
+
+@pytest.mark.parametrize("only", [("b", ".salt"), ()])
+def test_what_has_gone_from_the_cache_is_not_removed_from_the_bucket(scheme, cache, only):
+    url = f"{scheme}://bucket/emptied{len(only)}"
+    place = mirror.written(url, ("a", ".salt"))
+    fill(place.path, {"a/contract.json": b"{}", "a/ct/records": b"a", ".salt": b"s", "a.rejected.jsonl": b""})
+    place.push()
+    place.close()
+    shutil.rmtree(place.path.parent)
+    place = mirror.written(url, only)
+    fill(place.path, {"b/contract.json": b"{}", "b.rejected.jsonl": b""})
+    place.push()
+    assert {"a/contract.json", "a/ct/records", "b/contract.json", "a.rejected.jsonl"} <= names_in(url)
+    (place.path / "b.rejected.jsonl").unlink()
+    place.push()
+    assert "b.rejected.jsonl" not in names_in(url), "what the job itself removes goes, beside its set too"
+
+
+def test_an_entry_whose_removal_is_interrupted_has_no_index(scheme, cache, monkeypatch):
+    place = mirror.written(f"{scheme}://bucket/evicted")
+    fill(place.path, {"a": b"a"})
+    place.push()
+    place.close()
+    index = place.path.parent.with_suffix(".json")
+    assert index.exists()
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        caching._removed(index)
+    assert not index.exists()
 
 
 def test_what_does_not_fit_or_is_not_there_is_one_line(scheme, cache, monkeypatch):
-    with pytest.raises(UserError, match=rf"^{scheme}://bucket/nothing: there is nothing$"):
+    with pytest.raises(UserError, match=rf"^there is nothing at {scheme}://bucket/nothing$"):
         mirror.fetch(f"{scheme}://bucket/nothing")
     for name in ("old", "new"):
         place = mirror.written(f"{scheme}://bucket/{name}")

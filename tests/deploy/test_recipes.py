@@ -109,7 +109,10 @@ GCLOUD = """#!/bin/bash
 cd {folder}
 echo "$*" >> calls
 case "$*" in
-    *" describe "*) cat state 2>/dev/null ;;
+    *" describe "*)
+        asked=$(grep -c " describe " calls)
+        case " $OUTAGES " in *" $asked "*) echo "ERROR: (gcloud) UNAVAILABLE: no network" >&2; exit 1 ;; esac
+        cat state 2>/dev/null || {{ echo "ERROR: (gcloud) NOT_FOUND: Resource was not found." >&2; exit 1; }} ;;
     *" create "*) echo ACTIVE > state ;;
     *" delete "*) rm state ;;
     *main.py*)
@@ -123,14 +126,19 @@ esac
 
 
 @pytest.mark.parametrize(
-    ("ends", "code", "requests", "left"),
-    [(["preempted", "75", "0"], 0, 2, False), (["2"], 2, 1, True), (["0"], 0, 1, False)],
+    ("ends", "outages", "code", "requests", "left"),
+    [
+        (["preempted", "75", "0"], "", 0, 2, False),
+        (["2"], "", 2, 1, True),
+        (["0"], "", 0, 1, False),
+        (["75", "0"], "2 4 5", 0, 1, False),
+    ],
 )
-def test_tpu_vms_are_asked_for_again_until_the_run_has_ended(ends, code, requests, left, tmp_path):
+def test_tpu_vms_are_asked_for_again_until_the_run_has_ended(ends, outages, code, requests, left, tmp_path):
     program(tmp_path, "gcloud", GCLOUD.format(folder=tmp_path))
     (tmp_path / "ends").write_text("".join(f"{line}\n" for line in ends))
     variables = {"PROJECT": "p", "ZONE": "z", "TYPE": "v5litepod-16", "RUNTIME": "v2-alpha-tpuv5-lite", "POLL": "0"}
-    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "OUTAGES": outages}
     command = [
         DEPLOY / "tpu_vm.sh",
         "name",
@@ -149,6 +157,17 @@ def test_tpu_vms_are_asked_for_again_until_the_run_has_ended(ends, code, request
     assert r"--workdir=gs://b/a\ b --config.distributed.coordinator=auto" in trained
     assert "--worker=all" in trained
     assert (tmp_path / "state").exists() == left, "machines that need a person stay, others cost nothing more"
+
+
+def test_without_an_answer_no_tpu_is_asked_for(tmp_path):
+    program(tmp_path, "gcloud", GCLOUD.format(folder=tmp_path))
+    variables = {"PROJECT": "p", "ZONE": "z", "TYPE": "t", "RUNTIME": "r", "POLL": "0", "OUTAGES": "1"}
+    variables["PATH"] = f"{tmp_path}:{os.environ['PATH']}"
+    command = [DEPLOY / "tpu_vm.sh", "name", "gs://b/unimedi.tar.gz"]
+    done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "UNAVAILABLE" in done.stderr
+    assert " create " not in (tmp_path / "calls").read_text()
 
 
 def test_the_jobset_fits_the_schema_and_the_program():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from data.phantom import grammar
+from data.reports.text import clean
 from unimedi_jax.input import sentences
 from unimedi_jax.input.transforms import ToSample
 
@@ -108,6 +109,17 @@ def test_findings_stay(finding: str) -> None:
 def test_a_section_on_technique_goes_as_a_whole() -> None:
     report = "TECHNIQUE: Helical. Omnipaque was given. FINDINGS: No mass. Técnica: TC. Civ. IMPRESSION: Normal."
     assert sentences.without_technique(report) == "FINDINGS: No mass. IMPRESSION: Normal."
+
+
+@pytest.mark.parametrize(
+    "findings", ["FINDINGS:", "FINDINGS", "## Findings", "**Findings**", "FINDINGS -", "Findings:"]
+)
+@pytest.mark.parametrize("end", [".", ""])
+def test_a_section_on_technique_ends_at_the_next_heading_however_written(findings: str, end: str) -> None:
+    technique = f"TECHNIQUE: PA views, one EXAM{end}"
+    rest = f"{findings}\nLeft effusion. Large heart.\nIMPRESSION\nSick."
+    without = sentences.without_technique(clean(f"INDICATION: Cough.\n{technique}\n{rest}"))
+    assert without == clean(f"INDICATION: Cough.\n{rest}")
 
 
 class Words:

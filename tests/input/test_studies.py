@@ -1,6 +1,8 @@
 """Studies of two views: what an epoch takes of each, that their pictures find each other, and no split parts them."""
 
 import collections
+import pickle
+import time
 
 import numpy as np
 import pytest
@@ -88,6 +90,21 @@ def test_all_pictures_of_a_study_follow_one_another(views) -> None:
     at_most_one = order(views, 48, per_study="all", most_of_study=1)
     assert len({study_of(x) for x in at_most_one[:24]}) == 24
     assert len({x.endswith("lateral") for x in at_most_one}) == 2, "which one is drawn"
+
+
+def test_a_place_in_the_order_takes_no_longer_with_more_studies() -> None:
+    number, seed = 200_000, 7
+    together = studies.Together([], [(2 * study, 2 * study + 1) for study in range(number)], None, 2, seed)
+    together.row(0)
+    start = time.process_time()
+    rows = [together.row(place) for place in range(2000)]
+    assert time.process_time() - start < 1, "40 s where the sizes of all studies were looked at for each"
+    expected = np.random.default_rng([seed, 0]).permutation(number)[:1000]
+    assert rows == [row for study in expected for row in (2 * study + 1, 2 * study)]
+    later = [together.row(2 * number * epoch) // 2 for epoch in (6, 1, 5, 0, 3, 6)]
+    assert later == [np.random.default_rng([seed, epoch]).permutation(number)[0] for epoch in (6, 1, 5, 0, 3, 6)]
+    again = pickle.loads(pickle.dumps(together))
+    assert [again.row(place) for place in range(8)] == rows[:8]
 
 
 def test_one_of_each_study_is_drawn_anew(views) -> None:

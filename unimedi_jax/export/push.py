@@ -74,11 +74,13 @@ def search(folder: pathlib.Path, source: str) -> None:
                 f"its identifiers and reports before it is uploaded, or give {UNSEARCHED} to upload it unsearched"
             )
         return
-    names, runs, _ = audit.needles(pathlib.Path(source).expanduser())
+    names, runs, left_out = audit.needles(pathlib.Path(source).expanduser())
     if findings := list(audit.search(folder, names, runs)):
         where, what = findings[0]
         raise UserError(f"nothing was uploaded: {what} is in {where}, and more in {len(findings) - 1} other places")
     print(f"searched for {len(names)} identifiers and {len(runs)} runs of words of {source}: nothing was found")
+    for what, count in sorted(left_out.items()):
+        print(f"not searched for: {count} {what}")
 
 
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -5,7 +5,8 @@ All of it draws from the sample's own generator, so that a resumed run reads the
 A sentence only names the technique of the examination if it names one of TECHNIQUE and all its other words are of
 NEUTRAL or numbers ("Frontal view of the chest, upright."), or if a verb of ACQUIRED says how it was done ("Axial images
 were obtained from the apices to the adrenal glands.") and none of STATED what it shows or what it is compared with. A
-section headed "Technique:" goes as a whole. "Chest CT shows a nodule." stays: it states a finding.
+section headed "Technique:" goes as a whole, up to the next heading: one with a colon, or a known one in capitals or
+with Markdown's marks, since a cleaned report has no lines. "Chest CT shows a nodule." stays: it states a finding.
 """
 
 import re
@@ -17,6 +18,12 @@ from data.reports import sections
 HEADING = re.compile(r"^\s*([^\W\d_][^\W\d_ ]*(?: [^\W\d_]+){0,3}):")
 WORD = re.compile(r"[^\W\d_]+")
 TECHNIQUE_HEADING = re.compile(r"technique|protocol|procedure|técnica|protocolo", re.IGNORECASE)
+OF_THE_EXAMINATION = ("technique", "técnica", "procedure", "exam", "examination", "estudio")  # words of the section too
+NEXT = [re.escape(name) for name in sections.SECTION_OF if name not in OF_THE_EXAMINATION]
+NEXT_NAMED = "|".join(sorted(NEXT, key=len, reverse=True))
+NEXT_HEADING = re.compile(
+    rf"(?<!\w)(?:(?:#+\s*|\*+)(?i:{NEXT_NAMED})(?!\w)|(?i:{NEXT_NAMED})(?=\s*:)|(?:{NEXT_NAMED.upper()})(?!\w))"
+)
 
 TECHNIQUE = (
     "radiograph radiographs radiography xray ray rays film films view views projection projections ct cta hrct mdct "
@@ -95,6 +102,8 @@ def without_technique(report: str) -> str:
     for sentence in split(report):
         if heading := HEADING.match(sentence):
             in_section = TECHNIQUE_HEADING.fullmatch(heading[1].strip()) is not None
+        if in_section and (following := NEXT_HEADING.search(sentence)):
+            sentence, in_section = sentence[following.start() :], False
         if not in_section and not names_technique(sentence):
             remaining.append(sentence)
     return " ".join(remaining) or report

@@ -15,6 +15,7 @@ from data import progress, views
 from unimedi_jax.config.pretraining import InputConfig
 from unimedi_jax.input import records, transforms
 
+EPOCHS = 4  # whose orders stay: samples are prepared ahead, across an epoch's end
 Source = Sequence[dict[str, Any]]
 
 
@@ -84,14 +85,16 @@ class Together:
         self._source, self._pictures, self._sampler = source, pictures, sampler
         self._most, self._seed = most, seed
         self._sizes = np.array([min(len(rows), most) for rows in pictures])
+        self._length = int(self._sizes.sum())  # of an epoch
+        self._orders: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # of the last epochs that were asked for
 
     def __call__(self, place: int, rng: np.random.Generator) -> transforms.Sample:
         return self._sampler(self._source[self.row(place)], rng)
 
     def row(self, place: int) -> int:
         """Of the record at a place. It depends on place and seed alone: an order can be entered anywhere."""
-        epoch, place = divmod(place, int(self._sizes.sum()))
-        order, ends = _order(self._seed, epoch, tuple(self._sizes))
+        epoch, place = divmod(place, self._length)
+        order, ends = self._order(epoch)
         at = int(np.searchsorted(ends, place, side="right"))
         study = int(order[at])
         rows, number = self._pictures[study], int(ends[at]) - 1 - place
@@ -99,9 +102,12 @@ class Together:
             return rows[number]
         return rows[int(np.random.default_rng([self._seed, epoch, study]).permutation(len(rows))[number])]
 
-
-@functools.lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, sizes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """The order of the studies in an epoch, and where each ends."""
-    order = np.random.default_rng([seed, epoch]).permutation(len(sizes))
-    return order, np.cumsum(np.array(sizes)[order])
+    def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The order of the studies in an epoch, and where each ends."""
+        if (known := self._orders.get(epoch)) is not None:
+            return known
+        order = np.random.default_rng([self._seed, epoch]).permutation(len(self._sizes))
+        made = order, np.cumsum(self._sizes[order])
+        # Another dict, and not this one changed: threads look into it.
+        self._orders = dict([*self._orders.items()][1 - EPOCHS :]) | {epoch: made}
+        return made

@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from configs import build as build_config
 from data import job
 from data.build import contracts, dataset, writer
-from data.errors import UserError
+from data.errors import OverBudgetError, UserError
 from data.phantom import source as phantom
 from data.reports import tokenizer
 from data.source import Rejected, Row, Source
@@ -165,10 +165,48 @@ def test_a_folder_that_is_no_set_is_left_alone(tmp_path):
 
 
 def test_too_many_rejects_make_no_set_but_the_ledger(tmp_path):
-    with pytest.raises(UserError, match="6 of 29 rows"):
+    with pytest.raises(OverBudgetError, match="6 of 29 rows"):
         make(fake(), tmp_path, max_rejected=0.0)
-    assert [path.name for path in tmp_path.iterdir()] == ["set.rejected.jsonl"]
+    assert {path.name for path in tmp_path.iterdir()} == {"set.rejected.jsonl", ".set.building"}
     assert len((tmp_path / "set.rejected.jsonl").read_text().splitlines()) == 6
+
+
+def test_a_build_that_may_reject_more_converts_nothing_again(tmp_path):
+    converted = []
+    source = fake(convert=lambda row: converted.append(row.number) or draw(row))
+    with pytest.raises(OverBudgetError):
+        make(source, tmp_path, max_rejected=0.0)
+    converted.clear()
+    built = make(source, tmp_path, max_rejected=0.5)
+    assert [number for number in converted if number % 5] == []
+    assert len(built.rejected) == 6
+    make(fake(), tmp_path / "undisturbed")
+    assert files(tmp_path / "set") == files(tmp_path / "undisturbed" / "set")
+    assert not (tmp_path / ".set.building").exists()
+
+
+def test_a_set_that_exists_is_held_to_the_budget_and_its_rejects_to_the_conditions(tmp_path, monkeypatch):
+    def limited(gigabytes):
+        return dataclasses.replace(fake(), limits={"worker_memory_gb": gigabytes})
+
+    assert make(limited(2.0), tmp_path).otherwise == ""
+    assert make(limited(2.0), tmp_path).second_try == ""
+    with pytest.raises(OverBudgetError, match=r"set was built before and stays, but 6 of 29 rows .*; see .*jsonl$"):
+        make(limited(2.0), tmp_path, max_rejected=0.0)
+    again = make(limited(8.0), tmp_path)
+    assert not again.made
+    assert "warning: they were rejected under other conditions (config.worker_memory_gb 2.0 then, 8.0 now): " in (
+        job.summary(again)
+    )
+    now = contracts.libraries() | {"pyjpegls": "99"}
+    monkeypatch.setattr(contracts, "libraries", lambda: now)
+    with pytest.raises(OverBudgetError, match=r"\(pyjpegls .* then, 99 now\): to try them again remove the folder"):
+        make(limited(2.0), tmp_path, max_rejected=0.0)
+    contract = json.loads((tmp_path / "set" / "contract.json").read_text())
+    assert contract.pop("limits") == {"worker_memory_gb": 2.0}
+    (tmp_path / "set" / "contract.json").write_text(json.dumps(contract))
+    monkeypatch.undo()
+    assert make(limited(8.0), tmp_path).otherwise == "", "of an older set the limits are not known"
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -257,21 +295,29 @@ def test_damaged_or_foreign_leftovers_are_made_again(tmp_path, monkeypatch):
     monkeypatch.setattr(writer, "SHARD_BYTES", 3 * 256 * 256)
     make(fake(), tmp_path / "undisturbed")
 
+    drawn = []
+
     def stop(row):
         if row.number == 20:
             raise KeyboardInterrupt
         return draw(row)
 
-    for damage in ("short", "foreign"):
-        with pytest.raises(KeyboardInterrupt):
-            make(fake(convert=stop), tmp_path / damage)
+    for damage in ("short", "foreign", "other rules", "other limits"):
+        began = dataclasses.replace(fake(convert=stop), limits={"worker_memory_gb": 1.0} if "limits" in damage else {})
+        with monkeypatch.context() as patched:
+            if damage == "other rules":
+                patched.setattr(contracts, "rules", lambda *_: {"report": "an older one"})
+            with pytest.raises(KeyboardInterrupt):
+                make(began, tmp_path / damage)
         parts = tmp_path / damage / ".set.building" / "parts" / "xray"
         assert (parts / "train.0.json").exists()
         if damage == "short":
             (parts / "train.0").write_bytes((parts / "train.0").read_bytes()[:-9])
-        else:
+        if damage == "foreign":
             (parts.parents[1] / "source").write_text("another")
-        make(fake(), tmp_path / damage)
+        drawn.clear()
+        make(fake(convert=lambda row: drawn.append(row.number) or draw(row)), tmp_path / damage)
+        assert len(drawn) == 28 or damage == "short"
         assert files(tmp_path / damage / "set") == files(tmp_path / "undisturbed" / "set")
 
 

@@ -1,10 +1,15 @@
 import bz2
 import collections
 import csv
+import errno
 import gzip
+import io
 import json
 import lzma
+import os
 import shutil
+import threading
+import tracemalloc
 import types
 import zipfile
 from pathlib import Path
@@ -108,7 +113,7 @@ def test_a_built_set_holds_no_name(built, raw, capsys):
 
 
 def test_report_fields_are_searched_when_asked(built, raw, capsys):
-    with pytest.raises(UserError, match="3 findings"):
+    with pytest.raises(UserError, match="report text in 3 places"):
         audit.run(settings(built, raw, reports=True))
     printed = capsys.readouterr().out
     assert "report fields of records" not in printed
@@ -185,7 +190,7 @@ def test_a_planted_name_is_found_and_nothing_else(raw, tmp_path, kind):
         plant = folder / "Beeblebrox_Zaphod.png"
         plant.write_bytes(b"\x89PNG")
     assert findings(folder, raw) == [(str(plant.relative_to(folder)), "DICOM PatientName of row 1")]
-    with pytest.raises(UserError, match="1 findings"):
+    with pytest.raises(UserError, match="report text in 1 places"):
         audit.run(settings(folder, raw))
 
 
@@ -195,6 +200,75 @@ def test_a_short_identifier_is_found_in_a_text_and_not_by_chance_in_numbers(tmp_
     (tmp_path / "text").write_text("seen: zq9x.")
     hits = [("numbers", "the patient of row 2"), ("text", "the patient of row 1")]
     assert list(audit.search(tmp_path, names, {})) == hits
+
+
+def test_cells_are_stripped_and_a_series_is_read_past_what_cannot_be(tmp_path, capsys):
+    series = tmp_path / "series"
+    for folder in (series / ".git", series / "thumbnails"):
+        folder.mkdir(parents=True)
+    (series / "0.dcm").symlink_to("nowhere")
+    (series / "0.txt").write_text("notes")
+    _dicom(series / "1.dcm", np.zeros((64, 64), np.uint16))
+    rows = ["patient, path, modality, report", "p0000001, series, ct, Clear.", "p0000002, gone.dcm, xray, Clear."]
+    (tmp_path / "films.csv").write_text("\n".join(rows))
+    names, _, left_out = audit.needles(tmp_path / "films.csv")
+    assert {"DICOM PatientName of row 1", "DICOM PatientID of row 1"} <= set(names.values())
+    assert left_out[audit.UNREADABLE] == 2
+    (tmp_path / "run").mkdir()
+    audit.run(settings(tmp_path / "run", tmp_path))
+    assert "not searched for: 2 files of the source that cannot be read" in capsys.readouterr().out
+
+
+def _in_pieces(content: bytes, length: int, monkeypatch) -> list[tuple[tuple[str, ...], bool]]:
+    """The words of every text of a file that is read in blocks of this length."""
+    monkeypatch.setattr(audit_files, "BLOCK", length)
+    texts = audit_files.texts(io.BytesIO(content), collections.Counter())
+    return [(sum((audit.fold(audit._unescaped(one)) for one in pieces), ()), kind) for pieces, kind in texts]
+
+
+def test_a_file_in_pieces_has_the_words_of_the_whole(monkeypatch):
+    rng = np.random.default_rng(0)
+    parts = [
+        "Zaphod",
+        "Beeble",
+        "\\u005e",
+        "\\n",
+        "&nbsp;",
+        "&amp;",
+        "&eacute",
+        "&#225;",
+        "e\u0301",
+        "=\u0338",
+        "ß",
+        "中文",
+    ]
+    parts += [*" \t\n\r.,\"'<>/_-", "\u200b", "\ufeff", "\x1c", "\x85", "\x00", "😀", "x" * 40, "12345"]
+    for _ in range(100):
+        text = "".join(rng.choice(parts, 40))
+        for content in (text.encode(), text.encode("utf-16"), bytes(rng.integers(0, 256, 200, np.uint8))):
+            whole = _in_pieces(content, 1 << 20, monkeypatch)
+            monkeypatch.setattr(audit_files, "LONGEST", 100)
+            assert [_in_pieces(content, length, monkeypatch) for length in (7, 32)] == [whole] * 2
+
+
+def test_what_lies_across_two_pieces_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(audit_files, "BLOCK", 64)
+    needles = {("beeblebrox", "zaphod"): "a name"}, {tuple("abcdefgh"): "a report"}
+    for start in range(60, 70):
+        (tmp_path / "text").write_text(f"{'x' * start} Beeblebrox{' ' * 200}Zaphod a b c d, {'-' * 100} e f g h")
+        assert {what for _, what in audit.search(tmp_path, *needles)} == {"a name", "a report"}
+
+
+def test_a_file_takes_the_memory_of_a_block(tmp_path, monkeypatch):
+    monkeypatch.setattr(audit_files, "BLOCK", 1 << 11)
+    (tmp_path / "weights").write_bytes(np.random.default_rng(0).bytes(1 << 16))
+    needles = {("beeblebrox", "zaphod"): "a name"}, {tuple("abcdefgh"): "a report"}
+    assert list(audit.search(tmp_path, *needles)) == []  # imports what is imported on first use
+    tracemalloc.start()
+    assert list(audit.search(tmp_path, *needles)) == []
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20, "the words of the whole take 5 MB"
 
 
 def test_report_text_outside_the_report_field_is_found(built, raw):
@@ -239,6 +313,33 @@ def test_pseudonyms_depend_on_the_salt_and_stay(raw, tmp_path):
     assert not (tmp_path / "told" / ".salt").exists()
     ids = [records.text(one["patient"]) for one in records.open_set(stored.parent, "mine").source("xray", "train")]
     assert ids == [privacy.pseudonym(patient, "a secret of one's own") for patient in PATIENTS]
+
+
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.EPERM, errno.ENOSYS])
+def test_a_salt_on_a_drive_without_hard_links(tmp_path, monkeypatch, code):
+    def link(source, target):
+        raise OSError(code, os.strerror(code), str(source), None, str(target))
+
+    monkeypatch.setattr(os, "link", link)
+    salt = privacy.salt_of(tmp_path)
+    assert len(salt) == 32
+    assert salt == privacy.salt_of(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".salt"]
+    assert (tmp_path / ".salt").stat().st_mode & 0o077 == 0
+
+
+def test_a_salt_that_another_build_makes_stays_and_is_read_whole(tmp_path, monkeypatch):
+    def link(source, target):  # the other build has made its file and not written it yet
+        target.touch()
+        threading.Timer(0.2, target.write_text, ["of the other build\n"]).start()
+        raise OSError(errno.EPERM, "no links")
+
+    monkeypatch.setattr(os, "link", link)
+    assert privacy.salt_of(tmp_path) == "of the other build"
+    assert [path.name for path in tmp_path.iterdir()] == [".salt"]
+    (tmp_path / ".salt").write_text("short")
+    with pytest.raises(UserError, match="holds no salt of at least 16 characters"):
+        privacy.salt_of(tmp_path)
 
 
 def test_names_in_dicom_never_enter_the_process(raw):
