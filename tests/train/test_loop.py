@@ -180,9 +180,10 @@ def test_other_settings_are_refused_by_name(undisturbed):
 
 
 def test_the_page_says_what_the_metrics_say(undisturbed):
-    workdir, _ = undisturbed
+    workdir, config = undisturbed
     metrics = writers.read(workdir)
     html = (workdir / "report" / "index.html").read_text()
+    assert config.data_dir not in html, "the page goes to trackers too"
     shown = dict(re.findall(r'data-key="([^"]+)" data-value="([^"]+)"', html))
     assert len(shown) > 20
     for key, value in shown.items():

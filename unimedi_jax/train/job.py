@@ -154,6 +154,8 @@ def build_job(config: PretrainConfig, workdir: pathlib.Path) -> TrainingJob:
     with hosts.primary_first("config.json is there", place):
         if jax.process_index() == 0 and not checkpoint_reading.started(workdir):
             saved_config.forget_start(workdir)
+        if config.resume.force:
+            _check_steps(config, workdir)
         plain = saved_config.keep(plain, workdir, force=config.resume.force)
     machine.warn_of_another(plain.get("machine", {}), here)
     batch = plain["global_batch"]
@@ -172,6 +174,16 @@ def build_job(config: PretrainConfig, workdir: pathlib.Path) -> TrainingJob:
     dataset.check_sets(sets, train_step.model, uses_reports=train_step.objective.uses_reports)
     samplers = dataset.samplers(config, tokenizer, train_step.objective, sets)
     return TrainingJob(*vars(train_step).values(), sets, tokenizer, samplers, batch, plain)
+
+
+def _check_steps(config: PretrainConfig, workdir: pathlib.Path) -> None:
+    """Raises UserError where a forced run would end before the step that it has reached."""
+    last = max(checkpoint_reading.steps(workdir), default=0)
+    if last > config.steps:
+        raise UserError(
+            f"{workdir} is at step {last}, beyond config.steps={config.steps}: give at least {last} steps, or another "
+            "--workdir to start anew"
+        )
 
 
 def _check_batch(config: PretrainConfig, batch: Mapping[str, int], devices: int) -> None:

@@ -128,7 +128,8 @@ def _start(
         return state, 0, LossMonitor(workdir, **guard)
     if not job.config.resume.force:
         contract.check_resumed(restored.meta["contracts"], job.contracts)
-    batches.set_state(restored.position)
+    rows = restored.meta["config"].get("global_batch", job.batch)  # another one, where a run was forced to change it
+    batches.set_state(pipeline.moved(restored.position, rows, job.batch))
     LOG.info("resuming from step %d", restored.step)
     return restored.state, restored.step, LossMonitor(workdir, **guard, memory=restored.meta["guard"])
 
