@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 import shutil
+import sys
 
 import jax
 import numpy as np
@@ -233,8 +234,16 @@ def test_a_loss_that_stays_up_sends_the_run_back_and_a_crash_does_not_change_whe
         object.__setattr__(run, "step", poison)
         return run
 
+    roll_back, held = loop._roll_back, []
+
+    def alone(*args, **settings):
+        held.append(sys.exception())
+        return roll_back(*args, **settings)
+
+    monkeypatch.setattr(loop, "_roll_back", alone)
     monkeypatch.setattr(jobs, "build_job", poisoned)
     loop.run(config, tmp_path / "straight")
+    assert held == [None], "the traceback of the spike would hold a second state"
     # Step 6 is saved, so it is looked at before the next batch: six batches, then on from step 4 with those behind.
     assert "back to step 4" in caplog.text
     assert calls[:8] == order

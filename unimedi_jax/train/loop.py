@@ -86,13 +86,16 @@ def _run(config: PretrainConfig, workdir: pathlib.Path, stopping: signals.Signal
                     state = _train(running, state, monitor, first=first)
                     break
                 except LossSpike as spike:
-                    state, first, monitor = _roll_back(job, checkpoints, monitor, workdir, last=spike.step)
-                    writer.cut(first)
+                    last = spike.step
+                # Here, where no traceback holds the state that is given up: devices need not have room for two.
+                state, first, monitor = _roll_back(job, checkpoints, monitor, workdir, last=last)
+                writer.cut(first)
             checkpoints.wait()
             if evaluate.can_measure("test"):
                 LOG.info("evaluating on held-out patients, trained and untrained")
             with stopping.safe_to_exit():
                 trained = states.variables(state, config.evals.network)
+                del state  # with the optimiser's part: devices need not have room for two
                 untrained = states.variables(job.init(jax.random.key(config.seed)))
                 page = run_report.final(evaluate, writer, job, trained, untrained)
             writer.page(page)
