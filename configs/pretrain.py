@@ -33,7 +33,7 @@ ABLATIONS = {
     # Image-report contrast alone on both modalities; with xray_only and ct_only the models of the paper's figure 2.
     "one_encoder": {"model": {"slices": 0}, "objective": {"weight_icl": 0.0, "weight_pcl": 0.0, "mask_ratio": 0.0}},
     "xray_only": {"batch": {"ct": 0}},
-    "ct_only": {"batch": {"xray": 0}},
+    "ct_only": {"batch": {"xray": 0}, "checkpoint": {"best": "ct/zeroshot/macro"}},
     "no_slices": {"model": {"slices": 0}},
     "random_slices": {"objective": {"slices_by": "random"}},
     "no_distillation": {"objective": {"weight_icl": 0.0, "weight_pcl": 0.0}},

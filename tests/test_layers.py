@@ -49,7 +49,7 @@ LAYERS = (
         "checkpoint_sending",
         "checkpoint",
     ),
-    ("trackers", "writers"),
+    ("trackers", "writers", "validations"),
     ("objectives",),
     ("train.state",),
     ("convert",),

@@ -1,5 +1,6 @@
 """Trackers show what metrics.jsonl holds, go on with their run, and never stop ours. Nothing leaves the machine."""
 
+import dataclasses
 import json
 import logging
 import pathlib
@@ -25,6 +26,16 @@ def page(tmp_path) -> pathlib.Path:
     path = tmp_path / "index.html"
     path.write_text("<p>page</p>")
     return path
+
+
+def test_what_leaves_the_machine_has_no_paths():
+    plain = json.loads(json.dumps(dataclasses.asdict(PretrainConfig())))
+    folders = {"data_dir": "/mnt/jdoe", "compilations": "/mnt/jdoe", "tokenizer": "/mnt/jdoe"}
+    mine = plain | folders | {"init": {"vision": "/mnt/jdoe"}, "evals": plain["evals"] | {"prompts": "/mnt/jdoe.json"}}
+    assert "jdoe" not in json.dumps(shareable(mine))
+    assert shareable(mine)["evals"] == plain["evals"]
+    named = plain | {"evals": plain["evals"] | {"prompts": "ct_clip"}}
+    assert shareable(named)["evals"]["prompts"] == "ct_clip", "what everybody has is no path"
 
 
 def write(workdir: pathlib.Path, names: str, page: pathlib.Path, *, steps: tuple[int, ...]) -> None:

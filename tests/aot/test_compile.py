@@ -4,6 +4,7 @@ The compilers live in an environment of their own (`make aot`): .venv-aot beside
 AOT_PYTHON names.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ import jax
 import pytest
 
 from configs import compile as config_file
+from data.errors import UserError
 from unimedi_jax import hlo, sharding
 from unimedi_jax.aot import compile as job
 from unimedi_jax.aot import targets
@@ -63,6 +65,34 @@ def test_a_guess_that_does_not_fit_is_not_named() -> None:
     attempt, _ = attempts(lambda n: 4.0 + 0.1 * n + (5.0 if 32 < n < 63 else 0.0), 10.0)
     failed = attempt({"xray": 48, "ct": 16})
     assert job.largest(failed, attempt, 10.0).rows == {"xray": 24, "ct": 8}
+
+
+def test_batches_that_the_settings_do_not_divide_are_not_tried() -> None:
+    """Eight devices, two parts, and chunks of 64 rows of the whole batch."""
+    settings = typed(PretrainConfig, {"accumulate": 2, "objective": {"contrastive_chunk": 64}})
+    allowed = functools.partial(job._divides, settings, 8)
+    attempt, tried = attempts(lambda n: 4.0 + 0.1 * n, 10.0)
+    assert job.largest(attempt({"xray": 72, "ct": 24}), attempt, 10.0, allowed).rows == {"xray": 42, "ct": 14}
+    assert all(map(allowed, tried))
+    attempt, tried = attempts(lambda n: 20.0 + n, 16.0)
+    assert job.largest(attempt({"xray": 6, "ct": 2}), attempt, 16.0, allowed) is None
+    assert len(tried) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"batch": {"xray": 5, "ct": 3, "total": 8}}, r"8 devices in 1 parts: see config\.pretrain\.accumulate"),
+        ({"objective": {"contrastive_chunk": 7}}, r"config\.pretrain\.objective\.contrastive_chunk=7 does not divide"),
+    ],
+)
+def test_a_batch_that_the_settings_do_not_divide_is_one_line(monkeypatch, tmp_path, change, words) -> None:
+    config = config_file.get_config("v5e-8,demo")
+    config.pretrain.update(change)
+    monkeypatch.setattr(targets, "devices", lambda target: jax.devices())
+    monkeypatch.setattr(job, "build_train_step", lambda *_: None)
+    with pytest.raises(UserError, match=words):
+        job._run(targets.parse(config.target), config, tmp_path)
 
 
 def test_the_words_of_a_tpu_that_is_full() -> None:

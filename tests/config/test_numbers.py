@@ -72,3 +72,71 @@ def test_shares_and_seeds_are_one_or_more() -> None:
             typed(jobs.ProbeConfig, {name: ()})
     with pytest.raises(UserError, match=r"config.shares=\(0.5, 0.0\): above 0 and at most 1"):
         typed(jobs.ProbeConfig, {"shares": (0.5, 0.0)})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": {"window_hu": (200.0, -1000.0)}}, "config.model: window_hu=(200.0, -1000.0) is no range"),
+        ({"model": {"window_hu": (200.0, 200.0)}}, "config.model: window_hu=(200.0, 200.0) is no range"),
+        ({"model": {"volume_patch": (4, 16)}}, "config.model: volume_patch is three numbers (z, y, x), not (4, 16)"),
+        ({"model": {"volume_size": (128, 128)}}, "config.model: volume_size is three numbers"),
+        ({"model": {"image_patch": (16, 16, 16)}}, "config.model: image_patch is two numbers (y, x)"),
+        ({"model": {"slice_source": (128,)}}, "config.model: slice_source is two numbers"),
+        ({"model": {"dtype": "bf16"}}, "config.model: dtype must be one of bfloat16, float16, float32, not 'bf16'"),
+        ({"model": {"projection": "none"}}, "config.model: projection must be one of mlp, linear"),
+        ({"evals": {"network": "teachr"}}, "config.evals: network must be one of student, teacher, not 'teachr'"),
+        ({"optim": {"decay": "*"}}, "config.optim: decay: '*' is no regular expression (nothing to repeat"),
+        ({"optim": {"b2": 1.0}}, "config.optim: b2 must be at least 0 and below 1, not 1.0"),
+        ({"sharding": (("*", "fsdp"),)}, "config.sharding: '*' is no regular expression (nothing to repeat"),
+        ({"sharding": ((".*", "split"),)}, "config.sharding: ('.*', 'split') is no pair"),
+        ({"sharding": (".*", "fsdp")}, "config.sharding: '.*' is no pair"),
+        ({"distributed": {"coordinator": "a:1", "process": 2, "processes": 2}}, "config.distributed: process=2, but"),
+        ({"objective": {"mask_block": 0}}, "config.objective: mask_block must be at least 1, not 0"),
+        ({"objective": {"centre_momentum": 2.0}}, "config.objective: centre_momentum must be at least 0 and below 1"),
+        ({"objective": {"teacher_temperature_cls": (0.04,)}}, "config.objective: teacher_temperature_cls is two num"),
+    ],
+)
+def test_what_means_nothing_is_refused_before_anything_is_built(change, words) -> None:
+    config = pretrain.get_config()
+    config.update({name: value for name, value in change.items() if name != "sharding"})
+    with pytest.raises(UserError) as error:
+        typed(PretrainConfig, config.to_dict() | {name: value for name, value in change.items() if name == "sharding"})
+    assert str(error.value).startswith(words)
+
+
+DIVISORS = ("temperature", "attention_heads", "decoder_heads", "epsilon")  # and what softmaxes are divided by
+MOMENTA = ("centre_momentum",)
+
+
+@pytest.mark.parametrize("name", objectives.OBJECTIVES)
+def test_no_objective_divides_by_zero_or_drifts_away(name: str) -> None:
+    cls = objectives.OBJECTIVES[name]
+    for field in dataclasses.fields(cls):
+        usual = getattr(cls(), field.name)
+        if any(word in field.name for word in DIVISORS) and not isinstance(usual, bool) and "steps" not in field.name:
+            zero = (0.0, 0.1) if isinstance(usual, tuple) else 0
+            with pytest.raises(ValueError, match=f"{field.name} must be"):
+                cls(**{field.name: zero})
+        if field.name in MOMENTA:
+            with pytest.raises(ValueError, match=f"{field.name} must be at least 0 and below 1"):
+                cls(**{field.name: 1.0})
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: recipes.CropsConfig(window_hu=(250.0, -175.0)), "is no range"),
+        (lambda: recipes.CropsConfig(overlap=1.0), "overlap must be at least 0 and below 1"),
+        (lambda: recipes.CropsConfig(layer_decay=0.0), "layer_decay must be above 0"),
+        (lambda: recipes.VolumesConfig(layer_decay=2.0), "layer_decay must be above 0 and at most 1"),
+        (lambda: recipes.VolumesConfig(share=0.0), "share must be above 0"),
+        (lambda: jobs.DetectConfig(widths=(8, 8)), "widths is three numbers"),
+        (lambda: jobs.CandidatesTask(crop=(32, 64)), "crop is three numbers"),
+        (lambda: jobs.EvaluateConfig(segment=jobs.SegmentTask(tune="half")), "config.segment.tune is frozen, full"),
+        (lambda: jobs.EvaluateConfig(detect=jobs.DetectTask(tune="")), "config.detect.tune is frozen, full"),
+    ],
+)
+def test_nor_do_recipes_and_jobs_take_it(make, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make()

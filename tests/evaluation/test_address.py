@@ -72,5 +72,13 @@ def test_mistakes_are_one_line(run, tmp_path):
         pretrained.load(f"{tmp_path / 'export'}:best")
 
 
+def test_the_best_of_a_set_without_labels_is_that_of_retrieval(run, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    lines = [{"step": step, "val/xray/retrieval/i2t_r5": score} for step, score in ((1, 0.4), (3, 0.2))]
+    (other / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert address.choose(address.parse(f"{other}:best")) == (1, "the best by xray/retrieval/i2t_r5 (0.400)")
+
+
 def test_the_torn_last_line_of_a_killed_run_is_passed_over(run):
     assert [line["step"] for line in writers.lines(run)] == [1, 3, 4, 5, 7]

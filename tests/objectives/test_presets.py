@@ -26,6 +26,11 @@ def test_all_settings_are_written_out(name: str) -> None:
     assert goal.uses_reports or not goal.has_joint_space
 
 
+def test_a_run_on_one_modality_is_ranked_by_a_metric_of_its_own() -> None:
+    for word in ("xray", "ct"):
+        assert pretrain.get_config(f"demo,{word}_only").checkpoint.best == f"{word}/zeroshot/macro"
+
+
 @pytest.mark.parametrize("name", EVERYWHERE)
 def test_the_step_takes_shape_in_the_small_run(name: str) -> None:
     config = pretrain.get_config(f"demo,{name}")

@@ -12,16 +12,17 @@ from unimedi_jax import losses, sharding
 from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.config.typed import typed
 from unimedi_jax.models import towers
-from unimedi_jax.objectives import gloria, siglip
-from unimedi_jax.train.job import build_train_step
+from unimedi_jax.objectives import alignment, gloria, medklip, siglip
+from unimedi_jax.train.job import TrainStep, build_train_step
 
 STUDY = np.array([7, 2, 7, -3, 2], np.int32)
 WITH_REPORTS = ("one_encoder", "convirt", "clip", "mgca", "gloria", "aclip", "kad", "med_unic", "prior")
 
 
-@pytest.mark.parametrize("name", WITH_REPORTS)
-def test_every_contrast_with_reports_gets_the_studies(name: str, monkeypatch) -> None:
+def step_and_batch(name: str, change: dict) -> tuple[TrainStep, dict]:
+    """The step of a preset, and a batch as shapes whose samples have studies."""
     config = pretrain.get_config(f"demo,{name}")
+    config.update(change)
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     step = build_train_step(typed(PretrainConfig, config), 200, mesh)
     where = jax.NamedSharding(mesh, jax.P(("data", "fsdp")))
@@ -29,6 +30,12 @@ def test_every_contrast_with_reports_gets_the_studies(name: str, monkeypatch) ->
     batch = towers.example(one, dict(config.batch), where)
     for part in batch.values():
         part["study"] = jax.ShapeDtypeStruct(part["text"].shape[:1], jnp.int32, sharding=where)
+    return step, batch
+
+
+@pytest.mark.parametrize("name", WITH_REPORTS)
+def test_every_contrast_with_reports_gets_the_studies(name: str, monkeypatch) -> None:
+    step, batch = step_and_batch(name, {})
     contrastive, studies = losses.contrastive, []
 
     def recorded(*args, **kwargs):
@@ -41,6 +48,23 @@ def test_every_contrast_with_reports_gets_the_studies(name: str, monkeypatch) ->
     assert len(studies) > images_alone
     assert sum(study is None for study in studies) == images_alone
     assert all(study.shape == (64,) for study in studies if study is not None)
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "contrast"),
+    [("one_encoder", alignment, "sentence_contrast"), ("medklip", medklip, "mention_contrast")],
+)
+def test_so_does_every_contrast_of_their_parts(name: str, module, contrast: str, monkeypatch) -> None:
+    step, batch = step_and_batch(name, {"objective": {"weight_local": 1.0}} if name == "one_encoder" else {})
+    original, studies = getattr(module, contrast), []
+
+    def recorded(*args):
+        studies.append(args[-1])
+        return original(*args)
+
+    monkeypatch.setattr(module, contrast, recorded)
+    jax.eval_shape(step.step, step.abstract, batch)
+    assert [getattr(study, "shape", None) for study in studies] == [(64,)]
 
 
 def test_siglip_takes_pictures_of_a_study_for_matches() -> None:
@@ -63,6 +87,22 @@ def test_glorias_local_contrast_leaves_them_out() -> None:
             counted = [j for j in range(5) if j == i or STUDY[j] != STUDY[i]]
             expected[row, i] = np.log(np.exp(np.float64(table[i, counted])).sum()) - table[i, i]
     np.testing.assert_allclose(gloria.contrast(jnp.asarray(logits), jnp.asarray(STUDY)), expected, rtol=1e-5)
+
+
+def test_sentences_and_mentions_leave_them_out() -> None:
+    """L_local and MedKLIP's contrast: as that of a batch in which a sample's own study is there once."""
+    rng = np.random.default_rng(2)
+    logits, real = rng.standard_normal((5, 5, 3)).astype(np.float32), rng.random((5, 3)) < 0.7
+    answers, mentions = (rng.standard_normal((5, 4, 8)).astype(np.float32) for _ in range(2))
+    present = rng.random((5, 4)) < 0.6
+    local = alignment.sentence_contrast(jnp.asarray(logits), jnp.asarray(real), jnp.asarray(STUDY))
+    mention = medklip.mention_contrast(*map(jnp.asarray, (answers, mentions, present)), 0.5, jnp.asarray(STUDY))
+    for i in range(5):
+        rest = np.array([i, *(j for j in range(5) if STUDY[j] != STUDY[i])])
+        alone = alignment.sentence_contrast(jnp.asarray(logits[np.ix_(rest, rest)]), jnp.asarray(real[rest]))
+        np.testing.assert_allclose(local[i], alone[0], rtol=1e-5)
+        alone = medklip.mention_contrast(*(jnp.asarray(x[rest]) for x in (answers, mentions, present)), 0.5)
+        np.testing.assert_allclose(mention[i], alone[0], rtol=1e-5)
 
 
 @pytest.mark.usefixtures("eight_devices")

@@ -95,8 +95,8 @@ def test_identical_reports_are_positives_within_the_modality(model, networks, ma
 
 def test_chunks_that_do_not_divide_a_modality_are_refused() -> None:
     settings = {"batch": {"xray": 6, "ct": 12}, "objective": {"contrastive_chunk": 9}}
-    job._check_batch(typed(PretrainConfig, settings), {"xray": 6, "ct": 12}, 1)
+    job.check_batch(typed(PretrainConfig, settings), {"xray": 6, "ct": 12}, 1)
     for change in ({"negatives": "modality"}, {"weight_koleo": 0.1}):
         config = typed(PretrainConfig, settings | {"objective": {"contrastive_chunk": 9, **change}})
         with pytest.raises(UserError, match="contrastive_chunk=9 does not divide the 12 samples of ct"):
-            job._check_batch(config, {"xray": 6, "ct": 12}, 1)
+            job.check_batch(config, {"xray": 6, "ct": 12}, 1)

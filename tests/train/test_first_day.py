@@ -75,8 +75,12 @@ def test_a_set_without_val_or_test_patients_is_trained_on_to_the_end(
     config, tmp_path, caplog, capsys, name, missing
 ) -> None:
     config.data = name
+    config.checkpoint.update(best="xray/zeroshot/macr", keep_best=1)
     with caplog.at_level(logging.INFO):
         loop.run(config, tmp_path / "run")
+    lacking = [one for one in caplog.messages if "validations lack config.checkpoint.best=xray/zeroshot/macr: " in one]
+    assert len(lacking) == ("val" not in missing)
+    assert all("xray/retrieval/i2t_r5 ranks the checkpoints instead" in one for one in lacking)
     printed = capsys.readouterr().out
     assert "report page:" in printed
     assert headline.NOTHING in printed

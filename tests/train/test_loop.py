@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 import shutil
+import sys
 
 import jax
 import numpy as np
@@ -180,9 +181,10 @@ def test_other_settings_are_refused_by_name(undisturbed):
 
 
 def test_the_page_says_what_the_metrics_say(undisturbed):
-    workdir, _ = undisturbed
+    workdir, config = undisturbed
     metrics = writers.read(workdir)
     html = (workdir / "report" / "index.html").read_text()
+    assert config.data_dir not in html, "the page goes to trackers too"
     shown = dict(re.findall(r'data-key="([^"]+)" data-value="([^"]+)"', html))
     assert len(shown) > 20
     for key, value in shown.items():
@@ -232,8 +234,16 @@ def test_a_loss_that_stays_up_sends_the_run_back_and_a_crash_does_not_change_whe
         object.__setattr__(run, "step", poison)
         return run
 
+    roll_back, held = loop._roll_back, []
+
+    def alone(*args, **settings):
+        held.append(sys.exception())
+        return roll_back(*args, **settings)
+
+    monkeypatch.setattr(loop, "_roll_back", alone)
     monkeypatch.setattr(jobs, "build_job", poisoned)
     loop.run(config, tmp_path / "straight")
+    assert held == [None], "the traceback of the spike would hold a second state"
     # Step 6 is saved, so it is looked at before the next batch: six batches, then on from step 4 with those behind.
     assert "back to step 4" in caplog.text
     assert calls[:8] == order

@@ -1,12 +1,14 @@
 """The compile job: whether a training step fits an absent machine, how fast it could be, what its devices exchange."""
 
 import dataclasses
+import functools
 import json
 import logging
 import math
 import pathlib
 import re
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,7 +19,7 @@ from unimedi_jax import flops, hlo, hlo_schedule, sharding
 from unimedi_jax.aot import apart, targets, traffic
 from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.config.typed import typed
-from unimedi_jax.train.job import TrainStep, build_train_step
+from unimedi_jax.train.job import TrainStep, build_train_step, check_batch
 
 LOG = logging.getLogger(__name__)
 MARGIN = 0.97  # of the memory, for a batch that is extrapolated from others
@@ -65,8 +67,7 @@ def _run(target: targets.Target, config: ml_collections.ConfigDict, workdir: pat
     length, rows = settings.input.report_length, settings.batch.rows(mesh.size)
     if not any(rows.values()):
         raise UserError("config.pretrain.batch asks for neither X-rays nor CTs")
-    if any(count % mesh.size for count in rows.values()):
-        raise UserError(f"config.pretrain.batch.total: {rows} do not divide over {mesh.size} devices")
+    check_batch(settings, rows, mesh.size, "config.pretrain")
     rows = {name: count // mesh.size for name, count in rows.items()}
 
     def attempt(rows: Rows) -> Attempt:
@@ -78,7 +79,8 @@ def _run(target: targets.Target, config: ml_collections.ConfigDict, workdir: pat
     if not done.fits(target.chip.memory):
         needs, has = done.total / targets.GIB, target.chip.memory / targets.GIB
         LOG.info("%.1f GiB do not fit %.1f GiB; compiling smaller batches to find one that does", needs, has)
-        raise UserError(_too_much(target, done, largest(done, attempt, target.chip.memory)))
+        allowed = functools.partial(_divides, settings, mesh.size)
+        raise UserError(_too_much(target, done, largest(done, attempt, target.chip.memory, allowed)))
     text = done.compiled.as_text()
     facts = {
         "target": target.name,
@@ -138,14 +140,20 @@ def roofline(text: str, target: targets.Target, analytic: float | None) -> dict[
     }
 
 
-def largest(failed: Attempt, attempt: Any, available: float) -> Attempt | None:
+def largest(
+    failed: Attempt,
+    attempt: Callable[[Rows], Attempt],
+    available: float,
+    allowed: Callable[[Rows], bool] = lambda rows: True,
+) -> Attempt | None:
     """The largest batch of the same mixture that fits, to about a twentieth; None where not even the smallest does.
 
-    Halves until one fits, then extrapolates linearly from the memory of the last two.
+    Halves until one fits, then extrapolates linearly from the memory of the last two. `allowed` says which batches
+    config.accumulate and config.objective.contrastive_chunk divide.
     """
     above, below = failed, None
     while below is None:
-        rows = _scaled(above.rows, 0.5)
+        rows = _scaled(above.rows, 0.5, allowed)
         if rows == above.rows:
             return None
         tried = attempt(rows)
@@ -155,15 +163,31 @@ def largest(failed: Attempt, attempt: Any, available: float) -> Attempt | None:
             above = tried
     slope = (above.total - below.total) / (sum(above.rows.values()) - sum(below.rows.values()))
     room = MARGIN * available - below.total
-    rows = _scaled(below.rows, 1 + max(room, 0.0) / (slope * sum(below.rows.values()))) if slope > 0 else below.rows
+    factor = 1 + max(room, 0.0) / (slope * sum(below.rows.values())) if slope > 0 else 1
+    rows = _scaled(below.rows, factor, allowed)
     if rows == below.rows:
         return below
     tried = attempt(rows)
     return tried if tried.fits(available) else below
 
 
-def _scaled(rows: Rows, factor: float) -> Rows:
-    return {name: max(math.floor(count * factor), min(count, 1)) for name, count in rows.items()}
+def _divides(config: PretrainConfig, devices: int, rows: Rows) -> bool:
+    """Whether a run could have so many rows a device: its parts and chunks divide them."""
+    try:
+        check_batch(config, {name: count * devices for name, count in rows.items()}, devices)
+    except UserError:
+        return False
+    return True
+
+
+def _scaled(rows: Rows, factor: float, allowed: Callable[[Rows], bool]) -> Rows:
+    """`factor` times the rows, or the next fewer that are allowed; `rows` themselves where there are none."""
+    most = max(rows.values())
+    for count in range(math.floor(most * factor), 0, -1):
+        scaled = {name: max(each * count // most, min(each, 1)) for name, each in rows.items()}
+        if allowed(scaled):
+            return scaled
+    return rows
 
 
 def _compile(program: TrainStep, rows: Rows, length: int, options: dict[str, Any]) -> Attempt:
@@ -206,7 +230,7 @@ def _too_much(target: targets.Target, tried: Attempt, fits: Attempt | None) -> s
     has = f"{target.chip.memory / targets.GIB:.1f} GiB of a {target.chip.kind}"
     if fits is None:
         return (
-            f"{target.name}: the step does not fit at any batch, {needs} exceed the {has}: "
+            f"{target.name}: the step does not fit at any batch that the settings allow, {needs} exceed the {has}: "
             "split the state (config.pretrain.mesh.fsdp) or recompute (config.pretrain.model.remat=full)"
         )
     return (

@@ -86,7 +86,7 @@ def _train(run: Run) -> None:
 def _compare_settings(run: Run) -> None:
     """Raises UserError where a run has other settings than those asked for."""
     plain = json.loads(json.dumps(dataclasses.asdict(typed(PretrainConfig, run.settings))))
-    saved_config.keep(plain, run.folder, force=False)
+    saved_config.check(plain, run.folder)
 
 
 def _file(folder: pathlib.Path, patients: Patients) -> pathlib.Path:

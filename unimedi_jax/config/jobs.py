@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from unimedi_jax.config import checks
 from unimedi_jax.config import trainable as rules
 from unimedi_jax.config.pretraining import SHOWN, PretrainConfig, check_score
 from unimedi_jax.config.recipes import GENESIS, HKBU, VOCO, VOCO_VOLUMES, CropsConfig, FitConfig, VolumesConfig
@@ -275,6 +276,10 @@ class DetectTask:
     overlap: float = 0.5  # IoU of two boxes above which the weaker one is dropped
     recipe: FitConfig = FitConfig()
 
+    def __post_init__(self) -> None:
+        if len(self.widths) != 3:
+            raise ValueError(f"widths is three numbers, coarsest scale first, not {self.widths}")
+
 
 @dataclasses.dataclass(frozen=True)
 class DetectConfig(DetectTask, DownstreamConfig):
@@ -287,6 +292,7 @@ class DetectConfig(DetectTask, DownstreamConfig):
     trainable: rules.Rules = rules.EVERYTHING  # of tune=full: paths and what becomes of them, docs/fine_tuning.md
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_protocol(self.protocol)
         check_trainable(self)
 
@@ -299,6 +305,9 @@ class CandidatesTask:
     negatives: int = 50  # of each training CT, drawn; its nodules all train
     # Of protocol "genesis", which fine-tunes; ours is a linear probe.
     genesis: FitConfig = GENESIS
+
+    def __post_init__(self) -> None:
+        checks.axes(self, 3, "crop")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -327,6 +336,10 @@ class EvaluateConfig(DownstreamConfig):
         check_score(self.score)
         for name in self.protocols:
             check_protocol(name, *IN_CROPS, *OF_CANDIDATES)
+        for name in ("segment", "detect"):  # whose own check would come after hours of the tasks before
+            tune = getattr(self, name).tune
+            if not set(tune.split(",")) <= {"frozen", "full"}:
+                raise ValueError(f"config.{name}.tune is frozen, full or frozen,full, not {tune!r}")
 
     @property
     def protocols(self) -> tuple[str, ...]:

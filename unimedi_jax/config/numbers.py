@@ -35,7 +35,7 @@ LEAST: dict[str, float] = {
 MOST: dict[str, float] = dict.fromkeys(
     (
         *("BuildConfig.max_rejected", "CtRate.val_share", "InputConfig.max_damaged", "ModelConfig.report_dropout"),
-        *("OptimConfig.b1", "OptimConfig.b2", "EmaConfig.base", "EmaConfig.final"),
+        *("EmaConfig.base", "EmaConfig.final", "Contrast.image_weight"),
         *(f"{job}.shares" for job in ("ProbeConfig", "SegmentTask", "DetectTask", "EvaluateConfig")),
         *(f"CropsConfig.{name}" for name in ("positive", "warmup", "flip", "rotate", "scale", "shift", "overlap")),
         *(f"VolumesConfig.{name}" for name in ("share", "warmup", "flip", "flips", "intensity")),

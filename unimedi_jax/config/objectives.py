@@ -1,7 +1,8 @@
 """Settings of every objective: `config.objective`, field for field. `unimedi_jax.objectives` derives from them."""
 
 import dataclasses
-from typing import Any
+
+from unimedi_jax.config import checks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,9 +17,9 @@ class Views:
     noise: float = 0.02  # standard deviation
 
     def __post_init__(self) -> None:
-        _shares(self, "crop_scale")
-        _at_least(self, 1, "crop_aspect")
-        _below_one(self, "brightness", "contrast", "noise")
+        checks.shares(self, "crop_scale")
+        checks.at_least(self, 1, "crop_aspect")
+        checks.below_one(self, "brightness", "contrast", "noise")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,24 +73,23 @@ class UniMedI(Views):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, allowed in {
-            "negatives": ("all", "modality"),
-            "centring": ("mean", "sinkhorn"),
-            "mask_mode": ("drop", "mask_token"),
-            "mask_by": ("attention", "random"),
-            "mask_scope": ("sequence", "part"),
-            "slices_by": ("attention", "random"),
-        }.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {allowed}, not {getattr(self, name)!r}")
-        _below_one(self, "mask_ratio")
-        _below_one(self, "soft_targets")
-        _above_zero(self, "soft_temperature", "local_temperature")
-        _at_least(
+        checks.one_of(
+            self,
+            negatives=("all", "modality"),
+            centring=("mean", "sinkhorn"),
+            mask_mode=("drop", "mask_token"),
+            mask_by=("attention", "random"),
+            mask_scope=("sequence", "part"),
+            slices_by=("attention", "random"),
+        )
+        checks.below_one(self, "mask_ratio", "soft_targets", "centre_momentum")
+        checks.above_zero(self, "temperature", "soft_temperature", "local_temperature", "student_temperature")
+        checks.ends(self, "teacher_temperature_cls", "teacher_temperature_patch")
+        checks.at_least(
             self, 0, "weight_local", "weight_reports", "weight_koleo", "distillation_ramp_steps", "mask_ramp_steps"
         )
-        _at_least(self, 1, "sentences", "local_chunk", "sinkhorn_iterations")
-        _at_least(self, 2, "mask_stages")
+        checks.at_least(self, 1, "sentences", "local_chunk", "sinkhorn_iterations", "mask_block")
+        checks.at_least(self, 2, "mask_stages")
 
     @property
     def compares_within_modality(self) -> bool:
@@ -133,7 +133,7 @@ class Contrast:
     image_weight: float = 0.5  # of image to report; the rest is of report to image
 
     def __post_init__(self) -> None:
-        _above_zero(self, "temperature")
+        checks.above_zero(self, "temperature")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,8 +146,8 @@ class SigLIP:
     contrastive_chunk: int = 0  # rows of the similarities that exist at a time; 0 = all
 
     def __post_init__(self) -> None:
-        _above_zero(self, "scale")
-        _at_least(self, 0, "contrastive_chunk")
+        checks.above_zero(self, "scale")
+        checks.at_least(self, 0, "contrastive_chunk")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,8 +163,8 @@ class GLoRIA:
     local_chunk: int = 8  # reports whose attention over all images exists at a time: memory for time
 
     def __post_init__(self) -> None:
-        _above_zero(self, "temp1", "temp2", "temp3")
-        _at_least(self, 1, "local_chunk")
+        checks.above_zero(self, "temp1", "temp2", "temp3")
+        checks.at_least(self, 1, "local_chunk")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,8 +183,8 @@ class MGCA:
     sinkhorn_iterations: int = 3
 
     def __post_init__(self) -> None:
-        _above_zero(self, "temperature", "local_temperature", "prototype_temperature", "epsilon")
-        _at_least(self, 1, "prototypes", "sinkhorn_iterations")
+        checks.above_zero(self, "temperature", "local_temperature", "prototype_temperature", "epsilon")
+        checks.at_least(self, 1, "prototypes", "sinkhorn_iterations")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,9 +198,9 @@ class SelfDistillation(Views):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if min(self.student_temperature, *self.teacher_temperature) <= 0:
-            raise ValueError("student_temperature and teacher_temperature are above 0")
-        _below_one(self, "centre_momentum")
+        checks.above_zero(self, "student_temperature")
+        checks.ends(self, "teacher_temperature")
+        checks.below_one(self, "centre_momentum")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,9 +214,9 @@ class DINO(SelfDistillation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _shares(self, "local_scale")
-        if not 0 < self.local_size <= 1 or self.local_crops < 0:
-            raise ValueError(f"local_size must be above 0 and at most 1, local_crops at least 0, not {self}")
+        checks.shares(self, "local_scale")
+        checks.up_to_one(self, "local_size")
+        checks.at_least(self, 0, "local_crops")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,8 +230,8 @@ class UniMiSS(SelfDistillation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least(self, 1, "slices")
-        _at_least(self, 0, "weight_slices")
+        checks.at_least(self, 1, "slices")
+        checks.at_least(self, 0, "weight_slices")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,7 +244,7 @@ class MoCoV3(Views):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _above_zero(self, "temperature")
+        checks.above_zero(self, "temperature")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,9 +264,9 @@ class ACLIP(Views):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _below_one(self, "mask_ratio")
-        _above_zero(self, "temperature", "simclr_temperature")
-        _at_least(self, 1, "mask_block")
+        checks.below_one(self, "mask_ratio")
+        checks.above_zero(self, "temperature", "simclr_temperature")
+        checks.at_least(self, 1, "mask_block")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -290,7 +290,8 @@ class Joint(Views):
         super().__post_init__()
         if not 0 < self.hidden_slices < self.slices:
             raise ValueError(f"hidden_slices must be above 0 and below slices={self.slices}, not {self.hidden_slices}")
-        _above_zero(self, "prototypes", "temperature", "epsilon", "iterations")
+        checks.above_zero(self, "temperature", "epsilon")
+        checks.at_least(self, 1, "prototypes", "iterations", "layers")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,8 +303,8 @@ class SimMIM:
     block: int = 2  # tokens along each axis that are hidden together, where the grid divides
 
     def __post_init__(self) -> None:
-        _between_zero_and_one(self, "mask_ratio")
-        _at_least(self, 1, "block")
+        checks.between_zero_and_one(self, "mask_ratio")
+        checks.at_least(self, 1, "block")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -318,7 +319,8 @@ class MAE:
     decoder_heads: int = 16
 
     def __post_init__(self) -> None:
-        _between_zero_and_one(self, "mask_ratio")
+        checks.between_zero_and_one(self, "mask_ratio")
+        checks.at_least(self, 1, "decoder_width", "decoder_depth", "decoder_heads")
         if self.decoder_width % self.decoder_heads:
             raise ValueError(
                 f"decoder_width={self.decoder_width} is not divisible by decoder_heads={self.decoder_heads}"
@@ -343,7 +345,7 @@ class MRM(MAE):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _between_zero_and_one(self, "word_ratio")
+        checks.between_zero_and_one(self, "word_ratio")
         if self.mask_id in self.special_ids:
             raise ValueError(f"mask_id={self.mask_id} is one of special_ids={tuple(self.special_ids)}")
 
@@ -371,9 +373,9 @@ class PRIOR:
     weight_shares: float = 1.0
 
     def __post_init__(self) -> None:
-        _above_zero(self, "temperature", "memory_temperature")
-        _below_one(self, "channel_dropout")
-        _at_least(self, 1, "sentences", "prototypes", "depth")
+        checks.above_zero(self, "temperature", "memory_temperature")
+        checks.below_one(self, "channel_dropout")
+        checks.at_least(self, 1, "sentences", "prototypes", "depth", "attention_heads")
         if self.reconstruct_from < self.memory_from:
             raise ValueError("reconstruct_from must be at least memory_from: tokens are generated from the memory")
 
@@ -391,7 +393,8 @@ class MedKLIP:
     weight_mention: float = 1.0
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "entities", "depth")
+        checks.above_zero(self, "temperature")
+        checks.at_least(self, 1, "entities", "depth", "attention_heads")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -408,7 +411,8 @@ class KAD:
     weight_report: float = 1.0  # and on the report
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "entities", "depth")
+        checks.above_zero(self, "temperature")
+        checks.at_least(self, 1, "entities", "depth", "attention_heads")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -427,8 +431,9 @@ class MedUniC:
     weight_instance: float = 0.005
 
     def __post_init__(self) -> None:
-        if not 0 < self.crop <= 1:
-            raise ValueError(f"crop must be above 0 and at most 1, not {self.crop}")
+        checks.up_to_one(self, "crop")
+        checks.above_zero(self, "temperature")
+        checks.at_least(self, 1, "hidden", "features")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -439,38 +444,9 @@ class Supervised:
     labels: int = 5  # of the sets that are trained on; the phantom's
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "labels")
+        checks.at_least(self, 1, "labels")
 
 
 _WITH_REPORTS = (UniMedI, Contrast, SigLIP, GLoRIA, MGCA, ACLIP, MRM, PRIOR, MedKLIP, KAD, MedUniC)
 _IMAGES_ALONE = (UniMiSS, Joint, DINO, MoCoV3, SimMIM, MAE, Supervised)
 OBJECTIVES: dict[str, type] = {settings.name: settings for settings in (*_WITH_REPORTS, *_IMAGES_ALONE)}
-
-
-def _above_zero(settings: Any, *names: str) -> None:
-    for name in names:
-        if getattr(settings, name) <= 0:
-            raise ValueError(f"{name} must be above 0, not {getattr(settings, name)}")
-
-
-def _at_least(settings: Any, least: int, *names: str) -> None:
-    for name in names:
-        if getattr(settings, name) < least:
-            raise ValueError(f"{name} must be at least {least}, not {getattr(settings, name)}")
-
-
-def _below_one(settings: Any, *names: str) -> None:
-    for name in names:
-        if not 0 <= getattr(settings, name) < 1:
-            raise ValueError(f"{name} must be at least 0 and below 1, not {getattr(settings, name)}")
-
-
-def _between_zero_and_one(settings: Any, name: str) -> None:
-    if not 0 < getattr(settings, name) < 1:
-        raise ValueError(f"{name} must be above 0 and below 1, not {getattr(settings, name)}")
-
-
-def _shares(settings: Any, name: str) -> None:
-    scale = getattr(settings, name)
-    if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
-        raise ValueError(f"{name} is two shares, least and most, above 0 and at most 1, not {scale}")

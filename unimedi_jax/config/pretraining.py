@@ -5,7 +5,7 @@ import math
 import re
 from typing import Any
 
-from unimedi_jax.config import objectives
+from unimedi_jax.config import checks, objectives
 from unimedi_jax.config import trainable as rules
 
 STEPS = 113_000  # 50 epochs of 217k X-rays at 96 a step
@@ -18,6 +18,7 @@ SHARES = {
 # Zero-shot: similarity to a finding's prompts minus that to the prompts that deny it ("difference"), minus the mean of
 # those to the other findings' prompts ("others"), or the "sum" of both; `metrics/zeroshot.py`.
 SCORES = ("difference", "others", "sum")
+NETWORKS = ("student", "teacher")
 TRACKERS = ("wandb", "mlflow")
 # What config.show_reports may say, in capitals or not: a boolean arrives as its name from a command line.
 SHOWN = {"yes": True, "true": True, "no": False, "false": False, "auto": None}
@@ -88,24 +89,21 @@ class InputConfig:
     max_damaged: float = 0.0  # share of a set's records that may be unreadable; the next ones replace them
 
     def __post_init__(self) -> None:
-        if len(self.ct_shift) != 3:
-            raise ValueError(f"ct_shift is three numbers of voxels, z, y and x, not {self.ct_shift}")
-        if self.window not in (allowed := ("whole", "random")):
-            raise ValueError(f"config.input.window must be one of {', '.join(allowed)}, not {self.window!r}")
+        checks.axes(self, 3, "ct_shift")
+        checks.one_of(
+            self,
+            window=("whole", "random"),
+            set_shares=("weights", "sqrt"),
+            modality_shares=("batch", "sqrt"),
+            per_study=("pictures", "all", "one", "frontal"),
+        )
         if len(self.windows) != 3 or min(self.windows) < 1 or (max(self.windows) > 1 and self.window == "whole"):
             raise ValueError(
                 f"config.input.windows={self.windows} are three numbers, z, y and x, of at least 1; several take "
                 "config.input.window=random"
             )
-        for name, common in (("set_shares", "weights"), ("modality_shares", "batch")):
-            if getattr(self, name) not in (common, "sqrt"):
-                raise ValueError(f"{name} is {common} or sqrt, not {getattr(self, name)!r}")
-        if self.per_study not in (allowed := ("pictures", "all", "one", "frontal")):
-            raise ValueError(f"per_study must be one of {', '.join(allowed)}, not {self.per_study!r}")
-        if self.most_of_study < 1:
-            raise ValueError(f"most_of_study must be at least 1, not {self.most_of_study}")
-        if not 0 < self.sentences <= 1:
-            raise ValueError(f"sentences is a share above 0 and at most 1, not {self.sentences}")
+        checks.at_least(self, 1, "most_of_study")
+        checks.up_to_one(self, "sentences")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,18 +187,25 @@ class ModelConfig:
     dtype: str = "bfloat16"  # type of the arithmetic; parameters, softmax and losses are float32
 
     def __post_init__(self) -> None:
-        if self.remat not in (allowed := ("auto", "none", "dots", "full")):
-            raise ValueError(f"remat must be one of {', '.join(allowed)}, not {self.remat!r}")
-        if self.layers not in (allowed := ("auto", "scanned", "unrolled")):
-            raise ValueError(f"layers must be one of {', '.join(allowed)}, not {self.layers!r}")
-        if self.tokenizer not in (allowed := ("linear", "nonlinear")):
-            raise ValueError(f"config.model.tokenizer must be one of {', '.join(allowed)}, not {self.tokenizer!r}")
+        checks.axes(self, 2, "image_patch", "image_subpatch", "slice_source")
+        checks.axes(self, 3, "volume_size", "volume_patch", "volume_subpatch")
+        checks.window(self)
+        checks.one_of(
+            self,
+            tokenizer=("linear", "nonlinear"),
+            position_init=("normal", "sincos"),
+            scores=("mean", "rollout"),
+            projection=("mlp", "linear"),
+            report_pooling=("cls", "mean"),
+            attention=("auto", "xla", "blocks", "cudnn", "splash"),
+            remat=("auto", "none", "dots", "full"),
+            layers=("auto", "scanned", "unrolled"),
+            dtype=("bfloat16", "float16", "float32"),
+        )
         if self.tokenizer == "nonlinear":
             self._check_subpatches()
         if self.registers < 0 or self.score_layers < 0 or self.sink_norm < 0:
             raise ValueError("config.model.registers, score_layers and sink_norm are at least 0")
-        if self.scores not in (allowed := ("mean", "rollout")):
-            raise ValueError(f"config.model.scores must be one of {', '.join(allowed)}, not {self.scores!r}")
         if self.scores == "rollout" and (self.sink_norm or not self.cls_key):
             raise ValueError("config.model.scores='rollout' passes through all tokens: without sink_norm, with cls_key")
         self._check_slices()
@@ -232,7 +237,7 @@ class ModelConfig:
             raise ValueError(f"config.model.subpatch_hidden must be at least 1, not {self.subpatch_hidden}")
         for name in ("image", "volume"):
             patch, part = getattr(self, f"{name}_patch"), getattr(self, f"{name}_subpatch")
-            if len(patch) != len(part) or min(part) < 1 or any(n % m for n, m in zip(patch, part, strict=True)):
+            if min(part) < 1 or any(n % m for n, m in zip(patch, part, strict=True)):
                 raise ValueError(f"config.model.{name}_subpatch={part} does not divide {name}_patch={patch}")
 
 
@@ -258,10 +263,10 @@ class OptimConfig:
     layer_decay: float = 1.0  # of the learning rate, from each layer of a tower to the one below; 1: the same for all
 
     def __post_init__(self) -> None:
-        if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"layer_decay must be above 0 and at most 1, not {self.layer_decay}")
-        if self.moment_dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"moment_dtype is float32 or bfloat16, not {self.moment_dtype!r}")
+        checks.up_to_one(self, "layer_decay")
+        checks.one_of(self, moment_dtype=("float32", "bfloat16"))
+        checks.pattern(self.decay, "decay")
+        checks.below_one(self, "b1", "b2")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -318,6 +323,10 @@ class DistributedConfig:
     process: int = 0  # the number of this host's process, from 0
     timeout: int = 60  # seconds of silence after which a host counts as lost
 
+    def __post_init__(self) -> None:
+        if self.coordinator not in ("", "auto") and self.process >= self.processes:
+            raise ValueError(f"process={self.process}, but processes={self.processes} are numbered from 0")
+
 
 @dataclasses.dataclass(frozen=True)
 class EvalsConfig:
@@ -333,6 +342,7 @@ class EvalsConfig:
 
     def __post_init__(self) -> None:
         check_score(self.score)
+        checks.one_of(self, network=NETWORKS)
 
 
 def _objective() -> objectives.UniMedI:
@@ -347,6 +357,13 @@ def profile_steps(text: str) -> range:
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise ValueError(f"config.profile={text}: the first and the last step, as in 100:105")
     return range(int(match[1]), int(match[2]) + 1)
+
+
+def _check_sharding(sharding: Any) -> None:
+    for rule in sharding:
+        if isinstance(rule, str) or len(rule) != 2 or rule[1] not in ("fsdp", "replicate"):
+            raise ValueError(f"config.sharding: {rule!r} is no pair such as ('vision/', 'fsdp') or ('.*', 'replicate')")
+        checks.pattern(rule[0], "config.sharding")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -396,6 +413,7 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         rules.check(self.trainable)
+        _check_sharding(self.sharding)
         if str(self.show_reports).lower() not in SHOWN:
             raise ValueError(f"config.show_reports is yes, no or auto, not {self.show_reports!r}")
         if self.accumulate > 1 and self.objective.name != "unimedi":

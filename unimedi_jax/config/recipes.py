@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from unimedi_jax.config import checks
+
 ABSENT = ("zero", "skip", "one")  # what a structure that the truth lacks counts as
 
 
@@ -29,8 +31,7 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         """Raises ValueError for a factor that is none."""
-        if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"layer_decay must be above 0 and at most 1, not {self.layer_decay}")
+        checks.up_to_one(self, "layer_decay")
 
 
 # Models Genesis's task NCC: Adam, until the validation loss has been no better for ten epochs.
@@ -64,10 +65,10 @@ class CropsConfig:
     def __post_init__(self) -> None:
         """Raises ValueError for what does not fit together."""
         check_absent(self.absent)
-        if len(self.crop) != 3 or len(self.spacing_mm) not in (0, 3) or len(self.window_hu) != 2:
-            raise ValueError("crop and spacing_mm are three numbers (z, y, x), window_hu two")
-        if self.window_hu[0] >= self.window_hu[1]:
-            raise ValueError(f"window_hu={self.window_hu} is no range")
+        checks.axes(self, 3, "crop", *("spacing_mm",) * bool(self.spacing_mm))
+        checks.window(self)
+        checks.below_one(self, "overlap")  # with 1 the windows would never move on
+        checks.up_to_one(self, "layer_decay")
 
     @property
     def fit(self) -> FitConfig:
@@ -144,12 +145,10 @@ class VolumesConfig:
 
     def __post_init__(self) -> None:
         """Raises ValueError for what does not fit together."""
-        if len(self.size) != 3 or len(self.flip) != 3 or len(self.window_hu) != 2:
-            raise ValueError("size and flip are three numbers (z, y, x), window_hu two")
-        if self.window_hu[0] >= self.window_hu[1]:
-            raise ValueError(f"window_hu={self.window_hu} is no range")
-        if self.best not in ("auroc", "accuracy", "loss"):
-            raise ValueError(f"best is auroc, accuracy or loss, not {self.best!r}")
+        checks.axes(self, 3, "size", "flip")
+        checks.window(self)
+        checks.one_of(self, best=("auroc", "accuracy", "loss"))
+        checks.up_to_one(self, "share", "layer_decay")
 
     @property
     def fit(self) -> FitConfig:

@@ -8,13 +8,13 @@ import functools
 import logging
 import math
 import pathlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from data import members
 from data.buckets import mirror
 from data.buckets.store import is_url
 from data.errors import UserError
-from unimedi_jax import checkpoint_reading, writers
+from unimedi_jax import checkpoint_reading, validations
 from unimedi_jax.config import loaded, paths
 from unimedi_jax.convert import checksums, hub
 
@@ -90,10 +90,9 @@ def choose(address: Address) -> Choice:
         return Choice(int(address.which), "as named")
     config = checkpoint_reading.meta(address.place).get("config")
     loaded.check(config, str(address.place))
-    metric = config["checkpoint"]["best"]
+    metric, scores, _ = validations.ranking(address.place, config["checkpoint"]["best"])
     left = checkpoint_reading.steps(address.place)
-    scores = {line["step"]: line.get(f"val/{metric}") for line in writers.lines(address.place)}
-    defined = {step: scores[step] for step in left if _is_number(scores.get(step))}
+    defined = {step: scores[step] for step in left if scores.get(step, -math.inf) > -math.inf}
     if not defined:
         raise UserError(
             f"{address.place}:{BEST}: none of the checkpoints that are left was validated by {metric}; "
@@ -106,10 +105,6 @@ def choose(address: Address) -> Choice:
 def shown(place: pathlib.Path) -> str:
     """A folder as a person names it: on the hub and in a bucket by its address there."""
     return hub.label(place) or mirror.named(str(place))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def log(address: Address, step: int, steps: int, reason: str) -> None:

@@ -135,6 +135,20 @@ def _endless(
     return datasets[0] if len(datasets) == 1 else grain.MapDataset.mix(datasets, weights)
 
 
+def moved(position: dict[str, int], before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
+    """A position in batches of `before` rows, as `Batches.get_state` gives it, in batches of `after` rows.
+
+    No record that was read comes again in its epoch; fewer records than a batch has are left out. Where X-rays and CTs
+    share the batch in another way, the modality that has got further decides.
+    """
+    if dict(before) == dict(after):
+        return position
+    count = position["next_index"]
+    return position | {
+        "next_index": max(math.ceil(count * before[name] / rows) for name, rows in after.items() if rows)
+    }
+
+
 def report_length(batch: HostBatch, lengths: Sequence[int]) -> int:
     """The smallest of `lengths` that holds every report of a batch; the largest one holds every report."""
     masks = (part[f"{name}_mask"] for part in batch.values() for name in TEXTS if name in part)

@@ -14,7 +14,7 @@ from unimedi_jax import placement
 from unimedi_jax.losses import NOWHERE
 from unimedi_jax.models import heads
 from unimedi_jax.objectives import common, masked
-from unimedi_jax.typing import Array, Batch, Bool, Float, PyTree
+from unimedi_jax.typing import Array, Batch, Bool, Float, Int, PyTree
 
 
 class Reports(NamedTuple):
@@ -61,15 +61,20 @@ def sentence_logits(
     return jnp.swapaxes(jax.lax.map(each, reports, batch_size=min(chunk, len(reports))), 0, 1)
 
 
-def sentence_contrast(logits: Float[Array, "b b s"], real: Bool[Array, "b s"]) -> Float[Array, " b"]:
+def sentence_contrast(
+    logits: Float[Array, "b b s"], real: Bool[Array, "b s"], same: Int[Array, " b"] | None = None
+) -> Float[Array, " b"]:
     """Each sentence among the images, and each image's sentence among those of other reports; means over sentences.
 
-    A report without sentences has a loss of 0.
+    Samples with the same number in `same` are left out of each other's negatives. A report without sentences has a loss
+    of 0.
     """
     batch = len(logits)
     own = logits[jnp.arange(batch), jnp.arange(batch)]
-    among_images = jax.nn.logsumexp(logits, axis=0) - own
-    others = jnp.where(real[None] & ~jnp.eye(batch, dtype=bool)[..., None], logits, NOWHERE)
+    alone = jnp.eye(batch, dtype=bool)[..., None]
+    apart = ~alone if same is None else (same[:, None] != same[None])[..., None]
+    among_images = jax.nn.logsumexp(logits, axis=0, where=None if same is None else apart | alone) - own
+    others = jnp.where(real[None] & apart, logits, NOWHERE)
     against = jax.nn.logsumexp(others, axis=(1, 2))[:, None]
     among_sentences = jnp.logaddexp(own, against) - own
     return masked.masked_mean((among_images + among_sentences) / 2, real)

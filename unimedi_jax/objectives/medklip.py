@@ -28,7 +28,7 @@ from unimedi_jax.config import objectives as settings
 from unimedi_jax.models import heads
 from unimedi_jax.models.towers import UniMedI
 from unimedi_jax.objectives import base, common, entities
-from unimedi_jax.typing import Array, Batch, Bool, Float, PyTree, Step
+from unimedi_jax.typing import Array, Batch, Bool, Float, Int, PyTree, Step
 
 
 class Objective(settings.MedKLIP, base.Objective):
@@ -53,19 +53,29 @@ class Objective(settings.MedKLIP, base.Objective):
         answered, present = student.head["mention"](answers), chosen.present & chosen.informative[None]
         rows = {
             "presence": entities.presence(logits, chosen),
-            "mention": mention_contrast(heads.unit(answered), heads.unit(mentions), present, self.temperature),
+            "mention": mention_contrast(
+                heads.unit(answered), heads.unit(mentions), present, self.temperature, common.studies(batch)
+            ),
         }
         return base.LossTerms({name: common.by_modality(each, batch) for name, each in rows.items()})
 
 
 def mention_contrast(
-    answers: Float[Array, "b q e"], mentions: Float[Array, "b q e"], present: Bool[Array, "b q"], temperature: float
+    answers: Float[Array, "b q e"],
+    mentions: Float[Array, "b q e"],
+    present: Bool[Array, "b q"],
+    temperature: float,
+    study: Int[Array, " b"] | None = None,
 ) -> Float[Array, " b"]:
     """InfoNCE from an image's answer to its own report's mention, among all reports that mention the entity.
 
-    Mean over the entities that the sample's report mentions; 0 where it mentions none.
+    Samples with the same number in `study` are left out of each other's negatives. Mean over the entities that the
+    sample's report mentions; 0 where it mentions none.
     """
     logits = jnp.einsum("iqe,jqe->qij", answers, mentions) / temperature
-    logits = jnp.where(present.T[:, None, :], logits, jnp.finfo(logits.dtype).min)
+    counted = present.T[:, None, :]
+    if study is not None:
+        counted &= ((study[:, None] != study[None]) | jnp.eye(len(study), dtype=bool))[None]
+    logits = jnp.where(counted, logits, jnp.finfo(logits.dtype).min)
     own = jnp.diagonal(jax.nn.log_softmax(logits), axis1=1, axis2=2).T
     return jnp.sum(jnp.where(present, -own, 0.0), axis=1) / jnp.maximum(jnp.sum(present, axis=1), 1)

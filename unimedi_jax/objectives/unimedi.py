@@ -235,8 +235,7 @@ class Objective(settings.UniMedI, base.Objective):
         if self.negation:
             text, turned = common.reports(batch)[0], common.reports(batch, "negated")[0]
             negated = losses.Negated(z["negated"], jnp.any(text != turned, axis=1))
-        same = losses.same_report(*common.reports(batch), chunk) if self.identical_reports else common.studies(batch)
-        soft = self.soft_targets, self.soft_temperature
+        same, soft = self.same(batch), (self.soft_targets, self.soft_temperature)
 
         def contrast(one: Array, other: Array, opposite: losses.Negated | None = None) -> dict[str, Array]:
             groups = self.groups((one, other, same, opposite), batch)
@@ -259,12 +258,18 @@ class Objective(settings.UniMedI, base.Objective):
         """Sentences against the patches of the images that meet their reports in L_vl."""
         real = token_runs.present(token_runs.inner(common.reports(batch)[1]), self.sentences)
         each = {}
-        for name, (rows, present) in self.groups((sentences, real), batch).items():
+        for name, (rows, present, same) in self.groups((sentences, real, self.same(batch)), batch).items():
             images = [regions[modality] for modality in ([name] if name else common.modalities(batch))]
             options = self.local_temperature, self.local_chunk
             logits = jnp.concatenate([alignment.sentence_logits(image, rows, *options) for image in images])
-            each[name] = alignment.sentence_contrast(logits, present)
+            each[name] = alignment.sentence_contrast(logits, present, same)
         return alignment.by_modality(each, batch)
+
+    def same(self, batch: Batch) -> Int[Array, " b"] | None:
+        """For each sample a number that those share which are no negatives of each other; None: all are."""
+        if self.identical_reports:
+            return losses.same_report(*common.reports(batch), self.contrastive_chunk)
+        return common.studies(batch)
 
     def groups(self, rows: PyTree, batch: Batch) -> dict[str, PyTree]:
         """Rows of the joined batch by what is a negative of what."""

@@ -81,6 +81,9 @@ def share_rows(config: PretrainConfig, sets: Sets) -> BatchConfig:
     """Rows of each modality a device: `config.batch`, or as many in all by the square root of the training records.
 
     Of two modalities each has a row at least; a run of one alone, and one whose sets lack a modality, stay as they are.
+
+    Raises:
+        UserError: `config.batch.total` cannot be shared in that way.
     """
     batch = config.batch
     counts = {name: sum(record_set.size(name, "train") for record_set, _ in sets) for name in pipeline.MODALITIES}
@@ -90,7 +93,10 @@ def share_rows(config: PretrainConfig, sets: Sets) -> BatchConfig:
     rows = batch.xray + batch.ct
     cts = min(max(round(rows * roots["ct"] / sum(roots.values())), 1), rows - 1)
     LOG.info("%d X-rays and %d CTs per device and step, for %d and %d records", rows - cts, cts, *counts.values())
-    return dataclasses.replace(batch, xray=rows - cts, ct=cts)
+    try:
+        return dataclasses.replace(batch, xray=rows - cts, ct=cts)
+    except ValueError as error:
+        raise UserError(f"config.input.modality_shares=sqrt: {error}") from error
 
 
 def check_leaks(config: PretrainConfig, sets: Sets, workdir: pathlib.Path) -> None:

@@ -154,10 +154,12 @@ def build_job(config: PretrainConfig, workdir: pathlib.Path) -> TrainingJob:
     with hosts.primary_first("config.json is there", place):
         if jax.process_index() == 0 and not checkpoint_reading.started(workdir):
             saved_config.forget_start(workdir)
+        if config.resume.force:
+            _check_steps(config, workdir)
         plain = saved_config.keep(plain, workdir, force=config.resume.force)
     machine.warn_of_another(plain.get("machine", {}), here)
     batch = plain["global_batch"]
-    _check_batch(config, batch, mesh.size)
+    check_batch(config, batch, mesh.size)
     with hosts.primary_first("the list of members is there", place):
         dataset.check_leaks(config, sets, workdir)
     with hosts.primary_first("the tokenizer is there", place):
@@ -174,21 +176,37 @@ def build_job(config: PretrainConfig, workdir: pathlib.Path) -> TrainingJob:
     return TrainingJob(*vars(train_step).values(), sets, tokenizer, samplers, batch, plain)
 
 
-def _check_batch(config: PretrainConfig, batch: Mapping[str, int], devices: int) -> None:
+def _check_steps(config: PretrainConfig, workdir: pathlib.Path) -> None:
+    """Raises UserError where a forced run would end before the step that it has reached."""
+    last = max(checkpoint_reading.steps(workdir), default=0)
+    if last > config.steps:
+        raise UserError(
+            f"{workdir} is at step {last}, beyond config.steps={config.steps}: give at least {last} steps, or another "
+            "--workdir to start anew"
+        )
+
+
+def check_batch(config: PretrainConfig, batch: Mapping[str, int], devices: int, section: str = "config") -> None:
+    """Refuses a global batch of so many rows of each modality that devices, parts or chunks do not divide.
+
+    Raises:
+        UserError: it says which, and names the settings in their `section`.
+    """
     if config.accumulate < 1 or any(rows % (devices * config.accumulate) for rows in batch.values()):
         raise UserError(
             f"the run's global batch {batch} does not divide over {devices} devices in {config.accumulate} parts: "
-            "see config.accumulate and config.batch.total"
+            f"see {section}.accumulate and {section}.batch.total"
         )
     rows, chunk = sum(batch.values()), getattr(config.objective, "contrastive_chunk", 0)
+    name = f"{section}.objective.contrastive_chunk"
     if chunk and rows % chunk:
-        raise UserError(f"config.objective.contrastive_chunk={chunk} does not divide the global batch of {rows}")
+        raise UserError(f"{name}={chunk} does not divide the global batch of {rows}")
     if chunk and getattr(config.objective, "compares_within_modality", False):
         for modality, count in batch.items():
             if count > chunk and count % chunk:
                 raise UserError(
-                    f"config.objective.contrastive_chunk={chunk} does not divide the {count} samples of {modality} in "
-                    "the global batch, which are compared with each other alone"
+                    f"{name}={chunk} does not divide the {count} samples of {modality} in the global batch, which are "
+                    "compared with each other alone"
                 )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from data import contract
 from data.buckets import mirror
 from data.errors import StoppedError, UserError
-from unimedi_jax import checkpoint, compile_cache, hosts, sharding, trackers, trees, writers
+from unimedi_jax import checkpoint, compile_cache, hosts, sharding, trackers, trees, validations, writers
 from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.config.typed import typed
 from unimedi_jax.evaluation import evaluator
@@ -86,13 +86,16 @@ def _run(config: PretrainConfig, workdir: pathlib.Path, stopping: signals.Signal
                     state = _train(running, state, monitor, first=first)
                     break
                 except LossSpike as spike:
-                    state, first, monitor = _roll_back(job, checkpoints, monitor, workdir, last=spike.step)
-                    writer.cut(first)
+                    last = spike.step
+                # Here, where no traceback holds the state that is given up: devices need not have room for two.
+                state, first, monitor = _roll_back(job, checkpoints, monitor, workdir, last=last)
+                writer.cut(first)
             checkpoints.wait()
             if evaluate.can_measure("test"):
                 LOG.info("evaluating on held-out patients, trained and untrained")
             with stopping.safe_to_exit():
                 trained = states.variables(state, config.evals.network)
+                del state  # with the optimiser's part: devices need not have room for two
                 untrained = states.variables(job.init(jax.random.key(config.seed)))
                 page = run_report.final(evaluate, writer, job, trained, untrained)
             writer.page(page)
@@ -128,7 +131,8 @@ def _start(
         return state, 0, LossMonitor(workdir, **guard)
     if not job.config.resume.force:
         contract.check_resumed(restored.meta["contracts"], job.contracts)
-    batches.set_state(restored.position)
+    rows = restored.meta["config"].get("global_batch", job.batch)  # another one, where a run was forced to change it
+    batches.set_state(pipeline.moved(restored.position, rows, job.batch))
     LOG.info("resuming from step %d", restored.step)
     return restored.state, restored.step, LossMonitor(workdir, **guard, memory=restored.meta["guard"])
 
@@ -178,12 +182,19 @@ class _Running:
         self.writer.scalars(step, {f"val/{name}": value for name, value in scalars.items()})
         LOG.info("step %d, validation: %s", step, run_report.progress(scalars, self.evaluate.places))
 
-    def scores(self) -> dict[int, float]:
-        """Step -> what `keep_best` goes by, of all validations so far; where it is undefined, the worst."""
-        name = f"val/{self.job.config.checkpoint.best}"
-        # One at a time: at every checkpoint of a long run there are more of them.
-        lines = (line for line in writers.lines(self.writer.workdir) if any(key.startswith("val/") for key in line))
-        return {line["step"]: -np.inf if line.get(name) is None else line[name] for line in lines}
+    @property
+    def ranking(self) -> validations.Ranking:
+        """What `keep_best` goes by, of all validations so far."""
+        return validations.ranking(self.writer.workdir, self.job.config.checkpoint.best)
+
+    def warn_of_ranking(self) -> None:
+        """A line where checkpoints are ranked by something else than the config asks for, or by nothing."""
+        asked, (metric, scores, others) = self.job.config.checkpoint, self.ranking
+        if not asked.keep_best or (metric == asked.best and max(scores.values(), default=0) > -np.inf):
+            return
+        instead = "none is kept as the best" if metric == asked.best else f"{metric} ranks the checkpoints instead"
+        known = ", ".join(others) or "nothing that could"
+        LOG.warning("validations lack config.checkpoint.best=%s: %s; they also have %s", asked.best, instead, known)
 
 
 def _train(running: _Running, state: states.TrainState, monitor: LossMonitor, *, first: int) -> states.TrainState:
@@ -206,8 +217,13 @@ def _train(running: _Running, state: states.TrainState, monitor: LossMonitor, *,
     def due(step: int) -> bool:
         return every > 0 and 0 < step < config.steps and step % every == 0
 
-    if due(first) and first not in running.scores():
-        running.validate(state, first)  # the run ended in there
+    def validate(step: int) -> None:
+        running.validate(state, step)
+        if step - first <= every:  # the first one since the run was started or resumed
+            running.warn_of_ranking()
+
+    if due(first) and first not in running.ranking.scores:
+        validate(first)  # the run ended in there
     before: StepResult | None = None
     for step in range(first + 1, config.steps + 1):
         started = time.perf_counter()
@@ -242,12 +258,12 @@ def _train(running: _Running, state: states.TrainState, monitor: LossMonitor, *,
             _log(before, running, speed, monitor)
             before = None
             running.writer.sync()
-            checkpoints.save(step, state, running.batches, meta | {"guard": monitor.memory}, running.scores())
+            checkpoints.save(step, state, running.batches, meta | {"guard": monitor.memory}, running.ranking.scores)
             if stop_now:
                 checkpoints.wait()
                 raise StoppedError(f"stopped after step {step}, which is saved: the same command resumes")
             if due(step):
-                running.validate(state, step)
+                validate(step)
             speed.restart(step)
     return state
 

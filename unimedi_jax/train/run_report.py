@@ -14,6 +14,7 @@ from unimedi_jax.input import records
 from unimedi_jax.input.places import Place
 from unimedi_jax.metrics import auroc, findings, label_keys, retrieval
 from unimedi_jax.report import content, figures, headline, page, tables
+from unimedi_jax.train import saved_config
 from unimedi_jax.train.job import TrainingJob
 from unimedi_jax.typing import PyTree
 
@@ -43,7 +44,9 @@ def final(
     path = workdir / "report" / "index.html"
     metrics = [*writers.read(workdir), {"step": step, **line}]
     show = all(name == "phantom" for name in job.contracts) if show is None else show
-    about = {"name": workdir.name, "config": job.saved_config, "contracts": job.contracts}
+    # Trackers get the page too.
+    shared = saved_config.shareable(job.saved_config)
+    about = {"name": workdir.name, "config": shared, "contracts": job.contracts}
     page.write(path, _content(about, evaluations, metrics, embedded, shown), show_reports=show)
     if unread := evaluations.unread("test", embedded) or evaluations.unread("test", embedded_before):
         raise UserError(
