@@ -15,13 +15,16 @@ import unimedi_jax
 from configs import predict as configs
 from configs import probe as probe_configs
 from data.errors import UserError
+from data.manifest import reading
+from data.readers import geometry, xrays
+from tests import dicoms
 from unimedi_jax import sharding
 from unimedi_jax.config.jobs import DetectConfig, FitConfig, ProbeConfig, SegmentConfig
 from unimedi_jax.convert import names
 from unimedi_jax.evaluation import detect, downstream, heads, probe, segment, trials
 from unimedi_jax.inference import pretrained, sources
 from unimedi_jax.metrics import zeroshot
-from unimedi_jax.prediction import predict
+from unimedi_jax.prediction import predict, predictors
 
 REAL = pathlib.Path(__file__).parents[3] / "shared" / "data"
 QUICK = FitConfig(8, epochs=1, patience=1, lr=1e-2)
@@ -190,6 +193,39 @@ def test_a_head_refuses_another_encoder_and_damage(probed, trained, tmp_path):
     for place in (tmp_path / "nowhere", tmp_path.parent):
         with pytest.raises(UserError, match="holds no heads"):
             heads.load(str(place / "none"), trained)
+
+
+def test_files_are_read_as_the_records_that_the_head_was_trained_on(
+    trained, phantom, checkpoint_dir, tmp_path, monkeypatch
+):
+    source = {"assumed_axes": "LPS", "min_slices": 3, "options": {"greys": "largest", "lists": "of a machine"}}
+    of_set = {**phantom.contract, "source": source}
+    dataset = dataclasses.replace(phantom, contract=of_set)
+    facts = dict(names=["mass"], thresholds={"mass": {"value": 0.5}}, one_of=False, ct_slices=None)
+    trial = trials.main(ProbeConfig(**ONE))
+    made = heads.make("probe", "linear", trained, dataset, "xray", trial, **facts)
+    assert "of a machine" not in json.dumps(made.facts)
+    assert made.reading(trained) == dataclasses.replace(reading.of_contract(of_set), captions=None)
+    older = heads.Head({**made.facts, "contract": {**made.facts["contract"]}}, {})
+    del older.facts["contract"]["source"]
+    now = dataclasses.replace(trained, contracts={phantom.name: of_set})
+    assert older.reading(now).by_largest, "the encoder was trained on the set"
+    assert not older.reading(dataclasses.replace(trained, contracts={"other": of_set})).by_largest
+    heads.save(made, tmp_path)
+    pixels = np.arange(300 * 200).reshape(300, 200).astype(np.uint16) % 3000
+    film = dicoms.dataset(pixels, Modality="DX", WindowCenter=900, WindowWidth=300)
+    film.save_as(tmp_path / "film.dcm", enforce_file_format=True)
+    read = []
+
+    def answers(pixels: np.ndarray) -> np.ndarray:
+        read.extend(pixels)
+        return np.zeros((len(pixels), 1))
+
+    spy = predictors.Predictor(answers, lambda item, stem, scores: [{}])
+    monkeypatch.setattr(predictors, "of_heads", lambda *_: {"xray": spy})
+    predict.run(config_of(checkpoint_dir, tmp_path / "film.dcm", tmp_path / "out.csv", head=str(tmp_path / "heads")))
+    expected = xrays.read_film(tmp_path / "film.dcm", by_largest=True).pixels
+    np.testing.assert_array_equal(read[0], geometry.canonical_xray(expected, 256))
 
 
 def test_mistakes_are_one_line(pictures, checkpoint_dir, probed, tmp_path):

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from data.errors import UserError
-from data.manifest import reading
 from data.manifest.reading import Reading
 from data.readers.files import BadInput
 from unimedi_jax.config.jobs import PredictConfig
@@ -65,7 +64,7 @@ def run(config: Mapping[str, Any], _: pathlib.Path | None = None) -> None:
 
 def _reading(trained: pretrained.Pretrained, by_modality: Mapping[str, heads.Head]) -> Reading:
     """How files are read: as the records that a modality's head was trained on, else as those of the encoder."""
-    of_head = {modality: reading.of_contract(head.facts["contract"]) for modality, head in by_modality.items()}
+    of_head = {modality: head.reading(trained) for modality, head in by_modality.items()}
     xray, ct = (of_head.get(modality, trained.reading) for modality in ("xray", "ct"))
     grid = dataclasses.replace(ct.grid, film_size=xray.grid.film_size)
     return dataclasses.replace(ct, grid=grid, by_largest=xray.by_largest)

@@ -11,7 +11,6 @@ import nibabel
 import numpy as np
 
 from data.errors import UserError
-from data.manifest import reading
 from data.readers import xrays
 from unimedi_jax import objectives, patches
 from unimedi_jax.config.jobs import PredictConfig
@@ -151,7 +150,7 @@ def _segment(head: Head, trained: Pretrained, rows: int, place: Place) -> Predic
     def answers(pixels: np.ndarray) -> np.ndarray:
         return segmenter.predict(network, pixels, rows * trained.mesh.size)
 
-    return _masks(head, answers, place)
+    return _masks(head, answers, trained, place)
 
 
 def _crops(head: Head, trained: Pretrained, rows: int, place: Place) -> Predictor:
@@ -161,12 +160,12 @@ def _crops(head: Head, trained: Pretrained, rows: int, place: Place) -> Predicto
     def answers(pixels: np.ndarray) -> np.ndarray:
         return np.stack([segmenter.predict(network, volume, rows * trained.mesh.size) for volume in pixels])
 
-    return _masks(head, answers, place)
+    return _masks(head, answers, trained, place)
 
 
-def _masks(head: Head, answers: Callable[[np.ndarray], np.ndarray], place: Place) -> Predictor:
+def _masks(head: Head, answers: Callable[[np.ndarray], np.ndarray], trained: Pretrained, place: Place) -> Predictor:
     """Masks of the logits that `answers` gives on the records' grid."""
-    names, modality, trained_on = head.facts["names"], head.modality, reading.of_contract(head.facts["contract"])
+    names, modality, reading = head.facts["names"], head.modality, head.reading(trained)
 
     def xray(item: sources.Item, stem: str, logits: np.ndarray) -> list[Row]:
         mask = own_grid.xray_mask(logits, xrays.read_full_xray(item.path).shape)
@@ -174,7 +173,7 @@ def _masks(head: Head, answers: Callable[[np.ndarray], np.ndarray], place: Place
         return [{"mask": name} | _sizes("pixels", mask, names, 1)]
 
     def ct(item: sources.Item, stem: str, logits: np.ndarray) -> list[Row]:
-        image = own_grid.ct_mask(logits, item.path, trained_on)
+        image = own_grid.ct_mask(logits, item.path, reading)
         name = place.write(f"{stem}.mask.nii.gz", lambda path: nibabel.save(image, path))
         millilitres = abs(float(np.linalg.det(image.affine[:3, :3]))) / 1000
         return [{"mask": name} | _sizes("ml", np.asarray(image.dataobj), names, millilitres)]
@@ -193,7 +192,7 @@ def _detect(head: Head, trained: Pretrained, rows: int, place: Place) -> Predict
     finder = BoxFinder(trained, **settings, published=head.facts.get("published", False))
     network, threshold = head.network(trained), head.facts["threshold"]
     size, patch = trained.size("xray"), trained.patch("xray")
-    side = reading.of_contract(head.facts["contract"]).grid.film_size
+    side = head.reading(trained).grid.film_size
 
     def answers(pixels: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         tokens = patches.patchify(np.stack([dense.whole(one, size) for one in pixels]), patch)
