@@ -46,6 +46,31 @@ def test_one_file_whose_name_is_a_uid(tmp_path):
     assert named(tmp_path / "1.2.840.113619.7") == {("1.2.840.113619.7", "xray")}
 
 
+DAMAGED = {
+    "empty.dcm": (b"", "empty_file"),
+    "cut.DCM": (b"\0" * 100, "not_dicom"),
+    "page.dicom": (b"<html>404 not found</html>" * 20, "not_dicom"),
+    "bare.dcm": (b"\x08\0\x60\0\x02\0\0\0DX" * 20, "not_dicom"),  # elements without the preamble before them
+    "empty.ima": (b"", "empty_file"),
+}
+
+
+def test_damaged_files_that_are_dicom_by_name_are_refused_not_passed_over(tmp_path):
+    save(tmp_path / "film.dcm", "DX")
+    (tmp_path / "notes.1").write_text("no DICOM")
+    for name, (content, code) in DAMAGED.items():
+        (tmp_path / name).write_bytes(content)
+        ((alone,), _) = sources.find(tmp_path / name)
+        with pytest.raises(BadInput, match=f"^{code}"):
+            alone.read()
+    refused = []
+    items = sources.find(tmp_path)[0]
+    assert [items[index].id for index, _ in sources.read(items, "xray", refused)] == ["film.dcm"]
+    assert {one.path: one.reason.partition(":")[0] for one in refused} == {
+        name: code for name, (_, code) in DAMAGED.items()
+    }
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
 def test_reports_in_the_encodings_that_tables_may_have(tmp_path, encoding):
     path = tmp_path / "reports.txt"

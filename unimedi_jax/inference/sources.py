@@ -36,7 +36,7 @@ AHEAD = {"xray": 8, "ct": 1, "report": 1}  # items that are read before they are
 READERS = {"xray": 2, "ct": 1, "report": 1}  # threads: decoding a film takes little memory, a CT much
 LONGEST_STEM = 200  # bytes of a file's name, which file systems limit to 255
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-DICOM = (".dcm", ".dicom", ".ima", "")  # of damaged files; whole ones are known by what they begin with
+DICOM = (".dcm", ".dicom", ".ima")  # of damaged files; whole ones are known by what they begin with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,11 +217,11 @@ def _header(path: pathlib.Path) -> pydicom.Dataset | None:
     try:
         with path.open("rb") as stream:
             if stream.read(132)[128:] != b"DICM":
-                return None
+                return pydicom.Dataset() if path.suffix.lower() in DICOM else None
         tags = ["Modality", "SeriesInstanceUID", "ViewPosition"]
         return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
     except OSError:
-        return pydicom.Dataset() if path.suffix.lower() in DICOM else None
+        return pydicom.Dataset() if path.suffix.lower() in (*DICOM, "") else None
     except Exception:  # pydicom raises whatever the damage leads to; the reader will say what is wrong
         return pydicom.Dataset()
 
