@@ -46,6 +46,14 @@ def test_one_file_whose_name_is_a_uid(tmp_path):
     assert named(tmp_path / "1.2.840.113619.7") == {("1.2.840.113619.7", "xray")}
 
 
+@pytest.mark.parametrize(("head", "body"), [("scan.hdr", "scan.img"), ("Scan.HDR", "scan.IMG")])
+def test_a_nifti_pair_is_one_ct(tmp_path, head, body):
+    (tmp_path / head).write_bytes(b"x")
+    (tmp_path / body).write_bytes(b"x")
+    (tmp_path / "alone.img").write_bytes(b"x")  # without its header, which the reader says
+    assert named(tmp_path) == {(head, "ct"), ("alone.img", "ct")}
+
+
 DAMAGED = {
     "empty.dcm": (b"", "empty_file"),
     "cut.DCM": (b"\0" * 100, "not_dicom"),

@@ -179,7 +179,8 @@ def rules(grid: RecordGrid = record_grid.DEFAULT) -> dict[str, Any]:
 
 def _folder(folder: pathlib.Path, root: pathlib.Path, reading: Reading) -> Iterator[Item]:
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    headers = {entry: _header(entry) for entry in entries if entry.is_file()}
+    names = {entry.name.lower() for entry in entries}
+    headers = {entry: _header(entry) for entry in entries if entry.is_file() and not _is_voxels(entry, names)}
     slices = {file for file, header in headers.items() if header is not None and header.get("Modality") == "CT"}
     if slices:
         yield _ct(folder, root, reading)
@@ -188,6 +189,12 @@ def _folder(folder: pathlib.Path, root: pathlib.Path, reading: Reading) -> Itera
     for entry in entries:
         if entry.is_dir() and not entry.is_symlink():  # a link may lead in a circle
             yield from _folder(entry, root, reading)
+
+
+def _is_voxels(path: pathlib.Path, beside: set[str]) -> bool:
+    """Whether a file is the .img of a NIfTI pair whose .hdr, an item itself, is among the names beside it."""
+    name = path.name.lower()
+    return name.endswith(".img") and f"{name.removesuffix('.img')}.hdr" in beside
 
 
 def _file(path: pathlib.Path, root: pathlib.Path, reading: Reading, header: pydicom.Dataset | None) -> Item | None:
