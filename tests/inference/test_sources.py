@@ -46,6 +46,21 @@ def test_one_file_whose_name_is_a_uid(tmp_path):
     assert named(tmp_path / "1.2.840.113619.7") == {("1.2.840.113619.7", "xray")}
 
 
+def test_each_enhanced_file_of_a_folder_is_a_ct(tmp_path):
+    for name in ("a.dcm", "b.dcm"):
+        data = dicoms.enhanced(FILM[:6, :8, None].repeat(8, 2).astype(np.int16), [[0, 0, 3.0 * n] for n in range(6)])
+        data.save_as(tmp_path / name, enforce_file_format=True)
+    save(tmp_path / "localiser.dcm", "CT")
+    assert named(tmp_path) == {("a.dcm", "ct"), ("b.dcm", "ct")}
+    for number in range(4):
+        save(tmp_path / f"{number}.dcm", "CT")
+    assert named(tmp_path) == {("a.dcm", "ct"), ("b.dcm", "ct"), (tmp_path.name, "ct")}
+    save(tmp_path / "damaged" / "film.dcm", "CT", NumberOfFrames=2)
+    path = tmp_path / "damaged" / "film.dcm"
+    path.write_bytes(path.read_bytes().replace(b"IS\x02\x002 ", b"IS\x02\x00x "))
+    assert ("damaged", "ct") in named(tmp_path), "the reader says what is wrong"
+
+
 @pytest.mark.parametrize(("head", "body"), [("scan.hdr", "scan.img"), ("Scan.HDR", "scan.IMG")])
 def test_a_nifti_pair_is_one_ct(tmp_path, head, body):
     (tmp_path / head).write_bytes(b"x")

@@ -55,7 +55,8 @@ def find(source: pathlib.Path, reading: Reading = PLAIN) -> tuple[list[Item], li
     """All items of a source, to be read by `reading`, in a fixed order, and the rows that a check of tables rejected.
 
     A .csv is a manifest of the build job, of which only path and modality are needed, and a .txt holds one report a
-    line. A folder is searched with its subfolders; one with a DICOM CT series is one CT.
+    line. A folder is searched with its subfolders; one with a DICOM CT series is one CT, and so is each enhanced
+    (multi-frame) file.
 
     Raises:
         UserError: the source does not exist, or holds nothing that can be read.
@@ -181,8 +182,10 @@ def _folder(folder: pathlib.Path, root: pathlib.Path, reading: Reading) -> Itera
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     names = {entry.name.lower() for entry in entries}
     headers = {entry: _header(entry) for entry in entries if entry.is_file() and not _is_voxels(entry, names)}
-    slices = {file for file, header in headers.items() if header is not None and header.get("Modality") == "CT"}
-    if slices:
+    cts = {file for file, header in headers.items() if header is not None and header.get("Modality") == "CT"}
+    scans = {file for file in cts if _frames(headers[file]) > 1}  # enhanced files, each a whole CT
+    slices = cts - scans
+    if slices and (not scans or len(slices) >= reading.scans.min_slices):  # fewer beside a scan are its localisers
         yield _ct(folder, root, reading)
     others = (_file(file, root, reading, header) for file, header in headers.items() if file not in slices)
     yield from filter(None, others)
@@ -218,19 +221,26 @@ def _name(path: pathlib.Path, root: pathlib.Path) -> str:
 
 
 def _header(path: pathlib.Path) -> pydicom.Dataset | None:
-    """Modality, series and view of a DICOM file, nothing of a damaged one; None for another file."""
+    """Modality, series, view and number of frames of a DICOM file, nothing of a damaged one; None for another file."""
     if path.name.lower().endswith((*PICTURES, *volumes.SUFFIXES)):
         return None
     try:
         with path.open("rb") as stream:
             if stream.read(132)[128:] != b"DICM":
                 return pydicom.Dataset() if path.suffix.lower() in DICOM else None
-        tags = ["Modality", "SeriesInstanceUID", "ViewPosition"]
+        tags = ["Modality", "SeriesInstanceUID", "ViewPosition", "NumberOfFrames"]
         return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
     except OSError:
         return pydicom.Dataset() if path.suffix.lower() in (*DICOM, "") else None
     except Exception:  # pydicom raises whatever the damage leads to; the reader will say what is wrong
         return pydicom.Dataset()
+
+
+def _frames(header: pydicom.Dataset) -> int:
+    try:
+        return int(header.get("NumberOfFrames") or 1)
+    except Exception:  # pydicom raises whatever the damage leads to; the reader will say what is wrong
+        return 1
 
 
 def _lines(path: pathlib.Path, reading: Reading) -> tuple[list[Item], list[Rejected]]:
