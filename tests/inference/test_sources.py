@@ -2,14 +2,18 @@
 
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
 
+from data.build import contracts
+from data.errors import UserError
 from data.manifest import reading
 from data.readers import memory
 from data.readers.files import BadInput
 from data.reports import sections
+from data.sets import amos22
 from tests import dicoms
 from unimedi_jax.inference import sources
 
@@ -92,6 +96,14 @@ def test_damaged_files_that_are_dicom_by_name_are_refused_not_passed_over(tmp_pa
     assert {one.path: one.reason.partition(":")[0] for one in refused} == {
         name: code for name, (_, code) in DAMAGED.items()
     }
+
+
+def test_networks_of_a_set_with_organs_of_its_own_read_files():
+    rules = {"format": contracts.FORMAT, "records": contracts.rules(amos22.ORGANS), "libraries": contracts.libraries()}
+    sources.check(types.SimpleNamespace(contracts={"amos22": rules}))
+    rules["records"]["ct"]["hu"] = [0, 1]
+    with pytest.raises(UserError, match=r"records\.ct\.hu was \[0, 1\] in training"):
+        sources.check(types.SimpleNamespace(contracts={"amos22": rules}))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])

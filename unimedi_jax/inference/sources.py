@@ -170,7 +170,7 @@ def check(trained: "pretrained.Pretrained") -> None:
     """
     for then in trained.contracts.values():  # sets of a run may differ in their grids, and files are read on one
         own = rules(record_grid.of_contract(then))
-        contract.check(then, own, where="reading files by the rules of this version")
+        contract.check_inputs(then, own, where="reading files by the rules of this version")
 
 
 def rules(grid: RecordGrid = record_grid.DEFAULT) -> dict[str, Any]:
