@@ -192,11 +192,20 @@ def _weights(trained: pretrained.Pretrained, folder: pathlib.Path, *, rgb: bool)
 
 
 def _timm(state: names.State, folder: pathlib.Path, *, rgb: bool) -> None:
-    vision = {name: array for name, array in state.items() if not name.startswith(OWN)}
+    vision = _with_type({name: array for name, array in state.items() if not name.startswith(OWN)}, state)
     _save(vision, folder / repository.VISION)
     if rgb:  # a third for each channel: replicated grey gives what one channel gives
         kernel = np.repeat(vision["patch_embed.proj.weight"] / np.float32(3), 3, axis=1)
         _save(vision | {"patch_embed.proj.weight": kernel}, folder / "vision_2d_rgb.safetensors")
+
+
+def _with_type(vision: names.State, state: names.State) -> names.State:
+    """The type embedding of X-rays in the positions of their patches, where timm has a place: both are sums."""
+    if "type_2d" not in state:
+        return vision
+    prefix, positions = 1 + vision.get("reg_token", vision["pos_embed"][:, :0]).shape[1], vision["pos_embed"].copy()
+    positions[:, prefix:] += state["type_2d"]
+    return vision | {"pos_embed": positions}
 
 
 def _part(state: names.State, prefix: str) -> names.State:
