@@ -17,6 +17,7 @@ from configs import probe as probe_configs
 from data.errors import UserError
 from data.manifest import reading
 from data.readers import geometry, xrays
+from data.readers.files import BadInput
 from tests import dicoms
 from unimedi_jax import sharding
 from unimedi_jax.config.jobs import DetectConfig, FitConfig, ProbeConfig, SegmentConfig
@@ -226,6 +227,25 @@ def test_files_are_read_as_the_records_that_the_head_was_trained_on(
     predict.run(config_of(checkpoint_dir, tmp_path / "film.dcm", tmp_path / "out.csv", head=str(tmp_path / "heads")))
     expected = xrays.read_film(tmp_path / "film.dcm", by_largest=True).pixels
     np.testing.assert_array_equal(read[0], geometry.canonical_xray(expected, 256))
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(BadInput("io_error", "gone"), "io_error: gone"), (ValueError("of a library"), "unreadable: ValueError")],
+)
+def test_what_one_file_leads_to_loses_no_other(error, reason):
+    def rows(item, stem, answer):
+        if item.id == "2.png":
+            raise error
+        return [{"score:mass": 0.5}]
+
+    items = [sources.Item(f"{n}.png", "xray", lambda: np.zeros((2, 2)), path=pathlib.Path(f"{n}.png")) for n in "123"]
+    refused, by_modality = [], {"xray": predictors.Predictor(lambda pixels: pixels, rows)}
+    assert list(predict.predict(items, refused, by_modality, batch=2)) == [0, 2]
+    assert [(one.row, one.path, one.reason) for one in refused] == [(2, "2.png", reason)]
+    error = OSError(28, "No space left on device")
+    with pytest.raises(OSError, match="No space left"):
+        predict.predict(items, refused, by_modality, batch=2)
 
 
 def test_mistakes_are_one_line(pictures, checkpoint_dir, probed, tmp_path):

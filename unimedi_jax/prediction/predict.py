@@ -103,6 +103,10 @@ def predict(
                     rows[index] = [shared | row for row in predictor.rows(item, names[index], answer)]
                 except BadInput as error:  # it was read a second time, for its own size
                     refused.append(sources.Rejected(index + 1, item.id, str(error)))
+                except (UserError, OSError):  # what is written cannot be: no fault of this file
+                    raise
+                except Exception as error:  # what one file leads to must not lose the others
+                    refused.append(sources.Rejected(index + 1, item.id, f"unreadable: {type(error).__name__}"))
     for index, item in enumerate(items):
         if item.modality not in by_modality:
             known = " and ".join(NAMES[modality] for modality in by_modality)
