@@ -5,7 +5,9 @@ import itertools
 
 import cv2
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from configs import search as configs
 from data.errors import UserError
@@ -114,19 +116,33 @@ def test_an_index_of_the_embed_jobs_file(tmp_path, suffix):
     nothing = np.zeros((4, 0), np.float32)
     kinds = np.array(["xray", "xray", "ct", "report"])
     embeddings = embed.Embeddings(
-        np.array(["a", "b", "c", "d"]), kinds, z, z, z_report, nothing, nothing.astype(np.int32)
+        np.array(["a", "b", "c", "d"]), kinds, z, z, z_report, nothing, nothing.astype(np.int32), network="0f" * 8
     )
     embeddings.save(tmp_path / f"all{suffix}")
     run(index=tmp_path / "index", source=tmp_path / f"all{suffix}")
     index = store.read(tmp_path / "index")
     assert index.columns["id"].tolist() == ["a", "b", "c", "d"]
     assert index.columns["modality"].tolist() == kinds.tolist()
+    assert index.facts["network"] == "0f" * 8, "a query by another is refused"
     np.testing.assert_array_equal(index.z, np.where(kinds[:, None] == "report", np.nan, z))
     np.testing.assert_array_equal(index.z_report, z_report)
     for content in (b"PAR1 or PK", (tmp_path / f"all{suffix}").read_bytes()[:-30], b""):
         (tmp_path / f"no{suffix}").write_bytes(content)
         with pytest.raises(UserError, match="no file of embeddings"):
             run(index=tmp_path / "other", source=tmp_path / f"no{suffix}")
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".parquet"])
+def test_a_file_of_embeddings_of_an_earlier_version_does_not_name_its_network(tmp_path, suffix):
+    z = np.eye(2, dtype=np.float32)
+    columns = {"ids": np.array(["a", "b"]), "modality": np.array(["xray", "ct"]), "z": z, "z_report": z}
+    path = tmp_path / f"all{suffix}"
+    if suffix == ".npz":
+        np.savez(path, **columns)
+    else:
+        parquet.write_table(pyarrow.table({name: list(values) for name, values in columns.items()}), path)
+    run(index=tmp_path / "index", source=path)
+    assert store.read(tmp_path / "index").facts["network"] == ""
 
 
 def test_many_cases_get_a_graph_that_outlives_interruption_and_deletion(tmp_path, monkeypatch):

@@ -66,6 +66,11 @@ class Pretrained:
         variables = jax.jit(lambda key: states.init_variables(self.model, key)[0])(jax.random.key(self.config["seed"]))
         return sharding.put_replicated({"batch_stats": {}, **variables}, self.mesh)
 
+    @functools.cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """Of every array, by its path."""
+        return fingerprint.arrays({"params": self.variables["params"], "stats": self.variables["batch_stats"]})
+
     def encoder(self, name: str) -> PyTree:
         """Variables by name: "trained" or "untrained"."""
         return {"trained": lambda: self.variables, "untrained": lambda: self.untrained}[name]()

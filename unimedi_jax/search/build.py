@@ -21,13 +21,6 @@ from unimedi_jax.search.entries import Entries, Entry
 LOG = logging.getLogger(__name__)
 
 
-def network(model: embed.Model) -> str:
-    """16 hex digits that name a network and how it reads: a query must come from the one that made the index."""
-    trained = model.pretrained
-    weights = fingerprint.arrays({"params": trained.variables["params"], "stats": trained.variables["batch_stats"]})
-    return fingerprint.facts([weights, trained.config["model"], trained.config["input"], model.embedder.ct_slices])[:16]
-
-
 def of_entries(
     folder: pathlib.Path, model: embed.Model, entries: Entries, *, picture_size: int, keep_reports: bool, exact: int
 ) -> None:
@@ -37,10 +30,9 @@ def of_entries(
         UserError: the folder holds another index, or nothing could be read.
     """
     width = model.pretrained.config["model"]["embedding"]
-    made_by = network(model)
-    identity = fingerprint.facts([entries.facts, made_by, picture_size, keep_reports])
+    identity = fingerprint.facts([entries.facts, model.fingerprint, picture_size, keep_reports])
     facts = _facts(entries.total, width, entries.labels, picture_size, identity)
-    facts |= {"network": made_by, "has_reports": keep_reports}
+    facts |= {"network": model.fingerprint, "has_reports": keep_reports}
     if is_there(folder, identity, exact):
         return
     if entries.total > exact:
@@ -71,6 +63,8 @@ def of_entries(
 def of_embeddings(folder: pathlib.Path, path: pathlib.Path, *, exact: int) -> None:
     """Builds the index of a .npz or .parquet of the embed job: no labels, pictures or report texts.
 
+    The file names the network that made it, unless it was written before files did.
+
     Raises:
         UserError: the folder holds another index, or the file is none that embed writes.
     """
@@ -79,11 +73,11 @@ def of_embeddings(folder: pathlib.Path, path: pathlib.Path, *, exact: int) -> No
     if is_there(folder, identity, exact):
         return
     try:
-        columns = _columns(path)
+        columns, network = _columns(path)
         ids, kinds = (columns[name].astype(str) for name in ("ids", "modality"))
         z, z_report = (np.asarray(columns[name], np.float32).reshape(len(ids), -1) for name in ("z", "z_report"))
         z, z_report = (x if x.shape[1] else np.full(z.shape, np.nan, np.float32) for x in (z, z_report))
-        facts = _facts(len(ids), z.shape[1], (), 0, identity) | {"network": "", "has_reports": False}
+        facts = _facts(len(ids), z.shape[1], (), 0, identity) | {"network": network, "has_reports": False}
         arrays = store.allocate(folder / facts["part"], facts)
         arrays["z"][:] = np.where((kinds == "report")[:, None], np.nan, z)
         arrays["z_report"][:] = z_report
@@ -162,15 +156,18 @@ def _embedded(model: embed.Model, batch: Sequence[Entry], facts: Mapping[str, An
     return arrays | {"labels": np.array(labels, np.int8).reshape(count, -1)}
 
 
-def _columns(path: pathlib.Path) -> dict[str, np.ndarray]:
+def _columns(path: pathlib.Path) -> tuple[dict[str, np.ndarray], str]:
+    """Columns of a file of embeddings, and the network that made it; "" where it does not say."""
     names = ("ids", "modality", "z", "z_report")
     if path.suffix == ".npz":
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in names}
+            network = str(arrays["network"].item()) if "network" in arrays else ""
+            return {name: arrays[name] for name in names}, network
     table = parquet.read_table(path)
+    network = (table.schema.metadata or {}).get(b"network", b"").decode()
     columns = {name: table[name].combine_chunks() for name in names if name in table.column_names}
     flat = {
         name: np.asarray(column.flatten()) if name.startswith("z") else column.to_numpy(zero_copy_only=False)
         for name, column in columns.items()
     }
-    return {"z_report": np.zeros(0, np.float32), **flat}
+    return {"z_report": np.zeros(0, np.float32), **flat}, network
