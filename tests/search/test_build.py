@@ -108,6 +108,44 @@ def test_files_and_lists_of_reports_are_indexed_and_the_unreadable_named(model, 
     np.testing.assert_allclose(texts.z_report, model.embed_reports(["There is a nodule.", "No effusion."]), atol=1e-6)
 
 
+def test_a_file_that_could_not_be_read_once_shifts_no_row(model, trained, tmp_path):
+    films = [f"{number}.png" for number in range(12)]
+    for number, name in enumerate(films):
+        cv2.imwrite(str(tmp_path / name), np.roll(np.tile(np.arange(300, dtype=np.uint8), (280, 1)), 20 * number, 1))
+    options = dict(picture_size=8, keep_reports=False, exact=10**6)
+    embedded = model.embed(tmp_path)
+    expected = dict(zip(embedded.ids.tolist(), embedded.z, strict=True))
+    parts = entries.of_files(trained, tmp_path)
+    whole = parts.read
+
+    def fails_once_and_dies(done):
+        for number, entry in enumerate(whole(done)):
+            if number == 9:
+                raise KeyboardInterrupt
+            if number != 1:
+                yield entry
+
+    first = dataclasses.replace(parts, read=fails_once_and_dies)
+    with pytest.raises(KeyboardInterrupt):
+        build.of_entries(tmp_path / "index", model, first, **options)
+    build.of_entries(tmp_path / "index", model, parts, **options)
+    index = store.read(tmp_path / "index")
+    assert sorted(index.columns["id"]) == sorted(films), "each once"
+    for name, z in zip(index.columns["id"], index.z, strict=True):
+        np.testing.assert_allclose(z, expected[name], atol=1e-6)
+
+
+def test_what_the_network_does_not_read_is_named(trained, tmp_path):
+    (tmp_path / "reports.txt").write_text("No effusion.\n")
+    silent = dataclasses.replace(trained, tokenizer=None)
+    parts = entries.of_files(silent, tmp_path / "reports.txt")
+    assert list(parts.read([])) == []
+    assert [one.reason for one in parts.refused] == ["other_modality: this encoder reads xray and ct alone"]
+    model, options = embed.Model(silent, trained.embedder(rows=1)), dict(picture_size=0, keep_reports=False, exact=1)
+    with pytest.raises(UserError, match="nothing could be indexed; the first reason: other_modality"):
+        build.of_entries(tmp_path / "index", model, parts, **options)
+
+
 @pytest.mark.parametrize("suffix", [".npz", ".parquet"])
 def test_an_index_of_the_embed_jobs_file(tmp_path, suffix):
     rng = np.random.default_rng(0)
@@ -167,7 +205,7 @@ def test_many_cases_get_a_graph_that_outlives_interruption_and_deletion(tmp_path
 
 def test_a_patient_is_deleted_by_the_name_of_the_set_or_of_the_source(tmp_path, index, model, parts, capsys):
     salted = dataclasses.replace(
-        parts, read=lambda: (_hidden(entry, "A name", tmp_path) for entry in itertools.islice(parts.read(), 4))
+        parts, read=lambda done: (_hidden(entry, "A name", tmp_path) for entry in itertools.islice(parts.read(done), 4))
     )
     build.of_entries(tmp_path / "index", model, salted, picture_size=8, keep_reports=False, exact=10**6)
     known = store.read(tmp_path / "index").columns["patient"].tolist()
@@ -197,7 +235,7 @@ def _hidden(entry: entries.Entry, name: str, data_dir) -> entries.Entry:
         ({"index": "x", "text": "a", "out": "a.txt"}, "ends in neither .json nor .html"),
         ({"index": "x", "text": "a"}, "config.checkpoint is empty"),
         ({"index": "x", "show_reports": "perhaps"}, "config.show_reports is yes or no"),
-        ({"index": "x", "serve": 70000}, "config.serve is a port up to 65535"),
+        ({"index": "x", "serve": 70000}, "config.serve must be a port up to 65535"),
         ({"index": "x", "source": "none.npz"}, "there is no file none.npz"),
         ({"index": "nowhere"}, "no index in nowhere"),
     ],

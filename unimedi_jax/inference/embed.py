@@ -106,15 +106,12 @@ class Model:
         items, refused = sources.find(pathlib.Path(source).expanduser(), self.pretrained.reading)
         folder = None if maps_to is None else pathlib.Path(maps_to).expanduser()
         rows = _Rows(self, items, folder, partial)
-        reads = (*self.pretrained.reads, *(() if self.pretrained.tokenizer is None else ("report",)))
+        reads = self.pretrained.embeds
         for modality in reads:
             readable = sources.read(items, modality, refused, skip=rows.filled)
             while batch := list(itertools.islice(readable, self.embedder.rows)):
                 rows.add(modality, batch)
-        for index, item in enumerate(items):
-            if item.modality not in reads:
-                reason = f"other_modality: this encoder reads {' and '.join(reads)} alone"
-                refused.append(sources.Rejected(index + 1, item.id, reason))
+        refused += sources.of_others(items, reads, f"this encoder reads {' and '.join(reads)}")
         return rows.done(refused)
 
     def attention(self, path: str | pathlib.Path) -> np.ndarray:

@@ -81,6 +81,11 @@ class Pretrained:
         return ("xray",) if isinstance(self.model, Released) else pipeline.MODALITIES
 
     @property
+    def embeds(self) -> tuple[str, ...]:
+        """These and, where it has a tower for them, reports."""
+        return self.reads if self.tokenizer is None else (*self.reads, "report")
+
+    @property
     def members(self) -> dict[str, Any] | None:
         """Who it was trained on, by name of the set; None where that is not known."""
         return members.read(self.files or self.path)

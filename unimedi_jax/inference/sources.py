@@ -10,7 +10,7 @@ import os
 import pathlib
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -113,6 +113,15 @@ def read(
         finally:
             for _, result in waiting:  # the caller reads no further
                 result.cancel()
+
+
+def of_others(items: Sequence[Item], modalities: Collection[str], who: str) -> list[Rejected]:
+    """Entries of the ledger for items of other modalities than `who` takes, as in "this encoder reads xray"."""
+    return [
+        Rejected(index + 1, item.id, f"other_modality: {who} alone")
+        for index, item in enumerate(items)
+        if item.modality not in modalities
+    ]
 
 
 def _pixels(item: Item) -> np.ndarray:

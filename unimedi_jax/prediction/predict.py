@@ -107,8 +107,6 @@ def predict(
                     raise
                 except Exception as error:  # what one file leads to must not lose the others
                     refused.append(sources.Rejected(index + 1, item.id, f"unreadable: {type(error).__name__}"))
-    for index, item in enumerate(items):
-        if item.modality not in by_modality:
-            known = " and ".join(NAMES[modality] for modality in by_modality)
-            refused.append(sources.Rejected(index + 1, item.id, f"other_modality: this predicts {known} alone"))
+    predicted = " and ".join(NAMES[modality] for modality in by_modality)
+    refused += sources.of_others(items, by_modality, f"this predicts {predicted}")
     return dict(sorted(rows.items()))

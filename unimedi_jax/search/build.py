@@ -39,15 +39,15 @@ def of_entries(
         graph.library()  # what is missing is said before hours of work, not after them
     part = folder / facts["part"]
     arrays = store.allocate(part, facts)
-    done = cases.count_lines(part / store.CASES)
+    known = _cases(part / store.CASES)
+    done = len(known)
     if done:
         LOG.info("resuming: %d of %d cases are embedded already", done, entries.total)
-    rest = itertools.islice(entries.read(), done, None)
     with (
         (part / store.CASES).open("a", encoding="utf-8") as lines,
         progress.shown(entries.total, "cases", done=done) as tick,
     ):
-        for batch in _batches(rest, model.embedder.rows):
+        for batch in _batches(entries.read(known), model.embedder.rows):
             rows = slice(done, done + len(batch))
             for name, values in _embedded(model, batch, facts).items():
                 arrays[name][rows] = values
@@ -117,6 +117,14 @@ def add_graphs(folder: pathlib.Path, exact: int) -> None:
         for file, array in graph.build(index, name).items():
             np.save(index.part / file, array)
     store.publish(folder, {name: value for name, value in index.facts.items() if name != "files"})
+
+
+def _cases(path: pathlib.Path) -> list[str]:
+    """The ids of the cases that are embedded already. Raises UserError where they cannot be read."""
+    try:
+        return cases.columns(path)["id"].tolist() if cases.count_lines(path) else []
+    except ValueError as error:
+        raise UserError(f"{path} is damaged, {error}: remove the folder of the index and build it again") from error
 
 
 def _facts(rows: int, width: int, labels: Sequence[str], picture_size: int, identity: str) -> dict[str, Any]:

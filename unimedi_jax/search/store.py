@@ -80,7 +80,7 @@ class Index:
 
 
 def read(folder: pathlib.Path) -> Index:
-    """Opens an index; its vectors stay on the disk until they are searched.
+    """Opens an index. Every file is read once to check its hash; vectors stay on the disk until they are searched.
 
     Raises:
         UserError: there is none, it is damaged, or of another version.
