@@ -26,6 +26,7 @@ from unimedi_jax.evaluation import detect, downstream, heads, probe, segment, tr
 from unimedi_jax.inference import pretrained, sources
 from unimedi_jax.metrics import zeroshot
 from unimedi_jax.prediction import predict, predictors
+from unimedi_jax.prediction.partial_table import PartialTable
 
 REAL = pathlib.Path(__file__).parents[3] / "shared" / "data"
 QUICK = FitConfig(8, epochs=1, patience=1, lr=1e-2)
@@ -233,7 +234,7 @@ def test_files_are_read_as_the_records_that_the_head_was_trained_on(
     ("error", "reason"),
     [(BadInput("io_error", "gone"), "io_error: gone"), (ValueError("of a library"), "unreadable: ValueError")],
 )
-def test_what_one_file_leads_to_loses_no_other(error, reason):
+def test_what_one_file_leads_to_loses_no_other(error, reason, tmp_path):
     def rows(item, stem, answer):
         if item.id == "2.png":
             raise error
@@ -241,11 +242,60 @@ def test_what_one_file_leads_to_loses_no_other(error, reason):
 
     items = [sources.Item(f"{n}.png", "xray", lambda: np.zeros((2, 2)), path=pathlib.Path(f"{n}.png")) for n in "123"]
     refused, by_modality = [], {"xray": predictors.Predictor(lambda pixels: pixels, rows)}
-    assert list(predict.predict(items, refused, by_modality, batch=2)) == [0, 2]
+    partial = PartialTable(tmp_path / "rows", "one")
+    assert list(predict.predict(items, refused, by_modality, partial, batch=2)) == [0, 2]
     assert [(one.row, one.path, one.reason) for one in refused] == [(2, "2.png", reason)]
     error = OSError(28, "No space left on device")
     with pytest.raises(OSError, match="No space left"):
-        predict.predict(items, refused, by_modality, batch=2)
+        predict.predict(items, refused, by_modality, PartialTable(tmp_path / "rows", "another"), batch=2)
+
+
+def test_a_full_disk_loses_no_row_that_was_computed(pictures, probed, checkpoint_dir, tmp_path, monkeypatch, caplog):
+    whole, out = tmp_path / "whole" / "out.csv", tmp_path / "out.csv"
+    predict.run(config_of(checkpoint_dir, pictures, whole, head=str(probed)))
+    computed, answers = [], predict._answers
+
+    def stopping(predictor, pixels):
+        if computed:
+            raise OSError(28, "No space left on device")
+        computed.extend(pixels)
+        return answers(predictor, pixels)
+
+    config = config_of(checkpoint_dir, pictures, out, head=str(probed))
+    with monkeypatch.context() as patch:
+        patch.setattr(predict, "_answers", stopping)
+        with pytest.raises(OSError, match="No space"):
+            predict.run(config)
+    assert not out.exists()
+    rows = tmp_path / ".out.csv.rows"
+    with rows.open("ab") as stream:
+        stream.write(b'[7, [{"file": "a row that was cut')
+    monkeypatch.setattr(predict, "_answers", lambda one, pixels: computed.extend(pixels) or answers(one, pixels))
+    with caplog.at_level("INFO"):
+        predict.run(config)
+    assert "resuming: 2 of" in caplog.text
+    assert len(computed) == len(table(out)), "each once"
+    assert out.read_bytes() == whole.read_bytes()
+    ledgers = [path.with_name("out.csv.rejected.jsonl").read_bytes() for path in (out, whole)]
+    assert ledgers[0] == ledgers[1]
+    assert not rows.exists()
+
+
+def test_rows_of_other_files_or_weights_are_not_taken(tmp_path):
+    row = {"file": "a\u2028\x9b.png", "score": 0.1, "unknown": float("nan")}
+    PartialTable(tmp_path / "rows", ["one"]).add({3: [row]})
+    again = PartialTable(tmp_path / "rows", ["one"])
+    again.add({5: [], 7: [row, row]})
+    assert list(again.read()) == [3, 5, 7]
+    assert again.read()[3][0]["file"] == row["file"]
+    assert np.isnan(again.read()[7][1]["unknown"])
+    assert PartialTable(tmp_path / "rows", ["another"]).read() == {}
+
+
+def test_a_file_that_would_take_more_memory_is_refused(pictures, probed, checkpoint_dir, tmp_path):
+    config = config_of(checkpoint_dir, pictures, tmp_path / "out.csv", head=str(probed), worker_memory_gb=0.2)
+    with pytest.raises(UserError, match=r"too_large: .*config.worker_memory_gb is 0.2"):
+        predict.run(config)
 
 
 def test_mistakes_are_one_line(pictures, checkpoint_dir, probed, tmp_path):

@@ -78,6 +78,7 @@ class PredictConfig:
     ct_slices: bool | None = None  # zero-shot on CTs with their chosen slices; None: as in the run. A head has its own
     prompts: str = ""  # of zero-shot: a .json or .csv, "ct_clip" or "chexzero"; empty: those of the run's sets
     score: str = "sum"  # zero-shot: minus denials ("difference"), minus other findings ("others"), or both
+    worker_memory_gb: float = 2.0  # a file that would take more to read is refused by its size
 
     def __post_init__(self) -> None:
         check_score(self.score)

@@ -42,6 +42,11 @@ class Head:
         """What it reads: "xray" or "ct"."""
         return self.facts["modality"]
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of its facts and arrays."""
+        return _hash(self.arrays, self.facts)
+
     def reading(self, trained: Pretrained) -> Reading:
         """How files are read: as the records that it was trained on."""
         own, of_set = self.facts["contract"], trained.contracts.get(self.facts["trained_on"]["set"])
@@ -99,7 +104,7 @@ def save(head: Head, workdir: pathlib.Path) -> pathlib.Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     arrays = {name: np.asarray(array, order="C") for name, array in head.arrays.items()}
-    facts = head.facts | {"sha256": _hash(arrays, head.facts)}
+    facts = head.facts | {"sha256": head.fingerprint}
     partial.write_bytes(safetensors.numpy.save(arrays, {KEY: json.dumps(facts)}))
     return partial.replace(path)
 

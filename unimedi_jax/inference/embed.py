@@ -274,8 +274,7 @@ def _identity(model: Model, items: Sequence[sources.Item], folder: pathlib.Path 
         str(folder),
         sources.rules(trained.grid),
     ]
-    facts = [(item.id, item.modality, item.report, item.view, sources.state(item)) for item in items]
-    return json.dumps([trained.fingerprints, settings, model.embedder.ct_slices, facts])
+    return json.dumps([trained.fingerprints, settings, model.embedder.ct_slices, sources.facts(items)])
 
 
 def _check_out(path: pathlib.Path) -> None:

@@ -25,8 +25,8 @@ from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input import dense
 from unimedi_jax.metrics import detection, zeroshot
 from unimedi_jax.prediction import own_grid
+from unimedi_jax.prediction.partial_table import Row
 
-Row = dict[str, Any]  # of the CSV
 COLOUR = (0, 200, 255)  # of drawn boxes, BGR
 
 
@@ -61,7 +61,7 @@ def zero_shot(trained: Pretrained, config: PredictConfig) -> dict[str, Predictor
     name = trained.config["objective"]["name"]
     if not objectives.make(**trained.config["objective"]).has_joint_space:
         raise UserError(f"{trained.path} has learnt no reports ({name}): name a head that was trained, config.head=")
-    pairs = prompts.read(config.prompts) if config.prompts else own_prompts(trained)
+    pairs = prompt_pairs(trained, config)
     model = embed.Model(trained, trained.embedder(rows=config.rows, ct_slices=config.ct_slices))
     contract = {"labels": list(pairs), "prompts": pairs}
     embedded = features.embed_prompts(
@@ -77,12 +77,14 @@ def zero_shot(trained: Pretrained, config: PredictConfig) -> dict[str, Predictor
     return {modality: predictor(modality) for modality in ("xray", "ct") if trained.config["batch"][modality]}
 
 
-def own_prompts(trained: Pretrained) -> dict[str, Mapping[str, Sequence[str]]]:
-    """The prompts by label: {"positive": [...], "negative": [...]}, of all sets that the network was trained on.
+def prompt_pairs(trained: Pretrained, config: PredictConfig) -> dict[str, Mapping[str, Sequence[str]]]:
+    """The prompts by label: {"positive": [...], "negative": [...]}, of `config.prompts` or of all training sets.
 
     Raises:
-        UserError: they have none.
+        UserError: these have none, or `config.prompts` cannot be read.
     """
+    if config.prompts:
+        return prompts.read(config.prompts)
     pairs = {}
     for contract in trained.contracts.values():
         of_set = contract.get("prompts", {})

@@ -89,5 +89,4 @@ def of_files(trained: Pretrained, source: pathlib.Path) -> Entries:
                 case = Case(item.id, modality=modality, report=item.report)
                 yield Entry(case, {}, None if modality == "report" else pixels, item.view)
 
-    facts = [[item.id, item.modality, item.report, item.view, sources.state(item)] for item in items]
-    return Entries(len(items), (), facts, read, refused)
+    return Entries(len(items), (), sources.facts(items), read, refused)
