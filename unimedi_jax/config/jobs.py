@@ -86,6 +86,9 @@ class PredictConfig:
             raise ValueError(f"config.rows must be at least 1, not {self.rows}")
 
 
+LARGEST_PICTURE = 1024  # pixels of a side, of the small pictures in an index
+
+
 @dataclasses.dataclass(frozen=True)
 class SearchConfig:
     """Similar cases by picture, by sentence or by both, from an index of embeddings (docs/search.md)."""
@@ -100,7 +103,7 @@ class SearchConfig:
     data_dir: str = "records"
     source: str = ""  # or a .npz or .parquet of configs/embed.py, or what its config.source takes
     keep_reports: bool = False  # put the texts of reports into the index: without them no page can show any
-    picture_size: int = 96  # pixels of the small pictures in the index, 0 = none
+    picture_size: int = 96  # pixels of the small pictures in the index, at most 1024; 0 = none
     query: str = ""  # an X-ray or CT: a file, a DICOM series or dicomweb:URL?study=UID
     text: str = ""  # a sentence; with `query` the sum of both
     k: int = 10  # nearest pictures and nearest reports that are shown
@@ -124,6 +127,8 @@ class SearchConfig:
             raise ValueError(f"config.show_reports is yes or no, not {self.show_reports!r}")
         if self.serve > 65535:
             raise ValueError(f"config.serve must be a port up to 65535, not {self.serve}")
+        if not 0 <= self.picture_size <= LARGEST_PICTURE:
+            raise ValueError(f"config.picture_size must be 0 to {LARGEST_PICTURE}, not {self.picture_size}")
 
     @property
     def shows_reports(self) -> bool:
