@@ -12,6 +12,7 @@ LOG = logging.getLogger(__name__)
 FILE = "contract.json"  # beside the records of a set
 PREPROCESSING = ("format", "records")  # what all inputs of one network must agree on
 SAME_DATA = ("content_sha256", "labels", "tokenizer")  # what must also be unchanged when a run is resumed
+INPUTS = ("xray", "ct", "report")  # of the records what networks take in; labels and masks are of evaluations alone
 SHARING = "pictures_sharing_a_report"  # of training, where there are any: pictures of one patient under one report
 GRID = (  # entries that differ between sets of different grids alone
     *(f"records.xray.{name}" for name in ("image", "rules.resize")),
@@ -96,6 +97,15 @@ def check(
     others = [f"{n} {before[n]} then, {after[n]} now" for n in before.keys() & after.keys() if before[n] != after[n]]
     if others:
         LOG.warning("%s was made with other libraries than the training set: %s", where, "; ".join(others))
+
+
+def check_inputs(trained: Mapping[str, Any], current: Mapping[str, Any], *, where: str, grids: bool = True) -> None:
+    """`check` of the rules of pictures and reports alone. Raises UserError."""
+    check(_of_inputs(trained), _of_inputs(current), where=where, grids=grids)
+
+
+def _of_inputs(whole: Mapping[str, Any]) -> dict[str, Any]:
+    return {**whole, "records": {name: rule for name, rule in whole["records"].items() if name in INPUTS}}
 
 
 def _changed(

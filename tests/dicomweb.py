@@ -1,4 +1,7 @@
-"""A DICOMweb server on the loopback (PS3.18): QIDO-RS for series, WADO-RS for the instances of a series."""
+"""A DICOMweb server on the loopback (PS3.18): QIDO-RS for series, WADO-RS for the instances of a series.
+
+It is a strict one: to a request for instances as anything else than DICOM as it is stored it answers 406.
+"""
 
 import http.server
 import json
@@ -10,6 +13,7 @@ import pydicom
 
 SERIES = re.compile(r"/dicom-web/studies/([\d.]+)/series")
 INSTANCES = re.compile(r"/dicom-web/studies/([\d.]+)/series/([\d.]+)")
+STORED = ["multipart/related", 'type="application/dicom"', "transfer-syntax=*"]
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -51,6 +55,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif match := SERIES.fullmatch(path):
             series = [key for key in self.server.instances if key[0] == match[1]]
             self._send(200, "application/dicom+json", json.dumps([_entry(*key) for key in series]).encode())
+        elif INSTANCES.fullmatch(path) and [part.strip() for part in self.headers["Accept"].split(";")] != STORED:
+            self._send(406, "text/plain", b"")
         elif match := INSTANCES.fullmatch(path):
             parts = next(files for key, files in self.server.instances.items() if key[:2] == match.groups())
             head = b"--next\r\nContent-Type: application/dicom\r\n\r\n"

@@ -26,6 +26,12 @@ class Reading:
     by_largest: bool = False  # greys of an X-ray's DICOM file, as `read_film` has them
     captions: sections.Policy | None = None  # None: whole reports
 
+    @property
+    def for_contract(self) -> dict[str, Any]:
+        """What the source of a contract says of pixels beside the grid, as `of_contract` reads it."""
+        greys = "largest" if self.by_largest else "window"
+        return {"assumed_axes": self.scans.assume, "min_slices": self.scans.min_slices, "options": {"greys": greys}}
+
     def fields(self, path: Path, modality: str, note: Note = ignore_note) -> Example:
         """What a record holds of the pixels of an X-ray or a CT. Raises BadInput."""
         if modality == "ct":

@@ -44,6 +44,13 @@ def test_other_rules_are_named(keys, value):
     assert "\n" not in str(caught.value)
 
 
+def test_names_of_organs_are_no_matter_of_inputs():
+    other = changed("records", "organ_mask", value="0 none, 1 spleen")
+    contract.check_inputs(TRAINED, other, where="the set mine")
+    with pytest.raises(UserError, match=r"records\.ct\.hu"):
+        contract.check_inputs(TRAINED, changed("records", "ct", "hu", value=[0, 1]), where="the set mine")
+
+
 @pytest.mark.parametrize("keys", [("content_sha256",), ("labels",), ("tokenizer", "sha256")])
 def test_other_data_matter_to_a_run_that_goes_on_alone(keys):
     other = changed(*keys, value="x")

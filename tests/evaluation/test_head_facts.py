@@ -9,6 +9,7 @@ SHARED = {
     "tune": "linear",
     "encoder": "00ff",
     "checkpoint": {"run": "run", "network": "student", "step": 7},
+    "trained_on": {"set": "phantom"},
     "contract": {"records": {}},
 }
 PROBE = {"kind": "probe", "names": ["a"], "thresholds": {"a": {"value": 0.5}}, "one_of": False, "ct_slices": None}

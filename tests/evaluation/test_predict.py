@@ -15,13 +15,18 @@ import unimedi_jax
 from configs import predict as configs
 from configs import probe as probe_configs
 from data.errors import UserError
+from data.manifest import reading
+from data.readers import geometry, xrays
+from data.readers.files import BadInput
+from tests import dicoms
 from unimedi_jax import sharding
 from unimedi_jax.config.jobs import DetectConfig, FitConfig, ProbeConfig, SegmentConfig
 from unimedi_jax.convert import names
 from unimedi_jax.evaluation import detect, downstream, heads, probe, segment, trials
 from unimedi_jax.inference import pretrained, sources
 from unimedi_jax.metrics import zeroshot
-from unimedi_jax.prediction import predict
+from unimedi_jax.prediction import predict, predictors
+from unimedi_jax.prediction.partial_table import PartialTable
 
 REAL = pathlib.Path(__file__).parents[3] / "shared" / "data"
 QUICK = FitConfig(8, epochs=1, patience=1, lr=1e-2)
@@ -190,6 +195,107 @@ def test_a_head_refuses_another_encoder_and_damage(probed, trained, tmp_path):
     for place in (tmp_path / "nowhere", tmp_path.parent):
         with pytest.raises(UserError, match="holds no heads"):
             heads.load(str(place / "none"), trained)
+
+
+def test_files_are_read_as_the_records_that_the_head_was_trained_on(
+    trained, phantom, checkpoint_dir, tmp_path, monkeypatch
+):
+    source = {"assumed_axes": "LPS", "min_slices": 3, "options": {"greys": "largest", "lists": "of a machine"}}
+    of_set = {**phantom.contract, "source": source}
+    dataset = dataclasses.replace(phantom, contract=of_set)
+    facts = dict(names=["mass"], thresholds={"mass": {"value": 0.5}}, one_of=False, ct_slices=None)
+    trial = trials.main(ProbeConfig(**ONE))
+    made = heads.make("probe", "linear", trained, dataset, "xray", trial, **facts)
+    assert "of a machine" not in json.dumps(made.facts)
+    assert made.reading(trained) == dataclasses.replace(reading.of_contract(of_set), captions=None)
+    older = heads.Head({**made.facts, "contract": {**made.facts["contract"]}}, {})
+    del older.facts["contract"]["source"]
+    now = dataclasses.replace(trained, contracts={phantom.name: of_set})
+    assert older.reading(now).by_largest, "the encoder was trained on the set"
+    assert not older.reading(dataclasses.replace(trained, contracts={"other": of_set})).by_largest
+    heads.save(made, tmp_path)
+    pixels = np.arange(300 * 200).reshape(300, 200).astype(np.uint16) % 3000
+    film = dicoms.dataset(pixels, Modality="DX", WindowCenter=900, WindowWidth=300)
+    film.save_as(tmp_path / "film.dcm", enforce_file_format=True)
+    read = []
+
+    def answers(pixels: np.ndarray) -> np.ndarray:
+        read.extend(pixels)
+        return np.zeros((len(pixels), 1))
+
+    spy = predictors.Predictor(answers, lambda item, stem, scores: [{}])
+    monkeypatch.setattr(predictors, "of_heads", lambda *_: {"xray": spy})
+    predict.run(config_of(checkpoint_dir, tmp_path / "film.dcm", tmp_path / "out.csv", head=str(tmp_path / "heads")))
+    expected = xrays.read_film(tmp_path / "film.dcm", by_largest=True).pixels
+    np.testing.assert_array_equal(read[0], geometry.canonical_xray(expected, 256))
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(BadInput("io_error", "gone"), "io_error: gone"), (ValueError("of a library"), "unreadable: ValueError")],
+)
+def test_what_one_file_leads_to_loses_no_other(error, reason, tmp_path):
+    def rows(item, stem, answer):
+        if item.id == "2.png":
+            raise error
+        return [{"score:mass": 0.5}]
+
+    items = [sources.Item(f"{n}.png", "xray", lambda: np.zeros((2, 2)), path=pathlib.Path(f"{n}.png")) for n in "123"]
+    refused, by_modality = [], {"xray": predictors.Predictor(lambda pixels: pixels, rows)}
+    partial = PartialTable(tmp_path / "rows", "one")
+    assert list(predict.predict(items, refused, by_modality, partial, batch=2)) == [0, 2]
+    assert [(one.row, one.path, one.reason) for one in refused] == [(2, "2.png", reason)]
+    error = OSError(28, "No space left on device")
+    with pytest.raises(OSError, match="No space left"):
+        predict.predict(items, refused, by_modality, PartialTable(tmp_path / "rows", "another"), batch=2)
+
+
+def test_a_full_disk_loses_no_row_that_was_computed(pictures, probed, checkpoint_dir, tmp_path, monkeypatch, caplog):
+    whole, out = tmp_path / "whole" / "out.csv", tmp_path / "out.csv"
+    predict.run(config_of(checkpoint_dir, pictures, whole, head=str(probed)))
+    computed, answers = [], predict._answers
+
+    def stopping(predictor, pixels):
+        if computed:
+            raise OSError(28, "No space left on device")
+        computed.extend(pixels)
+        return answers(predictor, pixels)
+
+    config = config_of(checkpoint_dir, pictures, out, head=str(probed))
+    with monkeypatch.context() as patch:
+        patch.setattr(predict, "_answers", stopping)
+        with pytest.raises(OSError, match="No space"):
+            predict.run(config)
+    assert not out.exists()
+    rows = tmp_path / ".out.csv.rows"
+    with rows.open("ab") as stream:
+        stream.write(b'[7, [{"file": "a row that was cut')
+    monkeypatch.setattr(predict, "_answers", lambda one, pixels: computed.extend(pixels) or answers(one, pixels))
+    with caplog.at_level("INFO"):
+        predict.run(config)
+    assert "resuming: 2 of" in caplog.text
+    assert len(computed) == len(table(out)), "each once"
+    assert out.read_bytes() == whole.read_bytes()
+    ledgers = [path.with_name("out.csv.rejected.jsonl").read_bytes() for path in (out, whole)]
+    assert ledgers[0] == ledgers[1]
+    assert not rows.exists()
+
+
+def test_rows_of_other_files_or_weights_are_not_taken(tmp_path):
+    row = {"file": "a\u2028\x9b.png", "score": 0.1, "unknown": float("nan")}
+    PartialTable(tmp_path / "rows", ["one"]).add({3: [row]})
+    again = PartialTable(tmp_path / "rows", ["one"])
+    again.add({5: [], 7: [row, row]})
+    assert list(again.read()) == [3, 5, 7]
+    assert again.read()[3][0]["file"] == row["file"]
+    assert np.isnan(again.read()[7][1]["unknown"])
+    assert PartialTable(tmp_path / "rows", ["another"]).read() == {}
+
+
+def test_a_file_that_would_take_more_memory_is_refused(pictures, probed, checkpoint_dir, tmp_path):
+    config = config_of(checkpoint_dir, pictures, tmp_path / "out.csv", head=str(probed), worker_memory_gb=0.2)
+    with pytest.raises(UserError, match=r"too_large: .*config.worker_memory_gb is 0.2"):
+        predict.run(config)
 
 
 def test_mistakes_are_one_line(pictures, checkpoint_dir, probed, tmp_path):

@@ -215,14 +215,15 @@ def test_a_dicom_series_is_one_ct(model, folder):
     np.testing.assert_allclose(series.z, file.z, atol=1e-3)  # the same scan twice
 
 
-def test_both_formats_hold_the_same_rows(embedded, tmp_path):
+def test_both_formats_hold_the_same_rows(model, embedded, tmp_path):
     got, _ = embedded
     got.save(tmp_path / "new" / "a.npz")
     got.to_parquet(tmp_path / "a.parquet")
     table = parquet.read_table(tmp_path / "a.parquet")
     with np.load(tmp_path / "new" / "a.npz", allow_pickle=False) as saved:
-        assert set(saved) == set(table.column_names)
-        for name in saved:
+        assert set(saved) == {*table.column_names, "network"}
+        assert saved["network"].item() == table.schema.metadata[b"network"].decode() == model.fingerprint
+        for name in table.column_names:
             np.testing.assert_array_equal(np.array(table[name].to_pylist()), saved[name])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.parquet", "new"]
 

@@ -174,8 +174,9 @@ def test_every_switch_of_the_model_reaches_pytorch(make_trained, tmp_path, setti
     assert same_bits(pretrained.load(tmp_path / "export").variables, trained.variables)
 
 
-def test_registers_are_timms(make_trained, film, tmp_path, timm):
-    trained = make_trained(registers=2, slices=0)
+@pytest.mark.parametrize("type_embedding", [False, True])
+def test_registers_and_type_embeddings_are_timms(make_trained, film, tmp_path, timm, type_embedding):
+    trained = make_trained(registers=2, slices=0, type_embedding=type_embedding)
     export.write(trained, tmp_path / "export")
     code = (tmp_path / "export" / "README.md").read_text().split("vit = ")[1].split(" #")[0]
     vit = eval(code.replace("local-dir:.", f"local-dir:{tmp_path / 'export'}"), {"timm": timm}).eval()

@@ -23,7 +23,7 @@ from tests import hub as loopback
 from tests.conftest import ROOT
 from unimedi_jax.config.jobs import ExportConfig
 from unimedi_jax.convert import checksums
-from unimedi_jax.export import export, push, repository
+from unimedi_jax.export import card, export, push, repository
 
 PHANTOM = {"source": {"generator": "phantom 1.0"}}
 # As in tests/inference/conftest.py: what timm imports of torchvision, where that is not installed.
@@ -72,15 +72,15 @@ def send(folder: pathlib.Path, **changes: object) -> None:
 
 
 def test_the_header_is_one_that_the_hub_reads(trained, exported):
-    card = huggingface_hub.ModelCard.load(exported / "README.md")
-    assert card.data.license == "unknown", "what learnt from somebody's records is not ours to license"
-    assert card.data.library_name == "unimedi_jax"
-    assert card.data.eval_results is None
+    page = huggingface_hub.ModelCard.load(exported / "README.md")
+    assert page.data.license == "unknown", "what learnt from somebody's records is not ours to license"
+    assert page.data.library_name == "unimedi_jax"
+    assert page.data.eval_results is None
     metrics = [{"step": 7, "test/xray/zeroshot/macro10": 0.75, "test/ct/slices/any/hit_rate": float("nan")}]
     ours = dataclasses.replace(trained, contracts={"phantom": PHANTOM})
-    card = huggingface_hub.ModelCard(repository.header(ours, metrics, licence="") + "# Title\n")
-    assert card.data.license == "apache-2.0"
-    (result,) = card.data.eval_results
+    page = huggingface_hub.ModelCard(repository.header(ours, metrics, licence="") + "# Title\n")
+    assert page.data.license == "apache-2.0"
+    (result,) = page.data.eval_results
     assert (result.task_type, result.metric_type, result.metric_value) == (
         "zero-shot-image-classification",
         "roc_auc",
@@ -90,6 +90,30 @@ def test_the_header_is_one_that_the_hub_reads(trained, exported):
     both = {"phantom": PHANTOM, "mine": {}}
     assert repository.default_licence(both) == repository.default_licence({}) == "unknown"
     assert "license: mit" in repository.header(ours, [], licence="mit")
+
+
+def test_a_card_has_the_results_of_its_own_weights_alone(trained, tmp_path, monkeypatch):
+    now = {"step": 7, "test/xray/zeroshot/macro10": 0.75}
+    before, later = {"step": 5, "loss": 1.0}, {"step": 9, "test/xray/zeroshot/macro10": 0.9}
+    assert card.own_results(trained, [before, now]) == [before, now]
+    assert card.own_results(trained, [before]) == []
+    assert card.own_results(trained, [before, now, later]) == []
+    assert card.own_results(dataclasses.replace(trained, network="teacher"), [before, now]) == []
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(now) + "\n")
+    monkeypatch.setattr(export, "_weights", lambda *_, **__: None)
+    unchecked = {"checked": False, "why": "a test", "how": "not at all"}
+    monkeypatch.setattr(export.parity, "check", lambda *_, **__: unchecked)
+    for name, changes, adapted in (
+        ("own", {}, False),
+        ("adapted", {}, True),
+        ("earlier", {"step": 5}, False),
+        ("teacher", {"network": "teacher"}, False),
+    ):
+        one = dataclasses.replace(trained, path=tmp_path, **changes)
+        export.write(one, tmp_path / name, adapted=adapted)
+        text = (tmp_path / name / "README.md").read_text()
+        assert ("0.75" in text) == (name == "own")
+        assert ("These weights had not been evaluated on test patients" in text) == (name != "own")
 
 
 def test_the_example_is_an_xray_and_its_report_stands_in_the_card(exported):

@@ -2,14 +2,18 @@
 
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
 
+from data.build import contracts
+from data.errors import UserError
 from data.manifest import reading
 from data.readers import memory
 from data.readers.files import BadInput
 from data.reports import sections
+from data.sets import amos22
 from tests import dicoms
 from unimedi_jax.inference import sources
 
@@ -44,6 +48,62 @@ def test_an_xray_beside_a_series_is_an_item_of_its_own(tmp_path):
 def test_one_file_whose_name_is_a_uid(tmp_path):
     save(tmp_path / "1.2.840.113619.7", "CR")
     assert named(tmp_path / "1.2.840.113619.7") == {("1.2.840.113619.7", "xray")}
+
+
+def test_each_enhanced_file_of_a_folder_is_a_ct(tmp_path):
+    for name in ("a.dcm", "b.dcm"):
+        data = dicoms.enhanced(FILM[:6, :8, None].repeat(8, 2).astype(np.int16), [[0, 0, 3.0 * n] for n in range(6)])
+        data.save_as(tmp_path / name, enforce_file_format=True)
+    save(tmp_path / "localiser.dcm", "CT")
+    assert named(tmp_path) == {("a.dcm", "ct"), ("b.dcm", "ct")}
+    for number in range(4):
+        save(tmp_path / f"{number}.dcm", "CT")
+    assert named(tmp_path) == {("a.dcm", "ct"), ("b.dcm", "ct"), (tmp_path.name, "ct")}
+    save(tmp_path / "damaged" / "film.dcm", "CT", NumberOfFrames=2)
+    path = tmp_path / "damaged" / "film.dcm"
+    path.write_bytes(path.read_bytes().replace(b"IS\x02\x002 ", b"IS\x02\x00x "))
+    assert ("damaged", "ct") in named(tmp_path), "the reader says what is wrong"
+
+
+@pytest.mark.parametrize(("head", "body"), [("scan.hdr", "scan.img"), ("Scan.HDR", "scan.IMG")])
+def test_a_nifti_pair_is_one_ct(tmp_path, head, body):
+    (tmp_path / head).write_bytes(b"x")
+    (tmp_path / body).write_bytes(b"x")
+    (tmp_path / "alone.img").write_bytes(b"x")  # without its header, which the reader says
+    assert named(tmp_path) == {(head, "ct"), ("alone.img", "ct")}
+
+
+DAMAGED = {
+    "empty.dcm": (b"", "empty_file"),
+    "cut.DCM": (b"\0" * 100, "not_dicom"),
+    "page.dicom": (b"<html>404 not found</html>" * 20, "not_dicom"),
+    "bare.dcm": (b"\x08\0\x60\0\x02\0\0\0DX" * 20, "not_dicom"),  # elements without the preamble before them
+    "empty.ima": (b"", "empty_file"),
+}
+
+
+def test_damaged_files_that_are_dicom_by_name_are_refused_not_passed_over(tmp_path):
+    save(tmp_path / "film.dcm", "DX")
+    (tmp_path / "notes.1").write_text("no DICOM")
+    for name, (content, code) in DAMAGED.items():
+        (tmp_path / name).write_bytes(content)
+        ((alone,), _) = sources.find(tmp_path / name)
+        with pytest.raises(BadInput, match=f"^{code}"):
+            alone.read()
+    refused = []
+    items = sources.find(tmp_path)[0]
+    assert [items[index].id for index, _ in sources.read(items, "xray", refused)] == ["film.dcm"]
+    assert {one.path: one.reason.partition(":")[0] for one in refused} == {
+        name: code for name, (_, code) in DAMAGED.items()
+    }
+
+
+def test_networks_of_a_set_with_organs_of_its_own_read_files():
+    rules = {"format": contracts.FORMAT, "records": contracts.rules(amos22.ORGANS), "libraries": contracts.libraries()}
+    sources.check(types.SimpleNamespace(contracts={"amos22": rules}))
+    rules["records"]["ct"]["hu"] = [0, 1]
+    with pytest.raises(UserError, match=r"records\.ct\.hu was \[0, 1\] in training"):
+        sources.check(types.SimpleNamespace(contracts={"amos22": rules}))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pathlib
+import types
 
 import flax.serialization
 import jax
@@ -11,8 +12,10 @@ import pytest
 import safetensors.torch
 from jax import numpy as jnp
 
+from data.build import contracts
 from data.errors import UserError
 from data.reports import tokenizer
+from data.sets import amos22
 from tests.conftest import TINY
 from unimedi_jax import patches, trees
 from unimedi_jax.config.pretraining import ModelConfig
@@ -277,6 +280,19 @@ def test_other_architectures_and_gaps_are_refused(tiny, tiny_variables, make_ber
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "roberta"}))
     with pytest.raises(UserError, match="roberta"):
         start.fill(tiny_variables, tiny, {}, report=str(folder))
+
+
+def test_a_checkpoint_of_a_set_with_other_organs_may_be_trained_on(tiny, tiny_variables, monkeypatch):
+    of_set = {"format": 1, "records": contracts.rules(amos22.ORGANS), "labels": []}
+    variables = {"batch_stats": {}, **tiny_variables}
+    trained = types.SimpleNamespace(contracts={"amos22": of_set}, model=tiny, variables=variables)
+    monkeypatch.setattr(start.pretrained, "load", lambda _: trained)
+    _, (summary,) = start.fill(variables, tiny, {"mine": {**of_set, "records": contracts.rules()}}, checkpoint="run")
+    assert summary.new == ()
+    other = contracts.rules()
+    other["ct"]["hu"] = [0, 1]
+    with pytest.raises(UserError, match=r"the set mine .*records\.ct\.hu"):
+        start.fill(variables, tiny, {"mine": {**of_set, "records": other}}, checkpoint="run")
 
 
 @pytest.mark.parametrize("part", ["vision", "report"])

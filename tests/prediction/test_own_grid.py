@@ -112,6 +112,15 @@ def test_an_xray_gets_its_mask_pixel_for_pixel(shape):
         assert (mask != drawn).mean() < 0.01
 
 
+@pytest.mark.parametrize("shape", [(700, 512), (256, 256), (224, 180)])
+def test_an_xray_has_a_mask_of_any_number_of_classes(shape):
+    wide = np.arange(shape[1]) * 6 // shape[1]  # six stripes, as of a head with five organs
+    drawn = np.broadcast_to(wide, shape).astype(np.uint8)
+    shares = [geometry.canonical_xray((drawn == number).astype(np.uint8) * 255) for number in range(6)]
+    mask = own_grid.xray_mask(np.stack(shares, axis=-1) / np.float32(255), shape)
+    assert (mask != drawn).mean() < 0.02
+
+
 @pytest.mark.parametrize("shape", [(700, 512), (90, 120)])
 def test_boxes_go_there_and_back(shape):
     rng = np.random.default_rng(1)

@@ -33,7 +33,7 @@ def main(checkpoint: str, data_dir: str, out: str, narrow: str = "") -> None:
         folder = pathlib.Path(place) / "index"
         phantom = records.open_set(data_dir, "phantom")
         parts = dataclasses.replace(
-            entries.of_sets(model.pretrained, data_dir, ["phantom"]), total=2 * EACH, read=lambda: first(phantom)
+            entries.of_sets(model.pretrained, data_dir, ["phantom"]), total=2 * EACH, read=lambda _: first(phantom)
         )
         build.of_entries(folder, model, parts, picture_size=96, keep_reports=True, exact=10**6)
         record = phantom.source("ct", "test")[0]

@@ -5,7 +5,9 @@ import itertools
 
 import cv2
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from configs import search as configs
 from data.errors import UserError
@@ -106,6 +108,44 @@ def test_files_and_lists_of_reports_are_indexed_and_the_unreadable_named(model, 
     np.testing.assert_allclose(texts.z_report, model.embed_reports(["There is a nodule.", "No effusion."]), atol=1e-6)
 
 
+def test_a_file_that_could_not_be_read_once_shifts_no_row(model, trained, tmp_path):
+    films = [f"{number}.png" for number in range(12)]
+    for number, name in enumerate(films):
+        cv2.imwrite(str(tmp_path / name), np.roll(np.tile(np.arange(300, dtype=np.uint8), (280, 1)), 20 * number, 1))
+    options = dict(picture_size=8, keep_reports=False, exact=10**6)
+    embedded = model.embed(tmp_path)
+    expected = dict(zip(embedded.ids.tolist(), embedded.z, strict=True))
+    parts = entries.of_files(trained, tmp_path)
+    whole = parts.read
+
+    def fails_once_and_dies(done):
+        for number, entry in enumerate(whole(done)):
+            if number == 9:
+                raise KeyboardInterrupt
+            if number != 1:
+                yield entry
+
+    first = dataclasses.replace(parts, read=fails_once_and_dies)
+    with pytest.raises(KeyboardInterrupt):
+        build.of_entries(tmp_path / "index", model, first, **options)
+    build.of_entries(tmp_path / "index", model, parts, **options)
+    index = store.read(tmp_path / "index")
+    assert sorted(index.columns["id"]) == sorted(films), "each once"
+    for name, z in zip(index.columns["id"], index.z, strict=True):
+        np.testing.assert_allclose(z, expected[name], atol=1e-6)
+
+
+def test_what_the_network_does_not_read_is_named(trained, tmp_path):
+    (tmp_path / "reports.txt").write_text("No effusion.\n")
+    silent = dataclasses.replace(trained, tokenizer=None)
+    parts = entries.of_files(silent, tmp_path / "reports.txt")
+    assert list(parts.read([])) == []
+    assert [one.reason for one in parts.refused] == ["other_modality: this encoder reads xray and ct alone"]
+    model, options = embed.Model(silent, trained.embedder(rows=1)), dict(picture_size=0, keep_reports=False, exact=1)
+    with pytest.raises(UserError, match="nothing could be indexed; the first reason: other_modality"):
+        build.of_entries(tmp_path / "index", model, parts, **options)
+
+
 @pytest.mark.parametrize("suffix", [".npz", ".parquet"])
 def test_an_index_of_the_embed_jobs_file(tmp_path, suffix):
     rng = np.random.default_rng(0)
@@ -114,19 +154,33 @@ def test_an_index_of_the_embed_jobs_file(tmp_path, suffix):
     nothing = np.zeros((4, 0), np.float32)
     kinds = np.array(["xray", "xray", "ct", "report"])
     embeddings = embed.Embeddings(
-        np.array(["a", "b", "c", "d"]), kinds, z, z, z_report, nothing, nothing.astype(np.int32)
+        np.array(["a", "b", "c", "d"]), kinds, z, z, z_report, nothing, nothing.astype(np.int32), network="0f" * 8
     )
     embeddings.save(tmp_path / f"all{suffix}")
     run(index=tmp_path / "index", source=tmp_path / f"all{suffix}")
     index = store.read(tmp_path / "index")
     assert index.columns["id"].tolist() == ["a", "b", "c", "d"]
     assert index.columns["modality"].tolist() == kinds.tolist()
+    assert index.facts["network"] == "0f" * 8, "a query by another is refused"
     np.testing.assert_array_equal(index.z, np.where(kinds[:, None] == "report", np.nan, z))
     np.testing.assert_array_equal(index.z_report, z_report)
     for content in (b"PAR1 or PK", (tmp_path / f"all{suffix}").read_bytes()[:-30], b""):
         (tmp_path / f"no{suffix}").write_bytes(content)
         with pytest.raises(UserError, match="no file of embeddings"):
             run(index=tmp_path / "other", source=tmp_path / f"no{suffix}")
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".parquet"])
+def test_a_file_of_embeddings_of_an_earlier_version_does_not_name_its_network(tmp_path, suffix):
+    z = np.eye(2, dtype=np.float32)
+    columns = {"ids": np.array(["a", "b"]), "modality": np.array(["xray", "ct"]), "z": z, "z_report": z}
+    path = tmp_path / f"all{suffix}"
+    if suffix == ".npz":
+        np.savez(path, **columns)
+    else:
+        parquet.write_table(pyarrow.table({name: list(values) for name, values in columns.items()}), path)
+    run(index=tmp_path / "index", source=path)
+    assert store.read(tmp_path / "index").facts["network"] == ""
 
 
 def test_many_cases_get_a_graph_that_outlives_interruption_and_deletion(tmp_path, monkeypatch):
@@ -151,7 +205,7 @@ def test_many_cases_get_a_graph_that_outlives_interruption_and_deletion(tmp_path
 
 def test_a_patient_is_deleted_by_the_name_of_the_set_or_of_the_source(tmp_path, index, model, parts, capsys):
     salted = dataclasses.replace(
-        parts, read=lambda: (_hidden(entry, "A name", tmp_path) for entry in itertools.islice(parts.read(), 4))
+        parts, read=lambda done: (_hidden(entry, "A name", tmp_path) for entry in itertools.islice(parts.read(done), 4))
     )
     build.of_entries(tmp_path / "index", model, salted, picture_size=8, keep_reports=False, exact=10**6)
     known = store.read(tmp_path / "index").columns["patient"].tolist()
@@ -181,7 +235,8 @@ def _hidden(entry: entries.Entry, name: str, data_dir) -> entries.Entry:
         ({"index": "x", "text": "a", "out": "a.txt"}, "ends in neither .json nor .html"),
         ({"index": "x", "text": "a"}, "config.checkpoint is empty"),
         ({"index": "x", "show_reports": "perhaps"}, "config.show_reports is yes or no"),
-        ({"index": "x", "serve": 70000}, "config.serve is a port up to 65535"),
+        ({"index": "x", "serve": 70000}, "config.serve must be a port up to 65535"),
+        ({"index": "x", "picture_size": 2048}, "config.picture_size must be 0 to 1024, not 2048"),
         ({"index": "x", "source": "none.npz"}, "there is no file none.npz"),
         ({"index": "nowhere"}, "no index in nowhere"),
     ],

@@ -88,13 +88,15 @@ def test_no_text_of_a_report_on_terminal_or_page_unless_asked_for(search, index,
     assert not any(index.report(row)[:30] in everything for row in range(len(index)))
 
 
-def test_an_index_of_another_network_is_refused(index, model):
+def test_an_index_of_another_network_is_refused(index, model, caplog):
     query.check(index, model)
+    assert not caplog.records
     for changes in ({"network": "0" * 16}, {"width": 7}):
         other = dataclasses.replace(index, facts=index.facts | changes)
         with pytest.raises(UserError, match="was made by another network"):
             query.check(other, model)
-    query.check(dataclasses.replace(index, facts=index.facts | {"network": ""}), model)  # of embeddings: not known
+    query.check(dataclasses.replace(index, facts=index.facts | {"network": ""}), model)
+    assert "does not say which network made it" in caplog.text, "of embeddings of an earlier version"
 
 
 def test_a_query_that_is_none_is_one_line(search, tmp_path, film, model, index):

@@ -1,6 +1,7 @@
 """The page as a browser and a stranger meet it: answers, refusals, and nothing left behind by what is sent."""
 
 import contextlib
+import errno
 import html
 import http.client
 import io
@@ -183,6 +184,18 @@ def test_reports_are_not_shown_unless_asked_for(index_dir, model, index):
         assert "The text is not shown." in answer.text
         for row in range(len(index)):
             assert html.escape(index.report(row)[:40]) not in answer.text
+
+
+def test_a_full_disk_is_said_on_the_page(running, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(running.app, "search", full)
+    answer = post(running, text="a")
+    assert answer.status_code == 503
+    assert "No space left on device; check the disk" in answer.text
+    monkeypatch.setattr(running.app, "search", lambda *_: {}["of our own"])
+    assert post(running, text="a").status_code == 500
 
 
 # ---- what a stranger sends ----

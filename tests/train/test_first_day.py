@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 
 from data import members
+from data.build import contracts
 from data.build import dataset as building
 from data.errors import UserError
 from data.manifest import source as manifest
+from data.sets import amos22
 from tests.conftest import once
 from tests.faults import config as toy
 from unimedi_jax import writers
@@ -26,7 +28,7 @@ from unimedi_jax.config.jobs import DownstreamConfig
 from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.config.typed import typed
 from unimedi_jax.evaluation import trials
-from unimedi_jax.input import leaks
+from unimedi_jax.input import leaks, records
 from unimedi_jax.report import headline
 from unimedi_jax.train import dataset, loop, plan
 from unimedi_jax.train import job as jobs
@@ -253,6 +255,17 @@ def test_patients_and_pictures_that_are_learnt_from_and_tested_on_are_an_error(c
     config.data = "one_each"
     dataset.check_leaks(typed(PretrainConfig, config), dataset.open_sets("one_each", films_dir), tmp_path / "next")
     assert set(members.read(tmp_path / "next")) == {"trainonly", "one_each"}, "what the first run learnt counts too"
+
+
+def test_sets_whose_masks_name_other_organs_are_trained_on_together(films_dir, monkeypatch):
+    known = {name: records.open_set(films_dir, name) for name in ("trainonly", "one_each")}
+    of_organs = {**known["one_each"].contract, "records": contracts.rules(amos22.ORGANS)}
+    known["one_each"] = dataclasses.replace(known["one_each"], contract=of_organs)
+    monkeypatch.setattr(records, "open_set", lambda _, name: known[name])
+    assert len(dataset.open_sets("trainonly,one_each", films_dir)) == 2
+    of_organs["records"]["xray"]["rules"]["grey"] = "min-max"
+    with pytest.raises(UserError, match="one_each beside trainonly"):
+        dataset.open_sets("trainonly,one_each", films_dir)
 
 
 def test_a_set_with_one_picture_in_training_and_test_is_an_error_of_its_own(films_dir, tmp_path):

@@ -79,11 +79,15 @@ class PredictConfig:
     ct_slices: bool | None = None  # zero-shot on CTs with their chosen slices; None: as in the run. A head has its own
     prompts: str = ""  # of zero-shot: a .json or .csv, "ct_clip" or "chexzero"; empty: those of the run's sets
     score: str = "sum"  # zero-shot: minus denials ("difference"), minus other findings ("others"), or both
+    worker_memory_gb: float = 2.0  # a file that would take more to read is refused by its size
 
     def __post_init__(self) -> None:
         check_score(self.score)
         if self.rows < 1:
             raise ValueError(f"config.rows must be at least 1, not {self.rows}")
+
+
+LARGEST_PICTURE = 1024  # pixels of a side, of the small pictures in an index
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +104,7 @@ class SearchConfig:
     data_dir: str = "records"
     source: str = ""  # or a .npz or .parquet of configs/embed.py, or what its config.source takes
     keep_reports: bool = False  # put the texts of reports into the index: without them no page can show any
-    picture_size: int = 96  # pixels of the small pictures in the index, 0 = none
+    picture_size: int = 96  # pixels of the small pictures in the index, at most 1024; 0 = none
     query: str = ""  # an X-ray or CT: a file, a DICOM series or dicomweb:URL?study=UID
     text: str = ""  # a sentence; with `query` the sum of both
     k: int = 10  # nearest pictures and nearest reports that are shown
@@ -124,6 +128,8 @@ class SearchConfig:
             raise ValueError(f"config.show_reports is yes or no, not {self.show_reports!r}")
         if self.serve > 65535:
             raise ValueError(f"config.serve must be a port up to 65535, not {self.serve}")
+        if not 0 <= self.picture_size <= LARGEST_PICTURE:
+            raise ValueError(f"config.picture_size must be 0 to {LARGEST_PICTURE}, not {self.picture_size}")
 
     @property
     def shows_reports(self) -> bool:

@@ -42,6 +42,10 @@ def _checkpoint(value: Any) -> bool:
     return isinstance(value, dict) and {"run", "network", "step"} <= value.keys()
 
 
+def _trained_on(value: Any) -> bool:
+    return isinstance(value, dict) and _text(value.get("set"))
+
+
 def _contract(value: Any) -> bool:
     return isinstance(value, dict) and isinstance(value.get("records"), dict)
 
@@ -58,6 +62,7 @@ COMMON: Fits = {
     "tune": _text,
     "encoder": _text,
     "checkpoint": _checkpoint,
+    "trained_on": _trained_on,
     "contract": _contract,
 }
 # The facts that the heads of each kind have beside those that all have.

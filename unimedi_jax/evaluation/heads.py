@@ -14,6 +14,8 @@ import safetensors.numpy
 
 from data import contract, record_grid
 from data.errors import UserError
+from data.manifest import reading
+from data.manifest.reading import Reading
 from unimedi_jax import fingerprint, sharding
 from unimedi_jax.evaluation import head_facts
 from unimedi_jax.evaluation.network import Network
@@ -40,6 +42,19 @@ class Head:
         """What it reads: "xray" or "ct"."""
         return self.facts["modality"]
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of its facts and arrays."""
+        return _hash(self.arrays, self.facts)
+
+    def reading(self, trained: Pretrained) -> Reading:
+        """How files are read: as the records that it was trained on."""
+        own, of_set = self.facts["contract"], trained.contracts.get(self.facts["trained_on"]["set"])
+        if "source" in own or of_set is None:
+            return reading.of_contract(own)
+        # Saved before heads stated it: the set is one of the encoder's, which states it, perhaps on another grid.
+        return dataclasses.replace(reading.of_contract(of_set), grid=record_grid.of_contract(own))
+
     def network(self, trained: Pretrained) -> Network:
         """The network of a head that holds one, on the devices; a frozen encoder comes from `trained`."""
         parts = flax.traverse_util.unflatten_dict(self.arrays, sep="/")
@@ -55,6 +70,7 @@ def make(
     """A head without arrays: what it was trained on, and the `facts` that only its kind has."""
     records = dataset.contract["records"]
     rules = {name: records[name] for name in (modality,) if name in records}
+    of_set = {name: dataset.contract.get(name, {}) for name in ("format", "libraries")}
     shared = {
         "format": FORMAT,
         "kind": kind,
@@ -63,7 +79,7 @@ def make(
         "encoder": encoder_fingerprint(trained),
         "checkpoint": {"run": trained.path.name, "network": trained.network, "step": trained.step},
         "trained_on": {"set": dataset.name, "share": trial.share, "seed": trial.seed},
-        "contract": {**{name: dataset.contract.get(name, {}) for name in ("format", "libraries")}, "records": rules},
+        "contract": of_set | {"records": rules, "source": reading.of_contract(dataset.contract).for_contract},
     }
     return Head(json.loads(json.dumps(shared | facts)), {})
 
@@ -88,7 +104,7 @@ def save(head: Head, workdir: pathlib.Path) -> pathlib.Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     arrays = {name: np.asarray(array, order="C") for name, array in head.arrays.items()}
-    facts = head.facts | {"sha256": _hash(arrays, head.facts)}
+    facts = head.facts | {"sha256": head.fingerprint}
     partial.write_bytes(safetensors.numpy.save(arrays, {KEY: json.dumps(facts)}))
     return partial.replace(path)
 

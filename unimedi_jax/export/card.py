@@ -118,6 +118,13 @@ def markdown(
     return "\n".join([*lines, *json.dumps(shareable(config), indent=2).splitlines(), "```", ""])
 
 
+def own_results(trained: pretrained.Pretrained, metrics: Sequence[Line]) -> Sequence[Line]:
+    """The lines of the run's `metrics.jsonl`, if its results on test patients are those of these weights; else none."""
+    final = tables.final(metrics)
+    measured = None if final is None else (final["step"], trained.config["evals"]["network"])
+    return metrics if measured == (trained.step, trained.network) else []
+
+
 def fits_timm(model: towers.UniMedI) -> bool:
     """Whether a ViT of timm computes this network's CLS of an X-ray: its tokenizer is linear."""
     return model.vision.subpatch_2d is None
@@ -133,7 +140,7 @@ def _set(name: str, contract: Mapping[str, Any]) -> str:
 def _results(metrics: Sequence[Line]) -> list[str]:
     final = tables.final(metrics)
     if final is None:
-        return ["The run was not evaluated on test patients when this was exported."]
+        return ["These weights had not been evaluated on test patients when they were exported."]
     measured = dict.fromkeys(["xray", "ct", *(key.split("/")[1] for key in final if key.startswith(FURTHER))])
     parts = (name.partition(":") for name in measured)
     heads = (", ".join(filter(None, (SINGULAR[modality], name))) for modality, _, name in parts)

@@ -58,7 +58,8 @@ def _export(config: Any, out: pathlib.Path) -> None:
         raise UserError(f"{config.checkpoint} is in files of PyTorch's already: there is nothing to export")
     if config.adapters:
         trained = adapters.add(trained, config.adapters)
-    agreement = write(trained, out, rgb=config.rgb, onnx=config.onnx, licence=config.licence)
+    options = {"rgb": config.rgb, "onnx": config.onnx, "licence": config.licence}
+    agreement = write(trained, out, adapted=bool(config.adapters), **options)
     print(f"exported: {config.out} (start with its README.md)")
     if not agreement["checked"]:
         how_to = parity.how_to(config.out, f"{config.out}-checked")
@@ -66,12 +67,19 @@ def _export(config: Any, out: pathlib.Path) -> None:
 
 
 def write(
-    trained: pretrained.Pretrained, out: pathlib.Path, *, rgb: bool = False, onnx: bool = False, licence: str = ""
+    trained: pretrained.Pretrained,
+    out: pathlib.Path,
+    *,
+    rgb: bool = False,
+    onnx: bool = False,
+    licence: str = "",
+    adapted: bool = False,
 ) -> parity.Agreement:
     """Exports a network into the new folder `out`; `rgb` adds a ViT of three channels, `onnx` the encoders as ONNX.
 
     The folder can be uploaded to the Hugging Face hub as it is; `licence` is that of the weights, by its name there.
-    Returns what `parity.json` holds.
+    `adapted`: adapters of a file are merged into the weights, so that the run's results are those of others. Returns
+    what `parity.json` holds.
     """
     if out.exists():
         raise UserError(f"config.out {out} exists: choose another folder, or remove it")
@@ -91,7 +99,7 @@ def write(
         _json(agreement, staging / "parity.json")
         if agreement["checked"]:
             _log(agreement)
-        metrics = writers.read(trained.path)
+        metrics = [] if adapted else card.own_results(trained, writers.read(trained.path))
         text = repository.header(trained, metrics, licence=licence)
         text += card.markdown(trained, agreement, metrics, repository.write_example(staging), rgb=rgb, onnx=onnx)
         if (known := members.read(trained.path)) is not None:
@@ -192,11 +200,20 @@ def _weights(trained: pretrained.Pretrained, folder: pathlib.Path, *, rgb: bool)
 
 
 def _timm(state: names.State, folder: pathlib.Path, *, rgb: bool) -> None:
-    vision = {name: array for name, array in state.items() if not name.startswith(OWN)}
+    vision = _with_type({name: array for name, array in state.items() if not name.startswith(OWN)}, state)
     _save(vision, folder / repository.VISION)
     if rgb:  # a third for each channel: replicated grey gives what one channel gives
         kernel = np.repeat(vision["patch_embed.proj.weight"] / np.float32(3), 3, axis=1)
         _save(vision | {"patch_embed.proj.weight": kernel}, folder / "vision_2d_rgb.safetensors")
+
+
+def _with_type(vision: names.State, state: names.State) -> names.State:
+    """The type embedding of X-rays in the positions of their patches, where timm has a place: both are sums."""
+    if "type_2d" not in state:
+        return vision
+    prefix, positions = 1 + vision.get("reg_token", vision["pos_embed"][:, :0]).shape[1], vision["pos_embed"].copy()
+    positions[:, prefix:] += state["type_2d"]
+    return vision | {"pos_embed": positions}
 
 
 def _part(state: names.State, prefix: str) -> names.State:

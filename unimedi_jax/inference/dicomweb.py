@@ -28,6 +28,8 @@ LONGEST_UID = 64
 MODALITIES = ("CR", "DX", "RG", "CT")  # others are passed over
 MOST_INSTANCES = 10_000
 SECONDS = 60  # without an answer
+# Instances as they are stored, whole (PS3.18, 8.7.3): servers may refuse any other type of part.
+STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 SERIES_UID, MODALITY = "0020000E", "00080060"  # keys of DICOM's JSON
 # What an answer of another form leads to, in dicomweb-client and here.
 NO_ANSWER = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
@@ -130,10 +132,13 @@ def _client(address: Address, most: int) -> tuple[Any, Any]:
 
 
 def _adapter(requests: Any, budget: list[int]) -> Any:
-    """Counts what is received, unpacked, over all answers of a session."""
+    """Asks for instances as they are stored, and counts what is received, unpacked, over all answers of a session."""
 
     class Bounded(requests.adapters.HTTPAdapter):
         def send(self, request: Any, **options: Any) -> Any:
+            # The client gives the bytes of parts as they are for bulk data alone, and asks for `type="*/*"` then.
+            if request.headers.get("Accept", "").startswith("multipart/related"):
+                request.headers["Accept"] = STORED
             response = super().send(request, **options)
             stream = response.raw.stream
 

@@ -40,6 +40,7 @@ class Embeddings:
     slice_scores: np.ndarray  # (n, layers) float32: attention on each depth layer (eq. 2), CTs alone
     layers: np.ndarray  # (n, k) int32: the depth layers it chose, CTs alone
     rejected: tuple[sources.Rejected, ...] = ()  # files that could not be read, with the reason
+    network: str = ""  # `Model.fingerprint` of the one that made them; "" where that is not known
 
     def to_parquet(self, path: str | pathlib.Path) -> None:
         """Writes a .parquet: one row per item, vectors as lists."""
@@ -52,17 +53,21 @@ class Embeddings:
         projector.write(pathlib.Path(folder), self.z, {"id": self.ids, "modality": self.modality})
 
     def save(self, path: str | pathlib.Path) -> None:
-        """Writes .npz or .parquet (one row per item, vectors as lists), whole or not at all."""
+        """Writes .npz or .parquet (one row per item, vectors as lists), whole or not at all.
+
+        `network` is a field of the one, and in the metadata of the other's schema.
+        """
         path = pathlib.Path(path)
         _check_out(path)
-        arrays = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "rejected"}
+        names = [field.name for field in dataclasses.fields(self) if field.name not in ("rejected", "network")]
+        arrays = {name: getattr(self, name) for name in names}
         partial = path.with_name(f".{path.name}.partial")
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as stream:
             if path.suffix == ".npz":
-                np.savez_compressed(stream, **arrays)
+                np.savez_compressed(stream, **arrays, network=np.array(self.network))
             else:
-                _parquet(arrays, stream)
+                _parquet(arrays, self.network, stream)
         partial.replace(path)
 
 
@@ -72,6 +77,13 @@ class Model:
 
     pretrained: pretrained.Pretrained
     embedder: features.Embedder
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits that name the network and how it reads: vectors of two that differ share no space."""
+        trained = self.pretrained
+        settings = [trained.config["model"], trained.config["input"], self.embedder.ct_slices]
+        return fingerprint.facts([trained.fingerprints, *settings])[:16]
 
     def embed(
         self,
@@ -94,15 +106,12 @@ class Model:
         items, refused = sources.find(pathlib.Path(source).expanduser(), self.pretrained.reading)
         folder = None if maps_to is None else pathlib.Path(maps_to).expanduser()
         rows = _Rows(self, items, folder, partial)
-        reads = (*self.pretrained.reads, *(() if self.pretrained.tokenizer is None else ("report",)))
+        reads = self.pretrained.embeds
         for modality in reads:
             readable = sources.read(items, modality, refused, skip=rows.filled)
             while batch := list(itertools.islice(readable, self.embedder.rows)):
                 rows.add(modality, batch)
-        for index, item in enumerate(items):
-            if item.modality not in reads:
-                reason = f"other_modality: this encoder reads {' and '.join(reads)} alone"
-                refused.append(sources.Rejected(index + 1, item.id, reason))
+        refused += sources.of_others(items, reads, f"this encoder reads {' and '.join(reads)}")
         return rows.done(refused)
 
     def attention(self, path: str | pathlib.Path) -> np.ndarray:
@@ -251,13 +260,13 @@ class _Rows:
             raise UserError(f"nothing could be embedded; the first of {len(refused)} reasons: {refused[0].reason}")
         ids, kinds = (np.array([getattr(item, name) for item in self.items]) for name in ("id", "modality"))
         arrays = {name: array[self.filled] for name, array in self.arrays.items()}
-        return Embeddings(ids[self.filled], kinds[self.filled], **arrays, rejected=tuple(refused))
+        network = self.model.fingerprint
+        return Embeddings(ids[self.filled], kinds[self.filled], **arrays, rejected=tuple(refused), network=network)
 
 
 def _identity(model: Model, items: Sequence[sources.Item], folder: pathlib.Path | None) -> str:
     """Whatever the numbers depend on: weights, settings, and each item with the sizes and times of its files."""
     trained = model.pretrained
-    weights = fingerprint.arrays({"params": trained.variables["params"], "stats": trained.variables["batch_stats"]})
     settings = [
         trained.config["model"],
         trained.config["input"],
@@ -265,8 +274,7 @@ def _identity(model: Model, items: Sequence[sources.Item], folder: pathlib.Path 
         str(folder),
         sources.rules(trained.grid),
     ]
-    facts = [(item.id, item.modality, item.report, item.view, sources.state(item)) for item in items]
-    return json.dumps([weights, settings, model.embedder.ct_slices, facts])
+    return json.dumps([trained.fingerprints, settings, model.embedder.ct_slices, sources.facts(items)])
 
 
 def _check_out(path: pathlib.Path) -> None:
@@ -274,7 +282,7 @@ def _check_out(path: pathlib.Path) -> None:
         raise UserError(f"config.out {path} ends in neither {' nor '.join(FORMATS)}")
 
 
-def _parquet(arrays: dict[str, np.ndarray], stream: Any) -> None:
+def _parquet(arrays: dict[str, np.ndarray], network: str, stream: Any) -> None:
     import pyarrow
     from pyarrow import parquet
 
@@ -284,4 +292,4 @@ def _parquet(arrays: dict[str, np.ndarray], stream: Any) -> None:
             continue  # what the network has none of
         flat = pyarrow.array(array.reshape(-1))
         columns[name] = flat if array.ndim == 1 else pyarrow.FixedSizeListArray.from_arrays(flat, array.shape[1])
-    parquet.write_table(pyarrow.table(columns), stream)
+    parquet.write_table(pyarrow.table(columns, metadata={"network": network}), stream)

@@ -66,6 +66,11 @@ class Pretrained:
         variables = jax.jit(lambda key: states.init_variables(self.model, key)[0])(jax.random.key(self.config["seed"]))
         return sharding.put_replicated({"batch_stats": {}, **variables}, self.mesh)
 
+    @functools.cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """Of every array, by its path."""
+        return fingerprint.arrays({"params": self.variables["params"], "stats": self.variables["batch_stats"]})
+
     def encoder(self, name: str) -> PyTree:
         """Variables by name: "trained" or "untrained"."""
         return {"trained": lambda: self.variables, "untrained": lambda: self.untrained}[name]()
@@ -74,6 +79,11 @@ class Pretrained:
     def reads(self) -> tuple[str, ...]:
         """The modalities that it takes: released encoders X-rays alone."""
         return ("xray",) if isinstance(self.model, Released) else pipeline.MODALITIES
+
+    @property
+    def embeds(self) -> tuple[str, ...]:
+        """These and, where it has a tower for them, reports."""
+        return self.reads if self.tokenizer is None else (*self.reads, "report")
 
     @property
     def members(self) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ import os
 import pathlib
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,7 +36,7 @@ AHEAD = {"xray": 8, "ct": 1, "report": 1}  # items that are read before they are
 READERS = {"xray": 2, "ct": 1, "report": 1}  # threads: decoding a film takes little memory, a CT much
 LONGEST_STEM = 200  # bytes of a file's name, which file systems limit to 255
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-DICOM = (".dcm", ".dicom", ".ima", "")  # of damaged files; whole ones are known by what they begin with
+DICOM = (".dcm", ".dicom", ".ima")  # of damaged files; whole ones are known by what they begin with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,8 @@ def find(source: pathlib.Path, reading: Reading = PLAIN) -> tuple[list[Item], li
     """All items of a source, to be read by `reading`, in a fixed order, and the rows that a check of tables rejected.
 
     A .csv is a manifest of the build job, of which only path and modality are needed, and a .txt holds one report a
-    line. A folder is searched with its subfolders; one with a DICOM CT series is one CT.
+    line. A folder is searched with its subfolders; one with a DICOM CT series is one CT, and so is each enhanced
+    (multi-frame) file.
 
     Raises:
         UserError: the source does not exist, or holds nothing that can be read.
@@ -114,6 +115,15 @@ def read(
                 result.cancel()
 
 
+def of_others(items: Sequence[Item], modalities: Collection[str], who: str) -> list[Rejected]:
+    """Entries of the ledger for items of other modalities than `who` takes, as in "this encoder reads xray"."""
+    return [
+        Rejected(index + 1, item.id, f"other_modality: {who} alone")
+        for index, item in enumerate(items)
+        if item.modality not in modalities
+    ]
+
+
 def _pixels(item: Item) -> np.ndarray:
     return item.read() if item.read else np.zeros(0)
 
@@ -151,6 +161,11 @@ def state(item: Item) -> str:
         return ""
 
 
+def facts(items: Sequence[Item]) -> list[list[str]]:
+    """What the items are, as JSON, with the sizes and times of their files: another start sees whether it has these."""
+    return [[item.id, item.modality, item.report, item.view, state(item)] for item in items]
+
+
 def series(item: Item) -> str:
     """The SeriesInstanceUID of a DICOM file or series; "" for other files."""
     path = item.path
@@ -169,7 +184,7 @@ def check(trained: "pretrained.Pretrained") -> None:
     """
     for then in trained.contracts.values():  # sets of a run may differ in their grids, and files are read on one
         own = rules(record_grid.of_contract(then))
-        contract.check(then, own, where="reading files by the rules of this version")
+        contract.check_inputs(then, own, where="reading files by the rules of this version")
 
 
 def rules(grid: RecordGrid = record_grid.DEFAULT) -> dict[str, Any]:
@@ -179,15 +194,24 @@ def rules(grid: RecordGrid = record_grid.DEFAULT) -> dict[str, Any]:
 
 def _folder(folder: pathlib.Path, root: pathlib.Path, reading: Reading) -> Iterator[Item]:
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    headers = {entry: _header(entry) for entry in entries if entry.is_file()}
-    slices = {file for file, header in headers.items() if header is not None and header.get("Modality") == "CT"}
-    if slices:
+    names = {entry.name.lower() for entry in entries}
+    headers = {entry: _header(entry) for entry in entries if entry.is_file() and not _is_voxels(entry, names)}
+    cts = {file for file, header in headers.items() if header is not None and header.get("Modality") == "CT"}
+    scans = {file for file in cts if _frames(headers[file]) > 1}  # enhanced files, each a whole CT
+    slices = cts - scans
+    if slices and (not scans or len(slices) >= reading.scans.min_slices):  # fewer beside a scan are its localisers
         yield _ct(folder, root, reading)
     others = (_file(file, root, reading, header) for file, header in headers.items() if file not in slices)
     yield from filter(None, others)
     for entry in entries:
         if entry.is_dir() and not entry.is_symlink():  # a link may lead in a circle
             yield from _folder(entry, root, reading)
+
+
+def _is_voxels(path: pathlib.Path, beside: set[str]) -> bool:
+    """Whether a file is the .img of a NIfTI pair whose .hdr, an item itself, is among the names beside it."""
+    name = path.name.lower()
+    return name.endswith(".img") and f"{name.removesuffix('.img')}.hdr" in beside
 
 
 def _file(path: pathlib.Path, root: pathlib.Path, reading: Reading, header: pydicom.Dataset | None) -> Item | None:
@@ -211,19 +235,26 @@ def _name(path: pathlib.Path, root: pathlib.Path) -> str:
 
 
 def _header(path: pathlib.Path) -> pydicom.Dataset | None:
-    """Modality, series and view of a DICOM file, nothing of a damaged one; None for another file."""
+    """Modality, series, view and number of frames of a DICOM file, nothing of a damaged one; None for another file."""
     if path.name.lower().endswith((*PICTURES, *volumes.SUFFIXES)):
         return None
     try:
         with path.open("rb") as stream:
             if stream.read(132)[128:] != b"DICM":
-                return None
-        tags = ["Modality", "SeriesInstanceUID", "ViewPosition"]
+                return pydicom.Dataset() if path.suffix.lower() in DICOM else None
+        tags = ["Modality", "SeriesInstanceUID", "ViewPosition", "NumberOfFrames"]
         return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
     except OSError:
-        return pydicom.Dataset() if path.suffix.lower() in DICOM else None
+        return pydicom.Dataset() if path.suffix.lower() in (*DICOM, "") else None
     except Exception:  # pydicom raises whatever the damage leads to; the reader will say what is wrong
         return pydicom.Dataset()
+
+
+def _frames(header: pydicom.Dataset) -> int:
+    try:
+        return int(header.get("NumberOfFrames") or 1)
+    except Exception:  # pydicom raises whatever the damage leads to; the reader will say what is wrong
+        return 1
 
 
 def _lines(path: pathlib.Path, reading: Reading) -> tuple[list[Item], list[Rejected]]:

@@ -77,7 +77,7 @@ def fill(
             )
         for then in trained.contracts.values():
             for name, now in sets.items():
-                contract.check(then, now, where=f"the set {name}", grids=False)
+                contract.check_inputs(then, now, where=f"the set {name}", grids=False)
         state = names.to_torch(trained.variables, trained.model)
         left = {name for name in state if name.startswith("head_")} - names.known(variables)
         fitting = {name: array for name, array in state.items() if name not in left}

@@ -20,9 +20,12 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # NIfTI counts toward Right and An
 def xray_mask(logits: Float[np.ndarray, "y x c"], shape: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
     """Classes of an X-ray of `shape` from logits on the record's grid, whose padding is cut off."""
     size = len(logits)
-    region = np.ascontiguousarray(logits[geometry.xray_region(shape, size)], np.float32)
+    region = logits[geometry.xray_region(shape, size)]
     method = cv2.INTER_LINEAR if max(shape) > size else cv2.INTER_AREA
-    return decide(cv2.resize(region, shape[::-1], interpolation=method).reshape(*shape, -1))
+    # One by one: OpenCV takes means of areas of four channels at most.
+    planes = np.ascontiguousarray(np.moveaxis(region, -1, 0), np.float32)
+    planes = [cv2.resize(plane, shape[::-1], interpolation=method) for plane in planes]
+    return decide(np.stack(planes, axis=-1))
 
 
 def ct_mask(logits: Float[np.ndarray, "z y x c"], path: pathlib.Path, reading: Reading = PLAIN) -> nibabel.Nifti1Image:

@@ -11,7 +11,6 @@ import nibabel
 import numpy as np
 
 from data.errors import UserError
-from data.manifest import reading
 from data.readers import xrays
 from unimedi_jax import objectives, patches
 from unimedi_jax.config.jobs import PredictConfig
@@ -26,8 +25,8 @@ from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input import dense
 from unimedi_jax.metrics import detection, zeroshot
 from unimedi_jax.prediction import own_grid
+from unimedi_jax.prediction.partial_table import Row
 
-Row = dict[str, Any]  # of the CSV
 COLOUR = (0, 200, 255)  # of drawn boxes, BGR
 
 
@@ -62,7 +61,7 @@ def zero_shot(trained: Pretrained, config: PredictConfig) -> dict[str, Predictor
     name = trained.config["objective"]["name"]
     if not objectives.make(**trained.config["objective"]).has_joint_space:
         raise UserError(f"{trained.path} has learnt no reports ({name}): name a head that was trained, config.head=")
-    pairs = prompts.read(config.prompts) if config.prompts else own_prompts(trained)
+    pairs = prompt_pairs(trained, config)
     model = embed.Model(trained, trained.embedder(rows=config.rows, ct_slices=config.ct_slices))
     contract = {"labels": list(pairs), "prompts": pairs}
     embedded = features.embed_prompts(
@@ -78,12 +77,14 @@ def zero_shot(trained: Pretrained, config: PredictConfig) -> dict[str, Predictor
     return {modality: predictor(modality) for modality in ("xray", "ct") if trained.config["batch"][modality]}
 
 
-def own_prompts(trained: Pretrained) -> dict[str, Mapping[str, Sequence[str]]]:
-    """The prompts by label: {"positive": [...], "negative": [...]}, of all sets that the network was trained on.
+def prompt_pairs(trained: Pretrained, config: PredictConfig) -> dict[str, Mapping[str, Sequence[str]]]:
+    """The prompts by label: {"positive": [...], "negative": [...]}, of `config.prompts` or of all training sets.
 
     Raises:
-        UserError: they have none.
+        UserError: these have none, or `config.prompts` cannot be read.
     """
+    if config.prompts:
+        return prompts.read(config.prompts)
     pairs = {}
     for contract in trained.contracts.values():
         of_set = contract.get("prompts", {})
@@ -151,7 +152,7 @@ def _segment(head: Head, trained: Pretrained, rows: int, place: Place) -> Predic
     def answers(pixels: np.ndarray) -> np.ndarray:
         return segmenter.predict(network, pixels, rows * trained.mesh.size)
 
-    return _masks(head, answers, place)
+    return _masks(head, answers, trained, place)
 
 
 def _crops(head: Head, trained: Pretrained, rows: int, place: Place) -> Predictor:
@@ -161,12 +162,12 @@ def _crops(head: Head, trained: Pretrained, rows: int, place: Place) -> Predicto
     def answers(pixels: np.ndarray) -> np.ndarray:
         return np.stack([segmenter.predict(network, volume, rows * trained.mesh.size) for volume in pixels])
 
-    return _masks(head, answers, place)
+    return _masks(head, answers, trained, place)
 
 
-def _masks(head: Head, answers: Callable[[np.ndarray], np.ndarray], place: Place) -> Predictor:
+def _masks(head: Head, answers: Callable[[np.ndarray], np.ndarray], trained: Pretrained, place: Place) -> Predictor:
     """Masks of the logits that `answers` gives on the records' grid."""
-    names, modality, trained_on = head.facts["names"], head.modality, reading.of_contract(head.facts["contract"])
+    names, modality, reading = head.facts["names"], head.modality, head.reading(trained)
 
     def xray(item: sources.Item, stem: str, logits: np.ndarray) -> list[Row]:
         mask = own_grid.xray_mask(logits, xrays.read_full_xray(item.path).shape)
@@ -174,7 +175,7 @@ def _masks(head: Head, answers: Callable[[np.ndarray], np.ndarray], place: Place
         return [{"mask": name} | _sizes("pixels", mask, names, 1)]
 
     def ct(item: sources.Item, stem: str, logits: np.ndarray) -> list[Row]:
-        image = own_grid.ct_mask(logits, item.path, trained_on)
+        image = own_grid.ct_mask(logits, item.path, reading)
         name = place.write(f"{stem}.mask.nii.gz", lambda path: nibabel.save(image, path))
         millilitres = abs(float(np.linalg.det(image.affine[:3, :3]))) / 1000
         return [{"mask": name} | _sizes("ml", np.asarray(image.dataobj), names, millilitres)]
@@ -193,7 +194,7 @@ def _detect(head: Head, trained: Pretrained, rows: int, place: Place) -> Predict
     finder = BoxFinder(trained, **settings, published=head.facts.get("published", False))
     network, threshold = head.network(trained), head.facts["threshold"]
     size, patch = trained.size("xray"), trained.patch("xray")
-    side = reading.of_contract(head.facts["contract"]).grid.film_size
+    side = head.reading(trained).grid.film_size
 
     def answers(pixels: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         tokens = patches.patchify(np.stack([dense.whole(one, size) for one in pixels]), patch)

@@ -21,13 +21,6 @@ from unimedi_jax.search.entries import Entries, Entry
 LOG = logging.getLogger(__name__)
 
 
-def network(model: embed.Model) -> str:
-    """16 hex digits that name a network and how it reads: a query must come from the one that made the index."""
-    trained = model.pretrained
-    weights = fingerprint.arrays({"params": trained.variables["params"], "stats": trained.variables["batch_stats"]})
-    return fingerprint.facts([weights, trained.config["model"], trained.config["input"], model.embedder.ct_slices])[:16]
-
-
 def of_entries(
     folder: pathlib.Path, model: embed.Model, entries: Entries, *, picture_size: int, keep_reports: bool, exact: int
 ) -> None:
@@ -37,25 +30,24 @@ def of_entries(
         UserError: the folder holds another index, or nothing could be read.
     """
     width = model.pretrained.config["model"]["embedding"]
-    made_by = network(model)
-    identity = fingerprint.facts([entries.facts, made_by, picture_size, keep_reports])
+    identity = fingerprint.facts([entries.facts, model.fingerprint, picture_size, keep_reports])
     facts = _facts(entries.total, width, entries.labels, picture_size, identity)
-    facts |= {"network": made_by, "has_reports": keep_reports}
+    facts |= {"network": model.fingerprint, "has_reports": keep_reports}
     if is_there(folder, identity, exact):
         return
     if entries.total > exact:
         graph.library()  # what is missing is said before hours of work, not after them
     part = folder / facts["part"]
     arrays = store.allocate(part, facts)
-    done = cases.count_lines(part / store.CASES)
+    known = _cases(part / store.CASES)
+    done = len(known)
     if done:
         LOG.info("resuming: %d of %d cases are embedded already", done, entries.total)
-    rest = itertools.islice(entries.read(), done, None)
     with (
         (part / store.CASES).open("a", encoding="utf-8") as lines,
         progress.shown(entries.total, "cases", done=done) as tick,
     ):
-        for batch in _batches(rest, model.embedder.rows):
+        for batch in _batches(entries.read(known), model.embedder.rows):
             rows = slice(done, done + len(batch))
             for name, values in _embedded(model, batch, facts).items():
                 arrays[name][rows] = values
@@ -71,6 +63,8 @@ def of_entries(
 def of_embeddings(folder: pathlib.Path, path: pathlib.Path, *, exact: int) -> None:
     """Builds the index of a .npz or .parquet of the embed job: no labels, pictures or report texts.
 
+    The file names the network that made it, unless it was written before files did.
+
     Raises:
         UserError: the folder holds another index, or the file is none that embed writes.
     """
@@ -79,11 +73,11 @@ def of_embeddings(folder: pathlib.Path, path: pathlib.Path, *, exact: int) -> No
     if is_there(folder, identity, exact):
         return
     try:
-        columns = _columns(path)
+        columns, network = _columns(path)
         ids, kinds = (columns[name].astype(str) for name in ("ids", "modality"))
         z, z_report = (np.asarray(columns[name], np.float32).reshape(len(ids), -1) for name in ("z", "z_report"))
         z, z_report = (x if x.shape[1] else np.full(z.shape, np.nan, np.float32) for x in (z, z_report))
-        facts = _facts(len(ids), z.shape[1], (), 0, identity) | {"network": "", "has_reports": False}
+        facts = _facts(len(ids), z.shape[1], (), 0, identity) | {"network": network, "has_reports": False}
         arrays = store.allocate(folder / facts["part"], facts)
         arrays["z"][:] = np.where((kinds == "report")[:, None], np.nan, z)
         arrays["z_report"][:] = z_report
@@ -125,6 +119,14 @@ def add_graphs(folder: pathlib.Path, exact: int) -> None:
     store.publish(folder, {name: value for name, value in index.facts.items() if name != "files"})
 
 
+def _cases(path: pathlib.Path) -> list[str]:
+    """The ids of the cases that are embedded already. Raises UserError where they cannot be read."""
+    try:
+        return cases.columns(path)["id"].tolist() if cases.count_lines(path) else []
+    except ValueError as error:
+        raise UserError(f"{path} is damaged, {error}: remove the folder of the index and build it again") from error
+
+
 def _facts(rows: int, width: int, labels: Sequence[str], picture_size: int, identity: str) -> dict[str, Any]:
     sizes = {"rows": rows, "width": width, "picture_size": picture_size}
     return {"part": identity[:16], "identity": identity, "labels": list(labels), **sizes}
@@ -162,15 +164,18 @@ def _embedded(model: embed.Model, batch: Sequence[Entry], facts: Mapping[str, An
     return arrays | {"labels": np.array(labels, np.int8).reshape(count, -1)}
 
 
-def _columns(path: pathlib.Path) -> dict[str, np.ndarray]:
+def _columns(path: pathlib.Path) -> tuple[dict[str, np.ndarray], str]:
+    """Columns of a file of embeddings, and the network that made it; "" where it does not say."""
     names = ("ids", "modality", "z", "z_report")
     if path.suffix == ".npz":
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in names}
+            network = str(arrays["network"].item()) if "network" in arrays else ""
+            return {name: arrays[name] for name in names}, network
     table = parquet.read_table(path)
+    network = (table.schema.metadata or {}).get(b"network", b"").decode()
     columns = {name: table[name].combine_chunks() for name in names if name in table.column_names}
     flat = {
         name: np.asarray(column.flatten()) if name.startswith("z") else column.to_numpy(zero_copy_only=False)
         for name, column in columns.items()
     }
-    return {"z_report": np.zeros(0, np.float32), **flat}
+    return {"z_report": np.zeros(0, np.float32), **flat}, network

@@ -1,6 +1,7 @@
 """What an index is made of: the cases of built sets, of files, or of a file of embeddings, in a fixed order."""
 
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -34,7 +35,7 @@ class Entries:
     total: int  # at most so many: files may turn out damaged
     labels: tuple[str, ...]
     facts: Any  # whatever they depend on, as JSON: content hashes of sets, sizes and times of files
-    read: Callable[[], Iterator[Entry]]
+    read: Callable[[Sequence[str]], Iterator[Entry]]  # those that are left where the ids of some, in order, are done
     refused: list[Rejected]  # filled while they are read
 
 
@@ -55,7 +56,12 @@ def of_sets(trained: Pretrained, data_dir: str, names: Sequence[str]) -> Entries
     labels = tuple(dict.fromkeys(label for one in sets for label in one.contract["labels"]))
     total = sum(one.size(kind, split) for one, kind, split in parts)
     facts = [[one.name, one.contract.get("content_sha256", "")] for one in sets]
-    return Entries(total, labels, facts, lambda: (entry for part in parts for entry in _records(*part)), [])
+
+    def read(done: Sequence[str]) -> Iterator[Entry]:
+        # Two sets may have an id in common, but records are always the same.
+        return itertools.islice((entry for part in parts for entry in _records(*part)), len(done), None)
+
+    return Entries(total, labels, facts, read, [])
 
 
 def _records(one: records.RecordSet, modality: str, split: str) -> Iterator[Entry]:
@@ -71,16 +77,16 @@ def of_files(trained: Pretrained, source: pathlib.Path) -> Entries:
     """X-rays, CTs and reports of what the embed job takes. Raises UserError where there is nothing."""
     sources.check(trained)
     items, refused = sources.find(source, trained.reading)
-    modalities = (*trained.reads, *(() if trained.tokenizer is None else ("report",)))
-    early = list(refused)
+    early = [*refused, *sources.of_others(items, trained.embeds, f"this encoder reads {' and '.join(trained.embeds)}")]
 
-    def read() -> Iterator[Entry]:
+    def read(done: Sequence[str]) -> Iterator[Entry]:
         refused[:] = early
-        for modality in modalities:
-            for index, pixels in sources.read(items, modality, refused):
+        before = set(done)  # by their ids: a file that could not be read then may be readable now
+        skip = [item.id in before for item in items]
+        for modality in trained.embeds:
+            for index, pixels in sources.read(items, modality, refused, skip):
                 item = items[index]
                 case = Case(item.id, modality=modality, report=item.report)
                 yield Entry(case, {}, None if modality == "report" else pixels, item.view)
 
-    facts = [[item.id, item.modality, item.report, item.view, sources.state(item)] for item in items]
-    return Entries(len(items), (), facts, read, refused)
+    return Entries(len(items), (), sources.facts(items), read, refused)

@@ -1,6 +1,7 @@
 """A query, a picture, a sentence or both, and the cases that are near it."""
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,10 +10,11 @@ from jaxtyping import Float
 
 from data.errors import UserError
 from unimedi_jax.inference import embed
-from unimedi_jax.search import build, ranking
+from unimedi_jax.search import ranking
 from unimedi_jax.search.ranking import Filters, Hit
 from unimedi_jax.search.store import Index
 
+LOG = logging.getLogger(__name__)
 LONGEST_TEXT = 4000  # letters: a report has some hundreds, of which the network reads its first tokens
 
 
@@ -25,16 +27,23 @@ class Answer:
 
 
 def check(index: Index, model: embed.Model) -> None:
-    """Whether a network's vectors may be compared with those of an index.
+    """Whether a network's vectors may be compared with those of an index; a warning where it does not say whose it has.
 
     Raises:
         UserError: another network made the index, as far as it says.
     """
     known, width = index.facts["network"], model.pretrained.config["model"]["embedding"]
-    if index.facts["width"] != width or (known and known != build.network(model)):
+    if index.facts["width"] != width or (known and known != model.fingerprint):
         raise UserError(
             f"{index.folder} was made by another network than {model.pretrained.path}, or with other ct_slices: name "
             "its checkpoint, or build an index of this one"
+        )
+    if not known:
+        LOG.warning(
+            "%s does not say which network made it, as its file of embeddings did not: its answers mean something if "
+            "that was %s; to be sure, embed again",
+            index.folder,
+            model.pretrained.path,
         )
 
 

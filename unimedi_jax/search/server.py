@@ -22,6 +22,7 @@ from http import HTTPStatus
 from typing import Any
 
 from data.errors import UserError
+from unimedi_jax import messages
 from unimedi_jax.config.jobs import SearchConfig
 from unimedi_jax.inference import embed
 from unimedi_jax.search import page, query, store
@@ -127,13 +128,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
             yield
         except Failed as failed:
             self._send(failed.status, failed.page)
-        except OSError:
+        except (ConnectionError, TimeoutError):
             raise  # the browser is gone, or sends nothing
         except UserError as error:
             self._send(HTTPStatus.SERVICE_UNAVAILABLE, message(str(error)))
         except Exception as error:
-            LOG.exception("a request failed: %s", type(error).__name__, exc_info=False)
-            self._send(HTTPStatus.INTERNAL_SERVER_ERROR, message("This query could not be answered."))
+            lacking = messages.of_the_machine(error)
+            LOG.error("a request failed: %s", lacking or type(error).__name__)
+            status = HTTPStatus.SERVICE_UNAVAILABLE if lacking else HTTPStatus.INTERNAL_SERVER_ERROR
+            self._send(status, message(lacking or "This query could not be answered."))
 
     def send_error(self, code: int, text: str | None = None, explain: str | None = None) -> None:
         """What the base class refuses, such as another method or a line too long."""

@@ -28,6 +28,7 @@ from jaxtyping import Float, Int8, UInt8
 
 from data import json_files, pages
 from data.errors import UserError
+from unimedi_jax.config.jobs import LARGEST_PICTURE
 from unimedi_jax.search import cases
 
 FORMAT = 1
@@ -38,7 +39,7 @@ NEEDED = {"format": int, "part": str, "rows": int, "width": int, "labels": list,
 NEEDED |= {"identity": str, "network": str, "has_reports": bool}
 PART = re.compile("[0-9a-f]{16}")
 GRAPH = re.compile(r"graph_(z|z_report)\.(rows|levels|neighbors)\.npy")
-MOST_LABELS, MOST_WIDTH, LARGEST_PICTURE = 10_000, 1 << 16, 1 << 10
+MOST_LABELS, MOST_WIDTH = 10_000, 1 << 16
 BLOCK = 1 << 16  # rows that are copied at a time
 
 
@@ -80,7 +81,7 @@ class Index:
 
 
 def read(folder: pathlib.Path) -> Index:
-    """Opens an index; its vectors stay on the disk until they are searched.
+    """Opens an index. Every file is read once to check its hash; vectors stay on the disk until they are searched.
 
     Raises:
         UserError: there is none, it is damaged, or of another version.

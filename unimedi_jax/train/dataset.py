@@ -41,7 +41,8 @@ def open_sets(data: str, data_dir: str | pathlib.Path) -> Sets:
         raise UserError("config.data names no set: give built sets, such as phantom or mine,phantom:0.5")
     first = sets[0][0]
     for other, _ in sets[1:]:  # what is cut out of their records has one size in any case: `check_grids`
-        contract.check(first.contract, other.contract, where=f"the set {other.name} beside {first.name}", grids=False)
+        where = f"the set {other.name} beside {first.name}"
+        contract.check_inputs(first.contract, other.contract, where=where, grids=False)
     return tuple(sets)
 
 
