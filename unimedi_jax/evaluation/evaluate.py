@@ -37,7 +37,7 @@ from unimedi_jax.evaluation import (
     slice_windows,
     trials,
 )
-from unimedi_jax.evaluation.downstream import Outputs
+from unimedi_jax.evaluation.downstream import Outputs, begin
 from unimedi_jax.inference import pretrained, prompts
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input import dense, places, records
@@ -96,9 +96,9 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     if not tasks or set(tasks) - set(TASKS):
         raise UserError(f"config.tasks is a comma-separated list of {', '.join(TASKS)}, not {settings.tasks!r}")
     trained = pretrained.load(settings.checkpoint, settings.network)
-    outputs = Outputs(trained, results.folder(workdir, trained))
     opened = _open(settings)
     prompts.check(settings.prompts, itertools.chain(*(one.contract["labels"] for one in opened)))
+    outputs = begin(trained, workdir, settings, opened)
     trials.check_leaks(trained, opened, settings)
     names = ", ".join(one.name for one in opened)
     for number, task in enumerate(tasks, start=1):
