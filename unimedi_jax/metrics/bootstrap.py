@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from unimedi_jax.metrics import pooling, vectors
 
 QUANTILES = (0.025, 0.975)
+DEFINED = 0.5  # share of the resamples in which a statistic must be defined, for an interval of it
 CELLS = 2_000_000  # of resamples times cases at a time
 NONE = (float("nan"), float("nan"))
 Patients = Sequence[Hashable] | None  # of each row; "" or None: a row is a patient by itself
@@ -67,12 +68,18 @@ def columns(
     return result
 
 
+def defined(statistics: Float[np.ndarray, " resamples"]) -> Float[np.ndarray, " m"]:
+    """The statistics that are numbers; none where fewer than the share DEFINED are: these few say what is rare."""
+    numbers = statistics[~np.isnan(statistics)]
+    return numbers if len(numbers) >= DEFINED * len(statistics) else numbers[:0]
+
+
 def percentiles(statistics: Float[np.ndarray, " resamples"]) -> tuple[float, float]:
-    """The 2.5th and 97.5th percentile of the statistics that are defined; NaN if none is."""
-    defined = statistics[~np.isnan(statistics)]
-    if not defined.size:
+    """The 2.5th and 97.5th percentile of the `defined` statistics; NaN if there are none."""
+    numbers = defined(statistics)
+    if not numbers.size:
         return NONE
-    low, high = np.quantile(defined, QUANTILES)
+    low, high = np.quantile(numbers, QUANTILES)
     return float(low), float(high)
 
 
