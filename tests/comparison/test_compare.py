@@ -203,8 +203,8 @@ def test_released_encoders_alone_need_neither_presets_nor_reports(toy, vit, two_
     config.presets, config.encoders = "", f"timm:{vit[0]}:heads=4"
     config.data, config.data_dir = "phantom,second", str(two_sets)
     monkeypatch.setattr(runs, "train", None)
-    resampled, groups = [], bootstrap._groups
-    monkeypatch.setattr(bootstrap, "_groups", lambda n, names: resampled.append(names) or groups(n, names))
+    resampled, groups = [], bootstrap.groups
+    monkeypatch.setattr(bootstrap, "groups", lambda n, names: resampled.append(names) or groups(n, names))
     compare.run(config, tmp_path)
     rows = read(tmp_path)
     assert {encoder for encoder, _ in rows} == {"somebody"}

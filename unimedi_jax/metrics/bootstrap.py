@@ -26,7 +26,7 @@ def draws(n: int, *, resamples: int, seed: int) -> Int[np.ndarray, "resamples n"
 
 def counts(n: int, *, resamples: int, seed: int, patients: Patients = None) -> Int[np.ndarray, "resamples n"]:
     """How often each of n rows occurs in every resample: as often as its patient in `draws`."""
-    group = _groups(n, patients)
+    group = groups(n, patients)
     size = int(group.max(initial=-1)) + 1
     drawn = draws(size, resamples=resamples, seed=seed)
     return np.stack([np.bincount(row, minlength=size) for row in drawn])[:, group]
@@ -34,7 +34,7 @@ def counts(n: int, *, resamples: int, seed: int, patients: Patients = None) -> I
 
 def resamples_of(n: int, patients: Patients, resamples: int) -> int:
     """How many resamples there are to draw: none of fewer than 2 patients."""
-    return resamples if resamples and _groups(n, patients).max(initial=-1) > 0 else 0
+    return resamples if resamples and groups(n, patients).max(initial=-1) > 0 else 0
 
 
 def chosen(patients: Patients, rows: Sequence[int] | Int[np.ndarray, " m"]) -> Patients:
@@ -42,7 +42,7 @@ def chosen(patients: Patients, rows: Sequence[int] | Int[np.ndarray, " m"]) -> P
     return None if patients is None else [patients[row] for row in rows]
 
 
-def _groups(n: int, patients: Patients) -> Int[np.ndarray, " n"]:
+def groups(n: int, patients: Patients) -> Int[np.ndarray, " n"]:
     """The patient of each row, numbered by first appearance. Raises ValueError for another number of rows."""
     if patients is None:
         return np.arange(n)
