@@ -10,6 +10,7 @@ from data.sets.dataset_index import DatasetIndex, Item
 SUBSETS = 10
 GENESIS = {**dict.fromkeys((5, 6), "val"), **dict.fromkeys((7, 8, 9), "test")}  # Models Genesis's; the others train
 Place = tuple[float, ...]
+UNMEASURED_MM = 10.0  # for the -1 of findings without a diameter, as LUNA16's evaluation has it
 LAYOUT = "subset0/<seriesuid>.mhd ... subset9/, or subset0/subset0/..."
 EXPECTED = {"CTs": 888, "CTs of subset0": 89, "candidates on these CTs": 754_975}
 
@@ -66,11 +67,15 @@ def _candidates(root: Path) -> dict[str, list[Place]]:
 
 
 def _excluded(root: Path) -> dict[str, list[Place]]:
-    """x, y, z, diameter of the findings that are neither hits nor false positives."""
+    """x, y, z, diameter of the findings that are neither hits nor false positives; no diameter is below 0."""
     folders = ("", "CSVFILES/", "annotations/", "evaluationScript/annotations/")
     columns = ("coordX", "coordY", "coordZ", "diameter_mm")
     names = [f"{folder}annotations_excluded.csv" for folder in folders]
-    return _by_series(dataset_index.table(root, names, ("seriesuid", *columns)), columns)
+    listed = _by_series(dataset_index.table(root, names, ("seriesuid", *columns)), columns)
+    return {
+        series: [(*middle, UNMEASURED_MM if diameter < 0 else diameter) for *middle, diameter in places]
+        for series, places in listed.items()
+    }
 
 
 def _by_series(rows: list[dict[str, str]], columns: tuple[str, ...]) -> dict[str, list[Place]]:

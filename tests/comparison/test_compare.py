@@ -1,11 +1,15 @@
 """Presets side by side: each trained once, one table of their numbers, costs counted in the compiled program."""
 
 import csv
+import itertools
 import json
 import pathlib
 import re
 import shutil
+import types
 
+import jax
+import ml_collections
 import pytest
 import safetensors.torch
 
@@ -199,8 +203,8 @@ def test_released_encoders_alone_need_neither_presets_nor_reports(toy, vit, two_
     config.presets, config.encoders = "", f"timm:{vit[0]}:heads=4"
     config.data, config.data_dir = "phantom,second", str(two_sets)
     monkeypatch.setattr(runs, "train", None)
-    resampled, groups = [], bootstrap._groups
-    monkeypatch.setattr(bootstrap, "_groups", lambda n, names: resampled.append(names) or groups(n, names))
+    resampled, groups = [], bootstrap.groups
+    monkeypatch.setattr(bootstrap, "groups", lambda n, names: resampled.append(names) or groups(n, names))
     compare.run(config, tmp_path)
     rows = read(tmp_path)
     assert {encoder for encoder, _ in rows} == {"somebody"}
@@ -209,6 +213,42 @@ def test_released_encoders_alone_need_neither_presets_nor_reports(toy, vit, two_
     patients = [records.text(one["patient"]) for one in records.open_set(two_sets, "second").source("xray", "test")]
     assert resampled
     assert all(list(names) == patients for names in resampled), "whole, and by patient"
+
+
+def test_a_released_encoder_is_measured_again_for_other_prompts_score_weights_or_records(tmp_path, monkeypatch):
+    prompts = tmp_path / "prompts.json"
+    prompts.write_text('{"nodule": ["A nodule."]}')
+    contract = {"content_sha256": "abc", "labels": ["nodule"], "prompts": {}}
+    network = types.SimpleNamespace(variables={"kernel": jax.numpy.ones(3)}, config={"size": 224})
+    evals = {"score": "sum", "prompts": "", "rows": 8}
+    base = {"evals": evals, "allow_leaks": False}
+    config = ml_collections.ConfigDict({"data": "mine", "data_dir": "records", "base": base})
+    checked, values = [], itertools.count()
+    monkeypatch.setattr(
+        released.dataset, "open_sets", lambda *_: [(records.RecordSet("mine", tmp_path, contract), 1.0)]
+    )
+    monkeypatch.setattr(released.pretrained, "load", lambda _: network)
+    monkeypatch.setattr(released.trials, "check_leaks", lambda *arguments: checked.append(arguments))
+    monkeypatch.setattr(released, "_scalars", lambda *_: {"xray/zeroshot/macro": float(next(values))})
+
+    def measured():
+        return released.measure(released.Encoder("mgca", "timm:mgca.pth", tmp_path / "encoder-mgca"), config)
+
+    numbers = []
+    for change in (
+        lambda: None,
+        lambda: config.base.evals.update(score="difference"),
+        lambda: config.base.evals.update(prompts=str(prompts)),
+        lambda: prompts.write_text('{"nodule": ["There is a nodule."]}'),
+        lambda: network.variables.update(kernel=jax.numpy.zeros(3)),
+        lambda: network.config.update(size=512),
+        lambda: contract.update(content_sha256="built anew"),
+    ):
+        change()
+        numbers.append(measured()["xray/zeroshot/macro"])
+        assert measured()["xray/zeroshot/macro"] == numbers[-1], "asked again, nothing is measured"
+    assert numbers == [*range(7)]
+    assert len(checked) == 14, "whoever is tested on, also where the numbers are there"
 
 
 @pytest.mark.parametrize("name", ["", *pretrain.ABLATIONS, *systems.SYSTEMS])

@@ -16,6 +16,7 @@ from data.errors import UserError
 from data.phantom import source as phantom
 from data.phantom.options import Options
 from unimedi_jax import cli
+from unimedi_jax.config.jobs import DetectTask, EvaluateConfig, SegmentTask
 from unimedi_jax.evaluation import detect, evaluate, probe, results, retrieve, segment
 from unimedi_jax.input import records
 from unimedi_jax.report import published
@@ -74,10 +75,20 @@ def test_a_set_for_testing_alone_is_evaluated_but_for_what_it_needs_to_be_traine
     assert "no X-ray or CT records for train" in line
 
 
-def published_beside(task, data, modality="xray", metric="auroc/macro", share=1.0):
+def built(kind, name="", **options):
+    """Of one set: the contract of a public set that was built with these options."""
+    return published.Evaluated({name or kind: {"source": {"kind": kind, "options": options}}})
+
+
+SETS = [built("covidx", split="mgca", version="9A"), built("btcv"), built("amos22"), built("phantom")]
+SETS = {name: contract for one in SETS for name, contract in one.contracts.items()}
+
+
+def published_beside(task, data, modality="xray", metric="auroc/macro", share=1.0, evaluated=None):
     """(names of rows that say something of ours, our numbers), of one measured number of 0.5."""
     row = results.Result(task, data, modality, "trained", metric, 0.5, share=share)
-    table, scalars = published.table({f"trained/{row.key}": row.value})
+    evaluated = evaluated or published.Evaluated(SETS)
+    table, scalars = published.table({f"trained/{row.key}": row.value}, evaluated)
     ours = {name: value for name, value in scalars.items() if name.endswith("/ours")}
     return [row.name for row in table.rows if "; " in row.name], ours
 
@@ -103,6 +114,55 @@ def test_what_is_not_comparable_has_no_number_beside_a_published_one():
     assert len(ours) == 1
 
 
+@pytest.mark.parametrize(
+    ("evaluated", "task", "metric", "mark"),
+    [
+        (built("chexpert", split="mgca", uncertain="mgca"), "linear probe, MGCA's protocol", "auroc/macro", "c"),
+        (built("chexpert", split="clean", uncertain="mgca"), "linear probe, MGCA's protocol", "auroc/macro", "N"),
+        (built("chexpert"), "linear probe", "auroc/macro", "N"),
+        (built("chexpert", split="mgca", uncertain="ones"), "linear probe, MGCA's protocol", "auroc/macro", "N"),
+        (built("phantom", "chexpert", split="mgca"), "linear probe, MGCA's protocol", "auroc/macro", "N"),
+        (built("rsna", split="detection", greys="largest"), "detection, frozen encoder", "map_mgca", "c"),
+        (built("rsna", split="detection"), "detection, frozen encoder, MGCA's protocol", "map_mgca", "N"),
+        (
+            built("rsna", split="classification", greys="largest"),
+            "segmentation of boxes, frozen encoder",
+            "dice/mean",
+            "N",
+        ),
+        (
+            built("rsna", split="detection", greys="largest"),
+            "detection, frozen encoder, MGCA's protocol with other settings",
+            "map_mgca",
+            "N",
+        ),
+        (
+            built("rsna", greys="largest")._replace(changed={"detection, frozen encoder"}),
+            "detection, frozen encoder",
+            "map_mgca",
+            "N",
+        ),
+    ],
+)
+def test_a_published_number_stands_beside_its_own_set_and_settings_alone(evaluated, task, metric, mark):
+    (data,) = evaluated.contracts
+    names, ours = published_beside(task, data, "xray", metric, evaluated=evaluated)
+    assert published.mark(data, task, 1.0, evaluated) == mark
+    assert len(ours) == (mark == "c")
+    assert len(names) == 1
+    assert f"; {mark}: " in names[0]
+
+
+def test_what_changes_our_own_recipe_takes_its_marks():
+    config = EvaluateConfig()
+    assert evaluate._changed(config) == set()
+    detecting = dataclasses.replace(config, detect=DetectTask(widths=(8, 8, 8)))
+    assert evaluate._changed(detecting) == {*detect.TASKS.values()}
+    segmenting = dataclasses.replace(config, segment=SegmentTask(limit=40))
+    assert evaluate._changed(segmenting) == {segment.task_name("boxes", tune) for tune in segment.TUNES}
+    assert evaluate._changed(dataclasses.replace(config, segment=SegmentTask(shares=(0.1,), tune="full"))) == set()
+
+
 def test_every_mark_is_one_of_three_and_every_task_one_that_a_job_writes():
     written = {probe.TASKS["linear"], detect.task_name("frozen"), segment.task_name("boxes", "frozen")}
     written |= {f"{task}{published.MGCA}" for task in written} | {segment.task_name("organs", "full")}
@@ -112,9 +172,10 @@ def test_every_mark_is_one_of_three_and_every_task_one_that_a_job_writes():
         assert {way.task for way in entry.ways} <= written
         for way in entry.ways:
             assert set(way.marks) <= {"C", "c", "N"}
-            assert {published.mark(entry.data, way.task, share) for share in entry.shares} <= set(way.marks)
-    assert published.mark("phantom", "linear probe", 1.0) == ""
-    assert published.mark("covidx", "linear probe", 0.1) == "N"
+            evaluated = built(entry.data, **published.OPTIONS.get(entry.data, {}))
+            assert {published.mark(entry.data, way.task, share, evaluated) for share in entry.shares} <= set(way.marks)
+    assert published.mark("phantom", "linear probe", 1.0, built("phantom")) == ""
+    assert published.mark("covidx", "linear probe", 0.1, published.Evaluated(SETS)) == "N"
 
 
 def test_without_more_words_nothing_is_trained_for_hours():

@@ -1,6 +1,7 @@
 """Results are on the disk as soon as they are there, and only those of the same question are taken over."""
 
 import csv
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from unimedi_jax.config.jobs import ProbeConfig
-from unimedi_jax.evaluation import downstream, heads, parts, results
+from data.errors import UserError
+from unimedi_jax.config.jobs import DetectConfig, EvaluateConfig, ProbeConfig, RetrieveConfig
+from unimedi_jax.evaluation import downstream, heads, job_settings, parts, results
 from unimedi_jax.input.records import RecordSet
 
 
@@ -50,7 +52,7 @@ def test_a_part_that_is_not_whole_is_made_again(tmp_path, injury) -> None:
 
 
 def network(value: float = 1.0, **changes) -> types.SimpleNamespace:
-    about = {"path": pathlib.Path("runs/mine"), "address": "runs/mine", "step": 5, "network": "student"}
+    about = {"path": pathlib.Path("runs/mine"), "address": "runs/mine", "step": 5, "network": "student", "files": None}
     about["config"] = {"seed": 1}
     return types.SimpleNamespace(**{**about, "variables": {"kernel": jnp.full(3, value)}, **changes})
 
@@ -133,3 +135,78 @@ def test_a_head_that_is_gone_or_another_is_trained_again(job) -> None:
     path.unlink()
     job.run()
     assert job.made == [0]
+
+
+MINE = RecordSet("mine", pathlib.Path("mine"), {"content_sha256": "abc"})
+
+
+def measure(workdir, config, *sets, trained=None) -> downstream.Outputs:
+    """A job of one number."""
+    outputs = downstream.begin(trained or network(), workdir, config, sets or [MINE])
+    row = results.Result("probe", "mine", "xray", "trained", "auroc/a", 0.5)
+    outputs.part(lambda part: part.rows.append(row), config, [MINE])
+    outputs.finish()
+    return outputs
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "what"),
+    [
+        (EvaluateConfig(tasks="detect"), EvaluateConfig(tasks="segment"), "config.tasks: 'detect' then, 'segment' now"),
+        (ProbeConfig(), ProbeConfig(data="other"), "config.data: 'phantom' then, 'other' now"),
+        (ProbeConfig(), ProbeConfig(protocol="mgca"), "config.protocol"),
+        (ProbeConfig(), ProbeConfig(network="teacher"), "config.network"),
+        (DetectConfig(), DetectConfig(limit=3), "config.limit"),
+        (ProbeConfig(), DetectConfig(), "config.job"),
+    ],
+    ids=["tasks", "data", "protocol", "network", "limit", "job"],
+)
+def test_results_of_other_settings_are_not_written_over(tmp_path, first, second, what) -> None:
+    measure(tmp_path, first)
+    before = (tmp_path / results.FILE).read_bytes()
+    with pytest.raises(UserError, match="name another --workdir") as error:
+        measure(tmp_path, second)
+    assert what in str(error.value)
+    assert (tmp_path / results.FILE).read_bytes() == before
+    measure(tmp_path / "another", second)
+
+
+def test_the_same_settings_may_be_measured_again_and_what_changes_no_number_may_differ(tmp_path) -> None:
+    config = EvaluateConfig(data_dir="here", rows=4)
+    measure(tmp_path, config)
+    measure(tmp_path, dataclasses.replace(config, data_dir="there", rows=8, allow_leaks=True), MINE)
+    torn = RecordSet("torn", pathlib.Path("torn"), {"content_sha256": "xyz"})
+    measure(tmp_path, config, MINE, torn)  # could not be opened the first time
+    measure(tmp_path, config, MINE)
+    with pytest.raises(UserError, match=r"\(records of mine\)"):
+        measure(tmp_path, config, dataclasses.replace(MINE, contract={"content_sha256": "built anew"}))
+
+
+def test_prompts_count_by_what_they_say(tmp_path) -> None:
+    path = tmp_path / "prompts.json"
+    config = RetrieveConfig(prompts=str(path))
+    path.write_text('{"nodule": ["A nodule."]}')
+    measure(tmp_path / "job", config)
+    path = path.rename(tmp_path / "elsewhere.json")
+    measure(tmp_path / "job", dataclasses.replace(config, prompts=str(path)))
+    path.write_text('{"nodule": ["There is a nodule."]}')
+    with pytest.raises(UserError, match=r"config\.prompts\.nodule"):
+        measure(tmp_path / "job", dataclasses.replace(config, prompts=str(path)))
+
+
+def test_settings_that_are_gone_or_of_before_are_no_others(tmp_path) -> None:
+    measure(tmp_path, DetectConfig())
+    path = tmp_path / job_settings.FILE
+    known = json.loads(path.read_text())
+    del known["settings"]["most"], known["settings"]["recipe"]["l2"]
+    path.write_text(json.dumps(known))
+    measure(tmp_path, DetectConfig())  # what was no setting then did as its default does
+    for text in ("{", "[]", '{"settings": 1, "sets": {}}'):
+        path.write_text(text)
+        with pytest.raises(UserError, match=r"no settings\.json that says of which settings"):
+            measure(tmp_path, DetectConfig())
+
+
+def test_rows_say_whose_network_they_are_of(tmp_path) -> None:
+    measure(tmp_path, ProbeConfig(network="teacher"), trained=network(network="teacher"))
+    assert [row["network"] for row in Job(tmp_path).rows()] == ["teacher"]

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 
 from configs import probe as configs
 from data.errors import UserError
-from unimedi_jax.config.jobs import DetectConfig, FitConfig, ProbeConfig, SegmentConfig
-from unimedi_jax.evaluation import detect, draws, fine_tuning, mgca_probe, probe, segment, trials
+from unimedi_jax.config.jobs import CandidatesTask, DetectConfig, EvaluateConfig, FitConfig, ProbeConfig, SegmentConfig
+from unimedi_jax.config.recipes import CropsConfig, VolumesConfig
+from unimedi_jax.evaluation import candidate_tuning, detect, draws, fine_tuning, mgca_probe, probe, segment, trials
 from unimedi_jax.input import mgca_augmentation
 
 torch = pytest.importorskip("torch")
@@ -126,7 +128,7 @@ def test_rows_of_two_protocols_are_never_mixed(records_dir, checkpoint_dir, tmp_
     probe.run(config, tmp_path)
     with (tmp_path / "results.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    assert {row["task"] for row in rows} == {"linear probe, MGCA's protocol"}
+    assert {row["task"] for row in rows} == {"linear probe, MGCA's protocol with other settings"}
     assert {(row["modality"], row["share"], row["seed"]) for row in rows} == {
         ("xray", "0.5", "42"),
         ("xray", "1.0", "42"),
@@ -152,12 +154,14 @@ def test_detection_and_segmentation_run_by_it(trained, phantom):
     recipe, shared = FitConfig(2, epochs=1), dict(protocol="mgca", tune="frozen", untrained=False, resamples=0, limit=6)
     config = DetectConfig(widths=(4, 4, 4), recipe=recipe, **shared)
     rows = detect.evaluate(trained, phantom, config)
-    assert {(row.task, row.seed) for row in rows} == {("detection, frozen encoder, MGCA's protocol", 42)}
+    assert {(row.task, row.seed) for row in rows} == {
+        ("detection, frozen encoder, MGCA's protocol with other settings", 42)
+    }
     assert {"map_mgca", "map"} <= {row.metric for row in rows}
     config = SegmentConfig(target="lesions", setr_channels=(4, 4, 4), mgca=recipe, **shared)
     rows = segment.evaluate(trained, phantom, config)
     places = {(row.task, row.modality, row.seed) for row in rows}
-    assert places == {("segmentation of lesions, frozen encoder, MGCA's protocol", "xray", 42)}
+    assert places == {("segmentation of lesions, frozen encoder, MGCA's protocol with other settings", "xray", 42)}
     with pytest.raises(UserError, match="segments one structure"):
         segment.evaluate(trained, phantom, dataclasses.replace(config, target="organs"))
 
@@ -177,6 +181,55 @@ def test_masks_are_measured_on_the_networks_grid_by_it(trained, phantom):
         if protocol == "mgca":
             assert task.score(network) < 0, "minus the loss of the validation cases"
     assert shapes == {"ours": (256, 256), "mgca": trained.size("xray")}
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "changes"),
+    [
+        (probe.task_name, ProbeConfig(protocol="mgca"), [{"mgca": FitConfig(epochs=1)}]),
+        *(
+            (probe.task_name, ProbeConfig(protocol=protocol, tune="full"), [{protocol: VolumesConfig(batch=1)}])
+            for protocol in ("unimiss", "hkbu", "voco")
+        ),
+        (
+            functools.partial(segment.task_name, "boxes", "frozen"),
+            SegmentConfig(protocol="mgca"),
+            [{"mgca": FitConfig(epochs=1)}, {"siim_batch": 2}, {"limit": 40}, {"setr_channels": (8, 8, 8, 8)}],
+        ),
+        *(
+            (
+                functools.partial(segment.task_name, "organs", "full"),
+                SegmentConfig(protocol=protocol),
+                [{protocol: CropsConfig(crops=3)}, {"steps": 7}, {"limit": 3}, {"unetr_features": 2}],
+            )
+            for protocol in ("unetr", "voco")
+        ),
+        (
+            functools.partial(detect.task_name, "frozen"),
+            DetectConfig(protocol="mgca"),
+            [
+                *({"recipe": FitConfig(epochs=1)}, {"limit": 40}, {"most": 3}, {"widths": (8, 8, 8)}),
+                *({"lowest": 0.1}, {"confidence": 0.3}, {"overlap": 0.3}),
+            ],
+        ),
+        (
+            candidate_tuning.task_name,
+            EvaluateConfig(protocol="genesis"),
+            [
+                {"candidates": CandidatesTask(**change)}
+                for change in ({"crop": (8, 8, 8)}, {"negatives": 3}, {"genesis": FitConfig()})
+            ],
+        ),
+    ],
+    ids=["probe-mgca", "unimiss", "hkbu", "probe-voco", "segment-mgca", "unetr", "voco", "detect-mgca", "genesis"],
+)
+def test_a_protocol_with_other_settings_has_another_name(name, config, changes):
+    plain = name(config)
+    assert plain.endswith(trials.PUBLISHED[config.protocol])
+    for change in changes:
+        assert name(dataclasses.replace(config, **change)) == f"{plain} with other settings"
+    beside = {"resamples": 5, "untrained": False, "shares": (0.01, 0.1, 1.0)}  # what changes no number
+    assert name(dataclasses.replace(config, **beside)) == plain
 
 
 def test_a_protocol_that_there_is_not_is_named():

@@ -19,7 +19,9 @@ CONFIG = ProbeConfig(
 
 def test_rows_have_sensitivity_and_specificity_under_a_name_of_their_own(trained, phantom):
     rows = probe.evaluate(trained, phantom, CONFIG)
-    assert {(row.task, row.modality) for row in rows} == {("full fine-tuning, UniMiSS's protocol", "ct")}
+    assert {(row.task, row.modality) for row in rows} == {
+        ("full fine-tuning, UniMiSS's protocol with other settings", "ct")
+    }
     values = {row.metric: row.value for row in rows}
     assert {"accuracy/macro", "auroc/macro", "auprc/macro", *probe.RATES} <= set(values)
 

@@ -7,7 +7,17 @@ import pytest
 import sklearn.metrics
 from scipy import stats
 
-from unimedi_jax.metrics import auroc, bootstrap, classification, detection, froc, retrieval, segmentation, slices
+from unimedi_jax.metrics import (
+    auroc,
+    bootstrap,
+    classification,
+    detection,
+    froc,
+    paired,
+    retrieval,
+    segmentation,
+    slices,
+)
 
 
 def test_close_to_scipy() -> None:
@@ -32,6 +42,26 @@ def test_fewer_than_two_cases_have_no_interval(values: list[float]) -> None:
 
 def test_no_resamples_no_interval() -> None:
     assert np.isnan(bootstrap.mean_interval(np.arange(5.0), resamples=0)).all()
+
+
+def test_an_interval_needs_half_of_the_resamples():
+    """Ten labels of one positive case each are all in a resample once in hundreds: no interval of their mean."""
+    rng = np.random.default_rng(0)
+    for rare, known in ((10, False), (1, True)):  # a case is in 63 % of the resamples
+        targets = np.zeros((60, 3 + rare))
+        targets[:, :3] = rng.random((60, 3)) < 0.4
+        targets[rng.integers(60, size=rare), np.arange(3, 3 + rare)] = 1
+        scores = rng.normal(size=targets.shape) + targets
+        auc = auroc.per_label(scores, targets, resamples=400)
+        names = [str(column) for column in range(3 + rare)]
+        measured = classification.measure(1 / (1 + np.exp(-scores)), targets, names, resamples=400)
+        estimate = paired.auc(scores, targets, paired.patients(60, resamples=400, seed=0))
+        bounds = (auc.macro_low, measured["auroc/macro/low"], measured["auprc/macro/low"], estimate.interval[0])
+        assert [not np.isnan(low) for low in bounds] == [known] * 4
+        assert not np.isnan([auc.macro, auc.macro10_low, measured["auroc/macro10/low"]]).any()
+        assert (estimate.p_value < 1) == known
+    assert bootstrap.percentiles(np.array([0.0, 1.0, np.nan, np.nan])) == (0.025, 0.975)
+    assert np.isnan(bootstrap.percentiles(np.array([0.0, np.nan, np.nan]))).all()
 
 
 # ---- three pictures a patient, held against a bootstrap that copies whole patients ----
@@ -95,6 +125,13 @@ def test_means_of_rows_by_patient() -> None:
     dice = segmentation.summarise(values, np.ones((36, 2), bool), ["a", "b"], **drawn)
     by_hand = slow(lambda rows: values[rows, :, 0].mean())
     assert (dice["dice/mean/low"], dice["dice/mean/high"]) == pytest.approx(by_hand, abs=1e-12)
+
+    values[:, 1][rng.random(36) < 0.6] = np.nan  # a structure that fewer cases have, by absent=skip
+    values[:, 1] -= 0.8  # and that is worse
+    dice = segmentation.summarise(values, ~np.isnan(values[:, :, 0]), ["a", "b"], **drawn)
+    by_hand = slow(lambda rows: np.mean([np.nanmean(values[rows, c, 0]) for c in range(2)]))
+    assert (dice["dice/mean/low"], dice["dice/mean/high"]) == pytest.approx(by_hand, abs=1e-12)
+    assert dice["dice/mean/low"] < dice["dice/mean"] < dice["dice/mean/high"]
 
     scores, lesion = rng.random((36, 4)), rng.random((36, 4)) < 0.4
     lesion[:, 0], lesion[:, 1] = True, False  # something to hit, something to miss

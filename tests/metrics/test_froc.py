@@ -60,6 +60,10 @@ def test_what_counts_for_nothing_is_no_false_positive():
     scan = froc.of_scan(places, np.array([0.2, 0.6, 0.9, 0.8, 0.5]), nodules, ignored)
     assert scan.hits.tolist() == [0.6], "the best of two hits, the other is left out"
     assert sorted(scan.false) == [0.5, 0.9]
+    unmeasured = np.array([[50.0, 0, 0, -1], [200.0, 0, 0, -1]])
+    places = np.array([[54.9, 0, 0], [55.1, 0, 0], [200.0, 0, 0]])
+    alone = froc.of_scan(places, np.array([0.3, 0.4, 0.5]), NONE, unmeasured)
+    assert alone.false.tolist() == [0.4], "LUNA16 takes 10 mm where the diameter is -1"
     missed = froc.of_scan(places[:0], np.zeros(0), nodules, NONE)
     measured = froc.measure([scan, missed], resamples=20)
     assert measured["nodules/missed"] == 1

@@ -21,7 +21,7 @@ def _features(n: int, width: int = 12, seed: int = 0) -> Labelled:
 
 
 def test_equals_a_sklearn_pipeline_at_fixed_regularisation() -> None:
-    x, y = _features(300)
+    x, y, _ = _features(300)
     test = _features(200, seed=1)
     auc = linear_probe.auc(Labelled(x[:200], y[:200]), test, Labelled(x[200:], y[200:]), grid=(0.1,))
     scaler = StandardScaler().fit(x[:200])
@@ -39,6 +39,24 @@ def test_own_validation_split_is_seeded() -> None:
     assert first.per_label.tolist() == again.per_label.tolist()
 
 
+def test_own_validation_split_is_of_patients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fifth of them with all of their rows; where each row is a patient, the rows are those of before."""
+    x, y, _ = _features(120)
+    names = [f"patient {row // 4}" for row in np.random.default_rng(1).permutation(120)]
+    trained, standard = [], linear_probe._standard
+    monkeypatch.setattr(linear_probe, "_standard", lambda rows: trained.append(rows) or standard(rows))
+    by_patient = linear_probe.fit(Labelled(x, y, names), seed=3)
+    rows = [x.tolist().index(row) for row in trained[0].tolist()]
+    assert len({names[row] for row in rows}) == 24, "of 30"
+    assert len(rows) == 96, "none of whom validates too"
+    alone, before = (linear_probe.fit(Labelled(x, y, one), seed=3) for one in ([*map(str, range(120))], None))
+    order = np.random.default_rng(3).permutation(120)
+    np.testing.assert_array_equal(trained[1], x[order[24:]])
+    np.testing.assert_array_equal(trained[1], trained[2])
+    np.testing.assert_array_equal(alone.weights, before.weights)
+    assert not np.array_equal(alone.weights, by_patient.weights)
+
+
 def test_regularisation_is_chosen_where_it_matters() -> None:
     """60 rows of 200 mostly useless features: C matters, and the worst one is not chosen."""
     rng = np.random.default_rng(0)
@@ -52,7 +70,7 @@ def test_regularisation_is_chosen_where_it_matters() -> None:
 
 
 def test_unknown_labels_are_skipped() -> None:
-    x, y = _features(200)
+    x, y, _ = _features(200)
     holes = y.copy()
     holes[::2, 0] = np.nan
     test = _features(100, seed=1)
@@ -63,9 +81,9 @@ def test_unknown_labels_are_skipped() -> None:
 
 
 def test_absent_class_and_dead_feature() -> None:
-    x, y = _features(50)
+    x, y, _ = _features(50)
     x[:, 3] = 0.1  # constant
-    test_x, test_y = _features(50, seed=1)
+    test_x, test_y, _ = _features(50, seed=1)
     test_x[:, 3] = 0.1 + 1e-9
     y[:, 1] = 1
     auc = linear_probe.auc(Labelled(x, y), Labelled(test_x, test_y))

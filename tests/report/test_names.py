@@ -6,12 +6,14 @@ import pathlib
 import numpy as np
 import pytest
 
+from unimedi_jax.evaluation import results
 from unimedi_jax.input import places, records
 from unimedi_jax.metrics import auroc, classification, label_keys, segmentation
 from unimedi_jax.report import content, figures, page, tables
 
 NAMES = [
     *("macro", "mean", "any", "undefined", ":macro", "macro/low", "a/positives", "a", "a%2Fpositives", "%2Fx", "/x"),
+    *("low", "high"),
     *("$\\frac{", "$x$", "{{ 7*7 }}", "{% raw", "<script>alert(1)</script>", "new\nline", "\\", "_hidden", "__", " "),
     *("肺炎", "تضخم القلب", "Лёгкое", "🫁", "x\x1b[31m", "=1+1", "nodule"),
 ]
@@ -43,6 +45,10 @@ def test_no_label_becomes_the_mean_or_hides_another():
     measured = classification.measure(scores, targets, NAMES)
     assert measured["auroc/macro"] == pytest.approx(np.mean(expected))
     assert [measured[f"auroc/{key}"] for key in label_keys.of(NAMES)] == pytest.approx(expected)
+    rows = results.of(measured, task="probe", data="mine", modality="xray", encoder="trained")
+    written = {row.metric: row.value for row in rows}
+    assert [written[f"auroc/{key}"] for key in label_keys.of(NAMES)] == pytest.approx(expected)
+    assert all(np.isnan(row.low) for row in rows), "without resamples"
     values, present = np.random.default_rng(1).random((3, len(NAMES), 3)), np.ones((3, len(NAMES)), bool)
     dice = segmentation.summarise(values, present, NAMES)
     assert dice["dice/mean"] == pytest.approx(values[:, :, 0].mean())

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import logging
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -12,10 +12,12 @@ import ml_collections
 
 from data import pages
 from data.errors import UserError
-from unimedi_jax import writers
+from data.reports.prompts import Pair
+from unimedi_jax import fingerprint, writers
 from unimedi_jax.evaluation import trials
 from unimedi_jax.evaluation.evaluator import Evaluator
 from unimedi_jax.inference import pretrained, prompts, released
+from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input import places, records
 from unimedi_jax.report import tables
 from unimedi_jax.train import dataset
@@ -68,20 +70,32 @@ def _encoder(item: str, workdir: pathlib.Path) -> Encoder:
 def measure(encoder: Encoder, config: ml_collections.ConfigDict) -> dict[str, float]:
     """Test numbers of X-rays as a run's last line has them: the probe of all labels, and what its reports allow.
 
-    They are in the encoder's folder, from where a second call takes them.
+    They are in the encoder's folder, from where a second call takes them if they are of the same weights, sets, prompts
+    and score.
 
     Raises:
         UserError: the set does not fit.
     """
     sets = [one for one, _ in dataset.open_sets(config.data, config.data_dir)]
-    contents = {one.name: one.contract["content_sha256"] for one in sets}
-    facts = {"checkpoint": encoder.checkpoint, "sets": contents}
+    trained, evals = pretrained.load(encoder.checkpoint), config.base.evals
+    trials.check_leaks(trained, sets, _Leaks(config.base.allow_leaks))
+    asked = {one.name: prompts.of_set(evals.prompts, one.contract) for one in sets}
+    facts = {
+        "checkpoint": encoder.checkpoint,
+        "weights": fingerprint.facts(fingerprint.arrays(trained.variables)),
+        "config": fingerprint.facts(trained.config),
+        "sets": {one.name: one.contract["content_sha256"] for one in sets},
+        "prompts": asked,
+        "score": evals.score,
+    }
     path = encoder.folder / FACTS
     if path.is_file() and json.loads(path.read_text(encoding="utf-8")) == facts:
         LOG.info("nothing left to do for %s", encoder.name)
     else:
-        scalars = _scalars(encoder, sets, config)
+        LOG.info("%s: probing it on the X-rays of %s", encoder.checkpoint, ", ".join(one.name for one in sets))
+        scalars = _scalars(trained, sets, asked, evals)
         encoder.folder.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)  # it must not stand beside others' numbers, wherever this is killed
         with writers.Writer(encoder.folder, resume_step=-1) as writer:
             writer.scalars(0, {f"test/{name}": value for name, value in scalars.items()})
         pages.write(path, json.dumps(facts, indent=2) + "\n")
@@ -92,11 +106,11 @@ def measure(encoder: Encoder, config: ml_collections.ConfigDict) -> dict[str, fl
 
 
 def _scalars(
-    encoder: Encoder, sets: Sequence[records.RecordSet], config: ml_collections.ConfigDict
+    trained: Pretrained,
+    sets: Sequence[records.RecordSet],
+    asked: Mapping[str, Mapping[str, Pair]],
+    evals: ml_collections.ConfigDict,
 ) -> dict[str, float]:
-    trained = pretrained.load(encoder.checkpoint)
-    trials.check_leaks(trained, sets, _Leaks(config.base.allow_leaks))
-    evals = config.base.evals
     evaluate = Evaluator(
         places=places.of_sets(sets),
         samplers={"xray": trained.sampler("xray", keep=("report", "labels", "patient"))},
@@ -105,11 +119,10 @@ def _scalars(
         length=trained.report_length,
         limit=0,  # all X-rays
         slices=0,
-        prompts={one.name: prompts.of_set(evals.prompts, one.contract) for one in sets},
+        prompts=asked,
         score=evals.score,
         has_joint_space=trained.tokenizer is not None,
     )
-    LOG.info("%s: probing it on the X-rays of %s", encoder.checkpoint, ", ".join(one.name for one in sets))
     with jax.set_mesh(trained.mesh):
         scalars, _ = evaluate(trained.variables, "test", final=True)
     return scalars

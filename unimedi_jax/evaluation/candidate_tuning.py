@@ -30,6 +30,7 @@ from unimedi_jax.evaluation.trials import Trial
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input import crops, records
 from unimedi_jax.metrics import classification, froc
+from unimedi_jax.report import published
 from unimedi_jax.typing import Array, Float, Int16, PyTree
 
 TASK = "nodule candidates, fine-tuned" + trials.PUBLISHED["genesis"]
@@ -39,6 +40,11 @@ OTHERS = 2  # candidates of no nodule to one of a nodule, which an epoch has TWI
 TWICE = 2
 RATE, FLIPS = 0.4, 4  # chance of each further mirroring, and of quarter turns; most mirrorings
 Crops = Int16[np.ndarray, "n z y x"]
+
+
+def task_name(config: EvaluateConfig) -> str:
+    """The task of the results: TASK, and of changed settings a name of their own."""
+    return TASK + (published.CHANGED if config.candidates != CandidatesTask() else "")
 
 
 class Cut(NamedTuple):
@@ -64,7 +70,8 @@ def evaluate(
         raise UserError(f"{dataset.folder} has no candidate of a nodule in {lacking[0]}: build it with split=genesis")
     chosen = [Trial(name, seed=config.seeds[0]) for name in trials.encoders(config)]
     fills = ((trial, functools.partial(task.measure, trial)) for trial in chosen)
-    rows = [outputs.part(fill, config, [dataset], task=TASK, **trial._asdict()) for trial, fill in fills]
+    name = task_name(config)
+    rows = [outputs.part(fill, config, [dataset], task=name, **trial._asdict()) for trial, fill in fills]
     return list(itertools.chain(*rows))
 
 
@@ -136,7 +143,7 @@ class CandidateTuning:
         scalars = classification.measure(scores[:, None], split.present[:, None], ["nodule"])
         scans = candidates.scored(split, scores)
         scalars |= froc.measure(scans, resamples=self.config.resamples, patients=split.patients)
-        shared = dict(task=TASK, data=self.dataset.name, modality="ct", **trial._asdict())
+        shared = dict(task=task_name(self.config), data=self.dataset.name, modality="ct", **trial._asdict())
         part.rows += results.of(scalars, cases=len(scans), **shared)
 
     def tested(self, network: Network) -> tuple[candidates.Split, Float[np.ndarray, " n"]]:

@@ -41,6 +41,13 @@ class Split(NamedTuple):
     excluded: list[np.ndarray]
     patients: list[str]  # of each scan
 
+    @property
+    def labelled(self) -> linear_probe.Labelled:
+        """The candidates, each with the patient of its scan."""
+        counts = [len(middles) for middles in self.middles]
+        patients = [name for name, count in zip(self.patients, counts, strict=True) for _ in range(count)]
+        return linear_probe.Labelled(self.features, self.present[:, None], patients)
+
 
 def evaluate(
     trained: Pretrained, dataset: records.RecordSet, config: EvaluateConfig, outputs: Outputs | None = None
@@ -70,7 +77,7 @@ def _measure(trained: Pretrained, dataset: records.RecordSet, config: EvaluateCo
     reader = Reader(trained, dataset, config, name)
     train, test = reader.split("train", config.candidates.negatives), reader.split("test", 0)
     val = reader.split("val", config.candidates.negatives) if dataset.size("ct", "val") else None
-    labelled = [linear_probe.Labelled(one.features, one.present[:, None]) for one in (train, val) if one]
+    labelled = [one.labelled for one in (train, val) if one]
     classifier = linear_probe.fit(*labelled, seed=SEED)
     scores = classifier.probabilities(test.features)
     scalars = classification.measure(scores, test.present[:, None], ["nodule"], resamples=0)

@@ -28,9 +28,15 @@ METRICS = ("map", "map_coco", "ap50", "map_mgca")
 TASKS = {"frozen": "detection, frozen encoder", "full": "detection, fine-tuned"}
 
 
-def task_name(tune: str, protocol: str = "ours", asked: rules.Rules = rules.EVERYTHING) -> str:
-    """The task of the results by a way of tuning, a protocol and what trains."""
-    return TASKS[tune] + trials.in_part(tune, asked) + trials.PUBLISHED[protocol]
+# What of the settings makes up how a detector is trained and measured.
+SETTINGS = ("limit", "most", "widths", "lowest", "confidence", "overlap", "recipe")
+
+
+def task_name(tune: str, config: DetectConfig | None = None) -> str:
+    """The task of the results by a way of tuning and the settings; of a changed protocol under its own name."""
+    config = config or DetectConfig()
+    changed = trials.changed(config, *SETTINGS)
+    return TASKS[tune] + trials.in_part(tune, config.trainable) + trials.of_protocol(config.protocol, changed=changed)
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -121,7 +127,7 @@ class Task:
     @property
     def title(self) -> str:
         """The task of the results."""
-        return task_name(self.tune, self.config.protocol, self.trainable)
+        return task_name(self.tune, self.config)
 
     @property
     def published(self) -> bool:

@@ -11,7 +11,7 @@ from unimedi_jax import fingerprint
 from unimedi_jax.config.jobs import DownstreamConfig
 from unimedi_jax.config.typed import typed
 from unimedi_jax.convert import checksums
-from unimedi_jax.evaluation import parts, results, trials
+from unimedi_jax.evaluation import job_settings, parts, results, trials
 from unimedi_jax.evaluation.heads import Head, save
 from unimedi_jax.inference import pretrained
 from unimedi_jax.inference.pretrained import Pretrained
@@ -48,6 +48,7 @@ class Outputs:
     trained: Pretrained | None = None  # whose numbers they are
     workdir: pathlib.Path | None = None
     detailed: bool = False
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the job, to be kept beside the rows
     rows: list[results.Result] = dataclasses.field(default_factory=list)
     cases: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     heads: dict[str, str] = dataclasses.field(default_factory=dict)  # hashes of their files in `workdir`
@@ -69,6 +70,7 @@ class Outputs:
         self.cases += content["cases"]
         self.heads |= content["heads"]
         if self.workdir:
+            job_settings.keep(self.workdir, self.settings)
             results.write_csv(self.workdir / results.FILE, results.of_checkpoint(self.rows, self.trained))
         return rows
 
@@ -105,6 +107,24 @@ class Outputs:
         return {"checkpoint": {**place, "arrays": arrays, "config": fingerprint.facts(self.trained.config)}}
 
 
+def begin(
+    trained: Pretrained,
+    workdir: pathlib.Path,
+    config: DownstreamConfig,
+    sets: Sequence[RecordSet],
+    *,
+    detailed: bool = False,
+) -> Outputs:
+    """The outputs of a job, in `workdir`, whose name may hold the checkpoint's.
+
+    Raises:
+        UserError: it holds the results of another checkpoint, of other settings or of other content of the sets.
+    """
+    place, settings = results.folder(workdir, trained), job_settings.of(config, sets)
+    job_settings.check(place, settings, config)
+    return Outputs(trained, place, detailed, settings)
+
+
 Evaluate = Callable[[Pretrained, RecordSet, Any, Outputs], list[results.Result]]
 
 
@@ -121,13 +141,13 @@ def run(
     """
     chosen = typed(settings, config)
     trained = pretrained.load(chosen.checkpoint, chosen.network)
-    workdir = results.folder(workdir, trained)
     if "," in chosen.data:
         raise UserError(f"config.data={chosen.data}: the {chosen.job} job takes one set; evaluate takes several")
-    dataset, outputs = records.open_set(chosen.data_dir, chosen.data), Outputs(trained, workdir, detailed=True)
+    dataset = records.open_set(chosen.data_dir, chosen.data)
+    outputs = begin(trained, workdir, chosen, [dataset], detailed=True)
     trials.check_leaks(trained, [dataset], chosen)
     rows = evaluate(trained, dataset, chosen, outputs)
-    results.publish(rows, metrics, workdir, trained)
+    results.publish(rows, metrics, outputs.workdir, trained)
     outputs.finish()
     return rows
 

@@ -37,7 +37,7 @@ from unimedi_jax.evaluation import (
     slice_windows,
     trials,
 )
-from unimedi_jax.evaluation.downstream import Outputs
+from unimedi_jax.evaluation.downstream import Outputs, begin
 from unimedi_jax.inference import pretrained, prompts
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input import dense, places, records
@@ -96,9 +96,9 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     if not tasks or set(tasks) - set(TASKS):
         raise UserError(f"config.tasks is a comma-separated list of {', '.join(TASKS)}, not {settings.tasks!r}")
     trained = pretrained.load(settings.checkpoint, settings.network)
-    outputs = Outputs(trained, results.folder(workdir, trained))
     opened = _open(settings)
     prompts.check(settings.prompts, itertools.chain(*(one.contract["labels"] for one in opened)))
+    outputs = begin(trained, workdir, settings, opened)
     trials.check_leaks(trained, opened, settings)
     names = ", ".join(one.name for one in opened)
     for number, task in enumerate(tasks, start=1):
@@ -110,12 +110,14 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     if not rows:
         raise UserError(f"nothing could be evaluated on {names} in {settings.data_dir}: see the lines above")
     workdir = outputs.workdir
-    content = page_content(rows, name=workdir.name, config=mirror.named(json.loads(config.to_json_best_effort())))
+    evaluated = published.Evaluated({one.name: one.contract for one in opened}, _changed(settings))
+    shown = mirror.named(json.loads(config.to_json_best_effort()))
+    content = page_content(rows, evaluated, name=workdir.name, config=shown)
     # No report text is on this page; the contract of the reports' job stays with theirs.
     path = page.write(workdir / "index.html", content, show_reports=True)
-    for task in SHOWN:
-        if of_task := [row for row in rows if row.task == task]:
-            print(results.text(of_task, _shown(task, of_task)) + "\n")
+    for task in _tasks(rows):
+        of_task = [row for row in rows if row.task == task]
+        print(results.text(of_task, _shown(task, of_task)) + "\n")
     for note in content.notes:
         print(f"warning: {note}")
     print(f"page: {path}\nall numbers: {workdir / results.FILE}")
@@ -233,22 +235,39 @@ def sets(data_dir: str | pathlib.Path) -> list[str]:
     return [name for name in names if not name.startswith(".")]
 
 
-def page_content(rows: Sequence[results.Result], *, name: str, config: dict) -> PageContent:
+def _changed(config: EvaluateConfig) -> set[str]:
+    """The tasks of our own recipe with other settings than the ones beside which a published figure may stand."""
+    boxes = (segment.task_name("boxes", tune) for tune in segment.TUNES)
+    tasks = {*boxes} if trials.changed(config.segment, "limit", "setr_channels", "xray") else set()
+    return tasks | ({*detect.TASKS.values()} if trials.changed(config.detect, *detect.SETTINGS) else set())
+
+
+def page_content(
+    rows: Sequence[results.Result], evaluated: published.Evaluated, *, name: str, config: dict
+) -> PageContent:
     """A table for every task, the trained network beside the untrained one and chance, then the published figures."""
     scalars = {"step": 0} | results.scalars(results.average(rows))
-    tables = [_table(task, _shown(task, rows), rows, set(scalars)) for task in SHOWN]
-    others, more = published.table(scalars)
-    shown, notes = [*(table for table in tables if table.rows), others], retrieve.inverted(rows)
-    return PageContent(name, config, {}, [scalars | more], shown, notes=notes, kind="evaluation")
+    tables = [_table(task, rows, set(scalars), evaluated) for task in _tasks(rows)]
+    others, more = published.table(scalars, evaluated)
+    return PageContent(
+        name, config, {}, [scalars | more], [*tables, others], notes=retrieve.inverted(rows), kind="evaluation"
+    )
+
+
+def _tasks(rows: Sequence[results.Result]) -> list[str]:
+    """The tasks that have rows, in the order of SHOWN, each before what it is called with other settings."""
+    measured = {row.task for row in rows}
+    return [name for task in SHOWN for name in (task, task + published.CHANGED) if name in measured]
 
 
 def _shown(task: str, rows: Sequence[results.Result]) -> list[str]:
     """The metrics of a task that are shown, where its rows have them: a set need not know every finding."""
     measured = {row.metric for row in rows if row.task == task}
-    return [metric for metric in SHOWN[task] if metric in measured]
+    return [metric for metric in SHOWN[task.removesuffix(published.CHANGED)] if metric in measured]
 
 
-def _table(task: str, metrics: Sequence[str], rows: Sequence[results.Result], known: set[str]) -> Table:
+def _table(task: str, rows: Sequence[results.Result], known: set[str], evaluated: published.Evaluated) -> Table:
+    metrics = _shown(task, rows)
     groups: dict[tuple[str, str, float], list[results.Result]] = {}
     for row in rows:
         if row.task == task:
@@ -257,9 +276,9 @@ def _table(task: str, metrics: Sequence[str], rows: Sequence[results.Result], kn
     for (data, modality, share), group in groups.items():
         start = "/".join(filter(None, (task, data, modality, f"{share:g}")))
         seeds, cases = len({row.seed for row in group}), max(row.cases for row in group)
-        labels = "" if task in WITHOUT_LABELS else f"{share:.0%} of labels"
+        labels = "" if task.removesuffix(published.CHANGED) in WITHOUT_LABELS else f"{share:.0%} of labels"
         words = [data, modality, labels, f"{cases} cases", f"{seeds} seeds" if seeds > 1 else ""]
-        words.append(published.mark(data, task, share))  # of the published protocol: C, c or N
+        words.append(published.mark(data, task, share, evaluated))  # of the published protocol: C, c or N
         lines.append(Row(", ".join(filter(None, words)), [_cell(start, metric, known) for metric in metrics]))
     note = (
         "Small figures under a number: 95 % bootstrap interval over patients, where one seed was run. Numbers of "

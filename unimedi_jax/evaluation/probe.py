@@ -122,8 +122,8 @@ class LinearProbes:
 
     @functools.cached_property
     def labelled(self) -> dict[str, linear_probe.Labelled]:
-        """CLS and labels of the records of each split."""
-        sampler = self.pretrained.sampler(self.modality, keep=("report", "labels"))
+        """CLS, labels and patients of the records of each split."""
+        sampler = self.pretrained.sampler(self.modality, keep=("report", "labels", "patient"))
         variables = self.pretrained.encoder(self.encoder)
         return {
             split: features.embed(self.embedder, variables, self.dataset, sampler, split, images_alone=True).labelled
@@ -142,8 +142,7 @@ class LinearProbes:
         """Fits and tests one of them."""
         train, test, val = self.labelled["train"], self.labelled["test"], self.labelled.get("val")
         rows = draws.stratified(train.y, trial.share, seed=trial.seed)
-        few = linear_probe.Labelled(train.x[rows], train.y[rows])
-        classifier = linear_probe.fit(few, val, one_of=self.saving.one_of, seed=trial.seed)
+        classifier = linear_probe.fit(train.take(rows), val, one_of=self.saving.one_of, seed=trial.seed)
         self.saving.measured(part, trial, classifier.probabilities(test.x))
         if self.saving.saves_head(part, trial):
             on_val = (classifier.probabilities(val.x), val.y) if val else None

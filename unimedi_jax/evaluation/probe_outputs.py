@@ -19,9 +19,10 @@ Table = Float[np.ndarray, "n c"]  # n cases, c labels or classes
 
 
 def task_name(config: ProbeConfig) -> str:
-    """The task of the results by a way of tuning and a protocol."""
-    part = trials.in_part(config.tune, config.trainable)
-    return TASKS[config.tune] + part + trials.PUBLISHED[config.protocol]
+    """The task of the results by a way of tuning and a protocol; of a changed recipe under its own name."""
+    part, protocol = trials.in_part(config.tune, config.trainable), config.protocol
+    changed = protocol != "ours" and trials.changed(config, protocol)  # its recipe has its name
+    return TASKS[config.tune] + part + trials.of_protocol(protocol, changed=changed)
 
 
 @dataclasses.dataclass(frozen=True)

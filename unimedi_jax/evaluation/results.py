@@ -42,6 +42,7 @@ class Result(NamedTuple):
     ct_slices: bool | None = None  # CTs went in with their chosen slices, or by the volume alone; None: X-rays
     checkpoint: str = ""  # a run's folder or an export
     step: int | None = None  # of the checkpoint
+    network: str = ""  # of the checkpoint: "student" or "teacher"
 
     @property
     def key(self) -> str:
@@ -119,7 +120,8 @@ def _name(trained: Pretrained) -> str:
 
 def of_checkpoint(rows: Iterable[Result], trained: Pretrained) -> list[Result]:
     """The rows with the checkpoint that they were measured of."""
-    return [row._replace(checkpoint=trained.address, step=trained.step) for row in rows]
+    of = {"checkpoint": trained.address, "step": trained.step, "network": trained.network}
+    return [row._replace(**of) for row in rows]
 
 
 def publish(rows: Sequence[Result], metrics: Sequence[str], workdir: pathlib.Path, trained: Pretrained) -> None:

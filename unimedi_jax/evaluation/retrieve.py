@@ -15,7 +15,7 @@ from data.errors import UserError
 from unimedi_jax.config.jobs import EvaluateConfig, RetrieveConfig
 from unimedi_jax.config.typed import typed
 from unimedi_jax.evaluation import evaluator, results, trials
-from unimedi_jax.evaluation.downstream import Outputs, Part
+from unimedi_jax.evaluation.downstream import Outputs, Part, begin
 from unimedi_jax.inference import features, pretrained, prompts
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input import places, records
@@ -35,10 +35,10 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Everything of `configs/retrieve.py`; writes `results.csv` into `workdir`, prints a table and the warnings."""
     chosen = typed(RetrieveConfig, config)
     trained = pretrained.load(chosen.checkpoint, chosen.network)
-    outputs = Outputs(trained, results.folder(workdir, trained))
     sets = [records.open_set(chosen.data_dir, name) for name in places.set_names(chosen.data)]
     if not sets:
         raise UserError("config.data names no set: give built sets, comma-separated")
+    outputs = begin(trained, workdir, chosen, sets)
     trials.check_leaks(trained, sets, chosen)
     rows = evaluate(trained, sets, chosen, outputs)
     results.publish(rows, METRICS, outputs.workdir, trained)

@@ -14,12 +14,18 @@ TUNES = {"frozen": "frozen encoder", "full": "fine-tuned"}
 
 def task_name(target: str, tune: str, protocol: str | SegmentConfig = "ours") -> str:
     """The task of the results for a target, a way of tuning and a protocol; of changed settings under its own name."""
-    changed = part = ""
-    if isinstance(protocol, SegmentConfig):
-        part = trials.in_part(tune, protocol.trainable)
-        same = protocol.protocol not in IN_CROPS or protocol.crops == getattr(SegmentConfig, protocol.protocol)
-        protocol, changed = protocol.protocol, "" if same else " with other settings"
-    return f"segmentation of {target}, {TUNES[tune]}{part}{trials.PUBLISHED[protocol]}{changed}"
+    if isinstance(protocol, str):
+        return f"segmentation of {target}, {TUNES[tune]}{trials.PUBLISHED[protocol]}"
+    end = trials.of_protocol(protocol.protocol, changed=_changed(protocol))
+    return f"segmentation of {target}, {TUNES[tune]}{trials.in_part(tune, protocol.trainable)}{end}"
+
+
+def _changed(config: SegmentConfig) -> bool:
+    """Whether a protocol is followed with other settings than its own."""
+    if config.protocol in IN_CROPS:
+        recipe = getattr(SegmentConfig, config.protocol)
+        return config.crops != recipe or trials.changed(config, "limit", "unetr_features")
+    return trials.changed(config, "mgca", "siim_batch", "limit", "setr_channels")
 
 
 def structures(dataset: records.RecordSet, target: str) -> list[str]:

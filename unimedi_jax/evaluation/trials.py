@@ -11,6 +11,7 @@ from unimedi_jax.config import trainable as rules
 from unimedi_jax.evaluation import draws
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input import leaks, pipeline, records
+from unimedi_jax.report import published
 
 LOG = logging.getLogger(__name__)
 ENCODERS = ("trained", "untrained")
@@ -39,6 +40,16 @@ def in_part(tune: str, asked: rules.Rules) -> str:
     if tune != "full" or asked == rules.EVERYTHING:
         return ""
     return ", by LoRA" if any(rules.parse(text).kind == "lora" for _, text in asked) else ", in part"
+
+
+def of_protocol(protocol: str, *, changed: bool) -> str:
+    """End of a task's name: whose protocol it follows, and whether with other settings than that prescribes."""
+    return PUBLISHED[protocol] + (published.CHANGED if changed and protocol != "ours" else "")
+
+
+def changed(config: Any, *settings: str) -> bool:
+    """Whether any of these settings of a job, or of a section of one, is not at its default."""
+    return any(getattr(config, name) != getattr(type(config), name) for name in settings)
 
 
 def trials(config: Any, cases: int) -> list[Trial]:

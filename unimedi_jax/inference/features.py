@@ -129,8 +129,8 @@ class EmbeddedSplit:
 
     @property
     def labelled(self) -> linear_probe.Labelled:
-        """CLS with its labels."""
-        return linear_probe.Labelled(self.cls, self.labels)
+        """CLS with its labels and patients."""
+        return linear_probe.Labelled(self.cls, self.labels, self.patients)
 
 
 def embed(

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from unimedi_jax.metrics import pooling, vectors
 
 QUANTILES = (0.025, 0.975)
+DEFINED = 0.5  # share of the resamples in which a statistic must be defined, for an interval of it
 CELLS = 2_000_000  # of resamples times cases at a time
 NONE = (float("nan"), float("nan"))
 Patients = Sequence[Hashable] | None  # of each row; "" or None: a row is a patient by itself
@@ -25,7 +26,7 @@ def draws(n: int, *, resamples: int, seed: int) -> Int[np.ndarray, "resamples n"
 
 def counts(n: int, *, resamples: int, seed: int, patients: Patients = None) -> Int[np.ndarray, "resamples n"]:
     """How often each of n rows occurs in every resample: as often as its patient in `draws`."""
-    group = _groups(n, patients)
+    group = groups(n, patients)
     size = int(group.max(initial=-1)) + 1
     drawn = draws(size, resamples=resamples, seed=seed)
     return np.stack([np.bincount(row, minlength=size) for row in drawn])[:, group]
@@ -33,7 +34,7 @@ def counts(n: int, *, resamples: int, seed: int, patients: Patients = None) -> I
 
 def resamples_of(n: int, patients: Patients, resamples: int) -> int:
     """How many resamples there are to draw: none of fewer than 2 patients."""
-    return resamples if resamples and _groups(n, patients).max(initial=-1) > 0 else 0
+    return resamples if resamples and groups(n, patients).max(initial=-1) > 0 else 0
 
 
 def chosen(patients: Patients, rows: Sequence[int] | Int[np.ndarray, " m"]) -> Patients:
@@ -41,7 +42,7 @@ def chosen(patients: Patients, rows: Sequence[int] | Int[np.ndarray, " m"]) -> P
     return None if patients is None else [patients[row] for row in rows]
 
 
-def _groups(n: int, patients: Patients) -> Int[np.ndarray, " n"]:
+def groups(n: int, patients: Patients) -> Int[np.ndarray, " n"]:
     """The patient of each row, numbered by first appearance. Raises ValueError for another number of rows."""
     if patients is None:
         return np.arange(n)
@@ -67,12 +68,18 @@ def columns(
     return result
 
 
+def defined(statistics: Float[np.ndarray, " resamples"]) -> Float[np.ndarray, " m"]:
+    """The statistics that are numbers; none where fewer than the share DEFINED are: these few say what is rare."""
+    numbers = statistics[~np.isnan(statistics)]
+    return numbers if len(numbers) >= DEFINED * len(statistics) else numbers[:0]
+
+
 def percentiles(statistics: Float[np.ndarray, " resamples"]) -> tuple[float, float]:
-    """The 2.5th and 97.5th percentile of the statistics that are defined; NaN if none is."""
-    defined = statistics[~np.isnan(statistics)]
-    if not defined.size:
+    """The 2.5th and 97.5th percentile of the `defined` statistics; NaN if there are none."""
+    numbers = defined(statistics)
+    if not numbers.size:
         return NONE
-    low, high = np.quantile(defined, QUANTILES)
+    low, high = np.quantile(numbers, QUANTILES)
     return float(low), float(high)
 
 

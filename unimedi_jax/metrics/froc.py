@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from unimedi_jax.metrics import bootstrap, vectors
 
 RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # false positives a scan
+UNMEASURED_MM = 10.0  # for a diameter below 0 (LIDC's non-nodules, nodules under 3 mm), as LUNA16's evaluation has it
 
 
 class Scan(NamedTuple):
@@ -39,7 +40,8 @@ def of_scan(
 
 def _inside(points: Float[np.ndarray, "n 3"], findings: Float[np.ndarray, "m 4"]) -> Bool[np.ndarray, "n m"]:
     distance = np.linalg.norm(points[:, None] - findings[None, :, :3], axis=-1)
-    return distance < findings[None, :, 3] / 2
+    diameter = np.where(findings[:, 3] < 0, UNMEASURED_MM, findings[:, 3])  # records built before hold LUNA16's -1
+    return distance < diameter / 2
 
 
 def curve(scans: Sequence[Scan]) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:

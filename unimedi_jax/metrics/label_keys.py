@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-# What stands in the place of a label in names such as `zeroshot/macro`, `slices/any/hit_rate` and `dice/mean`.
-RESERVED = ("macro", "macro10", "mean", "any", "centre", "unstated", "undefined")
+# What stands in the place of a label in names such as `zeroshot/macro`, `slices/any/hit_rate` and `dice/mean`, and the
+# ends of an interval, which close such names.
+RESERVED = ("macro", "macro10", "mean", "any", "centre", "unstated", "undefined", "low", "high")
 
 
 def of(names: Sequence[str]) -> list[str]:

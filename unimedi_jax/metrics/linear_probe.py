@@ -13,10 +13,15 @@ VALIDATION_SHARE = 0.2
 
 
 class Labelled(NamedTuple):
-    """Features of n cases and their labels: 1, 0, NaN unknown."""
+    """Features of n cases, their labels (1, 0, NaN unknown), and whose they are."""
 
     x: Float[np.ndarray, "n d"]
     y: Float[np.ndarray, "n c"]
+    patients: bootstrap.Patients = None
+
+    def take(self, rows: Int[np.ndarray, " m"]) -> "Labelled":
+        """Some of the cases."""
+        return Labelled(self.x[rows], self.y[rows], bootstrap.chosen(self.patients, rows))
 
 
 def auc(
@@ -72,16 +77,14 @@ def fit(
     """An L2 logistic regression on standardised features.
 
     C is chosen on the validation rows by AUROC, per finding (by its mean with `one_of`, a softmax over exclusive
-    classes), the stronger regularisation winning ties. Without `val` a seeded fifth of the training rows validates, and
-    takes part in the last fit. A finding without both classes among the known labels cannot be fitted (an exclusive
+    classes), the stronger regularisation winning ties. Without `val` a seeded fifth of the training patients validates,
+    and takes part in the last fit. A finding without both classes among the known labels cannot be fitted (an exclusive
     class without cases is merely improbable). Mean and scale come from the training rows alone.
     """
     refit = val is None
     if refit:
-        order = np.random.default_rng(seed).permutation(len(train.x))
-        cut = round(VALIDATION_SHARE * len(order))
-        val, train = (Labelled(train.x[rows], train.y[rows]) for rows in (order[:cut], order[cut:]))
-    (train_x, train_y), (val_x, val_y), count = train, val, train.y.shape[1]
+        val, train = _divided(train, seed)
+    train_x, train_y, val_x, val_y, count = train.x, train.y, val.x, val.y, train.y.shape[1]
     if not len(train_x) or not count:
         width = train_x.shape[1]
         nothing = np.zeros((width, count)), np.zeros(count), np.zeros(width), np.ones(width)
@@ -98,6 +101,16 @@ def fit(
     chosen = weights[best, :, range(count)].T, bias[best, range(count)]
     fitted = np.array([one_of or {0.0, 1.0} <= set(column) for column in train_y.T])
     return Classifier(*chosen, mean, scale, fitted, one_of)
+
+
+def _divided(whole: Labelled, seed: int) -> tuple[Labelled, Labelled]:
+    """A seeded fifth of the patients, and the others: C must not be chosen on patients whom the fit has seen."""
+    group = bootstrap.groups(len(whole.x), whole.patients)
+    order = np.random.default_rng(seed).permutation(int(group.max(initial=-1)) + 1)
+    place = np.argsort(order)[group]  # of each row's patient
+    rows = np.argsort(place, kind="stable")
+    cut = int((place < round(VALIDATION_SHARE * len(order))).sum())
+    return whole.take(rows[:cut]), whole.take(rows[cut:])
 
 
 def _standard(x: Float[np.ndarray, "n d"]) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:

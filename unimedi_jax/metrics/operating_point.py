@@ -1,6 +1,8 @@
-"""CT-CLIP's other numbers of zero-shot classification: accuracy, weighted F1 and precision where Youden's J is largest.
+"""CT-CLIP's other numbers of zero-shot classification: accuracy, weighted F1 and precision at a point of the ROC curve.
 
-The threshold of each label is chosen on the very cases that are measured, as in its evaluation, which flatters.
+It is the one nearest to the corner of no errors, chosen for each label on the very cases that are measured, as in its
+evaluation (`find_threshold` of bootstrap_values.py), which flatters. CT-CLIP tries 100 even cuts of the softmax over
+the pair of prompts, at the temperature that it has learnt; here every cut between two scores is tried.
 """
 
 import numpy as np
@@ -16,7 +18,7 @@ def measure(scores: Float[np.ndarray, "n c"], targets: Float[np.ndarray, "n c"])
     columns = []
     for score, target in zip(scores.T, targets.T, strict=True):
         known = ~np.isnan(target)
-        chosen = thresholds.youden(score, target)
+        chosen = thresholds.nearest_corner(score, target)
         if chosen.positives and chosen.negatives:
             columns.append(_of_label(score[known] >= chosen.value, target[known] == 1))
     table = np.array(columns).reshape(-1, len(KINDS))

@@ -40,13 +40,13 @@ class Estimate(NamedTuple):
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % by percentiles; NaN without resamples."""
+        """95 % by percentiles; NaN without resamples, or where fewer than half of them are defined."""
         return bootstrap.percentiles(self.draws)
 
     @property
     def p_value(self) -> float:
-        """One-sided, of "not above 0": the share of resamples at or below 0; 1 where the number is undefined."""
-        draws = self.draws[~np.isnan(self.draws)]
+        """One-sided, of "not above 0": the share of resamples at or below 0; 1 where there is no interval."""
+        draws = bootstrap.defined(self.draws)
         if np.isnan(self.value) or not draws.size:
             return 1.0
         return float((1 + (draws <= 0).sum()) / (1 + draws.size))

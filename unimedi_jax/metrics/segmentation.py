@@ -10,7 +10,7 @@ them by their area, which differs a little.
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from scipy import ndimage
 
 from unimedi_jax.metrics import bootstrap, label_keys, vectors
@@ -85,17 +85,31 @@ def summarise(
     `.../mean` averages over structures, with an interval over patients. `cases/<name>` counts those that have it.
     """
     result: dict[str, float] = {}
+    drawn = np.zeros((0, len(values)))
+    if bootstrap.resamples_of(len(values), patients, resamples):
+        drawn = bootstrap.counts(len(values), resamples=resamples, seed=seed, patients=patients)
     names = label_keys.of(names)
     for index, kind in enumerate(KINDS):
         by_name = [vectors.nan_mean(values[:, number, index]) for number in range(len(names))]
         result |= {f"{kind}/{name}": value for name, value in zip(names, by_name, strict=True)}
         result[f"{kind}/mean"] = vectors.nan_mean(np.array(by_name))
-        if bootstrap.resamples_of(len(values), patients, resamples):
-            each = np.array([vectors.nan_mean(of_case) for of_case in values[:, :, index]])
-            low, high = bootstrap.mean_interval(each, resamples=resamples, seed=seed, patients=patients)
+        if len(drawn):
+            low, high = bootstrap.percentiles(_means(values[:, :, index], drawn))
             result |= {f"{kind}/mean/low": low, f"{kind}/mean/high": high}
     held = [vectors.nan_mean(values[present[:, number], number, 0]) for number in range(len(names))]
     result |= {f"dice_present/{name}": value for name, value in zip(names, held, strict=True)}
     result["dice_present/mean"] = vectors.nan_mean(np.array(held))
     result |= {f"cases/{name}": float(present[:, number].sum()) for number, name in enumerate(names)}
     return result
+
+
+def _means(values: Float[np.ndarray, "n c"], counts: Int[np.ndarray, "r n"]) -> Float[np.ndarray, " r"]:
+    """In every resample the mean over structures of their means over cases, NaN values left out.
+
+    NaN where a resample lacks a structure that some case has: it would be a mean over other structures.
+    """
+    known = ~np.isnan(values)
+    somewhere = known.any(axis=0)
+    total, cases = counts @ np.where(known, values, 0.0)[:, somewhere], counts @ known[:, somewhere].astype(np.float64)
+    means = np.divide(total, cases, out=np.full(total.shape, np.nan), where=cases > 0)
+    return means.mean(axis=1) if somewhere.any() else np.full(len(counts), np.nan)

@@ -1,6 +1,6 @@
 """From when on a score counts as present, chosen on validation cases."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -32,14 +32,38 @@ def youden(scores: Float[np.ndarray, " n"], targets: Float[np.ndarray, " n"]) ->
     It lies in the middle between two neighbouring scores, of several equally good ones the lowest. Targets are 0, 1 or
     NaN (skipped); without both classes it is 0.5.
     """
+    return _best(scores, targets, np.add, highest=False)
+
+
+def nearest_corner(scores: Float[np.ndarray, " n"], targets: Float[np.ndarray, " n"]) -> Threshold:
+    """The threshold whose point of the ROC curve is nearest to the corner where both rates are 1, as in CT-CLIP's code.
+
+    Of several equally near ones the highest, which is infinite where it calls no case. All else is as of `youden`.
+    """
+
+    def nearness(sensitivity: Float[np.ndarray, " v"], specificity: Float[np.ndarray, " v"]) -> Float[np.ndarray, " v"]:
+        return -np.hypot(1 - sensitivity, 1 - specificity)
+
+    return _best(scores, targets, nearness, highest=True)
+
+
+def _best(
+    scores: Float[np.ndarray, " n"],
+    targets: Float[np.ndarray, " n"],
+    merit: Callable[[Float[np.ndarray, " v"], Float[np.ndarray, " v"]], Float[np.ndarray, " v"]],
+    *,
+    highest: bool,
+) -> Threshold:
+    """The cut with the largest `merit(sensitivity, specificity)`, of equal ones the highest or the lowest."""
     known = ~np.isnan(targets)
     scores, present = np.asarray(scores, np.float64)[known], targets[known] == 1
     positives, negatives = int(present.sum()), int((~present).sum())
     if not positives or not negatives or np.isnan(scores).any():
         return Threshold(positives=positives, negatives=negatives)
-    values, hits, called = _cuts(scores, present)
+    values, hits, called = (np.append(*ends) for ends in zip(_cuts(scores, present), (np.inf, 0, 0), strict=True))
     sensitivity, specificity = hits / positives, 1 - (called - hits) / negatives
-    best = int(np.argmax(np.round(sensitivity + specificity, 12)))
+    merits = np.round(merit(sensitivity, specificity), 12)
+    best = int(np.flatnonzero(merits == merits.max())[-1 if highest else 0])
     return Threshold(float(values[best]), float(sensitivity[best]), float(specificity[best]), positives, negatives)
 
 

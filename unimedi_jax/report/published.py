@@ -4,9 +4,11 @@ UniMedI's come from the authors' replies in the review thread of arXiv 2311.1485
 All are in per cent and on real patients.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
+from unimedi_jax.config import public_sets
 from unimedi_jax.report.content import Cell, Row, Table
 
 VIT, DICE = "MGCA, ViT-B", "segmentation, Dice"
@@ -14,6 +16,9 @@ FEW = (0.01, 0.1, 1.0)  # of the labels
 # How a row compares with the published one: C comparable; c close, with a difference that is named; N not comparable.
 COMPARABLE, CLOSE, NOT = "C", "c", "N"
 MGCA = ", MGCA's protocol"  # how the names of tasks end that follow it
+CHANGED = " with other settings"  # and how those end whose settings are not those of their protocol
+# Of configs/build.py, beside its defaults: what makes a set the published one (docs/protocols.md).
+OPTIONS = {"chexpert": {"split": "mgca"}, "covidx": {"split": "mgca"}, "rsna": {"greys": "largest"}}
 
 
 class Way(NamedTuple):
@@ -51,6 +56,13 @@ ORGANS = (
 )
 
 
+class Evaluated(NamedTuple):
+    """What decides whether our numbers may stand beside published ones."""
+
+    contracts: Mapping[str, Mapping[str, Any]]  # of the evaluated sets, by name
+    changed: Collection[str] = ()  # tasks of our own recipe with other settings than docs/protocols.md compares
+
+
 class Published(NamedTuple):
     """Figures on one set for some shares of its labels; `ways` and `metric` name our numbers that state the same."""
 
@@ -64,9 +76,18 @@ class Published(NamedTuple):
     baseline: Sequence[float]
     baseline_name: str
 
-    def mark(self, way: Way, share: float) -> str:
+    def mark(self, way: Way, share: float, evaluated: Evaluated) -> str:
         """How a way of ours compares at a share of the labels."""
+        if way.task in evaluated.changed or not self._is_of(evaluated.contracts.get(self.data, {})):
+            return NOT
         return way.marks[-1] if share == 1 else way.marks[min(self.shares.index(share), len(way.marks) - 1)]
+
+    def _is_of(self, contract: Mapping[str, Any]) -> bool:
+        """Whether this is the contract of the set as it was published on: of its kind, built with its options."""
+        source = contract.get("source", {})
+        defaults = dataclasses.asdict(public_sets.OPTIONS[self.data])
+        built = defaults | source.get("options", {})  # which names a later option only where it is no default
+        return source.get("kind") == self.data and built == defaults | OPTIONS.get(self.data, {})
 
 
 X, CT = "xray", "ct"
@@ -85,22 +106,22 @@ TABLE = (
 )
 
 
-def mark(data: str, task: str, share: float) -> str:
+def mark(data: str, task: str, share: float, evaluated: Evaluated) -> str:
     """How rows of a task on a set compare with what is published of it; "" where nothing is."""
     marks = [
-        entry.mark(way, share)
+        entry.mark(way, share, evaluated) if way.task == task else NOT
         for entry in TABLE
         for way in entry.ways
-        if (entry.data, way.task) == (data, task) and share in entry.shares
+        if (entry.data, way.task) == (data, task.removesuffix(CHANGED)) and share in entry.shares
     ]
     return marks[0] if marks else ""
 
 
-def table(measured: Mapping[str, float]) -> tuple[Table, dict[str, float]]:
+def table(measured: Mapping[str, float], evaluated: Evaluated) -> tuple[Table, dict[str, float]]:
     """The published table and the scalars it looks up; `measured` are our numbers by their keys, shares in [0, 1].
 
-    Our column stands for sets of the same name alone, since a phantom's number says nothing beside a patient's, and
-    only where the protocol is comparable or close: every such way has a row of its own.
+    Our column stands for sets of the same name and kind alone, since a phantom's number says nothing beside a
+    patient's, and only where the protocol is comparable or close: every such way has a row of its own.
     """
     scalars, rows, ways = {}, [], {}
     for entry in TABLE:
@@ -109,20 +130,21 @@ def table(measured: Mapping[str, float]) -> tuple[Table, dict[str, float]]:
             scalars |= {f"{start}/unimedi": unimedi, f"{start}/baseline": baseline}
             name = f"{entry.data}, {entry.what}, {share:.0%} ({entry.baseline_name})"
             theirs = [Cell(f"{start}/{column}", digits=1) for column in ("unimedi", "baseline")]
-            beside = _beside(entry, share, measured)
+            beside = _beside(entry, share, measured, evaluated)
             for way, value in beside.items():
                 scalars[f"{start}/{way.task}/ours"] = 100 * value
                 ways[way.task] = way
                 cells = [*theirs, Cell(f"{start}/{way.task}/ours", digits=1)]
-                rows.append(Row(f"{name}; {entry.mark(way, share)}: {way.task}", cells))
+                rows.append(Row(f"{name}; {entry.mark(way, share, evaluated)}: {way.task}", cells))
             if not beside:
                 rows.append(Row(name + _not_comparable(entry, share, measured), [*theirs, None]))
     columns = ("", "UniMedI, published", "Other, published", "Ours, measured")
     differences = "; ".join(f"{way.task}: {way.difference}" for way in ways.values())
     note = (
         "Published by their authors on real patients and not measured here, in per cent; the method of the second "
-        "column is named in brackets. The last column is our own measurement, where a built set of that name was "
-        "evaluated by a protocol that is comparable (C) or close (c); what is not (N) has no number there. "
+        "column is named in brackets. The last column is our own measurement, where a set of that name, built with "
+        "the published options, was evaluated by a protocol that is comparable (C) or close (c); what is not (N) has "
+        "no number there. "
         "docs/protocols.md compares them row by row." + (f" What differs: {differences}." if differences else "")
     )
     return Table("Published figures", columns, rows, note), scalars
@@ -132,15 +154,16 @@ def _key(entry: Published, way: Way, share: float) -> str:
     return f"trained/{way.task}/{entry.data}/{entry.modality}/{share:g}/{entry.metric}"
 
 
-def _beside(entry: Published, share: float, measured: Mapping[str, float]) -> dict[Way, float]:
+def _beside(entry: Published, share: float, measured: Mapping[str, float], evaluated: Evaluated) -> dict[Way, float]:
     """What may stand beside a published figure."""
-    keys = {way: _key(entry, way, share) for way in entry.ways if entry.mark(way, share) != NOT}
+    keys = {way: _key(entry, way, share) for way in entry.ways if entry.mark(way, share, evaluated) != NOT}
     return {way: measured[key] for way, key in keys.items() if key in measured}
 
 
 def _not_comparable(entry: Published, share: float, measured: Mapping[str, float]) -> str:
     """Says so where we have a number, but not by the published protocol."""
-    has = any(_key(entry, way, share) in measured for way in entry.ways)
+    tasks = [way._replace(task=way.task + end) for way in entry.ways for end in ("", CHANGED)]
+    has = any(_key(entry, way, share) in measured for way in tasks)
     return f"; {NOT}: ours is not the published protocol" if has else ""
 
 

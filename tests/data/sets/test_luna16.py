@@ -89,6 +89,7 @@ def test_candidates_lie_on_the_record_and_in_its_file(tree, build):
         tree / "CSVFILES/annotations_excluded.csv",
         "seriesuid,coordX,coordY,coordZ,diameter_mm",
         f"1.3.6.2,{x},{y},{z},7",
+        f"1.3.6.2,{x},{y},{z},-1",  # a non-nodule, as most of the table
     )
     made = build("luna16", tree, candidates=True)
     assert {"candidates", "excluded"} <= set(made.contract["truth"])
@@ -96,7 +97,7 @@ def test_candidates_lie_on_the_record_and_in_its_file(tree, build):
     middle = (plain["boxes"][0, 1:4] + plain["boxes"][0, 4:]) / 2
     np.testing.assert_allclose(plain["candidates"], [[1, *middle]], rtol=1e-4)
     np.testing.assert_allclose(flipped["candidates"], [[0, middle[0], middle[1], middle[2] + 10 / 0.375]], rtol=1e-4)
-    np.testing.assert_allclose(flipped["excluded"], [[*middle, 7]], rtol=1e-4)
+    np.testing.assert_allclose(flipped["excluded"], [[*middle, 7], [*middle, 10]], rtol=1e-4)
     assert plain["excluded"].shape == (0, 4)
     assert made.record("subset1/1.3.6.3.mhd", "val")["candidates"].shape == (0, 4)
 
