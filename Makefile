@@ -9,6 +9,13 @@
 PYTHON ?= python3
 PROCESSES ?= 2
 BIN := .venv/bin
+OLD := sys.version_info < (3, 11)
+REFUSAL := "$(PYTHON) is Python %d.%d, and 3.11 is the oldest that will do: PYTHON=python3.12 make ..." % sys.version_info[:2]
+# Makes an environment unless one is there with pip and a Python that will do: a first attempt may have left half of one.
+define venv
+	@$(1)/bin/python -c 'import sys, pip; sys.exit($(OLD))' 2> /dev/null || \
+		($(PYTHON) -c 'import sys; sys.exit($(OLD) and $(REFUSAL))' && $(PYTHON) -m venv --clear $(1))
+endef
 
 .PHONY: pretrain test aot docs advisories clean
 
@@ -26,31 +33,32 @@ docs: .venv-docs/docs.txt
 	.venv-docs/bin/python docs/build_site.py build/site
 
 advisories: .venv/run.txt
-	test -x .venv-audit/bin/pip-audit || ($(PYTHON) -m venv .venv-audit && .venv-audit/bin/pip install --quiet pip-audit)
+	$(call venv,.venv-audit)
+	test -x .venv-audit/bin/pip-audit || .venv-audit/bin/pip install --quiet pip-audit
 	$(BIN)/python -m pip freeze > .venv-audit/installed.txt
 	-.venv-audit/bin/pip-audit --disable-pip --no-deps -r .venv-audit/installed.txt
 
 # A stamp beside the packages: installed again only when the list has changed.
 .venv/run.txt: requirements.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(call venv,.venv)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	cp requirements.txt $@
 
 .venv/dev.txt: requirements.txt requirements-beam.txt requirements-cloud.txt requirements-wandb.txt requirements-mlflow.txt \
 		requirements-faiss.txt requirements-dicomweb.txt \
 		requirements-dev.txt requirements-judges.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(call venv,.venv)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-judges.txt
 	cp requirements-dev.txt $@
 
 .venv-aot/aot.txt: requirements.txt requirements-aot.txt
-	test -x .venv-aot/bin/python || $(PYTHON) -m venv .venv-aot
+	$(call venv,.venv-aot)
 	.venv-aot/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-aot.txt
 	cp requirements-aot.txt $@
 
 .venv-docs/docs.txt: requirements-docs.txt
-	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	$(call venv,.venv-docs)
 	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
 	cp requirements-docs.txt $@
 

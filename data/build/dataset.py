@@ -113,8 +113,8 @@ def over_budget(rejected: int, total: int, max_rejected: float) -> str:
     """The reason against a set with so many rejects, or nothing. `max_rejected` is a share of all rows."""
     if rejected <= max_rejected * total:
         return ""
-    limit = f"config.max_rejected={max_rejected:g}"
-    return f"{rejected} of {total} rows were rejected, more than {limit} allows: mend them, or raise it"
+    limit = f"config.max_rejected={max_rejected:g}" if max_rejected else "config.strict (or config.max_rejected=0)"
+    return f"{rejected} of {total} rows were rejected, more than {limit} allows: mend them, or allow more"
 
 
 def _check_outcome(

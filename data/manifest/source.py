@@ -3,7 +3,10 @@
 import dataclasses
 import functools
 import hashlib
+import itertools
+import logging
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,8 @@ from data.record_grid import RecordGrid
 from data.reports import prompts, sections, text
 from data.source import MODALITIES, SPLITS, Example, Rejected, Row, Source
 
+LOG = logging.getLogger(__name__)
+Numbered = Iterator[tuple[int, list[str]]]  # the rows of a manifest
 PICTURES = ("path", "modality")  # the columns that pictures without a patient need
 SPLIT_NAMES = {"training": "train", "validation": "val", "valid": "val", "testing": "test"}  # others' names of SPLITS
 ROUNDED = re.compile(r"[+-]?\d+([.,]\d+)?[eE]\+?\d+")  # and a long one: 1.23E+11
@@ -35,11 +40,16 @@ CONTRACT = {
 def read(manifest: Path, options: Options = DEFAULT, salt: str = "") -> Source:
     """The source that a CSV describes; patients and file names are hashed with `salt`.
 
+    One with labels or masks whose column `report` is blank throughout is a set for evaluation, and its contract says so
+    as those of public sets without reports do.
     Raises UserError for a file that is no CSV or lacks a column that it needs.
     """
     header, numbered = table.read(manifest)
     names = [column[len(LABEL) :].strip() for column in header if column.startswith(LABEL)]
     columns = tuple(column for column in views.COLUMNS if column in header)
+    silent, numbered = _without_reports(header, numbered)
+    if silent := silent and bool(names or "mask" in header):
+        LOG.warning("no row of %s has a report: the set is for evaluation, and cannot be pre-trained on", manifest)
     rejected: list[Rejected] = []
     rows: list[Row] = []
     first_row: dict[Path, bytes] = {}  # that names the file, as a hash
@@ -49,7 +59,7 @@ def read(manifest: Path, options: Options = DEFAULT, salt: str = "") -> Source:
         row = dict(zip(header, (field.strip() for field in fields), strict=False))
         try:
             _check_fields(fields, header)
-            sample, split = _sample(row, names, manifest.parent, options)
+            sample, split = _sample(row, names, manifest.parent, options, silent=silent)
             sample = dataclasses.replace(sample, labels=few.setdefault(sample.labels, sample.labels))
             _check_new(fields, sample.file, first_row)
         except BadInput as error:
@@ -84,6 +94,7 @@ def read(manifest: Path, options: Options = DEFAULT, salt: str = "") -> Source:
             "assumed_axes": options.scans.assume,
             "min_slices": options.scans.min_slices,
             **({"columns": list(columns)} if columns else {}),
+            **({"reports": None} if silent else {}),
         },
         columns=columns,
         rejected=tuple(sorted((*rejected, *leaked), key=lambda one: one.row)),
@@ -119,6 +130,16 @@ def read_pictures(manifest: Path, reading: Reading = PLAIN) -> Source:
     return Source((), {}, rows, convert, rejected=tuple(rejected), grid=reading.grid)
 
 
+def _without_reports(header: list[str], numbered: Numbered) -> tuple[bool, Numbered]:
+    """Whether the column `report` is blank in every row; and the rows again, read on only up to one with a report."""
+    at, blank = header.index("report"), []
+    for number, fields in numbered:
+        blank.append((number, fields))
+        if "".join(fields[at : at + 1]).strip():
+            return False, itertools.chain(blank, numbered)
+    return bool(blank), iter(blank)
+
+
 def _check_fields(fields: list[str], header: list[str]) -> None:
     if any(map(is_damaged, fields)):
         raise BadInput("bad_encoding", "bytes that are not UTF-8 in an otherwise UTF-8 file")
@@ -137,8 +158,13 @@ def _check_new(fields: list[str], file: Path, first_row: dict[Path, bytes]) -> N
     raise BadInput("duplicate_path", "an earlier row names the same file with other content")
 
 
-def _sample(row: dict[str, str], names: list[str], folder: Path, options: Options) -> tuple[samples.Sample, str]:
-    """A row's checked content and the split it asks for ("" = none), without reading pixels. Raises BadInput."""
+def _sample(
+    row: dict[str, str], names: list[str], folder: Path, options: Options, *, silent: bool
+) -> tuple[samples.Sample, str]:
+    """A row's checked content and the split it asks for ("" = none), without reading pixels. Raises BadInput.
+
+    `silent`: no row has a report.
+    """
     modality, split = _modality(row), row.get("split", "").lower()
     split = SPLIT_NAMES.get(split, split)
     if split and split not in SPLITS:
@@ -149,7 +175,7 @@ def _sample(row: dict[str, str], names: list[str], folder: Path, options: Option
     if ROUNDED.fullmatch(patient):
         raise BadInput("rounded_patient", "a spreadsheet has rounded the patient's number: several may be one now")
     report = _report(row)
-    if text.is_empty(text.clean(report)):
+    if not silent and text.is_empty(text.clean(report)):
         raise BadInput("empty_report", "the report has no words")
     report = sections.select(report, options.captions)
     language = text.language(report)

@@ -440,6 +440,37 @@ def test_a_table_of_test_rows_makes_a_set_for_evaluation(table, folder, capsys):
     assert re.search(r"configs/evaluate.py --config.checkpoint=\S+ --config.data=exams", capsys.readouterr().out)
 
 
+def test_a_table_without_any_report_makes_a_set_for_evaluation(table, folder, capsys, caplog):
+    rows = [film(n, report=" " * n, split=split) for n, split in enumerate(("train", "val", "test", "test"))]
+    for row in rows:
+        row["label:nodule"] = row["path"][1]
+    rows[2]["label:nodule"], rows[3]["label:nodule"] = "", "-1"
+    source = table(rows)
+    assert [row.split for row in source.rows] == ["train", "val", "test", "test"]
+    assert source.rejected == ()
+    assert "no row of" in caplog.text
+    config = build_config.get_config("manifest")
+    config.update(source=str(folder / "films.csv"), data_dir=str(folder / "out"), name="exams", workers=1, dry_run=True)
+    job.run(config, folder / "run")
+    assert "language" not in capsys.readouterr().out
+    config.dry_run = False
+    job.run(config, folder / "run")
+    contract = json.loads((folder / "out" / "exams" / "contract.json").read_text())
+    assert contract["source"]["reports"] is None, "as that of a public set without reports"
+    assert contract["splits"] == {"xray": {"train": 1, "val": 1, "test": 2}}
+    assert "configs/evaluate.py" in capsys.readouterr().out
+    records = tfds.builder_from_directory(folder / "out/exams/xray/1.0.0").as_data_source("test")
+    assert [record["report"] for record in records] == [b"", b""]
+
+
+def test_a_blank_report_among_others_or_without_labels_is_rejected(table):
+    rows = [film(0, report=""), film(1, report=""), film(2)]
+    assert codes(table(rows).rejected) == [(1, "empty_report"), (2, "empty_report")]
+    header = ("path", "modality", "report", "patient", "split")
+    assert codes(table(rows[:2], header).rejected) == [(1, "empty_report"), (2, "empty_report")]
+    assert "reports" not in table(rows).contract
+
+
 def test_a_job_without_a_table_says_so(tmp_path):
     with pytest.raises(UserError, match=r"config\.source is empty"):
         job.run(build_config.get_config("manifest"), tmp_path)
