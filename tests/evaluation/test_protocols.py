@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import functools
+import types
 
 import jax
 import numpy as np
@@ -230,6 +231,25 @@ def test_a_protocol_with_other_settings_has_another_name(name, config, changes):
         assert name(dataclasses.replace(config, **change)) == f"{plain} with other settings"
     beside = {"resamples": 5, "untrained": False, "shares": (0.01, 0.1, 1.0)}  # what changes no number
     assert name(dataclasses.replace(config, **beside)) == plain
+
+
+def test_validation_batches_are_taken_one_at_a_time_and_whole_ones_count(monkeypatch):
+    """As a list they would hold all validation X-rays and masks at once."""
+    task = types.SimpleNamespace(
+        cases={"val": range(7)}, recipe=FitConfig(batch=3), sampler=None, source=lambda _: None
+    )
+    task.pretrained, events = types.SimpleNamespace(mesh=None), []
+
+    def batches(*_):
+        for number, real in enumerate((3, 3, 1)):
+            events.append(f"read {number}")
+            yield np.float32(number), real
+
+    task._loss_of_batch = lambda _, part: events.append(f"used {part:g}") or part
+    monkeypatch.setattr(segment.supervised, "evaluation", batches)
+    monkeypatch.setattr(segment.sharding, "put_batch", lambda part, _: part)
+    assert segment.Task._loss_of_val(task, None) == 0.5
+    assert events == [f"{what} {number}" for number in range(3) for what in ("read", "used")]
 
 
 def test_a_protocol_that_there_is_not_is_named():

@@ -32,7 +32,7 @@ def test_equals_monai(seed):
     expected = compute_froc_score(*curve, eval_thresholds=froc.RATES)
     assert froc.measure(scans)["froc"] == pytest.approx(expected, abs=0.02), "MONAI starts at the first threshold"
     for threshold in np.quantile(np.append(hits[~np.isnan(hits)], false), (0.1, 0.5, 0.9)):
-        rates, sensitivity = froc.curve(scans)
+        rates, sensitivity = froc.curve(froc.ranked(scans), np.ones(len(scans), int))
         called = np.nansum(hits >= threshold) / len(hits)
         wrong = (false >= threshold).sum() / len(scans)
         at = np.flatnonzero((rates == wrong) & (sensitivity == called))
@@ -52,6 +52,23 @@ def test_equals_lunas_arithmetic():
     false = fpr * (len(truth) - truth.sum()) / len(scans)
     expected = np.mean(np.interp(froc.RATES, false, sensitivity))
     assert froc.measure(scans)["froc"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_resample_is_the_same_as_measuring_the_drawn_scans():
+    rng = np.random.default_rng(0)
+    for seed in range(10):
+        scans = random_scans(np.random.default_rng(seed))
+        scans = [froc.Scan(np.round(scan.hits, 2), np.round(scan.false, 2)) for scan in scans]  # equal scores
+        counts = np.bincount(rng.integers(0, 12, 12), minlength=12)
+        drawn = [scans[row] for row in np.repeat(np.arange(12), counts)]
+        once = froc.score(froc.ranked(drawn), np.ones(12, int))
+        np.testing.assert_array_equal(froc.score(froc.ranked(scans), counts), once)
+        hits, false = (np.concatenate([getattr(scan, name) for scan in drawn]) for name in ("hits", "false"))
+        cuts = [np.inf, *np.unique(np.append(hits[~np.isnan(hits)], false))[::-1]]
+        points = [[(false >= cut).sum() / 12 for cut in cuts], [(hits >= cut).mean() for cut in cuts]]
+        np.testing.assert_allclose(once, np.interp(froc.RATES, *points), atol=1e-12)
+    none = froc.Scan(np.zeros(0), np.zeros(0))
+    assert np.isnan(froc.measure([none, none])["froc"])
 
 
 def test_what_counts_for_nothing_is_no_false_positive():

@@ -1,10 +1,12 @@
 """Recall against a slow count and scikit-learn, chance against random rankings."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from sklearn.metrics import top_k_accuracy_score
 
-from unimedi_jax.metrics import retrieval
+from unimedi_jax.metrics import ranking, retrieval
 
 
 def _pairs(n: int, seed: int = 0, noise: float = 1.5) -> tuple[np.ndarray, np.ndarray]:
@@ -67,9 +69,34 @@ def test_blocks_of_queries_do_not_change_the_result(monkeypatch: pytest.MonkeyPa
     z_image, z_text = _pairs(50)
     groups = np.arange(50) // 3
     whole = retrieval.recall(z_image, z_text, groups, resamples=50)
+    found, rates = (*map(retrieval.vectors.unit_rows, (z_image, z_text)), groups % 3 - 1, groups % 4), retrieval.RATES
+    by_finding = retrieval.by_finding(*found, ks=(5, 10), resamples=50)
     monkeypatch.setattr(retrieval, "ROWS", 7)
     assert retrieval.recall(z_image, z_text, groups, resamples=50) == whole
+    ranked = []
+    monkeypatch.setattr(retrieval.vectors, "unit_rows", lambda z: z)
+    monkeypatch.setattr(
+        retrieval, "RATES", [(name, lambda *x, f=f: ranked.append(len(x[0])) or f(*x)) for name, f in rates]
+    )
+    assert retrieval.by_finding(*found, ks=(5, 10), resamples=50) == by_finding
+    assert max(ranked) == 7, "queries at a time"
     assert whole["i2t_r5/low"] <= whole["i2t_r5"] <= whole["i2t_r5/high"]
+
+
+def test_a_long_report_makes_no_other_one_long() -> None:
+    """As an array of numpy's text 400 reports beside one of 300,000 letters take half a gigabyte."""
+    z_image, z_text = _pairs(400)
+    reports = ["clear lungs"] * 399 + ["a nodule " * 33_333]
+    tracemalloc.start()
+    try:
+        rates = retrieval.recall(z_image, z_text, reports)
+        ranks = ranking.report_rank(z_image, z_text, reports)
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+    groups = np.array([0] * 399 + [1])
+    assert rates == retrieval.recall(z_image, z_text, groups)
+    np.testing.assert_array_equal(ranks, ranking.report_rank(z_image, z_text, groups))
 
 
 def test_nearest_lists_the_best_first_and_keeps_the_order_of_ties() -> None:

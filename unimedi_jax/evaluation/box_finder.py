@@ -58,12 +58,19 @@ class BoxFinder:
         return jax.jit(run)
 
     def boxes(
-        self, places: Float[np.ndarray, "n 4"], scores: Float[np.ndarray, " n"], shape: tuple[int, ...]
+        self,
+        places: Float[np.ndarray, "n 4"],
+        scores: Float[np.ndarray, " n"],
+        shape: tuple[int, ...],
+        lowest: float = 0.0,
     ) -> tuple[Float[np.ndarray, "k 4"], Float[np.ndarray, " k"]]:
-        """The boxes (y0, x0, y1, x1) that count, in pixels of a picture of `shape`, and their scores, best first."""
+        """The boxes (y0, x0, y1, x1) that count, in pixels of a picture of `shape`, and their scores, best first.
+
+        Of the boxes scored below `lowest` none is among them.
+        """
         # More than COCO's hundred never count, and suppression compares every pair.
         best = np.argsort(-scores, kind="stable")[: 4 * detection.MOST]
-        best = best[scores[best] >= self.lowest]
+        best = best[scores[best] >= max(self.lowest, lowest)]
         size = np.array(shape, np.float32)
         centre, half = places[best, :2] * size, places[best, 2:] * size / 2
         corners = np.concatenate([np.clip(centre - half, 0, size), np.clip(centre + half, 0, size)], axis=1)

@@ -241,9 +241,11 @@ class Task:
     def _loss_of_val(self, network: Network) -> float:
         """The mean loss of whole batches, as MGCA's; one that is not full counts only where there is no other."""
         mesh, batch, rows = self.pretrained.mesh, self.recipe.batch, self.cases["val"]
-        batches = list(supervised.evaluation(self.source("val"), self.sampler, batch, rows))
-        whole = [part for part, real in batches if real == batch] or [part for part, _ in batches]
-        return float(np.mean([self._loss_of_batch(network, sharding.put_batch(part, mesh)) for part in whole]))
+        losses: dict[bool, list[np.ndarray]] = {True: [], False: []}
+        for part, real in supervised.evaluation(self.source("val"), self.sampler, batch, rows):  # one at a time
+            loss = self._loss_of_batch(network, sharding.put_batch(part, mesh))
+            losses[real == batch].append(jax.device_get(loss))
+        return float(np.mean(losses[True] or losses[False]))
 
     @functools.cached_property
     def _loss_of_batch(self) -> Callable[[Network, PyTree], Array]:

@@ -84,18 +84,21 @@ def percentiles(statistics: Float[np.ndarray, " resamples"]) -> tuple[float, flo
 
 
 def interval(
-    statistic: Callable[[Int[np.ndarray, " m"]], float],
+    statistic: Callable[[Int[np.ndarray, " n"]], float],
     n: int,
     *,
     resamples: int = 1000,
     seed: int = 0,
     patients: Patients = None,
 ) -> tuple[float, float]:
-    """Interval of `statistic(rows)` over resampled patients, their rows in order; NaN for fewer than 2 patients."""
+    """Interval of `statistic(counts)` over resampled patients; NaN for fewer than 2 patients.
+
+    `counts` says how often each of n rows is in a resample, so that what is sorted stays sorted.
+    """
     if not resamples_of(n, patients, resamples):
         return NONE
     drawn = counts(n, resamples=resamples, seed=seed, patients=patients)
-    return percentiles(np.array([statistic(np.repeat(np.arange(n), row)) for row in drawn], np.float64))
+    return percentiles(np.array([statistic(row) for row in drawn], np.float64))
 
 
 def mean_interval(

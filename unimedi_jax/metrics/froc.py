@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from unimedi_jax.metrics import bootstrap, vectors
 
@@ -44,31 +44,54 @@ def _inside(points: Float[np.ndarray, "n 3"], findings: Float[np.ndarray, "m 4"]
     return distance < diameter / 2
 
 
-def curve(scans: Sequence[Scan]) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:
-    """False positives a scan and sensitivity at every threshold, from none called to all; NaN without nodules."""
-    hits, false = (np.concatenate([getattr(scan, name) for scan in scans]) for name in ("hits", "false"))
-    cuts = np.unique(np.concatenate([hits[~np.isnan(hits)], false]))[::-1]
-    order = np.sort(hits[~np.isnan(hits)]), np.sort(false)
-    called, wrong = (len(one) - np.searchsorted(one, cuts) for one in order)
-    sensitivity = np.append(0, called) / len(hits) if len(hits) else np.full(len(cuts) + 1, np.nan)
-    return np.append(0, wrong) / len(scans), sensitivity
+class Ranked(NamedTuple):
+    """The candidates of all scans that hit or are false, best first, sorted once for all resamples."""
+
+    scan: Int[np.ndarray, " n"]  # of each
+    hit: Bool[np.ndarray, " n"]
+    last: Int[np.ndarray, " t"]  # the last place of every score: those of equal scores are called together
+    nodules: Int[np.ndarray, " s"]  # of each scan, missed ones too
 
 
-def score(scans: Sequence[Scan], rates: Sequence[float] = RATES) -> Float[np.ndarray, " r"]:
+def ranked(scans: Sequence[Scan]) -> Ranked:
+    """The candidates of at least one scan."""
+    hits = [scan.hits[~np.isnan(scan.hits)] for scan in scans]
+    scores = np.concatenate([*hits, *(scan.false for scan in scans)])
+    counts = [*map(len, hits), *(len(scan.false) for scan in scans)]
+    scan = np.repeat(np.tile(np.arange(len(scans)), 2), counts)
+    order = np.argsort(-scores, kind="stable")
+    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, np.ones(min(len(scores), 1), bool)))
+    return Ranked(scan[order], order < sum(counts[: len(scans)]), last, np.array([len(scan.hits) for scan in scans]))
+
+
+def curve(scans: Ranked, counts: Int[np.ndarray, " s"]) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:
+    """False positives a scan and sensitivity at every threshold, from none called to all; NaN without nodules.
+
+    Scan i counts `counts[i]` times.
+    """
+    times = counts[scans.scan]
+    called, wrong = (np.cumsum(times * side)[scans.last] for side in (scans.hit, ~scans.hit))
+    nodules = int(counts @ scans.nodules)
+    sensitivity = np.append(0, called) / nodules if nodules else np.full(len(called) + 1, np.nan)
+    return np.append(0, wrong) / counts.sum(), sensitivity
+
+
+def score(scans: Ranked, counts: Int[np.ndarray, " s"], rates: Sequence[float] = RATES) -> Float[np.ndarray, " r"]:
     """Sensitivity at each of the rates, interpolated linearly between thresholds as LUNA16's evaluation does."""
-    return np.interp(rates, *curve(scans))
+    return np.interp(rates, *curve(scans, counts))
 
 
 def measure(
     scans: Sequence[Scan], *, resamples: int = 0, seed: int = 0, patients: bootstrap.Patients = None
 ) -> dict[str, float]:
     """`froc`, the mean over RATES with an interval, `sensitivity/<rate>`, and counts."""
-    values = score(scans)
+    candidates = ranked(scans)
+    values = score(candidates, np.ones(len(scans), int))
     result = {"froc": float(values.mean())}
     result |= {f"sensitivity/{rate:g}": float(value) for rate, value in zip(RATES, values, strict=True)}
     if resamples:
         result["froc/low"], result["froc/high"] = bootstrap.interval(
-            lambda rows: vectors.nan_mean(score([scans[row] for row in rows])),
+            lambda counts: vectors.nan_mean(score(candidates, counts)),
             len(scans),
             resamples=resamples,
             seed=seed,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from unimedi_jax.metrics import auroc, retrieval, vectors
+from unimedi_jax.metrics import auroc, pooling, retrieval, vectors
 
 RANKS = ("best", "median", "worst")
 
@@ -55,7 +55,7 @@ def report_rank(
 
     A report that is as similar as it counts before it.
     """
-    _, group = np.unique(np.asarray(reports), return_inverse=True)
+    group, _ = pooling.groups(reports)
     z_image, z_report = vectors.unit_rows(z_image), vectors.unit_rows(z_report)
     ranks = np.zeros(len(group), int)
     for start in range(0, len(group), retrieval.ROWS):

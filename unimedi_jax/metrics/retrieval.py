@@ -9,11 +9,12 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from unimedi_jax.metrics import bootstrap, chance, vectors
+from unimedi_jax.metrics import bootstrap, chance, pooling, vectors
 
 ROWS = 1024  # queries ranked at a time: bounds memory at ROWS x n float64
 # Equal embeddings give similarities that differ in the last bits of a product: to 1e-9, ties.
 DECIMALS = 9
+RATES = (("p", chance.top_k_share), ("hit", chance.top_k_hit))  # of candidates with the query's finding
 
 
 def recall(
@@ -37,9 +38,9 @@ def recall(
     z_image, z_text = vectors.unit_rows(z_image), vectors.unit_rows(z_text)
     if z_image.shape != z_text.shape or len(groups) != len(z_image):
         raise ValueError(f"{z_image.shape} images, {z_text.shape} texts, {len(groups)} groups")
-    names, group = np.unique(np.asarray(groups), return_inverse=True)
+    group, first = pooling.groups(groups)  # numpy would make every report as wide as the longest
     members = np.bincount(group, minlength=1)[group]
-    result = {"pairs": float(len(group)), "distinct": float(len(names))}
+    result = {"pairs": float(len(group)), "distinct": float(len(first))}
     for k in ks:
         for name, query, candidate in (("i2t", z_image, z_text), ("t2i", z_text, z_image)):
             hits = _hits(query, candidate, group, k)
@@ -100,17 +101,20 @@ def by_finding(
     result = {"queries": float(len(z_query)), "candidates": float(total)}
     if not len(z_query) or not total:
         return result | {f"{kind}{k}": float("nan") for k in ks for kind in ("p", "hit", "chance_p", "chance_hit")}
-    correct = finding_query[:, None] == finding_candidate[None, :]
-    similarity = np.round(z_query @ z_candidate.T, DECIMALS)
-    share = correct.mean(axis=1)
+    rates = [(f"{name}{k}", rate, k) for k in ks for name, rate in RATES]
+    values, right = {name: np.zeros(len(z_query)) for name, _, _ in rates}, np.zeros(len(z_query), int)
+    for start in range(0, len(z_query), ROWS):
+        rows = slice(start, start + ROWS)
+        correct = finding_query[rows, None] == finding_candidate[None, :]
+        similarity = np.round(z_query[rows] @ z_candidate.T, DECIMALS)
+        right[rows] = correct.sum(axis=1)
+        for name, rate, k in rates:
+            values[name][rows] = rate(similarity, correct, k)
     for k in ks:
-        for name, rate in (("p", chance.top_k_share), ("hit", chance.top_k_hit)):
-            values = rate(similarity, correct, k)
-            drawn = {"resamples": resamples, "seed": seed, "patients": patients}
-            result |= bootstrap.mean_scalars(f"{name}{k}", values, **drawn)
-        result[f"chance_p{k}"] = vectors.nan_mean(share)
-        lucky = chance.hit_probability(np.array(total), correct.sum(axis=1), np.array(k))
-        result[f"chance_hit{k}"] = vectors.nan_mean(lucky)
+        for name in (f"{kind}{k}" for kind, _ in RATES):
+            result |= bootstrap.mean_scalars(name, values[name], resamples=resamples, seed=seed, patients=patients)
+        result[f"chance_p{k}"] = vectors.nan_mean(right / total)
+        result[f"chance_hit{k}"] = vectors.nan_mean(chance.hit_probability(np.array(total), right, np.array(k)))
     return result
 
 
