@@ -99,9 +99,14 @@ def test_masks_move_with_their_crops(scan):
     assert larger["crops"][0, 0, 0, 0] == 0, "what a scan lacks is air"
 
 
-def test_names_that_say_a_side():
-    assert crops.name_sides(["liver", "Right kidney"])
-    assert not crops.name_sides(["liver", "bright spot", "aorta"])
+SIDED = ["Right kidney", "left_kidney", "pneumothorax_right", "KIDNEY_LEFT", "LeftLung", "leftLung", "lungRight"]
+SIDED += ["kidney-left", "left2", "riñón izquierdo", "Pulmón Derecho", "costillas_izquierdas", "RiñónDerecho"]
+UNSIDED = ["liver", "bright spot", "BrightSpot", "leftover", "Leftover", "aorta", "upright", "UprightFilm"]
+
+
+@pytest.mark.parametrize(("name", "sided"), [*((name, True) for name in SIDED), *((name, False) for name in UNSIDED)])
+def test_names_that_say_a_side(name, sided):
+    assert crops.name_sides(["liver", name]) == sided
 
 
 @pytest.mark.parametrize("codes", ["LPS", "RAS", "ASL"])

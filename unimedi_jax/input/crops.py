@@ -19,7 +19,9 @@ from unimedi_jax.input.augmentation import AIR_HU
 Box = tuple[slice, ...]
 Volume = Int16[np.ndarray, "z y x"]
 INTENSITY = 0.1  # most by which intensities in [0, 1] are scaled or shifted
-SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
+# A word between other letters than its own: of a sentence, of snake_case, or of CamelCase.
+LOWER, CAPITAL = "left|right|izquierd[oa]s?|derech[oa]s?", "Left|Right|Izquierd[oa]s?|Derech[oa]s?"
+SIDES = re.compile(rf"(?<![^\W\d_])(?:(?i:{LOWER})(?![^\W\d_])|(?:{LOWER})(?=[A-Z]))|(?:{CAPITAL})(?=[A-Z]|[\W\d_]|$)")
 
 
 class Augmentation(NamedTuple):
