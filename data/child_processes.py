@@ -35,7 +35,7 @@ def start_tracker() -> None:
         resource_tracker.ensure_running()
     finally:
         if before is None:
-            del os.environ["PYTHONWARNINGS"]
+            os.environ.pop("PYTHONWARNINGS", None)  # another thread that starts it may have removed it
         else:
             os.environ["PYTHONWARNINGS"] = before
 

@@ -46,7 +46,7 @@ def run(config: Any, workdir: Path) -> None:
     dataset.make_folder(data_dir)
     source = _limited(_reduced(_source(config, data_dir, workdir), config), config.worker_memory_gb)
     built = dataset.build(source, data_dir, config.name, max_rejected=budget, workers=config.workers, beam=beam)
-    print(summary(built, silent=source.contract.get("reports", True) is None))
+    print(summary(built, silent=source.contract.get("reports", True) is None, grid=source.grid))
 
 
 def ensure_phantom(data_dir: str | Path) -> None:
@@ -164,7 +164,7 @@ def _reports(report: Any, data_dir: Path, workdir: Path) -> public.Reports:
     return public.Reports(policy, report.language, report.foreign, to_english)
 
 
-def summary(built: dataset.Built, *, silent: bool = False) -> str:
+def summary(built: dataset.Built, *, silent: bool = False, grid: RecordGrid = record_grid.DEFAULT) -> str:
     """The counts as a table, the reasons of the rejects, where the set is and the next command (`next_step.lines`)."""
     lines = ["", f"{'accepted':<16}" + "".join(f"{split:>8}" for split in SPLITS)]
     for modality, counts in built.counts.items():
@@ -182,5 +182,5 @@ def summary(built: dataset.Built, *, silent: bool = False) -> str:
     if built.second_try:
         lines.append(f"warning: {built.second_try}")
     lines.append(f"{'built' if built.made else 'already built'}: {mirror.named(str(built.folder))}{os.sep}")
-    lines += next_step.lines(built.folder, built.counts, silent=silent, made=built.made)
+    lines += next_step.lines(built.folder, built.counts, silent=silent, made=built.made, grid=grid)
     return "\n".join(lines)

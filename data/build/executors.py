@@ -23,10 +23,15 @@ def converter(source: Source, workers: int, beam: str | None, folder: Path) -> A
 def options(runner: str, beam: str) -> str | None:
     """`config.beam` if `config.runner` is "beam", else None.
 
-    Raises UserError for an unknown runner, and if Apache Beam is needed and not installed.
+    Raises UserError for an unknown runner, for options of a pipeline that none would use, and if Apache Beam is needed
+    and not installed.
     """
     if runner not in RUNNERS:
         raise UserError(f"config.runner is '{runner}': {' or '.join(RUNNERS)}")
+    if beam and runner != "beam":
+        raise UserError(
+            f"config.beam is set, but config.runner is '{runner}': add --config.runner=beam, or leave it out"
+        )
     if runner == "beam" and importlib.util.find_spec("apache_beam") is None:
         raise UserError(
             "config.runner=beam needs Apache Beam, which is not installed: pip install -r requirements-beam.txt"

@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+from data import child_processes
+
 ROOT = pathlib.Path(__file__).parents[2]
 PATIENCE = 90  # seconds on a machine with other work
 
@@ -73,3 +75,10 @@ def test_no_worker_outlives_a_build(tmp_path, number):
         assert process.returncode == 130
         assert words.splitlines()[-1].startswith("stopped: ")
         assert [line for line in words.splitlines() if "rows, " not in line] == words.splitlines()[-1:]
+
+
+def test_two_threads_may_start_the_tracker(monkeypatch):
+    monkeypatch.delenv("PYTHONWARNINGS", raising=False)
+    monkeypatch.setattr(child_processes.resource_tracker, "ensure_running", lambda: os.environ.pop("PYTHONWARNINGS"))
+    child_processes.start_tracker()
+    assert "PYTHONWARNINGS" not in os.environ

@@ -7,7 +7,11 @@ import sys
 
 import pytest
 
+from configs import pretrain
 from data import next_step
+from data.record_grid import DEFAULT, RecordGrid
+from unimedi_jax.config import typed
+from unimedi_jax.config.pretraining import PretrainConfig
 
 ROOT = pathlib.Path(__file__).parents[2]
 BOTH = {"xray": {"train": 8, "val": 1, "test": 1}, "ct": {"train": 3, "val": 0, "test": 0}}
@@ -31,8 +35,8 @@ def arguments(line: str, word: str = "next") -> list[str]:
     return words[2:]
 
 
-def printed(counts=BOTH, *, silent: bool = False, made: bool = True) -> list[str]:
-    return list(next_step.lines(pathlib.Path("my records/mine"), counts, silent=silent, made=made))
+def printed(counts=BOTH, *, silent: bool = False, made: bool = True, grid: RecordGrid = DEFAULT) -> list[str]:
+    return list(next_step.lines(pathlib.Path("my records/mine"), counts, silent=silent, made=made, grid=grid))
 
 
 @pytest.mark.parametrize(
@@ -46,6 +50,22 @@ def test_a_set_is_trained_on_in_a_folder_of_its_own_with_the_modalities_it_has(c
     done = subprocess.run([sys.executable, str(ROOT / "main.py"), *words, "--help"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "data_dir = 'my records'" in done.stdout
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_of_smaller_records_a_smaller_part_is_read(small, monkeypatch) -> None:
+    monkeypatch.setattr(next_step, "ACCELERATORS", () if small else ("jax",))
+    recipe = typed.typed(PretrainConfig, pretrain.get_config("demo" if small else ""))
+    usual = (recipe.input.crop, recipe.model.ct_input[0], (recipe.model.volume_patch[0], *recipe.model.image_patch))
+    assert usual == (next_step.CROP, next_step.VOLUME[small], next_step.PATCH)
+    (line,) = printed(grid=RecordGrid(film_size=96, volume=(16, 60, 140)))
+    volume = "--config.model.volume_size=16,48,64" if small else "--config.model.volume_size=16,48,128"
+    assert arguments(line)[3:-1] == ["--config.input.crop=96", "--config.model.image_size=96", volume]
+    words = [word for word in arguments(line) if "workdir" not in word]
+    done = subprocess.run([sys.executable, str(ROOT / "main.py"), *words, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert arguments(printed({"xray": BOTH["xray"]}, grid=RecordGrid(volume=(16, 60, 140)))[0])[3:-1] == []
+    assert arguments(printed({"ct": BOTH["ct"]}, grid=RecordGrid(spacing_mm=(2, 1, 1)))[0])[3:-1] == []
 
 
 def test_where_jax_drives_an_accelerator_it_is_the_full_recipe(monkeypatch) -> None:

@@ -106,7 +106,9 @@ def test_without_apache_beam_one_line_says_so(tmp_path, monkeypatch):
 
 
 def test_runners_are_named(tmp_path):
-    assert executors.options("pool", "--anything") is None
+    assert executors.options("pool", "") is None
+    with pytest.raises(UserError, match=r"config\.beam is set, but config\.runner is 'pool': add --config.runner=beam"):
+        executors.options("pool", "--anything")
     with pytest.raises(UserError, match="pool or beam"):
         executors.options("spark", "")
     with executors.converter(source(), 1, None, tmp_path / "unused") as convert:
