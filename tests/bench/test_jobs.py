@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import subprocess
+import types
 
 import numpy as np
 import pytest
@@ -95,6 +97,28 @@ def test_compile(config) -> None:
     times = overheads._compile(settings)
     assert set(times) == {"trace", "compile", "cpu"}
     assert all(value > 0 for value in times.values())
+
+
+def test_what_compiles_and_starts_apart_is_in_this_folder_and_has_the_package(tmp_path, monkeypatch) -> None:
+    """A relative --workdir is that of the command, which may be given anywhere."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.chdir(tmp_path)
+    started = []
+
+    def run(command, **settings):
+        started.append(settings)
+        return types.SimpleNamespace(stdout='{"trace": 1} 2')
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(overheads.json, "loads", lambda text: text)
+    overheads._compiled({}, pathlib.Path("compilations"))
+    (tmp_path / "exported").mkdir()
+    monkeypatch.setattr(originals, "make", lambda *_: tmp_path / "originals")
+    embedding.start(types.SimpleNamespace(films=1, scans=1, rounds=1), pathlib.Path())
+    assert len(started) == 4
+    for settings in started:
+        assert "cwd" not in settings
+        assert settings["env"]["PYTHONPATH"] == str(pathlib.Path(overheads.__file__).parents[2])
 
 
 def test_unknown_benches_are_refused(config, tmp_path: pathlib.Path) -> None:

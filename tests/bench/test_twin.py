@@ -2,8 +2,6 @@
 
 import importlib.util
 import json
-import os
-import pathlib
 
 import jax
 import numpy as np
@@ -101,8 +99,8 @@ def test_the_twin_has_the_same_parameters_and_learns(settings, program) -> None:
     assert 0 < (teacher - student).abs().max() < 1e-2
 
 
-def test_a_process_steps_when_asked(tmp_path) -> None:
-    """Its first step is not measured, and what a library prints does not mix with its answers."""
+def test_a_process_steps_when_asked(tmp_path, monkeypatch) -> None:
+    """Its first step is not measured, and what a library prints does not mix with its answers. From any folder."""
     (tmp_path / "trivial.py").write_text(
         "class Trivial:\n"
         "    def __init__(self, settings):\n"
@@ -114,8 +112,9 @@ def test_a_process_steps_when_asked(tmp_path) -> None:
         "        return None\n"
         "make = Trivial\n"
     )
-    paths = os.pathsep.join([str(tmp_path), str(pathlib.Path.cwd())])
-    process = Process("trivial", {"a": 1}, {"PYTHONPATH": paths})
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    process = Process("trivial", {"a": 1}, {"PYTHONPATH": str(tmp_path)})
     assert process.facts == {"a": 1, "steps": 1}
     assert process.step() >= 0
     assert process.peak() > 2**20

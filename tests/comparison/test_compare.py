@@ -432,6 +432,14 @@ def test_a_run_without_its_last_line_is_said(records_dir, tmp_path, monkeypatch)
         compare.run(config, tmp_path)
 
 
+def test_a_map_of_too_few_test_patients_is_left_out():
+    """t-SNE takes five at least, and ended the finished job with its error."""
+    z = jax.random.normal(jax.random.key(0), (8, 4))
+    for count, drawn in ((4, False), (8, True)):
+        parts = [(types.SimpleNamespace(title="X-rays"), types.SimpleNamespace(z=z[:count]))]
+        assert (ablate._map(parts, "one encoder") is not None) == drawn
+
+
 def test_ablations_add_two_encoders_and_their_map(checkpoint_dir, two_sets, tmp_path, monkeypatch, capsys):  # noqa: F811
     config = ablate_configs.get_config()
     assert config.presets.split(",") == list(pretrain.ABLATIONS)

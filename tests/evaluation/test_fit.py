@@ -3,7 +3,9 @@
 import dataclasses
 import itertools
 import logging
+import operator
 import re
+import types
 from math import nan
 
 import jax
@@ -16,8 +18,17 @@ from monai.optimizers import WarmupCosineSchedule
 from data.errors import UserError
 from tests.tolerances import float32
 from unimedi_jax import sharding
-from unimedi_jax.config.jobs import FitConfig
-from unimedi_jax.evaluation import fit
+from unimedi_jax.config.jobs import DetectConfig, EvaluateConfig, FitConfig, ProbeConfig, SegmentConfig
+from unimedi_jax.evaluation import (
+    candidate_tuning,
+    detect,
+    evaluate,
+    fine_tuning,
+    fit,
+    mgca_probe,
+    segment,
+    volume_tuning,
+)
 from unimedi_jax.evaluation.network import Network
 
 
@@ -37,11 +48,12 @@ def _batches():
 RECIPE = FitConfig(epochs=3, patience=10, lr=0.1, encoder_lr=0.03, weight_decay=0.01)
 
 
-def _fit(mesh=None, score=None, **changes):
+def _fit(mesh=None, score=None, steps=0, key="lr", **changes):
     params = {"encoder": {"w": jnp.zeros((3, 1))}, "decoder": {"b": jnp.zeros(1)}}
     start = Network(params, {"offset": jnp.zeros(()), "steps": jnp.zeros(())})
     recipe = dataclasses.replace(RECIPE, **changes)
-    return fit.fit(start, _loss, _batches(), score, recipe, fit.Loop(4, mesh or sharding.make_mesh()))
+    loop = fit.Loop(steps or 4 * recipe.epochs, mesh or sharding.make_mesh(), lr=key)
+    return fit.fit(start, _loss, _batches(), score, recipe, loop)
 
 
 def test_follows_torch_adamw_with_two_learning_rates():
@@ -78,6 +90,14 @@ def test_one_device_gives_what_eight_give():
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), a.network.params, b.network.params)
 
 
+@pytest.mark.parametrize(("steps", "after"), [(7, [2, 4, 7]), (3, [1, 2, 3]), (12, [4, 8, 12])])
+def test_all_steps_are_made_whatever_the_number_of_epochs(steps, after):
+    made = []
+    fitted = _fit(score=lambda network: made.append(int(network.stats["steps"])) or float(len(made)), steps=steps)
+    assert made == after
+    assert fitted.network.stats["steps"] == steps
+
+
 def test_stops_early_and_keeps_the_best_epoch():
     scores = iter([0.2, 0.5, 0.4, 0.5, 0.3, 0.9])
     fitted = _fit(score=lambda network: next(scores), epochs=6, patience=3)
@@ -105,8 +125,40 @@ def test_an_epoch_says_how_long_the_rest_may_take(caplog):
 def test_divergence_is_one_line():
     with pytest.raises(UserError, match="not finite"):
         _fit(lr=1e38)
-    with pytest.raises(UserError, match="devices"):
-        fit.check_batch(7, sharding.make_mesh())
+    with pytest.raises(UserError, match=r"config\.full\.batch=7 does not divide over \d devices"):
+        fit.check_batch(7, sharding.make_mesh(), fit.keys("full").batch)
+
+
+def test_advice_names_settings_that_the_job_has():
+    """Every task's: the section of its recipe in the job that trains it."""
+    siim = types.SimpleNamespace(contract={"source": {"kind": "siim"}})
+    of_all = EvaluateConfig()
+    sections = {name: evaluate._section(of_all, name) for name in ("segment", "detect")}
+
+    def segmenter(modality, config):
+        return segment.Task(None, siim, modality, "full", {}, config)
+
+    probing, segmenting, detecting = ProbeConfig(), SegmentConfig(), DetectConfig()
+    volumes, published = ProbeConfig(protocol="hkbu", tune="full"), SegmentConfig(protocol="mgca")
+    for task, config in (
+        (fine_tuning.FineTuning(None, siim, "ct", probing), probing),
+        (mgca_probe.Linear(None, siim, "xray", probing), probing),
+        (volume_tuning.VolumeTuning(None, siim, "ct", volumes), volumes),
+        (segmenter("xray", segmenting), segmenting),
+        (segmenter("ct", segmenting), segmenting),
+        (segmenter("xray", published), published),
+        (segmenter("ct", SegmentConfig(**sections["segment"])), of_all),
+        (detect.Task(None, siim, "full", detecting), detecting),
+        (detect.Task(None, siim, "full", DetectConfig(**sections["detect"])), of_all),
+        (candidate_tuning.CandidateTuning(None, siim, of_all), of_all),
+    ):
+        for key, value in zip(task.keys, (task.recipe.lr, task.recipe.batch), strict=True):
+            assert operator.attrgetter(key.removeprefix("config."))(config) == value
+
+
+def test_a_loss_that_is_not_finite_names_the_rate():
+    with pytest.raises(UserError, match=r"try a lower config\.unetr\.lr"):
+        _fit(lr=1e38, key="config.unetr.lr")
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.1])

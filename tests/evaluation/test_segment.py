@@ -73,6 +73,31 @@ def test_an_xray_and_its_mask_move_together():
     assert (enlarged != mask).mean() < 0.01
 
 
+def test_a_ct_smaller_than_a_window_has_air_around_it(trained, phantom, monkeypatch):
+    """In training and in prediction; its logits are those of its own voxels."""
+    config = dataclasses.replace(CONFIG, modality="ct", windows=True)
+    task = segment.Task(trained, phantom, "ct", "frozen", {"test": [0]}, config)
+    size, rng = trained.size("ct"), np.random.default_rng(0)
+    volume = rng.integers(-500, 500, (size[0] - 5, size[1] + 3, size[2] - 2)).astype(np.int16)
+    mask = (volume > 0).astype(np.uint8)
+    for draw in (None, rng):
+        sample = task.sampler({"volume": volume, "organ_mask": mask}, draw)
+        assert sample["mask"].shape == size
+        assert sample["mask"][2:-3, :, 1:-1].any()
+        assert not sample["mask"][:2].any()
+        assert sample["tokens"].min() == -1024
+    seen = []
+
+    def apply(network, tokens):
+        seen.append(np.asarray(tokens).min())
+        return np.ones((len(tokens), *size, 1), np.float32)
+
+    monkeypatch.setitem(vars(task.segmenter), "apply", apply)
+    logits = task.segmenter.in_windows(None, volume, trained.mesh.size)
+    np.testing.assert_allclose(logits, np.ones((*volume.shape, 1)), atol=1e-6)
+    assert min(seen) == -1024
+
+
 def test_truth_of_boxes_and_of_what_nobody_drew():
     record = {"image": np.zeros((8, 8), np.uint8), "boxes": np.array([[0, 1, 2, 3, 5], [1, 6, 6, 8, 8]], np.float32)}
     mask = dense.truth(record, "boxes")

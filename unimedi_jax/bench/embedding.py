@@ -3,7 +3,6 @@
 import functools
 import importlib.util
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -16,12 +15,12 @@ import ml_collections
 from data.reports import tokenizer
 from unimedi_jax import sharding
 from unimedi_jax.bench import measure, originals
+from unimedi_jax.bench.process import environment
 from unimedi_jax.export import export
 from unimedi_jax.inference import embed as embedding
 from unimedi_jax.inference import pretrained
 from unimedi_jax.train import state
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
 ROWS = 8  # a batch
 FIRST = """
 import sys, time
@@ -69,13 +68,12 @@ def start(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         export.write(_network(config, workdir), exported)
     command = [sys.executable, "-c", FIRST, str(exported), str(film)]
     cache = {"JAX_COMPILATION_CACHE_DIR": str(workdir / "compilations")}
-    run = functools.partial(
-        subprocess.run, cwd=ROOT, env=os.environ | cache, check=True, capture_output=True, text=True
-    )
+    run = functools.partial(subprocess.run, env=environment(cache), check=True, capture_output=True, text=True)
     run(command)  # fills the cache
     firsts = tuple(float(run(command).stdout.split()[-1]) for _ in range(config.rounds))
     help_ = [sys.executable, "-c", "from unimedi_jax import cli; cli.main()", "--help"]
-    helps = tuple(measure.seconds(lambda: subprocess.run(help_, cwd=ROOT, stdout=-3)) for _ in range(config.rounds))
+    show = functools.partial(subprocess.run, help_, env=environment(), stdout=subprocess.DEVNULL)
+    helps = tuple(measure.seconds(show) for _ in range(config.rounds))
     results = [
         measure.Result("load to the first embedding, programs kept", "s", firsts, "below 5"),
         measure.Result("main.py --help", "s", helps, "below 0.2"),

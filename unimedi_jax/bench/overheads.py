@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import pathlib
 import shutil
 import subprocess
@@ -16,12 +15,10 @@ import ml_collections
 
 from unimedi_jax import checkpoint, sharding
 from unimedi_jax.bench import measure
-from unimedi_jax.bench.process import from_json, to_json
+from unimedi_jax.bench.process import environment, from_json, to_json
 from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.config.typed import typed
 from unimedi_jax.train.job import build_train_step
-
-ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
 def checkpoints(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -74,7 +71,7 @@ def _parts(name: str, rounds: list[dict[str, float]], goal: str) -> list[measure
 
 
 def _compiled(settings: dict[str, Any], cache: pathlib.Path) -> dict[str, float]:
-    run = functools.partial(subprocess.run, env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache)}, check=True)
+    run = functools.partial(subprocess.run, env=environment({"JAX_COMPILATION_CACHE_DIR": str(cache)}), check=True)
     done = run([sys.executable, "-m", __name__], input=json.dumps(settings), stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 

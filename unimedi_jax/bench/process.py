@@ -18,6 +18,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
@@ -27,8 +28,16 @@ from data.errors import UserError
 from unimedi_jax.config.pretraining import PretrainConfig
 from unimedi_jax.config.typed import typed
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent  # what the packages lie in
 OTHER_SETTINGS = ("vocab_size", "bfloat16", "compiled")  # of a measured process, beside those of `config.pretrain`
 TEXTS = {"report_halves": "other", "negation": "negated"}  # token sequences that settings of the objective add
+
+
+def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The variables of a process that has these packages, whatever folder this one was started in."""
+    variables = {**os.environ, **(changes or {})}
+    paths = [str(ROOT), *filter(None, [variables.get("PYTHONPATH")])]
+    return variables | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -65,10 +74,9 @@ def random_batch(settings: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:
 class Process:
     """The near end; `facts` come from the far end."""
 
-    def __init__(self, module: str, settings: dict[str, Any], environment: dict[str, str] | None = None) -> None:
+    def __init__(self, module: str, settings: dict[str, Any], changes: Mapping[str, str] | None = None) -> None:
         command, pipe = [sys.executable, "-m", __name__, module], subprocess.PIPE
-        variables = {**os.environ, **(environment or {})}
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=variables)
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment(changes))
         self.facts = self._ask(json.dumps(settings))
 
     def step(self) -> float:

@@ -37,8 +37,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             if None in encoders or not (mapped or title == TWO):
                 continue
             parts = _embedded(dict(zip(("xray", "ct"), encoders, strict=True)), config)
-            if mapped:
-                pictures.append((title, _map(parts, title)))
+            if mapped and (picture := _map(parts, title)):
+                pictures.append((title, picture))
             if title == TWO:
                 rows += results.of(_joint(parts), task=TASK, data=config.data, modality="", encoder=TWO, seed=seed)
                 results.write_csv(workdir / results.FILE, rows)
@@ -67,8 +67,10 @@ def _joint(parts: Parts) -> dict[str, float]:
     return {f"gap/{name}": value for name, value in evaluator.image_gaps(by_name).items()}
 
 
-def _map(parts: Parts, title: str) -> bytes:
+def _map(parts: Parts, title: str) -> bytes | None:
+    """A picture of test patients, None where there are too few of them."""
     shown = [(place.title, part.z[figures.tsne_rows(len(part.z), limit=MAPPED)]) for place, part in parts]
-    points = figures.tsne(np.concatenate([z for _, z in shown]))
     names = [name for name, z in shown for _ in z]
-    return figures.embedding_map(points, names, names, title)
+    if len(names) < figures.FEWEST_POINTS:
+        return None
+    return figures.embedding_map(figures.tsne(np.concatenate([z for _, z in shown])), names, names, title)

@@ -85,6 +85,7 @@ class CandidateTuning:
 
     name = "candidates"
     trainable = rules.EVERYTHING
+    keys = fit.keys("candidates.genesis")
 
     @property
     def recipe(self) -> FitConfig:

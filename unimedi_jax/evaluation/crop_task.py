@@ -108,14 +108,15 @@ class CropTask:
     def train(self, trial: Trial) -> Network:
         """The network of a share of the training CTs, at the validation with the best Dice."""
         recipe, mesh, strata = self.recipe, self.pretrained.mesh, np.zeros((len(self.cases["train"]), 0))
-        fit.check_batch(recipe.fit.batch, mesh)
+        section = f"config.{self.config.protocol}"
+        fit.check_batch(recipe.fit.batch, mesh, f"{section}.cts * {section}.crops")
         rows = [self.cases["train"][i] for i in draws.stratified(strata, trial.share, seed=trial.seed)]
         drawn = supervised.training(self.source("train"), self.sampler, rows, recipe.cts, seed=trial.seed)
         batches = ({name: x.reshape(-1, *x.shape[2:]) for name, x in batch.items()} for batch in drawn)
         score = self.score if self.cases["val"] else None
         asked = self.config.trainable if self.tune == "full" else rules.EVERYTHING
         start, partition = fit.prepared(self.start(trial), asked, recipe.fit, trial.seed)
-        loop = fit.Loop(recipe.steps // recipe.fit.epochs, mesh, f"{self.title}, {trial}", partition)
+        loop = fit.Loop(recipe.steps, mesh, f"{self.title}, {trial}", partition, f"{section}.lr")
         return fit.trimmed(fit.fit(start, self.loss, batches, score, recipe.fit, loop).network, partition)
 
     def score(self, network: Network) -> float:

@@ -138,6 +138,10 @@ class Task:
     def recipe(self) -> FitConfig:
         return self.config.recipe
 
+    @property
+    def keys(self) -> fit.Keys:
+        return fit.keys("detect.recipe" if self.config.job == "evaluate" else "recipe")
+
     @functools.cached_property
     def cases(self) -> dict[str, range]:
         """X-rays of each split, at most `config.limit` (0 = all)."""

@@ -213,9 +213,9 @@ def _by_protocol(
 
 
 def _section(config: EvaluateConfig, name: str) -> dict[str, Any]:
-    """The settings of a task with a section of its own: those, what all tasks share, and one seed."""
+    """The settings of a task with a section of its own: those, what all tasks share, one seed, and whose they are."""
     shared = {field: getattr(config, field) for field in SHARED}
-    return {**vars(getattr(config, name)), **shared, "seeds": config.seeds[:1]}
+    return {**vars(getattr(config, name)), **shared, "seeds": config.seeds[:1], "job": config.job}
 
 
 TASKS = {

@@ -48,6 +48,10 @@ class FineTuning:
         return self.config.full
 
     @property
+    def keys(self) -> fit.Keys:
+        return fit.keys("full")
+
+    @property
     def trainable(self) -> rules.Rules:
         return self.config.trainable
 

@@ -31,12 +31,25 @@ Loss = Callable[[Network, PyTree], tuple[Array, PyTree]]
 ENCODER = "encoder/"  # how the paths of its parameters start
 
 
+class Keys(NamedTuple):
+    """How a job calls the settings of a recipe, for messages."""
+
+    lr: str
+    batch: str
+
+
+def keys(section: str) -> Keys:
+    """Those of a recipe that is a section of the job's settings."""
+    return Keys(f"config.{section}.lr", f"config.{section}.batch")
+
+
 class Task(Protocol):
     """A downstream network, and the annotated cases that train and test it."""
 
     pretrained: Pretrained
     name: str  # for the log
     recipe: FitConfig
+    keys: Keys  # of the recipe
     trainable: rules.Rules  # what trains of the parameters of `start`
     cases: Mapping[str, Sequence[int]]  # rows of the records of each split
     strata: np.ndarray  # (n, c) labels of the training cases, of which a share has its proportions
@@ -61,10 +74,11 @@ class Task(Protocol):
 class Loop(NamedTuple):
     """What a fit runs on."""
 
-    steps: int  # an epoch
+    steps: int  # of all epochs, which share them evenly
     mesh: Mesh
     name: str = ""  # for the log
     partition: trainable.Partition = trainable.EVERYTHING
+    lr: str = "lr"  # how the job calls the learning rate
 
 
 class Fitted(NamedTuple):
@@ -84,13 +98,15 @@ def train(task: Task, trial: Trial, draw: Draw = draws.stratified) -> Network:
     Raises:
         UserError: the batch does not divide over the devices, a rule fits no parameter, or the loss is not finite.
     """
-    mesh, batch = task.pretrained.mesh, check_batch(task.recipe.batch, task.pretrained.mesh)
+    recipe, mesh = task.recipe, task.pretrained.mesh
+    batch = check_batch(recipe.batch, mesh, task.keys.batch)
     cases = [task.cases["train"][i] for i in draw(task.strata, trial.share, seed=trial.seed)]
     batches = supervised.training(task.source("train"), task.sampler, cases, batch, seed=trial.seed)
     score = task.score if task.cases["val"] else None
-    start, partition = prepared(task.start(trial), task.trainable, task.recipe, trial.seed)
-    loop = Loop(max(1, len(cases) // batch), mesh, f"{task.name}, {trial}", partition)
-    return trimmed(fit(start, task.loss, batches, score, task.recipe, loop).network, partition)
+    start, partition = prepared(task.start(trial), task.trainable, recipe, trial.seed)
+    steps = recipe.epochs * max(1, len(cases) // batch)
+    loop = Loop(steps, mesh, f"{task.name}, {trial}", partition, task.keys.lr)
+    return trimmed(fit(start, task.loss, batches, score, recipe, loop).network, partition)
 
 
 def prepared(start: Network, asked: rules.Rules, recipe: FitConfig, seed: int) -> tuple[Network, trainable.Partition]:
@@ -133,7 +149,7 @@ def fit(
     recipe: FitConfig,
     loop: Loop,
 ) -> Fitted:
-    """At most `recipe.epochs` of `loop.steps` batches each; ends `recipe.patience` epochs after the best score.
+    """`loop.steps` batches in `recipe.epochs`, or fewer: ends `recipe.patience` epochs after the best score.
 
     The learning rate of the subtree "encoder" of the parameters is `recipe.encoder_lr`, that of all else `recipe.lr`;
     both follow `schedule`, and `plateau.py` where the recipe says so. What `loop.partition` freezes stays, without
@@ -145,8 +161,9 @@ def fit(
     Raises:
         UserError: the loss is not finite.
     """
-    steps, mesh, name, partition = loop
-    tx = optimiser(recipe, partition, recipe.epochs * steps)
+    steps, mesh, name, partition, lr = loop
+    tx = optimiser(recipe, partition, steps)
+    ends = np.arange(recipe.epochs + 1) * steps // recipe.epochs
     # Copied: the step donates its arguments, and the caller's weights start the next fit.
     network = jax.jit(lambda x: x)(sharding.put_replicated(network, mesh))
     opt_state = jax.jit(lambda params: tx.init(partition.split(params)))(network.params)
@@ -154,16 +171,16 @@ def fit(
     plateau = plateaus.Plateau(recipe.plateau)
     best, started = Fitted(jax.device_get(network), float("nan"), 0), time.monotonic()
     for epoch in range(1, recipe.epochs + 1):
-        total = 0.0
-        for batch in itertools.islice(batches, steps):
+        total, count = 0.0, int(ends[epoch] - ends[epoch - 1])
+        for batch in itertools.islice(batches, count):
             network, opt_state, value = step(network, opt_state, sharding.put_batch(batch, mesh))
             total += float(value)
         if not np.isfinite(total):
-            raise UserError(f"{name}: the loss is not finite in epoch {epoch}; try a lower config.lr")
+            raise UserError(f"{name}: the loss is not finite in epoch {epoch}; try a lower {lr}")
         value = score(network) if score else float("nan")
         most = datetime.timedelta(seconds=round((time.monotonic() - started) / epoch * (recipe.epochs - epoch)))
         place = f"{name}: epoch {epoch} of at most {recipe.epochs}"
-        LOG.info("%s, loss %.4f, validation %.4f, at most %s left", place, total / steps, value, most)
+        LOG.info("%s, loss %.4f, validation %.4f, at most %s left", place, total / count, value, most)
         defined = not np.isnan(value)
         if not score or value > best.score or (defined and np.isnan(best.score)):
             best = Fitted(jax.device_get(network), value, epoch)
@@ -223,8 +240,8 @@ def _make_step(
     return step
 
 
-def check_batch(batch: int, mesh: Mesh) -> int:
-    """The batch, if its rows divide over the devices; raises UserError where they do not."""
+def check_batch(batch: int, mesh: Mesh, key: str) -> int:
+    """The batch, if its rows divide over the devices; raises UserError where they do not, with the setting's `key`."""
     if batch < 1 or batch % mesh.size:
-        raise UserError(f"config.batch={batch} does not divide over {mesh.size} devices")
+        raise UserError(f"{key}={batch} does not divide over {mesh.size} devices: choose a multiple")
     return batch

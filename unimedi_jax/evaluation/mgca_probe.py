@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from unimedi_jax.config.recipes import FitConfig
-from unimedi_jax.evaluation import draws
+from unimedi_jax.evaluation import draws, fit
 from unimedi_jax.evaluation import network as networks
 from unimedi_jax.evaluation.fine_tuning import FineTuning
 from unimedi_jax.evaluation.network import Network
@@ -27,6 +27,10 @@ class Linear(FineTuning):
     @property
     def recipe(self) -> FitConfig:
         return self.config.mgca
+
+    @property
+    def keys(self) -> fit.Keys:
+        return fit.keys("mgca")
 
     @property
     def sampler(self) -> Callable[..., dict[str, np.ndarray]]:

@@ -155,6 +155,13 @@ class Task:
         return {"xray": self.config.xray, "ct": self.config.ct}[self.modality]
 
     @property
+    def keys(self) -> fit.Keys:
+        if self.published:
+            named = fit.keys("mgca")
+            return named._replace(batch="config.siim_batch") if self.kind == "siim" else named
+        return fit.keys(f"segment.{self.modality}" if self.config.job == "evaluate" else self.modality)
+
+    @property
     def trainable(self) -> rules.Rules:
         return self.config.trainable if self.tune == "full" else rules.EVERYTHING
 

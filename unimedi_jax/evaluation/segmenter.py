@@ -16,7 +16,7 @@ from unimedi_jax.evaluation import network as networks
 from unimedi_jax.evaluation.network import Network
 from unimedi_jax.evaluation.trials import Trial
 from unimedi_jax.inference.pretrained import Pretrained
-from unimedi_jax.input import dense
+from unimedi_jax.input import cuts, dense
 from unimedi_jax.models import setr, unetr
 from unimedi_jax.typing import Array, Float, PyTree, UInt8
 
@@ -86,13 +86,20 @@ class Segmenter:
         return batched(functools.partial(self.apply, shape=pixels.shape[1:]), network, tokens, rows, self.pretrained)
 
     def in_windows(self, network: Network, volume: np.ndarray, rows: int) -> Float[np.ndarray, "z y x c"]:
-        """Logits of one volume at its own resolution, blended from overlapping windows, `rows` at a time."""
+        """Logits of one volume at its own resolution, blended from overlapping windows, `rows` at a time.
+
+        Air stands around a volume that is smaller than a window.
+        """
         size, patch, mesh = self.pretrained.size("ct"), self.pretrained.patch("ct"), self.pretrained.mesh
 
         def logits(windows: np.ndarray) -> np.ndarray:
             return np.asarray(self.apply(network, sharding.put_batch(patches.patchify(windows, patch), mesh)))
 
-        return sliding.predict(volume, size, logits, rows=rows)
+        room = tuple(np.maximum(volume.shape, size).tolist())
+        whole = cuts.window(volume, tuple(slice(0, n) for n in volume.shape), room, cuts.OUTSIDE["volume"])
+        before = [(wide - n) // 2 for wide, n in zip(room, volume.shape, strict=True)]
+        inside = tuple(slice(at, at + n) for at, n in zip(before, volume.shape, strict=True))
+        return sliding.predict(whole, size, logits, rows=rows)[inside]
 
 
 def taps(hidden: Float[Array, "depth b n d"]) -> list[Float[Array, "b n d"]]:

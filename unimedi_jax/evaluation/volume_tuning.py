@@ -36,6 +36,10 @@ class VolumeTuning(FineTuning):
     def recipe(self) -> FitConfig:
         return self.volumes.fit
 
+    @property
+    def keys(self) -> fit.Keys:
+        return fit.keys(self.config.protocol)
+
     def check(self) -> None:
         """Raises UserError for a size that the encoder's patches do not divide, or CTs made by other rules."""
         try:

@@ -7,9 +7,8 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from data.errors import UserError
 from unimedi_jax import patches
-from unimedi_jax.input import transforms
+from unimedi_jax.input import cuts, transforms
 
 UNANNOTATED = 255
 TARGETS = {"organs": "organ_mask", "lesions": "lesion_mask", "boxes": "boxes"}
@@ -48,7 +47,8 @@ class ToMask:
     target: str
     size: tuple[int, ...]  # of the network, (y, x) or (z, y, x)
     patch: tuple[int, ...]
-    window: bool = False  # CTs: cut a window of `size` out of the record instead of shrinking the whole
+    # CTs: cut a window of `size` out of the record, with air around a smaller one, instead of shrinking the whole.
+    window: bool = False
 
     def __call__(self, record: dict[str, Any], rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
         mask = truth(record, self.target)
@@ -59,12 +59,11 @@ class ToMask:
             pixels = whole(image, self.size)
             mask = cv2.resize(mask, self.size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         elif self.window:
-            spare = np.subtract(record["volume"].shape, self.size)
-            if (spare < 0).any():
-                raise UserError(f"windows of {self.size} do not fit records of {record['volume'].shape}")
+            spare = np.maximum(np.subtract(record["volume"].shape, self.size), 0)
             at = spare // 2 if rng is None else rng.integers(0, spare + 1)
             box = tuple(slice(a, a + n) for a, n in zip(at, self.size, strict=True))
-            pixels, mask = record["volume"][box], mask[box]
+            pixels = cuts.window(record["volume"], box, self.size, cuts.OUTSIDE["volume"])
+            mask = cuts.window(mask, box, self.size, 0)
         else:
             pixels = whole(record["volume"], self.size)
             steps = [old // new for old, new in zip(mask.shape, self.size, strict=True)]

@@ -26,6 +26,7 @@ MARKERS = ("o", "^", "s", "D", "v", "P")
 LESION_RGB = (0, 200, 255)
 LUNG_WINDOW_HU = (-1350, 150)  # level -600, width 1500
 TSNE_POINTS = 1000
+FEWEST_POINTS = 8  # of a map: fewer show nothing
 LONGEST_NAME, LEGEND_LETTERS = 60, 76  # letters of a name in a legend, and of a line of one under a map
 STYLE = {
     "font.size": 9,

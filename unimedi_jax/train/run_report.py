@@ -18,7 +18,7 @@ from unimedi_jax.train import saved_config
 from unimedi_jax.train.job import TrainingJob
 from unimedi_jax.typing import PyTree
 
-MAPPED, FEWEST_POINTS = 400, 8  # points of a place on the map, and of all together
+MAPPED = 400  # points of a place on the map
 PROGRESS = {"zeroshot/macro10": "zero-shot AUC", "retrieval/i2t_r5": "R@5", "slices/any/hit_rate": "slice hit rate"}
 
 
@@ -189,8 +189,9 @@ def _map(measured: Sequence[Place], embedded: Mapping[str, features.EmbeddedSpli
         z.append(part.z[rows])
         modality += [place.title] * len(rows)
         finding += [findings.kind(part.labels[row], place.labels) for row in rows]
-    points = np.concatenate(z) if z else ()
-    return content.EmbeddingMap(figures.tsne(points), modality, finding) if len(points) >= FEWEST_POINTS else None
+    if len(modality) < figures.FEWEST_POINTS:
+        return None
+    return content.EmbeddingMap(figures.tsne(np.concatenate(z)), modality, finding)
 
 
 def _retrieved(case: _Case, part: features.EmbeddedSplit) -> content.RetrievalExample:
