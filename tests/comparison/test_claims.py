@@ -234,7 +234,7 @@ def test_equal_arithmetic_buys_the_cheaper_models_more_steps(tmp_path, monkeypat
         (dict(sets="1120,few"), r"config\.sets"),
         (dict(sets=""), r"config\.sets"),
         (dict(unimedi="unimedy"), r"config\.unimedi"),
-        (dict(seeds=()), "one seed or more"),
+        (dict(seeds=()), "give at least one"),
     ],
     ids=str,
 )

@@ -285,7 +285,7 @@ def test_overrides_reach_every_preset_and_an_objective_its_own():
     ("settings", "words"),
     [
         (dict(presets="clip,clop"), "'clip,clop'"),
-        (dict(seeds=()), "for one seed or more"),
+        (dict(seeds=()), "give at least one"),
         (dict(presets="clip+random_mask"), "clip+random_mask does not fit"),
         (dict(encoders="timm:nowhere.safetensors"), "no file or folder nowhere.safetensors"),
         (dict(encoders="{vit}:0.5:0.5"), "is not timm:FILE or hf:FOLDER_OR_ID"),
