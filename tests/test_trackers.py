@@ -92,6 +92,9 @@ def test_wandb_has_the_same_numbers_settings_and_page(tmp_path, page, monkeypatc
     def parse(path: pathlib.Path) -> list[wandb_internal_pb2.Record]:
         return [wandb_internal_pb2.Record.FromString(data) for data in records(path.read_bytes())]
 
+    def is_whole(path: pathlib.Path) -> bool:
+        return any(record.HasField("exit") for record in parse(path)[-1:])
+
     for name, value in {"MODE": "offline", "SILENT": "true", "CACHE_DIR": str(tmp_path / "cache")}.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
     for name in ("DATA_DIR", "CONFIG_DIR", "ARTIFACT_DIR"):
@@ -107,7 +110,7 @@ def test_wandb_has_the_same_numbers_settings_and_page(tmp_path, page, monkeypatc
     history, settings, artifacts = [], {}, []
     # A process of its own writes the files; `finish` does not wait for their last block.
     deadline = time.monotonic() + 60
-    while not all(parse(path)[-1].HasField("exit") for path in files) and time.monotonic() < deadline:
+    while not all(map(is_whole, files)) and time.monotonic() < deadline:
         time.sleep(0.1)
     for record in (record for path in files for record in parse(path)):
         data = record.SerializeToString()
