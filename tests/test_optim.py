@@ -107,5 +107,5 @@ def test_first_moments_in_bfloat16() -> None:
 
 
 def test_a_moment_of_another_type_is_refused() -> None:
-    with pytest.raises(ValueError, match="moment_dtype is float32 or bfloat16, not 'float16'"):
+    with pytest.raises(ValueError, match="moment_dtype must be one of float32, bfloat16, not 'float16'"):
         OptimConfig(moment_dtype="float16")

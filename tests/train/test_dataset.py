@@ -39,7 +39,7 @@ def test_a_run_of_one_modality_stays_as_it_is(counts: dict[str, int]) -> None:
 def test_the_configured_rows_by_default() -> None:
     assert InputConfig().modality_shares == "batch"
     assert shared(3, 5, holding(xray=900, ct=100), by="batch") == (3, 5)
-    with pytest.raises(ValueError, match="modality_shares is batch or sqrt"):
+    with pytest.raises(ValueError, match="modality_shares must be one of batch, sqrt"):
         InputConfig(modality_shares="log")
 
 

@@ -18,7 +18,7 @@ from data.reports import sections
 HEADING = re.compile(r"^\s*([^\W\d_][^\W\d_ ]*(?: [^\W\d_]+){0,3}):")
 WORD = re.compile(r"[^\W\d_]+")
 TECHNIQUE_HEADING = re.compile(r"technique|protocol|procedure|técnica|protocolo", re.IGNORECASE)
-OF_THE_EXAMINATION = ("technique", "técnica", "procedure", "exam", "examination", "estudio")  # words of the section too
+OF_THE_EXAMINATION = ("technique", "técnica", "tecnica", "procedure", "exam", "examination", "estudio")  # no ends
 NEXT = [re.escape(name) for name in sections.SECTION_OF if name not in OF_THE_EXAMINATION]
 NEXT_NAMED = "|".join(sorted(NEXT, key=len, reverse=True))
 NEXT_HEADING = re.compile(
