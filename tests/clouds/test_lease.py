@@ -49,7 +49,7 @@ def test_who_was_overtaken_sends_nothing_more(place):
         place.push()
         place.store.write(f"{place.store.path}/{lease.NAME}", json.dumps({"token": "another"}).encode())
         (place.path / "a").write_bytes(b"mine, later")
-        with pytest.raises(UserError, match="another run has taken it over"):
+        with pytest.raises(UserError, match="another run took this place over"):
             place.push()
     assert place.store.read(f"{place.store.path}/a") == b"mine"
     assert place.store.read(f"{place.store.path}/{lease.NAME}") is not None, "the other's lease stays"

@@ -137,7 +137,7 @@ def test_large_records_do_not_pile_up_in_the_process_that_writes_them():
 
 
 def test_a_grid_that_no_worker_holds_is_refused_before_it_is_read(tmp_path):
-    with pytest.raises(UserError, match=r"config.volume=\(640, 640, 640\) takes 0.8 GB a worker"):
+    with pytest.raises(UserError, match=r"config.volume=\(640, 640, 640\) takes 0.8 GB per worker"):
         build(tmp_path, volume=(640, 640, 640), worker_memory_gb=0.5)
     with pytest.raises(UserError, match="crop_to=lungs needs config"):
         build(tmp_path, crop_to="lungs")

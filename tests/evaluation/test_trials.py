@@ -91,7 +91,7 @@ def test_the_untrained_twin_is_where_the_run_began(trained):
 def test_nothing_is_trained_on_fewer_than_a_handful_of_cases(caplog):
     config = ProbeConfig(shares=(0.01, 0.1, 1.0), seeds=(0, 1), untrained=False)
     assert trials.trials(config, 50) == [trials.Trial("trained", s, seed) for s in (0.1, 1.0) for seed in (0, 1)]
-    assert "1 % of 50 training cases are 2, fewer than 5: left out" in caplog.text
+    assert "a share of 1 % is skipped: of 50 training cases it is 2, and at least 5 are needed" in caplog.text
     assert trials.trials(config, 4) == []
 
 
