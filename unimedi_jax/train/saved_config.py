@@ -65,9 +65,9 @@ def forget_start(workdir: pathlib.Path) -> None:
     """
     config = workdir / "config.json"
     left = [workdir / name for name in ("init.json", members.FILE, "tokenizer")]
-    exported = [path for path in (workdir / address.FACTS,) if path.exists()]
-    there = [path.name for path in (*exported, config, *left) if path.exists()]
-    if exported or (there and not _is_of_a_run(config)):
+    exported = workdir / address.FACTS
+    there = [path.name for path in (exported, config, *left) if path.exists()]
+    if exported.exists() or (there and not _is_of_a_run(config)):
         raise UserError(f"{workdir} holds what is not of a run ({', '.join(there)}): name another --workdir")
     for path in left:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
