@@ -38,4 +38,6 @@ def read(root: Path) -> DatasetIndex:
             items.append(Item(str(path.relative_to(root)), "ct", str(number), side, mask=str(mask.relative_to(root))))
     facts = {"test": "imagesTs" if tested else "imagesVa, for the test part has no labels here"}
     published = PUBLISHED if tested else {}
-    return DatasetIndex(items, (), counts, left_out, published, btcv.volume_with_organs, ("organ_mask",), ORGANS, facts)
+    return DatasetIndex(
+        items, (), counts, left_out, published, btcv.volume_with_organs, ("organ_mask",), ORGANS, facts=facts
+    )

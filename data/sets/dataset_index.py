@@ -52,6 +52,7 @@ class DatasetIndex:
     read: samples.Reader = PLAIN  # the pixels and annotations of a sample
     annotations: tuple[str, ...] = ()  # the fields of Source.annotations
     organs: tuple[str, ...] = ()
+    _: dataclasses.KW_ONLY
     headings: str = sections.KNOWN_WORDS  # what counts as a heading of its raw reports
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # for the contract
     rejected: Sequence[Rejected] = ()

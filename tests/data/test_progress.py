@@ -20,7 +20,7 @@ def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, caplog:
     clock = iter([0, 20, 40, 60])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     go(3)
-    assert caplog.messages == ["8 of 10 rows, 0.1/s, left 0:00:20"]
+    assert caplog.messages == ["8 of 10 rows, 0.1/s, 0:00:20 left"]
 
 
 def test_a_terminal_gets_a_bar_if_it_takes_long(monkeypatch: pytest.MonkeyPatch, capsys) -> None:

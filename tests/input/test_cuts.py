@@ -111,7 +111,7 @@ def test_films_of_any_size_are_cropped_by_pixels_or_in_proportion():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"window": "half"}, "window is one of"),
+        ({"window": "half"}, "window must be one of"),
         ({"windows": (3, 1, 1)}, "take config"),
         ({"windows": (0, 1, 1)}, "at least 1"),
     ],
