@@ -11,12 +11,16 @@ import pydicom
 
 from data.readers import dicom_series
 
+# Beside every name of a person; wherever in the header they stand, within sequences too.
 IDENTIFYING = (
-    "PatientName PatientID OtherPatientIDs PatientBirthDate PatientAddress PatientTelephoneNumbers AccessionNumber "
-    "StudyID StudyInstanceUID SeriesInstanceUID SOPInstanceUID FrameOfReferenceUID InstitutionName InstitutionAddress "
-    "ReferringPhysicianName PerformingPhysicianName OperatorsName StationName DeviceSerialNumber PatientComments "
-    "RequestingPhysician"
+    "PatientID OtherPatientIDs PatientBirthDate PatientAddress PatientTelephoneNumbers PatientComments "
+    "MedicalRecordLocator AdmissionID "
+    "AccessionNumber StudyID FillerOrderNumberImagingServiceRequest PlacerOrderNumberImagingServiceRequest "
+    "RequestedProcedureID ScheduledProcedureStepID PerformedProcedureStepID "
+    "StudyInstanceUID SeriesInstanceUID SOPInstanceUID FrameOfReferenceUID ReferencedSOPInstanceUID "
+    "InstitutionName InstitutionAddress StationName DeviceSerialNumber DeviceUID"
 )
+OF_PERSONS = "PN"
 NIFTI_TEXT = ("descrip", "aux_file", "db_name", "intent_name")
 SHORTEST, SHORTEST_NUMBER = 4, 6
 COMMON = "none unknown anonymous anonymized anon test simpleitk nifti unnamed chest xray"
@@ -50,15 +54,27 @@ def _files(target: Path) -> list[Path]:
     return [target]
 
 
+def _spellings(value: str, representation: str) -> Iterator[str]:
+    """A value as it may be written in a text: of a name each script, and the given name first or last (PS3.5, 6.2)."""
+    if representation != OF_PERSONS:
+        yield value
+        return
+    for group in value.split("="):
+        family, *others = group.split("^")
+        yield " ".join([family, *others])
+        if others:
+            yield f"{others[0]} {family}"
+
+
 def _of_one(file: Path) -> Iterator[tuple[str, str]]:
     with file.open("rb") as stream:
         head = stream.read(132)
     if head[128:] == b"DICM":
-        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=IDENTIFYING.split())
-        for element in header:
-            values = element.value if isinstance(element.value, pydicom.multival.MultiValue) else [element.value]
-            for value in values:
-                yield f"DICOM {element.keyword}", str(value).replace("^", " ")
+        for element in pydicom.dcmread(file, stop_before_pixels=True).iterall():
+            if element.VR == OF_PERSONS or element.keyword in IDENTIFYING.split():
+                values = element.value if isinstance(element.value, pydicom.multival.MultiValue) else [element.value]
+                for spelling in (spelling for value in values for spelling in _spellings(str(value), element.VR)):
+                    yield f"DICOM {element.keyword or element.tag}", spelling
     elif file.name.lower().endswith((".nii", ".nii.gz", ".hdr")):
         header = nibabel.load(file).header
         for name in NIFTI_TEXT:

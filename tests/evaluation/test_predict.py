@@ -18,7 +18,7 @@ from data.errors import UserError
 from data.manifest import reading
 from data.readers import geometry, xrays
 from data.readers.files import BadInput
-from tests import dicoms
+from tests import dicoms, dicomweb
 from unimedi_jax import sharding
 from unimedi_jax.config.jobs import DetectConfig, FitConfig, ProbeConfig, SegmentConfig
 from unimedi_jax.convert import names
@@ -94,6 +94,23 @@ def test_a_probe_says_of_files_what_it_said_of_their_records(pictures, probed, c
     assert "4 X-rays" in printed
     assert "present from" in printed
     assert sorted(path.name for path in out.parent.iterdir()) == ["out.csv", "out.csv.rejected.jsonl"]
+
+
+def test_a_study_on_a_server_is_predicted_as_its_files_are(checkpoint_dir, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 4096, (96, 80)).astype(np.uint16)
+    film = dicoms.dataset(pixels, Modality="DX", SeriesInstanceUID="1.2.9.1")
+    film.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    stored = {("1.2.9", "1.2.9.1", "DX"): [(tmp_path / "a.dcm").read_bytes()]}
+    with dicomweb.Server(stored) as server:
+        predict.run(config_of(checkpoint_dir, f"dicomweb:{server.url}?study=1.2.9", tmp_path / "web.csv"))
+    predict.run(config_of(checkpoint_dir, tmp_path / "a.dcm", tmp_path / "file.csv"))
+    (there,), (here,) = table(tmp_path / "web.csv"), table(tmp_path / "file.csv")
+    assert there.pop("file").startswith("1.2.9.1/")
+    assert here.pop("file") == "a.dcm"
+    assert there == here
+    assert there["series"] == "1.2.9.1"
+    with pytest.raises(UserError, match="no address of a study"):
+        predict.run(config_of(tmp_path / "no run", "dicomweb:https://host/?study=a", tmp_path / "no.csv"))
 
 
 def test_zero_shot_is_by_the_prompts_of_the_training_set(pictures, checkpoint_dir, phantom, tmp_path):

@@ -72,7 +72,8 @@ class PredictConfig:
     # timm:FILE or hf:FOLDER_OR_ID (docs/encoders.md).
     checkpoint: str = ""
     network: str = "student"  # or "teacher": its visual side
-    source: str = ""  # a file, a folder, a DICOM series, or a .csv with the columns path and modality
+    # A file, a folder, a DICOM series, a .csv with the columns path and modality, or dicomweb:URL?study=UID.
+    source: str = ""
     out: str = ""  # a .csv; masks and drawn boxes go into the folder of that name beside it
     head: str = ""  # the workdir of probe, segment or detect, or a folder in its heads/; empty: zero-shot, by prompts
     rows: int = 8  # samples of a batch on each device
@@ -80,6 +81,7 @@ class PredictConfig:
     prompts: str = ""  # of zero-shot: a .json or .csv, "ct_clip" or "chexzero"; empty: those of the run's sets
     score: str = "sum"  # zero-shot: minus denials ("difference"), minus other findings ("others"), or both
     worker_memory_gb: float = 2.0  # a file that would take more to read is refused by its size
+    download_gb: float = 4.0  # of a study from a DICOMweb server
 
     def __post_init__(self) -> None:
         check_score(self.score)

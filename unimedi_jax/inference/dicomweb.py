@@ -66,6 +66,18 @@ def parse(text: str, setting: str = "config.source") -> Address:
     return Address(urllib.parse.urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", "")), study, series)
 
 
+def check(source: str, setting: str = "config.source") -> None:
+    """What can be said of a source before weights are loaded.
+
+    Raises:
+        UserError: an address of another form, or a path where there is nothing.
+    """
+    if is_address(source):
+        parse(source, setting)
+    elif not (path := pathlib.Path(source).expanduser()).exists():
+        raise UserError(f"{setting} {path} does not exist")
+
+
 @contextlib.contextmanager
 def opened(source: str, gigabytes: float, setting: str = "config.source") -> Iterator[pathlib.Path]:
     """The path of a source: itself, or of a study on a server a folder with a folder for each series.

@@ -187,6 +187,7 @@ def run(config: Any, _: pathlib.Path | None = None) -> None:
     outputs.check_file(out, "config.out")
     if config.maps:
         outputs.check_folder(pathlib.Path(config.maps).expanduser(), "config.maps")
+    dicomweb.check(config.source)
     partial = out.with_name(f".{out.name}.rows")
     model = load(config.checkpoint, config.network, rows=config.rows, ct_slices=config.ct_slices)
     embed = functools.partial(model.embed, maps_to=config.maps or None, partial=partial)

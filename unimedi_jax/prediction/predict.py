@@ -19,7 +19,7 @@ from unimedi_jax.config.jobs import PredictConfig
 from unimedi_jax.config.typed import typed
 from unimedi_jax.evaluation import heads, results
 from unimedi_jax.evaluation.heads import Head
-from unimedi_jax.inference import outputs, pretrained, sources
+from unimedi_jax.inference import dicomweb, outputs, pretrained, sources
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input.pipeline import NAMES
 from unimedi_jax.prediction import predictors
@@ -38,10 +38,21 @@ def run(config: Mapping[str, Any], _: pathlib.Path | None = None) -> None:
         UserError: a setting is missing, nothing could be predicted, or the head belongs to another encoder.
     """
     settings = typed(PredictConfig, config)
-    source, out = _places(settings)
+    out = _out(settings)
     trained = pretrained.load(settings.checkpoint, settings.network)
     sources.check(trained)
     trained_heads = heads.load(settings.head, trained) if settings.head else {}
+    with dicomweb.opened(settings.source, settings.download_gb) as source:
+        _predict_source(source, settings, trained, trained_heads, out)
+
+
+def _predict_source(
+    source: pathlib.Path,
+    settings: PredictConfig,
+    trained: Pretrained,
+    trained_heads: Mapping[str, Head],
+    out: pathlib.Path,
+) -> None:
     items, refused = sources.find(source, _reading(trained, trained_heads))
     if items and all(item.modality == "report" for item in items):
         raise UserError(f"config.source {settings.source} holds reports: name X-rays or CTs")
@@ -64,8 +75,8 @@ def run(config: Mapping[str, Any], _: pathlib.Path | None = None) -> None:
     print(f"predicted: {counted} in {out}" + (f"; {len(refused)} left out, see {ledger}" if refused else ""))
 
 
-def _places(settings: PredictConfig) -> tuple[pathlib.Path, pathlib.Path]:
-    """Source and output, checked before weights are read."""
+def _out(settings: PredictConfig) -> pathlib.Path:
+    """Where the table goes. It and the source are checked before weights are read."""
     missing = [name for name in ("checkpoint", "source", "out") if not getattr(settings, name)]
     if missing:
         raise UserError(f"config.{missing[0]} is empty: checkpoint (run or export), source and out are needed")
@@ -77,10 +88,8 @@ def _places(settings: PredictConfig) -> tuple[pathlib.Path, pathlib.Path]:
         raise UserError(
             "the head has the ct_slices that it was trained with: leave out config.ct_slices beside config.head"
         )
-    source = pathlib.Path(settings.source).expanduser()
-    if not source.exists():
-        raise UserError(f"config.source {source} does not exist")
-    return source, out
+    dicomweb.check(settings.source)
+    return out
 
 
 def _reading(trained: Pretrained, by_modality: Mapping[str, Head]) -> Reading:

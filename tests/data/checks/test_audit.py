@@ -153,6 +153,28 @@ def test_ids_that_were_kept_are_found(raw, tmp_path):
     assert all("field patient" in place for place, _ in hits)
 
 
+def test_persons_are_searched_for_wherever_the_header_names_them(tmp_path):
+    other, request = pydicom.Dataset(), pydicom.Dataset()
+    other.PatientID, request.RequestedProcedureID, request.RequestingPhysician = "OLD-77123", "RP-5512", "Dent^Arthur"
+    names = {"PatientName": "Yamada^Tarou=山田^太郎", "PhysiciansOfRecord": ["Prefect^Ford", "Jeltz^Prostetnic"]}
+    film = dicoms.dataset(np.zeros((8, 8), np.uint16), Modality="DX", **names)
+    film.SpecificCharacterSet = "ISO_IR 192"
+    film.OtherPatientIDsSequence, film.RequestAttributesSequence = [other], [request]
+    film.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    (tmp_path / "films.csv").write_text("patient,path,modality,report\n,a.dcm,xray,Clear.\n")
+    words, runs, _ = audit.needles(tmp_path / "films.csv")
+    (tmp_path / "run").mkdir()
+    texts = {"Tarou Yamada": "PatientName", "old-77123": "PatientID", "rp 5512": "RequestedProcedureID"}
+    texts |= {
+        "山田 太郎": "PatientName",
+        "Dr. Arthur Dent": "RequestingPhysician",
+        "Ford Prefect": "PhysiciansOfRecord",
+    }
+    for text, what in texts.items():
+        (tmp_path / "run" / "log").write_text(f"seen by {text}, yesterday")
+        assert list(audit.search(tmp_path / "run", words, runs)) == [("log", f"DICOM {what} of row 1")]
+
+
 @pytest.mark.parametrize(
     "kind", ["log", "json", "html", "utf-16", "gzip", "zip", "name", "tensorboard", "translations"]
 )
