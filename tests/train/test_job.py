@@ -47,6 +47,14 @@ def test_what_may_change_is_recorded_beside_what_the_run_began_with(tmp_path):
         saved_config.check(NOW | {"older": 1}, tmp_path)
 
 
+def test_settings_that_are_not_there_are_missing_and_others_damaged(tmp_path):
+    with pytest.raises(UserError, match=r"config.json is missing"):
+        saved_config.check(BEFORE, tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config.json is damaged"):
+        saved_config.check(BEFORE, tmp_path)
+
+
 def test_a_forced_run_has_the_global_batch_that_it_began_with_until_the_batch_is_changed(tmp_path, caplog):
     batch = {"xray": 12, "ct": 4, "total": 0}
     began = BEFORE | {"batch": batch, "global_batch": {"xray": 96, "ct": 32}, "machine": {"device": "cpu"}}

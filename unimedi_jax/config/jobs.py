@@ -180,7 +180,7 @@ class ProbeConfig(DownstreamConfig):
     job: str = "probe"
     modality: str = ""  # "xray" or "ct"; empty: all that the set has
     tune: str = "linear"  # a linear classifier on the frozen encoder; or "full": the encoder is fine-tuned
-    shares: tuple[float, ...] = (0.01, 0.1, 1.0)  # of the training patients, stratified draws
+    shares: tuple[float, ...] = (0.01, 0.1, 1.0)  # of the training cases, stratified draws
     seeds: tuple[int, ...] = (0, 1, 2)  # of the draws, and of full fine-tuning
     ct_slices: bool | None = None  # CTs with their chosen slices, or by the volume alone; None: as in the run
     rows: int = 32  # samples of a batch on each device, when embedding
@@ -229,7 +229,7 @@ class SegmentTask:
     """How decoders are trained and measured."""
 
     tune: str = "frozen,full"  # of the encoder; the decoder is always trained
-    shares: tuple[float, ...] = (1.0,)  # of the training patients: RSNA and SIIM 0.01, 0.1, 1; AMOS 0.2, 0.4, 1
+    shares: tuple[float, ...] = (1.0,)  # of the training cases: RSNA and SIIM 0.01, 0.1, 1; AMOS 0.2, 0.4, 1
     limit: int = 0  # cases of each split; 0 = all
     tolerance: float = 2.0  # of NSD, mm (pixels for X-rays)
     setr_channels: tuple[int, ...] = (512, 256, 128, 64)
@@ -275,7 +275,7 @@ class DetectTask:
     """How the detector is trained and measured."""
 
     tune: str = "frozen"  # "full": the encoder learns too; "frozen,full": both
-    shares: tuple[float, ...] = (1.0,)  # of the training patients; the papers: 0.01, 0.1, 1
+    shares: tuple[float, ...] = (1.0,)  # of the training cases; the papers: 0.01, 0.1, 1
     limit: int = 0  # X-rays of each split; 0 = all
     most: int = 20  # the most boxes of an X-ray
     widths: tuple[int, ...] = (512, 256, 128)  # of the head, coarsest scale first
@@ -326,7 +326,7 @@ class EvaluateConfig(DownstreamConfig):
     data: str = ""  # built sets, comma-separated; empty: all sets in data_dir
     # These take minutes. Further: "candidates" (LUNA16); "segment" and "detect" train decoders for hours.
     tasks: str = "probe,retrieve,slices"
-    shares: tuple[float, ...] = (0.01, 0.1, 1.0)  # of the training patients, linear probe
+    shares: tuple[float, ...] = (0.01, 0.1, 1.0)  # of the training cases, linear probe
     seeds: tuple[int, ...] = (0, 1, 2)
     ct_slices: bool | None = None  # CTs with their chosen slices, or by the volume alone; None: as in the run
     each: int = 200  # patients of each finding for the precision at k

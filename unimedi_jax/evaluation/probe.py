@@ -35,7 +35,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 def evaluate(
     trained: Pretrained, dataset: RecordSet, config: ProbeConfig, outputs: Outputs | None = None
 ) -> list[results.Result]:
-    """All rows of a set: each modality it has, encoder, share of the training patients and seed.
+    """All rows of a set: each modality it has, encoder, share of the training cases and seed.
 
     Each of these trials is a part of `outputs`, with the probabilities of the test cases and the head of `trials.main`.
 

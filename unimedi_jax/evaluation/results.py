@@ -34,7 +34,7 @@ class Result(NamedTuple):
     encoder: str  # "trained" or "untrained"
     metric: str  # "auroc/macro", "dice/heart", ...
     value: float
-    share: float = 1.0  # of the training patients
+    share: float = 1.0  # of the training cases
     seed: int = 0
     low: float = math.nan  # 95 % bootstrap interval over patients
     high: float = math.nan

@@ -28,7 +28,7 @@ class Trial(NamedTuple):
     """One training of a downstream network, as fields of its results."""
 
     encoder: str  # "trained" or "untrained"
-    share: float = 1.0  # of the training patients
+    share: float = 1.0  # of the training cases
     seed: int = 0
 
     def __str__(self) -> str:

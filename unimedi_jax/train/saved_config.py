@@ -154,6 +154,8 @@ def _updated(before: Mapping[str, Any], config: Mapping[str, Any], section: str 
 def _read(path: pathlib.Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing: bring back a copy of it, or name another --workdir") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged: bring back a copy of it, or name another --workdir") from error
 
