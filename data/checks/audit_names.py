@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel
 import PIL.Image
 import pydicom
+from pydicom import datadict
 
 from data.readers import dicom_series
 
@@ -20,7 +21,8 @@ IDENTIFYING = (
     "StudyInstanceUID SeriesInstanceUID SOPInstanceUID FrameOfReferenceUID ReferencedSOPInstanceUID "
     "InstitutionName InstitutionAddress StationName DeviceSerialNumber DeviceUID"
 )
-OF_PERSONS = "PN"
+SEARCHED = frozenset(IDENTIFYING.split())
+OF_PERSONS, SEQUENCE = "PN", "SQ"
 NIFTI_TEXT = ("descrip", "aux_file", "db_name", "intent_name")
 SHORTEST, SHORTEST_NUMBER = 4, 6
 COMMON = "none unknown anonymous anonymized anon test simpleitk nifti unnamed chest xray"
@@ -54,6 +56,18 @@ def _files(target: Path) -> list[Path]:
     return [target]
 
 
+def _identifying(dataset: pydicom.Dataset) -> Iterator[pydicom.DataElement]:
+    """The elements to search for, at any depth. No other is decoded, so that damage there costs none of these."""
+    for tag in sorted(dataset.keys()):
+        stated, known = dataset.get_item(tag).VR, datadict.dictionary_has_tag(tag)
+        kind = datadict.dictionary_VR(tag) if known else stated
+        if kind == SEQUENCE:
+            for item in dataset[tag].value:
+                yield from _identifying(item)
+        elif kind == OF_PERSONS or datadict.keyword_for_tag(tag) in SEARCHED:
+            yield dataset[tag]
+
+
 def _spellings(value: str, representation: str) -> Iterator[str]:
     """A value as it may be written in a text: of a name each script, and the given name first or last (PS3.5, 6.2)."""
     if representation != OF_PERSONS:
@@ -70,10 +84,10 @@ def _of_one(file: Path) -> Iterator[tuple[str, str]]:
     with file.open("rb") as stream:
         head = stream.read(132)
     if head[128:] == b"DICM":
-        for element in pydicom.dcmread(file, stop_before_pixels=True).iterall():
-            if element.VR == OF_PERSONS or element.keyword in IDENTIFYING.split():
-                values = element.value if isinstance(element.value, pydicom.multival.MultiValue) else [element.value]
-                for spelling in (spelling for value in values for spelling in _spellings(str(value), element.VR)):
+        for element in _identifying(pydicom.dcmread(file, stop_before_pixels=True)):
+            values = element.value if isinstance(element.value, pydicom.multival.MultiValue) else [element.value]
+            for value in values:
+                for spelling in _spellings(str(value), element.VR):
                     yield f"DICOM {element.keyword or element.tag}", spelling
     elif file.name.lower().endswith((".nii", ".nii.gz", ".hdr")):
         header = nibabel.load(file).header

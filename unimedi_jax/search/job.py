@@ -53,6 +53,9 @@ def _check(settings: SearchConfig) -> None:
         raise UserError(f"config.out {out} ends in neither .json nor .html")
     if settings.out:
         outputs.check_file(out.expanduser(), "config.out")
+    for setting in ("source", "query"):
+        if value := getattr(settings, setting):
+            dicomweb.check(value, f"config.{setting}")
 
 
 def _load(settings: SearchConfig) -> embed.Model:

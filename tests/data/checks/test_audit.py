@@ -160,9 +160,15 @@ def test_persons_are_searched_for_wherever_the_header_names_them(tmp_path):
     film = dicoms.dataset(np.zeros((8, 8), np.uint16), Modality="DX", **names)
     film.SpecificCharacterSet = "ISO_IR 192"
     film.OtherPatientIDsSequence, film.RequestAttributesSequence = [other], [request]
+    # What says nothing of a patient may be damaged.
+    film.add_new(0x00091002, "US", [1, 2])
     film.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    whole = (tmp_path / "a.dcm").read_bytes()
+    assert whole.count(b"\x09\x00\x02\x10US") == 1
+    (tmp_path / "a.dcm").write_bytes(whole.replace(b"\x09\x00\x02\x10US", b"\x09\x00\x02\x10FD"))
     (tmp_path / "films.csv").write_text("patient,path,modality,report\n,a.dcm,xray,Clear.\n")
-    words, runs, _ = audit.needles(tmp_path / "films.csv")
+    words, runs, left_out = audit.needles(tmp_path / "films.csv")
+    assert not left_out[audit.UNREADABLE]
     (tmp_path / "run").mkdir()
     texts = {"Tarou Yamada": "PatientName", "old-77123": "PatientID", "rp 5512": "RequestedProcedureID"}
     texts |= {
