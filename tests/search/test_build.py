@@ -237,7 +237,7 @@ def _hidden(entry: entries.Entry, name: str, data_dir) -> entries.Entry:
         ({"index": "x", "show_reports": "perhaps"}, "config.show_reports is yes or no"),
         ({"index": "x", "serve": 70000}, "config.serve must be a port up to 65535"),
         ({"index": "x", "picture_size": 2048}, "config.picture_size must be 0 to 1024, not 2048"),
-        ({"index": "x", "source": "none.npz"}, "there is no file none.npz"),
+        ({"index": "x", "source": "none.npz"}, "none.npz does not exist"),
         ({"index": "nowhere"}, "no index in nowhere"),
     ],
 )
