@@ -106,6 +106,10 @@ REJECTED = {
     "duplicate_row": ("the manifest has the same row already", "nothing to do"),
     "duplicate_path": ("an earlier row names the same file with other content", "decide which is right"),
     "leak_patient": ("the patient is in two splits", "give the patient one"),
+    "other_modality": (
+        "embed, predict or search: a CT or X-ray, and the network reads none",
+        "use one trained on both",
+    ),
 }
 
 NOTES = {

@@ -124,8 +124,7 @@ def _check_outcome(
     needed = ("train",) if for_training else SPLITS
     if not any(statistics.accepted[modality, split] for modality in MODALITIES for split in needed):
         shutil.rmtree(staging, ignore_errors=True)
-        use = "train" if for_training else "evaluate"
-        raise UserError(f"no row is left to {use} on, so no set was made. {_why_not(statistics)}")
+        raise UserError(_why_not(statistics, "train" if for_training else "evaluate"))
     if reason := over_budget(rejected, statistics.total() + rejected, max_rejected):
         _write_ledger(ledger := readable_ledger(folder), statistics.rejected_in_order())
         raise OverBudgetError(
@@ -255,8 +254,11 @@ def _write_ledger(path: Path, rejected: Iterable[Rejected]) -> None:
     path.write_text("".join(lines), encoding="utf-8")
 
 
-def _why_not(statistics: BuildStatistics) -> str:
-    """The commonest reasons, in one line."""
+def _why_not(statistics: BuildStatistics, use: str) -> str:
+    """What is missing, and the commonest reasons, in one line."""
     codes = collections.Counter(one.code for one in statistics.rejected)
     reasons = ", ".join(f"{count} {code}" for code, count in codes.most_common(5)) or "none"
-    return f"Accepted for other splits: {statistics.total()}; rejected: {reasons}. config.dry_run=True lists the rows"
+    what = "no row was accepted, so no set was made. Rejected"
+    if others := statistics.total():
+        what = f"no row is left to {use} on, so no set was made. Accepted for other splits: {others}; rejected"
+    return f"{what}: {reasons}. config.dry_run=True lists the rows"

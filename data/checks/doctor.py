@@ -20,7 +20,8 @@ from data.source import Rejected, Row, Source
 
 FAR = 6.0  # robust standard deviations above which a row is an outlier
 MIN_ROWS = 8  # fewer have no usual value
-SHOWN = 20
+SHOWN = 20  # numbers of rows
+EXAMPLES = 3  # rejected rows of each reason on the terminal
 QUANTILES = (0, 1, 50, 99, 100)
 MASKS = ("organ_mask", "lesion_mask")
 BATCH = 1024  # reports that are tokenised at once: each takes ten kilobytes meanwhile
@@ -170,10 +171,12 @@ def table(examined: Mapping[str, Any]) -> str:
     lines = ["", entry("rows", examined["rows"]), entry("accepted", sum(n for _, n in places))]
     lines += [detail(*place) for place in places]
     lines.append(entry("rejected", examined["rejected"]))
-    lines += [f"{detail(code, n)}  {reasons.REJECTED[code][0]}" for code, n in examined["reasons"].items()]
-    lines += [f"    row {one['row']}: {one['path']}: {one['reason']}" for one in examined["rejects"][:SHOWN]]
-    if examined["rejected"] > SHOWN:
-        lines.append(f"    and {examined['rejected'] - SHOWN} more, in doctor.json")
+    for code, count in examined["reasons"].items():
+        lines.append(f"{detail(code, count)}  {reasons.REJECTED[code][0]}")
+        of_code = [one for one in examined["rejects"] if Rejected(**one).code == code]
+        lines += [f"    row {one['row']}: {one['path']}: {one['reason']}" for one in of_code[:EXAMPLES]]
+        if count > EXAMPLES:
+            lines.append(f"    and {count - EXAMPLES} more, in doctor.json")
     if examined["notes"]:
         lines.append("noted in accepted rows")
         noted = examined["noted_rows"].items()

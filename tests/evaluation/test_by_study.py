@@ -7,6 +7,7 @@ from tests.input.test_studies import open_views
 from unimedi_jax.config.jobs import ProbeConfig, RetrieveConfig
 from unimedi_jax.evaluation import evaluate, probe, retrieve
 from unimedi_jax.evaluation.probe_outputs import TASKS
+from unimedi_jax.evaluation.trials import PUBLISHED
 from unimedi_jax.input import records
 from unimedi_jax.metrics import retrieval
 
@@ -39,10 +40,14 @@ def test_retrieval_by_study_ranks_mean_pictures(trained, views) -> None:
         assert value[retrieve.REPORTS + BY_STUDY, "xray", name] == pytest.approx(number), name
 
 
-def test_probes_by_study_average_probabilities(trained, views) -> None:
-    config = ProbeConfig(modality="xray", untrained=False, shares=(1.0,), seeds=(0,), resamples=0, rows=4)
+@pytest.mark.parametrize("protocol", ["ours", "mgca"])
+def test_probes_by_study_average_probabilities(trained, views, protocol) -> None:
+    config = ProbeConfig(
+        modality="xray", untrained=False, shares=(1.0,), seeds=(0,), resamples=0, rows=4, protocol=protocol
+    )
     rows = probe.evaluate(trained, views, config)
-    cases = {row.task: row.cases for row in rows}
-    assert cases == {TASKS["linear"]: 6, TASKS["linear"] + BY_STUDY: 3}
-    plain = {row.metric for row in rows if row.task == TASKS["linear"]}
-    assert plain == {row.metric for row in rows if row.task != TASKS["linear"]}
+    cases, task = {row.task: row.cases for row in rows}, TASKS["linear"] + PUBLISHED[protocol]
+    assert cases == {task: 6, task + BY_STUDY: 3}
+    plain = {row.metric for row in rows if row.task == task}
+    assert plain == {row.metric for row in rows if row.task != task}
+    assert cases.keys() <= evaluate.SHOWN.keys()

@@ -73,6 +73,27 @@ def test_a_run_measures_how_its_slices_are_chosen(checkpoint_dir, records_dir, t
         assert scalars[f"ct/probe/{label}"] == pytest.approx(job[f"auroc/{label}"], abs=1e-6, nan_ok=True)
 
 
+def test_without_labels_nothing_is_measured_by_finding(checkpoint_dir, records_dir, trained, monkeypatch) -> None:
+    monkeypatch.setattr(evaluator, "RESAMPLES", 0)
+    measure = build_evaluator(small_job(records_dir, checkpoint_dir))
+
+    def unlabelled(place: places.Place) -> places.Place:
+        contract = place.dataset.contract | {"labels": [], "prompts": {}}
+        return dataclasses.replace(place, dataset=dataclasses.replace(place.dataset, contract=contract))
+
+    def embed(*args, **settings) -> features.EmbeddedSplit:
+        part = measured(*args, **settings)
+        return dataclasses.replace(part, labels=part.labels[:, :0])
+
+    measured = features.embed
+    monkeypatch.setattr(features, "embed", embed)
+    measure = dataclasses.replace(measure, places=[unlabelled(place) for place in measure.places])
+    scalars, _ = measure(trained.variables, "test", final=True)
+    assert {name.split("/")[1] for name in scalars if not name.startswith("gap/")} == {"retrieval", "slices"}
+    assert not any(name.endswith("separation") for name in scalars)
+    assert "ct/slices/any/layer_share" in scalars
+
+
 def test_the_pictures_are_of_the_best_median_and_worst_cases(checkpoint_dir, records_dir, trained) -> None:
     """By hand from scores and masks; the records are those of the split, with the scores that it was ranked by."""
     measure = build_evaluator(small_job(records_dir, checkpoint_dir))

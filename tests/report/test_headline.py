@@ -52,6 +52,18 @@ def test_a_run_that_learnt_everything_has_three_sentences_and_no_flag() -> None:
     assert flags == ()
 
 
+def test_without_labels_nothing_is_said_of_findings() -> None:
+    metrics = {name: value for name, value in line().items() if "retrieval" in name}
+    record_set = RecordSet("mine", pathlib.Path("mine"), {"labels": []})
+    sentences, flags = headline.of([metrics], [Place("xray", "xray", record_set)])
+    assert sentences == (
+        "The network retrieves reports: 25% of the X-rays have theirs among the first 5 of 100 (5.0 times chance).",
+        "It does not show whether findings are recognised (the records have no labels), nor how far another seed would "
+        "differ (this is one run).",
+    )
+    assert flags == ()
+
+
 def test_real_patients_are_no_synthetic_ones() -> None:
     assert "synthetic" not in of(name="mine").sentences[2]
 

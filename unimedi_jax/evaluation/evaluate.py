@@ -66,9 +66,9 @@ SHOWN = {
 }
 _TRAINED = (probe.TASKS["linear"], *itertools.starmap(segment.task_name, SEGMENTATIONS), *detect.TASKS.values())
 SHOWN |= {f"{task}{published.MGCA}": SHOWN[task] for task in _TRAINED}
-_BY_STUDY = (probe.TASKS["linear"], retrieve.ZEROSHOT, retrieve.PROMPTS, retrieve.ONE_OF)
-_BY_STUDY += (retrieve.REPORTS, retrieve.PRECISION)
-SHOWN |= {f"{task}{trials.BY_STUDY}": SHOWN[task] for task in _BY_STUDY}
+_PROBES = (probe.TASKS["linear"], f"{probe.TASKS['linear']}{published.MGCA}")
+_OF_STUDIES = (retrieve.ZEROSHOT, retrieve.PROMPTS, retrieve.ONE_OF, retrieve.REPORTS, retrieve.PRECISION)
+SHOWN |= {f"{task}{trials.BY_STUDY}": SHOWN[task] for task in (*_PROBES, *_OF_STUDIES)}
 SHOWN |= {
     segment.task_name(target, tune, protocol): segment.METRICS
     for (target, tune), protocol in itertools.product(SEGMENTATIONS, IN_CROPS)
@@ -81,7 +81,7 @@ BY_EMBEDDINGS = (
     retrieve.REPORTS,
     retrieve.ACROSS,
     retrieve.PRECISION,
-    *(f"{task}{trials.BY_STUDY}" for task in _BY_STUDY[1:]),
+    *(f"{task}{trials.BY_STUDY}" for task in _OF_STUDIES),
 )
 WITHOUT_LABELS = (*BY_EMBEDDINGS, retrieve.GAP, hit_rates.TASK, slice_windows.TASK)
 WITHOUT_LABELS += (candidates.TASK, candidate_tuning.TASK)

@@ -99,14 +99,16 @@ class Evaluator:
         part = self._embed(variables, place, split, images_alone=alone)
         if alone:  # gaps and maps are then those of the representation
             part = dataclasses.replace(part, z=vectors.unit_rows(part.cls).astype(np.float32))
-        train, val = (self._images(variables, place, name) if final else None for name in ("train", "val"))
+        # For probes, and for the depth layers that a fixed choice would take.
+        wanted = final and (bool(place.labels) or (part.slice_scores is not None and self.slices > 0))
+        train, val = (self._images(variables, place, name) if wanted else None for name in ("train", "val"))
         scalars: dict[str, float] = {}
         if self.has_joint_space:
             scalars |= self._alignment(variables, place, part, resamples)
-        if self.has_classifier:
+        if self.has_classifier and place.labels:
             auc = auroc.per_label(_logits(variables, part), part.labels, resamples=resamples, patients=part.patients)
             scalars |= _named("supervised", auc.scalars(place.labels))
-        if train:
+        if train and place.labels:
             # The validation patients choose the strength of the regularisation, where there are any.
             drawn = {"resamples": resamples, "patients": part.patients}
             one_of = classification.exclusive(train.labels)
@@ -194,7 +196,8 @@ def image_gaps(embedded: Mapping[str, features.EmbeddedSplit]) -> dict[str, floa
     """Gap between every place of X-rays and every one of CTs, and how well single findings separate in all of them.
 
     Each on z and, under names that end in `_cls`, on the encoder's CLS: with `norm_by_modality` the gap of z is
-    equalised by construction (`metrics/gap.py`). Findings of several sets are joined by name (`findings.joined`).
+    equalised by construction (`metrics/gap.py`). Findings of several sets are joined by name (`findings.joined`);
+    where no set has labels, nothing is said of them.
     """
     parts = list(embedded.values())
     finding = np.concatenate(findings.joined([part.labels for part in parts], [part.names for part in parts]))
@@ -205,7 +208,9 @@ def image_gaps(embedded: Mapping[str, features.EmbeddedSplit]) -> dict[str, floa
         for xray in xrays:
             for ct in cts:
                 scalars |= _named(f"{xray}_{ct}{end}", gap.modality_gap(clouds[xray], clouds[ct])._asdict())
-        scalars[f"images{end}/separation"] = gap.class_separation(np.concatenate([*clouds.values()]), finding)
+        if any(part.names for part in parts):
+            z = np.concatenate([*clouds.values()])
+            scalars[f"images{end}/separation"] = gap.class_separation(z, finding)
     return scalars
 
 

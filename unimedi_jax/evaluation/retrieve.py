@@ -112,7 +112,7 @@ class Retrieval:
         embedded = {modality: self.embed(dataset, modality) for modality in modalities}
         for modality, own in embedded.items():
             scalars = self._aligned(dataset, own)
-            if OTHER[modality] in embedded:
+            if OTHER[modality] in embedded and own.names:
                 scalars[ACROSS] = self._across(own, embedded[OTHER[modality]])
             for task, values in scalars.items():
                 part.rows += self._rows(task, values, dataset.name, modality, own)
@@ -145,7 +145,8 @@ class Retrieval:
         drawn = {"resamples": self.config.resamples, "patients": part.patients}
         if any(part.reports):
             scalars[REPORTS] = retrieval.recall(part.z, part.z_report, part.reports, **drawn)
-            scalars[PRECISION] = _precision(part, self.config.each, self.config.resamples)
+            if names:
+                scalars[PRECISION] = _precision(part, self.config.each, self.config.resamples)
         asked = {**dataset.contract, "prompts": prompts.of_set(self.config.prompts, dataset.contract)}
         words, length = self.trained.tokenizer, self.trained.report_length
         embedded = features.embed_prompts(self.embedder, self.trained.encoder(self.encoder), words, asked, length)

@@ -70,8 +70,9 @@ def of(metrics: Sequence[Line], places: Sequence[Place]) -> Headline:
     aucs = [(place, of_place) for place in places if (of_place := _aucs(place, metrics))]
     recalls = [(place, one) for place in places if (one := _recall(place, metrics))]
     hits = [(place, one) for place in places if (one := _hits(place, metrics))]
-    sentences = [_findings(aucs), _reports_and_slices(recalls, hits, metrics)]
-    if not any(sentences):
+    claims = filter(None, (_findings(aucs), _reports_and_slices(recalls, hits, metrics)))
+    sentences = [f"{subject} {claim}." for subject, claim in zip(("The network", "It"), claims, strict=False)]
+    if not sentences:
         return Headline((NOTHING,), ())
     compared = [each for _, of_place in aucs for each in of_place]
     compared += [one for _, one in recalls] + [one for _, one in hits]
@@ -153,8 +154,8 @@ def _findings(aucs: Sequence[tuple[Place, Sequence[Compared]]]) -> str:
         return ""
     claim = _claim([each for _, of_place in aucs for each in of_place], "recognises findings", "recognise findings")
     if not parts:
-        return f"The network {claim}, as far as so few cases can show."
-    return f"The network {claim}: mean AUC (0.5 is chance) of {'; '.join(parts)}."
+        return f"{claim}, as far as so few cases can show"
+    return f"{claim}: mean AUC (0.5 is chance) of {'; '.join(parts)}"
 
 
 def _article(task: str) -> str:
@@ -182,7 +183,7 @@ def _reports_and_slices(
             blind = f"random choice {one.chance:.0%}{fixed}"
             texts.append(f"the chosen slices hit the {lesions} in {one.value:.0%} of the {place.plural} ({blind})")
         clauses.append(f"{claim}: {', '.join(texts)}")
-    return f"It {'; it '.join(clauses)}." if clauses else ""
+    return "; it ".join(clauses)
 
 
 def _times(one: Compared) -> str:
@@ -192,6 +193,8 @@ def _times(one: Compared) -> str:
 def _not_shown(metrics: Sequence[Line], places: Sequence[Place]) -> str:
     """The sentence about what the numbers leave open, whatever they are."""
     open_questions = [gap] if (gap := _gap(metrics, places)) else []
+    if not any(place.labels for place in places):
+        open_questions.append("whether findings are recognised (the records have no labels)")
     open_questions.append("how far another seed would differ (this is one run)")
     if places and all(place.dataset.name == SYNTHETIC for place in places):
         open_questions.append("anything about real patients (these are synthetic)")

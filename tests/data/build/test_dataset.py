@@ -209,15 +209,23 @@ def test_a_set_that_exists_is_held_to_the_budget_and_its_rejects_to_the_conditio
     assert make(limited(8.0), tmp_path).otherwise == "", "of an older set the limits are not known"
 
 
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_nothing_to_train_on_is_an_error(tmp_path, split):
+def test_nothing_to_train_on_is_an_error(tmp_path):
     def convert(row):
-        if split == "train" or row.split == "train":
+        if row.split == "train":
             return Rejected(row.number, row.path, "bad_luck: all of them")
         return draw(row)
 
     with pytest.raises(UserError, match=r"no row is left to train on.*bad_luck"):
         make(fake(convert=convert), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_accepted_is_said_as_that(tmp_path):
+    source = fake(convert=lambda row: Rejected(row.number, row.path, "bad_luck: all of them"))
+    with pytest.raises(
+        UserError, match=r"no row was accepted, so no set was made. Rejected: \d+ bad_luck, 1 bad_modality\. config"
+    ):
+        make(source, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -95,6 +95,18 @@ def test_the_doctor_s_findings(raw, tmp_path, capsys):
         assert "Normal chest" not in text
 
 
+def test_each_reason_shows_three_of_its_rows(tmp_path, capsys):
+    rows = [{"path": f"{i}.png", "modality": "xray", "report": "Clear.", "patient": f"p{i}"} for i in range(5)]
+    _write(tmp_path / "films.csv", [*rows, {**rows[0], "path": "scan.xyz"}])
+    (tmp_path / "scan.xyz").write_bytes(b"no picture" * 99)
+    examine(tmp_path, tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    start = next(i for i, line in enumerate(lines) if "missing_image" in line)
+    assert [line.split(":")[0].strip() for line in lines[start + 1 : start + 4]] == ["row 1", "row 2", "row 3"]
+    assert lines[start + 4].strip() == "and 2 more, in doctor.json"
+    assert sum("row 6: scan.xyz" in line for line in lines) == 1
+
+
 def test_what_is_noted_is_named_and_what_is_suspect_is_shown(tmp_path, capsys):
     film = np.full((64, 64), 60, np.uint8)
     film[:30, :12] = film[:30, -12:] = 200
