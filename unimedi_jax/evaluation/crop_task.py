@@ -84,7 +84,7 @@ class CropTask:
             raise UserError(
                 f"config.protocol={protocol} takes CTs at {text} mm (z, y, x); {self.dataset.folder} has "
                 f"{spacing or 'whole scans on one grid'}: build the set with --config.spacing_mm={text}, or name "
-                f"another with --config.{protocol}.spacing_mm"
+                f"another with --config.{protocol}.spacing_mm of configs/segment.py"
             )
         native.check(self.pretrained, self.dataset)
 
@@ -122,11 +122,13 @@ class CropTask:
     def score(self, network: Network) -> float:
         """Mean Dice of the structures that the validation CTs have, on the records' grid."""
         source, values = self.source("val"), []
-        for row in self.cases["val"]:
-            record = source[row]
-            truth, predicted = dense.truth(record, self.config.target), decide(self._logits(network, record))
-            classes = (number for number in range(1, len(self.names) + 1) if (truth == number).any())
-            values += [segmentation.dice(truth == number, predicted == number) for number in classes]
+        with progress.shown(len(self.cases["val"]), "CTs of val") as tick:
+            for row in self.cases["val"]:
+                record = source[row]
+                truth, predicted = dense.truth(record, self.config.target), decide(self._logits(network, record))
+                classes = (number for number in range(1, len(self.names) + 1) if (truth == number).any())
+                values += [segmentation.dice(truth == number, predicted == number) for number in classes]
+                tick(1)
         return vectors.nan_mean(np.array(values))
 
     def masks(self, split: str, network: Network, folder: pathlib.Path | None = None) -> Iterator[Case]:

@@ -172,9 +172,11 @@ def fit(
     best, started = Fitted(jax.device_get(network), float("nan"), 0), time.monotonic()
     for epoch in range(1, recipe.epochs + 1):
         total, count = 0.0, int(ends[epoch] - ends[epoch - 1])
-        for batch in itertools.islice(batches, count):
-            network, opt_state, value = step(network, opt_state, sharding.put_batch(batch, mesh))
-            total += float(value)
+        with progress.shown(count, f"steps of epoch {epoch}") as tick:
+            for batch in itertools.islice(batches, count):
+                network, opt_state, value = step(network, opt_state, sharding.put_batch(batch, mesh))
+                total += float(value)
+                tick(1)
         if not np.isfinite(total):
             raise UserError(f"{name}: the loss is not finite in epoch {epoch}; try a lower {lr}")
         value = score(network) if score else float("nan")
