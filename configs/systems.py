@@ -35,14 +35,14 @@ _LIGHT = {"decoder_width": 64, "decoder_depth": 2, "decoder_heads": 4}
 # Of the objective, in the demo.
 _SMALLER = {"mae": _LIGHT, "mrm": _LIGHT, "prior": {"attention_heads": 4}, "joint": {"layers": 2}}
 # In the demo, where validation patients chose another peak rate than its 1e-3 (docs/results.md).
-_RATES = {"clip": 3e-4, "siglip": 3e-4}
+_SLOWER = {name: {"optim": {"peak_lr": 3e-4}} for name in ("clip", "siglip")}
 
 
 def changes(*, small: bool) -> dict[str, dict]:
     """What each system changes in a configuration, its whole objective written out; `small`: in the demo's."""
-    rates = {name: {"optim": {"peak_lr": rate}} for name, rate in _RATES.items() if small}
+    slower = _SLOWER if small else {}
     return {
-        name: {**copy.deepcopy(own), "objective": _objective(name, small), **rates.get(name, {})}
+        name: {**copy.deepcopy(own | slower.get(name, {})), "objective": _objective(name, small)}
         for name, own in SYSTEMS.items()
     }
 

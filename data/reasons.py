@@ -107,8 +107,8 @@ REJECTED = {
     "duplicate_path": ("an earlier row names the same file with other content", "decide which is right"),
     "leak_patient": ("the patient is in two splits", "give the patient one"),
     "other_modality": (
-        "embed, predict or search: a CT or X-ray, and the network reads none",
-        "use one trained on both",
+        "of a modality that the network, or the head, has not learnt (embed, predict, search)",
+        "use one trained on it",
     ),
 }
 

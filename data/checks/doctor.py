@@ -171,10 +171,11 @@ def table(examined: Mapping[str, Any]) -> str:
     lines = ["", entry("rows", examined["rows"]), entry("accepted", sum(n for _, n in places))]
     lines += [detail(*place) for place in places]
     lines.append(entry("rejected", examined["rejected"]))
+    by_code = collections.defaultdict(list)
+    for one in examined["rejects"]:
+        by_code[Rejected(**one).code].append(f"    row {one['row']}: {one['path']}: {one['reason']}")
     for code, count in examined["reasons"].items():
-        lines.append(f"{detail(code, count)}  {reasons.REJECTED[code][0]}")
-        of_code = [one for one in examined["rejects"] if Rejected(**one).code == code]
-        lines += [f"    row {one['row']}: {one['path']}: {one['reason']}" for one in of_code[:EXAMPLES]]
+        lines += [f"{detail(code, count)}  {reasons.REJECTED[code][0]}", *by_code[code][:EXAMPLES]]
         if count > EXAMPLES:
             lines.append(f"    and {count - EXAMPLES} more, in doctor.json")
     if examined["notes"]:

@@ -99,8 +99,9 @@ class Evaluator:
         part = self._embed(variables, place, split, images_alone=alone)
         if alone:  # gaps and maps are then those of the representation
             part = dataclasses.replace(part, z=vectors.unit_rows(part.cls).astype(np.float32))
+        chooses_slices = part.slice_scores is not None and self.slices > 0
         # For probes, and for the depth layers that a fixed choice would take.
-        wanted = final and (bool(place.labels) or (part.slice_scores is not None and self.slices > 0))
+        wanted = final and (place.labels or chooses_slices)
         train, val = (self._images(variables, place, name) if wanted else None for name in ("train", "val"))
         scalars: dict[str, float] = {}
         if self.has_joint_space:
@@ -114,7 +115,7 @@ class Evaluator:
             one_of = classification.exclusive(train.labels)
             auc = linear_probe.auc(train.labelled, part.labelled, val and val.labelled, one_of=one_of, **drawn)
             scalars |= _named("probe", auc.scalars(place.labels))
-        if part.slice_scores is not None and self.slices:
+        if chooses_slices:
             scalars |= _named("slices", self._slice_choice(part, val or train, resamples))
         return part, scalars
 

@@ -92,7 +92,7 @@ def prompt_pairs(trained: Pretrained, config: PredictConfig) -> dict[str, Mappin
     if not pairs:
         names = ", ".join(trained.contracts) or "its set"
         raise UserError(
-            f"{trained.path}: {names} has no labels, so there are no prompts: give config.prompts (chexzero: the 14 "
+            f"{trained.path}: {names} has no labels with prompts: give config.prompts (chexzero: the 14 "
             "findings of CheXpert; ct_clip: the 18 of CT-RATE; or a file), or name a trained head, config.head="
         )
     return pairs
