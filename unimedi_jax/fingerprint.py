@@ -12,7 +12,7 @@ from unimedi_jax import trees
 from unimedi_jax.typing import Array, PyTree, UInt
 
 SEEDS = (0x9E3779B9, 0x85EBCA6B)  # one lane of 32 bits each
-SMALL = 1 << 16  # elements; for fewer, summing on the host is faster than compiling a program for their shape
+SMALL = 1 << 20  # elements; for fewer, summing on the host is faster than compiling a program for their shape
 
 
 def arrays(tree: PyTree) -> dict[str, str]:
