@@ -14,7 +14,7 @@ SHARED = {
 }
 PROBE = {"kind": "probe", "names": ["a"], "thresholds": {"a": {"value": 0.5}}, "one_of": False, "ct_slices": None}
 SEGMENT = {"kind": "segment", "names": ["heart"], "target": "organs", "classes": 2, "setr_channels": [8, 4]}
-SEGMENT |= {"unetr_features": 4, "windows": False}
+SEGMENT |= {"unetr_features": 4, "unetr_norm": False, "windows": False}
 DETECT = {"kind": "detect", "widths": [8], "lowest": 0.01, "overlap": 0.5, "threshold": 0.3}
 
 

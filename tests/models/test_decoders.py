@@ -140,3 +140,18 @@ def _transposed(before: int, after: int, stride):
     module.conv = nn.ConvTranspose3d(before, after, stride, stride, bias=False)
     module.forward = module.conv.forward
     return module
+
+
+def test_normalised_states_have_neither_scale_nor_shift():
+    """Of each channel: those of a trained encoder differ by orders of magnitude."""
+    grid, patch, width = (2, 2, 2), (4, 4, 4), 6
+    volume, hidden, tokens = draw(1, 8, 8, 8), [draw(1, 8, width) for _ in range(3)], draw(1, 8, width)
+    scale, shift = np.logspace(0, 2, width, dtype=np.float32), np.arange(width, dtype=np.float32)
+    model = unetr.Unetr(3, grid, patch, features=2, norm=True)
+    variables = jax.jit(model.init)(jax.random.key(0), volume, hidden, tokens)
+    apply = jax.jit(model.apply)
+    expected = apply(variables, volume, hidden, tokens)
+    scaled = apply(variables, volume, [scale * state + shift for state in hidden], scale * tokens + shift)
+    np.testing.assert_allclose(scaled, expected, atol=1e-3)
+    raw = jax.jit(unetr.Unetr(3, grid, patch, features=2).apply)(variables, volume, hidden, tokens)
+    assert np.abs(raw - expected).max() > 0.1

@@ -234,6 +234,7 @@ class SegmentTask:
     tolerance: float = 2.0  # of NSD, mm (pixels for X-rays)
     setr_channels: tuple[int, ...] = (512, 256, 128, 64)
     unetr_features: int = 16
+    unetr_norm: bool = False  # the encoder's states normalised by channel; UNETR takes them raw
     xray: FitConfig = FitConfig(weight_decay=0.05)  # MGCA's recipe
     # UNETR's AdamW; its thousands of epochs on 24 cases are not meant for larger sets.
     ct: FitConfig = FitConfig(batch=8, epochs=100, lr=1e-4, encoder_lr=1e-4, weight_decay=1e-5)

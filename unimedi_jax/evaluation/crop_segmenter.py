@@ -28,6 +28,7 @@ class CropSegmenter:
     pretrained: Pretrained
     classes: int  # logits: with the background among them, or 1 for the presence of a single structure
     features: int
+    norm: bool  # of the encoder's states
     size: tuple[int, ...]  # of a crop, (z, y, x)
     window_hu: tuple[float, ...]
     overlap: float
@@ -37,7 +38,7 @@ class CropSegmenter:
         """Raises UserError for crops that the encoder's patches do not divide."""
         patch = self.pretrained.model.volume_patch
         try:
-            return unetr.Unetr(self.classes, patches.grid(self.size, patch), patch, self.features)
+            return unetr.Unetr(self.classes, patches.grid(self.size, patch), patch, self.features, self.norm)
         except ValueError as error:
             raise UserError(f"the crop {self.size} does not fit this checkpoint: {error}") from error
 

@@ -67,7 +67,7 @@ class CropTask:
         """The network."""
         recipe, classes = self.recipe, len(self.names) + 1 if self.config.target == "organs" else 1
         cut = recipe.crop, recipe.window_hu, recipe.overlap
-        return CropSegmenter(self.pretrained, classes, self.config.unetr_features, *cut)
+        return CropSegmenter(self.pretrained, classes, self.config.unetr_features, self.config.unetr_norm, *cut)
 
     @property
     def sampler(self) -> crops.ToCrops:

@@ -74,6 +74,7 @@ OF_KIND: dict[str, Fits] = {
         "classes": _whole,
         "setr_channels": _list_of(_whole),
         "unetr_features": _whole,
+        "unetr_norm": _flag,
         "windows": _flag,
     },
     "crops": {
@@ -81,6 +82,7 @@ OF_KIND: dict[str, Fits] = {
         "target": _text,
         "classes": _whole,
         "features": _whole,
+        "norm": _flag,
         "size": _list_of(_whole),
         "window_hu": _list_of(_number),
         "overlap": _number,

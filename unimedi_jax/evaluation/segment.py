@@ -31,8 +31,8 @@ from unimedi_jax.typing import Array, Bool, Float, PyTree
 METRICS = ("dice/mean", "hd95/mean", "nsd/mean")
 MASKS = "masks"  # folder of predictions in a job's workdir
 # What makes up the network of a saved head.
-FACTS = ("classes", "setr_channels", "unetr_features", "windows")
-CROP_FACTS = ("classes", "features", "size", "window_hu", "overlap")
+FACTS = ("classes", "setr_channels", "unetr_features", "unetr_norm", "windows")
+CROP_FACTS = ("classes", "features", "norm", "size", "window_hu", "overlap")
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -182,7 +182,7 @@ class Task:
     def segmenter(self) -> Segmenter:
         """The network."""
         classes = len(self.names) + 1 if self.config.target == "organs" else 1
-        sizes = self.config.setr_channels, self.config.unetr_features
+        sizes = self.config.setr_channels, self.config.unetr_features, self.config.unetr_norm
         return Segmenter(self.pretrained, self.modality, classes, *sizes, self.windows)
 
     @property

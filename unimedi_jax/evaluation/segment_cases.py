@@ -24,7 +24,7 @@ def _changed(config: SegmentConfig) -> bool:
     """Whether a protocol is followed with other settings than its own."""
     if config.protocol in IN_CROPS:
         recipe = getattr(SegmentConfig, config.protocol)
-        return config.crops != recipe or trials.changed(config, "limit", "unetr_features")
+        return config.crops != recipe or trials.changed(config, "limit", "unetr_features", "unetr_norm")
     return trials.changed(config, "mgca", "siim_batch", "limit", "setr_channels")
 
 

@@ -33,6 +33,7 @@ class Segmenter:
     classes: int  # logits: with the background among them, or 1 for the presence of a single structure
     setr_channels: tuple[int, ...]
     unetr_features: int
+    unetr_norm: bool
     windows: bool = False  # CTs at the record's resolution in sliding windows
 
     @functools.cached_property
@@ -42,7 +43,7 @@ class Segmenter:
         grid = patches.grid(self.pretrained.size(self.modality), patch)
         if self.modality == "xray":
             return setr.SetrPup(self.classes, grid, patch, self.setr_channels)
-        return unetr.Unetr(self.classes, grid, patch, self.unetr_features)
+        return unetr.Unetr(self.classes, grid, patch, self.unetr_features, self.unetr_norm)
 
     def start(self, trial: Trial, *, frozen: bool) -> Network:
         """Raises UserError where the decoder does not fit the encoder."""

@@ -37,6 +37,7 @@ class Unetr(nn.Module):
     grid: tuple[int, int, int]
     patch: tuple[int, int, int]
     features: int = 16
+    norm: bool = False  # of the states, which UNETR takes raw: their channels then differ by orders of magnitude
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -47,7 +48,8 @@ class Unetr(nn.Module):
         f, steps = self.features, strides(self.patch)
 
         def spatial(x: Array) -> Array:
-            return x.reshape(x.shape[0], *self.grid, x.shape[-1]).astype(self.dtype)
+            x = x.reshape(x.shape[0], *self.grid, x.shape[-1])
+            return (instance_norm(x) if self.norm else x).astype(self.dtype)
 
         skips = [Residual(f, self.dtype, name="encoder1")(volume[..., None].astype(self.dtype))]
         for number, (state, ups) in enumerate(zip(hidden, (3, 2, 1), strict=True), start=2):

@@ -146,7 +146,7 @@ def _how(cut: Mapping[str, Any]) -> str:
 
 
 def _segment(head: Head, trained: Pretrained, rows: int, place: Place) -> Predictor:
-    sizes = saved.settings(head, "classes", "setr_channels", "unetr_features", "windows")
+    sizes = saved.settings(head, "classes", "setr_channels", "unetr_features", "unetr_norm", "windows")
     segmenter, network = Segmenter(trained, head.modality, **sizes), head.network(trained)
 
     def answers(pixels: np.ndarray) -> np.ndarray:
@@ -156,7 +156,7 @@ def _segment(head: Head, trained: Pretrained, rows: int, place: Place) -> Predic
 
 
 def _crops(head: Head, trained: Pretrained, rows: int, place: Place) -> Predictor:
-    sizes = saved.settings(head, "classes", "features", "size", "window_hu", "overlap")
+    sizes = saved.settings(head, "classes", "features", "norm", "size", "window_hu", "overlap")
     segmenter, network = CropSegmenter(trained, **sizes), head.network(trained)
 
     def answers(pixels: np.ndarray) -> np.ndarray:
