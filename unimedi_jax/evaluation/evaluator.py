@@ -101,8 +101,8 @@ class Evaluator:
             part = dataclasses.replace(part, z=vectors.unit_rows(part.cls).astype(np.float32))
         chooses_slices = part.slice_scores is not None and self.slices > 0
         # For probes, and for the depth layers that a fixed choice would take.
-        learns = final and (place.labels or chooses_slices)
-        train, val = (self._images(variables, place, name) if learns else None for name in ("train", "val"))
+        uses_train = final and (place.labels or chooses_slices)
+        train, val = (self._images(variables, place, name) if uses_train else None for name in ("train", "val"))
         scalars: dict[str, float] = {}
         if self.has_joint_space:
             scalars |= self._alignment(variables, place, part, resamples)

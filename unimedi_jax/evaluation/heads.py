@@ -24,7 +24,7 @@ from unimedi_jax.inference import sources
 from unimedi_jax.inference.pretrained import Pretrained
 from unimedi_jax.input.records import RecordSet
 
-FORMAT = 1
+FORMAT = 2
 KEY = "unimedi_head"  # of the file's metadata
 FOLDER, SUFFIX = "heads", ".safetensors"
 HOW_COMPUTED = ("attention", "remat", "layers", "dtype")  # settings of the model that change no number but its rounding
